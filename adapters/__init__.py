@@ -1,0 +1,1 @@
+"""What an adapter is: manifest, validation, versions, registry, sources, capacity; base models; training."""

@@ -1,0 +1,1 @@
+"""What an adapter remembers: the rule, candidates, scoring, verdicts, controls, statistics and reports."""

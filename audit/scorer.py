@@ -1,0 +1,98 @@
+"""The one seam between the audit and an engine.
+
+Everything under `audit/` reaches an engine through `Scorer`, so the audit and its tests run without vLLM.
+Implementations: `audit.http_scorer` (our server's `/v1/score`), others beside it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreItem:
+    """One text to score: the probability of `target` after `prefix`, teacher-forced."""
+
+    id: str
+    prefix: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class ItemScore:
+    """Teacher-forced scores of one item's target tokens; all arrays have one entry per target token.
+
+    Attributes:
+        id: The item's id.
+        prefix_ids: Token ids of the prefix as the engine saw it, special and template tokens included.
+        target_ids: Token ids of the target; no EOS, no template tokens.
+        p: Probability of the target token given everything before it (softmax at temperature 1), in [0, 1].
+        logprob: Natural logarithm of `p` (finite where `p` underflows).
+        rank: 1 where the target token is the argmax; 1 + the number of tokens with a strictly larger logit.
+        top1_ids: Token id of the argmax (the smallest id on a tie).
+        top1_p: Probability of the argmax.
+        boundary_exact: Whether tok(prefix) + tok(target) equals tok(prefix + target).
+        error: Why the item could not be scored ("" if it was); the arrays are empty then.
+    """
+
+    id: str
+    prefix_ids: tuple[int, ...] = ()
+    target_ids: tuple[int, ...] = ()
+    p: tuple[float, ...] = ()
+    logprob: tuple[float, ...] = ()
+    rank: tuple[int, ...] = ()
+    top1_ids: tuple[int, ...] = ()
+    top1_p: tuple[float, ...] = ()
+    boundary_exact: bool = True
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What answered: kept in every report.
+
+    Attributes:
+        engine: Name and version, such as "vllm 0.32.0 (cpu)".
+        base: Served name of the base model, valid as a `model`.
+        base_digest: sha256 of the base's manifest, "" if unknown.
+        scheme: Quantization scheme of the base ("int8-w8a8", "none", ...), "" if unknown.
+        epsilon: Measured bound on the per-logit spread of the engine; None if it was not measured.
+    """
+
+    engine: str
+    base: str
+    base_digest: str = ""
+    scheme: str = ""
+    epsilon: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterVersion:
+    """An adapter as deployed: what `GET /v1/adapters/{name}` says of it."""
+
+    name: str
+    version: str
+    rank: int
+    effective_parameters: int
+    refusal: str = ""  # why prompt scores of it would not be its own (lm_head, embed_tokens, ...)
+    training: dict[str, object] = field(default_factory=dict)
+
+
+class Scorer(Protocol):
+    """Scores and decodes through one served model; `model` is an adapter's name or the base's."""
+
+    def info(self) -> EngineInfo:
+        """Return what the engine is. Raises ScorerError if it cannot be reached."""
+        ...
+
+    def adapter(self, name: str) -> AdapterVersion:
+        """Return the deployed version of an adapter. Raises AdapterNotFoundError."""
+        ...
+
+    def score(self, model: str, items: Sequence[ScoreItem]) -> list[ItemScore]:
+        """Score items through `model`, in the order given; a bad item comes back with its `error` set."""
+        ...
+
+    def decode(self, model: str, prompts: Sequence[tuple[Sequence[int], int]]) -> list[tuple[int, ...]]:
+        """Decode greedily: for each (prompt ids, number of tokens), the generated ids (shorter at an EOS)."""
+        ...

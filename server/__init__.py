@@ -1,0 +1,1 @@
+"""The engine and its HTTP face: vLLM plugins, the adapter control plane, the scoring route and the CLI."""
