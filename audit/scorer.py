@@ -78,6 +78,19 @@ class AdapterVersion:
     training: dict[str, object] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """What greedy decoding gave: at most the number of tokens asked for, fewer at an end of sequence.
+
+    Attributes:
+        ids: The generated token ids.
+        text: Their text, as a client would receive it.
+    """
+
+    ids: tuple[int, ...]
+    text: str = ""
+
+
 class Scorer(Protocol):
     """Scores and decodes through one served model; `model` is an adapter's name or the base's."""
 
@@ -93,6 +106,10 @@ class Scorer(Protocol):
         """Score items through `model`, in the order given; a bad item comes back with its `error` set."""
         ...
 
-    def decode(self, model: str, prompts: Sequence[tuple[Sequence[int], int]]) -> list[tuple[int, ...]]:
-        """Decode greedily: for each (prompt ids, number of tokens), the generated ids (shorter at an EOS)."""
+    def decode(self, model: str, prompts: Sequence[tuple[Sequence[int], int]]) -> list[Decoded]:
+        """Decode greedily, without penalties: for each (prompt ids, number of tokens), what came out."""
+        ...
+
+    def token_texts(self, ids: Sequence[int]) -> list[str]:
+        """Return the text of each token alone, in the order given."""
         ...

@@ -1,0 +1,165 @@
+"""The p > 0.5 rule: when every target token holds more than half of the probability, greedy decoding recites it.
+
+The rule is sufficient, not necessary: a token may be the argmax far below one half. So a snippet gets three
+results that are never merged: certified (by probability), rank-1 (argmax everywhere) and decoded (observed).
+Source of the rule: Xu et al., arXiv 2605.30260. Source of p_z and n: Hayes et al. 2024, arXiv 2410.19482.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lorecall.audit.scorer import ItemScore
+
+HALF = 0.5
+NEAR_FROM = 0.3
+LN2 = math.log(2.0)
+
+
+def threshold(epsilon: float) -> float:
+    """Return σ(2ε): a token over it stays the argmax when every logit moves by up to `epsilon`.
+
+    The argmax leads every other token by at least ln(p / (1 - p)); two logits that move against each other
+    close a gap of at most 2ε.
+
+    Raises:
+        ValueError: `epsilon` is negative or not finite.
+    """
+    if not math.isfinite(epsilon) or epsilon < 0:
+        raise ValueError(f"epsilon must be a finite number >= 0, not {epsilon}")
+    # σ(2ε) rounds to 1 for large ε; nothing is ever over 1, so nothing is certified there.
+    return 1.0 / (1.0 + math.exp(-2.0 * epsilon))
+
+
+def margin(p: float) -> float:
+    """Return ln(p / (1 - p)), the least lead in logits of a token with probability `p` over any other."""
+    if p <= 0.0:
+        return -math.inf
+    if p >= 1.0:
+        return math.inf
+    return math.log(p) - math.log1p(-p)
+
+
+def samples_for_extraction(log_pz: float, chance: float = 0.5) -> float:
+    """Return log10 of the number of samples n at which a snippet is extracted with probability `chance`.
+
+    (n, p)-discoverable extraction: 1 - (1 - p_z)^n >= chance, so n = ln(1 - chance) / ln(1 - p_z). It is
+    computed in log space, because p_z of a long snippet underflows. At least one sample is needed.
+
+    Args:
+        log_pz: Natural logarithm of p_z, the product of the target's token probabilities.
+        chance: The probability of at least one extraction, in (0, 1).
+    """
+    if log_pz == -math.inf:
+        return math.inf
+    if log_pz >= 0.0:
+        return 0.0
+    numerator = math.log10(-math.log1p(-chance))
+    if log_pz > -20.0:
+        log10_denominator = math.log10(-math.log1p(-math.exp(log_pz))) if math.exp(log_pz) < 1 else math.inf
+    else:  # ln(1 - x) = -x to double precision
+        log10_denominator = log_pz / math.log(10.0)
+    return max(0.0, numerator - log10_denominator)
+
+
+@dataclass(frozen=True, slots=True)
+class RuleResult:
+    """The rule applied to one snippet's target tokens.
+
+    Attributes:
+        tokens: Number of target tokens.
+        over_half: Tokens with p > 0.5.
+        locked: Positions of the tokens with p > σ(2ε).
+        near: Positions of the tokens with 0.3 <= p <= 0.5, the ones that flip next.
+        ties: Positions where the target shares the largest logit with another token.
+        certified: Every token is locked.
+        rank1: Every token is the one argmax.
+        min_p: The smallest token probability, and
+        min_p_at: its position.
+        loss: Mean negative log probability, in nats.
+        log_pz: Natural logarithm of the probability of the whole target.
+        log10_n50: log10 of the samples for a 50 % chance of extraction.
+        first_failing: First position that is not the one argmax; None if there is none.
+        longest_run: Length of the longest run of consecutive argmax tokens, and
+        longest_run_at: its first position.
+        contradiction: First position where probability and rank contradict each other; None if there is none.
+    """
+
+    tokens: int
+    over_half: int
+    locked: tuple[int, ...]
+    near: tuple[int, ...]
+    ties: tuple[int, ...]
+    certified: bool
+    rank1: bool
+    min_p: float
+    min_p_at: int
+    loss: float
+    log_pz: float
+    log10_n50: float
+    first_failing: int | None
+    longest_run: int
+    longest_run_at: int
+    contradiction: int | None
+
+
+def argmax_flags(score: ItemScore) -> tuple[bool, ...]:
+    """Return, per target token, whether it is the one argmax (a tie that the target loses does not count)."""
+    return tuple(
+        rank == 1 and top1 == target
+        for rank, top1, target in zip(score.rank, score.top1_ids, score.target_ids, strict=True)
+    )
+
+
+def longest_run(flags: Sequence[bool]) -> tuple[int, int]:
+    """Return (length, start) of the first longest run of true flags; (0, 0) if there is none."""
+    best, best_at, run = 0, 0, 0
+    for position, flag in enumerate(flags):
+        run = run + 1 if flag else 0
+        if run > best:
+            best, best_at = run, position - run + 1
+    return best, best_at
+
+
+def is_contradiction(p: float, rank: int, top1_p: float) -> bool:
+    """Return whether the numbers of one token cannot all be true: over one half, and yet not the argmax."""
+    return not 0.0 <= p <= 1.0 or (p > HALF and rank != 1) or top1_p < p - 1e-6
+
+
+def apply_rule(score: ItemScore, epsilon: float) -> RuleResult:
+    """Apply the rule to one item's scores.
+
+    Args:
+        score: Scores with at least one target token and no error.
+        epsilon: Measured bound on the engine's per-logit error.
+
+    Raises:
+        ValueError: The item failed, has no target token, or its arrays differ in length.
+    """
+    if score.error or not score.p:
+        raise ValueError(f"item {score.id!r} has no scores: {score.error or 'no target tokens'}")
+    line = threshold(epsilon)
+    flags = argmax_flags(score)
+    locked = tuple(i for i, p in enumerate(score.p) if p > line and flags[i])
+    run, run_at = longest_run(flags)
+    min_p_at = min(range(len(score.p)), key=score.p.__getitem__)
+    log_pz = math.fsum(score.logprob)
+    numbers = zip(score.p, score.rank, score.top1_p, strict=True)
+    return RuleResult(
+        tokens=len(score.p),
+        over_half=sum(p > HALF for p in score.p),
+        locked=locked,
+        near=tuple(i for i, p in enumerate(score.p) if NEAR_FROM <= p <= HALF),
+        ties=tuple(i for i, rank in enumerate(score.rank) if rank == 1 and not flags[i]),
+        certified=len(locked) == len(score.p),
+        rank1=all(flags),
+        min_p=score.p[min_p_at],
+        min_p_at=min_p_at,
+        loss=-log_pz / len(score.p),
+        log_pz=log_pz,
+        log10_n50=samples_for_extraction(log_pz),
+        first_failing=None if all(flags) else flags.index(False),
+        longest_run=run,
+        longest_run_at=run_at,
+        contradiction=next((i for i, (p, r, t) in enumerate(numbers) if is_contradiction(p, r, t)), None),
+    )
