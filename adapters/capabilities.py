@@ -1,0 +1,61 @@
+"""What this machine can serve well, and the scheme that follows from it."""
+
+from dataclasses import dataclass
+
+from lorecall.adapters.quantize import INT4, INT8, NONE
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """The facts that decide the scheme.
+
+    Attributes:
+        gpu: A CUDA device is there.
+        avx512: The CPU has AVX-512 (F, BW, VL, DQ): vLLM loads its AVX-512 library, which has an INT4 kernel.
+        vnni: The CPU multiplies int8 in one instruction (AVX512-VNNI).
+        avx512_bf16: The CPU multiplies bfloat16 natively.
+    """
+
+    gpu: bool = False
+    avx512: bool = False
+    vnni: bool = False
+    avx512_bf16: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A scheme, why, and the dtype to keep and serve the unquantised parts in."""
+
+    scheme: str
+    reason: str
+    dtype: str
+
+
+def detect_capabilities() -> Capabilities:
+    """Return what this machine has, as PyTorch sees it."""
+    import torch  # noqa: PLC0415
+
+    cpu = torch.cpu.get_capabilities()
+    return Capabilities(
+        gpu=torch.cuda.is_available(),
+        avx512=all(cpu.get(f"avx512_{part}", False) for part in ("f", "bw", "vl", "dq")),
+        vnni=bool(cpu.get("avx512_vnni", False)),
+        avx512_bf16=bool(cpu.get("avx512_bf16", False)),
+    )
+
+
+def choose_scheme(machine: Capabilities, asked: str | None = None) -> Choice:
+    """Choose the scheme for a machine; `asked` (a member of `SCHEMES`) overrides it.
+
+    Args:
+        machine: What the machine has.
+        asked: The scheme that the user asked for, None to choose.
+    """
+    dtype = "bfloat16" if machine.gpu else "float32"
+    if asked is not None:
+        return Choice(asked, "asked for", dtype)
+    if machine.gpu:
+        return Choice(INT4, "GPU: 4-bit weights leave the most memory for adapters and caches", dtype)
+    if machine.vnni:
+        return Choice(INT8, "CPU with AVX512-VNNI: int8 products are fastest", dtype)
+    return Choice(NONE, "CPU", dtype)
