@@ -1,4 +1,4 @@
-"""A base model made ready to serve: fetched, quantised once, saved as a normal model directory with a manifest."""
+"""A base model made ready to serve: fetched, quantised once, saved as a model directory with a manifest."""
 
 import json
 from collections.abc import Callable
@@ -168,7 +168,7 @@ def _existing(out: Path) -> BaseManifest | None:
 
 
 def _choose(source: Source, scheme: str) -> Choice:
-    """Return the scheme to use for `source`: what it has already, what was asked, or what the machine does best."""
+    """Return the scheme for `source`: what it has already, what was asked, or what suits the machine."""
     present = source.quantization()
     if present is not None:
         if scheme != "auto":

