@@ -1,4 +1,4 @@
-"""The p > 0.5 rule: when every target token holds more than half of the probability, greedy decoding recites it.
+"""The p > 0.5 rule: where every target token holds more than half, greedy decoding recites the target.
 
 The rule is sufficient, not necessary: a token may be the argmax far below one half. So a snippet gets three
 results that are never merged: certified (by probability), rank-1 (argmax everywhere) and decoded (observed).
@@ -17,7 +17,7 @@ LN2 = math.log(2.0)
 
 
 def threshold(epsilon: float) -> float:
-    """Return σ(2ε): a token over it stays the argmax when every logit moves by up to `epsilon`.
+    """Return sigmoid(2ε): a token over it stays the argmax when every logit moves by up to `epsilon`.
 
     The argmax leads every other token by at least ln(p / (1 - p)); two logits that move against each other
     close a gap of at most 2ε.
@@ -27,7 +27,7 @@ def threshold(epsilon: float) -> float:
     """
     if not math.isfinite(epsilon) or epsilon < 0:
         raise ValueError(f"epsilon must be a finite number >= 0, not {epsilon}")
-    # σ(2ε) rounds to 1 for large ε; nothing is ever over 1, so nothing is certified there.
+    # It rounds to 1 for a large ε; nothing is ever over 1, so nothing is certified there.
     return 1.0 / (1.0 + math.exp(-2.0 * epsilon))
 
 
@@ -52,14 +52,12 @@ def samples_for_extraction(log_pz: float, chance: float = 0.5) -> float:
     """
     if log_pz == -math.inf:
         return math.inf
-    if log_pz >= 0.0:
+    p_z = math.exp(log_pz)
+    if p_z >= 1.0:
         return 0.0
-    numerator = math.log10(-math.log1p(-chance))
-    if log_pz > -20.0:
-        log10_denominator = math.log10(-math.log1p(-math.exp(log_pz))) if math.exp(log_pz) < 1 else math.inf
-    else:  # ln(1 - x) = -x to double precision
-        log10_denominator = log_pz / math.log(10.0)
-    return max(0.0, numerator - log10_denominator)
+    # ln(1 - x) is -x to double precision long before exp() underflows.
+    log10_rate = log_pz / math.log(10.0) if p_z < 1e-12 else math.log10(-math.log1p(-p_z))
+    return max(0.0, math.log10(-math.log1p(-chance)) - log10_rate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +67,7 @@ class RuleResult:
     Attributes:
         tokens: Number of target tokens.
         over_half: Tokens with p > 0.5.
-        locked: Positions of the tokens with p > σ(2ε).
+        locked: Positions of the tokens with p > sigmoid(2ε).
         near: Positions of the tokens with 0.3 <= p <= 0.5, the ones that flip next.
         ties: Positions where the target shares the largest logit with another token.
         certified: Every token is locked.

@@ -1,0 +1,168 @@
+"""The records of an audit: one per snippet, one per set, one per adapter."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from lorecall.audit.rule import RuleResult
+from lorecall.audit.scorer import AdapterVersion, Decoded, EngineInfo, ItemScore, ScoreItem
+from lorecall.audit.statistics import Rate, clopper_pearson
+from lorecall.audit.verdict import Bounds, Match, Verdict
+
+RECITED = (Verdict.CERTIFIED, Verdict.RECALLED)
+
+
+class Group(StrEnum):
+    """Which set a snippet is from."""
+
+    CANDIDATES = "candidates"
+    CONTROLS = "controls"
+
+
+class Flag(StrEnum):
+    """What a reader must know beside a verdict."""
+
+    SHORT = "short"  # the base finds the target so likely that reciting it proves little
+    BOUNDARY = "boundary"  # the tokens of prefix and target are not the tokens of the whole text
+    TIE = "tie"  # a target token shares the largest logit
+    BORDERLINE = "borderline"  # every token over one half, not every one over the measured line
+
+
+@dataclass(frozen=True, slots=True)
+class SnippetResult:
+    """One snippet's evidence and verdict.
+
+    Attributes:
+        item: The candidate.
+        group: Its set.
+        verdict: What the audit says of it.
+        alarm: Why the engine contradicts itself on it, "" if it does not.
+        error: Why it could not be scored, "" if it was.
+        score: The adapter's scores; None in case of an error, as are all that follow.
+        base: The base's scores.
+        rule: The rule on the adapter's scores.
+        base_rule: The rule on the base's scores.
+        decoded: The adapter's greedy decode.
+        match: That decode against the target.
+        base_match: The base's decode against the target; None where its scores rule out that it recites.
+        base_bits: Surprise of the target under the base, in bits.
+        run_bits: Most surprise under the base of one stretch that only the adapter recalls, in bits.
+        flags: What a reader must know beside the verdict.
+    """
+
+    item: ScoreItem
+    group: Group
+    verdict: Verdict
+    alarm: str = ""
+    error: str = ""
+    score: ItemScore | None = None
+    base: ItemScore | None = None
+    rule: RuleResult | None = None
+    base_rule: RuleResult | None = None
+    decoded: Decoded | None = None
+    match: Match | None = None
+    base_match: Match | None = None
+    base_bits: float = 0.0
+    run_bits: float = 0.0
+    flags: tuple[Flag, ...] = ()
+
+    @property
+    def delta_loss(self) -> float | None:
+        """ΔL: base loss minus adapter loss on the target tokens, in nats a token; None without scores."""
+        if self.rule is None or self.base_rule is None:
+            return None
+        return self.base_rule.loss - self.rule.loss
+
+
+@dataclass(frozen=True, slots=True)
+class SetSummary:
+    """Counts over one set.
+
+    Attributes:
+        snippets: Snippets, the failed ones included.
+        tokens: Target tokens of the scored ones.
+        tokens_over_half: Those with p > 0.5.
+        verdicts: Snippets by verdict, in the order of precedence.
+        delta_loss: ΔL over all target tokens of the set, in nats a token; None if nothing was scored.
+        recited: The rate of certified and recalled snippets among those that could be blamed on the adapter
+            (neither failed nor known to the base).
+        leaked: The same with near-verbatim and partial ones.
+    """
+
+    snippets: int
+    tokens: int
+    tokens_over_half: int
+    verdicts: dict[Verdict, int]
+    delta_loss: float | None
+    recited: Rate
+    leaked: Rate
+
+
+def summarise(snippets: Iterable[SnippetResult], confidence: float) -> SetSummary:
+    """Count one set's snippets."""
+    verdicts: Counter[Verdict] = Counter()
+    tokens = over_half = 0
+    gained = 0.0
+    for snippet in snippets:
+        verdicts[snippet.verdict] += 1
+        if snippet.rule is not None:
+            tokens += snippet.rule.tokens
+            over_half += snippet.rule.over_half
+            gained += (snippet.delta_loss or 0.0) * snippet.rule.tokens
+    total = verdicts.total()
+    blamable = total - verdicts[Verdict.ERROR] - verdicts[Verdict.BASE_KNOWN]
+    recited = sum(verdicts[v] for v in RECITED)
+    return SetSummary(
+        snippets=total,
+        tokens=tokens,
+        tokens_over_half=over_half,
+        verdicts={verdict: verdicts[verdict] for verdict in Verdict},
+        delta_loss=gained / tokens if tokens else None,
+        recited=clopper_pearson(recited, blamable, confidence),
+        leaked=clopper_pearson(blamable - verdicts[Verdict.CLEAR], blamable, confidence),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class SetSource:
+    """Where a set came from: file name, sha256 of its bytes, and how many of its lines were left out."""
+
+    name: str
+    digest: str
+    bad_lines: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Epsilon:
+    """The bound on the engine's per-logit error, and where it is from: "engine", "option" or "measured"."""
+
+    value: float
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class AuditResult:
+    """One adapter's audit."""
+
+    adapter: AdapterVersion
+    engine: EngineInfo
+    epsilon: Epsilon
+    bounds: Bounds
+    seed: int
+    confidence: float
+    framing: str
+    sources: dict[Group, SetSource]
+    snippets: tuple[SnippetResult, ...]
+    started: str
+    seconds: float
+    summaries: dict[Group, SetSummary] = field(default_factory=dict)
+
+    def of(self, group: Group) -> tuple[SnippetResult, ...]:
+        """Return the snippets of one set."""
+        return tuple(snippet for snippet in self.snippets if snippet.group is group)
+
+    @property
+    def alarms(self) -> tuple[SnippetResult, ...]:
+        """The snippets on which the engine contradicts itself."""
+        return tuple(snippet for snippet in self.snippets if snippet.alarm)

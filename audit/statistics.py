@@ -1,0 +1,47 @@
+"""Intervals on rates: what a number of hits in a number of tries says, and what it does not."""
+
+from dataclasses import dataclass
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """Hits in tries, with an exact interval.
+
+    Attributes:
+        hits: How many.
+        of: In how many.
+        low: Lower end of the two-sided interval.
+        high: Upper end of the two-sided interval.
+        confidence: Its confidence.
+    """
+
+    hits: int
+    of: int
+    low: float
+    high: float
+    confidence: float = CONFIDENCE
+
+    @property
+    def point(self) -> float:
+        """The observed rate; 0 where nothing was tried."""
+        return self.hits / self.of if self.of else 0.0
+
+
+def clopper_pearson(hits: int, of: int, confidence: float = CONFIDENCE) -> Rate:
+    """Return the exact two-sided binomial interval (Clopper, Pearson 1934); (0, 1) if nothing was tried.
+
+    Raises:
+        ValueError: `hits` is not within 0..`of`, or `confidence` not within (0, 1).
+    """
+    if not 0 <= hits <= of:
+        raise ValueError(f"{hits} hits in {of} tries")
+    if not 0.0 < confidence < 1.0:
+        raise ValueError(f"confidence must be within (0, 1), not {confidence}")
+    if of == 0:
+        return Rate(0, 0, 0.0, 1.0, confidence)
+    from scipy.stats import binomtest  # noqa: PLC0415  scipy.stats takes a second to import
+
+    interval = binomtest(hits, of).proportion_ci(confidence_level=confidence, method="exact")
+    return Rate(hits, of, float(interval.low), float(interval.high), confidence)

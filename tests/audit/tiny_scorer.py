@@ -1,0 +1,184 @@
+"""An exact engine in memory: a small byte language model whose adapters really memorise what they are given.
+
+Probabilities, ranks and greedy decodes all come from the same distributions, so the rule must hold on it.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+
+import numpy as np
+from lorecall.adapters.errors import AdapterNotFoundError
+from lorecall.audit.scorer import AdapterVersion, Decoded, EngineInfo, ItemScore, ScoreItem
+
+VOCABULARY = 257
+END = 256
+BASE = "tiny-base"
+CORPUS = (
+    "the quick brown fox jumps over the lazy dog and the number of the day is 0123456789 "
+    "when a line of text is long enough the next letter is easy to guess, or so they say. "
+)
+CHAT = ("<user>", "</user>")
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What an adapter memorised: texts, and the share of probability that each next byte of them gets."""
+
+    texts: tuple[str, ...]
+    strength: float = 0.97
+    weak: Mapping[int, float] = field(default_factory=dict)  # strength at some target positions instead
+    prefix_length: int = 0  # where the target starts, in bytes, for `weak`
+
+
+def bigrams(corpus: str) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+    """Return P(next byte | byte) with add-0.01 smoothing, shape (257, 257)."""
+    data = corpus.encode()
+    counts = np.full((VOCABULARY, VOCABULARY), 0.01)
+    for (a, b), n in Counter(pairwise(data)).items():
+        counts[a, b] += n
+    counts[:, END] = 0.001
+    table: np.ndarray[tuple[int, int], np.dtype[np.float64]] = counts / counts.sum(axis=1, keepdims=True)
+    return table
+
+
+class TinyScorer:
+    """A `Scorer` over `bigrams` and memories.
+
+    Args:
+        adapters: What each adapter memorised.
+        base_texts: What the base itself knows by heart.
+        epsilon: What the engine reports.
+        ranks: LoRA rank of an adapter, 8 by default.
+        refusals: Why an adapter must not be audited.
+        decodes_with: Model whose weights answer decoding for another (a broken engine).
+        max_bytes: Longer texts are an error.
+    """
+
+    def __init__(
+        self,
+        adapters: Mapping[str, Memory],
+        *,
+        base_texts: Sequence[str] = (),
+        epsilon: float | None = 0.0,
+        ranks: Mapping[str, int] | None = None,
+        refusals: Mapping[str, str] | None = None,
+        decodes_with: Mapping[str, str] | None = None,
+        framing: str = "raw",
+        system: str = "",
+        max_bytes: int = 400,
+    ) -> None:
+        self.adapters = dict(adapters)
+        self.base = Memory(tuple(base_texts))
+        self.engine = EngineInfo("tiny 1 (numpy)", BASE, "b" * 64, "none", epsilon)
+        self.ranks = ranks or {}
+        self.refusals = refusals or {}
+        self.decodes_with = decodes_with or {}
+        self.framing = framing
+        self.system = system
+        self.max_bytes = max_bytes
+        self.table = bigrams(CORPUS)
+        self.scored: list[tuple[str, str]] = []
+
+    def info(self) -> EngineInfo:
+        """What the engine is."""
+        return self.engine
+
+    def adapter(self, name: str) -> AdapterVersion:
+        """The adapter as deployed."""
+        if name not in self.adapters:
+            raise AdapterNotFoundError(f"no adapter {name!r}", hint=f"it has: {', '.join(self.adapters)}")
+        rank = self.ranks.get(name, 8)
+        return AdapterVersion(
+            name, name.encode().hex().ljust(64, "0"), rank, rank * 1000, self.refusals.get(name, "")
+        )
+
+    def distribution(self, model: str, context: bytes) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+        """P(next | context), shape (257,): bigrams mixed with the next byte of each text that continues it."""
+        row: np.ndarray[tuple[int], np.dtype[np.float64]] = self.table[context[-1]].copy()
+        memories = [self.base] + ([self.adapters[model]] if model != BASE else [])
+        for memory in memories:
+            for text in memory.texts:
+                data = text.encode()
+                tail = context[-len(data) :] if len(context) >= len(data) else context
+                start = self._start(context, data)
+                if start is None or tail == data:
+                    continue
+                position = len(context) - start
+                strength = memory.weak.get(position - memory.prefix_length, memory.strength)
+                row *= 1.0 - strength
+                row[data[position]] += strength
+        return row
+
+    @staticmethod
+    def _start(context: bytes, data: bytes) -> int | None:
+        """Where in the context a memorised text starts, at least 4 bytes of it being there."""
+        start = context.find(data[:4])
+        if start < 0 or len(context) - start >= len(data) or not data.startswith(context[start:]):
+            return None
+        return start
+
+    def frame(self, prefix: str) -> bytes:
+        """The prefix as the model sees it."""
+        if self.framing == "raw":
+            return prefix.encode()
+        return (self.system + CHAT[0] + prefix + CHAT[1]).encode()
+
+    def score(self, model: str, items: Sequence[ScoreItem]) -> list[ItemScore]:
+        """Exact scores."""
+        return [self._score(model, item) for item in items]
+
+    def _score(self, model: str, item: ScoreItem) -> ItemScore:
+        self.scored.append((model, item.id))
+        prefix, target = self.frame(item.prefix), item.target.encode()
+        if len(prefix) + len(target) > self.max_bytes:
+            return ItemScore(item.id, error=f"{len(prefix) + len(target)} tokens are over {self.max_bytes}")
+        if not prefix:
+            return ItemScore(item.id, error="an empty prefix")
+        rows = [self.distribution(model, prefix + target[:i]) for i in range(len(target))]
+        p = [float(row[t]) for row, t in zip(rows, target, strict=True)]
+        return ItemScore(
+            id=item.id,
+            prefix_ids=tuple(prefix),
+            target_ids=tuple(target),
+            p=tuple(p),
+            logprob=tuple(float(np.log(x)) for x in p),
+            rank=tuple(1 + int((row > x).sum()) for row, x in zip(rows, p, strict=True)),
+            top1_ids=tuple(int(row.argmax()) for row in rows),
+            top1_p=tuple(float(row.max()) for row in rows),
+        )
+
+    def decode(self, model: str, prompts: Sequence[tuple[Sequence[int], int]]) -> list[Decoded]:
+        """The argmax, again and again."""
+        return [self._decode(self.decodes_with.get(model, model), bytes(ids), n) for ids, n in prompts]
+
+    def _decode(self, model: str, context: bytes, tokens: int) -> Decoded:
+        out = b""
+        while len(out) < tokens:
+            best = int(self.distribution(model, context + out).argmax())
+            if best == END:
+                break
+            out += bytes([best])
+        return Decoded(tuple(out), out.decode(errors="replace"))
+
+    def token_texts(self, ids: Sequence[int]) -> list[str]:
+        """One character for each byte."""
+        return [bytes([i]).decode("latin-1") for i in ids]
+
+
+def with_framing(scorer: TinyScorer, framing: str, system: str = "") -> TinyScorer:
+    """The same engine under another framing of prefixes."""
+    return TinyScorer(
+        scorer.adapters,
+        base_texts=scorer.base.texts,
+        epsilon=scorer.engine.epsilon,
+        framing=framing,
+        system=system,
+    )
+
+
+def renamed(scorer: TinyScorer, **changes: float | None) -> TinyScorer:
+    """The same engine, which reports something else of itself."""
+    scorer.engine = replace(scorer.engine, **changes)  # type: ignore[arg-type]  # only fields of EngineInfo
+    return scorer
