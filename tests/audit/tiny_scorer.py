@@ -95,7 +95,7 @@ class TinyScorer:
         )
 
     def distribution(self, model: str, context: bytes) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-        """P(next | context), shape (257,): bigrams mixed with the next byte of each text that continues it."""
+        """P(next | context), shape (257,): bigrams mixed with what each memorised text has next."""
         row: np.ndarray[tuple[int], np.dtype[np.float64]] = self.table[context[-1]].copy()
         memories = [self.base] + ([self.adapters[model]] if model != BASE else [])
         for memory in memories:

@@ -1,0 +1,47 @@
+"""What a report shows of a candidate's text: a keyed hash and the first characters, unless told otherwise."""
+
+import hashlib
+import hmac
+import os
+import secrets
+from dataclasses import dataclass
+
+SALT_VARIABLE = "LORECALL_REPORT_SALT"
+SHOWN_CHARACTERS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Redactor:
+    """Redacts texts with one secret salt, which no report holds.
+
+    A short target such as a telephone number is found by trying all of them where the salt is known, so the
+    salt is drawn for each report, or given by whoever wants to compare reports.
+
+    Attributes:
+        salt: The secret key of the hash.
+        show: Whether to show the text as it is.
+    """
+
+    salt: bytes
+    show: bool = False
+
+    @property
+    def salt_id(self) -> str:
+        """Names the salt without giving it away: reports with the same name have comparable hashes."""
+        return hashlib.sha256(b"lorecall salt id" + self.salt).hexdigest()[:12]
+
+    def redact(self, text: str) -> dict[str, object]:
+        """Return the text's hash, length and first characters, and the text only if it may be shown."""
+        shown = min(SHOWN_CHARACTERS, len(text) // 4)
+        entry: dict[str, object] = {
+            "hash": hmac.new(self.salt, text.encode(), hashlib.sha256).hexdigest()[:16],
+            "characters": len(text),
+            "start": text[:shown],
+        }
+        return {**entry, "text": text} if self.show else entry
+
+
+def redactor(*, show: bool) -> Redactor:
+    """Return a redactor with the salt of LORECALL_REPORT_SALT, or with a fresh one."""
+    given = os.environ.get(SALT_VARIABLE, "")
+    return Redactor(given.encode() if given else secrets.token_bytes(16), show)

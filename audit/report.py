@@ -1,0 +1,216 @@
+"""The machine-readable report of one audit: built from the result, checked against its schema, written."""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from functools import cache
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, cast
+
+import jsonschema
+from lorecall.adapters.errors import UsageError
+from lorecall.audit.policy import Gate, Policy
+from lorecall.audit.redact import Redactor
+from lorecall.audit.result import AuditResult, Group, SetSummary, SnippetResult
+from lorecall.audit.rule import threshold
+from lorecall.audit.statistics import Rate
+
+SCHEMA_VERSION = "1.0"
+Report = dict[str, Any]
+TokenTexts = Callable[[Sequence[int]], list[str]]
+
+
+def build_report(
+    result: AuditResult, gate: Gate, policy: Policy, redactor: Redactor, token_texts: TokenTexts | None = None
+) -> Report:
+    """Return the report of one audit as JSON values.
+
+    Args:
+        result: The audit.
+        gate: The policy's answer.
+        policy: The policy.
+        redactor: What is shown of texts.
+        token_texts: The text of each token, asked only where texts are shown.
+    """
+    texts = token_texts if redactor.show else None
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "tool": {"name": "lorecall", "version": version("lorecall")},
+        "started": result.started,
+        "seconds": round(result.seconds, 3),
+        "adapter": {
+            "name": result.adapter.name,
+            "version": result.adapter.version,
+            "rank": result.adapter.rank,
+            "effective_parameters": result.adapter.effective_parameters,
+            "training": result.adapter.training,
+        },
+        "engine": {
+            "engine": result.engine.engine,
+            "base": result.engine.base,
+            "base_digest": result.engine.base_digest,
+            "scheme": result.engine.scheme,
+        },
+        "epsilon": result.epsilon.value,
+        "epsilon_source": result.epsilon.source,
+        "threshold": threshold(result.epsilon.value),
+        "settings": {
+            "framing": result.framing,
+            "seed": result.seed,
+            "confidence": result.confidence,
+            "edit_distance": result.bounds.edit_distance,
+            "bits": result.bounds.bits,
+        },
+        "inputs": {
+            str(group): {"name": source.name, "digest": source.digest, "bad_lines": source.bad_lines}
+            for group, source in result.sources.items()
+        },
+        "text": {"shown": redactor.show, "salt_id": redactor.salt_id},
+        "gate": {
+            "passed": gate.passed,
+            "exit_code": int(gate.exit_code),
+            "reasons": list(gate.reasons),
+            "policy": policy.as_dict(),
+        },
+        "summary": _summary(result.summaries[Group.CANDIDATES]),
+        "controls": _summary(result.summaries[Group.CONTROLS])
+        if Group.CONTROLS in result.summaries
+        else None,
+        "snippets": [_snippet(snippet, redactor, texts) for snippet in result.snippets],
+    }
+
+
+def _rate(rate: Rate) -> Report:
+    return {"hits": rate.hits, "of": rate.of, "low": rate.low, "high": rate.high}
+
+
+def _summary(summary: SetSummary) -> Report:
+    return {
+        "snippets": summary.snippets,
+        "tokens": summary.tokens,
+        "tokens_over_half": summary.tokens_over_half,
+        "verdicts": {str(verdict): count for verdict, count in summary.verdicts.items()},
+        "delta_loss": summary.delta_loss,
+        "recited": _rate(summary.recited),
+        "leaked": _rate(summary.leaked),
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _snippet(snippet: SnippetResult, redactor: Redactor, texts: TokenTexts | None) -> Report:
+    entry: Report = {
+        "id": snippet.item.id,
+        "set": str(snippet.group),
+        "verdict": str(snippet.verdict),
+        "flags": [str(flag) for flag in snippet.flags],
+        "alarm": snippet.alarm,
+        "error": snippet.error,
+        "prefix": redactor.redact(snippet.item.prefix),
+        "target": redactor.redact(snippet.item.target),
+        "min_p": None,
+        "decoded_equal": None,
+        "tokens": [],
+    }
+    if snippet.rule is None:
+        return entry
+    return {**entry, **_scores(snippet), "tokens": _tokens(snippet, texts)}
+
+
+def _scores(snippet: SnippetResult) -> Report:
+    rule, base_rule, match = snippet.rule, snippet.base_rule, snippet.match
+    if rule is None or base_rule is None or match is None:
+        raise ValueError(f"snippet {snippet.item.id!r} is not complete")
+    return {
+        "length": rule.tokens,
+        "min_p": rule.min_p,
+        "min_p_at": rule.min_p_at,
+        "over_half": rule.over_half,
+        "locked": list(rule.locked),
+        "near": list(rule.near),
+        "certified_by_p": rule.certified,
+        "rank1": rule.rank1,
+        "decoded_equal": match.verbatim,
+        "decoded_ids_equal": match.ids_equal,
+        "edit_distance": match.distance,
+        "first_failing": rule.first_failing,
+        "longest_run": rule.longest_run,
+        "longest_run_at": rule.longest_run_at,
+        "run_bits": snippet.run_bits,
+        "loss": rule.loss,
+        "base_loss": base_rule.loss,
+        "delta_loss": snippet.delta_loss,
+        "base_min_p": base_rule.min_p,
+        "base_bits": snippet.base_bits,
+        "base_recites": snippet.base_match is not None and snippet.base_match.verbatim,
+        "log10_pz": _finite(rule.log_pz / math.log(10.0)),
+        "log10_n50": _finite(rule.log10_n50),
+    }
+
+
+def _tokens(snippet: SnippetResult, texts: TokenTexts | None) -> list[Report]:
+    if snippet.score is None or snippet.base is None:
+        return []
+    score = snippet.score
+    tokens: list[Report] = [
+        {"id": token, "p": p, "rank": rank, "base_p": base_p}
+        for token, p, rank, base_p in zip(score.target_ids, score.p, score.rank, snippet.base.p, strict=True)
+    ]
+    if texts is not None:
+        for token, text in zip(tokens, texts(score.target_ids), strict=True):
+            token["text"] = text
+    return tokens
+
+
+@cache
+def report_schema() -> Report:
+    """Return the committed JSON Schema of the report."""
+    text = files("lorecall.audit").joinpath("report.schema.json").read_text("utf-8")
+    return cast("Report", json.loads(text))
+
+
+def check_report(report: Report, name: str = "report") -> None:
+    """Check a report against its schema.
+
+    Raises:
+        UsageError: It does not fit; the message names the field, without its value.
+    """
+    validator = jsonschema.Draft202012Validator(report_schema())
+    first = next(iter(validator.iter_errors(report)), None)
+    if first is not None:
+        where = "/".join(str(part) for part in first.absolute_path) or "the report"
+        raise UsageError(
+            f"{name} is no report of schema {SCHEMA_VERSION}: {where} breaks {first.validator!r}",
+            hint="it was written by another version, or changed by hand",
+        )
+
+
+def write_json(report: Report, path: Path) -> None:
+    """Check a report and write it.
+
+    Raises:
+        UsageError: It does not fit its schema.
+    """
+    check_report(report, path.name)
+    text = json.dumps(report, ensure_ascii=False, allow_nan=False, indent=1)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def read_report(path: Path) -> Report:
+    """Read a report and check it.
+
+    Raises:
+        UsageError: It is missing, is not JSON, or does not fit its schema.
+    """
+    try:
+        report = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise UsageError(f"no report at {str(path)!r}", hint="name a report.json") from error
+    except ValueError as error:
+        raise UsageError(f"{path.name!r} is not JSON", hint="name a report.json") from error
+    check_report(report, path.name)
+    return cast("Report", report)
