@@ -27,7 +27,7 @@ def open_plain(directory: Path, name: str) -> BinaryIO:
     """
     root = directory.resolve()
     path = root / name
-    target = path.resolve()
+    target = Path(os.path.realpath(path))  # unlike resolve(), has no error of its own for a link to itself
     if target != path and not target.is_relative_to(root):
         raise FileRefusedError(
             Reason.SYMLINK,
