@@ -1,0 +1,57 @@
+"""A small HTTP client of a lorecall server, for the command line."""
+
+import os
+from typing import Any
+
+import httpx
+from lorecall.adapters.errors import LorecallError, ScorerError, UsageError
+
+TIMEOUT_S = 600.0
+
+
+class RefusedError(UsageError):
+    """The server refused: its own message, as it came."""
+
+
+class Client:
+    """Calls one server; the API key comes from LORECALL_API_KEY."""
+
+    def __init__(self, server: str) -> None:
+        key = os.environ.get("LORECALL_API_KEY")
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._server = server
+        try:
+            self._http = httpx.Client(base_url=server, headers=headers, timeout=TIMEOUT_S)
+        except httpx.InvalidURL as error:
+            raise UsageError(f"{server!r} is not a URL: {error}", hint="give http://HOST:PORT") from error
+
+    def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        """Return the answer's JSON.
+
+        Raises:
+            ScorerError: If the server cannot be reached, or fails.
+            RefusedError: If it refuses the request; the message is the server's.
+        """
+        try:
+            answer = self._http.request(method, path, json=body)
+        except httpx.UnsupportedProtocol as error:
+            raise UsageError(f"{self._server!r} is not a URL", hint="give http://HOST:PORT") from error
+        except httpx.HTTPError as error:
+            raise ScorerError(
+                f"{self._server} cannot be reached: {type(error).__name__}",
+                hint="start it with: lorecall serve --base DIR",
+            ) from error
+        if answer.is_success:
+            return answer.json()
+        raise refusal(answer)
+
+
+def refusal(answer: httpx.Response) -> LorecallError:
+    """Return the exception for an answer that is an error, in OpenAI's shape or not."""
+    try:
+        message = str(answer.json()["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        message = f"the server answered {answer.status_code} without a reason"
+    if answer.status_code >= 500:
+        return ScorerError(message)
+    return RefusedError(message)

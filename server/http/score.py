@@ -1,0 +1,62 @@
+"""`POST /v1/score`: the probability of given target tokens, through an adapter or the base."""
+
+import dataclasses
+from typing import Any
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import JSONResponse, Response
+from lorecall.adapters.errors import LorecallError
+from lorecall.audit.scorer import ScoreItem
+from lorecall.server.framing import Framing
+from lorecall.server.http.answers import error_answer
+from lorecall.server.http.state import Serving, serving
+from pydantic import BaseModel, ConfigDict, Field
+from vllm.entrypoints.serve.utils.api_utils import validate_json_request, with_cancellation
+
+router = APIRouter()
+
+MAX_ITEMS = 4096
+"""Items of one call; a longer list is to be sent in parts."""
+
+
+class Item(BaseModel):
+    """One text: `target` is scored, `prefix` is given."""
+
+    model_config = ConfigDict(extra="forbid")
+    id: str
+    prefix: str
+    target: str
+
+
+class ScoreRequest(BaseModel):
+    """The body of `POST /v1/score`."""
+
+    model_config = ConfigDict(extra="forbid")
+    model: str
+    items: list[Item] = Field(min_length=1, max_length=MAX_ITEMS)
+    framing: Framing = "raw"
+    system: str | None = None
+
+
+@router.post("/v1/score", dependencies=[Depends(validate_json_request)])
+@with_cancellation  # type: ignore[untyped-decorator]  # vLLM ships no type for it
+async def score(request: ScoreRequest, raw_request: Request) -> Response:
+    """Score target tokens, teacher-forced: probability, rank, argmax and its probability, one entry a token."""
+    state = serving(raw_request)
+    try:
+        model = await state.model(request.model, for_prompt_scores=True)
+        items = [ScoreItem(item.id, item.prefix, item.target) for item in request.items]
+        scores = await state.scoring.score(items, model.lora_request, request.framing, request.system)
+    except LorecallError as error:
+        return error_answer(error)
+    return JSONResponse(score_body(state, request.model, model.version, scores))
+
+
+def score_body(state: Serving, model: str, version: str, scores: list[Any]) -> dict[str, Any]:
+    """Return the answer's JSON object."""
+    return {
+        "model": model,
+        "version": version,
+        "engine": dataclasses.asdict(state.info()),
+        "items": [dataclasses.asdict(one) for one in scores],
+    }
