@@ -11,7 +11,7 @@ PORT ?= 8000
 BASE ?= demo-out/base
 PYTEST_ARGS ?=
 
-.PHONY: help setup demo serve test soak bench check lint types fmt docs golden lock clean
+.PHONY: help setup demo serve test soak check lint types fmt docs tools lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,7 +33,7 @@ demo: $(STAMP) ## The main job on a real model: base, adapters, server, audit, r
 serve: $(STAMP) ## Serve the demo's base (BASE=, PORT=)
 	$(BIN)/lorecall serve --base $(BASE) --port $(PORT)
 
-test: $(STAMP) ## Run the tests, those against a real vLLM engine included (PYTEST_ARGS=)
+test: $(STAMP) tools ## Run the tests, those against a real vLLM engine included (PYTEST_ARGS=)
 	$(BIN)/python -m pytest -m "not soak" $(PYTEST_ARGS)
 
 soak: $(STAMP) ## Run the long tests
@@ -44,6 +44,7 @@ check: lint types test ## What CI runs: lint, types, test
 lint: $(STAMP) ## Check style and shell scripts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/shellcheck demo.sh helm/tools.sh .ci/run
 
 types: $(STAMP) ## Check types, code and tests
 	$(BIN)/mypy .typing/lorecall tests
@@ -51,6 +52,12 @@ types: $(STAMP) ## Check types, code and tests
 fmt: $(STAMP) ## Rewrite the code in the house style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(STAMP) ## Rewrite docs/cli.md from the commands
+	$(BIN)/python -m typer lorecall.server.cli utils docs --name lorecall --title "The commands" --output docs/cli.md
+
+tools: ## Fetch helm 3, helm 4 and promtool into .cache/tools, for the chart's tests
+	@bash helm/tools.sh
 
 lock: $(STAMP) ## Rewrite requirements/cpu.lock from what .venv holds now
 	$(BIN)/python requirements/lock.py

