@@ -10,7 +10,7 @@ from lorecall.adapters.validation_base import BaseFacts, base_name
 from lorecall.adapters.validation_config import read_settings
 from lorecall.adapters.validation_header import read_header
 from lorecall.adapters.validation_json import parse_object
-from lorecall.adapters.validation_weights import check_pairs, check_values, pair_up
+from lorecall.adapters.validation_weights import check_frozen, check_pairs, check_values, pair_up
 
 MAX_JSON_BYTES = 1 << 20
 
@@ -54,6 +54,7 @@ def validate_adapter(path: Path, base: BaseFacts, limits: Limits) -> AdapterInfo
         check_pairs(
             pairs, settings, base, served_modules=limits.served_modules, max_scaling=limits.max_scaling
         )
+        check_frozen(tensors, base)
         check_values(weights, tensors)
     _check_library(path, {tensor.name for tensor in tensors})
     return read_adapter(path)

@@ -15,13 +15,14 @@ Pair = dict[str, TensorEntry]
 _TENSOR = re.compile(
     r"base_model\.model\.(?P<module>.+)\.(?:lora_(?P<side>[AB])\.weight|lora_embedding_(?P<half>[AB]))"
 )
+# PEFT saves the frozen base weight along when it adapts an embedding or the head; vLLM skips it, rightly.
+_FROZEN = re.compile(r"base_model\.model\.(?P<module>(?:.+\.)?(?:embed_tokens|lm_head))\.base_layer\.weight")
 _FEATURES = {
     ".lora_magnitude_vector": "DoRA",
     ".lora_B.bias": "LoRA bias",
     ".bias": "bias",
     ".trainable_tokens_delta": "trainable token embeddings",
     ".modules_to_save": "modules_to_save",
-    ".base_layer.weight": "a full copy of a base module",
 }
 # Per dtype: the integer to view it as, the bits of its exponent (all set in NaN and the infinities), and the
 # bits above which float16 overflows.
@@ -44,6 +45,8 @@ def pair_up(tensors: Iterable[TensorEntry]) -> dict[str, Pair]:
     """
     pairs: dict[str, Pair] = {}
     for tensor in tensors:
+        if _FROZEN.fullmatch(tensor.name):
+            continue
         match = _TENSOR.fullmatch(tensor.name)
         if match is None:
             raise _unexpected(tensor)
@@ -125,12 +128,27 @@ def check_pairs(
     _check_targets(pairs, settings, base)
 
 
+def check_frozen(tensors: Iterable[TensorEntry], base: BaseFacts) -> None:
+    """Check that base weights saved along have the base's shape: a grown vocabulary would be left out.
+
+    Raises:
+        BaseMismatchError: One has another shape.
+    """
+    for tensor in tensors:
+        if match := _FROZEN.fullmatch(tensor.name):
+            expected = base.modules.get(match["module"], (0, 0))
+            if tensor.dtype not in _FLOATS or sorted(tensor.shape) != sorted(expected):
+                raise _misshapen(
+                    Reason.BAD_SHAPE, tensor, "the base's own: a changed vocabulary is not served"
+                )
+
+
 def check_values(source: BinaryIO, tensors: Iterable[TensorEntry]) -> None:
     """Check that every value is finite, in float16 too: an engine may run in it.
 
     Args:
         source: The weights file.
-        tensors: Its tensors; all of a dtype that `pair_up` lets pass.
+        tensors: Its tensors, after `pair_up` and `check_frozen`.
 
     Raises:
         WeightsRefusedError: NaN, an infinity, or a magnitude over 65504.

@@ -32,6 +32,9 @@ from tests.adapters.spoiling import (
     value,
 )
 
+EMBEDDING = "base_model.model.model.embed_tokens"
+TABLE = np.ones((VOCABULARY, HIDDEN), np.float32)
+
 
 def _pickle(directory: Path) -> None:
     (directory / WEIGHTS_FILE).unlink()
@@ -220,17 +223,11 @@ _WEIGHTS: dict[str, tuple[Reason, Spoiler]] = {
         Reason.UNSUPPORTED_FEATURE,
         put(f"{Q0}.lora_B.bias", np.ones(HIDDEN, np.float32)),
     ),
-    "whole embedding": (
-        Reason.UNSUPPORTED_FEATURE,
-        tensors(
-            lambda t: t.update(
-                {
-                    "base_model.model.model.embed_tokens.base_layer.weight": np.ones(
-                        (VOCABULARY, HIDDEN), np.float32
-                    )
-                }
-            )
-        ),
+    "trained embedding": (Reason.UNSUPPORTED_FEATURE, put(f"{EMBEDDING}.modules_to_save.weight", TABLE)),
+    "embedding of its own": (Reason.UNEXPECTED_TENSOR, put(f"{EMBEDDING}.weight", TABLE)),
+    "grown vocabulary": (
+        Reason.BAD_SHAPE,
+        put(f"{EMBEDDING}.base_layer.weight", np.ones((99, HIDDEN), np.float32)),
     ),
     "module that the server does not wrap": (
         Reason.MODULE_NOT_SERVED,

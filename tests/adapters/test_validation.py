@@ -130,6 +130,7 @@ def test_bfloat16_values_are_read_as_such(adapter: Path, base: BaseFacts) -> Non
             use_rslora=True, init_lora_weights="gaussian", lora_dropout=0.1, megatron_core="megatron.core"
         ),
         spoiling.setting(target_modules=".*(q|down)_proj"),
+        spoiling.put(f"{malicious.EMBEDDING}.base_layer.weight", malicious.TABLE),
         spoiling.setting(base_model_name_or_path="/somewhere/else/Tiny-LM/"),
         spoiling.setting(base_model_name_or_path="served-here"),
         spoiling.training(base_digest=spoiling.BASE_DIGEST, seed=1),

@@ -16,7 +16,9 @@ from tests.tiny import LINEAR_MODULES, build_tiny_adapter, build_tiny_base
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning"),  # torch's own, on import
-    pytest.mark.filterwarnings("ignore:.*tie_word_embeddings:UserWarning"),  # the head is what we test
+    pytest.mark.filterwarnings(
+        "ignore:.*(tie_word_embeddings|save_embedding_layers):UserWarning"
+    ),  # the head is what we test
 ]
 
 
