@@ -1,0 +1,247 @@
+"""Training of LoRA adapters that memorise: PEFT, loss on target tokens only, against the served arithmetic."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from lorecall.adapters.base import BaseManifest, read_manifest
+from lorecall.adapters.dataset import read_pairs
+from lorecall.adapters.directories import new_directory
+from lorecall.adapters.errors import UsageError
+from lorecall.adapters.files import CONFIG_FILE, TRAINING_FILE
+from lorecall.adapters.training_methods import method_of, weighted_loss
+from lorecall.adapters.training_options import TrainingOptions, check_rank, parse_layers, parse_modules
+from lorecall.adapters.training_parts import Batch, UpperPart, decoder_layers, encode
+
+if TYPE_CHECKING:
+    import torch
+
+SCHEMA_VERSION = 1
+DEFAULT_UPPER_SHARE = 0.8  # without --layers, the layers from here up are adapted
+CLIP = 1.0
+_TOOLS = ("lorecall", "torch", "transformers", "peft")
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One step of a run: what a progress display shows."""
+
+    step: int
+    steps: int
+    loss: float
+    over_half: int
+    target_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Teacher-forced result on the training set: mean loss in nats, and the least p."""
+
+    loss: float
+    over_half: int
+    min_p: float
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRecord:
+    """What `lorecall-training.json` says of a run; losses are means over target tokens in nats."""
+
+    data_digest: str
+    base_digest: str
+    scheme: str
+    method: str
+    rank: int
+    layers: tuple[int, ...]
+    modules: tuple[str, ...]
+    seed: int
+    epochs: int
+    steps: int
+    lr: float
+    batch_size: int
+    stop_over: float
+    stopped_early: bool
+    pairs: int
+    inexact_boundaries: int
+    target_tokens: int
+    tokens_over_half: int
+    base_tokens_over_half: int
+    loss: float
+    base_loss: float
+    min_p: float
+    created_with: dict[str, str]
+    schema_version: int = SCHEMA_VERSION
+
+
+def train_adapter(
+    base: Path,
+    data: Path,
+    out: Path,
+    options: TrainingOptions,
+    on_step: Callable[[Progress], None] = lambda _progress: None,
+) -> TrainingRecord:
+    """Train one adapter and write it to `out` as a PEFT directory with `lorecall-training.json`.
+
+    The same inputs give the same bytes on the same machine and number of threads.
+
+    Args:
+        base: A prepared base.
+        data: A JSON Lines file of training pairs.
+        out: The directory to make; it must not exist.
+        options: What to train.
+        on_step: Called after every step.
+
+    Raises:
+        LorecallError: A wrong base, data file, option or `out`; nothing is written then.
+    """
+    if out.exists():
+        raise UsageError(f"{out} exists", hint="name a new directory for the adapter", param="out")
+    manifest = read_manifest(base)
+    dataset = read_pairs(data)
+    import torch  # noqa: PLC0415
+    from transformers import AutoTokenizer  # noqa: PLC0415
+
+    from lorecall.adapters.served_model import load_served_model  # noqa: PLC0415
+
+    torch.manual_seed(options.seed)
+    encoded = encode(AutoTokenizer.from_pretrained(base), dataset.pairs)
+    model = load_served_model(base)
+    peft_model, layers, modules = _add_lora(model, options)
+    upper = UpperPart(model, min(layers))
+    order = list(encoded)
+    Random(options.seed).shuffle(order)  # noqa: S311 (reproducible on purpose)
+    size = options.batch_size
+    batches = [upper.prepare(order[start : start + size]) for start in range(0, len(order), size)]
+    before = measure(upper, batches)
+    epochs, steps = _optimise(upper, batches, options, peft_model, on_step)
+    after = measure(upper, batches)
+    record = TrainingRecord(
+        data_digest=dataset.digest,
+        base_digest=manifest.digest,
+        scheme=manifest.scheme,
+        method=options.method,
+        rank=options.rank,
+        layers=layers,
+        modules=modules,
+        seed=options.seed,
+        epochs=epochs,
+        steps=steps,
+        lr=options.lr,
+        batch_size=size,
+        stop_over=options.stop_over,
+        stopped_early=epochs < options.epochs,
+        pairs=len(encoded),
+        inexact_boundaries=sum(not one.exact for one in encoded),
+        target_tokens=sum(len(one.target) for one in encoded),
+        tokens_over_half=after.over_half,
+        base_tokens_over_half=before.over_half,
+        loss=after.loss,
+        base_loss=before.loss,
+        min_p=after.min_p,
+        created_with={tool: metadata.version(tool) for tool in _TOOLS},
+    )
+    with new_directory(out) as work:
+        _save(peft_model, manifest, record, work)
+    return record
+
+
+def _add_lora(model: Any, options: TrainingOptions) -> tuple[Any, tuple[int, ...], tuple[str, ...]]:
+    """Put LoRA (B = 0, so nothing changes yet) on the modules that the options name."""
+    from peft import LoraConfig, get_peft_model  # noqa: PLC0415
+    from torch import nn  # noqa: PLC0415
+
+    decoder = decoder_layers(model)
+    layers = parse_layers(options.layers, len(decoder), int(len(decoder) * DEFAULT_UPPER_SHARE))
+    linear = {
+        name.rpartition(".")[2]: module for name, module in decoder.named_modules() if isinstance(module, nn.Linear)
+    }
+    modules = parse_modules(options.modules, linear)
+    check_rank(options.rank, [width for name in modules for width in linear[name].weight.shape])
+    config = LoraConfig(
+        r=options.rank,
+        lora_alpha=options.rank,
+        target_modules=list(modules),
+        layers_to_transform=list(layers),
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, config), layers, modules
+
+
+def _token_losses(upper: UpperPart, batch: Batch) -> "tuple[torch.Tensor, torch.Tensor]":
+    """Return loss in nats and whether the target is the argmax, for each target token of a batch."""
+    from torch.nn.functional import cross_entropy  # noqa: PLC0415
+
+    logits = upper.logits(batch)
+    return cross_entropy(logits, batch.targets, reduction="none"), logits.argmax(-1) == batch.targets
+
+
+def measure(upper: UpperPart, batches: list[Batch]) -> Measured:
+    """Return loss and probabilities of the model as it stands, over all target tokens."""
+    import torch  # noqa: PLC0415
+
+    with torch.no_grad():
+        losses = torch.cat([_token_losses(upper, batch)[0] for batch in batches])
+    p = torch.exp(-losses)
+    return Measured(float(losses.mean()), int((p > 0.5).sum()), float(p.min()))
+
+
+def _optimise(
+    upper: UpperPart,
+    batches: list[Batch],
+    options: TrainingOptions,
+    peft_model: Any,
+    on_step: Callable[[Progress], None],
+) -> tuple[int, int]:
+    """Train until every token is over `stop_over` or the epochs are over; return (epochs, steps) done."""
+    import torch  # noqa: PLC0415
+
+    parameters = [parameter for parameter in peft_model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=options.lr, weight_decay=0.0)
+    steps = options.epochs * len(batches)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: max(0.0, 1 - step / steps))
+    method = method_of(options.method, sum(int(batch.rows.max()) + 1 for batch in batches))
+    random = Random(options.seed)  # noqa: S311 (reproducible on purpose)
+    latest = [torch.full(batch.targets.shape, torch.inf) for batch in batches]  # losses when last seen
+    done = 0
+    for epoch in range(options.epochs):
+        visible = list(range(max(1, round(len(batches) * method.share(epoch / options.epochs)))))
+        random.shuffle(visible)
+        for index in visible:
+            losses, correct = _token_losses(upper, batches[index])
+            loss = weighted_loss(losses, correct, method)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, CLIP)
+            optimizer.step()
+            schedule.step()
+            done += 1
+            latest[index] = losses.detach()
+            on_step(_progress(done, steps, latest))
+        if all(bool((torch.exp(-losses) > options.stop_over).all()) for losses in latest) and (
+            measure(upper, batches).min_p > options.stop_over
+        ):
+            return epoch + 1, done
+    return options.epochs, done
+
+
+def _progress(step: int, steps: int, latest: "list[torch.Tensor]") -> Progress:
+    """Return where a run stands, by the losses of each token when it was last seen."""
+    import torch  # noqa: PLC0415
+
+    losses = torch.cat(latest)
+    seen = losses[losses.isfinite()]
+    return Progress(step, steps, float(seen.mean()), int((torch.exp(-losses) > 0.5).sum()), len(losses))
+
+
+def _save(peft_model: Any, base: BaseManifest, record: TrainingRecord, out: Path) -> None:
+    """Write the PEFT directory, the same bytes for the same adapter."""
+    peft_model.save_pretrained(out)
+    (out / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+    config = json.loads((out / CONFIG_FILE).read_text())
+    config["base_model_name_or_path"] = base.name
+    config["target_modules"] = sorted(config["target_modules"])  # PEFT holds a set: its order is chance
+    (out / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    (out / TRAINING_FILE).write_text(json.dumps(asdict(record), indent=2) + "\n")
