@@ -1,0 +1,164 @@
+"""The tables of the registry."""
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    Dialect,
+    Enum,
+    ForeignKeyConstraint,
+    Index,
+    String,
+    TypeDecorator,
+    text,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class State(StrEnum):
+    """Where a version stands in its life."""
+
+    STAGED = "staged"
+    VALIDATED = "validated"
+    AUDITING = "auditing"
+    LIVE = "live"
+    QUARANTINED = "quarantined"
+    RETIRED = "retired"
+
+
+class JobState(StrEnum):
+    """Where a job stands."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+
+
+def _stored(kind: type[StrEnum]) -> Enum:
+    """Keep a string enumeration as its values, in a plain text column."""
+    return Enum(kind, native_enum=False, length=16, values_callable=lambda members: [str(m) for m in members])
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """Points in time, in UTC, with their zone also where the database forgets it."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Give a value from SQLite its zone back."""
+        del dialect
+        return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
+
+
+class Model(DeclarativeBase):
+    """The base of all tables."""
+
+    type_annotation_map = {  # noqa: RUF012  # SQLAlchemy's
+        datetime: UtcDateTime,
+        dict[str, Any]: JSON,
+        list[str]: JSON,
+        State: _stored(State),
+        JobState: _stored(JobState),
+    }
+
+
+class CounterRow(Model):
+    """One row: the revision. Every writer locks it first, so revisions are committed in their order."""
+
+    __tablename__ = "registry_revision"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    value: Mapped[int]
+
+
+class AdapterRow(Model):
+    """A name and the version that it points at. A removed name stays as a tombstone, for other servers to see."""
+
+    __tablename__ = "adapters"
+    name: Mapped[str] = mapped_column(String(128), primary_key=True)
+    live_version: Mapped[str | None] = mapped_column(String(64))
+    previous_version: Mapped[str | None] = mapped_column(String(64))
+    pinned: Mapped[bool]
+    removed: Mapped[bool]
+    revision: Mapped[int] = mapped_column(index=True)
+
+
+class VersionRow(Model):
+    """One version under one name: what it is, and where it stands."""
+
+    __tablename__ = "adapter_versions"
+    __table_args__ = (
+        ForeignKeyConstraint(["name"], ["adapters.name"]),
+        Index(
+            "one_live_version", "name", unique=True, sqlite_where=text("state = 'live'"),
+            postgresql_where=text("state = 'live'"),
+        ),
+    )  # fmt: skip
+    name: Mapped[str] = mapped_column(String(128), primary_key=True)
+    version: Mapped[str] = mapped_column(String(64), primary_key=True)
+    state: Mapped[State]
+    reason: Mapped[str]
+    audit_id: Mapped[str]
+    was_live: Mapped[bool]
+    rank: Mapped[int]
+    effective_parameters: Mapped[int] = mapped_column(BigInteger)
+    base_digest: Mapped[str]
+    refusal: Mapped[str]
+    training: Mapped[dict[str, Any]]
+    source: Mapped[str]
+    created_at: Mapped[datetime]
+    created_by: Mapped[str]
+
+
+class EventRow(Model):
+    """Who did what, when."""
+
+    __tablename__ = "events"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    revision: Mapped[int] = mapped_column(index=True)
+    at: Mapped[datetime]
+    actor: Mapped[str]
+    action: Mapped[str] = mapped_column(String(32))
+    name: Mapped[str] = mapped_column(String(128), index=True)
+    version: Mapped[str] = mapped_column(String(64))
+    detail: Mapped[dict[str, Any]]
+
+
+class JobRow(Model):
+    """Work on a version that some server must do once, such as the audit that admits it."""
+
+    __tablename__ = "jobs"
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(32))
+    name: Mapped[str] = mapped_column(String(128), index=True)
+    version: Mapped[str] = mapped_column(String(64))
+    state: Mapped[JobState] = mapped_column(index=True)
+    payload: Mapped[dict[str, Any]]
+    result: Mapped[dict[str, Any]]
+    worker: Mapped[str]
+    attempts: Mapped[int]
+    created_revision: Mapped[int]
+    created_at: Mapped[datetime]
+    lease_until: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+
+class KeyRow(Model):
+    """An API key: the digest of its secret, never the secret."""
+
+    __tablename__ = "api_keys"
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    name: Mapped[str] = mapped_column(String(128))
+    digest: Mapped[str] = mapped_column(String(64), unique=True)
+    scopes: Mapped[list[str]]
+    patterns: Mapped[list[str]]
+    limits: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+    created_by: Mapped[str]
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
