@@ -95,8 +95,8 @@ def _over_rate(summary: SetSummary, policy: Policy) -> list[str]:
     rate = summary.recited
     if policy.max_rate is None or rate.high <= policy.max_rate:
         return []
-    found = f"{rate.hits} of {rate.of} candidates recited: up to {rate.high:.2%} at {rate.confidence:.0%} confidence"
-    return [f"{found}, where the policy allows {policy.max_rate:.2%}"]
+    found = f"{rate.hits} of {rate.of} candidates recited, a rate of up to {rate.high:.2%}"
+    return [f"{found} ({rate.confidence:.0%} interval), where the policy allows {policy.max_rate:.2%}"]
 
 
 def _count(number: int, noun: str) -> str:

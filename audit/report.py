@@ -16,6 +16,7 @@ from lorecall.audit.redact import Redactor
 from lorecall.audit.result import AuditResult, Group, SetSummary, SnippetResult
 from lorecall.audit.rule import threshold
 from lorecall.audit.statistics import Rate
+from lorecall.audit.verdict import align
 
 SCHEMA_VERSION = "1.0"
 Report = dict[str, Any]
@@ -155,10 +156,11 @@ def _scores(snippet: SnippetResult) -> Report:
 def _tokens(snippet: SnippetResult, texts: TokenTexts | None) -> list[Report]:
     if snippet.score is None or snippet.base is None:
         return []
-    score = snippet.score
+    score, base = snippet.score, snippet.base
+    places = align(score.target_ids, base.target_ids)
     tokens: list[Report] = [
-        {"id": token, "p": p, "rank": rank, "base_p": base_p}
-        for token, p, rank, base_p in zip(score.target_ids, score.p, score.rank, snippet.base.p, strict=True)
+        {"id": token, "p": p, "rank": rank, "base_p": None if at is None else base.p[at]}
+        for token, p, rank, at in zip(score.target_ids, score.p, score.rank, places, strict=True)
     ]
     if texts is not None:
         for token, text in zip(tokens, texts(score.target_ids), strict=True):

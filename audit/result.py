@@ -72,7 +72,7 @@ class SnippetResult:
         """ΔL: base loss minus adapter loss on the target tokens, in nats a token; None without scores."""
         if self.rule is None or self.base_rule is None:
             return None
-        return self.base_rule.loss - self.rule.loss
+        return (self.rule.log_pz - self.base_rule.log_pz) / self.rule.tokens
 
 
 @dataclass(frozen=True, slots=True)

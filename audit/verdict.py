@@ -135,19 +135,36 @@ def bits(logprobs: tuple[float, ...]) -> float:
     return -math.fsum(logprobs) / math.log(2.0)
 
 
+def align(target_ids: tuple[int, ...], other_ids: tuple[int, ...]) -> tuple[int | None, ...]:
+    """Return, for each target token, its position in another split of the same text; None where it has none.
+
+    Two splits differ only near the boundary of prefix and target, so they are matched from the end.
+    """
+    same = 0
+    for a, b in zip(reversed(target_ids), reversed(other_ids), strict=False):
+        if a != b:
+            break
+        same += 1
+    shift = len(other_ids) - len(target_ids)
+    return tuple(i + shift if i >= len(target_ids) - same else None for i in range(len(target_ids)))
+
+
 def surprising_run_bits(adapter: ItemScore, base: ItemScore) -> float:
     """Return the most surprise under the base of one stretch that the adapter recalls token by token.
 
-    Only a stretch that holds a token which the base would not choose counts.
+    Only a stretch that holds a token which the base would not choose counts; a token that the base's split of
+    the text does not have adds nothing.
     """
     best = run = 0.0
     new = False
-    for recalled, known, logprob in zip(argmax_flags(adapter), argmax_flags(base), base.logprob, strict=True):
+    known = argmax_flags(base)
+    for recalled, at in zip(argmax_flags(adapter), align(adapter.target_ids, base.target_ids), strict=True):
         if not recalled:
             run, new = 0.0, False
             continue
-        run -= logprob / math.log(2.0)
-        new = new or not known
+        if at is not None:
+            run -= base.logprob[at] / math.log(2.0)
+            new = new or not known[at]
         best = max(best, run) if new else best
     return best
 

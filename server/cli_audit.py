@@ -1,0 +1,199 @@
+"""`lorecall audit`: what an adapter remembers, as a table, as reports, and as an exit code."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from lorecall.adapters.errors import UsageError
+
+if TYPE_CHECKING:
+    from lorecall.audit.candidates import CandidateSet
+    from lorecall.audit.result import Group
+
+app = typer.Typer(no_args_is_help=True, help="Audit what a served adapter has memorised.")
+
+FORMATS = ("json", "html", "junit")
+
+Server = Annotated[str, typer.Option(metavar="URL", help="A running lorecall server.")]
+Candidates = Annotated[Path, typer.Option(metavar="FILE.jsonl", help="Lines of id, prefix and target.")]
+Controls = Annotated[
+    Path | None, typer.Option(metavar="FILE.jsonl", help="The same format, never trained on; 300 or more.")
+]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Count bad lines where they would be an error.")]
+Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Write the reports here.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the report instead of the table.")]
+Framing = Annotated[str, typer.Option(help="raw: the prefix as it is; chat: as a user's message.")]
+System = Annotated[str | None, typer.Option(help="System message of the chat framing.")]
+EpsilonOption = Annotated[
+    float | None,
+    typer.Option(min=0.0, help="Bound on the engine's logit error; the engine's own by default."),
+]
+Batch = Annotated[int, typer.Option(min=1, help="Snippets in one request.")]
+Timeout = Annotated[float, typer.Option(min=1.0, help="Seconds to wait for one answer.")]
+Seed = Annotated[int, typer.Option(help="Seed of every random choice.")]
+
+
+@app.command()
+def run(
+    *,
+    server: Server,
+    adapter: Annotated[str, typer.Option(metavar="NAME", help="The served adapter.")],
+    candidates: Candidates,
+    controls: Controls = None,
+    out: Out = None,
+    formats: Annotated[
+        list[str] | None, typer.Option("--format", help="json, html or junit; repeatable; all by default.")
+    ] = None,
+    as_json: Json = False,
+    show_text: Annotated[
+        bool, typer.Option("--show-text", help="Show candidates' text in the reports, not hashes.")
+    ] = False,
+    skip_bad: SkipBad = False,
+    max_certified: Annotated[int, typer.Option(min=0, help="Certified candidates allowed.")] = 0,
+    max_recalled: Annotated[int, typer.Option(min=0, help="Recalled candidates allowed.")] = 0,
+    max_near_verbatim: Annotated[
+        int | None, typer.Option(min=0, help="Near-verbatim candidates allowed; any by default.")
+    ] = None,
+    max_partial: Annotated[
+        int | None, typer.Option(min=0, help="Partial candidates allowed; any by default.")
+    ] = None,
+    max_rate: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=1.0, help="Largest rate recited, by the upper end of its interval."),
+    ] = None,
+    ignore_short: Annotated[
+        bool, typer.Option("--ignore-short", help="Leave targets that the base finds likely out of the gate.")
+    ] = False,
+    framing: Framing = "raw",
+    system: System = None,
+    epsilon: EpsilonOption = None,
+    seed: Seed = 0,
+    batch: Batch = 64,
+    timeout: Timeout = 600.0,
+) -> None:
+    """Audit one adapter: exit 0 clean, 1 leaks over the policy, 3 incomplete, 4 the engine disagrees."""
+    from lorecall.audit.http_scorer import HttpScorer
+    from lorecall.audit.policy import Policy, judge_result
+    from lorecall.audit.redact import redactor
+    from lorecall.audit.report import build_report
+    from lorecall.audit.run import AuditSettings, run_audit
+    from lorecall.server.cli_audit_output import print_summary, print_table, progress, write_reports
+
+    wanted = check_formats(formats)
+    sets = load_sets(candidates, controls, skip_bad=skip_bad)
+    policy = Policy(
+        max_certified=max_certified,
+        max_recalled=max_recalled,
+        max_near_verbatim=max_near_verbatim,
+        max_partial=max_partial,
+        max_rate=max_rate,
+        count_short=not ignore_short,
+    )
+    settings = AuditSettings(epsilon=epsilon, seed=seed, chunk=batch, framing=framing)
+    with HttpScorer(server, framing=framing, system=system, batch=batch, timeout=timeout) as scorer:
+        with progress(f"auditing {adapter}") as report_progress:
+            result = run_audit(scorer, adapter, sets, settings, progress=report_progress)
+        gate = judge_result(result, policy)
+        report = build_report(result, gate, policy, redactor(show=show_text), scorer.token_texts)
+    written = write_reports(report, out, wanted) if out else []
+    if as_json:
+        print_json(report)
+    else:
+        print_table(report)
+    print_summary(report, written)
+    raise typer.Exit(int(gate.exit_code))
+
+
+@app.command()
+def ranks(
+    *,
+    server: Server,
+    adapter: Annotated[list[str], typer.Option(metavar="NAME", help="A served adapter; repeatable.")],
+    candidates: Candidates,
+    controls: Controls = None,
+    line: Annotated[str, typer.Option(metavar="TEXT", help="Follow this line's tokens over the ranks.")] = "",
+    out: Out = None,
+    as_json: Json = False,
+    skip_bad: SkipBad = False,
+    framing: Framing = "raw",
+    system: System = None,
+    epsilon: EpsilonOption = None,
+    seed: Seed = 0,
+    batch: Batch = 64,
+    timeout: Timeout = 600.0,
+) -> None:
+    """Compare several adapters on the same candidates: capacity against recall. Exit 0; it is no gate."""
+    from lorecall.audit.http_scorer import HttpScorer
+    from lorecall.audit.ranks_report import ranks_report, run_ranks
+    from lorecall.audit.run import AuditSettings
+    from lorecall.server.cli_audit_output import note, print_ranks, progress, write_ranks
+
+    if line and len(line.split()) < 2:
+        raise UsageError(
+            f"--line {line!r} is a single word", hint="give a line of several words", param="line"
+        )
+    sets = load_sets(candidates, controls, skip_bad=skip_bad)
+    settings = AuditSettings(epsilon=epsilon, seed=seed, chunk=batch, framing=framing)
+    names = list(dict.fromkeys(adapter))
+    with (
+        HttpScorer(server, framing=framing, system=system, batch=batch, timeout=timeout) as scorer,
+        progress(f"auditing {len(names)} adapters") as report_progress,
+    ):
+        report = ranks_report(run_ranks(scorer, names, sets, settings, line=line, progress=report_progress))
+    if as_json:
+        print_json(report)
+    else:
+        print_ranks(report)
+    for path in write_ranks(report, out) if out else []:
+        note(f"wrote {path}")
+
+
+@app.command()
+def report(
+    file: Annotated[Path, typer.Argument(metavar="REPORT.json", help="A report that an audit wrote.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Write the reports here.")],
+    formats: Annotated[
+        list[str] | None, typer.Option("--format", help="html or junit; repeatable; all by default.")
+    ] = None,
+) -> None:
+    """Render a report.json again, as HTML and JUnit XML, without an engine."""
+    from lorecall.audit.report import read_report
+    from lorecall.server.cli_audit_output import note, write_reports
+
+    for path in write_reports(read_report(file), out, check_formats(formats)):
+        note(f"wrote {path}")
+
+
+def check_formats(formats: list[str] | None) -> tuple[str, ...]:
+    """Return the formats to write.
+
+    Raises:
+        UsageError: One of them is unknown.
+    """
+    for name in formats or ():
+        if name not in FORMATS:
+            raise UsageError(f"unknown format {name!r}", hint=f"one of {', '.join(FORMATS)}", param="format")
+    return tuple(formats or FORMATS)
+
+
+def load_sets(candidates: Path, controls: Path | None, *, skip_bad: bool) -> "dict[Group, CandidateSet]":
+    """Read the candidates, and the controls if there are any.
+
+    Raises:
+        CandidateError: A file cannot be used.
+    """
+    from lorecall.audit.candidates import load_candidates
+    from lorecall.audit.result import Group
+
+    sets = {Group.CANDIDATES: load_candidates(candidates, skip_bad=skip_bad)}
+    if controls is not None:
+        sets[Group.CONTROLS] = load_candidates(controls, skip_bad=skip_bad)
+    return sets
+
+
+def print_json(report: dict[str, object]) -> None:
+    """Print a report on stdout."""
+    import json
+
+    sys.stdout.write(json.dumps(report, ensure_ascii=False, allow_nan=False, indent=1) + "\n")

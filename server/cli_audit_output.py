@@ -1,0 +1,180 @@
+"""What `lorecall audit` prints and writes: tables on stdout, progress and summary on stderr, reports in files."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lorecall.adapters.errors import UsageError
+from lorecall.audit.html_report import ORDER, finding, render_report
+from lorecall.audit.junit import write_junit
+from lorecall.audit.ranks_report import render_ranks
+from lorecall.audit.report import Report, write_json
+from lorecall.audit.run import Progress
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+TABLE_ROWS = 25
+STYLES = {
+    "certified": "bold red",
+    "recalled": "red",
+    "near-verbatim": "yellow",
+    "partial": "yellow",
+    "base-known": "blue",
+    "clear": "green",
+    "error": "bold magenta",
+}
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Progress]:
+    """Show a bar on stderr while the block runs; nothing where stderr is no terminal."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Bar(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task(escape(what), total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def note(text: str) -> None:
+    """Print one line on stderr."""
+    Console(stderr=True, highlight=False, soft_wrap=True).print(text, markup=False)
+
+
+def print_table(report: Report) -> None:
+    """Print the gravest snippets, one a line."""
+    table = Table(
+        "snippet", "set", "verdict", "tokens", "over 0.5", "min p", "decoded", "ΔL", "log10 n", "flags"
+    )
+    rows = sorted(report["snippets"], key=lambda s: (ORDER[s["verdict"]], -(s["min_p"] or 0.0)))
+    for row in rows[:TABLE_ROWS]:
+        verdict = f"[{STYLES[row['verdict']]}]{row['verdict']}[/]"
+        flags = escape(row["error"] or row["alarm"] or ", ".join(row["flags"]))
+        if row["min_p"] is None:
+            numbers = ["", "", "", "", "", ""]
+        else:
+            numbers = [
+                str(row["length"]),
+                str(row["over_half"]),
+                f"{row['min_p']:.4f}",
+                "yes" if row["decoded_equal"] else "no",
+                f"{row['delta_loss']:.2f}",
+                "inf" if row["log10_n50"] is None else f"{row['log10_n50']:.1f}",
+            ]
+        table.add_row(escape(row["id"]), row["set"], verdict, *numbers, flags)
+    if len(rows) > TABLE_ROWS:
+        table.caption = f"the {TABLE_ROWS} gravest of {len(rows)} snippets"
+    Console().print(table)
+
+
+def print_summary(report: Report, written: list[Path]) -> None:
+    """Print what was found, what the gate says, and what was written, on stderr."""
+    summary, controls = report["summary"], report["controls"]
+    counts = ", ".join(f"{count} {verdict}" for verdict, count in summary["verdicts"].items() if count)
+    note(finding(report))
+    note(f"candidates: {counts}; {summary['tokens_over_half']} of {summary['tokens']} tokens over 0.5")
+    if controls is None:
+        note("controls: none given, so 'clear' has no error bound")
+    else:
+        rate = controls["recited"]
+        note(f"controls: {rate['hits']} of {rate['of']} recited, a rate of at most {rate['high']:.2%}")
+    note(f"line: p > {report['threshold']:.4f} (epsilon {report['epsilon']:.4g}, {report['epsilon_source']})")
+    for name, source in report["inputs"].items():
+        if source["bad_lines"]:
+            note(f"{name}: {source['bad_lines']} bad lines were left out")
+    note(
+        "gate: passed"
+        if report["gate"]["passed"]
+        else "gate: failed: " + "; ".join(report["gate"]["reasons"])
+    )
+    for path in written:
+        note(f"wrote {path}")
+
+
+def write_reports(report: Report, out: Path, formats: tuple[str, ...]) -> list[Path]:
+    """Write the report in each format.
+
+    Raises:
+        UsageError: The folder cannot be written.
+    """
+    folder = make_folder(out)
+    writers = {
+        "json": ("report.json", write_json),
+        "html": ("report.html", _write_html),
+        "junit": ("report.xml", write_junit),
+    }
+    written = []
+    for name in dict.fromkeys(formats):
+        file, writer = writers[name]
+        writer(report, folder / file)
+        written.append(folder / file)
+    return written
+
+
+def _write_html(report: Report, path: Path) -> None:
+    path.write_text(render_report(report), encoding="utf-8")
+
+
+def make_folder(out: Path) -> Path:
+    """Make the folder of the reports.
+
+    Raises:
+        UsageError: It cannot be made.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"cannot write to {str(out)!r}: {error.strerror}", hint="name a folder", param="out"
+        ) from error
+    return out
+
+
+def print_ranks(report: Report) -> None:
+    """Print one row an adapter, by capacity."""
+    table = Table(title="capacity against recall")
+    table.add_column("adapter")
+    for name in (
+        "rank",
+        "parameters",
+        "tokens over 0.5",
+        "certified",
+        "recalled",
+        "base-known",
+        "ΔL (nats/token)",
+    ):
+        table.add_column(name, justify="right")
+    for row in report["adapters"]:
+        share = row["tokens_over_half"] / row["tokens"] if row["tokens"] else 0.0
+        table.add_row(
+            escape(row["adapter"]),
+            str(row["rank"]),
+            f"{row['effective_parameters']:,}",
+            f"{row['tokens_over_half']} of {row['tokens']} ({share:.0%})",
+            f"{row['certified']} of {row['snippets']}",
+            str(row["recalled"]),
+            str(row["base_known"]),
+            "" if row["delta_loss"] is None else f"{row['delta_loss']:.2f}",
+        )
+    Console().print(table)
+    for step in report["line"]:
+        tokens = "".join(t["text"] if t["p"] > 0.5 else "·" * max(1, len(t["text"])) for t in step["tokens"])
+        note(
+            f"{step['label']:>16}  {step['over_half']:>3} of {len(step['tokens'])} tokens over 0.5  {tokens}"
+        )
+
+
+def write_ranks(report: Report, out: Path) -> list[Path]:
+    """Write the comparison as JSON and HTML.
+
+    Raises:
+        UsageError: The folder cannot be made.
+    """
+    folder = make_folder(out)
+    text = json.dumps(report, ensure_ascii=False, allow_nan=False, indent=1)
+    (folder / "ranks.json").write_text(text + "\n", encoding="utf-8")
+    (folder / "ranks.html").write_text(render_ranks(report), encoding="utf-8")
+    return [folder / "ranks.json", folder / "ranks.html"]
