@@ -53,8 +53,8 @@ fmt: $(STAMP) ## Rewrite the code in the house style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(STAMP) ## Rewrite docs/cli.md from the commands
-	$(BIN)/python -m typer lorecall.server.cli utils docs --name lorecall --title "The commands" --output docs/cli.md
+docs: $(STAMP) ## Rewrite the pages of docs/ that are drawn from the code: cli.md, settings.md, modules.md
+	$(BIN)/python docs/generate.py
 
 tools: ## Fetch helm 3, helm 4 and promtool into .cache/tools, for the chart's tests
 	@bash helm/tools.sh

@@ -1,0 +1,76 @@
+# noqa: INP001  (a script, not a package)
+"""Write the pages that are drawn from the code: docs/cli.md, docs/settings.md and docs/modules.md.
+
+Run by `make docs`; tests/test_docs.py fails where a page differs from what this would write.
+"""
+
+import ast
+import sys
+from pathlib import Path
+
+import typer
+from lorecall.server.cli import app
+from lorecall.server.settings import CLIENT_KEYS, PREFIX, ServerSettings
+from typer.cli import get_docs_for_click
+
+ROOT = Path(__file__).parents[1]
+FLOORS = ("adapters", "audit", "server", "loadtest")
+NOTICE = "<!-- Written by `make docs`; edit the code instead. -->\n\n"
+
+
+def cli_page() -> str:
+    """Return the help of every command."""
+    command = typer.main.get_command(app)
+    text = get_docs_for_click(obj=command, ctx=typer.Context(command), name="lorecall", title="The commands")
+    return NOTICE + "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
+
+
+def settings_page() -> str:
+    """Return every setting of the server with its meaning and default."""
+    rows = []
+    for name, field in sorted(ServerSettings.model_fields.items()):
+        default = shown(field.get_default(call_default_factory=True))
+        rows.append(f"| `{PREFIX}{name.upper()}` | {field.description} | `{default}` |")
+    return (
+        f"{NOTICE}# Settings\n\nThe server reads these from its environment. An unknown variable with this"
+        " prefix, or a bad value, stops it at start with the variable's name.\n\n"
+        "| variable | meaning | default |\n|---|---|---|\n" + "\n".join(rows) + "\n\n"
+        f"The command line, as a client, reads {', '.join(f'`{key}`' for key in sorted(CLIENT_KEYS))}."
+        " vLLM's own variables keep their names and meanings.\n"
+    )
+
+
+def shown(default: object) -> str:
+    """Return a default as a page shows it: no home directory of this machine."""
+    return str(default).replace(str(Path.home()), "~")
+
+
+def modules_page() -> str:
+    """Return one line per module: its docstring's first."""
+    parts = [NOTICE + "# The modules\n\nOne line each; imports go down only: server, audit, adapters.\n"]
+    for floor in FLOORS:
+        parts.append(f"\n## {floor}/\n\n| module | what it is |\n|---|---|\n")
+        for path in sorted((ROOT / floor).rglob("*.py")):
+            name = path.relative_to(ROOT / floor)
+            if name.name != "__init__.py":
+                summary = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split(
+                    "\n\n"
+                )[0]
+                parts.append(f"| [{name}](../{floor}/{name}) | {' '.join(summary.split())} |\n")
+    return "".join(parts)
+
+
+def pages() -> dict[Path, str]:
+    """Return {path: text} of the generated pages."""
+    docs = ROOT / "docs"
+    return {
+        docs / "cli.md": cli_page(),
+        docs / "settings.md": settings_page(),
+        docs / "modules.md": modules_page(),
+    }
+
+
+if __name__ == "__main__":
+    for page, text in pages().items():
+        page.write_text(text, encoding="utf-8")
+        sys.stderr.write(f"docs: {page.relative_to(ROOT)}\n")
