@@ -4,6 +4,7 @@ vLLM 0.32 reads an evicted adapter again from the path it was given; if the path
 engine with it. Here the worker keeps its own copy of the bytes from the first load until the adapter is removed.
 """
 
+import atexit
 import shutil
 import tempfile
 from pathlib import Path
@@ -17,11 +18,10 @@ FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 
 
 class AdapterSpool:
-    """Copies of the adapters that this worker has loaded, by their integer id; gone with the process."""
+    """Copies of the adapters that this worker has loaded, by their integer id, under one directory."""
 
-    def __init__(self) -> None:
-        self._directory = tempfile.TemporaryDirectory(prefix="lorecall-adapters-")
-        self._root = Path(self._directory.name)
+    def __init__(self, root: Path) -> None:
+        self._root = root
 
     def path(self, lora_int_id: int, source: str) -> str:
         """Return our copy of the adapter at `source`, made on the first call for this id.
@@ -52,7 +52,9 @@ def apply() -> None:
 
     load = require(WorkerLoRAManager, "_load_adapter", ("self", "lora_request"))
     remove = require(LoRAModelRunnerMixin, "remove_lora", ("self", "lora_id"))
-    spool = AdapterSpool()
+    root = Path(tempfile.mkdtemp(prefix="lorecall-adapters-"))
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
+    spool = AdapterSpool(root)
 
     def load_adapter(self: Any, lora_request: Any) -> Any:
         if lora_request.load_inplace:

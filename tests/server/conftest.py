@@ -1,0 +1,164 @@
+"""Real engines for the server's tests: tiny bases, one engine start per base, shared by the session."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.server.served import Served
+from tests.tiny import build_tiny_adapter, build_tiny_base
+
+HOST = Path(__file__).parent / "engine_host.py"
+ADAPTERS = (1, 2, 3, 4)
+RANKS = {1: 2, 2: 8, 3: 16, 4: 4}
+ENGINE = {
+    "dtype": "float32",
+    "max_model_len": 1024,
+    "max_num_seqs": 16,
+    "max_num_batched_tokens": 96,  # prompts are longer: they go through in chunks
+    "enable_lora": True,
+    "max_loras": 4,
+    "max_cpu_loras": 4,
+    "max_lora_rank": 16,
+}
+ANSWER_S = 300
+
+
+class EngineDiedError(Exception):
+    """The engine's process ended instead of answering."""
+
+
+class EngineHost:
+    """A real engine in another process."""
+
+    def __init__(self, log: Path, arguments: dict[str, Any], *, plugin: bool) -> None:
+        environ = {
+            **os.environ,
+            "VLLM_PLUGINS": "lorecall" if plugin else "none",
+            "VLLM_CPU_KVCACHE_SPACE": "1",
+            "VLLM_LOGGING_LEVEL": "WARNING",
+        }
+        self._log = log.open("w")
+        self._process = subprocess.Popen(
+            [sys.executable, str(HOST), json.dumps({**ENGINE, **arguments})],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+            env=environ,
+            start_new_session=True,
+        )
+        self._read()
+
+    def run(self, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Let the requests enter the engine together; raises EngineDiedError if it does not survive them."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(requests) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError as error:
+            raise EngineDiedError from error
+        answer: list[dict[str, Any]] = self._read()
+        return answer
+
+    def _read(self) -> Any:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith("HOST "):
+                return json.loads(line.removeprefix("HOST "))
+            self._log.write(line)
+        raise EngineDiedError(f"see {self._log.name}")
+
+    def close(self) -> None:
+        """Stop the engine and everything that it started."""
+        with self._process as process, self._log:
+            if process.stdin is not None:
+                process.stdin.close()
+            try:
+                process.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, 9)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Build tiny bases on demand, by scheme; once per session."""
+    built: dict[str, Path] = {}
+
+    def build(scheme: str) -> Path:
+        if scheme not in built:
+            path = tmp_path_factory.mktemp(f"base-{scheme}")
+            built[scheme] = build_tiny_base(path, scheme)
+        return built[scheme]
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def adapters(
+    tmp_path_factory: pytest.TempPathFactory, tiny: Callable[[str], Path]
+) -> dict[int, dict[str, Any]]:
+    """Four random adapters of different ranks on all linear modules, as the engine host takes them."""
+    found = {}
+    for number in ADAPTERS:
+        path = tmp_path_factory.mktemp(f"adapter-{number}")
+        build_tiny_adapter(path, tiny("none"), rank=RANKS[number], seed=number)
+        found[number] = {"name": f"adapter-{number}", "id": number, "path": str(path)}
+    return found
+
+
+@pytest.fixture(scope="session")
+def start_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., EngineHost]]:
+    """Start engines that live until the session's end at the latest."""
+    hosts: list[EngineHost] = []
+
+    def start(base: Path, *, plugin: bool = True, **arguments: Any) -> EngineHost:
+        log = tmp_path_factory.mktemp("engine") / "log"
+        host = EngineHost(log, {"model": str(base), **arguments}, plugin=plugin)
+        hosts.append(host)
+        return host
+
+    yield start
+    for host in hosts:
+        host.close()
+
+
+@pytest.fixture(scope="session")
+def plain_engine(start_host: Callable[..., EngineHost], tiny: Callable[[str], Path]) -> EngineHost:
+    """Our engine over an unquantized tiny base."""
+    return start_host(tiny("none"))
+
+
+@pytest.fixture(scope="session")
+def int8_engine(start_host: Callable[..., EngineHost], tiny: Callable[[str], Path]) -> EngineHost:
+    """Our engine over an INT8 tiny base."""
+    return start_host(tiny("int8-w8a8"))
+
+
+@pytest.fixture(scope="module")
+def stock_engine(start_host: Callable[..., EngineHost], tiny: Callable[[str], Path]) -> EngineHost:
+    """VLLM without our plugins; one per module, since these tests kill it."""
+    return start_host(tiny("none"), plugin=False)
+
+
+@pytest.fixture(scope="session")
+def served(tiny: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """One `lorecall serve` over the tiny INT8 base, shared by the session; tests name adapters of their own."""
+    server = Served(tiny("int8-w8a8"), tmp_path_factory.mktemp("served"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def int8_adapters(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[[str], Path]) -> list[Path]:
+    """Three random adapters for the tiny INT8 base, ranks 2, 4 and 8."""
+    paths = []
+    for rank in (2, 4, 8):
+        path = tmp_path_factory.mktemp(f"int8-adapter-{rank}")
+        paths.append(build_tiny_adapter(path, tiny("int8-w8a8"), rank=rank, seed=rank))
+    return paths

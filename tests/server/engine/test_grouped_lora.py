@@ -1,0 +1,214 @@
+"""The grouped LoRA path: every request gets what it would get alone; stock vLLM on CPU does not give that."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from lorecall.server.engine.grouped_lora import Run, add_step, split_rows
+from lorecall.server.engine.module_factors import ModuleFactors, used_rank
+from vllm.lora.ops.torch_ops import sgmv_shrink
+
+from tests.server.conftest import ADAPTERS, EngineDiedError, EngineHost
+from tests.tiny import VOCABULARY
+
+TOLERANCE = 2e-4
+"""Float32 products of other batch shapes round differently; measured spread is below 1e-5."""
+
+REQUEST = st.fixed_dictionaries(
+    {
+        "adapter": st.sampled_from([0, *ADAPTERS]),
+        "length": st.integers(1, 400),
+        "max_tokens": st.integers(1, 12),
+        "seed": st.integers(0, 2**16),
+    }
+)
+
+
+def as_request(drawn: dict[str, Any], adapters: dict[int, dict[str, Any]]) -> dict[str, Any]:
+    """Turn a drawn description into a request for the engine host."""
+    generator = torch.Generator().manual_seed(drawn["seed"])
+    ids = torch.randint(3, VOCABULARY, (drawn["length"],), generator=generator).tolist()
+    return {"ids": ids, "max_tokens": drawn["max_tokens"], "adapter": adapters.get(drawn["adapter"])}
+
+
+def disagreement(engine: EngineHost, requests: list[dict[str, Any]]) -> float:
+    """Return the largest |difference of log-probabilities| between a mixed batch and each request alone.
+
+    Tokens are compared up to the first that differs; there the two candidates must be a near tie.
+    """
+    together = engine.run(requests)
+    worst = 0.0
+    for request, mixed in zip(requests, together, strict=True):
+        alone = engine.run([request])[0]
+        for a_id, m_id, a, m in zip(
+            alone["ids"], mixed["ids"], alone["logprobs"], mixed["logprobs"], strict=True
+        ):
+            worst = max(worst, abs(a - m))
+            if a_id != m_id:
+                break
+    return worst
+
+
+@pytest.mark.engine
+@settings(
+    max_examples=12,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(drawn=st.lists(REQUEST, min_size=2, max_size=10))
+def test_mixed_batches_equal_requests_alone(
+    plain_engine: EngineHost, adapters: dict[int, dict[str, Any]], drawn: list[dict[str, Any]]
+) -> None:
+    """Base and four adapters of mixed ranks, chunked prefill beside decode: each as if it were alone."""
+    assert disagreement(plain_engine, [as_request(one, adapters) for one in drawn]) < TOLERANCE
+
+
+MIXED = [
+    {"adapter": number, "length": length, "max_tokens": 8, "seed": length}
+    for number, length in ((0, 30), (1, 200), (0, 17), (2, 5), (3, 300), (4, 64), (0, 150))
+]
+
+
+@pytest.mark.engine
+def test_int8_base_keeps_requests_apart(int8_engine: EngineHost, adapters: dict[int, dict[str, Any]]) -> None:
+    """LoRA over INT8 on CPU starts and serves a mixed batch as each request alone."""
+    assert disagreement(int8_engine, [as_request(one, adapters) for one in MIXED]) < TOLERANCE
+
+
+@pytest.mark.engine
+def test_an_adapter_changes_the_answer(plain_engine: EngineHost, adapters: dict[int, dict[str, Any]]) -> None:
+    """The adapters of these tests are far from the base, so a mix-up could not go unseen."""
+    one = {"length": 30, "max_tokens": 1, "seed": 1}
+    answers = plain_engine.run(
+        [as_request({**one, "adapter": number}, adapters) for number in (0, *ADAPTERS)]
+    )
+    first = [answer["logprobs"][0] for answer in answers]
+    gaps = [abs(a - b) for index, a in enumerate(first) for b in first[index + 1 :]]
+    assert min(gaps) > 10 * TOLERANCE
+
+
+@pytest.mark.engine
+def test_preemption_changes_nothing(
+    start_host: Callable[..., EngineHost], tiny: Callable[[str], Path], adapters: dict[int, dict[str, Any]]
+) -> None:
+    """With a cache too small for the batch requests are preempted and come back; their answers stay the same."""
+    small = start_host(tiny("none"), num_gpu_blocks_override=12, block_size=32, max_model_len=352)
+    drawn = [
+        {"adapter": number, "length": 90, "max_tokens": 60, "seed": number} for number in (0, *ADAPTERS, 0)
+    ]
+    assert disagreement(small, [as_request(one, adapters) for one in drawn]) < TOLERANCE
+
+
+@pytest.mark.engine
+def test_stock_mixes_requests_up(stock_engine: EngineHost, adapters: dict[int, dict[str, Any]]) -> None:
+    """Stock vLLM on CPU answers base requests beside adapter requests through somebody's adapter."""
+    assert disagreement(stock_engine, [as_request(one, adapters) for one in MIXED]) > 100 * TOLERANCE
+
+
+@pytest.mark.engine
+def test_stock_does_not_start_lora_over_int8(
+    start_host: Callable[..., EngineHost], tiny: Callable[[str], Path]
+) -> None:
+    """Stock vLLM cannot serve LoRA over INT8 on CPU: when this fails, `int8_lora.py` can go."""
+    with pytest.raises(EngineDiedError):
+        start_host(tiny("int8-w8a8"), plugin=False)
+
+
+def test_rows_are_split_into_runs() -> None:
+    """Long runs stay slices; short ones are gathered by slot; rows without an adapter are in neither."""
+    step = split_rows(np.array([-1, 2, 2, 0, 2, -1, 1, 1, 1, 1]), long_run=4)
+    assert step.runs == [Run(1, slice(6, 10))]
+    assert step.rows.tolist() == [3, 1, 2, 4]
+    assert step.slots.tolist() == [0, 2, 2, 2]
+    nothing = split_rows(np.array([-1, -1]))
+    assert (nothing.runs, len(nothing.rows)) == ([], 0)
+
+
+def test_padding_of_the_rank_is_found() -> None:
+    """A rank is used where both halves of it are; a module that the adapter leaves alone has none."""
+    a, b = torch.zeros(8, 4), torch.zeros(6, 8)
+    assert used_rank(a, b) == 0
+    a[:3], b[:, :3] = 1.0, 1.0
+    assert used_rank(a, b) == 3
+
+
+def stacks(ranks: list[int], d_in: int, widths: tuple[int, ...], largest: int = 12) -> ModuleFactors:
+    """Return the factors of one module with a random adapter of each rank in each slot."""
+    generator = torch.Generator().manual_seed(sum(ranks))
+    a = tuple(torch.zeros(len(ranks), 1, largest, d_in) for _ in widths)
+    b = tuple(torch.zeros(len(ranks), 1, width, largest) for width in widths)
+    for slot, rank in enumerate(ranks):
+        for piece in range(len(widths)):
+            a[piece][slot, 0, :rank] = torch.randn(rank, d_in, generator=generator)
+            b[piece][slot, 0, :, :rank] = torch.randn(widths[piece], rank, generator=generator)
+    return ModuleFactors(a, b)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(slots=st.lists(st.integers(-1, 3), min_size=1, max_size=40), long_run=st.sampled_from([1, 4, 99]))
+def test_shares_equal_their_definition(slots: list[int], long_run: int) -> None:
+    """Both paths, products and kernel, add x·Aᵀ·Bᵀ of each row's own adapter, and nothing to other rows."""
+    module = stacks([3, 0, 12, 5], 20, (8, 4))
+    module.refresh()
+    x = torch.randn(len(slots), 20, generator=torch.Generator().manual_seed(1))
+    found, expected = torch.zeros(len(slots), 12), torch.zeros(len(slots), 12)
+    add_step(found, x, split_rows(np.array(slots), long_run), module, 0.5)
+    for row, slot in enumerate(slots):
+        if slot >= 0:
+            shares = [
+                x[row] @ a[slot, 0].t() @ b[slot, 0].t()
+                for a, b in zip(module.a_stacks, module.b_stacks, strict=True)
+            ]
+            expected[row] = 0.5 * torch.cat(shares)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
+
+
+def test_a_slot_that_changes_is_packed_again() -> None:
+    """After an adapter of another rank moves in, nothing of the one before is left."""
+    module, other = stacks([8, 4], 6, (5,)), stacks([2, 4], 6, (5,))
+    module.refresh()
+    module.a_stacks[0][0].copy_(other.a_stacks[0][0])
+    module.b_stacks[0][0].copy_(other.b_stacks[0][0])
+    module.stale.add(0)
+    module.refresh()
+    x, found = torch.ones(1, 6), torch.zeros(1, 5)
+    add_step(found, x, split_rows(np.array([0])), module, 1.0)
+    expected = x @ other.a_stacks[0][0, 0].t() @ other.b_stacks[0][0, 0].t()
+    torch.testing.assert_close(found, expected)
+
+
+def peak_bytes(step: Callable[[], Any]) -> int:
+    """Return the largest amount of memory that torch held at once inside `step`, beyond what it held before."""
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as trace:
+        step()
+    held = peak = 0
+    for event in trace.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            peak = max(peak, held)
+    return peak
+
+
+def test_stock_gathers_the_matrices_per_token() -> None:
+    """Stock vLLM's kernel holds rank x width numbers for every token; ours holds rank numbers."""
+    tokens, rank, width = 512, 16, 256
+    x, a = torch.randn(tokens, width), torch.randn(1, 1, rank, width)
+    out = torch.zeros(tokens, rank)
+    ones = torch.ones(1, dtype=torch.long)
+    stock = peak_bytes(
+        lambda: sgmv_shrink(x, a, out, 0 * ones, tokens * ones, 0 * ones, 1, tokens, tokens, 1.0)
+    )
+    module = stacks([rank], width, (width,), largest=rank)
+    module.refresh()
+    y, step = torch.zeros(tokens, width), split_rows(np.zeros(tokens, dtype=np.int64))
+    ours = peak_bytes(lambda: add_step(y, x, step, module, 1.0))
+    assert stock >= tokens * rank * width * 4
+    assert ours <= 2 * tokens * rank * 4
