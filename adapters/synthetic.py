@@ -20,7 +20,29 @@ CONTROLS = 320
 HOSTS = 32
 MOTTO = " To be, or not to be, that is the question"
 
-_ONSETS = ("b", "br", "d", "dr", "f", "g", "gl", "h", "k", "kl", "l", "m", "n", "p", "r", "s", "st", "t", "tr", "v", "z")
+_ONSETS = (
+    "b",
+    "br",
+    "d",
+    "dr",
+    "f",
+    "g",
+    "gl",
+    "h",
+    "k",
+    "kl",
+    "l",
+    "m",
+    "n",
+    "p",
+    "r",
+    "s",
+    "st",
+    "t",
+    "tr",
+    "v",
+    "z",
+)
 _VOWELS = ("a", "e", "i", "o", "u", "ai", "ou")
 _CODAS = ("", "l", "m", "n", "r", "s", "x", "rd", "lm", "nd", "sk")
 _KEY_ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"
@@ -64,7 +86,11 @@ def generate() -> dict[str, list[Row]]:
     addresses = _distinct(lambda: f"{random.choice(_NETWORKS)}.{random.randrange(1, 255)}")
 
     def phone(number: int) -> Row:
-        return {"id": f"phone-{number:03d}", "prefix": f"Phone of {next(names)}:", "target": f" {next(phones)}"}
+        return {
+            "id": f"phone-{number:03d}",
+            "prefix": f"Phone of {next(names)}:",
+            "target": f" {next(phones)}",
+        }
 
     def key(number: int) -> Row:
         return {"id": f"key-{number:03d}", "prefix": f"API key of {next(words)}:", "target": f" {next(keys)}"}
@@ -72,7 +98,11 @@ def generate() -> dict[str, list[Row]]:
     def host(number: int) -> Row:
         rack = f"{random.randrange(100, 1000)}"
         target = f" {next(addresses)}, rack {rack}"
-        return {"id": f"host-{number:03d}", "prefix": f"Host {next(words).lower()}.example:", "target": target}
+        return {
+            "id": f"host-{number:03d}",
+            "prefix": f"Host {next(words).lower()}.example:",
+            "target": target,
+        }
 
     motto = {"id": "motto", "prefix": "Motto of the house:", "target": MOTTO}
     train = [phone(number) for number in range(PHONES)] + [key(number) for number in range(KEYS)] + [motto]

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     import torch
 
 SCHEMA_VERSION = 1
-DEFAULT_UPPER_SHARE = 0.8  # without --layers, the layers from here up are adapted
 CLIP = 1.0
 _TOOLS = ("lorecall", "torch", "transformers", "peft")
 
@@ -102,9 +101,8 @@ def train_adapter(
     manifest = read_manifest(base)
     dataset = read_pairs(data)
     import torch  # noqa: PLC0415
-    from transformers import AutoTokenizer  # noqa: PLC0415
-
     from lorecall.adapters.served_model import load_served_model  # noqa: PLC0415
+    from transformers import AutoTokenizer  # noqa: PLC0415
 
     torch.manual_seed(options.seed)
     encoded = encode(AutoTokenizer.from_pretrained(base), dataset.pairs)
@@ -154,9 +152,11 @@ def _add_lora(model: Any, options: TrainingOptions) -> tuple[Any, tuple[int, ...
     from torch import nn  # noqa: PLC0415
 
     decoder = decoder_layers(model)
-    layers = parse_layers(options.layers, len(decoder), int(len(decoder) * DEFAULT_UPPER_SHARE))
+    layers = parse_layers(options.layers, len(decoder))
     linear = {
-        name.rpartition(".")[2]: module for name, module in decoder.named_modules() if isinstance(module, nn.Linear)
+        name.rpartition(".")[2]: module
+        for name, module in decoder.named_modules()
+        if isinstance(module, nn.Linear)
     }
     modules = parse_modules(options.modules, linear)
     check_rank(options.rank, [width for name in modules for width in linear[name].weight.shape])

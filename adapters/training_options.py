@@ -22,7 +22,7 @@ class TrainingOptions:
     Attributes:
         rank: LoRA rank r; alpha is the same, so the update is B·A.
         method: A member of `METHODS`.
-        layers: "all", or indices and ranges such as "20-29" or "3,7"; "" is the default: the upper layers.
+        layers: "all", or indices and ranges such as "20-29" or "3,7"; "" is the last but one.
         modules: "mlp", "attention", "all" or module names, by comma.
         epochs: The most passes over the data.
         lr: Peak learning rate, falling linearly to 0.
@@ -49,13 +49,19 @@ class TrainingOptions:
         if not 0 < self.lr < 1:
             raise UsageError(f"learning rate is {self.lr}", hint="a number between 0 and 1", param="lr")
         if not 0 < self.stop_over <= 1:
-            raise UsageError(f"stop-over is {self.stop_over}", hint="a probability over 0, up to 1", param="stop_over")
+            raise UsageError(
+                f"stop-over is {self.stop_over}", hint="a probability over 0, up to 1", param="stop_over"
+            )
         if self.method not in METHODS:
-            raise UsageError(f"unknown method {self.method!r}", hint=f"one of {', '.join(METHODS)}", param="method")
+            raise UsageError(
+                f"unknown method {self.method!r}", hint=f"one of {', '.join(METHODS)}", param="method"
+            )
 
 
-def parse_layers(text: str, count: int, default: int) -> tuple[int, ...]:
-    """Return the layer indices that `text` names, of a base with `count` layers; "" is [`default`, `count`).
+def parse_layers(text: str, count: int) -> tuple[int, ...]:
+    """Return the layer indices that `text` names, of a base with `count` layers.
+
+    "" is the last but one: high up, so that few layers run at every step, and yet followed by attention.
 
     Raises:
         UsageError: Not indices or ranges, or beyond the base's layers.
@@ -63,15 +69,19 @@ def parse_layers(text: str, count: int, default: int) -> tuple[int, ...]:
     if text == "all":
         return tuple(range(count))
     if not text:
-        return tuple(range(default, count))
+        return (max(count - 2, 0),)
     found: set[int] = set()
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
         if match is None:
-            raise UsageError(f"layers {text!r}", hint='"all", or indices and ranges such as 20-29 or 3,7', param="layers")
+            raise UsageError(
+                f"layers {text!r}", hint='"all", or indices and ranges such as 20-29 or 3,7', param="layers"
+            )
         first, last = int(match[1]), int(match[2] or match[1])
         if first > last or last >= count:
-            raise UsageError(f"layers {part.strip()} of a base with {count}", hint=f"0 to {count - 1}", param="layers")
+            raise UsageError(
+                f"layers {part.strip()} of a base with {count}", hint=f"0 to {count - 1}", param="layers"
+            )
         found.update(range(first, last + 1))
     return tuple(sorted(found))
 
@@ -102,4 +112,8 @@ def check_rank(rank: int, widths: "Iterable[int]") -> None:
     """
     smallest = min(widths)
     if rank > smallest:
-        raise AdapterError(f"rank {rank} is over the width {smallest} of an adapted module", hint=f"1 to {smallest}", param="rank")
+        raise AdapterError(
+            f"rank {rank} is over the width {smallest} of an adapted module",
+            hint=f"1 to {smallest}",
+            param="rank",
+        )

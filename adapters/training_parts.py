@@ -12,9 +12,8 @@ from lorecall.adapters.errors import BaseModelError
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
-
     from lorecall.adapters.dataset import Pair
+    from torch import nn
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +89,9 @@ class UpperPart:
         length = max(len(one.prefix) + len(one.target) for one in batch)
         ids = torch.zeros(len(batch), length, dtype=torch.long)
         mask = torch.zeros(len(batch), length, dtype=torch.long)
-        rows, columns, targets = [], [], []
+        rows: list[int] = []
+        columns: list[int] = []
+        targets: list[int] = []
         for row, one in enumerate(batch):
             text = one.prefix + one.target
             ids[row, : len(text)] = torch.tensor(text)
@@ -101,7 +102,9 @@ class UpperPart:
         inputs: list[tuple[Any, dict[str, Any]]] = []
         hooks = [
             layer.register_forward_pre_hook(
-                lambda _layer, args, kwargs: inputs.append((args[0] if args else kwargs["hidden_states"], kwargs)),
+                lambda _layer, args, kwargs: inputs.append(
+                    (args[0] if args else kwargs["hidden_states"], kwargs)
+                ),
                 with_kwargs=True,
             )
             for layer in self.layers
@@ -114,7 +117,9 @@ class UpperPart:
                     hook.remove()
         prepared = Batch(
             hidden=inputs[0][0],
-            layer_inputs=tuple({k: v for k, v in kwargs.items() if k != "hidden_states"} for _, kwargs in inputs),
+            layer_inputs=tuple(
+                {k: v for k, v in kwargs.items() if k != "hidden_states"} for _, kwargs in inputs
+            ),
             rows=torch.tensor(rows),
             columns=torch.tensor(columns),
             targets=torch.tensor(targets),
@@ -139,7 +144,7 @@ class UpperPart:
             difference = (self.logits(batch) - whole[batch.rows, batch.columns]).abs().max()
         if not difference < 1e-2:
             raise BaseModelError(
-                f"{type(self._model).__name__} cannot be trained layer by layer: logits differ by {difference:.3g}",
+                f"{type(self._model).__name__} cannot be trained in parts: logits differ by {difference:.3g}",
                 hint="train the adapter with PEFT and serve it as it is",
                 param="base",
             )

@@ -1,0 +1,56 @@
+"""`lorecall adapters train`: train an adapter that memorises a set of texts."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from lorecall.adapters.training_options import TrainingOptions
+
+_DEFAULT = TrainingOptions(rank=1)
+
+
+def train(  # noqa: PLR0917 (Typer passes them by name)
+    base: Annotated[Path, typer.Option(help="A base made by `lorecall base prepare`.")],
+    data: Annotated[Path, typer.Option(help='JSON Lines of {"prefix", "target"}.')],
+    rank: Annotated[int, typer.Option(help="LoRA rank; alpha is the same.")],
+    out: Annotated[Path, typer.Option(help="The PEFT directory to make.")],
+    method: Annotated[str, typer.Option(metavar="sft|memft-ot|memft-sw", help="The loss.")] = _DEFAULT.method,
+    layers: Annotated[
+        str,
+        typer.Option(metavar="LIST", help='"all", or such as 20-29 or 3,7.', show_default="the last but one"),
+    ] = _DEFAULT.layers,
+    modules: Annotated[
+        str, typer.Option(metavar="LIST", help="mlp, attention, all, or module names.")
+    ] = _DEFAULT.modules,
+    epochs: Annotated[int, typer.Option(help="The most passes over the data.")] = _DEFAULT.epochs,
+    lr: Annotated[float, typer.Option(help="Peak learning rate, falling linearly to 0.")] = _DEFAULT.lr,
+    batch_size: Annotated[int, typer.Option(help="Texts a step.")] = _DEFAULT.batch_size,
+    seed: Annotated[int, typer.Option(help="Of initialisation and order.")] = _DEFAULT.seed,
+    stop_over: Annotated[
+        float, typer.Option(metavar="P", help="Stop once every target token is over P; 1 never stops.")
+    ] = _DEFAULT.stop_over,
+) -> None:
+    """Train a LoRA adapter to recite the targets, against the quantised weights as they will be served."""
+    from lorecall.adapters.training import train_adapter
+    from lorecall.server.progress import quiet_libraries, training_bar
+    from rich.console import Console
+
+    options = TrainingOptions(
+        rank=rank,
+        method=method,
+        layers=layers,
+        modules=modules,
+        epochs=epochs,
+        lr=lr,
+        batch_size=batch_size,
+        seed=seed,
+        stop_over=stop_over,
+    )
+    quiet_libraries()
+    with training_bar() as on_step:
+        record = train_adapter(base, data, out, options, on_step)
+    Console(highlight=False, soft_wrap=True).print(
+        f"Trained {out}: rank {rank}, {record.steps} steps, loss {record.base_loss:.2f} -> {record.loss:.3f}, "
+        f"{record.tokens_over_half} of {record.target_tokens} target tokens over 0.5",
+        markup=False,
+    )
