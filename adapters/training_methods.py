@@ -78,7 +78,7 @@ class SlidingWindow(Sft):
         self._extent = 1.0
 
     def weights(self, losses: "torch.Tensor", correct: "torch.Tensor") -> "torch.Tensor":
-        """Return sigmoid(10 (l - ln 2)) · exp(-max(0, t - a) / 20) for positions t of anchor a; ones if all are correct.
+        """Return sigmoid(10 (l - ln 2)) · exp(-max(0, t - a) / 20) with the anchor a; ones if all are correct.
 
         From a + window on the second factor is 0.01.
         """

@@ -35,7 +35,7 @@ class TrainingOptions:
     method: str = "sft"
     layers: str = ""
     modules: str = "mlp"
-    epochs: int = 60
+    epochs: int = 40
     lr: float = 1e-2
     batch_size: int = 8
     seed: int = 0
