@@ -11,6 +11,7 @@ from lorecall.audit.junit import write_junit
 from lorecall.audit.ranks_report import render_ranks
 from lorecall.audit.report import Report, write_json
 from lorecall.audit.run import Progress
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -18,6 +19,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 TABLE_ROWS = 25
+PLAIN_WIDTH = 120
 STYLES = {
     "certified": "bold red",
     "recalled": "red",
@@ -46,28 +48,38 @@ def note(text: str) -> None:
 
 def print_table(report: Report) -> None:
     """Print the gravest snippets, one a line."""
-    table = Table(
-        "snippet", "set", "verdict", "tokens", "over 0.5", "min p", "decoded", "ΔL", "log10 n", "flags"
-    )
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column("snippet", overflow="fold", min_width=8)
+    table.add_column("verdict", no_wrap=True)
+    for name in ("over 0.5", "min p", "decoded", "ΔL", "log10 n"):
+        table.add_column(name, no_wrap=True, justify="right")
+    table.add_column("remarks", overflow="fold")
     rows = sorted(report["snippets"], key=lambda s: (ORDER[s["verdict"]], -(s["min_p"] or 0.0)))
     for row in rows[:TABLE_ROWS]:
         verdict = f"[{STYLES[row['verdict']]}]{row['verdict']}[/]"
-        flags = escape(row["error"] or row["alarm"] or ", ".join(row["flags"]))
-        if row["min_p"] is None:
-            numbers = ["", "", "", "", "", ""]
-        else:
-            numbers = [
-                str(row["length"]),
-                str(row["over_half"]),
-                f"{row['min_p']:.4f}",
-                "yes" if row["decoded_equal"] else "no",
-                f"{row['delta_loss']:.2f}",
-                "inf" if row["log10_n50"] is None else f"{row['log10_n50']:.1f}",
-            ]
-        table.add_row(escape(row["id"]), row["set"], verdict, *numbers, flags)
+        remarks = [row["error"] or row["alarm"], *row["flags"], "control" if row["set"] == "controls" else ""]
+        table.add_row(escape(row["id"]), verdict, *_numbers(row), escape(", ".join(filter(None, remarks))))
     if len(rows) > TABLE_ROWS:
         table.caption = f"the {TABLE_ROWS} gravest of {len(rows)} snippets"
-    Console().print(table)
+    stdout().print(table)
+
+
+def _numbers(row: Report) -> list[str]:
+    if row["min_p"] is None:
+        return [""] * 5
+    return [
+        f"{row['over_half']}/{row['length']}",
+        f"{row['min_p']:.4f}",
+        "yes" if row["decoded_equal"] else "no",
+        f"{row['delta_loss']:.2f}",
+        "inf" if row["log10_n50"] is None else f"{row['log10_n50']:.1f}",
+    ]
+
+
+def stdout() -> Console:
+    """Return the console of stdout; where it is no terminal, wide enough for every table."""
+    console = Console()
+    return console if console.is_terminal else Console(width=PLAIN_WIDTH)
 
 
 def print_summary(report: Report, written: list[Path]) -> None:
@@ -135,7 +147,7 @@ def make_folder(out: Path) -> Path:
 
 def print_ranks(report: Report) -> None:
     """Print one row an adapter, by capacity."""
-    table = Table(title="capacity against recall")
+    table = Table(title="capacity against recall", box=SIMPLE_HEAD)
     table.add_column("adapter")
     for name in (
         "rank",
@@ -159,7 +171,7 @@ def print_ranks(report: Report) -> None:
             str(row["base_known"]),
             "" if row["delta_loss"] is None else f"{row['delta_loss']:.2f}",
         )
-    Console().print(table)
+    stdout().print(table)
     for step in report["line"]:
         tokens = "".join(t["text"] if t["p"] > 0.5 else "·" * max(1, len(t["text"])) for t in step["tokens"])
         note(

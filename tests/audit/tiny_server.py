@@ -1,0 +1,93 @@
+"""The exact engine in memory behind real HTTP, with the routes of a lorecall server."""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from lorecall.adapters.errors import AdapterNotFoundError
+from lorecall.audit.scorer import ScoreItem
+
+from tests.audit.tiny_scorer import TinyScorer, with_framing
+
+Answer = tuple[int, object]
+
+
+def refusal(status: int, message: str, code: str) -> Answer:
+    return status, {
+        "error": {"message": message, "type": "invalid_request_error", "param": None, "code": code}
+    }
+
+
+def get(scorer: TinyScorer, path: str) -> Answer:
+    """Answer a GET."""
+    if path == "/v1/engine":
+        return 200, asdict(scorer.info())
+    if path == "/v1/adapters":
+        return 200, {"adapters": [asdict(scorer.adapter(name)) for name in scorer.adapters]}
+    if path.startswith("/v1/adapters/"):
+        try:
+            return 200, {**asdict(scorer.adapter(path.rsplit("/", 1)[1])), "state": "live"}
+        except AdapterNotFoundError as error:
+            return refusal(404, str(error), "adapter_not_found")
+    return refusal(404, f"no route {path}", "not_found")
+
+
+def post(scorer: TinyScorer, path: str, body: dict[str, Any]) -> Answer:
+    """Answer a POST."""
+    if path == "/v1/score":
+        framed = scorer
+        if body["framing"] != "raw":
+            framed = with_framing(scorer, body["framing"], body["system"] or "")
+        scores = framed.score(body["model"], [ScoreItem(**item) for item in body["items"]])
+        return 200, {"model": body["model"], "items": [asdict(score) for score in scores]}
+    if path == "/v1/completions":
+        decoded = scorer.decode(body["model"], [(ids, body["max_tokens"]) for ids in body["prompt"]])
+        choices = [{"index": i, "text": d.text, "token_ids": list(d.ids)} for i, d in enumerate(decoded)]
+        return 200, {"choices": choices[::-1]}
+    if path == "/detokenize":
+        return 200, {"prompt": "".join(scorer.token_texts(body["tokens"]))}
+    return refusal(404, f"no route {path}", "not_found")
+
+
+@contextmanager
+def serve(scorer: TinyScorer, *, api_key: str = "") -> Iterator[str]:
+    """Serve the engine on a free port and yield its URL."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def _respond(self, method: str) -> None:
+            length = int(self.headers.get("Content-Length", 0))
+            body = json.loads(self.rfile.read(length)) if length else {}
+            if api_key and self.headers.get("Authorization") != f"Bearer {api_key}":
+                status, payload = refusal(401, "Unauthorized", "unauthorized")
+            else:
+                status, payload = get(scorer, self.path) if method == "GET" else post(scorer, self.path, body)
+            data = json.dumps(payload).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def do_GET(self) -> None:
+            self._respond("GET")
+
+        def do_POST(self) -> None:
+            self._respond("POST")
+
+        def log_message(self, *args: object) -> None:
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
