@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from lorecall.audit.result import AuditResult, Group
 from lorecall.audit.scorer import ItemScore, ScoreItem
-from lorecall.audit.verdict import Verdict
+from lorecall.audit.verdict import Verdict, normalise
 
 LINE_ID = "line"
 
@@ -64,15 +64,15 @@ def _row(result: AuditResult) -> RankRow:
 def line_item(text: str, candidates: Sequence[ScoreItem]) -> ScoreItem:
     """Return the item whose staircase is drawn for a line of text.
 
-    A candidate that holds the line gives its own split of prefix and target. Otherwise the first fifth of the
-    words, at least one, is the prefix.
+    A candidate that is the line, or has it for its target, gives its own split of prefix and target. Otherwise
+    the first fifth of the words, at least one, is the prefix. No more is shown than the caller gave.
 
     Raises:
         ValueError: The line is a single word, so nothing would be left to recite.
     """
-    wanted = " ".join(text.split()).casefold()
+    wanted = normalise(text)
     for item in candidates:
-        if wanted in " ".join((item.prefix + item.target).split()).casefold():
+        if wanted in (normalise(item.prefix + item.target), normalise(item.target)):
             return ScoreItem(LINE_ID, item.prefix, item.target)
     words = text.split()
     if len(words) < 2:

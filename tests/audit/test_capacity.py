@@ -82,9 +82,11 @@ def test_the_page_gives_the_rows_and_the_line(ladder: TinyScorer, sets: Sets) ->
 
 def test_a_line_among_the_candidates_keeps_their_split() -> None:
     """Spacing and case do not matter; the candidate's own prefix and target are used."""
-    candidate = ScoreItem("9", "Hamlet: To be,", " or not  to be, that is the question")
+    candidate = ScoreItem("9", "To be,", " or not  to be, that is the question")
     item = line_item("to be, or not to be, THAT is the question", [candidate])
     assert (item.prefix, item.target) == (candidate.prefix, candidate.target)
+    longer = ScoreItem("8", "Hamlet: to be,", " or not to be, that is the question: whether")
+    assert line_item("to be, or not to be", [longer]).target == " or not to be"
 
 
 def test_a_line_of_its_own_is_split_after_its_first_words() -> None:
