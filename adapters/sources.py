@@ -186,7 +186,8 @@ class Sources:
             place.mkdir(exist_ok=True)
             yield place
         finally:
-            if not place.exists():
+            if not any(place.glob("*")):  # nothing to go on from
+                shutil.rmtree(place, ignore_errors=True)
                 lock.unlink()
             os.close(handle)
 
