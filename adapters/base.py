@@ -201,14 +201,20 @@ def load_source(source: Source, dtype: "torch_dtype | str") -> tuple[Any, Any]:
     Raises:
         BaseModelError: transformers cannot read it.
     """
+    from safetensors import SafetensorError  # noqa: PLC0415
     from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415
 
     kwargs: dict[str, Any] = {} if source.gguf is None else {"gguf_file": source.gguf}
     try:
         tokenizer = AutoTokenizer.from_pretrained(source.directory, **kwargs)
-        model = AutoModelForCausalLM.from_pretrained(source.directory, dtype=dtype, **kwargs)
-    except (ValueError, OSError, ImportError, KeyError) as error:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            source.directory, dtype=dtype, output_loading_info=True, **kwargs
+        )
+    except (ValueError, OSError, ImportError, KeyError, SafetensorError) as error:
         raise BaseModelError(f"transformers cannot read {source.label}: {error}", param="from") from error
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise BaseModelError(f"{source.label} lacks weights: {', '.join(missing[:5])}", param="from")
     if source.gguf is not None:  # the reader leaves its mark, though the weights are plain now
         del model.config.quantization_config
         model.hf_quantizer = None

@@ -52,7 +52,7 @@ def find_source(spec: str | None) -> Source:
     if spec is None:
         return _from_distribution()
     path = Path(spec).expanduser()
-    if path.is_dir():
+    if spec and path.is_dir():
         return _from_directory(path, path.resolve().name)
     if path.is_file():
         return _from_gguf(path, path.name)
