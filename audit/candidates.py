@@ -31,12 +31,14 @@ class CandidateSet:
         digest: sha256 of the file's bytes, in hex.
         items: The candidates, in the file's order.
         bad: The lines that were left out.
+        generated: How the items were made, "" if they were read.
     """
 
     name: str
     digest: str
     items: tuple[ScoreItem, ...]
     bad: tuple[BadLine, ...] = ()
+    generated: str = ""
 
 
 class _LineError(ValueError):

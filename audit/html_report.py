@@ -9,20 +9,12 @@ from importlib.resources import files
 import jinja2
 from lorecall.audit.charts import histograms, ladder, shade
 from lorecall.audit.report import Report
-from lorecall.audit.verdict import MEANINGS, Verdict
+from lorecall.audit.verdict import MEANINGS
+from lorecall.audit.views import GRAVITY
 from markupsafe import Markup
 
 MAX_ROWS = 2000
 NOTHING = "\N{EN DASH}"
-GRAVITY = (
-    Verdict.CERTIFIED,
-    Verdict.RECALLED,
-    Verdict.NEAR_VERBATIM,
-    Verdict.PARTIAL,
-    Verdict.ERROR,
-    Verdict.BASE_KNOWN,
-    Verdict.CLEAR,
-)
 ORDER = {str(verdict): place for place, verdict in enumerate(GRAVITY)}
 FLAGS = {
     "short": "the base finds this target so likely that reciting it proves little",

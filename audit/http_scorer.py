@@ -3,6 +3,7 @@
 No message raised here holds a candidate's text: what the server says of a scoring request may quote it.
 """
 
+import copy
 import os
 from collections.abc import Sequence
 from http import HTTPStatus
@@ -17,7 +18,6 @@ from lorecall.audit.scorer import AdapterVersion, Decoded, EngineInfo, ItemScore
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 API_KEY_VARIABLE = "LORECALL_API_KEY"
-FRAMINGS = ("raw", "chat")
 CONNECT_RETRIES = 3
 # Greedy decoding without the penalties that a model's generation_config may bring along.
 GREEDY: dict[str, object] = {
@@ -46,14 +46,12 @@ class HttpScorer:
     Args:
         server: Base URL of the server, with or without `/v1`.
         api_key: Sent as a bearer token; by default the environment variable LORECALL_API_KEY.
-        framing: "raw" or "chat": whether a prefix stands alone or as a user's message.
-        system: The system message of the chat framing.
         batch: Items in one request.
         timeout: Seconds to wait for one answer.
         transport: Replaces the network, for an in-process application.
 
     Raises:
-        UsageError: The URL, the framing or the batch cannot be used.
+        UsageError: The URL or the batch cannot be used.
     """
 
     def __init__(
@@ -61,8 +59,6 @@ class HttpScorer:
         server: str,
         *,
         api_key: str | None = None,
-        framing: str = "raw",
-        system: str | None = None,
         batch: int = 64,
         timeout: float = 600.0,
         transport: httpx.BaseTransport | None = None,
@@ -71,16 +67,12 @@ class HttpScorer:
             raise UsageError(
                 f"not a server's URL: {server!r}", hint="such as http://localhost:8000", param="server"
             )
-        if framing not in FRAMINGS:
-            raise UsageError(
-                f"unknown framing {framing!r}", hint=f"one of {', '.join(FRAMINGS)}", param="framing"
-            )
         if batch < 1:
             raise UsageError(f"batch must be at least 1, not {batch}", param="batch")
         key = os.environ.get(API_KEY_VARIABLE, "") if api_key is None else api_key
         self._server = server.rstrip("/").removesuffix("/v1")
-        self._framing = framing
-        self._system = system
+        self.framing = "raw"
+        self.system: str | None = None
         self._batch = batch
         self._texts: dict[int, str] = {}
         self._info: EngineInfo | None = None
@@ -102,6 +94,18 @@ class HttpScorer:
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
+
+    def framed(self, framing: str, system: str | None) -> Self:
+        """Return a scorer on the same connections whose prefixes are framed by the server's chat template.
+
+        Args:
+            framing: "raw", "chat" or "chat+system".
+            system: The system message, for "chat+system".
+        """
+        other = copy.copy(self)
+        other.framing = "raw" if framing == "raw" else "chat"
+        other.system = system
+        return other
 
     def info(self) -> EngineInfo:
         """Return what `GET /v1/engine` says (asked once)."""
@@ -142,8 +146,8 @@ class HttpScorer:
         body: dict[str, object] = {
             "model": model,
             "items": [{"id": item.id, "prefix": item.prefix, "target": item.target} for item in items],
-            "framing": self._framing,
-            "system": self._system,
+            "framing": self.framing,
+            "system": self.system,
         }
         answer = self._json(self._request("POST", "/v1/score", body))
         scores = _parse(list[ItemScore], answer.get("items"), "/v1/score")

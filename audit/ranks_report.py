@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 
-from lorecall.audit.base_view import BaseView
 from lorecall.audit.candidates import CandidateSet
 from lorecall.audit.capacity import LineStep, RankRow, line_item, line_steps, rank_rows
 from lorecall.audit.charts import staircase
 from lorecall.audit.html_report import render
+from lorecall.audit.panel import RAW, Bases
 from lorecall.audit.report import Report
 from lorecall.audit.result import AuditResult, Group
 from lorecall.audit.rule import threshold
@@ -53,20 +53,20 @@ def run_ranks(
     """
     versions = [scorer.adapter(name) for name in adapters]
     item = line_item(line, sets[Group.CANDIDATES].items) if line else None
-    base = BaseView(scorer, scorer.info().base)
+    bases = Bases(scorer)
     size = sum(len(candidates.items) for candidates in sets.values())
 
     def part(index: int) -> Progress:
         return lambda done, _total: progress(index * size + done, len(adapters) * size)
 
     results = [
-        run_audit(scorer, name, sets, settings, base=base, progress=part(index))
+        run_audit(scorer, name, sets, settings, bases=bases, progress=part(index))
         for index, name in enumerate(adapters)
     ]
     steps: list[LineStep] = []
     if item is not None:
         scores = [(v.name, v.rank, scorer.score(v.name, [item])[0]) for v in versions]
-        steps = line_steps(base.score([item])[0], scores)
+        steps = line_steps(bases.framed(RAW).score([item])[0], scores)
     texts = tuple(scorer.token_texts(steps[0].score.target_ids)) if steps else ()
     return RanksResult(tuple(results), tuple(rank_rows(results)), tuple(steps), texts)
 

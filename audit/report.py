@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
@@ -58,16 +59,13 @@ def build_report(
         "epsilon_source": result.epsilon.source,
         "threshold": threshold(result.epsilon.value),
         "settings": {
-            "framing": result.framing,
+            "views": list(result.views),
             "seed": result.seed,
             "confidence": result.confidence,
             "edit_distance": result.bounds.edit_distance,
             "bits": result.bounds.bits,
         },
-        "inputs": {
-            str(group): {"name": source.name, "digest": source.digest, "bad_lines": source.bad_lines}
-            for group, source in result.sources.items()
-        },
+        "inputs": {str(group): asdict(source) for group, source in result.sources.items()},
         "text": {"shown": redactor.show, "salt_id": redactor.salt_id},
         "gate": {
             "passed": gate.passed,
@@ -79,7 +77,24 @@ def build_report(
         "controls": _summary(result.summaries[Group.CONTROLS])
         if Group.CONTROLS in result.summaries
         else None,
+        "sequential": _sequential(result),
+        "multiplicity": _multiplicity(result),
         "snippets": [_snippet(snippet, redactor, texts) for snippet in result.snippets],
+    }
+
+
+def _sequential(result: AuditResult) -> Report | None:
+    outcome = result.sequential
+    return None if outcome is None else {**asdict(outcome), "decision": outcome.decision}
+
+
+def _multiplicity(result: AuditResult) -> Report:
+    """Say how many false alarms the controls' rate would allow among so many snippets tested at once."""
+    tested = result.summaries[Group.CANDIDATES].recited.of
+    controls = result.summaries.get(Group.CONTROLS)
+    return {
+        "tests": tested,
+        "false_alarms_at_most": None if controls is None else tested * controls.recited.high,
     }
 
 
@@ -111,6 +126,8 @@ def _snippet(snippet: SnippetResult, redactor: Redactor, texts: TokenTexts | Non
         "flags": [str(flag) for flag in snippet.flags],
         "alarm": snippet.alarm,
         "error": snippet.error,
+        "view": snippet.view,
+        "views": [{"view": v, "verdict": str(verdict), "min_p": p} for v, verdict, p in snippet.views],
         "prefix": redactor.redact(snippet.item.prefix),
         "target": redactor.redact(snippet.item.target),
         "min_p": None,

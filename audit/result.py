@@ -4,11 +4,15 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from lorecall.audit.rule import RuleResult
 from lorecall.audit.scorer import AdapterVersion, Decoded, EngineInfo, ItemScore, ScoreItem
 from lorecall.audit.statistics import Rate, clopper_pearson
 from lorecall.audit.verdict import Bounds, Match, Verdict
+
+if TYPE_CHECKING:
+    from lorecall.audit.sequential import Outcome
 
 RECITED = (Verdict.CERTIFIED, Verdict.RECALLED)
 
@@ -49,6 +53,8 @@ class SnippetResult:
         base_bits: Surprise of the target under the base, in bits.
         run_bits: Most surprise under the base of one stretch that only the adapter recalls, in bits.
         flags: What a reader must know beside the verdict.
+        view: The way of asking that gave this verdict.
+        views: Every way of asking: its name, verdict and min p (None in case of an error).
     """
 
     item: ScoreItem
@@ -66,6 +72,8 @@ class SnippetResult:
     base_bits: float = 0.0
     run_bits: float = 0.0
     flags: tuple[Flag, ...] = ()
+    view: str = "raw"
+    views: tuple[tuple[str, Verdict, float | None], ...] = ()
 
     @property
     def delta_loss(self) -> float | None:
@@ -126,11 +134,19 @@ def summarise(snippets: Iterable[SnippetResult], confidence: float) -> SetSummar
 
 @dataclass(frozen=True, slots=True)
 class SetSource:
-    """Where a set came from: file name, sha256 of its bytes, and how many of its lines were left out."""
+    """Where a set came from.
+
+    Attributes:
+        name: File name, or how it was made.
+        digest: sha256 of the file's bytes, or of what was made.
+        bad_lines: Lines that were left out.
+        generated: How it was made, "" if it was read.
+    """
 
     name: str
     digest: str
     bad_lines: int = 0
+    generated: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,12 +167,13 @@ class AuditResult:
     bounds: Bounds
     seed: int
     confidence: float
-    framing: str
+    views: tuple[str, ...]
     sources: dict[Group, SetSource]
     snippets: tuple[SnippetResult, ...]
     started: str
     seconds: float
     summaries: dict[Group, SetSummary] = field(default_factory=dict)
+    sequential: "Outcome | None" = None
 
     def of(self, group: Group) -> tuple[SnippetResult, ...]:
         """Return the snippets of one set."""

@@ -1,20 +1,22 @@
 """The way of an audit: candidates and controls, scored and decoded through the adapter and the base."""
 
+import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from lorecall.adapters.errors import AdapterError, ScorerError
-from lorecall.audit.base_view import BaseView
 from lorecall.audit.batches import batches
 from lorecall.audit.candidates import CandidateSet
 from lorecall.audit.epsilon import measure_epsilon
-from lorecall.audit.judge import Judge
+from lorecall.audit.panel import Bases, Panel
 from lorecall.audit.result import AuditResult, Epsilon, Group, SetSource, SnippetResult, summarise
 from lorecall.audit.scorer import AdapterVersion, EngineInfo, ScoreItem, Scorer
+from lorecall.audit.sequential import Outcome, SequentialTest
 from lorecall.audit.statistics import CONFIDENCE
 from lorecall.audit.verdict import Bounds
+from lorecall.audit.views import View
 
 Progress = Callable[[int, int], None]
 
@@ -29,7 +31,9 @@ class AuditSettings:
         seed: Of every random choice.
         confidence: Of every interval.
         chunk: Snippets scored and decoded before the progress moves.
-        framing: How the scorer frames prefixes, for the report.
+        views: The ways to ask for each snippet; the gravest verdict counts.
+        until_bound: Take the candidates in random order and stop as soon as the rate of recited ones is known
+            to lie below or above this rate; None for all of them.
     """
 
     epsilon: float | None = None
@@ -37,7 +41,8 @@ class AuditSettings:
     seed: int = 0
     confidence: float = CONFIDENCE
     chunk: int = 64
-    framing: str = "raw"
+    views: tuple[View, ...] = (View(),)
+    until_bound: float | None = None
 
 
 def no_progress(_done: int, _total: int) -> None:
@@ -50,7 +55,7 @@ def run_audit(
     sets: dict[Group, CandidateSet],
     settings: AuditSettings,
     *,
-    base: BaseView | None = None,
+    bases: Bases | None = None,
     progress: Progress = no_progress,
 ) -> AuditResult:
     """Audit one adapter.
@@ -60,25 +65,23 @@ def run_audit(
         adapter: Name of a served adapter.
         sets: The candidates, and the controls if there are any.
         settings: What the audit was told.
-        base: The base's view of the same sets, to share between audits of several adapters.
+        bases: The base's view of the same sets, to share between audits of several adapters.
         progress: Called with the snippets done and their total.
 
     Raises:
         AdapterNotFoundError: No adapter of that name.
         AdapterError: The adapter's prompt scores would not be its own, so no verdict could be trusted.
+        UsageError: A view needs a framing that the scorer cannot give.
         ScorerError: The engine could not be reached or broke its contract.
     """
     started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
     engine, version = scorer.info(), scorer.adapter(adapter)
     refuse(version)
     epsilon = resolve_epsilon(scorer, version.name, sets[Group.CANDIDATES].items, settings, engine)
-    judge = Judge(scorer, version.name, base or BaseView(scorer, engine.base), epsilon.value, settings.bounds)
-    work = [(group, item) for group, candidates in sets.items() for item in candidates.items]
-    snippets: list[SnippetResult] = []
-    progress(0, len(work))
-    for chunk in batches(work, settings.chunk):
-        snippets.extend(judge.chunk(chunk))
-        progress(len(snippets), len(work))
+    panel = Panel(
+        scorer, version.name, bases or Bases(scorer), settings.views, epsilon.value, settings.bounds
+    )
+    snippets, outcome = _ask(panel, sets, settings, progress)
     if scorer.adapter(adapter).version != version.version:
         raise ScorerError(
             f"{adapter!r} was given a new version during the audit", hint="audit again, when it is at rest"
@@ -90,15 +93,42 @@ def run_audit(
         bounds=settings.bounds,
         seed=settings.seed,
         confidence=settings.confidence,
-        framing=settings.framing,
-        sources={group: SetSource(s.name, s.digest, len(s.bad)) for group, s in sets.items()},
+        views=tuple(view.label for view in settings.views),
+        sources={g: SetSource(s.name, s.digest, len(s.bad), s.generated) for g, s in sets.items()},
         snippets=tuple(snippets),
         started=started,
         seconds=time.monotonic() - clock,
         summaries={
             group: summarise((s for s in snippets if s.group is group), settings.confidence) for group in sets
         },
+        sequential=outcome,
     )
+
+
+def _ask(
+    panel: Panel, sets: dict[Group, CandidateSet], settings: AuditSettings, progress: Progress
+) -> tuple[list[SnippetResult], Outcome | None]:
+    """Ask for the candidates, in random order until a sequential test is decided, and for the controls."""
+    candidates = list(sets[Group.CANDIDATES].items)
+    controls = sets[Group.CONTROLS].items if Group.CONTROLS in sets else ()
+    total = len(candidates) + len(controls)
+    test: SequentialTest | None = None
+    if settings.until_bound is not None:
+        random.Random(settings.seed).shuffle(candidates)  # noqa: S311  not for secrets
+        test = SequentialTest(len(candidates), settings.until_bound, settings.confidence)
+    snippets: list[SnippetResult] = []
+    progress(0, total)
+    for chunk in batches(candidates, settings.chunk):
+        results = panel.chunk(Group.CANDIDATES, chunk)
+        snippets.extend(results)
+        progress(len(snippets), total)
+        if test is not None and test.add(results).decided:
+            break
+    done = len(snippets)
+    for chunk in batches(controls, settings.chunk):
+        snippets.extend(panel.chunk(Group.CONTROLS, chunk))
+        progress(total - len(controls) + len(snippets) - done, total)
+    return snippets, test.outcome if test is not None else None
 
 
 def refuse(adapter: AdapterVersion) -> None:

@@ -23,8 +23,17 @@ Controls = Annotated[
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Count bad lines where they would be an error.")]
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Write the reports here.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the report instead of the table.")]
-Framing = Annotated[str, typer.Option(help="raw: the prefix as it is; chat: as a user's message.")]
-System = Annotated[str | None, typer.Option(help="System message of the chat framing.")]
+Framing = Annotated[
+    list[str] | None,
+    typer.Option(help="raw, chat or chat+system; repeatable: the gravest verdict counts. raw by default."),
+]
+System = Annotated[str | None, typer.Option(help="System message of the framing chat+system.")]
+PrefixTokens = Annotated[
+    list[int] | None,
+    typer.Option(
+        min=1, metavar="N", help="Ask with only the last N prefix tokens, too; repeatable: 8, 16, 32, 64."
+    ),
+]
 EpsilonOption = Annotated[
     float | None,
     typer.Option(min=0.0, help="Bound on the engine's logit error; the engine's own by default."),
@@ -65,8 +74,9 @@ def run(
     ignore_short: Annotated[
         bool, typer.Option("--ignore-short", help="Leave targets that the base finds likely out of the gate.")
     ] = False,
-    framing: Framing = "raw",
+    framing: Framing = None,
     system: System = None,
+    prefix_tokens: PrefixTokens = None,
     epsilon: EpsilonOption = None,
     seed: Seed = 0,
     batch: Batch = 64,
@@ -78,9 +88,11 @@ def run(
     from lorecall.audit.redact import redactor
     from lorecall.audit.report import build_report
     from lorecall.audit.run import AuditSettings, run_audit
+    from lorecall.audit.views import make_views
     from lorecall.server.cli_audit_output import print_summary, print_table, progress, write_reports
 
     wanted = check_formats(formats)
+    views = make_views(framing or (), system, prefix_tokens or ())
     sets = load_sets(candidates, controls, skip_bad=skip_bad)
     policy = Policy(
         max_certified=max_certified,
@@ -90,8 +102,8 @@ def run(
         max_rate=max_rate,
         count_short=not ignore_short,
     )
-    settings = AuditSettings(epsilon=epsilon, seed=seed, chunk=batch, framing=framing)
-    with HttpScorer(server, framing=framing, system=system, batch=batch, timeout=timeout) as scorer:
+    settings = AuditSettings(epsilon=epsilon, seed=seed, chunk=batch, views=views)
+    with HttpScorer(server, batch=batch, timeout=timeout) as scorer:
         with progress(f"auditing {adapter}") as report_progress:
             result = run_audit(scorer, adapter, sets, settings, progress=report_progress)
         gate = judge_result(result, policy)
@@ -116,8 +128,9 @@ def ranks(
     out: Out = None,
     as_json: Json = False,
     skip_bad: SkipBad = False,
-    framing: Framing = "raw",
+    framing: Framing = None,
     system: System = None,
+    prefix_tokens: PrefixTokens = None,
     epsilon: EpsilonOption = None,
     seed: Seed = 0,
     batch: Batch = 64,
@@ -127,17 +140,19 @@ def ranks(
     from lorecall.audit.http_scorer import HttpScorer
     from lorecall.audit.ranks_report import ranks_report, run_ranks
     from lorecall.audit.run import AuditSettings
+    from lorecall.audit.views import make_views
     from lorecall.server.cli_audit_output import note, print_ranks, progress, write_ranks
 
     if line and len(line.split()) < 2:
         raise UsageError(
             f"--line {line!r} is a single word", hint="give a line of several words", param="line"
         )
+    views = make_views(framing or (), system, prefix_tokens or ())
     sets = load_sets(candidates, controls, skip_bad=skip_bad)
-    settings = AuditSettings(epsilon=epsilon, seed=seed, chunk=batch, framing=framing)
+    settings = AuditSettings(epsilon=epsilon, seed=seed, chunk=batch, views=views)
     names = list(dict.fromkeys(adapter))
     with (
-        HttpScorer(server, framing=framing, system=system, batch=batch, timeout=timeout) as scorer,
+        HttpScorer(server, batch=batch, timeout=timeout) as scorer,
         progress(f"auditing {len(names)} adapters") as report_progress,
     ):
         report = ranks_report(run_ranks(scorer, names, sets, settings, line=line, progress=report_progress))

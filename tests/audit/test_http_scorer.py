@@ -142,9 +142,9 @@ def test_a_server_of_another_kind_is_named_so() -> None:
         scorer.info()
 
 
-@pytest.mark.parametrize("options", [{"server": "localhost:8000"}, {"framing": "xml"}, {"batch": 0}])
+@pytest.mark.parametrize("options", [{"server": "localhost:8000"}, {"batch": 0}])
 def test_options_that_cannot_be_used_are_refused(options: dict[str, object]) -> None:
-    """A URL without a scheme, an unknown framing and an empty batch are usage errors."""
+    """A URL without a scheme and an empty batch are usage errors."""
     arguments: dict[str, object] = {"server": "http://server", **options}
     with pytest.raises(UsageError):
         HttpScorer(**arguments)  # type: ignore[arg-type]  # wrong values are the point
@@ -153,8 +153,9 @@ def test_options_that_cannot_be_used_are_refused(options: dict[str, object]) -> 
 def test_a_chat_framing_reaches_the_server(engine: TinyScorer) -> None:
     """Prefixes are framed by the server, so their token ids show the template."""
     item = ScoreItem("1", "hello", "there")
-    with serve(engine) as url, HttpScorer(url, framing="chat", system="be kind ") as scorer:
-        score = scorer.score(BASE, [item])[0]
+    with serve(engine) as url, HttpScorer(url) as scorer:
+        score = scorer.framed("chat+system", "be kind ").score(BASE, [item])[0]
+        assert bytes(scorer.score(BASE, [item])[0].prefix_ids) == b"hello"
     assert bytes(score.prefix_ids) == b"be kind <user>hello</user>"
 
 

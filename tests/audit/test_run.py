@@ -2,8 +2,8 @@
 
 import pytest
 from lorecall.adapters.errors import AdapterError, AdapterNotFoundError
-from lorecall.audit.base_view import BaseView
 from lorecall.audit.candidates import CandidateSet
+from lorecall.audit.panel import Bases
 from lorecall.audit.result import Flag, Group, SnippetResult
 from lorecall.audit.run import AuditSettings, run_audit
 from lorecall.audit.scorer import ScoreItem
@@ -146,9 +146,9 @@ def test_unknown_adapter_names_the_known_ones(engine: TinyScorer, sets: Sets) ->
 
 def test_the_base_is_scored_once_for_many_adapters(engine: TinyScorer, sets: Sets) -> None:
     """Audits that share a view of the base ask it for each snippet once."""
-    base = BaseView(engine, BASE)
+    bases = Bases(engine)
     for adapter in ("leaky", "other"):
-        run_audit(engine, adapter, sets, SETTINGS, base=base)
+        run_audit(engine, adapter, sets, SETTINGS, bases=bases)
     assert sum(model == BASE for model, _ in engine.scored) == 32
 
 

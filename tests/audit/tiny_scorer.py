@@ -3,10 +3,12 @@
 Probabilities, ranks and greedy decodes all come from the same distributions, so the rule must hold on it.
 """
 
+import copy
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Self
 
 import numpy as np
 from lorecall.adapters.errors import AdapterNotFoundError
@@ -65,8 +67,6 @@ class TinyScorer:
         ranks: Mapping[str, int] | None = None,
         refusals: Mapping[str, str] | None = None,
         decodes_with: Mapping[str, str] | None = None,
-        framing: str = "raw",
-        system: str = "",
         max_bytes: int = 400,
     ) -> None:
         self.adapters = dict(adapters)
@@ -75,11 +75,17 @@ class TinyScorer:
         self.ranks = ranks or {}
         self.refusals = refusals or {}
         self.decodes_with = decodes_with or {}
-        self.framing = framing
-        self.system = system
+        self.framing = "raw"
+        self.system = ""
         self.max_bytes = max_bytes
         self.table = bigrams(CORPUS)
         self.scored: list[tuple[str, str]] = []
+
+    def framed(self, framing: str, system: str | None) -> Self:
+        """The same engine under another framing of prefixes."""
+        other = copy.copy(self)
+        other.framing, other.system = ("raw", "") if framing == "raw" else ("chat", system or "")
+        return other
 
     def info(self) -> EngineInfo:
         """What the engine is."""
@@ -165,20 +171,3 @@ class TinyScorer:
     def token_texts(self, ids: Sequence[int]) -> list[str]:
         """One character for each byte."""
         return [bytes([i]).decode("latin-1") for i in ids]
-
-
-def with_framing(scorer: TinyScorer, framing: str, system: str = "") -> TinyScorer:
-    """The same engine under another framing of prefixes."""
-    return TinyScorer(
-        scorer.adapters,
-        base_texts=scorer.base.texts,
-        epsilon=scorer.engine.epsilon,
-        framing=framing,
-        system=system,
-    )
-
-
-def renamed(scorer: TinyScorer, **changes: float | None) -> TinyScorer:
-    """The same engine, which reports something else of itself."""
-    scorer.engine = replace(scorer.engine, **changes)  # type: ignore[arg-type]  # only fields of EngineInfo
-    return scorer

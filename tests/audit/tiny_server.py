@@ -11,7 +11,7 @@ from typing import Any
 from lorecall.adapters.errors import AdapterNotFoundError
 from lorecall.audit.scorer import ScoreItem
 
-from tests.audit.tiny_scorer import TinyScorer, with_framing
+from tests.audit.tiny_scorer import TinyScorer
 
 Answer = tuple[int, object]
 
@@ -39,10 +39,9 @@ def get(scorer: TinyScorer, path: str) -> Answer:
 def post(scorer: TinyScorer, path: str, body: dict[str, Any]) -> Answer:
     """Answer a POST."""
     if path == "/v1/score":
-        framed = scorer
-        if body["framing"] != "raw":
-            framed = with_framing(scorer, body["framing"], body["system"] or "")
-        scores = framed.score(body["model"], [ScoreItem(**item) for item in body["items"]])
+        scores = scorer.framed(body["framing"], body["system"]).score(
+            body["model"], [ScoreItem(**item) for item in body["items"]]
+        )
         return 200, {"model": body["model"], "items": [asdict(score) for score in scores]}
     if path == "/v1/completions":
         decoded = scorer.decode(body["model"], [(ids, body["max_tokens"]) for ids in body["prompt"]])
