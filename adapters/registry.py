@@ -79,6 +79,13 @@ class Registry:
             query = select(VersionRow).where(VersionRow.state == State.LIVE)
             return {row.name: record_of(VersionRecord, row) for row in session.scalars(query)}
 
+    def wanted_versions(self) -> frozenset[str]:
+        """The versions, of any name, that are on their way, live, quarantined, or to be rolled back to."""
+        with self._database.read() as session:
+            moving = select(VersionRow.version).where(VersionRow.state != State.RETIRED)
+            before = select(AdapterRow.previous_version).where(AdapterRow.previous_version.is_not(None))
+            return frozenset(session.scalars(moving)) | frozenset(v for v in session.scalars(before) if v)
+
     def versions(self, name: str) -> tuple[VersionRecord, ...]:
         """All versions of a name, newest first.
 

@@ -177,9 +177,12 @@ class Store:
         target = self.root / version
         if target.exists():
             try:
-                return self.verify(version)
+                stored = self.verify(version)
             except FileRefusedError:
                 self.remove(version)
+            else:
+                os.utime(target)  # it is wanted again: see `Intake.collect`
+                return stored
         try:
             staged.rename(target)
         except OSError as error:
