@@ -9,6 +9,7 @@ from lorecall.adapters.errors import UsageError
 
 if TYPE_CHECKING:
     from lorecall.audit.candidates import CandidateSet
+    from lorecall.audit.policy import Policy
     from lorecall.audit.result import Group
 
 app = typer.Typer(no_args_is_help=True, help="Audit what a served adapter has memorised.")
@@ -50,6 +51,10 @@ def run(
     adapter: Annotated[str, typer.Option(metavar="NAME", help="The served adapter.")],
     candidates: Candidates,
     controls: Controls = None,
+    generate_controls: Annotated[
+        str | None, typer.Option(help="synthesis or permutation: make controls from the candidates.")
+    ] = None,
+    control_count: Annotated[int, typer.Option(min=1, help="Controls to make.")] = 300,
     out: Out = None,
     formats: Annotated[
         list[str] | None, typer.Option("--format", help="json, html or junit; repeatable; all by default.")
@@ -59,8 +64,11 @@ def run(
         bool, typer.Option("--show-text", help="Show candidates' text in the reports, not hashes.")
     ] = False,
     skip_bad: SkipBad = False,
-    max_certified: Annotated[int, typer.Option(min=0, help="Certified candidates allowed.")] = 0,
-    max_recalled: Annotated[int, typer.Option(min=0, help="Recalled candidates allowed.")] = 0,
+    policy: Annotated[
+        Path | None, typer.Option(metavar="FILE.yaml", help="The gate's policy; options outweigh it.")
+    ] = None,
+    max_certified: Annotated[int | None, typer.Option(min=0, help="Certified candidates allowed.")] = None,
+    max_recalled: Annotated[int | None, typer.Option(min=0, help="Recalled candidates allowed.")] = None,
     max_near_verbatim: Annotated[
         int | None, typer.Option(min=0, help="Near-verbatim candidates allowed; any by default.")
     ] = None,
@@ -69,8 +77,20 @@ def run(
     ] = None,
     max_rate: Annotated[
         float | None,
-        typer.Option(min=0.0, max=1.0, help="Largest rate recited, by the upper end of its interval."),
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="Largest rate recited, by the upper end of its interval, in place of the two counts.",
+        ),
     ] = None,
+    until_bound: Annotated[
+        float | None,
+        typer.Option(
+            metavar="RATE",
+            help="Ask in random order and stop once the rate is known to be below or above this one.",
+        ),
+    ] = None,
+    confidence: Annotated[float, typer.Option(help="Of every interval, within (0, 1).")] = 0.95,
     ignore_short: Annotated[
         bool, typer.Option("--ignore-short", help="Leave targets that the base finds likely out of the gate.")
     ] = False,
@@ -83,8 +103,10 @@ def run(
     timeout: Timeout = 600.0,
 ) -> None:
     """Audit one adapter: exit 0 clean, 1 leaks over the policy, 3 incomplete, 4 the engine disagrees."""
+    from dataclasses import replace
+
     from lorecall.audit.http_scorer import HttpScorer
-    from lorecall.audit.policy import Policy, judge_result
+    from lorecall.audit.policy import judge_result
     from lorecall.audit.redact import redactor
     from lorecall.audit.report import build_report
     from lorecall.audit.run import AuditSettings, run_audit
@@ -94,20 +116,27 @@ def run(
     wanted = check_formats(formats)
     views = make_views(framing or (), system, prefix_tokens or ())
     sets = load_sets(candidates, controls, skip_bad=skip_bad)
-    policy = Policy(
-        max_certified=max_certified,
-        max_recalled=max_recalled,
-        max_near_verbatim=max_near_verbatim,
-        max_partial=max_partial,
-        max_rate=max_rate,
-        count_short=not ignore_short,
+    if generate_controls is not None:
+        add_controls(sets, generate_controls, control_count, seed)
+    limits = {
+        "max_certified": max_certified,
+        "max_recalled": max_recalled,
+        "max_near_verbatim": max_near_verbatim,
+        "max_partial": max_partial,
+        "max_rate": max_rate,
+    }
+    rules = choose_policy(policy, limits, by_rate=(max_rate or until_bound) is not None)
+    if ignore_short:
+        rules = replace(rules, count_short=False)
+    check_confidence(confidence)
+    settings = AuditSettings(
+        epsilon=epsilon, seed=seed, chunk=batch, views=views, confidence=confidence, until_bound=until_bound
     )
-    settings = AuditSettings(epsilon=epsilon, seed=seed, chunk=batch, views=views)
     with HttpScorer(server, batch=batch, timeout=timeout) as scorer:
         with progress(f"auditing {adapter}") as report_progress:
             result = run_audit(scorer, adapter, sets, settings, progress=report_progress)
-        gate = judge_result(result, policy)
-        report = build_report(result, gate, policy, redactor(show=show_text), scorer.token_texts)
+        gate = judge_result(result, rules)
+        report = build_report(result, gate, rules, redactor(show=show_text), scorer.token_texts)
     written = write_reports(report, out, wanted) if out else []
     if as_json:
         print_json(report)
@@ -199,12 +228,61 @@ def load_sets(candidates: Path, controls: Path | None, *, skip_bad: bool) -> "di
         CandidateError: A file cannot be used.
     """
     from lorecall.audit.candidates import load_candidates
+    from lorecall.audit.controls import check_disjoint
     from lorecall.audit.result import Group
 
     sets = {Group.CANDIDATES: load_candidates(candidates, skip_bad=skip_bad)}
     if controls is not None:
         sets[Group.CONTROLS] = load_candidates(controls, skip_bad=skip_bad)
+        check_disjoint(sets[Group.CANDIDATES], sets[Group.CONTROLS])
     return sets
+
+
+def add_controls(sets: "dict[Group, CandidateSet]", recipe: str, count: int, seed: int) -> None:
+    """Make controls from the candidates.
+
+    Raises:
+        UsageError: The recipe is unknown, or controls were given as a file, too.
+        CandidateError: The candidates do not allow it.
+    """
+    from lorecall.audit.controls import Recipe, make_controls
+    from lorecall.audit.result import Group
+
+    if Group.CONTROLS in sets:
+        raise UsageError("--controls and --generate-controls exclude each other", param="controls")
+    if recipe not in list(Recipe):
+        raise UsageError(
+            f"unknown recipe {recipe!r}", hint=f"one of {', '.join(Recipe)}", param="generate_controls"
+        )
+    sets[Group.CONTROLS] = make_controls(sets[Group.CANDIDATES], Recipe(recipe), count, seed)
+
+
+def choose_policy(file: Path | None, limits: "dict[str, int | float | None]", *, by_rate: bool) -> "Policy":
+    """Return the file's policy, or the default one, with the limits that were given as options.
+
+    Without a file, a limit on the rate stands in place of the default limits on counts.
+    """
+    from lorecall.audit.policy import Policy
+    from lorecall.audit.policy_file import load_policy
+
+    given = {name: limit for name, limit in limits.items() if limit is not None}
+    if file is not None:
+        base = load_policy(file)
+    elif by_rate:
+        base = Policy(max_certified=None, max_recalled=None)
+    else:
+        base = Policy()
+    return Policy(**{**base.as_dict(), **given})  # type: ignore[arg-type]  # the names are the fields
+
+
+def check_confidence(confidence: float) -> None:
+    """Check that a confidence is one.
+
+    Raises:
+        UsageError: It is not within (0, 1).
+    """
+    if not 0.0 < confidence < 1.0:
+        raise UsageError(f"--confidence must be within (0, 1), not {confidence}", param="confidence")
 
 
 def print_json(report: dict[str, object]) -> None:

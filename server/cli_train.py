@@ -9,7 +9,7 @@ from lorecall.adapters.training_options import TrainingOptions
 _DEFAULT = TrainingOptions(rank=1)
 
 
-def train(  # noqa: PLR0917 (Typer passes them by name)
+def train(
     base: Annotated[Path, typer.Option(help="A base made by `lorecall base prepare`.")],
     data: Annotated[Path, typer.Option(help='JSON Lines of {"prefix", "target"}.')],
     rank: Annotated[int, typer.Option(help="LoRA rank; alpha is the same.")],

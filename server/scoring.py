@@ -45,6 +45,13 @@ class EngineScoring:
             for task in tasks:
                 task.cancel()
 
+    async def logprobs(self, splits: Sequence[TokenSplit], loras: Sequence[Any]) -> list[list[float]]:
+        """Return the log-probabilities of each split's target tokens, all splits in the engine at once."""
+        rows = await asyncio.gather(
+            *(self._rows(split, lora) for split, lora in zip(splits, loras, strict=True))
+        )
+        return [[row[0] for row in one] for one in rows]
+
     async def _score_item(
         self, item: ScoreItem, lora_request: Any, framing: Framing, system: str | None
     ) -> ItemScore:

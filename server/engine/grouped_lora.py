@@ -38,11 +38,13 @@ class StepRows:
         runs: The long runs.
         rows: The rows of all short runs, ordered by slot, int64 [n].
         slots: The slot of each of them, int64 [n].
+        count: How many rows the step has, with and without an adapter.
     """
 
     runs: list[Run]
     rows: IntArray
     slots: IntArray
+    count: int
 
 
 def split_rows(slots: IntArray, long_run: int = LONG_RUN) -> StepRows:
@@ -57,7 +59,7 @@ def split_rows(slots: IntArray, long_run: int = LONG_RUN) -> StepRows:
                 short.append(np.arange(low, high, dtype=np.int64))
     rows = np.concatenate(short) if short else np.empty(0, dtype=np.int64)
     rows = rows[np.argsort(slots[rows], kind="stable")]
-    return StepRows(runs, rows, np.ascontiguousarray(slots[rows], dtype=np.int64))
+    return StepRows(runs, rows, np.ascontiguousarray(slots[rows], dtype=np.int64), len(slots))
 
 
 class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]
@@ -68,7 +70,7 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]
         nothing = split_rows(np.empty(0, dtype=np.int64))
         self._token_rows = nothing
         self._sampler_rows = nothing
-        self._logits_rows: StepRows | None = None
+        self._logits_slots: IntArray | None = None
         self._modules: dict[int, ModuleFactors] = {}
 
     def forget_slot(self, slot: int) -> None:
@@ -83,8 +85,11 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]
         self._sampler_rows = split_rows(self.sampler_indices.numpy())
 
     def set_logits_rows(self, slots: IntArray | None) -> None:
-        """Say whose rows the next logits are: one slot per row (-1: none); None: one row per request."""
-        self._logits_rows = None if slots is None else split_rows(slots)
+        """Say whose rows the next logits are: one slot per row, or one for all of them (-1: no adapter).
+
+        None ends it: from then on logits have one row per request again.
+        """
+        self._logits_slots = slots
 
     def factors(
         self, a_stacks: tuple[torch.Tensor, ...], b_stacks: tuple[torch.Tensor, ...]
@@ -123,7 +128,8 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]
         **_: Any,
     ) -> None:
         """Add an `lm_head` adapter's share to the logits `y` [rows, vocab], from `x` [rows, hidden]."""
-        step = self._sampler_rows if self._logits_rows is None else self._logits_rows
+        slots = self._logits_slots
+        step = self._sampler_rows if slots is None else split_rows(np.broadcast_to(slots, x.shape[0]))
         module = self.factors((lora_a_stacked,), (lora_b_stacked,))
         add_step(y, x, step, module, scale)
 
@@ -148,9 +154,15 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]
 
 
 def add_step(y: torch.Tensor, x: torch.Tensor, step: StepRows, module: ModuleFactors, scale: float) -> None:
-    """Add the adapters' shares of one module to `y` [rows, d_out] in place, from `x` [rows, d_in]."""
+    """Add the adapters' shares of one module to `y` [rows, d_out] in place, from `x` [rows, d_in].
+
+    Raises:
+        RuntimeError: If the step speaks of rows that there are not: nothing may be guessed or overwritten.
+    """
     if module.idle:
         return
+    if step.count > x.shape[0]:
+        raise RuntimeError(f"the step has {step.count} rows, the module was given {x.shape[0]}")
     for run in step.runs:
         _add_run(y, x, run, module, scale)
     if not len(step.rows):

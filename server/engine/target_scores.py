@@ -107,7 +107,10 @@ def score_chunks(runner: Any, hidden_states: torch.Tensor, chunks: list[Chunk]) 
 
 @contextmanager
 def logits_of(runner: Any, lora_ids: list[int]) -> Iterator[None]:
-    """Tell the LoRA wrappers whose rows the next logits are, should an adapter touch `lm_head`."""
+    """Tell the LoRA wrappers whose rows the next logits are, should an adapter touch `lm_head`.
+
+    `lora_ids` has one entry per row of the logits, or one for all of them.
+    """
     manager = getattr(runner, "lora_manager", None)
     if manager is None:
         yield
@@ -159,9 +162,7 @@ def prompt_logprobs_by_owner(upstream: Any, runner: Any, *args: Any) -> dict[str
         one = {req_id: wanted[req_id]}
         runner.num_prompt_logprobs = one
         try:
-            rows = len(runner.requests[req_id].prompt_token_ids or ())
-            lora_id = int(runner.input_batch.request_lora_mapping[index])
-            with logits_of(runner, [lora_id] * rows):
+            with logits_of(runner, [int(runner.input_batch.request_lora_mapping[index])]):
                 found.update(upstream(runner, *args))
         finally:
             runner.num_prompt_logprobs = wanted

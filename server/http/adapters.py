@@ -1,7 +1,5 @@
 """The control plane over HTTP: `/v1/adapters`, and vLLM's two adapter routes through the same pipeline."""
 
-from typing import Any
-
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from lorecall.adapters.errors import LorecallError, UsageError
@@ -86,16 +84,3 @@ async def unload_lora_adapter(request: UnloadLoRAAdapterRequest, raw_request: Re
     except LorecallError as error:
         return error_answer(error)
     return PlainTextResponse(f"Success: LoRA adapter '{request.lora_name}' removed successfully.")
-
-
-def engine_answer(raw_request: Request) -> dict[str, Any]:
-    """Return what answers here, as JSON."""
-    import dataclasses  # noqa: PLC0415
-
-    return dataclasses.asdict(serving(raw_request).info())
-
-
-@router.get("/v1/engine")
-async def show_engine(raw_request: Request) -> Response:
-    """Return the engine's name and version, the base, its digest and scheme, and the measured spread."""
-    return JSONResponse(engine_answer(raw_request))

@@ -11,7 +11,7 @@ from lorecall.adapters.errors import BaseModelError
 from lorecall.adapters.store import Store
 from lorecall.audit.scorer import EngineInfo
 from lorecall.server.control_plane import ControlPlane
-from lorecall.server.http import adapters, logprobs, score
+from lorecall.server.http import adapters, engine, logprobs, score
 from lorecall.server.http.state import Serving
 from lorecall.server.models import with_versions
 from lorecall.server.scoring import EngineScoring
@@ -30,9 +30,10 @@ class LorecallEndpoints:
         app.include_router(logprobs.router(app))
         app.include_router(adapters.router)
         app.include_router(score.router)
+        app.include_router(engine.router)
 
     async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
-        """Build what the routes share, load the adapters given at start, and warm the engine up."""
+        """Build what the routes share, load the adapters given at start, warm up and measure the spread."""
         settings = read_settings()
         config = engine_client.vllm_config
         lora = config.lora_config
@@ -47,6 +48,7 @@ class LorecallEndpoints:
         for name, source in settings.adapters.items():
             await plane.add(name, source)
         await warm_up(engine_client)
+        await state.lorecall.selfcheck(chunk_edge=False)
 
 
 def describe_engine(model: str, models: Any, *, on_cpu: bool) -> EngineInfo:

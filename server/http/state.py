@@ -1,5 +1,6 @@
 """What our routes share: one object on `app.state`, made when the engine is up."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ from lorecall.audit.scorer import EngineInfo
 from lorecall.server.control_plane import ControlPlane
 from lorecall.server.models import VersionedModels
 from lorecall.server.scoring import EngineScoring
+from lorecall.server.selfcheck import SelfCheck, check_engine
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,9 +21,16 @@ class NamedModel:
     lora_request: Any
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Serving:
-    """The parts of a running server that our routes use."""
+    """The parts of a running server that our routes use.
+
+    Attributes:
+        models: vLLM's list of served models.
+        adapters: The control plane.
+        scoring: Teacher-forced scores through the engine.
+        engine: What the engine is; its epsilon is the largest spread that was measured since the start.
+    """
 
     models: VersionedModels
     adapters: ControlPlane
@@ -31,6 +40,15 @@ class Serving:
     def info(self) -> EngineInfo:
         """Return what answers here."""
         return self.engine
+
+    async def selfcheck(self, *, chunk_edge: bool) -> SelfCheck:
+        """Measure the engine's spread over the base and every adapter that may be scored; it is remembered."""
+        loras = {a.name: a.lora_request for a in self.adapters.list() if not a.info.refusal}
+        models = {self.engine.base: None, **loras}
+        found = await check_engine(self.scoring, models, chunk_edge=chunk_edge)
+        largest = max(found.epsilon, self.engine.epsilon or 0.0)
+        self.engine = dataclasses.replace(self.engine, epsilon=largest)
+        return found
 
     async def model(self, name: str, *, for_prompt_scores: bool = False) -> NamedModel:
         """Return what `name` stands for.

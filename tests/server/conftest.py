@@ -1,19 +1,15 @@
 """Real engines for the server's tests: tiny bases, one engine start per base, shared by the session."""
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from lorecall.server.bench.host import EngineHost
 
 from tests.server.served import Served
 from tests.tiny import build_tiny_adapter, build_tiny_base
 
-HOST = Path(__file__).parent / "engine_host.py"
 ADAPTERS = (1, 2, 3, 4)
 RANKS = {1: 2, 2: 8, 3: 16, 4: 4}
 ENGINE = {
@@ -26,63 +22,7 @@ ENGINE = {
     "max_cpu_loras": 4,
     "max_lora_rank": 16,
 }
-ANSWER_S = 300
-
-
-class EngineDiedError(Exception):
-    """The engine's process ended instead of answering."""
-
-
-class EngineHost:
-    """A real engine in another process."""
-
-    def __init__(self, log: Path, arguments: dict[str, Any], *, plugin: bool) -> None:
-        environ = {
-            **os.environ,
-            "VLLM_PLUGINS": "lorecall" if plugin else "none",
-            "VLLM_CPU_KVCACHE_SPACE": "1",
-            "VLLM_LOGGING_LEVEL": "WARNING",
-        }
-        self._log = log.open("w")
-        self._process = subprocess.Popen(
-            [sys.executable, str(HOST), json.dumps({**ENGINE, **arguments})],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            text=True,
-            env=environ,
-            start_new_session=True,
-        )
-        self._read()
-
-    def run(self, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Let the requests enter the engine together; raises EngineDiedError if it does not survive them."""
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(json.dumps(requests) + "\n")
-            self._process.stdin.flush()
-        except BrokenPipeError as error:
-            raise EngineDiedError from error
-        answer: list[dict[str, Any]] = self._read()
-        return answer
-
-    def _read(self) -> Any:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            if line.startswith("HOST "):
-                return json.loads(line.removeprefix("HOST "))
-            self._log.write(line)
-        raise EngineDiedError(f"see {self._log.name}")
-
-    def close(self) -> None:
-        """Stop the engine and everything that it started."""
-        with self._process as process, self._log:
-            if process.stdin is not None:
-                process.stdin.close()
-            try:
-                process.wait(timeout=30)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, 9)
+CACHE = {"VLLM_CPU_KVCACHE_SPACE": "1"}
 
 
 @pytest.fixture(scope="session")
@@ -119,7 +59,7 @@ def start_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..
 
     def start(base: Path, *, plugin: bool = True, **arguments: Any) -> EngineHost:
         log = tmp_path_factory.mktemp("engine") / "log"
-        host = EngineHost(log, {"model": str(base), **arguments}, plugin=plugin)
+        host = EngineHost(log, {**ENGINE, "model": str(base), **arguments}, plugin=plugin, environ=CACHE)
         hosts.append(host)
         return host
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lorecall.server.bench.host import EngineDiedError, EngineHost
 from lorecall.server.engine.adapter_spool import AdapterSpool
 
-from tests.server.conftest import EngineDiedError, EngineHost
 from tests.tiny import build_tiny_adapter
 
 

@@ -9,11 +9,12 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from lorecall.server.bench.host import EngineDiedError, EngineHost
 from lorecall.server.engine.grouped_lora import Run, add_step, split_rows
 from lorecall.server.engine.module_factors import ModuleFactors, used_rank
 from vllm.lora.ops.torch_ops import sgmv_shrink
 
-from tests.server.conftest import ADAPTERS, EngineDiedError, EngineHost
+from tests.server.conftest import ADAPTERS
 from tests.tiny import VOCABULARY
 
 TOLERANCE = 2e-4
@@ -33,7 +34,12 @@ def as_request(drawn: dict[str, Any], adapters: dict[int, dict[str, Any]]) -> di
     """Turn a drawn description into a request for the engine host."""
     generator = torch.Generator().manual_seed(drawn["seed"])
     ids = torch.randint(3, VOCABULARY, (drawn["length"],), generator=generator).tolist()
-    return {"ids": ids, "max_tokens": drawn["max_tokens"], "adapter": adapters.get(drawn["adapter"])}
+    return {
+        "ids": ids,
+        "max_tokens": drawn["max_tokens"],
+        "adapter": adapters.get(drawn["adapter"]),
+        "logprobs": 1,
+    }
 
 
 def disagreement(engine: EngineHost, requests: list[dict[str, Any]]) -> float:
@@ -167,6 +173,14 @@ def test_shares_equal_their_definition(slots: list[int], long_run: int) -> None:
             ]
             expected[row] = 0.5 * torch.cat(shares)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
+
+
+def test_rows_that_are_not_there_are_refused() -> None:
+    """A step that speaks of more rows than a module was given is an error, not a write past the end."""
+    module = stacks([4], 6, (5,))
+    module.refresh()
+    with pytest.raises(RuntimeError, match="3 rows"):
+        add_step(torch.zeros(2, 5), torch.ones(2, 6), split_rows(np.array([0, 0, 0])), module, 1.0)
 
 
 def test_a_slot_that_changes_is_packed_again() -> None:

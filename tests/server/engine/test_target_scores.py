@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from lorecall.server.bench.host import EngineDiedError, EngineHost
 from lorecall.server.engine.target_scores import score_rows
 
-from tests.server.conftest import EngineDiedError, EngineHost
 from tests.server.engine.test_grouped_lora import TOLERANCE, as_request
 from tests.tiny import LINEAR_MODULES, VOCABULARY, build_tiny_adapter
 
@@ -90,8 +90,8 @@ def head_requests(head: dict[str, Any]) -> list[dict[str, Any]]:
     """Return requests that ask for prompt log-probabilities through an `lm_head` adapter and the base."""
     ids = torch.randint(3, VOCABULARY, (30,), generator=torch.Generator().manual_seed(3)).tolist()
     return [
-        {"ids": ids, "max_tokens": 2, "adapter": head, "prompt_logprobs": 1},
-        {"ids": ids[:20], "max_tokens": 2, "adapter": None, "prompt_logprobs": 1},
+        {"ids": ids, "max_tokens": 2, "adapter": head, "prompt_logprobs": 1, "logprobs": 1},
+        {"ids": ids[:20], "max_tokens": 2, "adapter": None, "prompt_logprobs": 1, "logprobs": 1},
     ]
 
 

@@ -73,7 +73,7 @@ def test_streaming_carries_top1_logprobs(client: openai.OpenAI, adapter: str) ->
 
 
 def test_models_health_metrics(served: Served, client: openai.OpenAI, adapter: str) -> None:
-    """vLLM's own routes work: the adapter is a model by its plain name, with the base as its parent."""
+    """The routes of vLLM work: the adapter is a model by its plain name, with the base as its parent."""
     cards = {card.id: card.model_dump() for card in client.models.list().data}
     assert cards[adapter]["parent"] == served.base
     assert served.http.get("/health").status_code == 200
@@ -107,7 +107,7 @@ def test_a_name_moves_to_a_new_version(served: Served, int8_adapters: list[Path]
 
 
 def test_vllm_routes_share_the_pipeline(served: Served, int8_adapters: list[Path]) -> None:
-    """vLLM's load and unload routes keep their shapes; what they load is an adapter like any other."""
+    """The load and unload routes of vLLM keep their shapes; what they load is an adapter like any other."""
     body = {"lora_name": "classic", "lora_path": str(int8_adapters[2])}
     assert served.post("/v1/load_lora_adapter", body).status_code == 200
     assert served.http.get("/v1/adapters/classic").json()["rank"] == 8

@@ -1,0 +1,40 @@
+"""Which scheme is fast here: each against the unquantised base, in prefill and in decode at 1, 4 and 16 requests."""
+
+from pathlib import Path
+from typing import Any
+
+from lorecall.server.bench.host import EngineHost
+from lorecall.server.bench.lora import ENGINE, Load, rate
+from lorecall.server.bench.paired import Row, compare, measure
+
+LOADS = {
+    "prefill": Load(requests=12, prompt=340, generate=1),
+    "decode, 1 request": Load(requests=1, prompt=16, generate=24),
+    "decode, 4 requests": Load(requests=4, prompt=16, generate=24),
+    "decode, 16 requests": Load(requests=16, prompt=16, generate=24),
+}
+
+
+def bench_schemes(bases: dict[str, Path], work: Path, rounds: int, reference: str) -> list[Row]:
+    """Measure all bases in engines that live side by side; compare each with `reference`."""
+    engines: dict[str, EngineHost] = {}
+    rows = []
+    try:
+        for scheme, base in bases.items():
+            arguments = {**ENGINE, "model": str(base)}
+            engines[scheme] = EngineHost(work / f"scheme-{scheme}.log", arguments)
+        for phase, load in LOADS.items():
+            rates = measure(rounds, {scheme: _timed(engine, load) for scheme, engine in engines.items()})
+            rows += [
+                compare(rates, scheme, reference, f"{phase} tok/s", target=1.0)
+                for scheme in engines
+                if scheme != reference
+            ]
+    finally:
+        for engine in engines.values():
+            engine.close()
+    return rows
+
+
+def _timed(engine: EngineHost, load: Load) -> Any:
+    return lambda: rate(engine, load, [])
