@@ -29,9 +29,9 @@ def sweep(
     lr: Annotated[float, typer.Option(help="Peak learning rate, falling linearly to 0.")] = _DEFAULT.lr,
     batch_size: Annotated[int, typer.Option(help="Texts a step.")] = _DEFAULT.batch_size,
 ) -> None:
-    """Train one adapter for each rank, length, method and seed; what each takes off the base's loss goes to FILE.csv.
+    """Train one adapter for each rank, length, method and seed, and write what each takes off the base's loss.
 
-    Stop it at any time: run again, it goes on where it was.
+    Stop it at any time; run again, it goes on where it was.
     """
     from lorecall.adapters.sweep import Grid, run_sweep
     from lorecall.server.progress import quiet_libraries, training_bar
