@@ -142,5 +142,5 @@ def test_missing_weights_are_not_made_up(plain: str, tmp_path: Path) -> None:
     weights = load_file(partial / "model.safetensors")
     del weights["model.layers.1.mlp.up_proj.weight"]
     save_file(weights, partial / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(BaseModelError, match="model.layers.1.mlp.up_proj.weight"):
+    with pytest.raises(BaseModelError, match=r"layers\.1\.mlp\.up_proj"):
         prepare_base(tmp_path / "base", str(partial), "none")
