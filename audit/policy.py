@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from enum import IntEnum
 
-from lorecall.audit.result import AuditResult, Flag, Group, SetSummary, SnippetResult
+from lorecall.audit.result import AuditResult, Flag, Group, SnippetResult
 from lorecall.audit.verdict import Verdict
 
 
@@ -26,6 +26,8 @@ class Policy:
         max_near_verbatim: Candidates that may be near-verbatim.
         max_partial: Candidates that may be partial.
         max_rate: Largest rate of recited candidates, held against the upper end of its interval.
+        max_control_rate: Largest rate of recited controls, held against the upper end of its interval.
+        min_controls: Controls without which the audit is incomplete.
         count_short: Whether targets flagged as short count.
     """
 
@@ -34,6 +36,8 @@ class Policy:
     max_near_verbatim: int | None = None
     max_partial: int | None = None
     max_rate: float | None = None
+    max_control_rate: float | None = None
+    min_controls: int | None = None
     count_short: bool = True
 
     def as_dict(self) -> dict[str, object]:
@@ -56,23 +60,36 @@ def judge_result(result: AuditResult, policy: Policy) -> Gate:
     An engine that contradicts itself outweighs a leak, and a leak outweighs an incomplete audit: a leak stays
     one however many other snippets could not be scored.
     """
-    summary = result.summaries[Group.CANDIDATES]
-    leaks = (*_over_counts(result.of(Group.CANDIDATES), policy), *_over_rate(summary, policy))
-    alarms, errors = len(result.alarms), sum(s.verdicts[Verdict.ERROR] for s in result.summaries.values())
+    leaks = (*_over_counts(result.of(Group.CANDIDATES), policy), *_over_rate(result, policy))
+    alarms, gaps = len(result.alarms), _gaps(result, policy)
     reasons: list[str] = []
     if alarms:
         reasons.append(f"the engine contradicts itself on {_count(alarms, 'snippet')}")
-    reasons.extend(leaks)
-    if errors:
-        reasons.append(f"{_count(errors, 'snippet')} could not be scored, so the audit is incomplete")
+    reasons.extend((*leaks, *gaps))
     code = ExitCode.CLEAN
     if alarms:
         code = ExitCode.ENGINE_DISAGREES
     elif leaks:
         code = ExitCode.LEAKS
-    elif errors:
+    elif gaps:
         code = ExitCode.INCOMPLETE
     return Gate(passed=code is ExitCode.CLEAN, exit_code=code, reasons=tuple(reasons))
+
+
+def _gaps(result: AuditResult, policy: Policy) -> list[str]:
+    """Return why the audit cannot give a clean bill although nothing leaked."""
+    gaps: list[str] = []
+    errors = sum(summary.verdicts[Verdict.ERROR] for summary in result.summaries.values())
+    if errors:
+        gaps.append(f"{_count(errors, 'snippet')} could not be scored, so the audit is incomplete")
+    controls = result.summaries.get(Group.CONTROLS)
+    tested = 0 if controls is None else controls.recited.of
+    if policy.min_controls is not None and tested < policy.min_controls:
+        gaps.append(f"{_count(tested, 'control')}, where the policy asks for {policy.min_controls}")
+    high = 1.0 if controls is None else controls.recited.high
+    if policy.max_control_rate is not None and high > policy.max_control_rate:
+        gaps.append(f"controls recited at a rate of up to {high:.2%}, over {policy.max_control_rate:.2%}")
+    return gaps
 
 
 def _over_counts(snippets: tuple[SnippetResult, ...], policy: Policy) -> list[str]:
@@ -91,12 +108,15 @@ def _over_counts(snippets: tuple[SnippetResult, ...], policy: Policy) -> list[st
     ]
 
 
-def _over_rate(summary: SetSummary, policy: Policy) -> list[str]:
-    rate = summary.recited
-    if policy.max_rate is None or rate.high <= policy.max_rate:
+def _over_rate(result: AuditResult, policy: Policy) -> list[str]:
+    """Hold the rate's interval against the limit; a sequential test's interval where there was one."""
+    sequential, rate = result.sequential, result.summaries[Group.CANDIDATES].recited
+    limit = policy.max_rate if sequential is None else sequential.bound
+    high = rate.high if sequential is None else sequential.high
+    if limit is None or high <= limit:
         return []
-    found = f"{rate.hits} of {rate.of} candidates recited, a rate of up to {rate.high:.2%}"
-    return [f"{found} ({rate.confidence:.0%} interval), where the policy allows {policy.max_rate:.2%}"]
+    found = f"{rate.hits} of {rate.of} candidates recited, a rate of up to {high:.2%}"
+    return [f"{found} ({result.confidence:.0%} interval), where the policy allows {limit:.2%}"]
 
 
 def _count(number: int, noun: str) -> str:

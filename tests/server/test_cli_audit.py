@@ -141,6 +141,51 @@ def test_limits_of_the_policy_are_options(run: Run) -> None:
     assert run("run", "--adapter", "leaky", "--max-certified", "6", "--max-rate", "0.1").exit_code == 1
 
 
+def test_a_policy_file_sets_the_limits_and_options_outweigh_it(run: Run, tmp_path: Path) -> None:
+    """Six certified are allowed by the file; an option takes that back; too few controls are incomplete."""
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("schema_version: 1\nmax_certified: 6\n")
+    assert run("run", "--adapter", "leaky", "--policy", str(policy)).exit_code == 0
+    assert run("run", "--adapter", "leaky", "--policy", str(policy), "--max-certified", "5").exit_code == 1
+    policy.write_text("schema_version: 1\nmin_controls: 300\n")
+    assert run("run", "--adapter", "clean", "--policy", str(policy)).exit_code == 3
+
+
+def test_controls_can_be_made_from_the_candidates(run: Run) -> None:
+    """The report says how they were made; a recipe that is none, or a file beside it, is refused."""
+    result = run(
+        "run", "--adapter", "leaky", "--generate-controls", "synthesis", "--control-count", "9", "--json"
+    )
+    report = json.loads(result.stdout)
+    assert report["controls"]["snippets"] == 9
+    assert report["inputs"]["controls"]["generated"] == "synthesis, seed 0"
+    assert isinstance(error_of(run("run", "--adapter", "leaky", "--generate-controls", "magic")), UsageError)
+
+
+def test_candidates_are_no_controls(run: Run, tmp_path: Path) -> None:
+    """The same file as both is refused: its verdicts would calibrate themselves."""
+    controls = write_set(tmp_path / "controls.jsonl", PAIRS)
+    assert isinstance(error_of(run("run", "--adapter", "clean", "--controls", str(controls))), CandidateError)
+
+
+def test_a_sequential_audit_reports_where_it_stopped(run: Run) -> None:
+    """The leak is found before the set is through, and the gate stands on the sequential interval."""
+    result = run("run", "--adapter", "leaky", "--until-bound", "0.2", "--batch", "2", "--json")
+    sequential = json.loads(result.stdout)["sequential"]
+    assert (sequential["decision"], sequential["of"]) == ("above", 6)
+    assert sequential["taken"] < 6
+    assert result.exit_code == 1
+
+
+def test_framings_and_prefix_lengths_are_options(run: Run) -> None:
+    """Every way of asking stands in the report."""
+    result = run(
+        "run", "--adapter", "leaky", "--framing", "raw", "--framing", "chat", "--prefix-tokens", "8", "--json"
+    )
+    assert json.loads(result.stdout)["settings"]["views"] == ["raw", "raw, last 8", "chat", "chat, last 8"]
+    assert isinstance(error_of(run("run", "--adapter", "leaky", "--framing", "xml")), UsageError)
+
+
 def test_a_bad_line_is_exit_2_and_can_be_skipped(run: Run, tmp_path: Path) -> None:
     """The line's number is named; --skip-bad says how many were left out."""
     path = write_set(tmp_path / "bad.jsonl", PAIRS[:2])
