@@ -1,6 +1,7 @@
-"""What adapters cost: the base alone, one adapter, and eight mixed in one batch, on the same engine."""
+"""What adapters cost: the base alone, one adapter, and several mixed in one batch, on the same engine."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +9,8 @@ from lorecall.server.bench.host import EngineDiedError, EngineHost
 from lorecall.server.bench.material import random_prompts, write_random_adapter
 from lorecall.server.bench.paired import Row, compare, measure
 
-ADAPTERS = 8
 RANK = 16
-ENGINE = {
-    "max_model_len": 1024,
-    "enable_prefix_caching": False,
-    "enable_lora": True,
-    "max_loras": ADAPTERS,
-    "max_lora_rank": RANK,
-}
+ENGINE = {"max_model_len": 1024, "enable_prefix_caching": False, "enforce_eager": True}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +35,18 @@ class Load:
 
 PREFILL = Load(requests=16, prompt=256, generate=1)
 DECODE = Load(requests=16, prompt=16, generate=48)
+PREFILL_TARGETS = (0.90, 0.85, 0.85)
+"""Asked of one adapter, of eight and of 32."""
+
+DECODE_TARGETS = (0.85, 0.85, 0.85)
+
 STOCK_PREFILL = Load(requests=8, prompt=64, generate=1)
 STOCK_DECODE = Load(requests=16, prompt=16, generate=8)
 
 
-def make_adapters(work: Path, base: Path) -> list[dict[str, Any]]:
-    """Write the adapters, and return them as the engine host takes them."""
-    paths = [write_random_adapter(work / f"r{RANK}-{n}", base, RANK, n) for n in range(1, ADAPTERS + 1)]
+def make_adapters(work: Path, base: Path, count: int) -> list[dict[str, Any]]:
+    """Write `count` adapters, and return them as the engine host takes them."""
+    paths = [write_random_adapter(work / f"r{RANK}-{n}", base, RANK, n) for n in range(1, count + 1)]
     return [{"name": path.name, "id": n, "path": str(path)} for n, path in enumerate(paths, 1)]
 
 
@@ -66,39 +65,43 @@ def rate(engine: EngineHost, load: Load, adapters: list[dict[str, Any]]) -> floa
     return load.counted / seconds
 
 
+def adapter_counts() -> tuple[int, ...]:
+    """Return how many adapters are mixed in one batch: up to eight on a CPU, up to 32 on a GPU."""
+    import torch  # noqa: PLC0415
+
+    return (1, 8, 32) if torch.cuda.is_available() else (1, 8)
+
+
 def bench_lora(base: Path, work: Path, rounds: int, scheme: str) -> list[Row]:
-    """Measure our engine: prefill and decode, one adapter and eight, against the base alone."""
-    adapters = make_adapters(work, base)
-    engine = EngineHost(work / "lora.log", {**ENGINE, "model": str(base)})
-    rows = []
+    """Measure our engine: prefill and decode through one adapter and several, against the base alone."""
+    counts = adapter_counts()
+    adapters = make_adapters(work, base, counts[-1])
+    engine = EngineHost(work / "lora.log", _arguments(base, counts[-1]))
     try:
-        for phase, load, one, eight in (("prefill", PREFILL, 0.90, 0.85), ("decode", DECODE, 0.85, 0.85)):
-            variants = {"base alone": [], "one adapter": adapters[:1], "eight adapters": adapters}
-            rates = measure(rounds, {name: _timed(engine, load, used) for name, used in variants.items()})
-            unit = f"{phase} tok/s, {scheme}, {load.requests} requests"
-            for name, target in (("one adapter", one), ("eight adapters", eight)):
-                rows.append(compare(rates, name, "base alone", unit, target))
+        return [
+            row
+            for phase, load, targets in (
+                ("prefill", PREFILL, (0.90, 0.85, 0.85)),
+                ("decode", DECODE, (0.85,) * 3),
+            )
+            for row in _rows(engine, (phase, scheme, load), adapters, counts, rounds, targets)
+        ]
     finally:
         engine.close()
-    return rows
 
 
 def bench_stock_lora(base: Path, work: Path, rounds: int, scheme: str) -> tuple[list[Row], list[str]]:
     """Measure stock vLLM the same way, on smaller batches; return its rows, and how it ended if it died."""
-    adapters = make_adapters(work, base)
+    counts = adapter_counts()
+    adapters = make_adapters(work, base, counts[-1])
     rows: list[Row] = []
     try:
-        engine = EngineHost(work / "stock.log", {**ENGINE, "model": str(base)}, plugin=False)
+        engine = EngineHost(work / "stock.log", _arguments(base, counts[-1]), plugin=False)
     except EngineDiedError:
         return rows, [f"stock vLLM does not start with LoRA on the {scheme} base"]
     try:
         for phase, load in (("prefill", STOCK_PREFILL), ("decode", STOCK_DECODE)):
-            variants = {"base alone": [], "one adapter": adapters[:1], "eight adapters": adapters}
-            rates = measure(rounds, {name: _timed(engine, load, used) for name, used in variants.items()})
-            unit = f"{phase} tok/s, {scheme}, {load.requests} requests"
-            for name in ("one adapter", "eight adapters"):
-                row = compare(rates, name, "base alone", unit, note="stock vLLM")
-                rows.append(row)
+            rows += _rows(engine, (phase, scheme, load), adapters, counts, rounds, None)
     except EngineDiedError:
         return rows, [f"stock vLLM died with LoRA on the {scheme} base"]
     finally:
@@ -106,5 +109,29 @@ def bench_stock_lora(base: Path, work: Path, rounds: int, scheme: str) -> tuple[
     return rows, []
 
 
-def _timed(engine: EngineHost, load: Load, adapters: list[dict[str, Any]]) -> Any:
-    return lambda: rate(engine, load, adapters)
+def _arguments(base: Path, adapters: int) -> dict[str, Any]:
+    return {**ENGINE, "model": str(base), "enable_lora": True, "max_loras": adapters, "max_lora_rank": RANK}
+
+
+def _rows(
+    engine: EngineHost,
+    what: tuple[str, str, Load],
+    adapters: list[dict[str, Any]],
+    counts: tuple[int, ...],
+    rounds: int,
+    targets: tuple[float, ...] | None,
+) -> list[Row]:
+    phase, scheme, load = what
+    variants = {"base alone": partial(rate, engine, load, [])}
+    for count in counts:
+        variants[_label(count)] = partial(rate, engine, load, adapters[:count])
+    rates = measure(rounds, variants)
+    unit = f"{phase} tok/s, {scheme}, {load.requests} requests of {load.prompt} tokens"
+    return [
+        compare(rates, _label(count), "base alone", unit, targets[number] if targets else None)
+        for number, count in enumerate(counts)
+    ]
+
+
+def _label(count: int) -> str:
+    return f"{count} adapter" + ("" if count == 1 else "s mixed")

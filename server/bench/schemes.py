@@ -1,7 +1,7 @@
-"""Which scheme is fast here: each against the unquantised base, in prefill and in decode at 1, 4 and 16 requests."""
+"""Which scheme is fast here: each against the unquantised base, in prefill and in decode."""
 
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from lorecall.server.bench.host import EngineHost
 from lorecall.server.bench.lora import ENGINE, Load, rate
@@ -24,7 +24,9 @@ def bench_schemes(bases: dict[str, Path], work: Path, rounds: int, reference: st
             arguments = {**ENGINE, "model": str(base)}
             engines[scheme] = EngineHost(work / f"scheme-{scheme}.log", arguments)
         for phase, load in LOADS.items():
-            rates = measure(rounds, {scheme: _timed(engine, load) for scheme, engine in engines.items()})
+            rates = measure(
+                rounds, {name: partial(rate, engine, load, []) for name, engine in engines.items()}
+            )
             rows += [
                 compare(rates, scheme, reference, f"{phase} tok/s", target=1.0)
                 for scheme in engines
@@ -34,7 +36,3 @@ def bench_schemes(bases: dict[str, Path], work: Path, rounds: int, reference: st
         for engine in engines.values():
             engine.close()
     return rows
-
-
-def _timed(engine: EngineHost, load: Load) -> Any:
-    return lambda: rate(engine, load, [])

@@ -91,7 +91,7 @@ def served(tiny: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
     """One `lorecall serve` over the tiny INT8 base, shared by the session; tests name adapters of their own."""
     server = Served(tiny("int8-w8a8"), tmp_path_factory.mktemp("served"))
     yield server
-    server.stop()
+    server.close()
 
 
 @pytest.fixture(scope="session")

