@@ -1,20 +1,21 @@
 """`lorecall audit`: what an adapter remembers, as a table, as reports, and as an exit code."""
 
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from lorecall.adapters.errors import UsageError
-
-if TYPE_CHECKING:
-    from lorecall.audit.candidates import CandidateSet
-    from lorecall.audit.policy import Policy
-    from lorecall.audit.result import Group
+from lorecall.server.cli_audit_inputs import (
+    add_controls,
+    check_confidence,
+    check_formats,
+    choose_policy,
+    load_sets,
+    print_json,
+    split_pair,
+)
 
 app = typer.Typer(no_args_is_help=True, help="Audit what a served adapter has memorised.")
-
-FORMATS = ("json", "html", "junit")
 
 Server = Annotated[str, typer.Option(metavar="URL", help="A running lorecall server.")]
 Candidates = Annotated[Path, typer.Option(metavar="FILE.jsonl", help="Lines of id, prefix and target.")]
@@ -209,84 +210,53 @@ def report(
         note(f"wrote {path}")
 
 
-def check_formats(formats: list[str] | None) -> tuple[str, ...]:
-    """Return the formats to write.
-
-    Raises:
-        UsageError: One of them is unknown.
-    """
-    for name in formats or ():
-        if name not in FORMATS:
-            raise UsageError(f"unknown format {name!r}", hint=f"one of {', '.join(FORMATS)}", param="format")
-    return tuple(formats or FORMATS)
-
-
-def load_sets(candidates: Path, controls: Path | None, *, skip_bad: bool) -> "dict[Group, CandidateSet]":
-    """Read the candidates, and the controls if there are any.
-
-    Raises:
-        CandidateError: A file cannot be used.
-    """
+@app.command()
+def matrix(
+    *,
+    server: Server,
+    pair: Annotated[
+        list[str],
+        typer.Option(metavar="NAME=FILE.jsonl", help="An adapter and the set that it may know; repeatable."),
+    ],
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="An adapter without a set of its own; repeatable."),
+    ] = None,
+    candidates: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE.jsonl", help="A set that is nobody's own; repeatable.")
+    ] = None,
+    out: Out = None,
+    as_json: Json = False,
+    skip_bad: SkipBad = False,
+    epsilon: EpsilonOption = None,
+    parallel: Annotated[int, typer.Option(min=1, help="Adapters asked at a time, in mixed batches.")] = 4,
+    seed: Seed = 0,
+    batch: Batch = 64,
+    timeout: Timeout = 600.0,
+) -> None:
+    """Audit every adapter on every set: exit 1 if one recites another's data."""
     from lorecall.audit.candidates import load_candidates
-    from lorecall.audit.controls import check_disjoint
-    from lorecall.audit.result import Group
+    from lorecall.audit.http_scorer import HttpScorer
+    from lorecall.audit.matrix import matrix_report, run_matrix
+    from lorecall.audit.run import AuditSettings
+    from lorecall.server.cli_audit_output import note, print_matrix, progress, write_matrix
 
-    sets = {Group.CANDIDATES: load_candidates(candidates, skip_bad=skip_bad)}
-    if controls is not None:
-        sets[Group.CONTROLS] = load_candidates(controls, skip_bad=skip_bad)
-        check_disjoint(sets[Group.CANDIDATES], sets[Group.CONTROLS])
-    return sets
-
-
-def add_controls(sets: "dict[Group, CandidateSet]", recipe: str, count: int, seed: int) -> None:
-    """Make controls from the candidates.
-
-    Raises:
-        UsageError: The recipe is unknown, or controls were given as a file, too.
-        CandidateError: The candidates do not allow it.
-    """
-    from lorecall.audit.controls import Recipe, make_controls
-    from lorecall.audit.result import Group
-
-    if Group.CONTROLS in sets:
-        raise UsageError("--controls and --generate-controls exclude each other", param="controls")
-    if recipe not in list(Recipe):
-        raise UsageError(
-            f"unknown recipe {recipe!r}", hint=f"one of {', '.join(Recipe)}", param="generate_controls"
-        )
-    sets[Group.CONTROLS] = make_controls(sets[Group.CANDIDATES], Recipe(recipe), count, seed)
-
-
-def choose_policy(file: Path | None, limits: "dict[str, int | float | None]", *, by_rate: bool) -> "Policy":
-    """Return the file's policy, or the default one, with the limits that were given as options.
-
-    Without a file, a limit on the rate stands in place of the default limits on counts.
-    """
-    from lorecall.audit.policy import Policy
-    from lorecall.audit.policy_file import load_policy
-
-    given = {name: limit for name, limit in limits.items() if limit is not None}
-    if file is not None:
-        base = load_policy(file)
-    elif by_rate:
-        base = Policy(max_certified=None, max_recalled=None)
+    pairs = [split_pair(text) for text in pair]
+    files = list(dict.fromkeys([*(file for _, file in pairs), *(candidates or ())]))
+    sets = [load_candidates(file, skip_bad=skip_bad) for file in files]
+    names = list(dict.fromkeys([*(name for name, _ in pairs), *(adapter or ())]))
+    own = {(name, file.name) for name, file in pairs}
+    settings = AuditSettings(epsilon=epsilon, seed=seed, chunk=batch)
+    with (
+        HttpScorer(server, batch=batch, timeout=timeout) as scorer,
+        progress(f"auditing {len(names)} adapters on {len(sets)} sets") as report_progress,
+    ):
+        found = run_matrix(scorer, names, sets, own, settings, parallel=parallel, progress=report_progress)
+    report = matrix_report(found)
+    if as_json:
+        print_json(report)
     else:
-        base = Policy()
-    return Policy(**{**base.as_dict(), **given})  # type: ignore[arg-type]  # the names are the fields
-
-
-def check_confidence(confidence: float) -> None:
-    """Check that a confidence is one.
-
-    Raises:
-        UsageError: It is not within (0, 1).
-    """
-    if not 0.0 < confidence < 1.0:
-        raise UsageError(f"--confidence must be within (0, 1), not {confidence}", param="confidence")
-
-
-def print_json(report: dict[str, object]) -> None:
-    """Print a report on stdout."""
-    import json
-
-    sys.stdout.write(json.dumps(report, ensure_ascii=False, allow_nan=False, indent=1) + "\n")
+        print_matrix(report)
+    for path in write_matrix(report, out) if out else []:
+        note(f"wrote {path}")
+    raise typer.Exit(int(found.exit_code))

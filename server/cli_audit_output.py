@@ -8,6 +8,7 @@ from pathlib import Path
 from lorecall.adapters.errors import UsageError
 from lorecall.audit.html_report import ORDER, finding, render_report
 from lorecall.audit.junit import write_junit
+from lorecall.audit.matrix import render_matrix
 from lorecall.audit.ranks_report import render_ranks
 from lorecall.audit.report import Report, write_json
 from lorecall.audit.run import Progress
@@ -179,14 +180,51 @@ def print_ranks(report: Report) -> None:
         )
 
 
+def print_matrix(report: Report) -> None:
+    """Print what each adapter recites of each set; an adapter's own set in parentheses."""
+    cells = {(cell["adapter"], cell["candidates"]): cell for cell in report["cells"]}
+    table = Table(title="recited, own sets in parentheses", box=SIMPLE_HEAD)
+    table.add_column("adapter")
+    for name in report["sets"]:
+        table.add_column(escape(name), justify="right")
+    for adapter in report["adapters"]:
+        row = [cells[adapter, name] for name in report["sets"]]
+        table.add_row(escape(adapter), *(_matrix_cell(cell) for cell in row))
+    stdout().print(table)
+    for cell in report["cells"]:
+        if cell["recited"] and not cell["own"]:
+            note(f"{cell['adapter']} recites {cell['recited']} of {cell['of']} of {cell['candidates']}")
+
+
+def _matrix_cell(cell: Report) -> str:
+    text = f"{cell['recited']} of {cell['of']}"
+    if cell["own"]:
+        return f"({text})"
+    return f"[bold red]{text}[/]" if cell["recited"] else text
+
+
+def write_matrix(report: Report, out: Path) -> list[Path]:
+    """Write the matrix as JSON and HTML.
+
+    Raises:
+        UsageError: The folder cannot be made.
+    """
+    return _write_pair(report, render_matrix(report), out, "matrix")
+
+
 def write_ranks(report: Report, out: Path) -> list[Path]:
     """Write the comparison as JSON and HTML.
 
     Raises:
         UsageError: The folder cannot be made.
     """
+    return _write_pair(report, render_ranks(report), out, "ranks")
+
+
+def _write_pair(report: Report, html: str, out: Path, name: str) -> list[Path]:
     folder = make_folder(out)
     text = json.dumps(report, ensure_ascii=False, allow_nan=False, indent=1)
-    (folder / "ranks.json").write_text(text + "\n", encoding="utf-8")
-    (folder / "ranks.html").write_text(render_ranks(report), encoding="utf-8")
-    return [folder / "ranks.json", folder / "ranks.html"]
+    written = [folder / f"{name}.json", folder / f"{name}.html"]
+    for path, content in zip(written, (text + "\n", html), strict=True):
+        path.write_text(content, encoding="utf-8")
+    return written

@@ -246,3 +246,19 @@ def test_a_report_is_rendered_again_without_an_engine(run: Run, tmp_path: Path) 
     assert again.exit_code == 0
     for name in ("report.html", "report.xml", "report.json"):
         assert (tmp_path / "two" / name).read_text() == (tmp_path / "one" / name).read_text()
+
+
+def test_the_matrix_exits_1_if_one_recites_anothers_data(url: str, tmp_path: Path) -> None:
+    """`broken` scores like `leaky`, so leave it out: `clean` with its own set, `leaky` with and without."""
+    pairs = write_set(tmp_path / "pairs.jsonl", PAIRS)
+    own = write_set(tmp_path / "own.jsonl", tuple(phone(i, salt=11) for i in range(6)))
+    expected = ["matrix", "--server", url, "--pair", f"leaky={pairs}", "--pair", f"clean={own}"]
+    result = CliRunner().invoke(app, [*expected, "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0
+    assert "(6 of 6)" in result.stdout
+    assert "No adapter recites another" in (tmp_path / "out" / "matrix.html").read_text()
+    foreign = ["matrix", "--server", url, "--pair", f"clean={own}", "--adapter", "leaky", "--candidates", str(pairs)]
+    leaking = CliRunner().invoke(app, foreign)
+    assert leaking.exit_code == 1
+    assert "leaky recites 6 of 6 of pairs.jsonl" in leaking.stderr
+    assert isinstance(error_of(CliRunner().invoke(app, [*expected[:3], "--pair", "leaky"])), UsageError)
