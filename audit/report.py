@@ -16,6 +16,7 @@ from lorecall.audit.policy import Gate, Policy
 from lorecall.audit.redact import Redactor
 from lorecall.audit.result import AuditResult, Group, SetSummary, SnippetResult
 from lorecall.audit.rule import threshold
+from lorecall.audit.seal import seal
 from lorecall.audit.statistics import Rate
 from lorecall.audit.verdict import align
 
@@ -27,7 +28,7 @@ TokenTexts = Callable[[Sequence[int]], list[str]]
 def build_report(
     result: AuditResult, gate: Gate, policy: Policy, redactor: Redactor, token_texts: TokenTexts | None = None
 ) -> Report:
-    """Return the report of one audit as JSON values.
+    """Return the report of one audit as JSON values, sealed.
 
     Args:
         result: The audit.
@@ -37,50 +38,52 @@ def build_report(
         token_texts: The text of each token, asked only where texts are shown.
     """
     texts = token_texts if redactor.show else None
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "tool": {"name": "lorecall", "version": version("lorecall")},
-        "started": result.started,
-        "seconds": round(result.seconds, 3),
-        "adapter": {
-            "name": result.adapter.name,
-            "version": result.adapter.version,
-            "rank": result.adapter.rank,
-            "effective_parameters": result.adapter.effective_parameters,
-            "training": result.adapter.training,
-        },
-        "engine": {
-            "engine": result.engine.engine,
-            "base": result.engine.base,
-            "base_digest": result.engine.base_digest,
-            "scheme": result.engine.scheme,
-        },
-        "epsilon": result.epsilon.value,
-        "epsilon_source": result.epsilon.source,
-        "threshold": threshold(result.epsilon.value),
-        "settings": {
-            "views": list(result.views),
-            "seed": result.seed,
-            "confidence": result.confidence,
-            "edit_distance": result.bounds.edit_distance,
-            "bits": result.bounds.bits,
-        },
-        "inputs": {str(group): asdict(source) for group, source in result.sources.items()},
-        "text": {"shown": redactor.show, "salt_id": redactor.salt_id},
-        "gate": {
-            "passed": gate.passed,
-            "exit_code": int(gate.exit_code),
-            "reasons": list(gate.reasons),
-            "policy": policy.as_dict(),
-        },
-        "summary": _summary(result.summaries[Group.CANDIDATES]),
-        "controls": _summary(result.summaries[Group.CONTROLS])
-        if Group.CONTROLS in result.summaries
-        else None,
-        "sequential": _sequential(result),
-        "multiplicity": _multiplicity(result),
-        "snippets": [_snippet(snippet, redactor, texts) for snippet in result.snippets],
-    }
+    return seal(
+        {
+            "schema_version": SCHEMA_VERSION,
+            "tool": {"name": "lorecall", "version": version("lorecall")},
+            "started": result.started,
+            "seconds": round(result.seconds, 3),
+            "adapter": {
+                "name": result.adapter.name,
+                "version": result.adapter.version,
+                "rank": result.adapter.rank,
+                "effective_parameters": result.adapter.effective_parameters,
+                "training": result.adapter.training,
+            },
+            "engine": {
+                "engine": result.engine.engine,
+                "base": result.engine.base,
+                "base_digest": result.engine.base_digest,
+                "scheme": result.engine.scheme,
+            },
+            "epsilon": result.epsilon.value,
+            "epsilon_source": result.epsilon.source,
+            "threshold": threshold(result.epsilon.value),
+            "settings": {
+                "views": list(result.views),
+                "seed": result.seed,
+                "confidence": result.confidence,
+                "edit_distance": result.bounds.edit_distance,
+                "bits": result.bounds.bits,
+            },
+            "inputs": {str(group): asdict(source) for group, source in result.sources.items()},
+            "text": {"shown": redactor.show, "salt_id": redactor.salt_id},
+            "gate": {
+                "passed": gate.passed,
+                "exit_code": int(gate.exit_code),
+                "reasons": list(gate.reasons),
+                "policy": policy.as_dict(),
+            },
+            "summary": _summary(result.summaries[Group.CANDIDATES]),
+            "controls": _summary(result.summaries[Group.CONTROLS])
+            if Group.CONTROLS in result.summaries
+            else None,
+            "sequential": _sequential(result),
+            "multiplicity": _multiplicity(result),
+            "snippets": [_snippet(snippet, redactor, texts) for snippet in result.snippets],
+        }
+    )
 
 
 def _sequential(result: AuditResult) -> Report | None:

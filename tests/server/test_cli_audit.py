@@ -262,3 +262,19 @@ def test_the_matrix_exits_1_if_one_recites_anothers_data(url: str, tmp_path: Pat
     assert leaking.exit_code == 1
     assert "leaky recites 6 of 6 of pairs.jsonl" in leaking.stderr
     assert isinstance(error_of(CliRunner().invoke(app, [*expected[:3], "--pair", "leaky"])), UsageError)
+
+
+def test_a_report_is_verified_by_itself_its_input_and_a_sample(run: Run, url: str, tmp_path: Path) -> None:
+    """It holds as written; a changed verdict, or another file, exits 1."""
+    run("run", "--adapter", "leaky", "--out", str(tmp_path))
+    report, pairs = tmp_path / "report.json", tmp_path / "pairs.jsonl"
+    again = ["verify", str(report), "--candidates", str(pairs), "--server", url, "--sample", "3"]
+    result = CliRunner().invoke(app, again)
+    assert result.exit_code == 0
+    assert "scored 3 snippets again: 0 differ" in result.stderr
+    other = write_set(tmp_path / "other.jsonl", CONTROLS)
+    assert CliRunner().invoke(app, ["verify", str(report), "--candidates", str(other)]).exit_code == 1
+    report.write_text(report.read_text().replace('"verdict": "certified"', '"verdict": "clear"', 1))
+    forged = CliRunner().invoke(app, ["verify", str(report)])
+    assert forged.exit_code == 1
+    assert "changed after it was written" in forged.stderr
