@@ -34,11 +34,12 @@ class Postgres:
     port: int
 
     def new_database(self) -> str:
-        """Create an empty database and return its URL."""
-        name = f"test_{uuid.uuid4().hex}"
-        with psycopg.connect(self._url("postgres"), autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}".encode())
-        return self._url(name)
+        """Return the URL of an empty database: a schema of its own, which takes a fraction of the disk."""
+        schema = f"test_{uuid.uuid4().hex}"
+        url = f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute(f"CREATE SCHEMA {schema}".encode())
+        return f"{url}?options=-csearch_path%3D{schema}"
 
     def restart(self) -> None:
         """Stop the server as a crash would, and start it again."""
@@ -59,9 +60,6 @@ class Postgres:
     def initialise(self) -> None:
         """Make an empty cluster."""
         self._run("initdb", "-U", "postgres", "--auth=trust", "--no-sync", "--encoding=UTF8", "--locale=C")
-
-    def _url(self, database: str) -> str:
-        return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
 
     def _run(self, program: str, *arguments: str) -> None:
         # PostgreSQL refuses to run as root.
