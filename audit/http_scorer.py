@@ -117,7 +117,7 @@ class HttpScorer:
                     hint="it is no lorecall server; start one with `lorecall serve`",
                     param="server",
                 )
-            self._info = _parse(EngineInfo, self._json(response), "/v1/engine")
+            self._info = parse(EngineInfo, self._json(response), "/v1/engine")
         return self._info
 
     def adapter(self, name: str) -> AdapterVersion:
@@ -128,7 +128,7 @@ class HttpScorer:
             raise AdapterNotFoundError(
                 f"no adapter {name!r} on {self._server}", hint=f"it has: {known}", param="adapter"
             )
-        return _parse(AdapterVersion, self._json(response), "/v1/adapters")
+        return parse(AdapterVersion, self._json(response), "/v1/adapters")
 
     def adapter_names(self) -> list[str]:
         """Return the names of all adapters of the server."""
@@ -136,7 +136,7 @@ class HttpScorer:
         try:
             return sorted(str(entry["name"]) for entry in listed["adapters"])
         except (KeyError, TypeError) as error:
-            raise _broken("/v1/adapters", "no list of adapters with names") from error
+            raise broken("/v1/adapters", "no list of adapters with names") from error
 
     def score(self, model: str, items: Sequence[ScoreItem]) -> list[ItemScore]:
         """Score items in requests of `batch` items each, in the order given."""
@@ -150,13 +150,13 @@ class HttpScorer:
             "system": self.system,
         }
         answer = self._json(self._request("POST", "/v1/score", body))
-        scores = _parse(list[ItemScore], answer.get("items"), "/v1/score")
+        scores = parse(list[ItemScore], answer.get("items"), "/v1/score")
         if [score.id for score in scores] != [item.id for item in items]:
-            raise _broken("/v1/score", "the items do not come back in the order given")
+            raise broken("/v1/score", "the items do not come back in the order given")
         for score in scores:
             arrays = (score.p, score.logprob, score.rank, score.top1_ids, score.top1_p)
             if any(len(array) != len(score.target_ids) for array in arrays):
-                raise _broken("/v1/score", f"arrays of different lengths for the item {score.id!r}")
+                raise broken("/v1/score", f"arrays of different lengths for the item {score.id!r}")
         return scores
 
     def decode(self, model: str, prompts: Sequence[tuple[Sequence[int], int]]) -> list[Decoded]:
@@ -172,9 +172,9 @@ class HttpScorer:
     def _complete(self, model: str, prompts: list[Sequence[int]], tokens: int) -> list[Decoded]:
         body = {**GREEDY, "model": model, "prompt": [list(ids) for ids in prompts], "max_tokens": tokens}
         answer = self._json(self._request("POST", "/v1/completions", body))
-        choices = _parse(list[_Choice], answer.get("choices"), "/v1/completions")
+        choices = parse(list[_Choice], answer.get("choices"), "/v1/completions")
         if sorted(choice.index for choice in choices) != list(range(len(prompts))):
-            raise _broken("/v1/completions", f"{len(choices)} choices for {len(prompts)} prompts")
+            raise broken("/v1/completions", f"{len(choices)} choices for {len(prompts)} prompts")
         return [Decoded(tuple(c.token_ids), c.text) for c in sorted(choices, key=lambda c: c.index)]
 
     def token_texts(self, ids: Sequence[int]) -> list[str]:
@@ -214,7 +214,7 @@ class HttpScorer:
         try:
             answer = response.json()
         except ValueError as error:
-            raise _broken(path, f"HTTP {response.status_code} without JSON") from error
+            raise broken(path, f"HTTP {response.status_code} without JSON") from error
         if response.is_success and isinstance(answer, dict):
             return cast("dict[str, Any]", answer)
         problem = answer.get("error") if isinstance(answer, dict) else None
@@ -229,14 +229,20 @@ class HttpScorer:
         )
 
 
-def _broken(path: str, what: str) -> ScorerError:
+def broken(path: str, what: str) -> ScorerError:
+    """Return the error of an answer that is not what the route promises."""
     return ScorerError(f"{path} did not answer as its contract says: {what}")
 
 
-def _parse(kind: type[T], value: object, path: str) -> T:
+def parse(kind: type[T], value: object, path: str) -> T:
+    """Read a JSON value as `kind`.
+
+    Raises:
+        ScorerError: It is none; the message names the field, never its value.
+    """
     try:
         return TypeAdapter(kind).validate_python(value)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise _broken(path, f"{where or 'the answer'}: {first['msg']}") from error
+        raise broken(path, f"{where or 'the answer'}: {first['msg']}") from error

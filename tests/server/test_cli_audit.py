@@ -257,7 +257,17 @@ def test_the_matrix_exits_1_if_one_recites_anothers_data(url: str, tmp_path: Pat
     assert result.exit_code == 0
     assert "(6 of 6)" in result.stdout
     assert "No adapter recites another" in (tmp_path / "out" / "matrix.html").read_text()
-    foreign = ["matrix", "--server", url, "--pair", f"clean={own}", "--adapter", "leaky", "--candidates", str(pairs)]
+    foreign = [
+        "matrix",
+        "--server",
+        url,
+        "--pair",
+        f"clean={own}",
+        "--adapter",
+        "leaky",
+        "--candidates",
+        str(pairs),
+    ]
     leaking = CliRunner().invoke(app, foreign)
     assert leaking.exit_code == 1
     assert "leaky recites 6 of 6 of pairs.jsonl" in leaking.stderr
