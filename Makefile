@@ -11,7 +11,7 @@ PORT ?= 8000
 BASE ?= demo-out/base
 PYTEST_ARGS ?=
 
-.PHONY: help setup demo serve test soak check lint types fmt docs tools lock clean
+.PHONY: help setup demo serve test soak bench check lint types fmt docs tools lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,10 @@ test: $(STAMP) tools ## Run the tests, those against a real vLLM engine included
 
 soak: $(STAMP) ## Run the long tests
 	$(BIN)/python -m pytest -m soak --timeout 7200 $(PYTEST_ARGS)
+
+bench: $(STAMP) ## Measure what adapters, schemes, scoring and our server cost, side by side, into docs/benchmarks/
+	for scheme in int8 none; do $(BIN)/lorecall base prepare --quantize $$scheme --out .cache/bench/$$scheme; done
+	$(BIN)/lorecall bench --base int8=.cache/bench/int8 --base none=.cache/bench/none
 
 check: lint types test ## What CI runs: lint, types, test
 

@@ -7,8 +7,8 @@ import subprocess
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-import click
 import pytest
 import typer
 from lorecall.server.cli import app
@@ -48,9 +48,9 @@ def make_targets() -> set[str]:
 
 def complaint(words: list[str]) -> str:
     """Return what is wrong with a `lorecall` command line, "" if each command and option exists."""
-    command: click.Command = typer.main.get_command(app)
+    command: Any = typer.main.get_command(app)
     path = []
-    while isinstance(command, click.Group) and words and not words[0].startswith("-"):
+    while hasattr(command, "commands") and words and words[0][0] not in "-[":
         name = words.pop(0)
         if name not in command.commands:
             return f"no command {' '.join([*path, name])}"
