@@ -1,0 +1,64 @@
+"""`lorecall serve` finds out what is wrong before it starts an engine, and says it in two lines."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+COMMAND = Path(sys.executable).with_name("lorecall")
+
+
+def serve(*arguments: str, **variables: str) -> tuple[int, str]:
+    """Run `lorecall serve` to its end; return its exit code and stderr."""
+    done = subprocess.run(
+        [COMMAND, "serve", *arguments],
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.stdout == ""
+    return done.returncode, done.stderr
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    """A directory that passes for a model as long as nobody loads it."""
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    return str(tmp_path)
+
+
+def test_a_missing_base_is_exit_2_and_says_how_to_make_one(tmp_path: Path) -> None:
+    """The path that is wrong stands in the error, the command that helps in the hint."""
+    code, shown = serve("--base", str(tmp_path / "nowhere"))
+    assert code == 2
+    assert shown.startswith(f"error: {tmp_path / 'nowhere'} is not a directory\nhint: ")
+    assert "lorecall base prepare" in shown
+
+
+def test_a_directory_without_a_model_is_exit_2(tmp_path: Path) -> None:
+    """A directory that is no model is refused as such."""
+    code, shown = serve("--base", str(tmp_path))
+    assert code == 2
+    assert "holds no config.json" in shown
+
+
+def test_a_port_in_use_is_exit_2(model: str) -> None:
+    """The port is tried before the engine takes half a minute to start."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, shown = serve("--base", model, "--port", str(port))
+    assert code == 2
+    assert f"port {port} on 127.0.0.1 is in use" in shown
+
+
+@pytest.mark.parametrize(("name", "value"), [("LORECALL_STROE", "x"), ("LORECALL_ADAPTERS", "[]")])
+def test_a_bad_variable_is_exit_2_by_name(model: str, name: str, value: str) -> None:
+    """A misspelt or unreadable setting stops the server with the variable's name."""
+    code, shown = serve("--base", model, **{name: value})
+    assert code == 2
+    assert name in shown
