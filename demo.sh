@@ -10,11 +10,11 @@ ranks=(2 8 32 128)
 line="To be, or not to be, that is the question"
 lorecall=.venv/bin/lorecall
 
-say() { printf '\n== %s\n' "$*"; }
+say() { printf '\n== %s\n' "$*" >&2; }
 run() { # shows the command, then runs it
-  printf '$ lorecall'
-  printf ' %q' "$@"
-  printf '\n'
+  local word line="$ lorecall"
+  for word in "$@"; do [[ $word == *" "* ]] && line+=" \"$word\"" || line+=" $word"; done
+  echo "$line" >&2
   "$lorecall" "$@"
 }
 
@@ -25,7 +25,7 @@ run base prepare --out "$out/base"
 say "2/5  Five adapters: four ranks on the same made-up secrets, one on other data"
 train() { # NAME DATA RANK
   if [ -e "$out/adapters/$1/lorecall-training.json" ]; then
-    echo "$out/adapters/$1 is there already"
+    echo "$out/adapters/$1 is there already" >&2
   else
     run adapters train --base "$out/base" --data "$2" --rank "$3" --out "$out/adapters/$1"
   fi
@@ -49,8 +49,9 @@ until .venv/bin/python -c "$healthy" "$server" 2>/dev/null; do
   sleep 1
 done
 for adapter in "${ranks[@]/#/secrets-r}" hosts-r32; do
-  run adapters add "$adapter" --source "$out/adapters/$adapter" --server "$server"
+  run adapters add "$adapter" --source "$out/adapters/$adapter" --server "$server" >/dev/null
 done
+run adapters list --server "$server"
 
 # An audit exits 1 where it finds leaks over its policy: here that is the finding, not a failure.
 audit() {

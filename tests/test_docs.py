@@ -49,7 +49,7 @@ def make_targets() -> set[str]:
 def complaint(words: list[str]) -> str:
     """Return what is wrong with a `lorecall` command line, "" if each command and option exists."""
     command: Any = typer.main.get_command(app)
-    path = []
+    path: list[str] = []
     while hasattr(command, "commands") and words and words[0][0] not in "-[":
         name = words.pop(0)
         if name not in command.commands:
