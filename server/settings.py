@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lorecall.adapters.errors import UsageError
 from pydantic import Field, ValidationError
@@ -24,6 +24,11 @@ class ServerSettings(BaseSettings):
     )
     adapters: dict[str, str] = Field(
         default_factory=dict, description="adapters to serve from the start, JSON: name to directory"
+    )
+    int8_kernel: Literal["auto", "exact", "onednn"] = Field(
+        default="auto",
+        description="products of an INT8 base on a CPU: oneDNN's, our exact ones, or auto: exact where a probe "
+        "finds that oneDNN saturates (no VNNI)",
     )
 
 
