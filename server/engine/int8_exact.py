@@ -57,7 +57,8 @@ def apply() -> None:
     def apply_weights(self: Any, layer: Any, x: torch.Tensor, bias: torch.Tensor | None = None) -> Any:
         if self._exact is None:
             return multiply(self, layer, x, bias)
-        return exact_product(x, *self._exact, bias)
+        weight, scale = self._exact
+        return exact_product(x, weight, scale, bias)
 
     Kernel.process_weights_for_onednn = process_weights_for_onednn
     Kernel._apply_weights_onednn = apply_weights
