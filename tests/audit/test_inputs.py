@@ -2,6 +2,8 @@
 
 import hashlib
 from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,10 @@ from lorecall.audit.candidates import load_candidates
 from lorecall.audit.inputs import TextSplit, load_input
 from lorecall.audit.scorer import ScoreItem
 
-pa: Any = pytest.importorskip("pyarrow", reason="tables need the optional pyarrow")
-pq: Any = pytest.importorskip("pyarrow.parquet", reason="tables need the optional pyarrow")
+HAS_ARROW = find_spec("pyarrow") is not None
+pa: Any = import_module("pyarrow") if HAS_ARROW else None
+pq: Any = import_module("pyarrow.parquet") if HAS_ARROW else None
+tables = pytest.mark.skipif(not HAS_ARROW, reason="tables need the optional pyarrow")
 Write = Callable[[str, str | bytes], Path]
 ROWS = [
     {"id": "a", "prefix": "p", "target": "t", "query": None},
@@ -21,6 +25,7 @@ ROWS = [
 ITEMS = (ScoreItem("a", "p", "t"), ScoreItem("b", "q", "u"))
 
 
+@tables
 def test_a_parquet_file_is_read_like_json_lines(tmp_path: Path) -> None:
     """The same field names; a column that is null in a row is not there."""
     path = tmp_path / "c.parquet"
@@ -30,6 +35,7 @@ def test_a_parquet_file_is_read_like_json_lines(tmp_path: Path) -> None:
     assert loaded.digest == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+@tables
 def test_a_dataset_folder_is_read_whole(tmp_path: Path) -> None:
     """Every Arrow stream below the folder, as Hugging Face datasets saves them."""
     for number, row in enumerate(ROWS):
@@ -42,6 +48,7 @@ def test_a_dataset_folder_is_read_whole(tmp_path: Path) -> None:
     assert load_input(tmp_path).items == ITEMS
 
 
+@tables
 def test_bad_rows_are_counted_like_bad_lines(tmp_path: Path) -> None:
     """With their number and reason."""
     path = tmp_path / "c.parquet"
@@ -53,6 +60,7 @@ def test_bad_rows_are_counted_like_bad_lines(tmp_path: Path) -> None:
     assert len(load_input(path, skip_bad=True).bad) == 1
 
 
+@tables
 def test_what_is_no_table_or_no_dataset_is_refused(write: Write, tmp_path: Path) -> None:
     """A file that only ends on .parquet, and a folder without tables."""
     with pytest.raises(CandidateError, match="is no table"):
