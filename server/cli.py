@@ -4,7 +4,16 @@ import sys
 
 import typer
 from lorecall.adapters.errors import LorecallError
-from lorecall.server import cli_adapters, cli_audit, cli_base, cli_bench, cli_law, cli_selfcheck, cli_serve
+from lorecall.server import (
+    cli_adapters,
+    cli_audit,
+    cli_base,
+    cli_bench,
+    cli_law,
+    cli_selfcheck,
+    cli_serve,
+    cli_sweep,
+)
 from rich.console import Console
 
 app = typer.Typer(
@@ -18,6 +27,7 @@ app.add_typer(cli_base.app, name="base")
 app.add_typer(cli_adapters.app, name="adapters")
 app.add_typer(cli_audit.app, name="audit")
 app.add_typer(cli_law.app, name="law")
+app.command("sweep")(cli_sweep.sweep)
 app.command("bench")(cli_bench.bench)
 app.command("selfcheck")(cli_selfcheck.selfcheck)
 app.command("serve", context_settings=cli_serve.PASS_THROUGH)(cli_serve.serve)

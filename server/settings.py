@@ -6,10 +6,12 @@ from typing import Any, Literal
 
 from lorecall.adapters.errors import UsageError
 from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 PREFIX = "LORECALL_"
-CLIENT_KEYS = frozenset({"LORECALL_API_KEY", "LORECALL_SERVER"})
+CLIENT_KEYS = frozenset(
+    {"LORECALL_API_KEY", "LORECALL_SERVER", "LORECALL_REPORT_KEY", "LORECALL_REPORT_SALT"}
+)
 """Read by the command line as a client, not by the server."""
 
 
@@ -54,5 +56,7 @@ def read_settings() -> ServerSettings:
         raise UsageError(
             f"{key}: {first['msg']}", hint="see the settings in docs/settings.md", param=key
         ) from error
-    except Exception as error:  # pydantic-settings wraps JSON errors in its own type
-        raise UsageError(f"a LORECALL_ variable cannot be read: {error}") from error
+    except SettingsError as error:  # names the field that is not JSON
+        raise UsageError(
+            f"LORECALL_ADAPTERS is not JSON: {error}", hint='such as {"name": "/directory"}', param="adapters"
+        ) from error
