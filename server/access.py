@@ -38,6 +38,7 @@ _RULES: tuple[tuple[str, str, Need], ...] = (
     (r"POST", r"/v1/adapters|/v1/adapters/[^/]+/(archive|rollback|pin)", ADAPTERS),
     (r"DELETE", r"/v1/adapters/[^/]+", ADAPTERS),
     (r"POST", r"/v1/(un)?load_lora_adapter", ADAPTERS),
+    (r"GET", r"/v1/audits/[^/]+", Need(scopes=frozenset({Scope.AUDIT, Scope.ADAPTERS}))),
     (r"POST", r"/v1/score", AUDIT),
     (r"POST", r"/v1/(chat/)?completions(/render|/batch)?|/v1/responses|/v1/messages", INFER),
     (r"POST", r"/v1/messages/count_tokens|/tokenize|/detokenize|/invocations", INFER),

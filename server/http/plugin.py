@@ -11,7 +11,7 @@ from lorecall.adapters.base import read_manifest
 from lorecall.adapters.errors import BaseModelError
 from lorecall.audit.scorer import EngineInfo
 from lorecall.server.assembly import build_serving
-from lorecall.server.http import adapters, engine, keys, logprobs, score
+from lorecall.server.http import adapters, audits, engine, keys, logprobs, score
 from lorecall.server.http.gateway import Gateway
 from lorecall.server.models import with_versions
 from lorecall.server.settings import read_settings
@@ -29,6 +29,7 @@ class LorecallEndpoints:
         app.include_router(logprobs.router(app))
         app.include_router(adapters.router)
         app.include_router(keys.router)
+        app.include_router(audits.router)
         app.include_router(score.router)
         app.include_router(engine.router)
         app.add_middleware(Gateway, state=app.state)
