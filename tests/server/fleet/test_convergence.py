@@ -47,7 +47,7 @@ def test_a_restarted_server_has_the_same_set(pair: Pair, int8_adapters: list[Pat
 
 
 def test_registered_but_unloaded_loads_on_demand(pair: Pair, int8_adapters: list[Path]) -> None:
-    """With more adapters than the engine's memory holds, each still answers: the least recently used makes room."""
+    """More adapters than the engine's memory holds all answer: the least recently used makes room."""
     names = [f"many-{number}" for number in range(6)]
     for number, name in enumerate(names):
         source = str(int8_adapters[number % 3])

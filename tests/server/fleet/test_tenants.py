@@ -57,7 +57,7 @@ def test_every_route_asks_every_kind_of_key(pair: Pair, tenants: dict[str, httpx
     wrong = []
     for method, template in walked:
         path = re.sub(r"\{[^}]+\}", "acme-none", template)
-        body = {} if method in ("POST", "PUT", "PATCH") else None
+        body: dict[str, Any] | None = {} if method in ("POST", "PUT", "PATCH") else None
         answer = tenants[kind].request(method, path, json=body)
         refused = answer.status_code in (401, 403)
         expected = 401 if kind in ("none", "wrong") else 403
