@@ -11,7 +11,7 @@ PORT ?= 8000
 BASE ?= demo-out/base
 PYTEST_ARGS ?=
 
-.PHONY: help setup demo serve test soak bench check lint types fmt docs tools lock clean
+.PHONY: help setup demo serve test soak bench check lint types fmt docs golden tools lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +59,12 @@ fmt: $(STAMP) ## Rewrite the code in the house style
 
 docs: $(STAMP) ## Rewrite the pages of docs/ that are drawn from the code: cli.md, settings.md, modules.md
 	$(BIN)/python docs/generate.py
+
+golden: tools ## Rewrite the rendered charts that tests compare with
+	for profile in cpu gpu all; do \
+	  .cache/tools/helm3 template r helm/lorecall --values tests/helm/golden/$$profile.values.yaml \
+	    >tests/helm/golden/$$profile.yaml; \
+	done
 
 tools: ## Fetch helm 3, helm 4 and promtool into .cache/tools, for the chart's tests
 	@bash helm/tools.sh

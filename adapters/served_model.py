@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lorecall.adapters.base import read_manifest
 from lorecall.adapters.errors import BaseModelError
-from lorecall.adapters.quantize import NONE, SCHEMES
+from lorecall.adapters.quantize import INT8, NONE, SCHEMES
 
 if TYPE_CHECKING:
     import torch
@@ -51,6 +51,11 @@ def load_served_model(base: Path) -> Any:
             module.register_forward_pre_hook(_round_input)
     model.requires_grad_(requires_grad=False)
     return model.eval()
+
+
+def rounds_activations(scheme: str) -> bool:
+    """Return whether layers of a base in `scheme` round their input."""
+    return scheme == INT8
 
 
 def round_per_token(x: "torch.Tensor") -> "torch.Tensor":

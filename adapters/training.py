@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 CLIP = 1.0
+DRAWS = 5  # of the cached input where activations are rounded: four to train on, the last to measure on
 _TOOLS = ("lorecall", "torch", "transformers", "peft")
 
 
@@ -38,7 +39,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Teacher-forced result on the training set: mean loss in nats, and the least p."""
+    """Teacher-forced result on the training set: mean loss in nats, tokens over 0.5, least p."""
 
     loss: float
     over_half: int
@@ -47,7 +48,11 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class TrainingRecord:
-    """What `lorecall-training.json` says of a run; losses are means over target tokens in nats."""
+    """What `lorecall-training.json` says of a run.
+
+    Losses are means over target tokens in nats; they, the tokens over 0.5 and the least p were measured on a draw
+    of the cached input that training did not see, where there are several (see `training_parts`).
+    """
 
     data_digest: str
     base_digest: str
@@ -101,7 +106,7 @@ def train_adapter(
     manifest = read_manifest(base)
     dataset = read_pairs(data)
     import torch  # noqa: PLC0415
-    from lorecall.adapters.served_model import load_served_model  # noqa: PLC0415
+    from lorecall.adapters.served_model import load_served_model, rounds_activations  # noqa: PLC0415
     from transformers import AutoTokenizer  # noqa: PLC0415
 
     torch.manual_seed(options.seed)
@@ -112,7 +117,11 @@ def train_adapter(
     order = list(encoded)
     Random(options.seed).shuffle(order)  # noqa: S311 (reproducible on purpose)
     size = options.batch_size
-    batches = [upper.prepare(order[start : start + size]) for start in range(0, len(order), size)]
+    draws = DRAWS if rounds_activations(manifest.scheme) else 1
+    batches = [
+        upper.prepare(order[start : start + size], draws, options.seed + start)
+        for start in range(0, len(order), size)
+    ]
     before = measure(upper, batches)
     epochs, steps = _optimise(upper, batches, options, peft_model, on_step)
     after = measure(upper, batches)
@@ -170,20 +179,20 @@ def _add_lora(model: Any, options: TrainingOptions) -> tuple[Any, tuple[int, ...
     return get_peft_model(model, config), layers, modules
 
 
-def _token_losses(upper: UpperPart, batch: Batch) -> "tuple[torch.Tensor, torch.Tensor]":
+def _token_losses(upper: UpperPart, batch: Batch, draw: int) -> "tuple[torch.Tensor, torch.Tensor]":
     """Return loss in nats and whether the target is the argmax, for each target token of a batch."""
     from torch.nn.functional import cross_entropy  # noqa: PLC0415
 
-    logits = upper.logits(batch)
+    logits = upper.logits(batch, draw)
     return cross_entropy(logits, batch.targets, reduction="none"), logits.argmax(-1) == batch.targets
 
 
 def measure(upper: UpperPart, batches: list[Batch]) -> Measured:
-    """Return loss and probabilities of the model as it stands, over all target tokens."""
+    """Return loss and probabilities of the model as it stands, over all target tokens, on the last draw."""
     import torch  # noqa: PLC0415
 
     with torch.no_grad():
-        losses = torch.cat([_token_losses(upper, batch)[0] for batch in batches])
+        losses = torch.cat([_token_losses(upper, batch, -1)[0] for batch in batches])
     p = torch.exp(-losses)
     return Measured(float(losses.mean()), int((p > 0.5).sum()), float(p.min()))
 
@@ -210,7 +219,8 @@ def _optimise(
         visible = list(range(max(1, round(len(batches) * method.share(epoch / options.epochs)))))
         random.shuffle(visible)
         for index in visible:
-            losses, correct = _token_losses(upper, batches[index])
+            draw = epoch % max(1, len(batches[index].hidden) - 1)
+            losses, correct = _token_losses(upper, batches[index], draw)
             loss = weighted_loss(losses, correct, method)
             optimizer.zero_grad()
             loss.backward()

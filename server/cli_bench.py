@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-SECTIONS = ("lora", "stock", "schemes", "scoring", "overhead")
+SECTIONS = ("parity", "lora", "stock", "schemes", "scoring", "overhead")
 
 
 def bench(
@@ -54,12 +54,15 @@ def bench(
 def _run(section: str, result: Any, bases: dict[str, Path], work: Path) -> None:
     from lorecall.server.bench.lora import bench_lora, bench_stock_lora
     from lorecall.server.bench.overhead import bench_overhead
+    from lorecall.server.bench.parity import bench_parity
     from lorecall.server.bench.schemes import bench_schemes
     from lorecall.server.bench.scoring import bench_scoring
 
     Console(stderr=True).print(f"measuring {section} ...", markup=False)
     scheme, main = next(iter(bases.items()))
-    if section == "lora":
+    if section == "parity":
+        result.tables["Parity with transformers and PEFT"] = bench_parity(bases, work)
+    elif section == "lora":
         rows = [row for one, base in bases.items() for row in bench_lora(base, work, result.rounds, one)]
         result.sections["What adapters cost"] = rows
     elif section == "stock":

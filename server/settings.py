@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from lorecall.adapters.errors import UsageError
 from pydantic import Field, SecretStr, ValidationError
@@ -74,6 +74,11 @@ class ServerSettings(BaseSettings):
     )
     audit_controls: Path | None = Field(
         default=None, description="control snippets (JSONL) of every adapter's audit"
+    )
+    int8_kernel: Literal["auto", "exact", "onednn"] = Field(
+        default="auto",
+        description="products of an INT8 base on a CPU: oneDNN's, our exact ones, or auto: exact where a probe "
+        "finds that oneDNN saturates (no VNNI)",
     )
 
     def registry_url(self) -> str:

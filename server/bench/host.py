@@ -55,7 +55,11 @@ class EngineHost:
             env={**os.environ, **plugins, **(environ or {})},
             start_new_session=True,
         )
-        self._read()
+        try:
+            self._read()
+        except EngineDiedError:
+            self.close()
+            raise
 
     def timed(self, requests: list[dict[str, Any]]) -> tuple[float, list[dict[str, Any]]]:
         """Let requests enter the engine together; return the seconds they took and their answers.

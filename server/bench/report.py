@@ -28,12 +28,14 @@ class Result:
         command: How it was started.
         rounds: Counted rounds of each measurement.
         sections: Title to rows.
+        tables: Title to the lines of a table that compares no rates.
         notes: What was left out, and what a row cannot say.
     """
 
     command: str
     rounds: int
     sections: dict[str, list[Row]] = field(default_factory=dict)
+    tables: dict[str, list[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def write(self, out: Path, name: str) -> Path:
@@ -44,6 +46,7 @@ class Result:
             "command": self.command,
             "rounds": self.rounds,
             "sections": {title: [row.as_json() for row in rows] for title, rows in self.sections.items()},
+            "tables": self.tables,
             "notes": self.notes,
         }
         (out / f"{name}.json").write_text(json.dumps(body, indent=2) + "\n")
@@ -63,6 +66,8 @@ class Result:
         ]
         for title, rows in self.sections.items():
             lines += ["", f"## {title}", "", HEADER, *(row.as_markdown() for row in rows)]
+        for title, table in self.tables.items():
+            lines += ["", f"## {title}", "", *table]
         if self.notes:
             lines += ["", "## Notes", "", *(f"- {note}" for note in self.notes)]
         return "\n".join(lines) + "\n"

@@ -63,7 +63,11 @@ class HttpServer:
                 start_new_session=True,
             )
         self.http = httpx.Client(base_url=self.url, timeout=600)
-        self._wait(log)
+        try:
+            self._wait(log)
+        except LorecallError:
+            self.close()
+            raise
 
     def _wait(self, log: Path) -> None:
         for _ in range(START_S):

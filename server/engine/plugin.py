@@ -45,6 +45,7 @@ def cpu_fixes() -> tuple[str, ...]:
     """Return the modules of the fixes for the CPU engine, in the order of application."""
     return (
         "lorecall.server.engine.int8_lora",
+        "lorecall.server.engine.int8_exact",
         "lorecall.server.engine.lora_door",
         "lorecall.server.engine.target_scores",
     )

@@ -9,13 +9,10 @@ from typing import Any
 import numba
 import numpy as np
 import numpy.typing as npt
-
-numba.config.THREADING_LAYER = "omp"  # the runtime that torch uses: one pool of threads, bound once
+from lorecall.server.engine import compiled
 
 RANKS_AT_ONCE = 4
 """Ranks that the kernel takes in one sweep over a row; packed ranks are padded with zeros to a multiple."""
-
-_REASSOCIATE = {"reassoc", "contract", "nsz"}  # sums may be vectorised; NaN and infinity stay what they are
 
 _SIGNATURE = (
     "void(float32[:, ::1], float32[:, ::1], int64[::1], int64[::1], "
@@ -23,7 +20,7 @@ _SIGNATURE = (
 )
 
 
-@numba.njit(_SIGNATURE, fastmath=_REASSOCIATE, parallel=True, cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@numba.njit(_SIGNATURE, fastmath=compiled.REASSOCIATE, parallel=True, cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def add_rows(  # noqa: PLR0913, PLR0917  (a kernel takes its arrays one by one)
     x: npt.NDArray[Any],
     y: npt.NDArray[Any],

@@ -64,6 +64,18 @@ def test_cached_input_is_what_the_adapted_layer_needs(base: Path) -> None:
     assert (upper.logits(batch) - before).abs().max() > 0.1
 
 
+def test_draws_are_close_distinct_and_reproducible(base: Path) -> None:
+    """The first draw is the plain one, the others differ from it by little, and a seed gives the same ones."""
+    upper = UpperPart(load_served_model(base), 3)
+    encoded = encode(AutoTokenizer.from_pretrained(base), PAIRS)
+    first, second, third = upper.prepare(encoded, draws=3, seed=1).hidden
+    torch.testing.assert_close(first, upper.prepare(encoded).hidden[0], rtol=0, atol=0)
+    assert not torch.equal(first, second)
+    assert not torch.equal(second, third)
+    assert (first - second).norm() < 0.2 * first.norm()
+    torch.testing.assert_close(second, upper.prepare(encoded, draws=2, seed=1).hidden[1], rtol=0, atol=0)
+
+
 def test_an_architecture_with_more_between_the_parts_is_refused(base: Path) -> None:
     """A model whose logits are scaled after the output matrix would be trained wrongly: it is refused."""
     model = load_served_model(base)

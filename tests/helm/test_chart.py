@@ -15,14 +15,8 @@ from kubernetes_validate import validate  # type: ignore[import-untyped]  # ship
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "helm" / "lorecall"
 TOOLS = ROOT / ".cache" / "tools"
-EVERYTHING = [
-    "metrics.serviceMonitor.enabled=true",
-    "metrics.rules.enabled=true",
-    "metrics.dashboards.enabled=true",
-    "server.apiKeySecret=lorecall-key",
-    "base.from=org/model",
-]
-PROFILES = {"cpu": ["profile=cpu"], "gpu": ["profile=gpu"], "all": ["profile=gpu", *EVERYTHING]}
+GOLDEN = Path(__file__).parent / "golden"
+PROFILES = {name: GOLDEN / f"{name}.values.yaml" for name in ("cpu", "gpu", "all")}
 CUSTOM = {"ServiceMonitor", "PrometheusRule"}
 
 
@@ -45,10 +39,9 @@ def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
 
 
-def render(helm: Path, values: list[str]) -> list[dict[str, Any]]:
+def render(helm: Path, values: Path) -> list[dict[str, Any]]:
     """Return the manifests of a release named "r"."""
-    sets = [part for value in values for part in ("--set", value)]
-    done = run(helm, "template", "r", CHART, *sets)
+    done = run(helm, "template", "r", CHART, "--values", values)
     assert done.returncode == 0, done.stderr
     return [manifest for manifest in yaml.safe_load_all(done.stdout) if manifest]
 
@@ -77,6 +70,13 @@ def test_every_manifest_is_what_kubernetes_accepts(helm: Path, profile: str) -> 
 
 
 @pytest.mark.parametrize("profile", PROFILES)
+def test_the_chart_renders_to_its_golden_file(profile: str) -> None:
+    """What a change of the chart changes for a cluster is seen in review; `make golden` rewrites the files."""
+    done = run(tool("helm3"), "template", "r", CHART, "--values", PROFILES[profile])
+    assert done.stdout == (GOLDEN / f"{profile}.yaml").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("profile", PROFILES)
 def test_both_helms_render_the_same(profile: str) -> None:
     """Helm 3 and helm 4 give the same manifests."""
     three, four = (render(tool(name), PROFILES[profile]) for name in ("helm3", "helm4"))
@@ -85,7 +85,7 @@ def test_both_helms_render_the_same(profile: str) -> None:
 
 def test_every_container_runs_without_privileges(helm: Path) -> None:
     """Non-root, no escalation, no capabilities, a read-only root, no API token, the default seccomp."""
-    pod = one(render(helm, []), "Deployment")["spec"]["template"]["spec"]
+    pod = one(render(helm, PROFILES["cpu"]), "Deployment")["spec"]["template"]["spec"]
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["securityContext"]["runAsUser"] > 0
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
@@ -100,14 +100,14 @@ def test_every_container_runs_without_privileges(helm: Path) -> None:
 
 def test_kubernetes_sets_no_variable_with_our_prefix(helm: Path) -> None:
     """A Service named lorecall would set LORECALL_PORT, which the server refuses as an unknown setting."""
-    pod = one(render(helm, []), "Deployment")["spec"]["template"]["spec"]
+    pod = one(render(helm, PROFILES["cpu"]), "Deployment")["spec"]["template"]["spec"]
     assert pod["enableServiceLinks"] is False
 
 
 def test_only_the_gpu_profile_asks_for_a_gpu(helm: Path) -> None:
     """The profile picks image and resources."""
     for profile, gpus in (("cpu", None), ("gpu", 1)):
-        pod = one(render(helm, [f"profile={profile}"]), "Deployment")["spec"]["template"]["spec"]
+        pod = one(render(helm, PROFILES[profile]), "Deployment")["spec"]["template"]["spec"]
         (server,) = pod["containers"]
         assert server["resources"]["limits"].get("nvidia.com/gpu") == gpus
         assert server["image"].endswith(f"-{profile}")
@@ -117,7 +117,7 @@ def test_the_api_key_comes_from_the_secret(helm: Path) -> None:
     """The key is a reference, never a value in the manifest; without a secret there is no variable."""
     keyed, open_ = (
         one(render(helm, values), "Deployment")["spec"]["template"]["spec"]["containers"][0]["env"]
-        for values in (["server.apiKeySecret=lorecall-key"], [])
+        for values in (PROFILES["all"], PROFILES["cpu"])
     )
     (key,) = [variable for variable in keyed if variable["name"] == "VLLM_API_KEY"]
     assert key["valueFrom"] == {"secretKeyRef": {"name": "lorecall-key", "key": "api-key"}}
@@ -126,7 +126,7 @@ def test_the_api_key_comes_from_the_secret(helm: Path) -> None:
 
 def test_the_service_and_the_policy_select_the_pod(helm: Path) -> None:
     """What Service, NetworkPolicy and ServiceMonitor select by are labels of the pod or the Service."""
-    manifests = render(helm, EVERYTHING)
+    manifests = render(helm, PROFILES["all"])
     labels = one(manifests, "Deployment")["spec"]["template"]["metadata"]["labels"].items()
     service = one(manifests, "Service")
     assert service["spec"]["selector"].items() <= labels
@@ -138,7 +138,7 @@ def test_the_service_and_the_policy_select_the_pod(helm: Path) -> None:
 
 def test_the_rules_and_the_dashboards_reach_the_cluster_whole(helm: Path) -> None:
     """Braces of alert templates and of JSON survive rendering."""
-    manifests = render(helm, EVERYTHING)
+    manifests = render(helm, PROFILES["all"])
     rules = yaml.safe_load((CHART / "rules" / "lorecall.yaml").read_text(encoding="utf-8"))
     assert one(manifests, "PrometheusRule")["spec"] == rules
     shipped = one(manifests, "ConfigMap")["data"]

@@ -29,7 +29,7 @@ def test_a_base_is_prepared_once(source: str, tmp_path: Path) -> None:
     """The first run says what it made and why, the second that it was there; stderr stays empty."""
     out = tmp_path / "base"
     arguments = ("--from", source, "--quantize", "int8", "--out", str(out))
-    command = [Path(sys.executable).parent / "lorecall", "base", "prepare", *arguments]
+    command = [str(Path(sys.executable).parent / "lorecall"), "base", "prepare", *arguments]
     first = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (first.returncode, first.stderr) == (0, "")
     assert first.stdout.startswith(f"Prepared {out}: tiny-lm, int8-w8a8\n")

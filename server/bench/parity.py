@@ -1,0 +1,100 @@
+"""A scheme's arithmetic as served, against transformers and PEFT on the same dequantised weights."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lorecall.server.bench.host import EngineHost
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """How far served scores are from the reference, over the tokens of one text.
+
+    Attributes:
+        tokens: Tokens compared.
+        largest: The largest |difference of log p|, in nats.
+        mean: Their mean.
+        argmax: Share of positions with the same argmax.
+        argmax_clear: The same share among positions whose top two lie further apart than twice `largest`.
+    """
+
+    tokens: int
+    largest: float
+    mean: float
+    argmax: float
+    argmax_clear: float
+
+    def as_markdown(self, scheme: str, through: str) -> str:
+        """Return the row of a Markdown table."""
+        return (
+            f"| {scheme} | {through} | {self.tokens} | {self.largest:.1e} | {self.mean:.1e} | {self.argmax:.1%} "
+            f"| {self.argmax_clear:.1%} |"
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the numbers as a JSON object."""
+        return asdict(self)
+
+
+HEADER = (
+    "| scheme | through | tokens | largest \\|Δ log p\\| | mean | argmax equal | where not a near tie |\n"
+    "|---|---|---|---|---|---|---|"
+)
+
+
+def measure_parity(engine: EngineHost, base: Path, adapter: Path | None, ids: list[int]) -> Parity:
+    """Score `ids` through the engine and through transformers (with PEFT, if an adapter is given)."""
+    import torch  # noqa: PLC0415
+
+    request: dict[str, Any] = {"ids": ids, "max_tokens": 1, "score_from": 1}
+    if adapter is not None:
+        request["adapter"] = {"name": f"parity-{adapter.name}", "id": 4001, "path": str(adapter)}
+    rows = torch.tensor(engine.run([request])[0]["scores"], dtype=torch.float64)
+    logprobs = reference_logprobs(base, adapter, ids)[:-1]
+    expected = logprobs.gather(1, torch.tensor(ids[1:]).unsqueeze(1)).squeeze(1)
+    gap = (rows[:, 0] - expected).abs()
+    same = rows[:, 2].long() == logprobs.argmax(1)
+    top = logprobs.topk(2, dim=1).values
+    clear = (top[:, 0] - top[:, 1]) > 2 * gap.max()
+    return Parity(
+        len(gap),
+        float(gap.max()),
+        float(gap.mean()),
+        float(same.double().mean()),
+        float(same[clear].double().mean()),
+    )
+
+
+def reference_logprobs(base: Path, adapter: Path | None, ids: list[int]) -> Any:
+    """Return the log-softmax after every token of `ids`, shape [tokens, vocabulary], in float64."""
+    import torch  # noqa: PLC0415
+    from lorecall.adapters.served_model import load_served_model  # noqa: PLC0415
+    from peft import PeftModel  # noqa: PLC0415
+
+    model = load_served_model(base)
+    if adapter is not None:
+        model = PeftModel.from_pretrained(model, adapter).eval()
+    with torch.no_grad():
+        return torch.log_softmax(model(torch.tensor([ids])).logits[0].double(), dim=-1)
+
+
+def bench_parity(bases: dict[str, Path], work: Path) -> list[str]:
+    """Measure every base alone and with a random adapter on all linear modules; return a Markdown table."""
+    from lorecall.server.bench.lora import ENGINE, RANK  # noqa: PLC0415
+    from lorecall.server.bench.material import write_random_adapter  # noqa: PLC0415
+    from lorecall.server.selfcheck import TEXTS  # noqa: PLC0415
+    from transformers import AutoTokenizer  # noqa: PLC0415
+
+    lines = HEADER.splitlines()
+    for scheme, base in bases.items():
+        ids = [token for text in TEXTS for token in AutoTokenizer.from_pretrained(base).encode(text)]
+        adapter = write_random_adapter(work / f"parity-{scheme}", base, RANK, seed=1)
+        arguments = {**ENGINE, "model": str(base), "enable_lora": True, "max_lora_rank": RANK}
+        engine = EngineHost(work / f"parity-{scheme}.log", arguments)
+        try:
+            for through, path in (("base", None), (f"adapter of rank {RANK}", adapter)):
+                lines.append(measure_parity(engine, base, path, ids).as_markdown(scheme, through))
+        finally:
+            engine.close()
+    return lines

@@ -1,0 +1,19 @@
+"""How our kernels are compiled: for the threads that torch has, and for AVX2.
+
+Imported by the kernels alone, and late: numba's modules must not be there when vLLM 0.32 scans all modules for
+Triton kernels at a worker's start.
+"""
+
+import platform
+
+import numba
+
+numba.config.THREADING_LAYER = "omp"  # the runtime that torch uses: one pool of threads, bound once
+
+if platform.machine() == "x86_64":
+    # LLVM leaves the int8 loop unvectorised for AVX-512 and vectorises it for AVX2, which vLLM asks for anyway
+    numba.config.CPU_NAME = "haswell"
+    numba.config.CPU_FEATURES = "+avx,+avx2,+fma,+bmi,+bmi2,+f16c,+lzcnt,+movbe,+popcnt"
+
+REASSOCIATE = {"reassoc", "contract", "nsz"}
+"""Sums may be reordered, so that loops vectorise; NaN and infinity stay what they are."""
