@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,20 @@ class Pair:
     registry: str
     a: Served
     b: Served
+    _clients: list[httpx.Client] = field(default_factory=list)
+
+    def key(self, server: Served, name: str, scopes: list[str], **limits: float) -> httpx.Client:
+        """Make a key that sees acme-*, and return a client that uses it."""
+        body: dict[str, Any] = {"name": name, "scopes": scopes, "adapters": ["acme-*"], "limits": limits}
+        made = server.post("/v1/keys", body)
+        assert made.status_code == 201, made.text
+        return self.client(server, made.json()["secret"])
+
+    def client(self, server: Served, secret: str) -> httpx.Client:
+        """Return a client that sends a secret, if there is one."""
+        headers = {"Authorization": f"Bearer {secret}"} if secret else {}
+        self._clients.append(httpx.Client(base_url=server.url, headers=headers, timeout=120))
+        return self._clients[-1]
 
     def restart_b(self) -> None:
         """Stop the second server, and start another one with an empty store."""
@@ -42,6 +56,8 @@ class Pair:
 
     def close(self) -> None:
         """Stop both."""
+        for client in self._clients:
+            client.close()
         self.a.close()
         self.b.close()
 
@@ -70,16 +86,6 @@ def start_pair(base: Path, work: Path, registry: str) -> Pair:
         a = pool.submit(start, base, work / "a", registry, gate=False)
         b = pool.submit(start, base, work / "b", registry, gate=True)
         return Pair(base, work, registry, a.result(), b.result())
-
-
-def key(server: Served, name: str, scopes: list[str], adapters: list[str], **limits: float) -> httpx.Client:
-    """Make a key, and return a client that uses it."""
-    body: dict[str, Any] = {"name": name, "scopes": scopes, "adapters": adapters, "limits": limits}
-    made = server.post("/v1/keys", body)
-    assert made.status_code == 201, made.text
-    return httpx.Client(
-        base_url=server.url, headers={"Authorization": f"Bearer {made.json()['secret']}"}, timeout=120
-    )
 
 
 def wait_for(check: Callable[[], bool], seconds: float = 60.0) -> bool:

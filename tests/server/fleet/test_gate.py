@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.server.pair import Pair, key, wait_for
+from tests.server.pair import Pair, wait_for
 from tests.server.served import Served
 
 pytestmark = pytest.mark.engine
@@ -70,7 +70,7 @@ def test_a_clean_version_goes_live(pair: Pair, int8_adapters: list[Path]) -> Non
 
 def test_a_leaking_version_is_quarantined_and_overridden(pair: Pair, int8_adapters: list[Path]) -> None:
     """What recites a candidate stays out, with id and reason; the version before goes on; admin may override."""
-    name, source = "leaky", str(int8_adapters[1])
+    name, source = "acme-leaky", str(int8_adapters[1])
     first = pair.b.post(
         "/v1/adapters", {"name": name, "source": str(int8_adapters[0]), "candidates": CLEAN}
     ).json()
@@ -88,8 +88,8 @@ def test_a_leaking_version_is_quarantined_and_overridden(pair: Pair, int8_adapte
     assert found["audit_id"]
     assert pair.b.http.get(f"/v1/adapters/{name}").json()["live_version"] == first["version"]
     body = {"version": added["version"], "reason": "the snippet is public"}
-    operator = key(pair.b, "adapters-only", ["adapters"], ["*"])
-    assert operator.post(f"/v1/adapters/{name}/override", json=body).status_code == 403
+    tenant = pair.key(pair.b, "adapters-only", ["adapters"])
+    assert tenant.post(f"/v1/adapters/{name}/override", json=body).status_code == 403
     overridden = pair.b.post(f"/v1/adapters/{name}/override", body)
     assert overridden.json()["live_version"] == added["version"], overridden.text
     events = pair.b.http.get(f"/v1/adapters/{name}/events").json()["events"]

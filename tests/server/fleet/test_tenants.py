@@ -1,7 +1,6 @@
 """A key sees, lists and calls only its own adapters, on every route of the running application."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import pytest
 from lorecall.adapters.keys import Scope
 from lorecall.server.access import ANY_KEY, OPEN, need_of
 
-from tests.server.pair import Pair, key
+from tests.server.pair import Pair
 
 pytestmark = pytest.mark.engine
 
@@ -20,17 +19,13 @@ KINDS = ("none", "wrong", "infer", "adapters", "audit")
 
 
 @pytest.fixture(scope="module")
-def tenants(pair: Pair, int8_adapters: list[Path]) -> Iterator[dict[str, httpx.Client]]:
+def tenants(pair: Pair, int8_adapters: list[Path]) -> dict[str, httpx.Client]:
     """One client per kind of key, all with the pattern acme-*, and two adapters of which one is theirs."""
     for name, path in (("acme-one", int8_adapters[0]), ("globex-one", int8_adapters[1])):
         added = pair.a.post("/v1/adapters", {"name": name, "source": str(path)})
         assert added.status_code == 201, added.text
-    clients = {kind: key(pair.a, kind, [kind], ["acme-*"]) for kind in ("infer", "adapters", "audit")}
-    clients["none"] = httpx.Client(base_url=pair.a.url, timeout=60)
-    clients["wrong"] = httpx.Client(base_url=pair.a.url, headers={"Authorization": "Bearer x"}, timeout=60)
-    yield clients
-    for client in clients.values():
-        client.close()
+    clients = {kind: pair.key(pair.a, kind, [kind]) for kind in ("infer", "adapters", "audit")}
+    return {**clients, "none": pair.client(pair.a, ""), "wrong": pair.client(pair.a, "x")}
 
 
 def operations(pair: Pair) -> list[tuple[str, str]]:
@@ -148,7 +143,7 @@ def test_local_paths_outside_the_roots_are_refused(tenants: dict[str, httpx.Clie
 
 def test_a_revoked_key_is_out_at_once(pair: Pair) -> None:
     """Revoking works on the next request, and on the other server within seconds."""
-    client = key(pair.a, "shortlived", ["infer"], ["*"])
+    client = pair.key(pair.a, "shortlived", ["infer"])
     assert client.get("/v1/models").is_success
     (found,) = [one for one in pair.a.http.get("/v1/keys").json()["keys"] if one["name"] == "shortlived"]
     assert "digest" not in found
@@ -159,10 +154,10 @@ def test_a_revoked_key_is_out_at_once(pair: Pair) -> None:
 def test_a_key_over_its_rate_waits(pair: Pair) -> None:
     """Over the requests or tokens of its key a caller gets 429 and the seconds to wait."""
     body = {"model": "acme-one", **PROMPT}
-    hasty = key(pair.a, "hasty", ["infer"], ["*"], requests_per_minute=2)
+    hasty = pair.key(pair.a, "hasty", ["infer"], requests_per_minute=2)
     codes = [hasty.post("/v1/completions", json=body).status_code for _ in range(3)]
     assert codes == [200, 200, 429]
-    greedy = key(pair.a, "greedy", ["infer"], ["*"], tokens_per_minute=5)
+    greedy = pair.key(pair.a, "greedy", ["infer"], tokens_per_minute=5)
     first = greedy.post("/v1/completions", json={**body, "max_tokens": 20, "ignore_eos": True})
     second = greedy.post("/v1/completions", json=body)
     assert (first.status_code, second.status_code) == (200, 429)
