@@ -1,0 +1,36 @@
+"""Options that several `lorecall audit` commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Server = Annotated[str, typer.Option(metavar="URL", help="A running lorecall server.")]
+Candidates = Annotated[Path, typer.Option(metavar="FILE.jsonl", help="Lines of id, prefix and target.")]
+Controls = Annotated[
+    Path | None, typer.Option(metavar="FILE.jsonl", help="The same format, never trained on; 300 or more.")
+]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Count bad lines where they would be an error.")]
+Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Write the reports here.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the report instead of the table.")]
+Framing = Annotated[
+    list[str] | None,
+    typer.Option(help="raw, chat or chat+system; repeatable: the gravest verdict counts. raw by default."),
+]
+System = Annotated[str | None, typer.Option(help="System message of the framing chat+system.")]
+PrefixTokens = Annotated[
+    list[int] | None,
+    typer.Option(
+        min=1, metavar="N", help="Ask with only the last N prefix tokens, too; repeatable: 8, 16, 32, 64."
+    ),
+]
+EpsilonOption = Annotated[
+    float | None,
+    typer.Option(min=0.0, help="Bound on the engine's logit error; the engine's own by default."),
+]
+Batch = Annotated[int, typer.Option(min=1, help="Snippets in one request.")]
+Timeout = Annotated[float, typer.Option(min=1.0, help="Seconds to wait for one answer.")]
+Seed = Annotated[int, typer.Option(help="Seed of every random choice.")]
+Formats = Annotated[
+    list[str] | None, typer.Option("--format", help="json, html or junit; repeatable; all by default.")
+]

@@ -1,0 +1,67 @@
+"""`lorecall audit report` and `verify`: what can be done with a report that was written."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from lorecall.adapters.errors import UsageError
+from lorecall.server.cli_audit_inputs import check_formats
+from lorecall.server.cli_audit_options import (
+    Formats,
+    Seed,
+    Timeout,
+)
+
+
+def report(
+    file: Annotated[Path, typer.Argument(metavar="REPORT.json", help="A report that an audit wrote.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Write the reports here.")],
+    formats: Formats = None,
+) -> None:
+    """Render a report.json again, as HTML and JUnit XML, without an engine."""
+    from lorecall.audit.report import read_report
+    from lorecall.server.cli_audit_output import note, write_reports
+
+    for path in write_reports(read_report(file), out, check_formats(formats)):
+        note(f"wrote {path}")
+
+
+def verify(
+    file: Annotated[Path, typer.Argument(metavar="REPORT.json", help="A report that an audit wrote.")],
+    *,
+    candidates: Annotated[
+        Path | None, typer.Option(metavar="FILE.jsonl", help="The audited file: is it the same?")
+    ] = None,
+    server: Annotated[
+        str | None, typer.Option(metavar="URL", help="Score a sample again; needs --candidates.")
+    ] = None,
+    sample: Annotated[int, typer.Option(min=1, help="Snippets to score again.")] = 20,
+    seed: Seed = 0,
+    timeout: Timeout = 600.0,
+) -> None:
+    """Check a report: its seal, its arithmetic, its inputs. Exit 1 if it does not hold, 4 if scores differ."""
+    from lorecall.audit.candidates import load_candidates
+    from lorecall.audit.http_scorer import HttpScorer
+    from lorecall.audit.report import read_report
+    from lorecall.audit.verify import check_contents, check_input, rescore
+    from lorecall.server.cli_audit_output import note
+
+    content = read_report(file)
+    problems = check_contents(content)
+    given = load_candidates(candidates, skip_bad=True) if candidates else None
+    if given is not None:
+        problems += check_input(content, "candidates", given)
+    for problem in problems:
+        note(f"does not hold: {problem}")
+    if problems:
+        raise typer.Exit(1)
+    if server is not None:
+        if given is None:
+            raise UsageError("--server needs --candidates: a report holds no text", param="candidates")
+        with HttpScorer(server, timeout=timeout) as scorer:
+            again = rescore(content, scorer, given.items, sample, seed)
+        move = f"largest move {again.largest_move:.3g} of {again.tolerance:.3g} logits"
+        note(f"scored {again.sample} snippets again: {len(again.differing)} differ, {move}")
+        if again.differing:
+            raise typer.Exit(4)
+    note("the report holds")
