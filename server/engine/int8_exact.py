@@ -87,7 +87,7 @@ def exact_product(
     if len(flat) <= FEW_ROWS:
         from lorecall.server.engine.int8_kernel import int8_product
 
-        out = torch.empty(len(flat), len(weight))
+        out = torch.empty(len(flat), len(weight), dtype=torch.float32)
         int8_product(whole.numpy(), weight.numpy(), x_scale.flatten().numpy(), scale.numpy(), out.numpy())
     else:
         out = torch.nn.functional.linear(whole, weight.float()).mul_(x_scale).mul_(scale)
