@@ -19,12 +19,8 @@ class Client:
 
     def __init__(self, server: str) -> None:
         key = os.environ.get("LORECALL_API_KEY")
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._server = server
-        try:
-            self._http = httpx.Client(base_url=server, headers=headers, timeout=TIMEOUT_S)
-        except httpx.InvalidURL as error:
-            raise UsageError(f"{server!r} is not a URL: {error}", hint="give http://HOST:PORT") from error
 
     def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         """Return the answer's JSON.
@@ -45,7 +41,12 @@ class Client:
 
     def _send(self, method: str, path: str, **body: Any) -> Any:
         try:
-            answer = self._http.request(method, path, **body)
+            with httpx.Client(base_url=self._server, headers=self._headers, timeout=TIMEOUT_S) as client:
+                answer = client.request(method, path, **body)
+        except httpx.InvalidURL as error:
+            raise UsageError(
+                f"{self._server!r} is not a URL: {error}", hint="give http://HOST:PORT"
+            ) from error
         except httpx.UnsupportedProtocol as error:
             raise UsageError(f"{self._server!r} is not a URL", hint="give http://HOST:PORT") from error
         except httpx.HTTPError as error:

@@ -36,8 +36,8 @@ class Follower:
         self._behind: dict[str, float] = {}
 
     async def run(self) -> None:
-        """Follow until cancelled."""
-        while True:
+        """Follow until cancelled, or until the engine is gone."""
+        while not self._plane.residents.engine_is_gone:
             await asyncio.sleep(self._interval)
             try:
                 await self.catch_up()
@@ -47,7 +47,8 @@ class Follower:
                 self._metrics.registry_up.set(0)
                 logger.warning("the registry cannot be followed: %s", error)
             except Exception:  # the loop outlives what it meets; the traceback says what that was
-                logger.exception("following the registry failed")
+                if not self._plane.residents.engine_is_gone:
+                    logger.exception("following the registry failed")
 
     async def catch_up(self) -> None:
         """Follow what changed since the last look, and try again what failed then."""

@@ -115,6 +115,11 @@ class Residents:
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
+    def engine_is_gone(self) -> bool:
+        """Whether the engine has ended, as it does when the server stops."""
+        return bool(getattr(self._engine, "errored", False))
+
+    @property
     def draining(self) -> int:
         """Versions on their way out."""
         return len(self._leaving)
