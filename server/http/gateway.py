@@ -18,7 +18,9 @@ from lorecall.server.request_context import ForbiddenError, RequestContext, curr
 from starlette.datastructures import Headers, State
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+SAGEMAKER_PATH = "/invocations"
 SAGEMAKER_ADAPTER = "x-amzn-sagemaker-adapter-identifier"
+"""On that path vLLM takes the model from this header alone, whatever the body says."""
 
 
 class Gateway:
@@ -98,7 +100,9 @@ class Gateway:
         body = b""
         if "json" in headers.get("content-type", ""):
             body, receive = await _buffered(receive)
-        name = headers.get(SAGEMAKER_ADAPTER) or _model_of(body) or serving.engine.base
+        by_header = scope["path"].removeprefix(scope.get("root_path", "")) == SAGEMAKER_PATH
+        named = headers.get(SAGEMAKER_ADAPTER, "") if by_header else _model_of(body)
+        name = named or serving.engine.base
         context = current.get()
         if context is not None and context.sees(name):
             if serving.adapters.known(name):

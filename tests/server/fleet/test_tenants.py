@@ -101,12 +101,19 @@ def test_others_are_404_like_nothing_at_all(tenants: dict[str, httpx.Client], mo
 
 
 def test_no_model_means_the_base(tenants: dict[str, httpx.Client]) -> None:
-    """Leaving the model out is asking the base, which this key does not see; a header does not help."""
+    """Leaving the model out is asking the base, which this key does not see."""
     assert tenants["infer"].post("/v1/completions", json=PROMPT).status_code == 404
-    header = {"x-amzn-sagemaker-adapter-identifier": "globex-one"}
-    body = {"model": "acme-one", **PROMPT}
-    assert tenants["infer"].post("/invocations", json=body, headers=header).status_code == 404
-    assert tenants["infer"].post("/invocations", json=body).status_code == 200
+
+
+@pytest.mark.parametrize(("named", "status"), [("acme-one", 200), ("globex-one", 404), ("", 404)])
+def test_sagemaker_names_the_model_in_a_header(
+    tenants: dict[str, httpx.Client], named: str, status: int
+) -> None:
+    """On `/invocations` the header decides and not the body, for vLLM and so for the key as well."""
+    header = {"x-amzn-sagemaker-adapter-identifier": named} if named else {}
+    answer = tenants["infer"].post("/invocations", json={"model": "acme-one", **PROMPT}, headers=header)
+    assert answer.status_code == status
+    assert status != 200 or answer.json()["model"] == named
 
 
 def test_own_adapters_answer(tenants: dict[str, httpx.Client]) -> None:
