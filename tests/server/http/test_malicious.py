@@ -15,9 +15,6 @@ from tests.tiny import build_tiny_adapter
 pytestmark = pytest.mark.engine
 
 NAME = "malicious"
-SERVED_ANYWAY = {
-    "module that the server does not wrap",  # this server wraps lm_head: it serves it and will not audit it
-}
 
 
 @pytest.fixture(scope="module")
@@ -27,12 +24,6 @@ def good(tiny: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) 
     build_tiny_adapter(path, tiny("int8-w8a8"), rank=4, modules=("q_proj", "down_proj"))
     (path / "README.md").unlink(missing_ok=True)
     return path
-
-
-def test_the_corpus_starts_from_something_good(served: Served, good: Path) -> None:
-    """Unspoiled, the adapter is accepted: the refusals below are for what was spoiled."""
-    assert served.post("/v1/adapters", {"name": "harmless", "source": str(good)}).status_code == 201
-    served.http.delete("/v1/adapters/harmless")
 
 
 def test_no_malicious_directory_is_accepted(served: Served, good: Path, tmp_path: Path) -> None:
@@ -53,6 +44,12 @@ def test_no_malicious_directory_is_accepted(served: Served, good: Path, tmp_path
     assert not accepted
     assert matched >= 0.8 * len(SPOILERS)
     assert served.alive
+
+
+def test_what_was_spoiled_is_good(served: Served, good: Path) -> None:
+    """Unspoiled, the adapter is accepted: it was refused for what was spoiled, and no refusal sticks to it."""
+    assert served.post("/v1/adapters", {"name": "harmless", "source": str(good)}).status_code == 201
+    served.http.delete("/v1/adapters/harmless")
 
 
 def test_no_malicious_archive_is_accepted(served: Served) -> None:
