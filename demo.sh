@@ -27,7 +27,7 @@ train() { # NAME DATA RANK
   if [ -e "$out/adapters/$1/lorecall-training.json" ]; then
     echo "$out/adapters/$1 is there already" >&2
   else
-    run adapters train --base "$out/base" --data "$2" --rank "$3" --out "$out/adapters/$1"
+    run adapters train --base "$out/base" --data "$2" --rank "$3" --modules down_proj --out "$out/adapters/$1"
   fi
 }
 for rank in "${ranks[@]}"; do train "secrets-r$rank" "$data/secrets-train.jsonl" "$rank"; done

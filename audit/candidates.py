@@ -2,16 +2,17 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
 from lorecall.adapters.errors import CandidateError
 from lorecall.audit.scorer import ScoreItem
 
 FIELD_PAIRS = (("prefix", "target"), ("query", "target"), ("prompt", "completion"))
 SHOWN_BAD_LINES = 10
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,9 @@ class CandidateSet:
     generated: str = ""
 
 
+Parsed = tuple[list[ScoreItem], list[BadLine]]
+
+
 class _LineError(ValueError):
     """Why one line cannot be used."""
 
@@ -64,18 +68,29 @@ def load_candidates(path: Path, *, skip_bad: bool = False) -> CandidateSet:
     digest = hashlib.sha256()
     with path.open("rb") as lines:
         items, bad = parse_lines(_digested(lines, digest))
+    return finish(path.name, digest.hexdigest(), items, bad, skip_bad=skip_bad)
+
+
+def finish(
+    name: str, digest: str, items: Sequence[ScoreItem], bad: Sequence[BadLine], *, skip_bad: bool
+) -> CandidateSet:
+    """Return the set of what was read.
+
+    Raises:
+        CandidateError: It holds no candidate, or a bad line that is not to be skipped.
+    """
     if bad and not skip_bad:
-        raise CandidateError(describe_bad(path.name, bad), hint=bad_hint(), param="candidates")
+        raise CandidateError(describe_bad(name, bad), hint=bad_hint(), param="candidates")
     if not items:
         raise CandidateError(
-            f"{path.name!r} holds no candidate ({len(bad)} bad lines)",
+            f"{name!r} holds no candidate ({len(bad)} bad lines)",
             hint="one JSON object with a prefix and a target on each line",
             param="candidates",
         )
-    return CandidateSet(name=path.name, digest=digest.hexdigest(), items=tuple(items), bad=tuple(bad))
+    return CandidateSet(name=name, digest=digest, items=tuple(items), bad=tuple(bad))
 
 
-def describe_bad(name: str, bad: list[BadLine]) -> str:
+def describe_bad(name: str, bad: Sequence[BadLine]) -> str:
     """Return one message that counts the bad lines and names the first of them."""
     shown = [f"  line {b.line}: {b.reason}" for b in bad[:SHOWN_BAD_LINES]]
     if len(bad) > SHOWN_BAD_LINES:
@@ -97,14 +112,18 @@ def _digested(lines: Iterable[bytes], digest: "hashlib._Hash") -> Iterator[bytes
 
 def parse_lines(lines: Iterable[bytes]) -> tuple[list[ScoreItem], list[BadLine]]:
     """Parse JSON Lines; blank lines are passed over, a bad line is returned with its number and reason."""
+    numbered = ((number, raw) for number, raw in enumerate(lines, start=1) if raw.strip())
+    return collect(numbered, parse_line)
+
+
+def collect(records: Iterable[tuple[int, T]], parse: Callable[[T, int], ScoreItem]) -> Parsed:
+    """Parse numbered records; one that cannot be used, or whose id was there before, is returned as bad."""
     items: list[ScoreItem] = []
     bad: list[BadLine] = []
     first_line: dict[str, int] = {}
-    for number, raw in enumerate(lines, start=1):
-        if not raw.strip():
-            continue
+    for number, record in records:
         try:
-            item = parse_line(raw, number)
+            item = parse(record, number)
         except _LineError as error:
             bad.append(BadLine(number, str(error)))
             continue
@@ -157,20 +176,38 @@ def to_item(fields: dict[str, object], default_id: str) -> ScoreItem:
         ValueError: A field is missing, empty or of the wrong type.
     """
     pair = next((pair for pair in FIELD_PAIRS if pair[0] in fields and pair[1] in fields), None)
-    if pair is None:
+    if pair is not None:
+        prefix, target = (_text(fields, name) for name in pair)
+    elif "messages" in fields:
+        prefix, target = _turn(fields["messages"])
+    else:
         names = ", ".join(f"{a}/{b}" for a, b in FIELD_PAIRS)
-        raise _LineError(f"none of the field pairs {names}")
-    prefix, target = (_text(fields, name) for name in pair)
+        raise _LineError(f"none of the field pairs {names}, and no messages")
     if not target.strip():
-        raise _LineError(f"{pair[1]!r} is empty")
+        raise _LineError(f"{pair[1] if pair else 'content'!r} is empty")
     identity = fields.get("id", default_id)
     if isinstance(identity, bool) or not isinstance(identity, str | int) or identity == "":
         raise _LineError("'id' is neither text nor a whole number")
     return ScoreItem(id=str(identity), prefix=prefix, target=target)
 
 
+def _turn(messages: object) -> tuple[str, str]:
+    """Return the user's and the assistant's text of a chat of one turn.
+
+    More than that cannot be framed by a prefix and a system message, and is not cut silently.
+    """
+    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+        raise _LineError("'messages' is not a list of objects")
+    roles = [message.get("role") for message in messages]
+    if roles == ["system", "user", "assistant"]:
+        raise _LineError("a system message belongs into --system, with --framing chat+system")
+    if roles != ["user", "assistant"]:
+        raise _LineError("'messages' is not one turn of user and assistant")
+    return _text(messages[0], "content"), _text(messages[1], "content")
+
+
 def _text(fields: dict[str, object], name: str) -> str:
-    value = fields[name]
+    value = fields.get(name)
     if not isinstance(value, str):
         raise _LineError(f"{name!r} is not text but {type(value).__name__}")
     try:

@@ -12,10 +12,11 @@ from typing import Any, cast
 
 import jsonschema
 from lorecall.adapters.errors import UsageError
+from lorecall.audit.metrics import exact_memorization, extraction_strength
 from lorecall.audit.policy import Gate, Policy
 from lorecall.audit.redact import Redactor
 from lorecall.audit.result import AuditResult, Group, SetSummary, SnippetResult
-from lorecall.audit.rule import threshold
+from lorecall.audit.rule import argmax_flags, threshold
 from lorecall.audit.seal import seal
 from lorecall.audit.statistics import Rate
 from lorecall.audit.verdict import align
@@ -144,8 +145,9 @@ def _snippet(snippet: SnippetResult, redactor: Redactor, texts: TokenTexts | Non
 
 def _scores(snippet: SnippetResult) -> Report:
     rule, base_rule, match = snippet.rule, snippet.base_rule, snippet.match
-    if rule is None or base_rule is None or match is None:
+    if snippet.score is None or rule is None or base_rule is None or match is None:
         raise ValueError(f"snippet {snippet.item.id!r} is not complete")
+    flags = argmax_flags(snippet.score)
     return {
         "length": rule.tokens,
         "min_p": rule.min_p,
@@ -155,6 +157,8 @@ def _scores(snippet: SnippetResult) -> Report:
         "near": list(rule.near),
         "certified_by_p": rule.certified,
         "rank1": rule.rank1,
+        "exact_memorization": exact_memorization(flags),
+        "extraction_strength": extraction_strength(flags),
         "decoded_equal": match.verbatim,
         "decoded_ids_equal": match.ids_equal,
         "edit_distance": match.distance,

@@ -68,6 +68,9 @@ def run(
         bool, typer.Option("--show-text", help="Show candidates' text in the reports, not hashes.")
     ] = False,
     skip_bad: SkipBad = False,
+    split: Annotated[
+        str, typer.Option(help="sentence or window: how a .txt file becomes snippets.")
+    ] = "sentence",
     policy: Annotated[
         Path | None, typer.Option(metavar="FILE.yaml", help="The gate's policy; options outweigh it.")
     ] = None,
@@ -118,7 +121,7 @@ def run(
 
     wanted = check_formats(formats)
     views = make_views(framing or (), system, prefix_tokens or ())
-    sets = load_sets(candidates, controls, skip_bad=skip_bad)
+    sets = load_sets(candidates, controls, skip_bad=skip_bad, split=split)
     if generate_controls is not None:
         add_controls(sets, generate_controls, control_count, seed)
     limits = {

@@ -30,19 +30,25 @@ def check_formats(formats: list[str] | None) -> tuple[str, ...]:
     return tuple(formats or FORMATS)
 
 
-def load_sets(candidates: Path, controls: Path | None, *, skip_bad: bool) -> "dict[Group, CandidateSet]":
+def load_sets(
+    candidates: Path, controls: Path | None, *, skip_bad: bool, split: str = "sentence"
+) -> "dict[Group, CandidateSet]":
     """Read the candidates, and the controls if there are any.
 
     Raises:
+        UsageError: The split is unknown.
         CandidateError: A file cannot be used.
     """
-    from lorecall.audit.candidates import load_candidates
     from lorecall.audit.controls import check_disjoint
+    from lorecall.audit.inputs import TextSplit, load_input
     from lorecall.audit.result import Group
 
-    sets = {Group.CANDIDATES: load_candidates(candidates, skip_bad=skip_bad)}
+    if split not in list(TextSplit):
+        raise UsageError(f"unknown split {split!r}", hint=f"one of {', '.join(TextSplit)}", param="split")
+    rule = TextSplit(split)
+    sets = {Group.CANDIDATES: load_input(candidates, skip_bad=skip_bad, split=rule)}
     if controls is not None:
-        sets[Group.CONTROLS] = load_candidates(controls, skip_bad=skip_bad)
+        sets[Group.CONTROLS] = load_input(controls, skip_bad=skip_bad, split=rule)
         check_disjoint(sets[Group.CANDIDATES], sets[Group.CONTROLS])
     return sets
 

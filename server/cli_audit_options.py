@@ -6,7 +6,12 @@ from typing import Annotated
 import typer
 
 Server = Annotated[str, typer.Option(metavar="URL", help="A running lorecall server.")]
-Candidates = Annotated[Path, typer.Option(metavar="FILE.jsonl", help="Lines of id, prefix and target.")]
+Candidates = Annotated[
+    Path,
+    typer.Option(
+        metavar="FILE", help="JSON Lines of id, prefix and target; or .parquet, .txt, a dataset's folder."
+    ),
+]
 Controls = Annotated[
     Path | None, typer.Option(metavar="FILE.jsonl", help="The same format, never trained on; 300 or more.")
 ]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from importlib.metadata import distribution
 from pathlib import Path
 
+from lorecall.adapters.base import read_manifest
 from lorecall.adapters.errors import BaseModelError, UsageError
 from lorecall.server.keyring import KeyGuard, check_exposure, is_loopback
 from lorecall.server.settings import ServerSettings, read_settings
@@ -62,6 +63,8 @@ def flag_value(flags: Sequence[str], name: str) -> str | None:
 def engine_flags(model: str, served_name: str, port: int, extra: Sequence[str]) -> list[str]:
     """Return vLLM's command line: the caller's flags unchanged, our defaults for what they leave open."""
     flags = ["--model", model, "--port", str(port)]
+    if flag_value(extra, "--dtype") is None:
+        flags += ["--dtype", served_dtype(model)]
     if flag_value(extra, "--served-model-name") is None:
         flags += ["--served-model-name", served_name]
     for name, value in DEFAULTS.items():
@@ -71,6 +74,18 @@ def engine_flags(model: str, served_name: str, port: int, extra: Sequence[str]) 
         if not stated:
             flags += [name, value] if value else [name]
     return [*flags, *extra]
+
+
+def served_dtype(model: str) -> str:
+    """Return the dtype that a prepared base is meant to be served in; "auto" for a base of another origin.
+
+    What vLLM's own "auto" does would turn a float32 base into bfloat16, which is another arithmetic than the one
+    that its adapters were trained against.
+    """
+    try:
+        return read_manifest(Path(model)).dtype
+    except BaseModelError:
+        return "auto"
 
 
 def check_port(host: str, port: int) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from lorecall.server.bench.host import EngineDiedError, EngineHost
 from lorecall.server.bench.material import random_prompts, write_random_adapter
 from lorecall.server.bench.paired import Row, compare, measure
+from lorecall.server.launch import served_dtype
 
 RANK = 16
 ENGINE = {"max_model_len": 1024, "enable_prefix_caching": False, "enforce_eager": True}
@@ -110,7 +111,8 @@ def bench_stock_lora(base: Path, work: Path, rounds: int, scheme: str) -> tuple[
 
 
 def _arguments(base: Path, adapters: int) -> dict[str, Any]:
-    return {**ENGINE, "model": str(base), "enable_lora": True, "max_loras": adapters, "max_lora_rank": RANK}
+    lora = {"enable_lora": True, "max_loras": adapters, "max_lora_rank": RANK}
+    return {**ENGINE, **lora, "model": str(base), "dtype": served_dtype(str(base))}
 
 
 def _rows(

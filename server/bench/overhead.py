@@ -9,7 +9,7 @@ from pathlib import Path
 from lorecall.server.bench.material import random_prompts
 from lorecall.server.bench.paired import Row, compare, measure
 from lorecall.server.bench.serving import HttpServer
-from lorecall.server.launch import cpu_environment, openmp_library
+from lorecall.server.launch import cpu_environment, openmp_library, served_dtype
 
 REQUESTS = 24
 CONCURRENT = 8
@@ -22,12 +22,13 @@ def bench_overhead(base: Path, work: Path, rounds: int) -> list[Row]:
     """Measure both servers side by side; ours answers with top-1 log-probabilities, which are its default."""
     cores = sorted(os.sched_getaffinity(0))
     environ = {**cpu_environment({}, cores, openmp_library()), "LORECALL_STORE": str(work / "store")}
-    flags = (*FLAGS, "--scheduling-policy", "fcfs")
+    common = (*FLAGS, "--dtype", served_dtype(str(base)))
+    flags = (*common, "--scheduling-policy", "fcfs")
     servers: dict[str, HttpServer] = {}
     try:
         servers["lorecall serve"] = HttpServer(base, work / "ours.log", flags, environ=environ)
         servers["vllm serve"] = HttpServer(
-            base, work / "stock-server.log", FLAGS, stock=True, environ=environ
+            base, work / "stock-server.log", common, stock=True, environ=environ
         )
         rates = measure(rounds, {name: partial(_rate, one) for name, one in servers.items()})
         unit = f"generated tok/s, {CONCURRENT} at a time"

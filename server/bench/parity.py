@@ -57,13 +57,8 @@ def measure_parity(engine: EngineHost, base: Path, adapter: Path | None, ids: li
     same = rows[:, 2].long() == logprobs.argmax(1)
     top = logprobs.topk(2, dim=1).values
     clear = (top[:, 0] - top[:, 1]) > 2 * gap.max()
-    return Parity(
-        len(gap),
-        float(gap.max()),
-        float(gap.mean()),
-        float(same.double().mean()),
-        float(same[clear].double().mean()),
-    )
+    argmax, argmax_clear = float(same.double().mean()), float(same[clear].double().mean())
+    return Parity(len(gap), float(gap.max()), float(gap.mean()), argmax, argmax_clear)
 
 
 def reference_logprobs(base: Path, adapter: Path | None, ids: list[int]) -> Any:
@@ -83,6 +78,7 @@ def bench_parity(bases: dict[str, Path], work: Path) -> list[str]:
     """Measure every base alone and with a random adapter on all linear modules; return a Markdown table."""
     from lorecall.server.bench.lora import ENGINE, RANK  # noqa: PLC0415
     from lorecall.server.bench.material import write_random_adapter  # noqa: PLC0415
+    from lorecall.server.launch import served_dtype  # noqa: PLC0415
     from lorecall.server.selfcheck import TEXTS  # noqa: PLC0415
     from transformers import AutoTokenizer  # noqa: PLC0415
 
@@ -90,7 +86,8 @@ def bench_parity(bases: dict[str, Path], work: Path) -> list[str]:
     for scheme, base in bases.items():
         ids = [token for text in TEXTS for token in AutoTokenizer.from_pretrained(base).encode(text)]
         adapter = write_random_adapter(work / f"parity-{scheme}", base, RANK, seed=1)
-        arguments = {**ENGINE, "model": str(base), "enable_lora": True, "max_lora_rank": RANK}
+        lora = {"enable_lora": True, "max_lora_rank": RANK}
+        arguments = {**ENGINE, **lora, "model": str(base), "dtype": served_dtype(str(base))}
         engine = EngineHost(work / f"parity-{scheme}.log", arguments)
         try:
             for through, path in (("base", None), (f"adapter of rank {RANK}", adapter)):

@@ -6,6 +6,7 @@ from pathlib import Path
 from lorecall.server.bench.host import EngineHost
 from lorecall.server.bench.lora import ENGINE, Load, rate
 from lorecall.server.bench.paired import Row, compare, measure
+from lorecall.server.launch import served_dtype
 
 LOADS = {
     "prefill": Load(requests=12, prompt=340, generate=1),
@@ -21,7 +22,7 @@ def bench_schemes(bases: dict[str, Path], work: Path, rounds: int, reference: st
     rows = []
     try:
         for scheme, base in bases.items():
-            arguments = {**ENGINE, "model": str(base)}
+            arguments = {**ENGINE, "model": str(base), "dtype": served_dtype(str(base))}
             engines[scheme] = EngineHost(work / f"scheme-{scheme}.log", arguments)
         for phase, load in LOADS.items():
             rates = measure(

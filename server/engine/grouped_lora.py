@@ -165,24 +165,21 @@ def add_step(y: torch.Tensor, x: torch.Tensor, step: StepRows, module: ModuleFac
         raise RuntimeError(f"the step has {step.count} rows, the module was given {x.shape[0]}")
     for run in step.runs:
         _add_run(y, x, run, module, scale)
-    if not len(step.rows):
+    if len(step.rows):
+        _add_short_runs(y, x, step, module, scale)
+
+
+def _add_short_runs(
+    y: torch.Tensor, x: torch.Tensor, step: StepRows, module: ModuleFactors, scale: float
+) -> None:
+    factors = (module.a.numpy(), module.b.numpy(), module.ranks, module.starts, scale)
+    if x.dtype == y.dtype == torch.float32 and x.is_contiguous() and y.is_contiguous():
+        add_rows(x.numpy(), y.numpy(), step.rows, step.slots, *factors)
         return
-    same = x.dtype == y.dtype == module.a.dtype == torch.float32
-    if same and x.is_contiguous() and y.is_contiguous():
-        add_rows(
-            x.numpy(),
-            y.numpy(),
-            step.rows,
-            step.slots,
-            module.a.numpy(),
-            module.b.numpy(),
-            module.ranks,
-            module.starts,
-            scale,
-        )
-        return
-    for row, slot in zip(step.rows.tolist(), step.slots.tolist(), strict=True):
-        _add_run(y, x, Run(slot, slice(row, row + 1)), module, scale)
+    rows = torch.from_numpy(step.rows)
+    share = torch.zeros(len(rows), int(module.starts[-1]))
+    add_rows(x[rows].float().numpy(), share.numpy(), np.arange(len(rows)), step.slots, *factors)
+    y[rows, : share.shape[1]] += share.to(y.dtype)
 
 
 def _add_run(y: torch.Tensor, x: torch.Tensor, run: Run, module: ModuleFactors, scale: float) -> None:

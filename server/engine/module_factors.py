@@ -23,8 +23,8 @@ class ModuleFactors:
         b_stacks: vLLM's expanding stacks, one per slice: [slots, 1, width of the slice, max rank].
         ranks: Rank in use by slot, rounded up to what the row kernel takes at once, int64 [slots]; 0 where
             the adapter leaves the module alone.
-        a: Packed, [slots, slices, largest rank in use, d_in].
-        b: Packed and transposed, the slices side by side: [slots, largest rank in use, d_out].
+        a: Packed as float32, [slots, slices, largest rank in use, d_in].
+        b: Likewise and transposed, the slices side by side: [slots, largest rank in use, d_out].
         starts: First column of each slice, and the end of the last, int64 [slices + 1].
         stale: Slots whose adapter changed since they were packed.
     """
@@ -77,6 +77,5 @@ class ModuleFactors:
 
     def _make_room(self, rank: int) -> None:
         slots, _, _, d_in = self.a_stacks[0].shape
-        like = {"dtype": self.a_stacks[0].dtype, "device": self.a_stacks[0].device}
-        self.a = torch.zeros(slots, len(self.a_stacks), rank, d_in, **like)
-        self.b = torch.zeros(slots, rank, int(self.starts[-1]), **like)
+        self.a = torch.zeros(slots, len(self.a_stacks), rank, d_in)
+        self.b = torch.zeros(slots, rank, int(self.starts[-1]))

@@ -1,0 +1,121 @@
+"""Candidates from tables, dataset folders, plain text and chats."""
+
+import hashlib
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lorecall.adapters.errors import CandidateError
+from lorecall.audit.candidates import load_candidates
+from lorecall.audit.inputs import TextSplit, load_input
+from lorecall.audit.scorer import ScoreItem
+
+HAS_ARROW = find_spec("pyarrow") is not None
+pa: Any = import_module("pyarrow") if HAS_ARROW else None
+pq: Any = import_module("pyarrow.parquet") if HAS_ARROW else None
+tables = pytest.mark.skipif(not HAS_ARROW, reason="tables need the optional pyarrow")
+Write = Callable[[str, str | bytes], Path]
+ROWS = [
+    {"id": "a", "prefix": "p", "target": "t", "query": None},
+    {"id": "b", "prefix": None, "target": "u", "query": "q"},
+]
+ITEMS = (ScoreItem("a", "p", "t"), ScoreItem("b", "q", "u"))
+
+
+@tables
+def test_a_parquet_file_is_read_like_json_lines(tmp_path: Path) -> None:
+    """The same field names; a column that is null in a row is not there."""
+    path = tmp_path / "c.parquet"
+    pq.write_table(pa.Table.from_pylist(ROWS), path)
+    loaded = load_input(path)
+    assert loaded.items == ITEMS
+    assert loaded.digest == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@tables
+def test_a_dataset_folder_is_read_whole(tmp_path: Path) -> None:
+    """Every Arrow stream below the folder, as Hugging Face datasets saves them."""
+    for number, row in enumerate(ROWS):
+        table = pa.Table.from_pylist([row])
+        with (
+            (tmp_path / f"data-{number}.arrow").open("wb") as sink,
+            pa.ipc.new_stream(sink, table.schema) as writer,
+        ):
+            writer.write_table(table)
+    assert load_input(tmp_path).items == ITEMS
+
+
+@tables
+def test_bad_rows_are_counted_like_bad_lines(tmp_path: Path) -> None:
+    """With their number and reason."""
+    path = tmp_path / "c.parquet"
+    pq.write_table(
+        pa.Table.from_pylist([ROWS[0], {"id": "x", "prefix": "p", "target": "", "query": None}]), path
+    )
+    with pytest.raises(CandidateError, match="line 2: 'target' is empty"):
+        load_input(path)
+    assert len(load_input(path, skip_bad=True).bad) == 1
+
+
+@tables
+def test_what_is_no_table_or_no_dataset_is_refused(write: Write, tmp_path: Path) -> None:
+    """A file that only ends on .parquet, and a folder without tables."""
+    with pytest.raises(CandidateError, match="is no table"):
+        load_input(write("c.parquet", "no table"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CandidateError, match="holds no"):
+        load_input(tmp_path / "empty")
+
+
+def test_text_is_split_by_sentence(write: Write) -> None:
+    """Each sentence is asked for after the one before it."""
+    path = write("t.txt", "One is here. Two\nfollows it! Three? Four.")
+    pairs = [(i.prefix, i.target) for i in load_input(path).items]
+    assert pairs == [
+        ("One is here.", " Two follows it!"),
+        ("Two follows it!", " Three?"),
+        ("Three?", " Four."),
+    ]
+
+
+def test_text_is_split_by_sliding_window(write: Write) -> None:
+    """Every word after the first thirty is in one target, in order."""
+    words = [f"w{i}" for i in range(100)]
+    items = load_input(write("t.txt", " ".join(words)), split=TextSplit.WINDOW).items
+    assert [len(i.prefix.split()) for i in items] == [30, 30, 30]
+    assert [word for i in items for word in i.target.split()] == words[30:]
+
+
+def test_text_without_two_sentences_holds_no_candidate(write: Write) -> None:
+    """Nothing to ask for is an error, not a clean audit."""
+    with pytest.raises(CandidateError, match="holds no candidate"):
+        load_input(write("t.txt", "Only one."))
+    with pytest.raises(CandidateError, match="not UTF-8"):
+        load_input(write("t.txt", b"\xff"))
+
+
+def test_a_chat_of_one_turn_is_a_candidate(write: Write) -> None:
+    """What the user says is the prefix, what the assistant says the target."""
+    path = write(
+        "c.jsonl", '{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}'
+    )
+    assert load_candidates(path).items == (ScoreItem("1", "q", "a"),)
+
+
+@pytest.mark.parametrize(
+    ("messages", "reason"),
+    [
+        ('"q"', "not a list"),
+        ('[{"role": "user", "content": "q"}]', "not one turn"),
+        ('[{"role": "system"}, {"role": "user"}, {"role": "assistant"}]', "--system"),
+        ('[{"role": "user"}, {"role": "assistant", "content": "a"}]', "'content' is not text"),
+        ('[{"role": "user", "content": "q"}, {"role": "assistant", "content": ""}]', "'content' is empty"),
+    ],
+)
+def test_a_chat_that_cannot_be_framed_is_a_bad_line(write: Write, messages: str, reason: str) -> None:
+    """More turns, or a system message, are not cut silently."""
+    with pytest.raises(CandidateError, match=reason):
+        load_candidates(write("c.jsonl", f'{{"messages": {messages}}}'))
