@@ -45,12 +45,11 @@ def run(
     scorer: Annotated[
         str,
         typer.Option(
-            help="lorecall: our server; completions: any vLLM server; offline: vLLM in this process; "
-            "transformers: the slow reference."
+            help="lorecall: our server; completions: any vLLM server; transformers: the slow reference."
         ),
     ] = "lorecall",
     base: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="The prepared base, for offline and transformers.")
+        Path | None, typer.Option(metavar="DIR", help="The prepared base, for transformers.")
     ] = None,
     adapter_dir: Annotated[
         Path | None,

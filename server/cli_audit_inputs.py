@@ -133,12 +133,14 @@ def open_scorer(
             raise UsageError(f"the scorer {kind} needs --server URL", param="server")
         with _http_scorer(kind, server, folders, batch=batch, timeout=timeout) as scorer:
             yield scorer
-    elif kind in ("offline", "transformers"):
+    elif kind == "transformers":
         if base is None or not folders:
             raise UsageError(f"the scorer {kind} needs --base DIR and --adapter-dir DIR", param="base")
-        yield _local_scorer(kind, base, folders)
+        from lorecall.audit.transformers_scorer import TransformersScorer
+
+        yield TransformersScorer(base, folders)
     else:
-        known = "lorecall, completions, offline, transformers"
+        known = "lorecall, completions, transformers"
         raise UsageError(f"unknown scorer {kind!r}", hint=f"one of {known}", param="scorer")
 
 
@@ -151,13 +153,3 @@ def _http_scorer(
     if kind == "completions":
         return CompletionsScorer(server, folders, batch=batch, timeout=timeout)
     return HttpScorer(server, batch=batch, timeout=timeout)
-
-
-def _local_scorer(kind: str, base: Path, folders: dict[str, Path]) -> "Scorer":
-    if kind == "offline":
-        from lorecall.server.offline_scorer import OfflineScorer
-
-        return OfflineScorer(base, folders)
-    from lorecall.audit.transformers_scorer import TransformersScorer
-
-    return TransformersScorer(base, folders)

@@ -9,6 +9,7 @@ from lorecall.adapters.capabilities import detect_capabilities
 from lorecall.server.bench.host import EngineHost
 from lorecall.server.bench.parity import measure_parity
 
+from tests.packed4 import build_packed_base
 from tests.tiny import VOCABULARY, build_tiny_adapter
 
 LENGTH = 120
@@ -37,6 +38,26 @@ def test_served_scores_equal_the_reference(
     for path in (None, adapter):
         found = measure_parity(engine, base, path, ids)
         largest, mean = BOUNDS[scheme]
+        assert found.largest < largest
+        assert found.mean < mean
+        assert found.argmax_clear == 1.0
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("method", ["gptq", "awq"])
+def test_other_peoples_formats_are_served(
+    method: str, start_host: Callable[..., EngineHost], tmp_path: Path
+) -> None:
+    """GPTQ and AWQ bases come out as the plain base of the same dequantised weights, adapter on top."""
+    if not detect_capabilities().avx512:
+        pytest.skip("this CPU has no INT4 kernel in vLLM")
+    packed, plain = build_packed_base(tmp_path, method)
+    engine = start_host(packed, dtype="bfloat16")
+    adapter = build_tiny_adapter(tmp_path / "adapter", plain, rank=8, seed=21)
+    ids = torch.randint(3, VOCABULARY, (LENGTH,), generator=torch.Generator().manual_seed(1)).tolist()
+    largest, mean = BOUNDS["int4-w4a16"]
+    for path in (None, adapter):
+        found = measure_parity(engine, plain, path, ids)
         assert found.largest < largest
         assert found.mean < mean
         assert found.argmax_clear == 1.0
