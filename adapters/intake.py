@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -112,7 +112,14 @@ class Intake:
 
     def _check(self, directory: Path) -> tuple[StoredVersion, AdapterInfo]:
         stored = self._store.ingest(directory)
-        return stored, validate_adapter(stored.path, self._base, self._limits)
+        try:
+            return stored, validate_adapter(stored.path, self._base, self._limits)
+        except RefusedError:
+            # the training manifest is no part of the version: left here, it would spoil it for others
+            if stored.version not in self._registry.wanted_versions():
+                with suppress(AdapterNotFoundError):  # another refusal was first
+                    self._store.remove(stored.version)
+            raise
 
     def _register(
         self, name: str, stored: StoredVersion, info: AdapterInfo, source: str, actor: str

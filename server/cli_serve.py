@@ -1,5 +1,7 @@
 """`lorecall serve`."""
 
+import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,12 +14,31 @@ def serve(
     context: typer.Context,
     base: Annotated[str, typer.Option(help="Base model: a directory, or hf://org/name.")],
     port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 8000,
+    require_audit: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="POLICY.yaml", help="Let an adapter go live only after an audit that meets this."
+        ),
+    ] = None,
+    audit_candidates: Annotated[
+        Path | None, typer.Option(metavar="FILE.jsonl", help="Snippets that every adapter is audited for.")
+    ] = None,
+    audit_controls: Annotated[
+        Path | None, typer.Option(metavar="FILE.jsonl", help="Controls of every adapter's audit.")
+    ] = None,
 ) -> None:
     """Serve a base and its adapters: vLLM's own OpenAI server with our plugins.
 
     Every other flag is vLLM's, spelt as `vllm serve` spells it, such as --host, --max-loras, --max-lora-rank,
-    --max-model-len, --api-key. Without --host the server listens on loopback only.
+    --max-model-len, --uvicorn-log-level. Without --host the server listens on loopback only, and without API keys
+    it listens nowhere else: see LORECALL_ADMIN_KEY and LORECALL_API_KEYS_FILE.
     """
     from lorecall.server import launch
 
+    own = {
+        "LORECALL_REQUIRE_AUDIT": require_audit,
+        "LORECALL_AUDIT_CANDIDATES": audit_candidates,
+        "LORECALL_AUDIT_CONTROLS": audit_controls,
+    }
+    os.environ.update({name: str(path.absolute()) for name, path in own.items() if path is not None})
     launch.serve(base, port, context.args)

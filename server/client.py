@@ -1,6 +1,7 @@
 """A small HTTP client of a lorecall server, for the command line."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -18,12 +19,8 @@ class Client:
 
     def __init__(self, server: str) -> None:
         key = os.environ.get("LORECALL_API_KEY")
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._server = server
-        try:
-            self._http = httpx.Client(base_url=server, headers=headers, timeout=TIMEOUT_S)
-        except httpx.InvalidURL as error:
-            raise UsageError(f"{server!r} is not a URL: {error}", hint="give http://HOST:PORT") from error
 
     def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         """Return the answer's JSON.
@@ -32,8 +29,24 @@ class Client:
             ScorerError: If the server cannot be reached, or fails.
             RefusedError: If it refuses the request; the message is the server's.
         """
+        return self._send(method, path, json=body)
+
+    def upload(self, path: str, file: Path) -> Any:
+        """POST a file's bytes, and return the answer's JSON; raises like `call`."""
         try:
-            answer = self._http.request(method, path, json=body)
+            with file.open("rb") as content:
+                return self._send("POST", path, content=content)
+        except OSError as error:
+            raise UsageError(f"{file} cannot be read: {error}", param="source") from error
+
+    def _send(self, method: str, path: str, **body: Any) -> Any:
+        try:
+            with httpx.Client(base_url=self._server, headers=self._headers, timeout=TIMEOUT_S) as client:
+                answer = client.request(method, path, **body)
+        except httpx.InvalidURL as error:
+            raise UsageError(
+                f"{self._server!r} is not a URL: {error}", hint="give http://HOST:PORT"
+            ) from error
         except httpx.UnsupportedProtocol as error:
             raise UsageError(f"{self._server!r} is not a URL", hint="give http://HOST:PORT") from error
         except httpx.HTTPError as error:

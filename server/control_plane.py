@@ -1,148 +1,266 @@
-"""The adapters of one server: taken into the store, checked, loaded into the engine, and removed from it."""
+"""The adapters of one server: from the registry into the engine, and every change of them by this server."""
 
 import asyncio
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+import logging
+import time
+from typing import Any, BinaryIO, Protocol
 
-from lorecall.adapters.errors import AdapterError, AdapterNotFoundError, UsageError
-from lorecall.adapters.manifest import AdapterInfo, read_adapter
+from lorecall.adapters.errors import AdapterNotFoundError, LorecallError
+from lorecall.adapters.intake import Intake
+from lorecall.adapters.manifest import AdapterInfo
+from lorecall.adapters.models import State
 from lorecall.adapters.names import check_name
-from lorecall.adapters.store import Store
-from lorecall.server.models import VersionedModels, engine_name
-from vllm.lora.request import LoRARequest
+from lorecall.adapters.refusals import RefusedError
+from lorecall.adapters.registry import Registry
+from lorecall.adapters.registry_records import AdapterRecord, VersionRecord
+from lorecall.adapters.registry_steps import ConflictError
+from lorecall.server.metrics import AdapterSample, Metrics
+from lorecall.server.residents import Resident, Residents
+
+logger = logging.getLogger("vllm.lorecall")
 
 
-@dataclass(frozen=True, slots=True)
-class ServedAdapter:
-    """One adapter as it is live.
+class Gate(Protocol):
+    """What stands between a validated version and its going live; see `admission.py`."""
 
-    Attributes:
-        name: What callers write as `model`.
-        info: What the files say.
-        lora_request: How the engine knows this version.
-        pinned: Whether it may be evicted from the engine's slots.
-    """
+    def check(self, snippets: dict[str, Any]) -> None:
+        """Raise UsageError if an audit would have nothing to ask for."""
+        ...
 
-    name: str
-    info: AdapterInfo
-    lora_request: LoRARequest
-    pinned: bool = False
+    async def admit(self, record: VersionRecord, snippets: dict[str, Any]) -> VersionRecord:
+        """Put a version under audit, which lets it go live or not."""
+        ...
 
-    @property
-    def version(self) -> str:
-        """Sha256 over configuration and weights, in hex."""
-        return self.info.version
 
-    def describe(self) -> dict[str, Any]:
-        """Return the JSON object of `GET /v1/adapters/{name}`."""
-        return {
-            "name": self.name,
-            "version": self.version,
-            "state": "live",
-            "rank": self.info.rank,
-            "effective_parameters": self.info.effective_parameters,
-            "target_modules": list(self.info.target_modules),
-            "pinned": self.pinned,
-            "refusal": self.info.refusal,
-            "training": dict(self.info.training),
-        }
+class AdapterUnavailableError(LorecallError):
+    """A registered adapter that this server cannot load now."""
+
+    status = 503
+    code = "adapter_unavailable"
 
 
 class ControlPlane:
-    """Adds and removes adapters while the server runs; one change of a name at a time.
+    """Adds, swaps and removes adapters while the server runs; one change of the engine's set at a time.
 
     Args:
-        engine_client: vLLM's client of the engine.
-        models: vLLM's list of served models.
-        store: Where our own copies of the bytes live.
-        max_lora_rank: The largest rank that the engine was started for; 0 where LoRA is off.
+        registry: What is registered, shared by all servers.
+        intake: The way in.
+        residents: What the engine holds.
+        base_names: Names that no adapter may have.
+        metrics: What is counted.
     """
 
-    def __init__(self, engine_client: Any, models: VersionedModels, store: Store, max_lora_rank: int) -> None:
-        self._engine = engine_client
-        self._models = models
-        self._store = store
-        self._max_lora_rank = max_lora_rank
-        self._live: dict[str, ServedAdapter] = {}
+    def __init__(
+        self,
+        registry: Registry,
+        intake: Intake,
+        residents: Residents,
+        base_names: frozenset[str],
+        metrics: Metrics,
+    ) -> None:
+        self.registry = registry
+        self.residents = residents
+        self.gate: Gate | None = None
+        self._intake = intake
+        self._base_names = base_names
+        self._metrics = metrics
+        self._adapters: dict[str, AdapterRecord] = {}
+        self._versions: dict[str, VersionRecord] = {}
+        self._tiers: dict[str, list[int]] = {"slots": [], "memory": []}
         self._change = asyncio.Lock()
 
-    def list(self) -> list[ServedAdapter]:
-        """Return the live adapters by name."""
-        return [self._live[name] for name in sorted(self._live)]
+    def known(self, name: str) -> bool:
+        """Whether a name has a live version, as far as this server knows."""
+        record = self._adapters.get(name)
+        return record is not None and record.live_version is not None
 
-    def get(self, name: str) -> ServedAdapter:
-        """Return a live adapter. Raises AdapterNotFoundError."""
-        found = self._live.get(name)
-        if found is None:
-            known = ", ".join(sorted(self._live)) or "none"
-            raise AdapterNotFoundError(
-                f"adapter {name!r} does not exist", hint=f"adapters served here: {known}", param="model"
-            )
-        return found
+    async def add(
+        self,
+        name: str,
+        source: str | BinaryIO,
+        *,
+        actor: str,
+        pin: bool = False,
+        candidates: dict[str, Any] | None = None,
+    ) -> VersionRecord:
+        """Bring in a version and let the name move to it, at once or after the audit that admits it.
 
-    async def add(self, name: str, source: str, *, pin: bool = False) -> ServedAdapter:
-        """Take an adapter directory into the store, load it, and point `name` at it.
+        The same bytes under the same name change nothing.
 
-        A name that exists moves to the new version in one step: new requests take it, and the version before
-        leaves the engine. The same bytes under the same name change nothing.
+        Args:
+            name: The name.
+            source: An address, or the file of an uploaded archive.
+            actor: Who does it.
+            pin: Whether the engine is to keep it in memory.
+            candidates: What the gate's audit asks for beside the operator's own set.
 
         Raises:
             AdapterError: If the adapter cannot be served here, with the reason.
         """
-        check_name(name)
-        if self._models.is_base_model(name):
-            raise UsageError(
-                f"{name!r} is the name of the base model", hint="choose another name", param="name"
-            )
-        info = await asyncio.to_thread(self._take_in, Path(source))
-        async with self._change:
-            previous = self._live.get(name)
-            if previous is not None and previous.version == info.version:
-                return previous
-            adapter = await self._load(name, info, pin=pin)
-            self._live[name] = adapter
-            self._models.lora_requests[name] = adapter.lora_request
-            if previous is not None:
-                await self._engine.remove_lora(previous.lora_request.lora_int_id)
-        return adapter
-
-    async def remove(self, name: str) -> ServedAdapter:
-        """Take a name out of service, and its version out of the engine. Raises AdapterNotFoundError."""
-        async with self._change:
-            adapter = self.get(name)
-            del self._live[name]
-            self._models.lora_requests.pop(name, None)
-            await self._engine.remove_lora(adapter.lora_request.lora_int_id)
-        return adapter
-
-    def _take_in(self, source: Path) -> AdapterInfo:
-        if not source.is_dir():
-            raise AdapterError(
-                f"{source} is not a directory", hint="give the PEFT directory of an adapter", param="source"
-            )
-        stored = self._store.ingest(source)
-        info = read_adapter(stored.path)
-        if info.rank > self._max_lora_rank:
-            raise AdapterError(
-                f"rank {info.rank} is over this server's maximum of {self._max_lora_rank}",
-                hint=f"start the server with --enable-lora --max-lora-rank {info.rank} or more",
-                param="rank",
-            )
-        return info
-
-    async def _load(self, name: str, info: AdapterInfo, *, pin: bool) -> ServedAdapter:
-        request = LoRARequest(
-            lora_name=engine_name(name, info.version),
-            lora_int_id=self._models.lora_id_counter.inc(1),
-            lora_path=str(info.path),
-        )
-        try:
-            await self._engine.add_lora(request)
-        except Exception as error:  # vLLM raises whatever the worker raised
-            raise AdapterError(
-                f"the engine refuses adapter {name!r}: {error}", hint="train it for this base", param="source"
-            ) from error
         if pin:
-            await self._engine.pin_lora(request.lora_int_id)
-        return ServedAdapter(name, info, request, pinned=pin)
+            self.residents.check_pins(name)
+        if self.gate is not None:
+            self.gate.check(candidates or {})
+        try:
+            check_name(name, self._base_names)
+            take = self._intake.add if isinstance(source, str) else self._intake.add_upload
+            record, info = await asyncio.to_thread(take, name, source, actor=actor)  # type: ignore[arg-type]
+        except RefusedError as error:
+            self._metrics.refusals.labels(error.reason.value).inc()
+            raise
+        started = time.perf_counter()
+        if pin:
+            await asyncio.to_thread(self.registry.pin, name, pinned=True, actor=actor)
+        if record.state is State.LIVE:
+            await self.follow(name)
+        elif self.gate is not None:
+            record = await self.gate.admit(record, candidates or {})
+        elif record.state is State.VALIDATED:
+            record = await self.activate(record, info, actor=actor)
+            self._metrics.swap_seconds.observe(time.perf_counter() - started)
+        else:
+            raise ConflictError(
+                f"version {record.version[:12]} of {name} is {record.state}: {record.reason}",
+                hint="override it with a reason, or add another version",
+            )
+        return record
+
+    async def activate(
+        self, record: VersionRecord, info: AdapterInfo | None = None, *, actor: str, audit_id: str = ""
+    ) -> VersionRecord:
+        """Load a version, make it the live one in the registry, and point its name at it.
+
+        Raises:
+            AdapterError: The engine refuses it; the version is retired.
+            ConflictError: The version is in no state to go live.
+        """
+        name = record.name
+        async with self._change:
+            if info is None:
+                info = await asyncio.to_thread(self._intake.materialise, record)
+            try:
+                loaded = await self.residents.load(name, info)
+            except LorecallError as error:
+                await asyncio.to_thread(
+                    self.registry.move, name, record.version, State.RETIRED, actor=actor, reason=error.message
+                )
+                raise
+            try:
+                adapter = await asyncio.to_thread(
+                    self.registry.activate, name, record.version, actor=actor, audit_id=audit_id
+                )
+                await self.residents.point(loaded, pinned=adapter.pinned)
+            except LorecallError:
+                if self.residents.live.get(name) is not loaded:
+                    self.residents.retire(loaded)
+                raise
+            return await self._note(name, adapter)
+
+    async def override(self, name: str, version: str, *, reason: str, actor: str) -> None:
+        """Let a quarantined version go live on an operator's word, which is recorded."""
+        await asyncio.to_thread(self.registry.activate, name, version, actor=actor, override=reason)
+        await self.follow(name)
+
+    async def rollback(self, name: str, *, actor: str) -> None:
+        """Move a name back to the version before; twice is forth again."""
+        started = time.perf_counter()
+        await asyncio.to_thread(self.registry.rollback, name, actor=actor)
+        await self.follow(name)
+        self._metrics.swap_seconds.observe(time.perf_counter() - started)
+
+    async def pin(self, name: str, *, pinned: bool, actor: str) -> None:
+        """Keep an adapter in the engine's memory, or no longer."""
+        resident = await self.resident(name)
+        await self.residents.pin(resident, pinned=pinned)
+        await asyncio.to_thread(self.registry.pin, name, pinned=pinned, actor=actor)
+        await self.follow(name)
+
+    async def remove(self, name: str, *, actor: str) -> None:
+        """Take a name out of service, and its version out of the engine once it is idle."""
+        await asyncio.to_thread(self.registry.remove, name, actor=actor)
+        await self.follow(name)
+
+    async def resident(self, name: str) -> Resident:
+        """Return the live version of a name, loaded now if the engine does not have it yet.
+
+        Raises:
+            AdapterNotFoundError: There is no such adapter, or no live version of it.
+            AdapterUnavailableError: It cannot be loaded here.
+        """
+        if not self.known(name):
+            raise AdapterNotFoundError(f"adapter {name!r} does not exist", param="model")
+        if name not in self.residents.live:
+            try:
+                await self.follow(name)
+            except LorecallError as error:
+                raise AdapterUnavailableError(f"adapter {name!r} cannot be loaded: {error}") from error
+        if name not in self.residents.live:
+            raise AdapterNotFoundError(f"adapter {name!r} does not exist", param="model")
+        return self.residents.live[name]
+
+    async def follow(self, name: str, *, load: bool = True) -> None:
+        """Make the engine agree with the registry on one name.
+
+        Args:
+            name: The name.
+            load: Whether to load a live version that the engine does not have; on demand otherwise.
+
+        Raises:
+            LorecallError: The version cannot be had or loaded; what was live here stays.
+        """
+        async with self._change:
+            try:
+                adapter = await asyncio.to_thread(self.registry.adapter, name)
+            except AdapterNotFoundError:
+                self._adapters.pop(name, None)
+                self._versions.pop(name, None)
+                self.residents.drop(name)
+                return
+            record = await self._note(name, adapter)
+            held = self.residents.live.get(name)
+            if adapter.live_version is None:
+                self.residents.drop(name)
+            elif held is not None and held.version == adapter.live_version:
+                if held.pinned != adapter.pinned:
+                    await self.residents.pin(held, pinned=adapter.pinned)
+            elif held is not None or load or adapter.pinned:
+                info = await asyncio.to_thread(self._intake.materialise, record)
+                loaded = await self.residents.load(name, info)
+                await self.residents.point(loaded, pinned=adapter.pinned)
+
+    async def candidate(self, record: VersionRecord) -> Resident:
+        """Load a version that no name points at, for its audit; retire it afterwards unless it goes live."""
+        async with self._change:
+            info = await asyncio.to_thread(self._intake.materialise, record)
+            return await self.residents.load(record.name, info)
+
+    async def _note(self, name: str, adapter: AdapterRecord) -> VersionRecord:
+        """Remember what the registry says of a name; return its live version, or the newest."""
+        versions = await asyncio.to_thread(self.registry.versions, name)
+        record = next((one for one in versions if one.version == adapter.live_version), versions[0])
+        self._adapters[name], self._versions[name] = adapter, record
+        return record
+
+    async def refresh_tiers(self) -> None:
+        """Ask the engine where the adapters sit, and count who lost a place unasked."""
+        before, self._tiers = self._tiers, await self.residents.tiers()
+        ours = {resident.id for resident in self.residents.live.values()}
+        for level, ids in before.items():
+            lost = (set(ids) - set(self._tiers[level])) & ours
+            self._metrics.evictions.labels(level).inc(len(lost))
+        self._metrics.draining.set(self.residents.draining)
+
+    def level(self, name: str) -> str:
+        """Where an adapter's live version sits: "slots", "memory" or "disk"."""
+        resident = self.residents.live.get(name)
+        if resident is None:
+            return "disk"
+        return next((level for level in ("slots", "memory") if resident.id in self._tiers[level]), "disk")
+
+    def samples(self) -> list[AdapterSample]:
+        """Return every name as the metrics show it."""
+        return [
+            AdapterSample(name, version.state.value, self.level(name), adapter.pinned, version.rank)
+            for name, adapter in sorted(self._adapters.items())
+            if (version := self._versions.get(name)) is not None
+        ]

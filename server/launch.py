@@ -10,7 +10,8 @@ from pathlib import Path
 
 from lorecall.adapters.base import read_manifest
 from lorecall.adapters.errors import BaseModelError, UsageError
-from lorecall.server.settings import read_settings
+from lorecall.server.keyring import KeyGuard, check_exposure, is_loopback
+from lorecall.server.settings import ServerSettings, read_settings
 
 PLUGIN = "lorecall"
 HUB_PREFIX = "hf://"
@@ -165,16 +166,51 @@ def check_scheme(model: str) -> None:
         )
 
 
+def check_keys(host: str, extra: Sequence[str], settings: ServerSettings) -> None:
+    """Find out before the engine starts whether this server may be reached from elsewhere.
+
+    Raises:
+        UsageError: It could be, and there is no API key.
+    """
+    if is_loopback(host) or flag_value(extra, "--uds") is not None:
+        return
+    if flag_value(extra, "--api-key") is not None or os.environ.get("VLLM_API_KEY"):
+        return
+    registry = settings.open_registry()
+    try:
+        check_exposure(host, KeyGuard(registry, settings.secrets(), settings.api_keys_file, always=True))
+    finally:
+        registry.close()
+
+
+def check_gate(settings: ServerSettings) -> None:
+    """Read the gate's policy and sets before the engine starts.
+
+    Raises:
+        UsageError: One cannot be read.
+    """
+    from lorecall.audit.candidates import load_candidates
+    from lorecall.audit.policy_file import load_policy
+
+    if settings.require_audit is not None:
+        load_policy(settings.require_audit)
+    for file in (settings.audit_candidates, settings.audit_controls):
+        if file is not None:
+            load_candidates(file)
+
+
 def serve(base: str, port: int, extra: Sequence[str]) -> None:
     """Run the server until it is stopped.
 
     Raises:
         UsageError: On a bad setting, base, flag or port; nothing has been started then.
     """
-    read_settings()
+    settings = read_settings()
     model = base_location(base)
     served_name = Path(base).resolve().name if model == base else model
     host = flag_value(extra, "--host") or DEFAULTS["--host"]
+    check_keys(host, extra, settings)
+    check_gate(settings)
     check_port(host, port)
     prepare_environment()
     check_scheme(model)

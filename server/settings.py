@@ -2,11 +2,14 @@
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from lorecall.adapters.errors import UsageError
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+
+if TYPE_CHECKING:
+    from lorecall.adapters.registry import Registry
 
 PREFIX = "LORECALL_"
 CLIENT_KEYS = frozenset(
@@ -27,11 +30,85 @@ class ServerSettings(BaseSettings):
     adapters: dict[str, str] = Field(
         default_factory=dict, description="adapters to serve from the start, JSON: name to directory"
     )
+    registry: str = Field(
+        default="",
+        description="database of names and versions: `sqlite:///path` or `postgresql://user@host/database`; "
+        "empty for `registry.db` in the store",
+    )
+    local_roots: str = Field(
+        default="",
+        description="directories under which adapters may be added by local path, separated by `:`; empty for "
+        "any on a server without API keys, which only this machine can reach, and none on one with keys",
+    )
+    source_schemes: str = Field(
+        default="hf,s3", description="addresses that adapters may be added from, separated by commas"
+    )
+    max_adapter_bytes: int = Field(default=8 << 30, ge=1, description="the largest adapter, in bytes")
+    admin_key: SecretStr = Field(
+        default=SecretStr(""), description="an API key with every scope; at least 20 characters"
+    )
+    api_keys_file: Path | None = Field(
+        default=None,
+        description="YAML list of API keys: name, sha256, scopes, adapters (patterns), limits, expires",
+    )
+    adapter_limits: dict[str, dict[str, float]] = Field(
+        default_factory=dict,
+        description="limits by pattern of the model's name, JSON; the first that matches counts: "
+        "requests_per_minute, tokens_per_minute, concurrent",
+    )
+    open_metrics: bool = Field(
+        default=False, description="whether `/metrics`, which names adapters, needs no API key"
+    )
+    metrics_adapters: int = Field(
+        default=200, ge=1, description="adapters with metrics of their own; the others share `other`"
+    )
+    poll_seconds: float = Field(
+        default=1.0, gt=0, le=3600, description="seconds between two looks at the registry"
+    )
+    drain_seconds: float = Field(
+        default=300.0, gt=0, description="seconds that a replaced version may take to finish its requests"
+    )
+    require_audit: Path | None = Field(
+        default=None, description="the policy that an adapter's audit must meet; `--require-audit` sets it"
+    )
+    audit_candidates: Path | None = Field(
+        default=None, description="snippets (JSONL) that every adapter is audited for, beside its own"
+    )
+    audit_controls: Path | None = Field(
+        default=None, description="control snippets (JSONL) of every adapter's audit"
+    )
     int8_kernel: Literal["auto", "exact", "onednn"] = Field(
         default="auto",
         description="products of an INT8 base on a CPU: oneDNN's, our exact ones, or auto: exact where a probe "
         "finds that oneDNN saturates (no VNNI)",
     )
+
+    def registry_url(self) -> str:
+        """Return the registry's URL."""
+        return self.registry or f"sqlite:///{self.store / 'registry.db'}"
+
+    def roots(self, *, keyed: bool) -> tuple[Path, ...]:
+        """Return the directories under which local adapters may lie."""
+        stated = tuple(Path(root) for root in self.local_roots.split(os.pathsep) if root)
+        if not stated and not keyed:
+            return (Path("/"),)
+        return (*stated, *map(Path, self.started_with().values()))
+
+    def started_with(self) -> dict[str, str]:
+        """Return the adapters to serve from the start, with absolute paths."""
+        return {name: str(Path(source).absolute()) for name, source in self.adapters.items()}
+
+    def open_registry(self) -> "Registry":
+        """Open the registry, after making the folder of the default one."""
+        from lorecall.adapters.registry import Registry  # noqa: PLC0415  # keeps `--help` quick
+
+        self.store.mkdir(parents=True, exist_ok=True)
+        return Registry(self.registry_url())
+
+    def secrets(self) -> tuple[tuple[str, str], ...]:
+        """Return the secrets of keys with every scope, by where they came from."""
+        secret = self.admin_key.get_secret_value()
+        return (("LORECALL_ADMIN_KEY", secret),) if secret else ()
 
 
 def read_settings() -> ServerSettings:
@@ -58,5 +135,5 @@ def read_settings() -> ServerSettings:
         ) from error
     except SettingsError as error:  # names the field that is not JSON
         raise UsageError(
-            f"LORECALL_ADAPTERS is not JSON: {error}", hint='such as {"name": "/directory"}', param="adapters"
+            f"a LORECALL_ variable is not JSON: {error}", hint="see the settings in docs/settings.md"
         ) from error

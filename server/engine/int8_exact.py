@@ -26,10 +26,11 @@ def onednn_is_exact() -> bool:
     from vllm import _custom_ops as ops
 
     weight = torch.full((PROBE, PROBE), 127, dtype=torch.int8)
-    weight_scale = torch.ones(PROBE, 1)  # the handler points at it
+    # a base in bfloat16 is loaded with that as the default dtype
+    weight_scale = torch.ones(PROBE, 1, dtype=torch.float32)  # the handler points at it
     handler = ops.create_onednn_scaled_mm(weight.t(), weight_scale, torch.float32, True, False, 1)
-    quantised, scale, _ = ops.onednn_scaled_int8_quant(torch.full((1, PROBE), 127.0))
-    out = torch.empty(1, PROBE)
+    quantised, scale, _ = ops.onednn_scaled_int8_quant(torch.full((1, PROBE), 127.0, dtype=torch.float32))
+    out = torch.empty(1, PROBE, dtype=torch.float32)
     ops.onednn_scaled_mm(handler, quantised, out, scale, None, None, None)
     return bool(torch.allclose(out, torch.full_like(out, PROBE * 127.0 * 127.0), rtol=1e-3))
 
@@ -86,7 +87,7 @@ def exact_product(
     if len(flat) <= FEW_ROWS:
         from lorecall.server.engine.int8_kernel import int8_product
 
-        out = torch.empty(len(flat), len(weight))
+        out = torch.empty(len(flat), len(weight), dtype=torch.float32)
         int8_product(whole.numpy(), weight.numpy(), x_scale.flatten().numpy(), scale.numpy(), out.numpy())
     else:
         out = torch.nn.functional.linear(whole, weight.float()).mul_(x_scale).mul_(scale)

@@ -53,7 +53,7 @@ def cpu_fixes() -> tuple[str, ...]:
 
 def common_fixes() -> tuple[str, ...]:
     """Return the modules of the fixes for every platform."""
-    return ("lorecall.server.engine.adapter_spool",)
+    return ("lorecall.server.engine.adapter_spool", "lorecall.server.engine.adapter_tiers")
 
 
 def register() -> None:

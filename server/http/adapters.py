@@ -1,16 +1,35 @@
 """The control plane over HTTP: `/v1/adapters`, and vLLM's two adapter routes through the same pipeline."""
 
-from fastapi import APIRouter, Depends, Request
+import asyncio
+import tempfile
+from typing import Annotated, Any, BinaryIO
+
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
-from lorecall.adapters.errors import LorecallError, UsageError
+from lorecall.adapters.errors import AdapterNotFoundError, LorecallError, UsageError
+from lorecall.adapters.keys import Scope
+from lorecall.adapters.refusals import FileRefusedError, Reason
+from lorecall.server.description import describe, event
 from lorecall.server.http.answers import error_answer
-from lorecall.server.http.state import serving
+from lorecall.server.http.state import Serving, serving
+from lorecall.server.request_context import ForbiddenError, RequestContext, actor, current, sees
 from pydantic import BaseModel, ConfigDict, Field
 from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest, UnloadLoRAAdapterRequest
 from vllm.entrypoints.serve.utils.api_utils import validate_json_request
 
 router = APIRouter()
 JSON_ONLY = [Depends(validate_json_request)]
+MAX_SNIPPETS = 20_000
+SPOOL_BYTES = 1 << 20
+
+
+class Snippet(BaseModel):
+    """One text that the gate's audit asks for."""
+
+    model_config = ConfigDict(extra="forbid")
+    id: str
+    prefix: str
+    target: str
 
 
 class AddRequest(BaseModel):
@@ -20,42 +39,139 @@ class AddRequest(BaseModel):
     name: str = Field(min_length=1)
     source: str = Field(min_length=1)
     pin: bool = False
+    candidates: list[Snippet] = Field(default_factory=list, max_length=MAX_SNIPPETS)
+    controls: list[Snippet] = Field(default_factory=list, max_length=MAX_SNIPPETS)
+
+    def snippets(self) -> dict[str, Any]:
+        """Return the sets for the gate's audit, as they are kept with its job."""
+        return self.model_dump(include={"candidates", "controls"})
+
+
+class PinRequest(BaseModel):
+    """The body of `POST /v1/adapters/{name}/pin`."""
+
+    model_config = ConfigDict(extra="forbid")
+    pinned: bool = True
+
+
+class OverrideRequest(BaseModel):
+    """The body of `POST /v1/adapters/{name}/override`."""
+
+    model_config = ConfigDict(extra="forbid")
+    version: str = Field(min_length=1)
+    reason: str = Field(min_length=1)
 
 
 @router.post("/v1/adapters", status_code=201, dependencies=JSON_ONLY)
 async def add_adapter(request: AddRequest, raw_request: Request) -> Response:
     """Add an adapter, or move its name to a new version."""
+    state = serving(raw_request)
     try:
-        added = await serving(raw_request).adapters.add(request.name, request.source, pin=request.pin)
+        check_own(request.name)
+        added = await state.adapters.add(
+            request.name, request.source, actor=actor(), pin=request.pin, candidates=request.snippets()
+        )
+        return await described(state, request.name, added.version, status=201)
     except LorecallError as error:
         return error_answer(error)
-    return JSONResponse(added.describe(), status_code=201)
+
+
+@router.post("/v1/adapters/{name}/archive", status_code=201)
+async def upload_adapter(
+    name: str, raw_request: Request, *, pin: Annotated[bool, Query()] = False
+) -> Response:
+    """Add an adapter from the archive (zip, tar, tar.gz) that is the request's body."""
+    state = serving(raw_request)
+    try:
+        with tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as archive:
+            await receive_archive(raw_request, archive, state.max_upload_bytes)  # type: ignore[arg-type]
+            added = await state.adapters.add(name, archive, actor=actor(), pin=pin)  # type: ignore[arg-type]
+        return await described(state, name, added.version, status=201)
+    except LorecallError as error:
+        return error_answer(error)
 
 
 @router.get("/v1/adapters")
 async def list_adapters(raw_request: Request) -> Response:
-    """Return the adapters that are live."""
-    adapters = [one.describe() for one in serving(raw_request).adapters.list()]
-    return JSONResponse({"adapters": adapters})
+    """Return the adapters that the caller sees."""
+    state = serving(raw_request)
+    try:
+        await state.adapters.refresh_tiers()
+        records = await asyncio.to_thread(state.adapters.registry.adapters)
+        found = [
+            await asyncio.to_thread(describe, state.adapters, record.name)
+            for record in records
+            if sees(record.name)
+        ]
+    except LorecallError as error:
+        return error_answer(error)
+    return JSONResponse({"adapters": found})
 
 
 @router.get("/v1/adapters/{name}")
 async def show_adapter(name: str, raw_request: Request) -> Response:
-    """Return one adapter."""
+    """Return one adapter with its versions."""
     try:
-        return JSONResponse(serving(raw_request).adapters.get(name).describe())
+        return await described(serving(raw_request), name)
     except LorecallError as error:
         return error_answer(error)
+
+
+@router.get("/v1/adapters/{name}/events")
+async def show_events(name: str, raw_request: Request) -> Response:
+    """Return who did what with an adapter, oldest first."""
+    registry = serving(raw_request).adapters.registry
+    try:
+        found = await asyncio.to_thread(registry.events, name)
+    except LorecallError as error:
+        return error_answer(error)
+    return JSONResponse({"events": [event(one) for one in found]})
 
 
 @router.delete("/v1/adapters/{name}")
 async def remove_adapter(name: str, raw_request: Request) -> Response:
-    """Take an adapter out of service and out of the engine."""
+    """Take an adapter out of service; what runs on it finishes, then it leaves the engine."""
+    state = serving(raw_request)
     try:
-        removed = await serving(raw_request).adapters.remove(name)
+        before = await asyncio.to_thread(describe, state.adapters, name)
+        await state.adapters.remove(name, actor=actor())
     except LorecallError as error:
         return error_answer(error)
-    return JSONResponse({**removed.describe(), "state": "retired"})
+    return JSONResponse({**before, "state": "retired", "live_version": None})
+
+
+@router.post("/v1/adapters/{name}/rollback")
+async def rollback_adapter(name: str, raw_request: Request) -> Response:
+    """Move a name back to the version before."""
+    state = serving(raw_request)
+    try:
+        await state.adapters.rollback(name, actor=actor())
+        return await described(state, name)
+    except LorecallError as error:
+        return error_answer(error)
+
+
+@router.post("/v1/adapters/{name}/pin", dependencies=JSON_ONLY)
+async def pin_adapter(name: str, request: PinRequest, raw_request: Request) -> Response:
+    """Keep an adapter in the engine's memory, or no longer."""
+    state = serving(raw_request)
+    try:
+        await state.adapters.pin(name, pinned=request.pinned, actor=actor())
+        return await described(state, name)
+    except LorecallError as error:
+        return error_answer(error)
+
+
+@router.post("/v1/adapters/{name}/override", dependencies=JSON_ONLY)
+async def override_gate(name: str, request: OverrideRequest, raw_request: Request) -> Response:
+    """Let a quarantined version go live on an operator's word; who and why is recorded."""
+    state = serving(raw_request)
+    try:
+        (current.get() or RequestContext()).require(Scope.ADMIN)
+        await state.adapters.override(name, request.version, reason=request.reason, actor=actor())
+        return await described(state, name)
+    except LorecallError as error:
+        return error_answer(error)
 
 
 @router.post("/v1/load_lora_adapter", dependencies=JSON_ONLY)
@@ -63,14 +179,14 @@ async def load_lora_adapter(request: LoadLoRAAdapterRequest, raw_request: Reques
     """VLLM's own request and answer, through our pipeline."""
     plane = serving(raw_request).adapters
     try:
-        known = {one.name for one in plane.list()}
-        if request.lora_name in known and not request.load_inplace:
+        check_own(request.lora_name)
+        if plane.known(request.lora_name) and not request.load_inplace:
             raise UsageError(
                 f"The lora adapter '{request.lora_name}' has already been loaded.",
                 hint="set load_inplace to true to move the name to a new version",
                 param="lora_name",
             )
-        await plane.add(request.lora_name, request.lora_path)
+        await plane.add(request.lora_name, request.lora_path, actor=actor())
     except LorecallError as error:
         return error_answer(error)
     return PlainTextResponse(f"Success: LoRA adapter '{request.lora_name}' added successfully.")
@@ -80,7 +196,43 @@ async def load_lora_adapter(request: LoadLoRAAdapterRequest, raw_request: Reques
 async def unload_lora_adapter(request: UnloadLoRAAdapterRequest, raw_request: Request) -> Response:
     """VLLM's own request and answer, through our pipeline."""
     try:
-        await serving(raw_request).adapters.remove(request.lora_name)
+        if not sees(request.lora_name):
+            raise AdapterNotFoundError(f"there is no adapter {request.lora_name!r}", param="lora_name")
+        await serving(raw_request).adapters.remove(request.lora_name, actor=actor())
     except LorecallError as error:
         return error_answer(error)
     return PlainTextResponse(f"Success: LoRA adapter '{request.lora_name}' removed successfully.")
+
+
+async def described(
+    state: Serving, name: str, version: str | None = None, *, status: int = 200
+) -> JSONResponse:
+    """Return an answer that shows an adapter as it is now."""
+    await state.adapters.refresh_tiers()
+    return JSONResponse(await asyncio.to_thread(describe, state.adapters, name, version), status)
+
+
+def check_own(name: str) -> None:
+    """Check that the caller may have an adapter of that name.
+
+    Raises:
+        ForbiddenError: None of the key's patterns matches it.
+    """
+    if not sees(name):
+        raise ForbiddenError(
+            f"this API key may not have an adapter named {name[:128]!r}",
+            hint="choose a name that its patterns match",
+        )
+
+
+async def receive_archive(raw_request: Request, archive: BinaryIO, limit: int) -> None:
+    """Write a request's body to a file.
+
+    Raises:
+        FileRefusedError: It is larger than `limit` bytes.
+    """
+    async for chunk in raw_request.stream():
+        archive.write(chunk)
+        if archive.tell() > limit:
+            raise FileRefusedError(Reason.TOO_LARGE, f"the archive is larger than {limit} bytes")
+    archive.seek(0)

@@ -1,5 +1,6 @@
-"""The `vllm.endpoint_plugins` entry point: our routes on vLLM's OpenAI server."""
+"""The `vllm.endpoint_plugins` entry point: our routes and our door on vLLM's OpenAI server."""
 
+import asyncio
 import os
 from argparse import Namespace
 from pathlib import Path
@@ -8,19 +9,17 @@ from typing import Any
 from fastapi import FastAPI
 from lorecall.adapters.base import read_manifest
 from lorecall.adapters.errors import BaseModelError
-from lorecall.adapters.store import Store
 from lorecall.audit.scorer import EngineInfo
-from lorecall.server.control_plane import ControlPlane
-from lorecall.server.http import adapters, engine, logprobs, score
-from lorecall.server.http.state import Serving
+from lorecall.server.assembly import build_serving
+from lorecall.server.http import adapters, audits, engine, keys, logprobs, score
+from lorecall.server.http.gateway import Gateway
 from lorecall.server.models import with_versions
-from lorecall.server.scoring import EngineScoring
 from lorecall.server.settings import read_settings
 from lorecall.server.warmup import warm_up
 
 
 class LorecallEndpoints:
-    """Adds the control plane, the scoring route and top-1 log-probabilities to vLLM's server."""
+    """Adds the control plane, the scoring route, keys and top-1 log-probabilities to vLLM's server."""
 
     name = "lorecall"
     required_tasks = ("generate",)
@@ -29,26 +28,25 @@ class LorecallEndpoints:
         """Put our routes on the app; those with a path of vLLM's own go in front of it."""
         app.include_router(logprobs.router(app))
         app.include_router(adapters.router)
+        app.include_router(keys.router)
+        app.include_router(audits.router)
         app.include_router(score.router)
         app.include_router(engine.router)
+        app.add_middleware(Gateway, state=app.state)
 
     async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
-        """Build what the routes share, load the adapters given at start, warm up and measure the spread."""
+        """Build what the routes share, load the registry's adapters, warm up and measure the spread."""
         settings = read_settings()
-        config = engine_client.vllm_config
-        lora = config.lora_config
         models = with_versions(state.openai_serving_models)
-        plane = ControlPlane(
-            engine_client, models, Store(settings.store), lora.max_lora_rank if lora is not None else 0
-        )
-        by_priority = config.scheduler_config.policy == "priority"
-        on_cpu = config.device_config.device_type == "cpu"
-        scoring = EngineScoring(engine_client, fixed_token_scores=on_cpu, by_priority=by_priority)
-        state.lorecall = Serving(models, plane, scoring, describe_engine(args.model, models, on_cpu=on_cpu))
-        for name, source in settings.adapters.items():
-            await plane.add(name, source)
+        on_cpu = engine_client.vllm_config.device_config.device_type == "cpu"
+        described = describe_engine(args.model, models, on_cpu=on_cpu)
+        serving, background = await build_serving(engine_client, models, described, args, settings)
+        state.lorecall = serving
+        for name, source in settings.started_with().items():
+            await serving.adapters.add(name, source, actor="LORECALL_ADAPTERS")
         await warm_up(engine_client)
-        await state.lorecall.selfcheck(chunk_edge=False)
+        await serving.selfcheck(chunk_edge=False)
+        state.lorecall_tasks = [asyncio.create_task(work) for work in background]
 
 
 def describe_engine(model: str, models: Any, *, on_cpu: bool) -> EngineInfo:

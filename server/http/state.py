@@ -1,13 +1,17 @@
 """What our routes share: one object on `app.state`, made when the engine is up."""
 
 import dataclasses
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import Request
 from lorecall.adapters.errors import AdapterError, AdapterNotFoundError
+from lorecall.adapters.ratelimit import RateLimits
 from lorecall.audit.scorer import EngineInfo
 from lorecall.server.control_plane import ControlPlane
+from lorecall.server.keyring import KeyGuard
+from lorecall.server.metrics import Metrics
 from lorecall.server.models import VersionedModels
 from lorecall.server.scoring import EngineScoring
 from lorecall.server.selfcheck import SelfCheck, check_engine
@@ -30,12 +34,22 @@ class Serving:
         adapters: The control plane.
         scoring: Teacher-forced scores through the engine.
         engine: What the engine is; its epsilon is the largest spread that was measured since the start.
+        keys: Who may call.
+        metrics: Our series.
+        adapter_limits: Rate limits by pattern of the model's name; the first that matches counts.
+        open_metrics: Whether `/metrics` needs no key.
+        max_upload_bytes: The largest archive that may be uploaded.
     """
 
     models: VersionedModels
     adapters: ControlPlane
     scoring: EngineScoring
     engine: EngineInfo
+    keys: KeyGuard
+    metrics: Metrics
+    adapter_limits: Mapping[str, RateLimits] = field(default_factory=dict)
+    open_metrics: bool = False
+    max_upload_bytes: int = 8 << 30
 
     def info(self) -> EngineInfo:
         """Return what answers here."""
@@ -43,15 +57,21 @@ class Serving:
 
     async def selfcheck(self, *, chunk_edge: bool) -> SelfCheck:
         """Measure the engine's spread over the base and every adapter that may be scored; it is remembered."""
-        loras = {a.name: a.lora_request for a in self.adapters.list() if not a.info.refusal}
-        models = {self.engine.base: None, **loras}
-        found = await check_engine(self.scoring, models, chunk_edge=chunk_edge)
+        residents = self.adapters.residents
+        held = [residents.lease(one) for _, one in sorted(residents.live.items()) if not one.info.refusal]
+        try:
+            loras = {lease.resident.name: lease.resident.lora_request for lease in held}
+            models = {self.engine.base: None, **loras}
+            found = await check_engine(self.scoring, models, chunk_edge=chunk_edge)
+        finally:
+            for lease in held:
+                lease.release()
         largest = max(found.epsilon, self.engine.epsilon or 0.0)
         self.engine = dataclasses.replace(self.engine, epsilon=largest)
         return found
 
     async def model(self, name: str, *, for_prompt_scores: bool = False) -> NamedModel:
-        """Return what `name` stands for.
+        """Return what `name` stands for, held for the request being served.
 
         Raises:
             AdapterNotFoundError: If there is neither a base nor an adapter of that name.
@@ -59,20 +79,19 @@ class Serving:
         """
         if self.models.is_base_model(name):
             return NamedModel("", None)
-        try:
-            adapter = self.adapters.get(name)
-        except AdapterNotFoundError:
-            static = self.models.lora_requests.get(name)  # given to vLLM itself at its start
-            if static is None:
-                raise
-            return NamedModel("", static)
-        if for_prompt_scores and adapter.info.refusal:
+        if name not in self.models.lora_requests:
+            raise AdapterNotFoundError(f"The model `{name}` does not exist.", param="model")
+        request = self.models.lora_requests[name]
+        resident = self.adapters.residents.of(request)
+        if resident is None:  # given to vLLM itself at its start
+            return NamedModel("", request)
+        if for_prompt_scores and resident.info.refusal:
             raise AdapterError(
-                f"adapter {name!r} cannot be scored by prompt log-probabilities: {adapter.info.refusal}",
+                f"adapter {name!r} cannot be scored by prompt log-probabilities: {resident.info.refusal}",
                 hint="decode its snippets instead",
                 param="model",
             )
-        return NamedModel(adapter.version, adapter.lora_request)
+        return NamedModel(resident.version, request)
 
 
 def serving(request: Request) -> Serving:

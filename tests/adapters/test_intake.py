@@ -93,6 +93,15 @@ def test_refusal_is_an_event_and_nothing_else(
     assert event.detail == {"reason": reason.value, "message": caught.value.message, "source": str(adapter)}
 
 
+def test_a_refusal_does_not_stick_to_the_same_bytes(intake: Intake, adapter: Path) -> None:
+    """A bad training manifest, which is no part of the version, does not spoil the same adapter from others."""
+    malicious.SPOILERS["training manifest is a list"][1](adapter)
+    with pytest.raises(RefusedError):
+        intake.add("acme", str(adapter), actor="mallory")
+    (adapter / "lorecall-training.json").unlink()
+    assert intake.add("acme", str(adapter), actor="ann")[0].state is State.VALIDATED
+
+
 def test_sources_and_names_are_checked(intake: Intake, registry: Registry) -> None:
     """A path outside the allowed roots is refused on record; a bad name is not even recorded."""
     with pytest.raises(RefusedError):

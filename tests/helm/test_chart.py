@@ -113,15 +113,13 @@ def test_only_the_gpu_profile_asks_for_a_gpu(helm: Path) -> None:
         assert server["image"].endswith(f"-{profile}")
 
 
-def test_the_api_key_comes_from_the_secret(helm: Path) -> None:
-    """The key is a reference, never a value in the manifest; without a secret there is no variable."""
-    keyed, open_ = (
-        one(render(helm, values), "Deployment")["spec"]["template"]["spec"]["containers"][0]["env"]
-        for values in (PROFILES["all"], PROFILES["cpu"])
-    )
-    (key,) = [variable for variable in keyed if variable["name"] == "VLLM_API_KEY"]
-    assert key["valueFrom"] == {"secretKeyRef": {"name": "lorecall-key", "key": "api-key"}}
-    assert "VLLM_API_KEY" not in {variable["name"] for variable in open_}
+@pytest.mark.parametrize(("profile", "secret"), [("all", "lorecall-key"), ("cpu", "lorecall-api-key")])
+def test_the_api_key_comes_from_the_secret(helm: Path, profile: str, secret: str) -> None:
+    """The key is a reference, never a value in the manifest; no release is without one."""
+    pod = one(render(helm, PROFILES[profile]), "Deployment")["spec"]["template"]["spec"]
+    environ = pod["containers"][0]["env"]
+    (key,) = [variable for variable in environ if variable["name"] == "LORECALL_ADMIN_KEY"]
+    assert key["valueFrom"] == {"secretKeyRef": {"name": secret, "key": "api-key"}}
 
 
 def test_the_service_and_the_policy_select_the_pod(helm: Path) -> None:

@@ -1,0 +1,184 @@
+"""The gate: a version goes live only after an audit through this engine that meets the policy.
+
+An audit is a job in the registry, so one server does it, and another takes it over if that server dies.
+"""
+
+import asyncio
+import hashlib
+import json
+import logging
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from lorecall.adapters.errors import LorecallError, UsageError
+from lorecall.adapters.models import State
+from lorecall.adapters.registry_records import JobRecord, VersionRecord
+from lorecall.audit.candidates import CandidateSet
+from lorecall.audit.policy import Policy, judge_result
+from lorecall.audit.redact import redactor
+from lorecall.audit.report import build_report
+from lorecall.audit.result import Group
+from lorecall.audit.run import AuditSettings, run_audit
+from lorecall.audit.scorer import EngineInfo, ScoreItem
+from lorecall.server.audit_scorer import ResidentScorer
+from lorecall.server.control_plane import ControlPlane
+from lorecall.server.residents import Lease, Resident
+from lorecall.server.scoring import EngineScoring
+
+logger = logging.getLogger("vllm.lorecall")
+
+KIND = "audit"
+LEASE = timedelta(seconds=120)
+RENEW_S = 30.0
+IDLE_S = 2.0
+ACTOR = "audit"
+
+
+@dataclass(frozen=True)
+class AuditGate:
+    """Audits what wants to go live.
+
+    Attributes:
+        plane: This server's adapters.
+        scoring: Teacher-forced scores through the engine.
+        engine: Says what the engine is, its measured spread included.
+        policy: What must be met.
+        sets: The operator's own candidates and controls, asked of every adapter.
+        worker: Under which name this server holds jobs.
+    """
+
+    plane: ControlPlane
+    scoring: EngineScoring
+    engine: Callable[[], EngineInfo]
+    policy: Policy
+    sets: dict[Group, CandidateSet]
+    worker: str = field(default_factory=lambda: uuid.uuid4().hex)
+    _wake: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def check(self, snippets: dict[str, Any]) -> None:
+        """Check that there is something to ask for.
+
+        Raises:
+            UsageError: Neither the operator nor the caller gave candidates.
+        """
+        if Group.CANDIDATES not in self.sets and not snippets.get(Group.CANDIDATES.value):
+            raise UsageError(
+                "this server audits an adapter before it serves it, and there are no candidates",
+                hint="send some with the adapter, or start the server with LORECALL_AUDIT_CANDIDATES",
+                param="candidates",
+            )
+
+    async def admit(self, record: VersionRecord, snippets: dict[str, Any]) -> VersionRecord:
+        """Put a version under audit; it goes live, or into quarantine, when that is done."""
+        registry = self.plane.registry
+        if record.state is not State.AUDITING:
+            record = await asyncio.to_thread(
+                registry.move, record.name, record.version, State.AUDITING, actor=ACTOR
+            )
+        await asyncio.to_thread(registry.jobs.enqueue, KIND, record.name, record.version, snippets)
+        self._wake.set()
+        return record
+
+    async def run(self) -> None:
+        """Do audits until cancelled, one at a time."""
+        jobs = self.plane.registry.jobs
+        while True:
+            try:
+                job = await asyncio.to_thread(jobs.claim, self.worker, [KIND], LEASE)
+                if job is not None:
+                    await self._do(job)
+                    continue
+            except LorecallError as error:
+                logger.warning("audits wait for the registry: %s", error)
+            except Exception:  # the loop outlives what it meets; the traceback says what that was
+                logger.exception("an audit could not be taken up")
+            self._wake.clear()
+            try:
+                await asyncio.wait_for(self._wake.wait(), IDLE_S)
+            except TimeoutError:
+                continue
+
+    async def _do(self, job: JobRecord) -> None:
+        registry = self.plane.registry
+        keep = asyncio.create_task(self._keep(job))
+        try:
+            record = await asyncio.to_thread(registry.version, job.name, job.version)
+            result = await self._audit(job, record)
+            await asyncio.to_thread(registry.jobs.finish, job.id, self.worker, result)
+        except Exception as error:  # whatever it was, nothing goes live unaudited
+            logger.exception("the audit %s of %s failed", job.id, job.name)
+            reason = f"the audit could not be done: {error}"
+            await self._quarantine(job, reason)
+            await asyncio.to_thread(
+                registry.jobs.finish, job.id, self.worker, {"error": reason[:2000]}, failed=True
+            )
+        finally:
+            keep.cancel()
+
+    async def _audit(self, job: JobRecord, record: VersionRecord) -> dict[str, Any]:
+        """Audit one version and decide; return what the job keeps."""
+        resident = await self.plane.candidate(record)
+        lease = Lease(resident, None)
+        self.plane.residents.retire(resident)  # it leaves after the lease, unless `activate` takes it back
+        try:
+            passed, reasons, report = await asyncio.to_thread(
+                self._judge, resident, asyncio.get_running_loop(), job.payload
+            )
+            if passed:
+                await self.plane.activate(record, resident.info, actor=ACTOR, audit_id=job.id)
+            else:
+                await self._quarantine(job, "; ".join(reasons))
+        finally:
+            lease.release()
+        return {"passed": passed, "reasons": reasons, "report": report}
+
+    def _judge(
+        self, resident: Resident, loop: asyncio.AbstractEventLoop, payload: dict[str, Any]
+    ) -> tuple[bool, list[str], dict[str, Any]]:
+        scorer = ResidentScorer(loop, self.scoring, self.engine(), resident)
+        sets = merged(self.sets, payload)
+        result = run_audit(scorer, resident.name, sets, AuditSettings())
+        verdict = judge_result(result, self.policy)
+        report = build_report(result, verdict, self.policy, redactor(show=False), scorer.token_texts)
+        return verdict.passed, list(verdict.reasons), report
+
+    async def _quarantine(self, job: JobRecord, reason: str) -> None:
+        try:
+            await asyncio.to_thread(
+                self.plane.registry.move,
+                job.name,
+                job.version,
+                State.QUARANTINED,
+                actor=ACTOR,
+                reason=reason,
+                audit_id=job.id,
+            )
+        except LorecallError as error:
+            logger.warning("%s@%s is not quarantined: %s", job.name, job.version[:12], error)
+
+    async def _keep(self, job: JobRecord) -> None:
+        """Hold the job while it is worked on."""
+        while True:
+            await asyncio.sleep(RENEW_S)
+            try:
+                await asyncio.to_thread(self.plane.registry.jobs.renew, job.id, self.worker, LEASE)
+            except LorecallError as error:
+                logger.warning("the audit %s cannot be held: %s", job.id, error)
+
+
+def merged(operator: dict[Group, CandidateSet], payload: dict[str, Any]) -> dict[Group, CandidateSet]:
+    """Return the operator's snippets with the caller's behind them; ids are told apart by a prefix."""
+    sets = {}
+    for group in Group:
+        own = payload.get(group.value) or []
+        given = operator.get(group)
+        items = [*(given.items if given is not None else ())]
+        items += [ScoreItem(f"own/{one['id']}", one["prefix"], one["target"]) for one in own]
+        if items:
+            digest = hashlib.sha256(json.dumps([[i.id, i.prefix, i.target] for i in items]).encode())
+            name = given.name if given is not None else "request"
+            sets[group] = CandidateSet(name, digest.hexdigest(), tuple(items))
+    return sets

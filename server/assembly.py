@@ -1,0 +1,160 @@
+"""Puts a running server's parts together: registry, store, keys, control plane, metrics."""
+
+import asyncio
+import logging
+import os
+from argparse import Namespace
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+from lorecall.adapters.errors import UsageError
+from lorecall.adapters.intake import Intake
+from lorecall.adapters.keys import parse_limits
+from lorecall.adapters.registry import Registry
+from lorecall.adapters.sources import SourcePolicy, Sources
+from lorecall.adapters.store import Store
+from lorecall.adapters.validation import Limits
+from lorecall.adapters.validation_base import BaseFacts, read_base_facts
+from lorecall.audit.candidates import load_candidates
+from lorecall.audit.policy_file import load_policy
+from lorecall.audit.result import Group
+from lorecall.audit.scorer import EngineInfo
+from lorecall.server.admission import AuditGate
+from lorecall.server.control_plane import ControlPlane
+from lorecall.server.follower import Follower
+from lorecall.server.http.state import Serving
+from lorecall.server.keyring import KeyGuard, check_exposure, is_loopback
+from lorecall.server.metering import meter
+from lorecall.server.metrics import Metrics
+from lorecall.server.models import AdapterTable, VersionedModels
+from lorecall.server.residents import Capacity, Residents
+from lorecall.server.scoring import EngineScoring
+from lorecall.server.settings import ServerSettings
+
+logger = logging.getLogger("vllm.lorecall")
+
+STAGING = "downloads"
+Background = list[Coroutine[Any, Any, None]]
+
+
+async def build_serving(
+    engine_client: Any, models: VersionedModels, engine: EngineInfo, args: Namespace, settings: ServerSettings
+) -> tuple[Serving, Background]:
+    """Return what the routes share, with the registry's adapters loaded, and what is to run beside them.
+
+    Raises:
+        UsageError: A setting is wrong, or the server would serve others without keys.
+    """
+    registry = await asyncio.to_thread(settings.open_registry)
+    guard = await asyncio.to_thread(make_guard, registry, settings, args)
+    metrics = Metrics(settings.metrics_adapters)
+    meter(engine_client, metrics, engine.base)
+    residents = Residents(engine_client, models.new_request, capacity(engine_client, settings), metrics)
+    models.lora_requests = AdapterTable(residents, dict(models.lora_requests))
+    facts = await asyncio.to_thread(base_facts, args.model, models.base_names)
+    intake = make_intake(registry, facts, engine_client, settings, keyed=guard.enforced)
+    plane = ControlPlane(registry, intake, residents, models.base_names, metrics)
+    metrics.show_adapters(plane.samples)
+    config = engine_client.vllm_config
+    scoring = EngineScoring(
+        engine_client,
+        fixed_token_scores=config.device_config.device_type == "cpu",
+        by_priority=config.scheduler_config.policy == "priority",
+    )
+    limits = {pattern: parse_limits(values) for pattern, values in settings.adapter_limits.items()}
+    serving = Serving(
+        models,
+        plane,
+        scoring,
+        engine,
+        guard,
+        metrics,
+        limits,
+        settings.open_metrics,
+        settings.max_adapter_bytes,
+    )
+    follower = Follower(plane, metrics, settings.poll_seconds, guard.reload)
+    background: Background = [follower.run()]
+    if settings.require_audit is not None:
+        gate = make_gate(serving, settings)
+        plane.gate = gate
+        background.append(gate.run())
+    await follower.catch_up()
+    return serving, background
+
+
+def make_gate(serving: Serving, settings: ServerSettings) -> AuditGate:
+    """Return the gate that the settings ask for.
+
+    Raises:
+        UsageError: The policy or a set cannot be read.
+    """
+    files = {Group.CANDIDATES: settings.audit_candidates, Group.CONTROLS: settings.audit_controls}
+    sets = {group: load_candidates(file) for group, file in files.items() if file is not None}
+    policy = load_policy(settings.require_audit or Path())
+    return AuditGate(serving.adapters, serving.scoring, serving.info, policy, sets)
+
+
+def make_guard(registry: Registry, settings: ServerSettings, args: Namespace) -> KeyGuard:
+    """Return who may call, and say so where everybody may.
+
+    Raises:
+        UsageError: Others could reach a server without keys, or two kinds of keys exclude each other.
+    """
+    given = args.api_key or [os.environ.get("VLLM_API_KEY", "")]
+    upstream = tuple(("--api-key", secret) for secret in given if secret)
+    local = bool(args.uds) or is_loopback(args.host)
+    guard = KeyGuard(registry, (*settings.secrets(), *upstream), settings.api_keys_file, always=not local)
+    if upstream and len(upstream) < guard.count:
+        raise UsageError(
+            "vLLM's --api-key (or VLLM_API_KEY) would turn every other key away",
+            hint="give it as LORECALL_ADMIN_KEY instead",
+            param="api_key",
+        )
+    if not args.uds:
+        check_exposure(args.host, guard)
+    if not guard.enforced:
+        logger.warning("no API keys: whoever can reach this loopback address may do everything")
+    return guard
+
+
+def capacity(engine_client: Any, settings: ServerSettings) -> Capacity:
+    """Return what the engine was started for."""
+    lora = engine_client.vllm_config.lora_config
+    if lora is None:
+        return Capacity(0, 0, settings.drain_seconds)
+    return Capacity(lora.max_loras, lora.max_cpu_loras or lora.max_loras, settings.drain_seconds)
+
+
+def base_facts(model: str, names: frozenset[str]) -> BaseFacts:
+    """Return what adapters must fit; a hub model is looked up where vLLM has downloaded it.
+
+    Raises:
+        BaseModelError: Its weights are no safetensors.
+    """
+    directory = Path(model)
+    if not directory.is_dir():
+        from huggingface_hub import snapshot_download  # noqa: PLC0415
+
+        directory = Path(snapshot_download(model, local_files_only=True))
+    return read_base_facts(directory, [model, *names])
+
+
+def make_intake(
+    registry: Registry, facts: BaseFacts, engine_client: Any, settings: ServerSettings, *, keyed: bool
+) -> Intake:
+    """Return the way in for adapters."""
+    lora = engine_client.vllm_config.lora_config
+    modules = getattr(lora, "target_modules", None)
+    policy = SourcePolicy(
+        local_roots=settings.roots(keyed=keyed),
+        schemes=frozenset(scheme for scheme in settings.source_schemes.split(",") if scheme),
+        max_bytes=settings.max_adapter_bytes,
+    )
+    limits = Limits(
+        max_rank=lora.max_lora_rank if lora is not None else 0,
+        served_modules=frozenset(modules) if modules else None,
+    )
+    store = Store(settings.store, max_bytes=settings.max_adapter_bytes)
+    return Intake(Sources(settings.store / STAGING, policy), store, registry, facts, limits)

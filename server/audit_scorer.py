@@ -1,0 +1,81 @@
+"""A `Scorer` over the running engine itself: audits a version that no name points at yet."""
+
+import asyncio
+import uuid
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from lorecall.adapters.errors import AdapterNotFoundError
+from lorecall.audit.scorer import AdapterVersion, Decoded, EngineInfo, ItemScore, ScoreItem
+from lorecall.server.residents import Resident
+from lorecall.server.scoring import BACKGROUND_PRIORITY, EngineScoring
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ResidentScorer:
+    """Scores and decodes through one loaded version and the base; call it from a thread, not from the loop.
+
+    Attributes:
+        loop: The server's event loop.
+        scoring: Teacher-forced scores through the engine.
+        engine: What the engine is.
+        resident: The version; its name is the model's, the base's name is the base.
+    """
+
+    loop: asyncio.AbstractEventLoop
+    scoring: EngineScoring
+    engine: EngineInfo
+    resident: Resident
+
+    def info(self) -> EngineInfo:
+        """Return what the engine is."""
+        return self.engine
+
+    def adapter(self, name: str) -> AdapterVersion:
+        """Return the version under audit. Raises AdapterNotFoundError."""
+        if name != self.resident.name:
+            raise AdapterNotFoundError(f"adapter {name!r} is not under audit", param="adapter")
+        info = self.resident.info
+        return AdapterVersion(
+            name, info.version, info.rank, info.effective_parameters, info.refusal, info.training
+        )
+
+    def score(self, model: str, items: Sequence[ScoreItem]) -> list[ItemScore]:
+        """Score items in the order given; a bad item comes back with its `error` set."""
+        return self._wait(self.scoring.score(items, self._request(model), "raw", None))
+
+    def decode(self, model: str, prompts: Sequence[tuple[Sequence[int], int]]) -> list[Decoded]:
+        """Decode greedily: for each (prompt ids, number of tokens), what came out."""
+        return self._wait(self._decode_all(prompts, self._request(model)))
+
+    def token_texts(self, ids: Sequence[int]) -> list[str]:
+        """Return the text of each token alone."""
+        tokenizer = self.scoring.engine_client.get_tokenizer()
+        return [str(tokenizer.decode([token])) for token in ids]
+
+    def _request(self, model: str) -> Any:
+        return None if model == self.engine.base else self.resident.lora_request
+
+    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result()
+
+    async def _decode_all(self, prompts: Sequence[tuple[Sequence[int], int]], lora: Any) -> list[Decoded]:
+        return list(await asyncio.gather(*(self._decode(list(ids), n, lora) for ids, n in prompts)))
+
+    async def _decode(self, ids: list[int], tokens: int, lora: Any) -> Decoded:
+        from vllm import SamplingParams  # noqa: PLC0415
+        from vllm.sampling_params import RequestOutputKind  # noqa: PLC0415
+
+        params = SamplingParams(temperature=0.0, max_tokens=tokens, output_kind=RequestOutputKind.FINAL_ONLY)
+        stream = self.scoring.engine_client.generate(
+            {"prompt_token_ids": ids},
+            params,
+            f"audit-{uuid.uuid4().hex}",
+            lora_request=lora,
+            priority=BACKGROUND_PRIORITY if self.scoring.by_priority else 0,
+        )
+        answer = [output async for output in stream][-1].outputs[0]
+        return Decoded(tuple(answer.token_ids), answer.text)

@@ -1,0 +1,34 @@
+"""Which adapters sit in the engine's slots and which in its memory, and pins that are safe.
+
+vLLM's own pin holds a slot as well; a batch of `--max-loras` other adapters then finds too few slots, and the
+engine dies. Here a pin holds an adapter in the worker's memory only, from where a slot is filled in no time.
+"""
+
+from typing import Any
+
+
+def adapter_tiers(self: Any) -> dict[str, list[int]]:
+    """Return the integer ids of the adapters in slots and in memory (those in slots included)."""
+    manager = self.model_runner.lora_manager._adapter_manager
+    slots = [lora_id for lora_id in manager.lora_index_to_id if lora_id is not None]
+    return {"slots": slots, "memory": sorted(manager.list_adapters())}
+
+
+def pin_adapter(self: Any, lora_id: int, pinned: bool) -> bool:  # noqa: FBT001  # called over RPC
+    """Keep an adapter in the worker's memory, or no longer; return whether it was there to be kept."""
+    cache = self.model_runner.lora_manager._adapter_manager._registered_adapters
+    if lora_id not in cache:
+        return False
+    if pinned:
+        cache.pin(lora_id)
+    elif lora_id in cache.pinned_items:
+        cache._unpin(lora_id)
+    return True
+
+
+def apply() -> None:
+    """Give the worker the two methods, which the server calls by name."""
+    from vllm.v1.worker.worker_base import WorkerBase
+
+    WorkerBase.lorecall_adapter_tiers = adapter_tiers
+    WorkerBase.lorecall_pin_adapter = pin_adapter

@@ -1,0 +1,166 @@
+"""The one door that every request passes: who asks, what for, through which adapter, and how much of it.
+
+A pure ASGI middleware, so that streams pass untouched. Inside it `request_context.current` is set.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+from lorecall.adapters.errors import AdapterNotFoundError, LorecallError
+from lorecall.adapters.ratelimit import Admission, RateLimitedError, RateLimiter, RateLimits
+from lorecall.server.access import ANY_KEY, OPEN, Need, adapter_of, need_of
+from lorecall.server.http.answers import error_answer
+from lorecall.server.http.state import Serving
+from lorecall.server.request_context import ForbiddenError, RequestContext, current
+from starlette.datastructures import Headers, State
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+SAGEMAKER_PATH = "/invocations"
+SAGEMAKER_ADAPTER = "x-amzn-sagemaker-adapter-identifier"
+"""On that path vLLM takes the model from this header alone, whatever the body says."""
+
+
+class Gateway:
+    """Checks key, scope, model and limits of each request, and holds its adapter version until its end.
+
+    Args:
+        app: The application inside.
+        state: The application's state; `state.lorecall` is there once the engine is up.
+    """
+
+    def __init__(self, app: ASGIApp, state: State) -> None:
+        self._app = app
+        self._state = state
+        self._limiter = RateLimiter()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, or refuse it."""
+        if scope["type"] not in ("http", "websocket") or scope.get("method") == "OPTIONS":
+            await self._app(scope, receive, send)
+            return
+        serving: Serving = self._state.lorecall
+        context, admission, model, status = RequestContext(), None, "", 500
+        token = current.set(context)
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            need = self._check(scope, serving, context)
+            if need.model and scope["type"] == "http":
+                receive, model = await self._model(scope, receive, serving)
+                admission = self._admit(serving, context, model)
+            await self._app(scope, receive, watched)
+        except LorecallError as error:
+            serving.metrics.refusals.labels(error.code).inc()
+            status = error.status
+            await refuse(error, scope, receive, send)
+        finally:
+            context.release()
+            current.reset(token)
+            if admission is not None:
+                admission.finish(context.tokens)
+                serving.metrics.count_request(model, status)
+
+    def _check(self, scope: Scope, serving: Serving, context: RequestContext) -> Need:
+        """Authenticate the caller, and check that the route and the adapter in its path are theirs."""
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        method = scope.get("method", "WEBSOCKET")
+        need = need_of(method, path, open_metrics=serving.open_metrics)
+        if need is OPEN:
+            return need
+        headers = Headers(scope=scope)
+        context.key = serving.keys.authenticate(
+            headers.get("authorization", ""), headers.get("x-api-key", "")
+        )
+        if context.key is not None and need is not ANY_KEY and not any(map(context.key.may, need.scopes)):
+            wanted = " or ".join(sorted(need.scopes))
+            raise ForbiddenError(
+                f"the API key {context.key.name!r} may not call {method} {path[:80]}",
+                hint=f"needs the scope {wanted}",
+            )
+        named = adapter_of(path)
+        if named is not None and not context.sees(named):
+            raise AdapterNotFoundError(f"there is no adapter {named!r}", param="name")
+        return need
+
+    async def _model(self, scope: Scope, receive: Receive, serving: Serving) -> tuple[Receive, str]:
+        """Read the model out of the body, have it loaded, and return a `receive` that gives the body again.
+
+        Raises:
+            AdapterNotFoundError: There is no such model, or none that the caller sees.
+        """
+        headers = Headers(scope=scope)
+        body = b""
+        if "json" in headers.get("content-type", ""):
+            body, receive = await _buffered(receive)
+        by_header = scope["path"].removeprefix(scope.get("root_path", "")) == SAGEMAKER_PATH
+        named = headers.get(SAGEMAKER_ADAPTER, "") if by_header else _model_of(body)
+        name = named or serving.engine.base
+        context = current.get()
+        if context is not None and context.sees(name):
+            if serving.adapters.known(name):
+                await serving.adapters.resident(name)
+            if name in serving.models.lora_requests or name in serving.models.base_names:
+                return receive, name
+        raise AdapterNotFoundError(f"The model `{name[:200]}` does not exist.", param="model")
+
+    def _admit(self, serving: Serving, context: RequestContext, model: str) -> Admission:
+        limits: dict[str, RateLimits] = {}
+        if context.key is not None:
+            limits[f"API key {context.key.name!r}"] = context.key.limits
+        limits[f"model {model!r}"] = limits_of(model, serving.adapter_limits)
+        return self._limiter.admit(limits)
+
+
+def limits_of(model: str, by_pattern: Mapping[str, RateLimits]) -> RateLimits:
+    """Return the limits of the first pattern that a model's name matches, or none."""
+    found = (limits for pattern, limits in by_pattern.items() if fnmatchcase(model, pattern))
+    return next(found, RateLimits())
+
+
+async def refuse(error: LorecallError, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer with an error, in OpenAI's shape; a websocket is closed."""
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1008, "reason": error.code})
+        return
+    answer = error_answer(error)
+    if isinstance(error, RateLimitedError):
+        answer.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
+    if error.status == 401:
+        answer.headers["WWW-Authenticate"] = "Bearer"
+    await answer(scope, receive, send)
+
+
+async def _buffered(receive: Receive) -> tuple[bytes, Receive]:
+    """Read a body, and return it with a `receive` that begins with it."""
+    parts, more, last = [], True, None
+    while more:
+        last = await receive()
+        parts.append(last.get("body", b""))
+        more = last["type"] == "http.request" and last.get("more_body", False)
+    body = b"".join(parts)
+    first: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+    if last is not None and last["type"] == "http.disconnect":
+        first.append(last)
+
+    async def again() -> Message:
+        return first.pop(0) if first else await receive()
+
+    return body, again
+
+
+def _model_of(body: bytes) -> str:
+    """Return the model that a JSON body names; "" where it names none, or is no JSON: vLLM says so."""
+    try:
+        content: Any = json.loads(body)
+    except (ValueError, RecursionError):
+        return ""
+    model = content.get("model") if isinstance(content, dict) else None
+    return model if isinstance(model, str) else ""

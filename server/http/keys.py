@@ -1,0 +1,91 @@
+"""`/v1/keys`: the API keys of the registry. The routes need the scope `admin`."""
+
+import asyncio
+import dataclasses
+from datetime import datetime
+from typing import Any
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import JSONResponse, Response
+from lorecall.adapters.errors import LorecallError, UsageError
+from lorecall.adapters.keys import ApiKey, Scope, parse_limits, parse_scopes
+from lorecall.server.http.answers import error_answer
+from lorecall.server.http.state import serving
+from lorecall.server.request_context import actor
+from pydantic import BaseModel, ConfigDict, Field
+from vllm.entrypoints.serve.utils.api_utils import validate_json_request
+
+router = APIRouter()
+
+
+class KeyRequest(BaseModel):
+    """The body of `POST /v1/keys`."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: str = Field(min_length=1, max_length=128)
+    scopes: list[str] = Field(min_length=1)
+    adapters: list[str] = Field(default=["*"], min_length=1)
+    limits: dict[str, Any] = Field(default_factory=dict)
+    expires_at: datetime | None = None
+
+
+def shown(key: ApiKey) -> dict[str, Any]:
+    """Return a key as people may see it: without its digest."""
+    return {
+        "id": key.id,
+        "name": key.name,
+        "scopes": sorted(key.scopes),
+        "adapters": list(key.patterns),
+        "limits": dataclasses.asdict(key.limits),
+        "expires_at": key.expires_at.isoformat() if key.expires_at else None,
+    }
+
+
+@router.post("/v1/keys", status_code=201, dependencies=[Depends(validate_json_request)])
+async def add_key(request: KeyRequest, raw_request: Request) -> Response:
+    """Make a key; its secret is in this answer and nowhere else. The first one must have the scope admin."""
+    state = serving(raw_request)
+    try:
+        scopes = parse_scopes(request.scopes)
+        if not state.keys.enforced and Scope.ADMIN not in scopes:
+            raise UsageError(
+                "the first key must have the scope admin: nobody could make or revoke keys otherwise",
+                param="scopes",
+            )
+        expires = request.expires_at.astimezone() if request.expires_at else None
+        key, secret = await asyncio.to_thread(
+            lambda: state.adapters.registry.keys.add(
+                request.name,
+                scopes,
+                actor=actor(),
+                patterns=request.adapters,
+                limits=parse_limits(request.limits),
+                expires_at=expires,
+            )
+        )
+        await asyncio.to_thread(state.keys.reload)
+    except LorecallError as error:
+        return error_answer(error)
+    return JSONResponse({**shown(key), "secret": secret}, status_code=201)
+
+
+@router.get("/v1/keys")
+async def list_keys(raw_request: Request) -> Response:
+    """Return the registry's keys that are not revoked."""
+    try:
+        keys = await asyncio.to_thread(serving(raw_request).adapters.registry.keys.active)
+    except LorecallError as error:
+        return error_answer(error)
+    return JSONResponse({"keys": [shown(key) for key in keys]})
+
+
+@router.delete("/v1/keys/{key_id}")
+async def revoke_key(key_id: str, raw_request: Request) -> Response:
+    """End a key now."""
+    state = serving(raw_request)
+    try:
+        await asyncio.to_thread(state.adapters.registry.keys.revoke, key_id, actor=actor())
+        await asyncio.to_thread(state.keys.reload)
+    except LorecallError as error:
+        return error_answer(error)
+    return JSONResponse({"id": key_id, "revoked": True})

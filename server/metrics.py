@@ -1,0 +1,144 @@
+"""Our series beside vLLM's own, under one prefix and with bounded labels."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+OTHER = "other"
+"""The label of the adapters beyond the cap."""
+
+TOKEN_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+FIRST_BUCKETS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+LEVELS = {"disk": 0, "memory": 1, "slots": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterSample:
+    """One adapter as the gauges show it; `level` is "slots", "memory" or "disk"."""
+
+    name: str
+    state: str
+    level: str
+    pinned: bool
+    rank: int
+
+
+class AdapterLabels:
+    """Gives each adapter its own label value up to a cap, and `OTHER` to those beyond it.
+
+    Args:
+        cap: The number of adapters with a label of their own.
+    """
+
+    def __init__(self, cap: int) -> None:
+        self._cap = cap
+        self._own: set[str] = set()
+
+    def __call__(self, name: str) -> str:
+        """Return the label of an adapter; only names that exist may be asked for."""
+        if name not in self._own and len(self._own) < self._cap:
+            self._own.add(name)
+        return name if name in self._own else OTHER
+
+
+class _AdapterCollector(Collector):
+    """The adapters' gauges, made from what is true when they are scraped."""
+
+    def __init__(self, samples: Callable[[], Iterable[AdapterSample]], labels: AdapterLabels) -> None:
+        self._samples = samples
+        self._labels = labels
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Yield one family per fact; adapters beyond the cap have no gauges."""
+        families = {
+            key: GaugeMetricFamily(f"lorecall_adapter_{key}", text, labels=["adapter"])
+            for key, text in {
+                "loaded": "Whether the engine holds the adapter in memory.",
+                "level": "Where it sits: 2 in a slot, 1 in the engine's memory, 0 on disk.",
+                "pinned": "Whether it is kept in memory.",
+                "rank": "Its largest rank.",
+            }.items()
+        }
+        state = GaugeMetricFamily(
+            "lorecall_adapter_state", "1 for the state that it is in.", labels=["adapter", "state"]
+        )
+        for one in self._samples():
+            label = self._labels(one.name)
+            if label == OTHER:
+                continue
+            level = LEVELS[one.level]
+            values = {"loaded": level > 0, "level": level, "pinned": one.pinned, "rank": one.rank}
+            for key, value in values.items():
+                families[key].add_metric([label], float(value))
+            state.add_metric([label, one.state], 1.0)
+        yield from families.values()
+        yield state
+
+
+class Metrics:
+    """The server's series.
+
+    Args:
+        cap: Adapters with a label value of their own.
+        registry: Where the series live; vLLM's `/metrics` shows the default one.
+    """
+
+    def __init__(self, cap: int, registry: CollectorRegistry = REGISTRY) -> None:
+        self.label = AdapterLabels(cap)
+        self._registry = registry
+        by = ["adapter"]
+        self.requests = Counter(
+            "lorecall_requests", "Requests to models by outcome.", [*by, "status"], registry=registry
+        )
+        self.tokens = Counter(
+            "lorecall_tokens", "Tokens of prompts and answers.", [*by, "kind"], registry=registry
+        )
+        self.errors = Counter(
+            "lorecall_request_errors", "Requests to models that failed.", [*by, "status"], registry=registry
+        )
+        self.first_token = Histogram(
+            "lorecall_time_to_first_token_seconds",
+            "From a generation's arrival to its first token.",
+            by,
+            buckets=FIRST_BUCKETS,
+            registry=registry,
+        )
+        self.inter_token = Histogram(
+            "lorecall_inter_token_latency_seconds",
+            "Mean time between a generation's tokens.",
+            by,
+            buckets=TOKEN_BUCKETS,
+            registry=registry,
+        )
+        self.load_seconds = Histogram(
+            "lorecall_adapter_load_seconds", "Loading a version into the engine.", registry=registry
+        )
+        self.swap_seconds = Histogram(
+            "lorecall_adapter_swap_seconds", "From an accepted version to its name's move.", registry=registry
+        )
+        self.evictions = Counter(
+            "lorecall_adapter_evictions", "Adapters that lost their place.", ["level"], registry=registry
+        )
+        self.refusals = Counter(
+            "lorecall_refusals", "Adapters and requests refused.", ["reason"], registry=registry
+        )
+        self.draining = Gauge(
+            "lorecall_adapter_versions_draining", "Replaced versions not yet removed.", registry=registry
+        )
+        self.registry_up = Gauge(
+            "lorecall_registry_up", "Whether the registry answered last.", registry=registry
+        )
+
+    def show_adapters(self, samples: Callable[[], Iterable[AdapterSample]]) -> None:
+        """Add the adapters' gauges."""
+        self._registry.register(_AdapterCollector(samples, self.label))
+
+    def count_request(self, model: str, status: int) -> None:
+        """Count a request to a model that exists, by the class of its status (such as "2xx")."""
+        label, kind = self.label(model), f"{status // 100}xx"
+        self.requests.labels(label, kind).inc()
+        if status >= 400:
+            self.errors.labels(label, kind).inc()

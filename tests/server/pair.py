@@ -1,0 +1,98 @@
+"""Two real servers on one PostgreSQL registry, with API keys; the second one audits before it serves."""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.server.served import Served
+
+ADMIN = "the-admin-key-of-these-tests-0123456789"
+POLICY = "schema_version: 1\nmax_certified: 0\nmax_recalled: 0\nmax_near_verbatim: 0\n"
+FLAGS = ("--max-model-len", "512", "--max-num-seqs", "8", "--max-loras", "2", "--max-cpu-loras", "4")
+LIMITED = '{"limited-*": {"requests_per_minute": 2}}'
+
+
+@dataclass
+class Pair:
+    """Server `a` admits what is valid, server `b` only what its audit admits; each has a store of its own.
+
+    Attributes:
+        base: The base's directory.
+        work: Where stores and logs lie.
+        registry: The URL of their registry.
+        a: The first server.
+        b: The second one.
+    """
+
+    base: Path
+    work: Path
+    registry: str
+    a: Served
+    b: Served
+    _clients: list[httpx.Client] = field(default_factory=list)
+
+    def key(self, server: Served, name: str, scopes: list[str], **limits: float) -> httpx.Client:
+        """Make a key that sees acme-*, and return a client that uses it."""
+        body: dict[str, Any] = {"name": name, "scopes": scopes, "adapters": ["acme-*"], "limits": limits}
+        made = server.post("/v1/keys", body)
+        assert made.status_code == 201, made.text
+        return self.client(server, made.json()["secret"])
+
+    def client(self, server: Served, secret: str) -> httpx.Client:
+        """Return a client that sends a secret, if there is one."""
+        headers = {"Authorization": f"Bearer {secret}"} if secret else {}
+        self._clients.append(httpx.Client(base_url=server.url, headers=headers, timeout=120))
+        return self._clients[-1]
+
+    def restart_b(self) -> None:
+        """Stop the second server, and start another one with an empty store."""
+        self.b.close()
+        self.b = start(self.base, self.work / "b2", self.registry, gate=True)
+
+    def close(self) -> None:
+        """Stop both."""
+        for client in self._clients:
+            client.close()
+        self.a.close()
+        self.b.close()
+
+
+def start(base: Path, work: Path, registry: str, *, gate: bool) -> Served:
+    """Start one server."""
+    work.mkdir()
+    environ = {
+        "LORECALL_REGISTRY": registry,
+        "LORECALL_ADMIN_KEY": ADMIN,
+        "LORECALL_LOCAL_ROOTS": str(base.parent.parent),
+        "LORECALL_ADAPTER_LIMITS": LIMITED,
+    }
+    flags = [*FLAGS, "--max-lora-rank", "16"]
+    if gate:
+        (work / "policy.yaml").write_text(POLICY)
+        flags += ["--require-audit", str(work / "policy.yaml")]
+    server = Served(base, work, flags, environ)
+    server.http.headers["Authorization"] = f"Bearer {ADMIN}"
+    return server
+
+
+def start_pair(base: Path, work: Path, registry: str) -> Pair:
+    """Start both servers, side by side."""
+    with ThreadPoolExecutor(2) as pool:
+        a = pool.submit(start, base, work / "a", registry, gate=False)
+        b = pool.submit(start, base, work / "b", registry, gate=True)
+        return Pair(base, work, registry, a.result(), b.result())
+
+
+def wait_for(check: Callable[[], bool], seconds: float = 60.0) -> bool:
+    """Wait until something is so."""
+    end = time.monotonic() + seconds
+    while not check():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.1)
+    return True
