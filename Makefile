@@ -48,7 +48,7 @@ check: lint types test ## What CI runs: lint, types, test
 lint: $(STAMP) ## Check style and shell scripts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/shellcheck demo.sh helm/tools.sh .ci/run
+	$(BIN)/shellcheck demo.sh helm/tools.sh requirements/apt.sh .ci/run
 
 types: $(STAMP) ## Check types, code and tests
 	$(BIN)/mypy .typing/lorecall tests
@@ -66,7 +66,8 @@ golden: tools ## Rewrite the rendered charts that tests compare with
 	    >tests/helm/golden/$$profile.yaml; \
 	done
 
-tools: ## Fetch helm 3, helm 4 and promtool into .cache/tools, for the chart's tests
+tools: ## Fetch what the tests run beside Python: PostgreSQL from Debian, helm 3, helm 4 and promtool
+	@bash requirements/apt.sh
 	@bash helm/tools.sh
 
 lock: $(STAMP) ## Rewrite requirements/cpu.lock from what .venv holds now
