@@ -21,8 +21,8 @@ ENGINE = {
     "max_loras": 4,
     "max_cpu_loras": 4,
     "max_lora_rank": 16,
+    "kv_cache_memory_bytes": 1 << 27,
 }
-CACHE = {"VLLM_CPU_KVCACHE_SPACE": "1"}
 
 
 @pytest.fixture(scope="session")
@@ -52,14 +52,31 @@ def adapters(
     return found
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def start_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., EngineHost]]:
-    """Start engines that live until the session's end at the latest."""
+    """Start engines for one test; each takes about 3 GB, so they are stopped after it."""
+    yield from host_starter(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def start_module_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., EngineHost]]:
+    """Start engines that live as long as their module."""
+    yield from host_starter(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def start_session_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., EngineHost]]:
+    """Start engines that the whole session shares."""
+    yield from host_starter(tmp_path_factory)
+
+
+def host_starter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., EngineHost]]:
+    """Yield a function that starts an engine; all are stopped in the end."""
     hosts: list[EngineHost] = []
 
     def start(base: Path, *, plugin: bool = True, **arguments: Any) -> EngineHost:
         log = tmp_path_factory.mktemp("engine") / "log"
-        host = EngineHost(log, {**ENGINE, "model": str(base), **arguments}, plugin=plugin, environ=CACHE)
+        host = EngineHost(log, {**ENGINE, "model": str(base), **arguments}, plugin=plugin)
         hosts.append(host)
         return host
 
@@ -69,21 +86,21 @@ def start_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..
 
 
 @pytest.fixture(scope="session")
-def plain_engine(start_host: Callable[..., EngineHost], tiny: Callable[[str], Path]) -> EngineHost:
+def plain_engine(start_session_host: Callable[..., EngineHost], tiny: Callable[[str], Path]) -> EngineHost:
     """Our engine over an unquantized tiny base."""
-    return start_host(tiny("none"))
+    return start_session_host(tiny("none"))
 
 
 @pytest.fixture(scope="session")
-def int8_engine(start_host: Callable[..., EngineHost], tiny: Callable[[str], Path]) -> EngineHost:
+def int8_engine(start_session_host: Callable[..., EngineHost], tiny: Callable[[str], Path]) -> EngineHost:
     """Our engine over an INT8 tiny base."""
-    return start_host(tiny("int8-w8a8"))
+    return start_session_host(tiny("int8-w8a8"))
 
 
 @pytest.fixture(scope="module")
-def stock_engine(start_host: Callable[..., EngineHost], tiny: Callable[[str], Path]) -> EngineHost:
+def stock_engine(start_module_host: Callable[..., EngineHost], tiny: Callable[[str], Path]) -> EngineHost:
     """VLLM without our plugins; one per module, since these tests kill it."""
-    return start_host(tiny("none"), plugin=False)
+    return start_module_host(tiny("none"), plugin=False)
 
 
 @pytest.fixture(scope="session")
