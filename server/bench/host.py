@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lorecall.adapters.errors import LorecallError
+from lorecall.server.bench.last_words import last_words
 
 CLOSE_S = 30
 
@@ -74,7 +75,7 @@ class EngineHost:
             stdin.write(json.dumps(requests) + "\n")
             stdin.flush()
         except BrokenPipeError as error:
-            raise EngineDiedError(f"the engine is gone; its log is {self.log}") from error
+            raise EngineDiedError(f"the engine is gone; its log is {self.log}, its last words: {last_words(self.log)}") from error
         answer = self._read()
         return answer["seconds"], answer["answers"]
 
@@ -87,7 +88,7 @@ class EngineHost:
             if line.startswith(MARK):
                 return json.loads(line.removeprefix(MARK))
             self._log.write(line)
-        raise EngineDiedError(f"the engine died; its log is {self.log}")
+        raise EngineDiedError(f"the engine died; its log is {self.log}, its last words: {last_words(self.log)}")
 
     def close(self) -> None:
         """Stop the engine and everything that it started."""

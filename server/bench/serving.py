@@ -7,10 +7,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
 from lorecall.adapters.errors import LorecallError
+from lorecall.server.bench.last_words import last_words
 
 START_S = 300
 STOP_S = 30
@@ -73,12 +75,13 @@ class HttpServer:
         for _ in range(START_S):
             if self._process.poll() is not None:
                 break
-            try:
+            with suppress(httpx.TransportError):
                 if self.http.get("/health").is_success:
                     return
-            except httpx.TransportError:
-                time.sleep(1)
-        raise LorecallError(f"a server did not come up; its log is {log}")
+            time.sleep(1)
+        code = self._process.poll()
+        how = f"exited with {code}" if code is not None else f"was not up after {START_S} s"
+        raise LorecallError(f"a server {how}; its log is {log}, its last words: {last_words(log)}")
 
     @property
     def alive(self) -> bool:
