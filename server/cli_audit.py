@@ -14,6 +14,7 @@ from lorecall.server.cli_audit_inputs import (
     open_scorer,
     print_json,
 )
+from lorecall.server.cli_audit_mitigate import mitigate
 from lorecall.server.cli_audit_options import (
     Batch,
     Candidates,
@@ -152,5 +153,5 @@ def run(
     raise typer.Exit(int(gate.exit_code))
 
 
-for command in (ranks, matrix, report, verify):
+for command in (ranks, matrix, mitigate, report, verify):
     app.command()(command)
