@@ -46,11 +46,12 @@ def run(
     scorer: Annotated[
         str,
         typer.Option(
-            help="lorecall: our server; completions: any vLLM server; transformers: the slow reference."
+            help="lorecall: our server; completions: any vLLM server; offline: an engine without a server; "
+            "transformers: the slow reference."
         ),
     ] = "lorecall",
     base: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="The prepared base, for transformers.")
+        Path | None, typer.Option(metavar="DIR", help="The prepared base, for offline and transformers.")
     ] = None,
     adapter_dir: Annotated[
         Path | None,

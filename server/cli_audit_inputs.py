@@ -139,8 +139,15 @@ def open_scorer(
         from lorecall.audit.transformers_scorer import TransformersScorer
 
         yield TransformersScorer(base, folders)
+    elif kind == "offline":
+        if base is None or not folders:
+            raise UsageError(f"the scorer {kind} needs --base DIR and --adapter-dir DIR", param="base")
+        from lorecall.server.offline_scorer import offline_scorer
+
+        with offline_scorer(base, folders) as engine:
+            yield engine
     else:
-        known = "lorecall, completions, transformers"
+        known = "lorecall, completions, offline, transformers"
         raise UsageError(f"unknown scorer {kind!r}", hint=f"one of {known}", param="scorer")
 
 

@@ -1,5 +1,6 @@
 """`lorecall audit mitigate`: how weak an adapter must be made to meet the policy, and what that costs."""
 
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,19 +16,27 @@ from lorecall.server.cli_audit_options import (
     Json,
     PrefixTokens,
     Seed,
-    Server,
     SkipBad,
     System,
     Timeout,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from lorecall.adapters.mitigation import Dose, Kind
+    from lorecall.audit.dose_response import Deployment
+    from lorecall.audit.scorer import Scorer
 
 
 def mitigate(
     *,
-    server: Server,
+    server: Annotated[
+        str | None, typer.Option(metavar="URL", help="A running lorecall server that sees these files.")
+    ] = None,
+    base: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="A prepared base, for an engine without a server.")
+    ] = None,
     adapter: Annotated[Path, typer.Option(metavar="DIR", help="The adapter, a PEFT folder.")],
     candidates: Candidates,
     retained: Annotated[
@@ -66,17 +75,15 @@ def mitigate(
 ) -> None:
     """Audit weaker copies of one adapter: exit 0 if one meets the policy, 1 if even the weakest leaks.
 
-    Each copy is served by path for as long as its audit runs, so the server must see this machine's files.
+    Each copy is served by path for as long as its audit runs: by a server on this machine, or by an engine that
+    is started over --base.
     """
     from lorecall.audit.dose_report import dose_report
     from lorecall.audit.dose_response import Trial, run_dose_response
-    from lorecall.audit.http_scorer import HttpScorer
     from lorecall.audit.inputs import TextSplit, load_input
     from lorecall.audit.run import AuditSettings
     from lorecall.audit.views import make_views
-    from lorecall.server.audit_deployment import ServerDeployment
     from lorecall.server.cli_audit_output import note, print_doses, progress, write_doses
-    from lorecall.server.client import Client
 
     doses = parse_doses(scales, ranks, adapter)
     settings = AuditSettings(
@@ -88,9 +95,8 @@ def mitigate(
         settings=settings,
         policy=choose_policy(policy, {}, by_rate=False),
     )
-    deployment = ServerDeployment(Client(server))
     with (
-        HttpScorer(server, batch=batch, timeout=timeout) as scorer,
+        _open_engine(server, base, adapter, batch=batch, timeout=timeout) as (scorer, deployment),
         progress(f"auditing {len(doses)} doses") as report_progress,
     ):
         response = run_dose_response(
@@ -104,6 +110,27 @@ def mitigate(
     for path in write_doses(report, out):
         note(f"wrote {path}")
     raise typer.Exit(int(response.exit_code))
+
+
+@contextmanager
+def _open_engine(
+    server: str | None, base: Path | None, adapter: Path, *, batch: int, timeout: float
+) -> "Iterator[tuple[Scorer, Deployment]]":
+    """Open a server's scorer and control plane, or start an engine that is both."""
+    if (server is None) == (base is None):
+        raise UsageError("give either --server URL or --base DIR", param="server")
+    if server is not None:
+        from lorecall.audit.http_scorer import HttpScorer
+        from lorecall.server.audit_deployment import ServerDeployment
+        from lorecall.server.client import Client
+
+        with HttpScorer(server, batch=batch, timeout=timeout) as scorer:
+            yield scorer, ServerDeployment(Client(server))
+    elif base is not None:
+        from lorecall.server.offline_scorer import offline_scorer
+
+        with offline_scorer(base, {"undosed": adapter}) as engine:
+            yield engine, engine
 
 
 def parse_doses(scales: str, ranks: str | None, adapter: Path) -> "list[Dose]":

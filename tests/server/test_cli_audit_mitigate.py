@@ -31,6 +31,16 @@ def test_what_is_no_list_of_doses_is_a_usage_error(
         parse_doses(scales, ranks, int8_adapters[1])
 
 
+def test_either_a_server_or_a_base_is_needed(int8_adapters: list[Path], tmp_path: Path) -> None:
+    """Neither, or both, is a usage error before anything is asked."""
+    (tmp_path / "c.jsonl").write_text('{"prefix": "a", "target": "b"}\n')
+    (tmp_path / "t.txt").write_text(TEXT * 3)
+    words = ["mitigate", "--adapter", str(int8_adapters[0]), "--out", str(tmp_path / "out")]
+    words += ["--candidates", str(tmp_path / "c.jsonl"), "--retained", str(tmp_path / "t.txt")]
+    for more in ([], ["--server", "http://127.0.0.1:9", "--base", str(tmp_path)]):
+        assert isinstance(CliRunner().invoke(app, [*words, *more]).exception, UsageError)
+
+
 @pytest.mark.engine
 def test_recall_falls_with_the_dose_on_a_real_engine(
     served: Served, trained: Callable[[str], Trained], tmp_path: Path
