@@ -14,6 +14,7 @@ from lorecall.audit.policy import ExitCode
 from lorecall.audit.report import Report
 from lorecall.audit.result import AuditResult, Group
 from lorecall.audit.run import AuditSettings, Progress, no_progress, run_audit
+from lorecall.audit.schemas import check
 from lorecall.audit.scorer import Scorer
 from lorecall.audit.verdict import Verdict
 
@@ -158,10 +159,10 @@ def _cell(result: AuditResult, candidates: CandidateSet, own: set[tuple[str, str
 
 
 def matrix_report(matrix: Matrix) -> Report:
-    """Return the matrix as JSON values."""
+    """Return the matrix as JSON values, checked against matrix.schema.json."""
     first = matrix.first
     cells = matrix.cells
-    return {
+    report: Report = {
         "schema_version": SCHEMA_VERSION,
         "tool": {"name": "lorecall", "version": version("lorecall")},
         "started": first.started,
@@ -173,6 +174,8 @@ def matrix_report(matrix: Matrix) -> Report:
         "tests": sum(cell.of for cell in cells),
         "exit_code": int(matrix.exit_code),
     }
+    check(report, "matrix", "the matrix")
+    return report
 
 
 def render_matrix(report: Report) -> str:
