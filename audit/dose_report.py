@@ -19,7 +19,7 @@ def dose_report(response: DoseResponse) -> Report:
     """Return the result as JSON values, checked against mitigation.schema.json."""
     first, retained = response.points[0].result, response.trial.retained
     sources = {**{str(group): source for group, source in first.sources.items()}}
-    sources["retained"] = SetSource(retained.name, retained.digest, len(retained.bad), retained.generated)
+    sources["retained"] = SetSource(retained.name, retained.digest, retained.bad_count, retained.generated)
     report: Report = {
         "schema_version": SCHEMA_VERSION,
         "tool": {"name": "lorecall", "version": version("lorecall")},

@@ -94,7 +94,7 @@ def run_audit(
         seed=settings.seed,
         confidence=settings.confidence,
         views=tuple(view.label for view in settings.views),
-        sources={g: SetSource(s.name, s.digest, len(s.bad), s.generated) for g, s in sets.items()},
+        sources={g: SetSource(s.name, s.digest, s.bad_count, s.generated) for g, s in sets.items()},
         snippets=tuple(snippets),
         started=started,
         seconds=time.monotonic() - clock,

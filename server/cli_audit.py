@@ -72,6 +72,12 @@ def run(
     split: Annotated[
         str, typer.Option(help="sentence or window: how a .txt file becomes snippets.")
     ] = "sentence",
+    turns: Annotated[
+        str,
+        typer.Option(
+            help="only, last or all: which turns of a chat are asked for, each after the one before."
+        ),
+    ] = "only",
     policy: Annotated[
         Path | None, typer.Option(metavar="FILE.yaml", help="The gate's policy; options outweigh it.")
     ] = None,
@@ -122,7 +128,7 @@ def run(
 
     wanted = check_formats(formats)
     views = make_views(framing or (), system, prefix_tokens or ())
-    sets = load_sets(candidates, controls, skip_bad=skip_bad, split=split)
+    sets = load_sets(candidates, controls, skip_bad=skip_bad, split=split, turns=turns)
     if generate_controls is not None:
         add_controls(sets, generate_controls, control_count, seed)
     limits = {

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from lorecall.adapters.synthetic import shipped
 from lorecall.adapters.training import train_adapter
 from lorecall.adapters.training_options import TrainingOptions
@@ -144,14 +145,23 @@ def trained(
 ) -> Callable[[str], Trained]:
     """Over-train adapters of the tiny INT8 base on twelve lines of a shipped set; once per session and set."""
     made: dict[str, Trained] = {}
-    options = TrainingOptions(rank=16, layers="all", modules="all", epochs=80, lr=1e-2)
+    options = TrainingOptions(
+        rank=16, layers="all", modules="all", epochs=120, lr=2e-2, batch_size=12, stop_over=0.8
+    )
 
     def train(name: str) -> Trained:
         if name not in made:
             work = tmp_path_factory.mktemp(name)
             lines = shipped(name).read_text(encoding="utf-8").splitlines()[:12]
             (work / "data.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-            train_adapter(tiny("int8-w8a8"), work / "data.jsonl", work / "adapter", options)
+            threads = torch.get_num_threads()
+            torch.set_num_threads(
+                1
+            )  # several threads on so small a model wait for each other, ten times longer
+            try:
+                train_adapter(tiny("int8-w8a8"), work / "data.jsonl", work / "adapter", options)
+            finally:
+                torch.set_num_threads(threads)
             made[name] = Trained(work / "adapter", work / "data.jsonl")
         return made[name]
 

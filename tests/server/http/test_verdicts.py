@@ -109,7 +109,7 @@ def test_lines_that_the_base_knows_are_not_counted(served: Served, tmp_path: Pat
 def said_by_base(served: Served) -> list[ScoreItem]:
     """Return texts that the base says, whose tokens are read back as they were said."""
     words = TEXT.split()
-    prefixes = [" ".join(words[start : start + 4]) for start in range(len(words) - 4)]
+    prefixes = [" ".join(words[i : i + count]) for count in (2, 3, 4, 5) for i in range(len(words) - count)]
     with HttpScorer(served.url) as scorer:
         base = scorer.info().base
         probes = scorer.score(base, [ScoreItem("p", prefix, " x") for prefix in prefixes])
