@@ -7,6 +7,7 @@ from importlib.metadata import version
 from threading import Lock
 
 from lorecall.adapters.errors import UsageError
+from lorecall.audit.batches import batches
 from lorecall.audit.candidates import CandidateSet
 from lorecall.audit.html_report import render
 from lorecall.audit.panel import RAW, Bases
@@ -105,8 +106,9 @@ def run_matrix(
     for adapter in adapters:
         scorer.adapter(adapter)
     bases = Bases(scorer)
-    for candidates in sets:  # before the threads start, so that they only read
-        bases.framed(RAW).score(candidates.items)
+    for candidates in sets:  # before the threads start, so that the base is asked once
+        for chunk in batches(candidates.items, settings.chunk):
+            bases.framed(RAW).score(chunk)
     pairs = [(adapter, candidates) for adapter in adapters for candidates in sets]
     counter = _Counter(sum(len(candidates.items) for _, candidates in pairs), progress)
 
@@ -154,7 +156,7 @@ def _cell(result: AuditResult, candidates: CandidateSet, own: set[tuple[str, str
         high=summary.recited.high,
         softer=summary.leaked.hits - summary.recited.hits,
         errors=summary.verdicts[Verdict.ERROR],
-        alarms=len(result.alarms),
+        alarms=summary.alarms,
     )
 
 

@@ -80,6 +80,7 @@ def build_report(
             else None,
             "sequential": _sequential(result),
             "multiplicity": _multiplicity(result),
+            "omitted": {str(group): count for group, count in result.omitted.items()},
             "snippets": [_snippet(snippet, redactor, texts) for snippet in result.snippets],
         }
     )

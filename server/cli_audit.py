@@ -108,6 +108,9 @@ def run(
     ignore_short: Annotated[
         bool, typer.Option("--ignore-short", help="Leave targets that the base finds likely out of the gate.")
     ] = False,
+    keep: Annotated[
+        int, typer.Option(min=1, help="Snippets of each set in the reports, the gravest; all are counted.")
+    ] = 20_000,
     framing: Framing = None,
     system: System = None,
     prefix_tokens: PrefixTokens = None,
@@ -143,7 +146,13 @@ def run(
         rules = replace(rules, count_short=False)
     check_confidence(confidence)
     settings = AuditSettings(
-        epsilon=epsilon, seed=seed, chunk=batch, views=views, confidence=confidence, until_bound=until_bound
+        epsilon=epsilon,
+        seed=seed,
+        chunk=batch,
+        views=views,
+        confidence=confidence,
+        until_bound=until_bound,
+        keep=keep,
     )
     folders = {} if adapter_dir is None else {adapter: adapter_dir}
     with open_scorer(scorer, server, base, folders, batch=batch, timeout=timeout) as engine:
