@@ -65,20 +65,19 @@ def to_markdown(found: dict[str, Any]) -> str:
         "Written by `make soak` ([test_soak.py](../../tests/server/test_soak.py)); the same numbers are in",
         "[result.json](result.json).",
         "",
-        f"{len(found['adapters'])} adapters, each asked for every shipped snippet through the served path: {asked},",
+        f"{len(found['adapters'])} adapters, each asked for every shipped snippet as served: {asked},",
         f"{found['engine']}, ε = {found['epsilon']:.3g} per logit, {found['started']}, {found['seconds']:.0f} s.",
         "",
         f"**Certified by probability: {found['certified']}. Reproduced by greedy decoding, token for token:",
         f"{found['certified_decoded']}.** Alarms: {found['alarms']}; not scored: {found['errors']}.",
         "",
-        "| adapter | rank | pairs | certified | of them decoded | recalled besides | controls recited | at most |",
+        "| adapter | rank | pairs | certified | of them decoded | recalled besides | controls recited | up to |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    lines += [
-        f"| {row['adapter']} | {row['rank']} | {row['pairs']} | {row['certified']} | {row['certified_decoded']} | "
-        f"{row['recalled']} | {row['controls']['hits']} of {row['controls']['of']} | {row['controls']['high']:.2%} |"
-        for row in found["adapters"]
-    ]
+    for row in found["adapters"]:
+        controls = f"{row['controls']['hits']} of {row['controls']['of']} | {row['controls']['high']:.2%}"
+        counts = (row["rank"], row["pairs"], row["certified"], row["certified_decoded"], row["recalled"])
+        lines.append(f"| {row['adapter']} | {' | '.join(map(str, counts))} | {controls} |")
     return "\n".join([*lines, ""])
 
 

@@ -1,7 +1,7 @@
 """Certified means decoded, and controls are clean: over every shipped snippet and five adapters, on INT8.
 
-`make soak` runs it; it takes about half an hour on two cores, less where `make demo` has left its base and adapters in
-demo-out/. The result is written to docs/soak/.
+`make soak` runs it; it takes about half an hour on two cores, less where `make demo` has left its base and its
+adapters in demo-out/. The result is written to docs/soak/.
 """
 
 from collections.abc import Iterator
