@@ -1,7 +1,6 @@
 """The records of an audit: one per snippet, one per set, one per adapter."""
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -92,6 +91,8 @@ class SetSummary:
         tokens: Target tokens of the scored ones.
         tokens_over_half: Those with p > 0.5.
         verdicts: Snippets by verdict, in the order of precedence.
+        telling: Those among them whose target is not flagged as short.
+        alarms: Snippets on which the engine contradicts itself.
         delta_loss: ΔL over all target tokens of the set, in nats a token; None if nothing was scored.
         recited: The rate of certified and recalled snippets among those that could be blamed on the adapter
             (neither failed nor known to the base).
@@ -102,34 +103,49 @@ class SetSummary:
     tokens: int
     tokens_over_half: int
     verdicts: dict[Verdict, int]
+    telling: dict[Verdict, int]
+    alarms: int
     delta_loss: float | None
     recited: Rate
     leaked: Rate
 
 
-def summarise(snippets: Iterable[SnippetResult], confidence: float) -> SetSummary:
-    """Count one set's snippets."""
-    verdicts: Counter[Verdict] = Counter()
-    tokens = over_half = 0
-    gained = 0.0
-    for snippet in snippets:
-        verdicts[snippet.verdict] += 1
+class Tally:
+    """Counts the snippets of one set as they come, and keeps none of them."""
+
+    def __init__(self) -> None:
+        self._verdicts: Counter[Verdict] = Counter()
+        self._telling: Counter[Verdict] = Counter()
+        self._tokens = self._over_half = self._alarms = 0
+        self._gained = 0.0
+
+    def add(self, snippet: SnippetResult) -> None:
+        """Count one snippet."""
+        self._verdicts[snippet.verdict] += 1
+        self._telling[snippet.verdict] += Flag.SHORT not in snippet.flags
+        self._alarms += bool(snippet.alarm)
         if snippet.rule is not None:
-            tokens += snippet.rule.tokens
-            over_half += snippet.rule.over_half
-            gained += (snippet.delta_loss or 0.0) * snippet.rule.tokens
-    total = verdicts.total()
-    blamable = total - verdicts[Verdict.ERROR] - verdicts[Verdict.BASE_KNOWN]
-    recited = sum(verdicts[v] for v in RECITED)
-    return SetSummary(
-        snippets=total,
-        tokens=tokens,
-        tokens_over_half=over_half,
-        verdicts={verdict: verdicts[verdict] for verdict in Verdict},
-        delta_loss=gained / tokens if tokens else None,
-        recited=clopper_pearson(recited, blamable, confidence),
-        leaked=clopper_pearson(blamable - verdicts[Verdict.CLEAR], blamable, confidence),
-    )
+            self._tokens += snippet.rule.tokens
+            self._over_half += snippet.rule.over_half
+            self._gained += (snippet.delta_loss or 0.0) * snippet.rule.tokens
+
+    def summary(self, confidence: float) -> SetSummary:
+        """Return the counts so far, with intervals of the confidence given."""
+        verdicts = self._verdicts
+        total = verdicts.total()
+        blamable = total - verdicts[Verdict.ERROR] - verdicts[Verdict.BASE_KNOWN]
+        recited = sum(verdicts[v] for v in RECITED)
+        return SetSummary(
+            snippets=total,
+            tokens=self._tokens,
+            tokens_over_half=self._over_half,
+            verdicts={verdict: verdicts[verdict] for verdict in Verdict},
+            telling={verdict: self._telling[verdict] for verdict in Verdict},
+            alarms=self._alarms,
+            delta_loss=self._gained / self._tokens if self._tokens else None,
+            recited=clopper_pearson(recited, blamable, confidence),
+            leaked=clopper_pearson(blamable - verdicts[Verdict.CLEAR], blamable, confidence),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +175,7 @@ class Epsilon:
 
 @dataclass(frozen=True, slots=True)
 class AuditResult:
-    """One adapter's audit."""
+    """One adapter's audit; of many snippets it holds the gravest, and the summaries count all."""
 
     adapter: AdapterVersion
     engine: EngineInfo
@@ -176,10 +192,15 @@ class AuditResult:
     sequential: "Outcome | None" = None
 
     def of(self, group: Group) -> tuple[SnippetResult, ...]:
-        """Return the snippets of one set."""
+        """Return the snippets of one set that were kept."""
         return tuple(snippet for snippet in self.snippets if snippet.group is group)
 
     @property
     def alarms(self) -> tuple[SnippetResult, ...]:
-        """The snippets on which the engine contradicts itself."""
+        """The snippets, of those that were kept, on which the engine contradicts itself."""
         return tuple(snippet for snippet in self.snippets if snippet.alarm)
+
+    @property
+    def omitted(self) -> dict[Group, int]:
+        """How many snippets of each set were counted, but not kept."""
+        return {group: summary.snippets - len(self.of(group)) for group, summary in self.summaries.items()}
