@@ -1,7 +1,9 @@
 """`lorecall loadtest`: traffic, churn and audits against a running server, and against stock vLLM."""
 
 import json
+import os
 import shlex
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -17,6 +19,7 @@ from rich.table import Table
 app = typer.Typer(help="Put load on a server: vLLM's own client, churn, audits.", no_args_is_help=True)
 
 BENCH = (sys.executable, "-m", "lorecall.server.bench.load_client")
+STOPPED = 128 + signal.SIGTERM
 LOCAL = "http://127.0.0.1:8000"
 Name = Annotated[str, typer.Argument(metavar="SCENARIO", help="A YAML file, or the name of a shipped one.")]
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Where raw results and logs are kept.")]
@@ -37,7 +40,6 @@ def list_scenarios() -> None:
 def run_once(
     scenario: Name,
     server: Annotated[str, typer.Option(envvar="LORECALL_SERVER", help="URL of the server.")] = LOCAL,
-    key: Annotated[str, typer.Option("--api-key", envvar="LORECALL_API_KEY", help="An API key.")] = "",
     adapter: Annotated[
         list[Path] | None,
         typer.Option(metavar="DIR", help="PEFT directory, as the server sees it, to load; repeat."),
@@ -51,7 +53,8 @@ def run_once(
 ) -> None:
     """Run a scenario on a running server: exit 0 if every request was answered, else 1.
 
-    Without --adapter the traffic goes to the adapters that the server serves.
+    Without --adapter the traffic goes to the adapters that the server serves. The API key comes from
+    LORECALL_API_KEY.
     """
     with _translated(), _work(out) as work:
         from lorecall.loadtest.report import run_body, run_table
@@ -61,7 +64,7 @@ def run_once(
 
         chosen = load_scenario(scenario)
         sources = [path.resolve() for path in adapter or ()]
-        with Target(server, key) as target:
+        with Target(server, os.environ.get("LORECALL_API_KEY", "")) as target:
             found = run(chosen, target, Means(work, tokenizer, sources, BENCH))
         body = json.dumps(run_body(chosen, found), indent=2)
         if out is not None:
@@ -108,6 +111,7 @@ def compare_servers(
         if not (base / "config.json").is_file():
             raise UsageError(f"--base {base} holds no config.json", hint="give the directory of a model")
         prepare_environment()
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(STOPPED))  # so that the servers are stopped, too
         count, rank = chosen.adapters.count, chosen.adapters.rank
         sources = write_adapters(base, work, max(count, 2), rank)
         with ExitStack() as stack:
