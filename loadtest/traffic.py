@@ -27,7 +27,7 @@ class Served:
         values: Metric to value; times in milliseconds.
         began: When the first request was sent, on this machine's monotonic clock, in seconds.
         seconds: How long all of them took.
-        errors: The distinct errors of requests that failed.
+        errors: The last lines of the errors of requests that failed, each once.
     """
 
     values: dict[str, float]
@@ -98,7 +98,7 @@ def read(result: Path) -> Served:
     values = {name: float(body[key]) for key, name in RATES.items()}
     values |= {f"{time}_p{p}_ms": float(body[f"p{p}_{time}_ms"]) for time in TIMES for p in (50, 99)}
     values |= {"completed": float(body["completed"]), "failed": float(body["failed"])}
-    errors = {line.strip()[-200:] for line in body["errors"] if line.strip()}
+    errors = {error.strip().splitlines()[-1][-200:] for error in body["errors"] if error.strip()}
     starts = [start for start in body["start_times"] if start]
     return Served(
         {name: value for name, value in values.items() if math.isfinite(value)},
