@@ -53,7 +53,7 @@ class ChurnUser(HttpUser):
         self.turn = 0
         self._load(CHURN["swapped"], "add")
 
-    @task  # type: ignore[untyped-decorator]
+    @task
     def churn(self) -> None:
         """Swap, then add and remove."""
         self.swap()
@@ -83,8 +83,9 @@ class ChurnUser(HttpUser):
     def _stream(self, adapter: str) -> None:
         body = {"model": adapter, "prompt": "to be or not", "stream": True, "ignore_eos": True}
         body |= {"max_tokens": CHURN["output_tokens"], "temperature": 0}
-        sent = {"json": body, "headers": HEADERS, "name": "stream", "stream": True, "catch_response": True}
-        with self.client.post("/v1/completions", **sent) as answer:
+        with self.client.post(
+            "/v1/completions", json=body, headers=HEADERS, name="stream", stream=True, catch_response=True
+        ) as answer:
             lines = [line for line in answer.iter_lines() if line]
             if not answer.ok:
                 answer.failure(f"{answer.status_code}: {b' '.join(lines)[:150]!r}")
@@ -105,7 +106,7 @@ class AuditUser(HttpUser):
         self.turn = 0
         self.draw = random.Random(0)  # noqa: S311  (not for secrets)
 
-    @task  # type: ignore[untyped-decorator]
+    @task
     def score(self) -> None:
         """Ask for the probabilities of texts that were not asked for before."""
         model = AUDIT["models"][self.turn % len(AUDIT["models"])]

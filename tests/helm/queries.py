@@ -50,7 +50,7 @@ def selected(text: str) -> dict[str, set[str]]:
 
 def _walk(node: Any, grouped: frozenset[str]) -> Iterator[tuple[str, frozenset[str]]]:
     """Yield each selector's metric with the labels of its matchers, and of the `by` closest around it."""
-    if isinstance(node, promql_parser.VectorSelector):
+    if isinstance(node, promql_parser.VectorSelector) and node.name is not None:
         yield node.name, grouped | {matcher.name for matcher in node.matchers.matchers}
     if isinstance(node, promql_parser.AggregateExpr):
         grouped = frozenset(node.modifier.labels if node.modifier else ())

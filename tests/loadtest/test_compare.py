@@ -30,7 +30,8 @@ def test_the_first_round_is_not_counted() -> None:
         runs({"requests_per_s": 9}, {"requests_per_s": 10}, {"requests_per_s": 20}),
     )
     (row,) = found.rows
-    assert (row.ours, row.theirs, row.ratio) == ((20, 40), (10, 20), pytest.approx(2))
+    assert (row.ours, row.theirs) == ((20, 40), (10, 20))
+    assert row.ratio == pytest.approx(2)
 
 
 def test_the_servers_take_turns_in_alternating_order() -> None:
