@@ -19,7 +19,6 @@ from rich.table import Table
 app = typer.Typer(help="Put load on a server: vLLM's own client, churn, audits.", no_args_is_help=True)
 
 BENCH = (sys.executable, "-m", "lorecall.server.bench.load_client")
-STOPPED = 128 + signal.SIGTERM
 LOCAL = "http://127.0.0.1:8000"
 Name = Annotated[str, typer.Argument(metavar="SCENARIO", help="A YAML file, or the name of a shipped one.")]
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Where raw results and logs are kept.")]
@@ -111,7 +110,7 @@ def compare_servers(
         if not (base / "config.json").is_file():
             raise UsageError(f"--base {base} holds no config.json", hint="give the directory of a model")
         prepare_environment()
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(STOPPED))  # so that the servers are stopped, too
+        signal.signal(signal.SIGTERM, _stop)
         count, rank = chosen.adapters.count, chosen.adapters.rank
         sources = write_adapters(base, work, max(count, 2), rank)
         with ExitStack() as stack:
@@ -126,6 +125,13 @@ def compare_servers(
         page = write_comparison(out, chosen, found, command, machine())
     Console().print(page.read_text(encoding="utf-8"), markup=False)
     Console(stderr=True).print(f"written: {page}", markup=False)
+
+
+def _stop(*_: object) -> None:
+    """End a comparison with the rounds that it has; the servers are stopped on the way out."""
+    from lorecall.loadtest.errors import LoadtestError
+
+    raise LoadtestError("stopped by SIGTERM")
 
 
 @contextmanager
