@@ -1,9 +1,7 @@
 """What `vllm bench serve` is asked, and what is read from its result."""
 
 import json
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
@@ -24,34 +22,6 @@ RESULT: dict[str, Any] = {
     "errors": ["", "", "Traceback ...\nConnection refused"],
     "start_times": [12.5, 12.0, 0.0],
 }
-
-
-class Models(BaseHTTPRequestHandler):
-    """Answers `/v1/models`, the one route that a target is made from."""
-
-    def do_GET(self) -> None:
-        """List a base and an adapter."""
-        models = [{"id": "base", "root": "/base", "parent": None}, {"id": "a", "root": "a", "parent": "base"}]
-        body = json.dumps({"data": models}).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        """Keep the test's output clean."""
-
-
-@pytest.fixture
-def target() -> Any:
-    """A target whose server lists models and does nothing else."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), Models) as server:
-        thread = Thread(target=server.serve_forever)
-        thread.start()
-        with Target(f"http://127.0.0.1:{server.server_port}/") as found:
-            yield found
-        server.shutdown()
-        thread.join()
 
 
 def test_a_target_knows_its_base_and_its_adapters(target: Target) -> None:
