@@ -61,10 +61,12 @@ def comparison_page(scenario: Scenario, found: Comparison, command: str, machine
         "",
         scenario.description,
         "",
-        f"`{command}` on {hardware}; {versions}. Both served {scenario.adapters.count} adapters of rank"
-        f" {scenario.adapters.rank} with {scenario.adapters.slots} slots and `{' '.join(scenario.engine)}`;"
-        f" {scenario.traffic.requests} requests of {scenario.traffic.input_tokens} tokens in,"
-        f" {scenario.traffic.output_tokens} out, {scenario.traffic.concurrency} at a time.",
+        (
+            f"`{command}` on {hardware}; {versions}. Both served {scenario.adapters.count} adapters of rank"
+            f" {scenario.adapters.rank} with {scenario.adapters.slots} slots and `{' '.join(scenario.engine)}`;"
+            f" {scenario.traffic.requests} requests of {scenario.traffic.input_tokens} tokens in,"
+            f" {scenario.traffic.output_tokens} out, {scenario.traffic.concurrency} at a time."
+        ),
         "",
         METHOD.format(rounds=len(found.ours)),
         "",
