@@ -83,6 +83,17 @@ class Database:
             session.flush()
 
     @contextmanager
+    def change(self) -> Iterator[Session]:
+        """A session that commits at the end and leaves the revision alone, for rows that no server follows.
+
+        Raises:
+            RegistryUnavailableError: The database did not answer.
+        """
+        with _translated(), self._begin() as connection, Session(connection) as session:
+            yield session
+            session.flush()
+
+    @contextmanager
     def _begin(self) -> Iterator[Connection]:
         with self._engine.connect().execution_options(immediate=True) as connection, connection.begin():
             yield connection
