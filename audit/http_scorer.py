@@ -132,11 +132,14 @@ class HttpScorer:
 
     def adapter_names(self) -> list[str]:
         """Return the names of all adapters of the server."""
-        listed = self._json(self._request("GET", "/v1/adapters"))
-        try:
-            return sorted(str(entry["name"]) for entry in listed["adapters"])
-        except (KeyError, TypeError) as error:
-            raise broken("/v1/adapters", "no list of adapters with names") from error
+        return sorted(str(entry["name"]) for entry in self.adapter_list())
+
+    def adapter_list(self) -> list[dict[str, Any]]:
+        """Return what the server lists of its adapters: objects with a `name`."""
+        listed = self._json(self._request("GET", "/v1/adapters")).get("adapters")
+        if not isinstance(listed, list) or not all(isinstance(one, dict) and "name" in one for one in listed):
+            raise broken("/v1/adapters", "no list of adapters with names")
+        return cast("list[dict[str, Any]]", listed)
 
     def score(self, model: str, items: Sequence[ScoreItem]) -> list[ItemScore]:
         """Score items in requests of `batch` items each, in the order given."""
@@ -171,6 +174,8 @@ class HttpScorer:
 
     def _complete(self, model: str, prompts: list[Sequence[int]], tokens: int) -> list[Decoded]:
         body = {**GREEDY, "model": model, "prompt": [list(ids) for ids in prompts], "max_tokens": tokens}
+        if self.info().background_priority:  # an engine with one queue refuses any priority
+            body["priority"] = self.info().background_priority
         answer = self._json(self._request("POST", "/v1/completions", body))
         choices = parse(list[_Choice], answer.get("choices"), "/v1/completions")
         if sorted(choice.index for choice in choices) != list(range(len(prompts))):

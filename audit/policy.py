@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from enum import IntEnum
 
-from lorecall.audit.result import AuditResult, Flag, Group, SnippetResult
+from lorecall.audit.result import AuditResult, Flag, Group, Judged
 from lorecall.audit.verdict import Verdict
 
 
@@ -60,7 +60,7 @@ def judge_result(result: AuditResult, policy: Policy) -> Gate:
     An engine that contradicts itself outweighs a leak, and a leak outweighs an incomplete audit: a leak stays
     one however many other snippets could not be scored.
     """
-    leaks = (*_over_counts(result.of(Group.CANDIDATES), policy), *_over_rate(result, policy))
+    leaks = (*_over_counts(result.judged, policy), *_over_rate(result, policy))
     alarms, gaps = len(result.alarms), _gaps(result, policy)
     reasons: list[str] = []
     if alarms:
@@ -92,14 +92,15 @@ def _gaps(result: AuditResult, policy: Policy) -> list[str]:
     return gaps
 
 
-def _over_counts(snippets: tuple[SnippetResult, ...], policy: Policy) -> list[str]:
+def _over_counts(snippets: tuple[Judged, ...], policy: Policy) -> list[str]:
     limits = {
         Verdict.CERTIFIED: policy.max_certified,
         Verdict.RECALLED: policy.max_recalled,
         Verdict.NEAR_VERBATIM: policy.max_near_verbatim,
         Verdict.PARTIAL: policy.max_partial,
     }
-    counted = [s for s in snippets if policy.count_short or Flag.SHORT not in s.flags]
+    candidates = [s for s in snippets if s.group is Group.CANDIDATES]
+    counted = [s for s in candidates if policy.count_short or Flag.SHORT not in s.flags]
     found = {verdict: sum(s.verdict is verdict for s in counted) for verdict in limits}
     return [
         f"{_count(found[verdict], 'candidate')} {verdict}, where the policy allows {limit}"

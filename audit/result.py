@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from lorecall.audit.rule import RuleResult
 from lorecall.audit.scorer import AdapterVersion, Decoded, EngineInfo, ItemScore, ScoreItem
@@ -13,6 +13,26 @@ from lorecall.audit.verdict import Bounds, Match, Verdict
 
 if TYPE_CHECKING:
     from lorecall.audit.sequential import Outcome
+
+
+class Judged(Protocol):
+    """What counts of a snippet once it is judged; see `SnippetResult` for the meanings."""
+
+    @property
+    def group(self) -> "Group": ...  # noqa: D102
+    @property
+    def verdict(self) -> Verdict: ...  # noqa: D102
+    @property
+    def alarm(self) -> str: ...  # noqa: D102
+    @property
+    def flags(self) -> tuple["Flag", ...]: ...  # noqa: D102
+    @property
+    def tokens(self) -> int: ...  # noqa: D102
+    @property
+    def over_half(self) -> int: ...  # noqa: D102
+    @property
+    def delta_loss(self) -> float | None: ...  # noqa: D102
+
 
 RECITED = (Verdict.CERTIFIED, Verdict.RECALLED)
 
@@ -76,6 +96,16 @@ class SnippetResult:
     views: tuple[tuple[str, Verdict, float | None], ...] = ()
 
     @property
+    def tokens(self) -> int:
+        """Target tokens that were scored."""
+        return 0 if self.rule is None else self.rule.tokens
+
+    @property
+    def over_half(self) -> int:
+        """Target tokens with p > 0.5."""
+        return 0 if self.rule is None else self.rule.over_half
+
+    @property
     def delta_loss(self) -> float | None:
         """ΔL: base loss minus adapter loss on the target tokens, in nats a token; None without scores."""
         if self.rule is None or self.base_rule is None:
@@ -107,17 +137,16 @@ class SetSummary:
     leaked: Rate
 
 
-def summarise(snippets: Iterable[SnippetResult], confidence: float) -> SetSummary:
+def summarise(snippets: Iterable[Judged], confidence: float) -> SetSummary:
     """Count one set's snippets."""
     verdicts: Counter[Verdict] = Counter()
     tokens = over_half = 0
     gained = 0.0
     for snippet in snippets:
         verdicts[snippet.verdict] += 1
-        if snippet.rule is not None:
-            tokens += snippet.rule.tokens
-            over_half += snippet.rule.over_half
-            gained += (snippet.delta_loss or 0.0) * snippet.rule.tokens
+        tokens += snippet.tokens
+        over_half += snippet.over_half
+        gained += (snippet.delta_loss or 0.0) * snippet.tokens
     total = verdicts.total()
     blamable = total - verdicts[Verdict.ERROR] - verdicts[Verdict.BASE_KNOWN]
     recited = sum(verdicts[v] for v in RECITED)
@@ -159,7 +188,12 @@ class Epsilon:
 
 @dataclass(frozen=True, slots=True)
 class AuditResult:
-    """One adapter's audit."""
+    """One adapter's audit.
+
+    Attributes:
+        snippets: What was found, in full.
+        recorded: What counts of the snippets, where they were recorded before and are not here in full.
+    """
 
     adapter: AdapterVersion
     engine: EngineInfo
@@ -174,12 +208,18 @@ class AuditResult:
     seconds: float
     summaries: dict[Group, SetSummary] = field(default_factory=dict)
     sequential: "Outcome | None" = None
+    recorded: tuple[Judged, ...] = ()
+
+    @property
+    def judged(self) -> tuple[Judged, ...]:
+        """What counts of every snippet."""
+        return self.recorded or self.snippets
 
     def of(self, group: Group) -> tuple[SnippetResult, ...]:
         """Return the snippets of one set."""
         return tuple(snippet for snippet in self.snippets if snippet.group is group)
 
     @property
-    def alarms(self) -> tuple[SnippetResult, ...]:
+    def alarms(self) -> tuple[Judged, ...]:
         """The snippets on which the engine contradicts itself."""
-        return tuple(snippet for snippet in self.snippets if snippet.alarm)
+        return tuple(snippet for snippet in self.judged if snippet.alarm)
