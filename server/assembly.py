@@ -1,6 +1,7 @@
 """Puts a running server's parts together: registry, store, keys, control plane, metrics."""
 
 import asyncio
+import dataclasses
 import logging
 import os
 from argparse import Namespace
@@ -21,16 +22,20 @@ from lorecall.audit.policy_file import load_policy
 from lorecall.audit.result import Group
 from lorecall.audit.scorer import EngineInfo
 from lorecall.server.admission import AuditGate
+from lorecall.server.audit_desk import make_audits
+from lorecall.server.audit_engines import OwnEngine
 from lorecall.server.control_plane import ControlPlane
 from lorecall.server.follower import Follower
+from lorecall.server.http.audits import AuditDesk
 from lorecall.server.http.state import Serving
 from lorecall.server.keyring import KeyGuard, check_exposure, is_loopback
 from lorecall.server.metering import meter
 from lorecall.server.metrics import Metrics
 from lorecall.server.models import AdapterTable, VersionedModels
 from lorecall.server.residents import Capacity, Residents
-from lorecall.server.scoring import EngineScoring
+from lorecall.server.scoring import BACKGROUND_PRIORITY, EngineScoring
 from lorecall.server.settings import ServerSettings
+from prometheus_client import REGISTRY
 
 logger = logging.getLogger("vllm.lorecall")
 
@@ -62,6 +67,8 @@ async def build_serving(
         fixed_token_scores=config.device_config.device_type == "cpu",
         by_priority=config.scheduler_config.policy == "priority",
     )
+    priority = BACKGROUND_PRIORITY if scoring.by_priority else 0
+    engine = dataclasses.replace(engine, background_priority=priority)
     limits = {pattern: parse_limits(values) for pattern, values in settings.adapter_limits.items()}
     serving = Serving(
         models,
@@ -82,6 +89,22 @@ async def build_serving(
         background.append(gate.run())
     await follower.catch_up()
     return serving, background
+
+
+def build_audits(serving: Serving, settings: ServerSettings) -> tuple[AuditDesk, Coroutine[Any, Any, None]]:
+    """Return what the audit routes share, and the work that is to run beside them."""
+    plane = serving.adapters
+    own = OwnEngine(asyncio.get_running_loop(), plane, serving.scoring, serving.info)
+    parts = make_audits(plane.registry, own, settings, REGISTRY, serving.metrics.label)
+
+    async def work() -> None:
+        parts.worker.start()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            parts.stop.set()  # without waiting: its batch needs the loop that ends here
+
+    return parts.desk, work()
 
 
 def make_gate(serving: Serving, settings: ServerSettings) -> AuditGate:

@@ -1,13 +1,15 @@
 """A `Scorer` over the running engine itself: audits a version that no name points at yet."""
 
 import asyncio
+import dataclasses
 import uuid
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
-from lorecall.adapters.errors import AdapterNotFoundError
+from lorecall.adapters.errors import AdapterNotFoundError, LorecallError, ScorerError
 from lorecall.audit.scorer import AdapterVersion, Decoded, EngineInfo, ItemScore, ScoreItem
+from lorecall.server.framing import Framing
 from lorecall.server.residents import Resident
 from lorecall.server.scoring import BACKGROUND_PRIORITY, EngineScoring
 
@@ -23,12 +25,20 @@ class ResidentScorer:
         scoring: Teacher-forced scores through the engine.
         engine: What the engine is.
         resident: The version; its name is the model's, the base's name is the base.
+        framing: How prefixes are framed.
+        system: The system message of the frame; None without one.
     """
 
     loop: asyncio.AbstractEventLoop
     scoring: EngineScoring
     engine: EngineInfo
     resident: Resident
+    framing: Framing = "raw"
+    system: str | None = None
+
+    def framed(self, framing: str, system: str | None) -> Self:
+        """Return the same engine with prefixes framed as "raw", "chat" or "chat+system"."""
+        return dataclasses.replace(self, framing="raw" if framing == "raw" else "chat", system=system)
 
     def info(self) -> EngineInfo:
         """Return what the engine is."""
@@ -45,7 +55,7 @@ class ResidentScorer:
 
     def score(self, model: str, items: Sequence[ScoreItem]) -> list[ItemScore]:
         """Score items in the order given; a bad item comes back with its `error` set."""
-        return self._wait(self.scoring.score(items, self._request(model), "raw", None))
+        return self._wait(self.scoring.score(items, self._request(model), self.framing, self.system))
 
     def decode(self, model: str, prompts: Sequence[tuple[Sequence[int], int]]) -> list[Decoded]:
         """Decode greedily: for each (prompt ids, number of tokens), what came out."""
@@ -60,7 +70,14 @@ class ResidentScorer:
         return None if model == self.engine.base else self.resident.lora_request
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result()
+        try:
+            return asyncio.run_coroutine_threadsafe(work, self.loop).result()
+        except LorecallError:
+            raise
+        except Exception as error:  # vLLM raises whatever its engine raised
+            raise ScorerError(
+                f"the engine failed: {type(error).__name__}", hint="its log says more"
+            ) from error
 
     async def _decode_all(self, prompts: Sequence[tuple[Sequence[int], int]], lora: Any) -> list[Decoded]:
         return list(await asyncio.gather(*(self._decode(list(ids), n, lora) for ids, n in prompts)))
