@@ -24,11 +24,10 @@ HEADERS = {
 
 @cache
 def assets() -> dict[str, bytes]:
-    """Return the page's files by name."""
-    folder = files("lorecall.audit").joinpath("page")
-    return {
-        entry.name: entry.read_bytes() for entry in folder.iterdir() if entry.name.split(".")[-1] in TYPES
-    }
+    """Return the page's files by name; its style is that of the HTML report, and some of its own."""
+    home = files("lorecall.audit")
+    entries = [*home.joinpath("page").iterdir(), home.joinpath("templates", "report.css")]
+    return {entry.name: entry.read_bytes() for entry in entries if entry.name.split(".")[-1] in TYPES}
 
 
 @router.get("/audit")

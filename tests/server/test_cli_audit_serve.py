@@ -21,7 +21,7 @@ CANDIDATES = [
         "prefix": f"Record {i} of the archive:",
         "target": f" {(i * 7919) % 10000:04d} blue lamps",
     }
-    for i in range(48)
+    for i in range(90)
 ]
 CONTROLS = [
     {"id": f"c{i}", "prefix": f"Entry {i} of the ledger:", "target": f" {(i * 104729) % 10000:04d} red boats"}
@@ -39,15 +39,15 @@ def adapter(served: Served, int8_adapters: list[Path]) -> Iterator[str]:
 
 
 def test_killed_at_random_points_it_goes_on(served: Served, adapter: str, tmp_path: Path) -> None:
-    """kill -9 six times while it audits: the audit ends, with each snippet once, and its texts are gone."""
-    rng = random.Random(20261123)
+    """Killed six times while it audits (SIGKILL), it ends: each snippet once, and its texts are gone."""
+    rng = random.Random(20261123)  # noqa: S311  not for secrets
     environ = {"LORECALL_AUDIT_BATCH": "2", "LORECALL_AUDIT_LEASE_SECONDS": "0.5"}
     with AuditServe(served.url, tmp_path, environ) as service:
         body = {"adapter": adapter, "candidates": CANDIDATES, "controls": CONTROLS}
         audit_id = service.submit(body)
-        cursors = []
-        for _ in range(KILLS):
-            time.sleep(rng.uniform(0.0, 1.5))
+        cursors: list[int] = []
+        while len(cursors) < KILLS:
+            time.sleep(rng.uniform(0.0, 0.8))
             service.kill()
             with sqlite3.connect(tmp_path / "audits.db") as database:
                 (done,) = database.execute("SELECT done FROM audits").fetchone()
@@ -58,7 +58,10 @@ def test_killed_at_random_points_it_goes_on(served: Served, adapter: str, tmp_pa
         assert service.wait(audit_id)["state"] == "done"
         report = service.get(f"/v1/audits/{audit_id}/report.json")
     assert cursors == sorted(cursors)
-    assert cursors[0] < len(CANDIDATES) + len(CONTROLS), "it was killed before its end"
+    assert len(set(cursors)) > 1, "it went on between the kills"
+    assert sum(cursor < len(CANDIDATES) + len(CONTROLS) for cursor in cursors) >= 5, (
+        "it was killed before its end"
+    )
     assert [one["id"] for one in report["snippets"]] == [one["id"] for one in (*CANDIDATES, *CONTROLS)]
     assert report["summary"]["verdicts"]["error"] == report["controls"]["verdicts"]["error"] == 0
     assert list((tmp_path / "store" / "audits").iterdir()) == []

@@ -1,4 +1,4 @@
-"""The audit routes over HTTP, in front of an exact engine: orders, progress, reports, tenants, secrets, metrics."""
+"""The audit routes over HTTP, in front of an exact engine: orders, reports, tenants, secrets, metrics."""
 
 import json
 import subprocess
