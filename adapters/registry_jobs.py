@@ -90,7 +90,7 @@ class Jobs:
                     row.lease_until = now + lease
                     return record_of(JobRecord, row)
                 row.state, row.finished_at = JobState.FAILED, now
-                row.result = {"error": f"given up after {row.attempts} attempts"}
+                row.result, row.payload = {"error": f"given up after {row.attempts} attempts"}, {}
             return None
 
     def renew(self, job_id: str, worker: str, lease: timedelta) -> JobRecord:
@@ -106,7 +106,7 @@ class Jobs:
             return record_of(JobRecord, row)
 
     def finish(self, job_id: str, worker: str, result: dict[str, Any], *, failed: bool = False) -> JobRecord:
-        """End a job with a result.
+        """End a job with a result; its payload, which may hold secrets, is forgotten.
 
         Raises:
             JobNotFoundError: There is no such job.
@@ -116,6 +116,7 @@ class Jobs:
             row = _held(session, job_id, worker)
             row.state = JobState.FAILED if failed else JobState.DONE
             row.result, row.finished_at, row.lease_until = result, self._clock(), None
+            row.payload = {}
             return record_of(JobRecord, row)
 
     def get(self, job_id: str) -> JobRecord:

@@ -95,9 +95,22 @@ class Order:
 
     @property
     def candidate_set(self) -> str:
-        """Sha256 of the candidates as they are asked, in hex: the same texts in the same order."""
-        items = self.texts.sets[Group.CANDIDATES].items
-        return hashlib.sha256(json.dumps([[i.prefix, i.target] for i in items]).encode()).hexdigest()
+        """The name of the candidates as a set."""
+        return set_digest(self.texts.sets[Group.CANDIDATES])
+
+
+def set_digest(candidates: CandidateSet) -> str:
+    """Return the sha256 of candidates as they are asked, in hex: the same texts in the same order."""
+    pairs = [[item.prefix, item.target] for item in candidates.items]
+    return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
+
+
+def set_inputs(sets: Mapping[Group, CandidateSet]) -> dict[str, Any]:
+    """Return what is kept of sets without their texts."""
+    return {
+        str(group): {"name": one.name, "digest": one.digest, "snippets": len(one.items)}
+        for group, one in sets.items()
+    }
 
 
 def make_order(fields: Mapping[str, object], files: Mapping[str, Upload]) -> Order:

@@ -17,13 +17,14 @@ from lorecall.adapters.registry_steps import ConflictError
 from lorecall.audit.order import OrderSettings
 from lorecall.audit.panel import Bases, Panel
 from lorecall.audit.recorded import recorded_report
+from lorecall.audit.records import AuditNotFoundError, AuditRecord
 from lorecall.audit.redact import Redactor
 from lorecall.audit.report import Report, check_report, snippet_entry
 from lorecall.audit.result import Group, SetSource, SnippetResult
 from lorecall.audit.run import AuditSettings, refuse, resolve_epsilon
 from lorecall.audit.scorer import AdapterVersion, ScoreItem, Scorer
 from lorecall.audit.spool import Spool, Texts
-from lorecall.audit.store import AuditNotFoundError, AuditRecord, AuditStore
+from lorecall.audit.store import AuditStore
 
 logger = logging.getLogger("lorecall.audit")
 

@@ -7,13 +7,14 @@ from typing import Any
 from lorecall.adapters.errors import AdapterNotFoundError
 from lorecall.adapters.models import AuditState
 from lorecall.adapters.registry_steps import ConflictError
-from lorecall.audit.order import Order
+from lorecall.audit.order import Order, set_inputs
+from lorecall.audit.records import AuditNotFoundError, AuditRecord, NewAudit, new_id
 from lorecall.audit.report import Report
 from lorecall.audit.result import RECITED, Group
 from lorecall.audit.run import refuse
 from lorecall.audit.runner import Engines
 from lorecall.audit.spool import Spool
-from lorecall.audit.store import OPEN, AuditNotFoundError, AuditRecord, AuditStore, Entry, NewAudit, new_id
+from lorecall.audit.store import OPEN, AuditStore, Entry
 
 Sees = Callable[[str], bool]
 """Whether the caller sees an adapter of that name."""
@@ -51,10 +52,7 @@ class AuditService:
             rank=adapter.rank,
             effective_parameters=adapter.effective_parameters,
             candidate_set=order.candidate_set,
-            inputs={
-                str(group): {"name": one.name, "digest": one.digest, "snippets": len(one.items)}
-                for group, one in order.texts.sets.items()
-            },
+            inputs=set_inputs(order.texts.sets),
             settings=order.settings.model_dump(mode="json"),
             total=sum(len(one.items) for one in order.texts.sets.values()),
             created_by=actor,

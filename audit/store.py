@@ -1,103 +1,22 @@
 """Audits in the registry's database: who works on which, how far it is, and what it found."""
 
-import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from lorecall.adapters.errors import LorecallError
 from lorecall.adapters.models import AuditRow, AuditSnippetRow, AuditState
 from lorecall.adapters.refusals import shown
 from lorecall.adapters.registry_database import Database
 from lorecall.adapters.registry_records import record_of
 from lorecall.adapters.registry_steps import ConflictError, is_key, plain_text
+from lorecall.audit.records import AuditNotFoundError, AuditRecord, NewAudit
 from sqlalchemy import delete, func, insert, or_, select
 from sqlalchemy.orm import Session
 
 MAX_ATTEMPTS = 10
 OPEN = (AuditState.QUEUED, AuditState.RUNNING)
 Entry = dict[str, Any]
-
-
-class AuditNotFoundError(LorecallError):
-    """No audit of that id."""
-
-    exit_code = 2
-    status = 404
-    code = "audit_not_found"
-
-
-@dataclass(frozen=True, slots=True)
-class AuditRecord:
-    """One audit.
-
-    Attributes:
-        id: Its id.
-        adapter: The adapter's name.
-        version: The version that was live when it was asked for, 64 hex digits.
-        rank: LoRA rank of that version.
-        effective_parameters: Σ r · (d_in + d_out).
-        candidate_set: sha256 of the candidates, in hex.
-        inputs: What the sets were, without their texts: name, digest, snippets.
-        settings: What the audit was told.
-        run: What the first batch fixed for all of them: engine, epsilon, time; {} before.
-        state: Where it stands.
-        total: Snippets, controls included.
-        done: The cursor: snippets recorded so far.
-        seconds: Time spent on recorded batches.
-        result: The report without its snippets, once it is done.
-        error: Why it failed, "" if it did not.
-        worker: Who holds it.
-        attempts: Times it was taken up since something was last recorded.
-        created_at: When it was asked for, UTC.
-        created_by: Who asked.
-        lease_until: Until when the worker holds it; of a queued one, when it may be taken up again.
-        finished_at: When it ended, UTC.
-    """
-
-    id: str
-    adapter: str
-    version: str
-    rank: int
-    effective_parameters: int
-    candidate_set: str
-    inputs: dict[str, Any]
-    settings: dict[str, Any]
-    run: dict[str, Any]
-    state: AuditState
-    total: int
-    done: int
-    seconds: float
-    result: dict[str, Any]
-    error: str
-    worker: str
-    attempts: int
-    created_at: datetime
-    created_by: str
-    lease_until: datetime | None
-    finished_at: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class NewAudit:
-    """An audit as it is asked for; the fields are those of `AuditRecord`."""
-
-    id: str
-    adapter: str
-    version: str
-    rank: int
-    effective_parameters: int
-    candidate_set: str
-    inputs: dict[str, Any]
-    settings: dict[str, Any]
-    total: int
-    created_by: str
-
-
-def new_id() -> str:
-    """Return an id that nobody can guess."""
-    return uuid.uuid4().hex
+"""A snippet's entry in the report."""
 
 
 def _now() -> datetime:
@@ -119,29 +38,46 @@ class AuditStore:
     def add(self, new: NewAudit) -> AuditRecord:
         """Queue an audit."""
         with self._database.change() as session:
-            row = AuditRow(
-                id=new.id,
-                adapter=new.adapter,
-                version=new.version,
-                rank=new.rank,
-                effective_parameters=new.effective_parameters,
-                candidate_set=new.candidate_set,
-                inputs=new.inputs,
-                settings=new.settings,
-                run={},
-                state=AuditState.QUEUED,
-                total=new.total,
-                done=0,
-                seconds=0.0,
-                result={},
-                error="",
-                worker="",
-                attempts=0,
-                created_at=self._clock(),
-                created_by=plain_text(new.created_by),
-            )
+            row = self._row(new)
             session.add(row)
             return record_of(AuditRecord, row)
+
+    def keep(self, new: NewAudit, result: dict[str, Any], entries: Sequence[Entry]) -> AuditRecord:
+        """Keep an audit that was done elsewhere, in place of one of the same id."""
+        with self._database.change() as session:
+            session.execute(delete(AuditSnippetRow).where(AuditSnippetRow.audit_id == new.id))
+            session.execute(delete(AuditRow).where(AuditRow.id == new.id))
+            row = self._row(new)
+            session.add(row)
+            session.flush()
+            if entries:
+                session.execute(insert(AuditSnippetRow), _values(new.id, 0, entries))
+            row.done, row.result, row.seconds = len(entries), result, float(result["seconds"])
+            _end(row, AuditState.DONE, self._clock())
+            return record_of(AuditRecord, row)
+
+    def _row(self, new: NewAudit) -> AuditRow:
+        return AuditRow(
+            id=new.id,
+            adapter=new.adapter,
+            version=new.version,
+            rank=new.rank,
+            effective_parameters=new.effective_parameters,
+            candidate_set=new.candidate_set,
+            inputs=new.inputs,
+            settings=new.settings,
+            run={},
+            state=AuditState.QUEUED,
+            total=new.total,
+            done=0,
+            seconds=0.0,
+            result={},
+            error="",
+            worker="",
+            attempts=0,
+            created_at=self._clock(),
+            created_by=plain_text(new.created_by),
+        )
 
     def claim(self, worker: str, lease: timedelta, ready: Callable[[str], bool]) -> AuditRecord | None:
         """Take the oldest audit that waits, or whose worker let its lease run out; None if there is none.
@@ -202,11 +138,7 @@ class AuditStore:
             row = _held(session, audit_id, worker)
             if row.done != cursor:
                 raise ConflictError(f"audit {audit_id} is at snippet {row.done}, not at {cursor}")
-            values = [
-                {"audit_id": audit_id, "position": cursor + i, "verdict": entry["verdict"], "entry": entry}
-                for i, entry in enumerate(entries)
-            ]
-            session.execute(insert(AuditSnippetRow), values)
+            session.execute(insert(AuditSnippetRow), _values(audit_id, cursor, entries))
             row.done, row.seconds, row.attempts = cursor + len(entries), row.seconds + seconds, 0
             row.lease_until = self._clock() + lease
             return record_of(AuditRecord, row)
@@ -299,6 +231,13 @@ class AuditStore:
             found = session.execute(select(AuditRow.id, AuditRow.state)).all()
             open_ids = frozenset(row[0] for row in found if row[1] in OPEN)
             return open_ids, frozenset(row[0] for row in found) - open_ids
+
+
+def _values(audit_id: str, cursor: int, entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    return [
+        {"audit_id": audit_id, "position": cursor + i, "verdict": entry["verdict"], "entry": entry}
+        for i, entry in enumerate(entries)
+    ]
 
 
 def _find(session: Session, audit_id: str, *, lock: bool = False) -> AuditRow:

@@ -17,12 +17,15 @@ from lorecall.adapters.errors import LorecallError, UsageError
 from lorecall.adapters.models import State
 from lorecall.adapters.registry_records import JobRecord, VersionRecord
 from lorecall.audit.candidates import CandidateSet
+from lorecall.audit.order import OrderSettings, set_digest, set_inputs
 from lorecall.audit.policy import Policy, judge_result
+from lorecall.audit.records import NewAudit
 from lorecall.audit.redact import redactor
 from lorecall.audit.report import build_report
 from lorecall.audit.result import Group
 from lorecall.audit.run import AuditSettings, run_audit
 from lorecall.audit.scorer import EngineInfo, ScoreItem
+from lorecall.audit.store import AuditStore
 from lorecall.server.audit_scorer import ResidentScorer
 from lorecall.server.control_plane import ControlPlane
 from lorecall.server.residents import Lease, Resident
@@ -124,26 +127,40 @@ class AuditGate:
         lease = Lease(resident, None)
         self.plane.residents.retire(resident)  # it leaves after the lease, unless `activate` takes it back
         try:
-            passed, reasons, report = await asyncio.to_thread(
-                self._judge, resident, asyncio.get_running_loop(), job.payload
-            )
+            passed, reasons = await asyncio.to_thread(self._judge, resident, asyncio.get_running_loop(), job)
             if passed:
                 await self.plane.activate(record, resident.info, actor=ACTOR, audit_id=job.id)
             else:
                 await self._quarantine(job, "; ".join(reasons))
         finally:
             lease.release()
-        return {"passed": passed, "reasons": reasons, "report": report}
+        return {"passed": passed, "reasons": reasons}
 
     def _judge(
-        self, resident: Resident, loop: asyncio.AbstractEventLoop, payload: dict[str, Any]
-    ) -> tuple[bool, list[str], dict[str, Any]]:
+        self, resident: Resident, loop: asyncio.AbstractEventLoop, job: JobRecord
+    ) -> tuple[bool, list[str]]:
+        """Audit a version, and keep the audit among all others under the job's id."""
         scorer = ResidentScorer(loop, self.scoring, self.engine(), resident)
-        sets = merged(self.sets, payload)
+        sets = merged(self.sets, job.payload)
         result = run_audit(scorer, resident.name, sets, AuditSettings())
         verdict = judge_result(result, self.policy)
         report = build_report(result, verdict, self.policy, redactor(show=False), scorer.token_texts)
-        return verdict.passed, list(verdict.reasons), report
+        policy = {name: limit for name, limit in self.policy.as_dict().items() if limit is not None}
+        new = NewAudit(
+            id=job.id,
+            adapter=job.name,
+            version=job.version,
+            rank=resident.info.rank,
+            effective_parameters=resident.info.effective_parameters,
+            candidate_set=set_digest(sets[Group.CANDIDATES]),
+            inputs=set_inputs(sets),
+            settings=OrderSettings(policy=policy).model_dump(mode="json"),
+            total=len(report["snippets"]),
+            created_by=ACTOR,
+        )
+        entries = report.pop("snippets")  # they have their own rows
+        AuditStore(self.plane.registry.database).keep(new, report, entries)
+        return verdict.passed, list(verdict.reasons)
 
     async def _quarantine(self, job: JobRecord, reason: str) -> None:
         try:

@@ -4,9 +4,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from lorecall.adapters.models import AuditState
+from lorecall.audit.records import AuditRecord
 from lorecall.audit.result import Judged
 from lorecall.audit.service import capacity_row
-from lorecall.audit.store import AuditRecord, AuditStore
+from lorecall.audit.store import AuditStore
 from lorecall.audit.verdict import Verdict
 from lorecall.server.metrics import OTHER, AdapterLabels
 from prometheus_client import CollectorRegistry, Counter

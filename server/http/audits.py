@@ -18,8 +18,8 @@ from lorecall.adapters.registry_records import JobRecord
 from lorecall.audit.html_report import render_report
 from lorecall.audit.junit import render_junit
 from lorecall.audit.order import Upload, make_order
+from lorecall.audit.records import AuditNotFoundError
 from lorecall.audit.service import AuditService, describe
-from lorecall.audit.store import AuditNotFoundError
 from lorecall.server.http.answers import error_answer
 from lorecall.server.request_context import actor, sees
 from starlette.datastructures import UploadFile

@@ -16,6 +16,7 @@ from lorecall.adapters.registry import Registry
 from lorecall.audit.candidates import CandidateSet
 from lorecall.audit.order import make_order
 from lorecall.audit.policy import Policy, judge_result
+from lorecall.audit.records import AuditRecord
 from lorecall.audit.redact import Redactor
 from lorecall.audit.report import build_report, check_report
 from lorecall.audit.result import Group, SnippetResult
@@ -25,7 +26,7 @@ from lorecall.audit.scorer import AdapterVersion, ScoreItem, Scorer
 from lorecall.audit.seal import check_seal
 from lorecall.audit.service import AuditService
 from lorecall.audit.spool import Spool, Texts
-from lorecall.audit.store import AuditRecord, AuditStore
+from lorecall.audit.store import AuditStore
 
 from tests.audit.tiny_scorer import TinyScorer
 
