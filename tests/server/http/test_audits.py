@@ -149,7 +149,7 @@ def test_texts_leave_no_trace(
         {"data": {"adapter": "acme-leaky", "policy": secret + "{"}, "files": {"candidates": ("c", secret)}},
         {"data": {"adapter": "acme-leaky"}, "files": {"candidates": ("c", '{"prefix": "' + secret)}},
     ):
-        answer = at.post("/v1/audits", **bad)  # type: ignore[arg-type]  # a keyword each
+        answer = at.post("/v1/audits", **bad)
         assert answer.status_code == 400, answer.text
         assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
         shown.append(answer.text)
