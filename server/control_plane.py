@@ -61,7 +61,7 @@ class ControlPlane:
         self.registry = registry
         self.residents = residents
         self.gate: Gate | None = None
-        self._intake = intake
+        self.intake = intake
         self._base_names = base_names
         self._metrics = metrics
         self._adapters: dict[str, AdapterRecord] = {}
@@ -103,7 +103,7 @@ class ControlPlane:
             self.gate.check(candidates or {})
         try:
             check_name(name, self._base_names)
-            take = self._intake.add if isinstance(source, str) else self._intake.add_upload
+            take = self.intake.add if isinstance(source, str) else self.intake.add_upload
             record, info = await asyncio.to_thread(take, name, source, actor=actor)  # type: ignore[arg-type]
         except RefusedError as error:
             self._metrics.refusals.labels(error.reason.value).inc()
@@ -137,7 +137,7 @@ class ControlPlane:
         name = record.name
         async with self._change:
             if info is None:
-                info = await asyncio.to_thread(self._intake.materialise, record)
+                info = await asyncio.to_thread(self.intake.materialise, record)
             try:
                 loaded = await self.residents.load(name, info)
             except LorecallError as error:
@@ -224,14 +224,14 @@ class ControlPlane:
                 if held.pinned != adapter.pinned:
                     await self.residents.pin(held, pinned=adapter.pinned)
             elif held is not None or load or adapter.pinned:
-                info = await asyncio.to_thread(self._intake.materialise, record)
+                info = await asyncio.to_thread(self.intake.materialise, record)
                 loaded = await self.residents.load(name, info)
                 await self.residents.point(loaded, pinned=adapter.pinned)
 
     async def candidate(self, record: VersionRecord) -> Resident:
         """Load a version that no name points at, for its audit; retire it afterwards unless it goes live."""
         async with self._change:
-            info = await asyncio.to_thread(self._intake.materialise, record)
+            info = await asyncio.to_thread(self.intake.materialise, record)
             return await self.residents.load(record.name, info)
 
     async def _note(self, name: str, adapter: AdapterRecord) -> VersionRecord:

@@ -13,6 +13,8 @@ logger = logging.getLogger("vllm.lorecall")
 
 RETRY_S = 10.0
 """How long a version that could not be had is left alone."""
+COLLECT_S = 3600.0
+"""How often stored versions that nothing can make live any more are deleted."""
 
 
 class Follower:
@@ -34,6 +36,7 @@ class Follower:
         self._on_change = on_change
         self._revision = 0
         self._behind: dict[str, float] = {}
+        self._collected = time.monotonic()
 
     async def run(self) -> None:
         """Follow until cancelled, or until the engine is gone."""
@@ -42,6 +45,7 @@ class Follower:
             try:
                 await self.catch_up()
                 await self._plane.refresh_tiers()
+                await self.collect()
                 self._metrics.registry_up.set(1)
             except LorecallError as error:
                 self._metrics.registry_up.set(0)
@@ -62,6 +66,14 @@ class Follower:
             await asyncio.to_thread(self._on_change)
         for name in dict.fromkeys(names):
             await self._follow(name)
+
+    async def collect(self) -> None:
+        """Give disk space back, if it is time."""
+        if time.monotonic() - self._collected >= COLLECT_S:
+            self._collected = time.monotonic()
+            deleted = await asyncio.to_thread(self._plane.intake.collect)
+            if deleted:
+                logger.info("deleted %d stored versions that nothing can make live any more", len(deleted))
 
     async def _follow(self, name: str) -> None:
         residents = self._plane.residents

@@ -113,6 +113,8 @@ class Residents:
         self._leaving: dict[tuple[str, str], Resident] = {}
         self._gone: set[int] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._tiers: dict[str, list[int]] = {"slots": [], "memory": []}
+        self._moved = False
 
     @property
     def engine_is_gone(self) -> bool:
@@ -131,6 +133,7 @@ class Residents:
 
     def lease(self, resident: Resident) -> Lease:
         """Hold a version for the current task."""
+        self._moved = True
         return Lease(resident, asyncio.current_task())
 
     async def load(self, name: str, info: AdapterInfo) -> Resident:
@@ -146,6 +149,7 @@ class Residents:
             leaving.retired = False
             return leaving
         request = self._new_request(name, info)
+        self._moved = True
         started = time.perf_counter()
         try:
             await self._engine.add_lora(request)
@@ -188,6 +192,7 @@ class Residents:
         Raises:
             UsageError: Too many are pinned already.
         """
+        self._moved = True
         if pinned:
             self.check_pins(resident.name)
             await self._engine.add_lora(resident.lora_request)  # it may have been evicted
@@ -209,13 +214,20 @@ class Residents:
             )
 
     async def tiers(self) -> dict[str, list[int]]:
-        """Ask the engine which ids are in its slots and in its memory; strays are removed on the way."""
-        if not self.capacity.slots:
-            return {"slots": [], "memory": []}
-        found: dict[str, list[int]] = (await self._engine.collective_rpc("lorecall_adapter_tiers"))[0]
-        for stray in self._gone & set(found["memory"]):
+        """Return which ids are in the engine's slots and in its memory; strays are removed on the way.
+
+        An engine in which nothing has run since the last time is not asked again: its worker spins on a core
+        for a second after each message, so asking every second would keep an idle server's core busy.
+        """
+        if not self.capacity.slots or not self._moved:
+            return self._tiers
+        held = (*self.live.values(), *self._leaving.values())
+        self._moved = any(one.leases for one in held)
+        self._tiers = (await self._engine.collective_rpc("lorecall_adapter_tiers"))[0]
+        for stray in self._gone & set(self._tiers["memory"]):
+            self._moved = True
             await self._engine.remove_lora(stray)
-        return found
+        return self._tiers
 
     async def _leave(self, resident: Resident) -> None:
         if not await self._drained(resident):
@@ -236,6 +248,7 @@ class Residents:
         if resident.pinned:
             await self._engine.collective_rpc("lorecall_pin_adapter", args=(resident.id, False))
         await self._engine.remove_lora(resident.id)
+        self._moved = True
         self._gone.add(resident.id)
 
     async def _drained(self, resident: Resident) -> bool:

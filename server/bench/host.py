@@ -75,7 +75,7 @@ class EngineHost:
             stdin.write(json.dumps(requests) + "\n")
             stdin.flush()
         except BrokenPipeError as error:
-            raise EngineDiedError(f"the engine is gone; its log is {self.log}, its last words: {last_words(self.log)}") from error
+            raise self._died() from error
         answer = self._read()
         return answer["seconds"], answer["answers"]
 
@@ -88,7 +88,12 @@ class EngineHost:
             if line.startswith(MARK):
                 return json.loads(line.removeprefix(MARK))
             self._log.write(line)
-        raise EngineDiedError(f"the engine died; its log is {self.log}, its last words: {last_words(self.log)}")
+        raise self._died()
+
+    def _died(self) -> EngineDiedError:
+        self._log.flush()
+        words = last_words(self.log)
+        return EngineDiedError(f"the engine died; its log is {self.log}, its last words: {words}")
 
     def close(self) -> None:
         """Stop the engine and everything that it started."""

@@ -20,6 +20,7 @@ class RecordingEngine:
     def __init__(self) -> None:
         self.held: set[int] = set()
         self.refuse = False
+        self.asked = 0
 
     async def add_lora(self, request: Any) -> None:
         """Add an adapter."""
@@ -34,6 +35,7 @@ class RecordingEngine:
     async def collective_rpc(self, method: str, args: tuple[Any, ...] = ()) -> list[Any]:
         """Answer the two calls of the server."""
         del args
+        self.asked += method.endswith("tiers")
         return [{"slots": [], "memory": sorted(self.held)} if method.endswith("tiers") else True]
 
 
@@ -158,6 +160,26 @@ def test_strays_are_removed() -> None:
         engine.held.add(old.id)
         await held.tiers()
         assert engine.held == set()
+
+    run(test)
+
+
+def test_an_idle_engine_is_left_alone() -> None:
+    """The engine is asked where its adapters sit while something runs or has changed, and then no more."""
+
+    async def test(engine: RecordingEngine, held: Residents) -> None:
+        first = await put(held, "v1")
+        await held.tiers()
+        assert engine.asked == 1
+        lease = held.lease(first)
+        await held.tiers()
+        await held.tiers()
+        assert engine.asked == 3
+        lease.release()
+        assert (await held.tiers())["memory"] == [first.id]
+        assert engine.asked == 4
+        assert (await held.tiers())["memory"] == [first.id]
+        assert engine.asked == 4
 
     run(test)
 
