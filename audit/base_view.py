@@ -1,12 +1,18 @@
 """What the base model makes of the candidates: asked once, shared by the audits of all its adapters."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from threading import Lock
+from typing import TypeVar
 
 from lorecall.audit.scorer import Decoded, ItemScore, ScoreItem, Scorer
 
+REMEMBERED = 20_000
+K = TypeVar("K")
+V = TypeVar("V")
+
 
 class BaseView:
-    """Scores and decodes through the base, remembering both.
+    """Scores and decodes through the base, remembering the latest of both; any number of threads may ask.
 
     Args:
         scorer: The engine.
@@ -18,19 +24,35 @@ class BaseView:
         self._model = model
         self._scores: dict[tuple[str, str], ItemScore] = {}
         self._decodes: dict[tuple[tuple[int, ...], int], Decoded] = {}
+        self._lock = Lock()
 
     def score(self, items: Sequence[ScoreItem]) -> list[ItemScore]:
         """Return the base's scores, in the order given."""
-        missing = {(item.prefix, item.target): item for item in items}
-        asked = [item for key, item in missing.items() if key not in self._scores]
-        if asked:
-            for item, score in zip(asked, self._scorer.score(self._model, asked), strict=True):
-                self._scores[item.prefix, item.target] = score
-        return [self._scores[item.prefix, item.target] for item in items]
+        wanted = {(item.prefix, item.target): item for item in items}
+        found = self._found(
+            self._scores,
+            list(wanted),
+            lambda keys: self._scorer.score(self._model, [wanted[key] for key in keys]),
+        )
+        return [found[item.prefix, item.target] for item in items]
 
     def decode(self, prompts: Sequence[tuple[tuple[int, ...], int]]) -> list[Decoded]:
         """Return the base's greedy decodes, in the order given."""
-        asked = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._decodes]
+        found = self._found(
+            self._decodes, list(dict.fromkeys(prompts)), lambda keys: self._scorer.decode(self._model, keys)
+        )
+        return [found[prompt] for prompt in prompts]
+
+    def _found(self, memory: dict[K, V], keys: list[K], ask: Callable[[list[K]], list[V]]) -> dict[K, V]:
+        """Return what is wanted, asking for what is not remembered; the oldest is forgotten first."""
+        with self._lock:
+            found = {key: memory[key] for key in keys if key in memory}
+        asked = [key for key in keys if key not in found]
         if asked:
-            self._decodes.update(zip(asked, self._scorer.decode(self._model, asked), strict=True))
-        return [self._decodes[prompt] for prompt in prompts]
+            answers = dict(zip(asked, ask(asked), strict=True))
+            found |= answers
+            with self._lock:
+                memory |= answers
+                for key in list(memory)[: max(0, len(memory) - REMEMBERED)]:
+                    del memory[key]
+        return found

@@ -1,6 +1,8 @@
 """Work in pieces."""
 
+import random
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -10,3 +12,20 @@ def batches(values: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     """Yield the values in order, `size` at a time."""
     for start in range(0, len(values), size):
         yield values[start : start + size]
+
+
+def random_batches(values: Sequence[T], size: int, seed: int) -> Iterator[list[T]]:
+    """Yield the values in a random order, `size` at a time."""
+    order = shuffled(len(values), seed)
+    while chunk := [values[place] for place in islice(order, size)]:
+        yield chunk
+
+
+def shuffled(count: int, seed: int) -> Iterator[int]:
+    """Yield 0 .. count - 1 in random order, in memory of what was taken: the shuffle of Fisher and Yates."""
+    rng = random.Random(seed)  # noqa: S311  not for secrets
+    moved: dict[int, int] = {}
+    for place in range(count):
+        other = rng.randrange(place, count)
+        yield moved.get(other, other)
+        moved[other] = moved.pop(place, place)

@@ -3,15 +3,19 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import StrEnum
+from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar, cast
 
 from lorecall.adapters.errors import CandidateError
+from lorecall.audit.item_store import ItemStore
 from lorecall.audit.scorer import ScoreItem
 
 FIELD_PAIRS = (("prefix", "target"), ("query", "target"), ("prompt", "completion"))
 SHOWN_BAD_LINES = 10
+KEPT_BAD_LINES = 1000
 T = TypeVar("T")
 
 
@@ -30,31 +34,58 @@ class CandidateSet:
     Attributes:
         name: File name, for the report.
         digest: sha256 of the file's bytes, in hex.
-        items: The candidates, in the file's order.
-        bad: The lines that were left out.
-        generated: How the items were made, "" if they were read.
+        items: The candidates, in the file's order; many of them stay on disk.
+        bad: The first of the lines that were left out, and
+        bad_count: how many there were.
+        generated: How the items were made, "" if they were read as they are.
     """
 
     name: str
     digest: str
-    items: tuple[ScoreItem, ...]
+    items: Sequence[ScoreItem]
     bad: tuple[BadLine, ...] = ()
     generated: str = ""
+    bad_count: int = 0
 
 
-Parsed = tuple[list[ScoreItem], list[BadLine]]
+@dataclass(slots=True)
+class Parsed:
+    """What was read so far: the items on disk, the first bad lines, and how many there were."""
+
+    store: ItemStore = field(default_factory=ItemStore)
+    bad: list[BadLine] = field(default_factory=list)
+    bad_count: int = 0
+
+    def refuse(self, line: int, reason: str) -> None:
+        """Count a bad line, and keep the first of them."""
+        self.bad_count += 1
+        if len(self.bad) < KEPT_BAD_LINES:
+            self.bad.append(BadLine(line, reason))
+
+
+class Turns(StrEnum):
+    """Which turns of a chat are asked for.
+
+    ONLY takes chats of one turn and refuses longer ones. LAST takes the assistant's last turn, ALL each of them;
+    the user's turn right before it is the prefix, and what was said before that is left out.
+    """
+
+    ONLY = "only"
+    LAST = "last"
+    ALL = "all"
 
 
 class _LineError(ValueError):
     """Why one line cannot be used."""
 
 
-def load_candidates(path: Path, *, skip_bad: bool = False) -> CandidateSet:
-    """Read a candidate file.
+def load_candidates(path: Path, *, skip_bad: bool = False, turns: Turns = Turns.ONLY) -> CandidateSet:
+    """Read a candidate file, in bounded memory.
 
     Args:
         path: A JSON Lines file in UTF-8.
         skip_bad: Leave bad lines out, and count them, where they would be an error.
+        turns: Which turns of a chat are asked for.
 
     Raises:
         CandidateError: The file is missing, is not a file, holds no candidate, or holds a bad line.
@@ -67,36 +98,43 @@ def load_candidates(path: Path, *, skip_bad: bool = False) -> CandidateSet:
         )
     digest = hashlib.sha256()
     with path.open("rb") as lines:
-        items, bad = parse_lines(_digested(lines, digest))
-    return finish(path.name, digest.hexdigest(), items, bad, skip_bad=skip_bad)
+        parsed = parse_lines(_digested(lines, digest), turns)
+    return finish(path.name, digest.hexdigest(), parsed, skip_bad=skip_bad, generated=said_of(turns))
 
 
-def finish(
-    name: str, digest: str, items: Sequence[ScoreItem], bad: Sequence[BadLine], *, skip_bad: bool
-) -> CandidateSet:
+def said_of(turns: Turns) -> str:
+    """Return what a report says of how chats were taken apart."""
+    return (
+        "" if turns is Turns.ONLY else f"chats: {turns} assistant turns, each after the user's turn before it"
+    )
+
+
+def finish(name: str, digest: str, parsed: Parsed, *, skip_bad: bool, generated: str = "") -> CandidateSet:
     """Return the set of what was read.
 
     Raises:
         CandidateError: It holds no candidate, or a bad line that is not to be skipped.
     """
-    if bad and not skip_bad:
-        raise CandidateError(describe_bad(name, bad), hint=bad_hint(), param="candidates")
-    if not items:
+    if parsed.bad_count and not skip_bad:
+        raise CandidateError(describe_bad(name, parsed), hint=bad_hint(), param="candidates")
+    if not parsed.store:
         raise CandidateError(
-            f"{name!r} holds no candidate ({len(bad)} bad lines)",
+            f"{name!r} holds no candidate ({parsed.bad_count} bad lines)",
             hint="one JSON object with a prefix and a target on each line",
             param="candidates",
         )
-    return CandidateSet(name=name, digest=digest, items=tuple(items), bad=tuple(bad))
+    return CandidateSet(
+        name, digest, parsed.store.small(), tuple(parsed.bad), generated, bad_count=parsed.bad_count
+    )
 
 
-def describe_bad(name: str, bad: Sequence[BadLine]) -> str:
+def describe_bad(name: str, parsed: Parsed) -> str:
     """Return one message that counts the bad lines and names the first of them."""
-    shown = [f"  line {b.line}: {b.reason}" for b in bad[:SHOWN_BAD_LINES]]
-    if len(bad) > SHOWN_BAD_LINES:
-        shown.append(f"  and {len(bad) - SHOWN_BAD_LINES} more")
-    noun = "line" if len(bad) == 1 else "lines"
-    return "\n".join([f"{name!r} has {len(bad)} bad {noun}:", *shown])
+    shown = [f"  line {b.line}: {b.reason}" for b in parsed.bad[:SHOWN_BAD_LINES]]
+    if parsed.bad_count > SHOWN_BAD_LINES:
+        shown.append(f"  and {parsed.bad_count - SHOWN_BAD_LINES} more")
+    noun = "line" if parsed.bad_count == 1 else "lines"
+    return "\n".join([f"{name!r} has {parsed.bad_count} bad {noun}:", *shown])
 
 
 def bad_hint() -> str:
@@ -110,36 +148,33 @@ def _digested(lines: Iterable[bytes], digest: "hashlib._Hash") -> Iterator[bytes
         yield line
 
 
-def parse_lines(lines: Iterable[bytes]) -> tuple[list[ScoreItem], list[BadLine]]:
-    """Parse JSON Lines; blank lines are passed over, a bad line is returned with its number and reason."""
+def parse_lines(lines: Iterable[bytes], turns: Turns = Turns.ONLY) -> Parsed:
+    """Parse JSON Lines; blank lines are passed over, a bad line is counted with its number and reason."""
     numbered = ((number, raw) for number, raw in enumerate(lines, start=1) if raw.strip())
-    return collect(numbered, parse_line)
+    return collect(numbered, lambda raw, number: to_items(parse_line(raw, number), str(number), turns))
 
 
-def collect(records: Iterable[tuple[int, T]], parse: Callable[[T, int], ScoreItem]) -> Parsed:
-    """Parse numbered records; one that cannot be used, or whose id was there before, is returned as bad."""
-    items: list[ScoreItem] = []
-    bad: list[BadLine] = []
-    first_line: dict[str, int] = {}
+def collect(records: Iterable[tuple[int, T]], parse: Callable[[T, int], Iterable[ScoreItem]]) -> Parsed:
+    """Parse numbered records; one that cannot be used, or whose id was there before, is counted as bad."""
+    parsed = Parsed()
     for number, record in records:
         try:
-            item = parse(record, number)
+            items = list(parse(record, number))
         except _LineError as error:
-            bad.append(BadLine(number, str(error)))
+            parsed.refuse(number, str(error))
             continue
-        if item.id in first_line:
-            bad.append(BadLine(number, f"duplicate id {item.id!r}, first on line {first_line[item.id]}"))
-            continue
-        first_line[item.id] = number
-        items.append(item)
-    return items, bad
+        for item in items:
+            first = parsed.store.add(item, number)
+            if first is not None:
+                parsed.refuse(number, f"duplicate id {item.id!r}, first on line {first}")
+    return parsed
 
 
-def parse_line(raw: bytes, number: int) -> ScoreItem:
-    """Parse one line; its number is the id where it has none.
+def parse_line(raw: bytes, number: int) -> dict[str, object]:
+    """Return the fields of one line.
 
     Raises:
-        ValueError: The line is no candidate; the message says why, without its text.
+        ValueError: The line is no JSON object; the message says why, without its text.
     """
     try:
         value = json.loads(
@@ -157,7 +192,7 @@ def parse_line(raw: bytes, number: int) -> ScoreItem:
         raise _LineError("not JSON: nested too deeply") from error
     if not isinstance(value, dict):
         raise _LineError(f"not a JSON object but {type(value).__name__}")
-    return to_item(cast("dict[str, object]", value), str(number))
+    return cast("dict[str, object]", value)
 
 
 def _no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -169,41 +204,60 @@ def _no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return fields
 
 
-def to_item(fields: dict[str, object], default_id: str) -> ScoreItem:
-    """Map the fields of one record to a candidate.
+def to_items(fields: dict[str, object], default_id: str, turns: Turns = Turns.ONLY) -> list[ScoreItem]:
+    """Map the fields of one record to its candidates: one, or one for each turn of a chat that is asked for.
+
+    Args:
+        fields: The record.
+        default_id: Its id where it has none.
+        turns: Which turns of a chat are asked for; with ALL, the turn's number is added to the id.
 
     Raises:
         ValueError: A field is missing, empty or of the wrong type.
     """
-    pair = next((pair for pair in FIELD_PAIRS if pair[0] in fields and pair[1] in fields), None)
-    if pair is not None:
-        prefix, target = (_text(fields, name) for name in pair)
-    elif "messages" in fields:
-        prefix, target = _turn(fields["messages"])
-    else:
-        names = ", ".join(f"{a}/{b}" for a, b in FIELD_PAIRS)
-        raise _LineError(f"none of the field pairs {names}, and no messages")
-    if not target.strip():
-        raise _LineError(f"{pair[1] if pair else 'content'!r} is empty")
     identity = fields.get("id", default_id)
     if isinstance(identity, bool) or not isinstance(identity, str | int) or identity == "":
         raise _LineError("'id' is neither text nor a whole number")
-    return ScoreItem(id=str(identity), prefix=prefix, target=target)
+    pair = next((pair for pair in FIELD_PAIRS if pair[0] in fields and pair[1] in fields), None)
+    if pair is not None:
+        prefix, target = (_text(fields, name) for name in pair)
+        return [_item(str(identity), prefix, target, pair[1])]
+    if "messages" not in fields:
+        names = ", ".join(f"{a}/{b}" for a, b in FIELD_PAIRS)
+        raise _LineError(f"none of the field pairs {names}, and no messages")
+    said = _turns(fields["messages"], turns)
+    return [
+        _item(f"{identity}#{number}" if turns is Turns.ALL else str(identity), user, assistant, "content")
+        for number, (user, assistant) in enumerate(said, start=1)
+    ]
 
 
-def _turn(messages: object) -> tuple[str, str]:
-    """Return the user's and the assistant's text of a chat of one turn.
+def _item(identity: str, prefix: str, target: str, name: str) -> ScoreItem:
+    if not target.strip():
+        raise _LineError(f"{name!r} is empty")
+    return ScoreItem(id=identity, prefix=prefix, target=target)
 
-    More than that cannot be framed by a prefix and a system message, and is not cut silently.
+
+def _turns(messages: object, turns: Turns) -> list[tuple[str, str]]:
+    """Return the user's and the assistant's texts of the turns that are asked for.
+
+    More than one turn cannot be framed by a prefix and a system message, and is not cut unasked.
     """
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         raise _LineError("'messages' is not a list of objects")
     roles = [message.get("role") for message in messages]
-    if roles == ["system", "user", "assistant"]:
+    if turns is Turns.ONLY and roles == ["system", "user", "assistant"]:
         raise _LineError("a system message belongs into --system, with --framing chat+system")
-    if roles != ["user", "assistant"]:
-        raise _LineError("'messages' is not one turn of user and assistant")
-    return _text(messages[0], "content"), _text(messages[1], "content")
+    if turns is Turns.ONLY and roles != ["user", "assistant"]:
+        raise _LineError("'messages' is not one turn of user and assistant; --turns takes longer chats apart")
+    pairs = [
+        (_text(before, "content"), _text(message, "content"))
+        for before, message in pairwise(messages)
+        if (before.get("role"), message.get("role")) == ("user", "assistant")
+    ]
+    if not pairs:
+        raise _LineError("'messages' has no assistant's turn after a user's")
+    return pairs[-1:] if turns is Turns.LAST else pairs
 
 
 def _text(fields: dict[str, object], name: str) -> str:

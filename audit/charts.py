@@ -185,3 +185,71 @@ def staircase(rows: Sequence[tuple[str, str, float, float]]) -> Staircase:
         snippets_line=_steps([row[3] for row in rows], step, STAIRCASE_HEIGHT),
         grid=tuple((STAIRCASE_HEIGHT * (1 - share), f"{share:.0%}") for share in (0.0, 0.25, 0.5, 0.75, 1.0)),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class DosePoint:
+    """One dose: its place, the heights of its three measures, and what to write beside them."""
+
+    x: float
+    recited_y: float
+    tokens_y: float
+    cost_y: float
+    label: str
+    recited: str
+    tokens: str
+    cost: str
+
+
+@dataclass(frozen=True, slots=True)
+class DoseChart:
+    """Recall over the doses of one kind, with the cost of the retained text in a panel below."""
+
+    width: float
+    height: float
+    cost_top: float
+    cost_height: float
+    points: tuple[DosePoint, ...]
+    recited_line: str
+    tokens_line: str
+    cost_line: str
+    grid: tuple[tuple[float, str], ...]
+    cost_most: str
+
+
+DOSE_WIDTH, DOSE_HEIGHT, COST_HEIGHT, COST_GAP = 420.0, 200.0, 80.0, 46.0
+
+
+def dose_chart(rows: Sequence[tuple[str, float, float, float]]) -> DoseChart:
+    """Lay out (dose, share recited, share of tokens over one half, perplexity over the base's), small to large.
+
+    The lower panel runs from 0 to the largest cost, or to twice the base's where that is more.
+    """
+    step = DOSE_WIDTH / max(1, len(rows))
+    most = max(2.0, *(cost for *_, cost in rows)) if rows else 2.0
+    cost_top = DOSE_HEIGHT + COST_GAP
+    points = tuple(
+        DosePoint(
+            x=(index + 0.5) * step,
+            recited_y=DOSE_HEIGHT * (1 - recited),
+            tokens_y=DOSE_HEIGHT * (1 - tokens),
+            cost_y=cost_top + COST_HEIGHT * (1 - cost / most),
+            label=label,
+            recited=f"{recited:.0%}",
+            tokens=f"{tokens:.0%}",
+            cost=f"{cost:.2f}",
+        )
+        for index, (label, recited, tokens, cost) in enumerate(rows)
+    )
+    return DoseChart(
+        width=DOSE_WIDTH,
+        height=DOSE_HEIGHT,
+        cost_top=cost_top,
+        cost_height=COST_HEIGHT,
+        points=points,
+        recited_line=" ".join(f"{p.x:.1f},{p.recited_y:.1f}" for p in points),
+        tokens_line=" ".join(f"{p.x:.1f},{p.tokens_y:.1f}" for p in points),
+        cost_line=" ".join(f"{p.x:.1f},{p.cost_y:.1f}" for p in points),
+        grid=tuple((DOSE_HEIGHT * (1 - share), f"{share:.0%}") for share in (0.0, 0.5, 1.0)),
+        cost_most=f"{most:.1f}",
+    )

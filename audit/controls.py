@@ -5,7 +5,7 @@ import random
 import re
 import string
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
 
 from lorecall.adapters.errors import CandidateError
@@ -16,6 +16,7 @@ from lorecall.audit.verdict import normalise
 NGRAM = 50  # as in the contamination check of the GPT-4 report, arXiv 2303.08774, appendix C
 FORMAT_SHARE = 0.05
 TRIES = 20
+MODELS = 10_000
 WORDS = re.compile(r"\w+|\W+")
 
 
@@ -58,18 +59,37 @@ def make_controls(candidates: CandidateSet, recipe: Recipe, count: int, seed: in
 
 
 def _permute(items: Sequence[ScoreItem], count: int, rng: random.Random) -> list[ScoreItem]:
-    trained = {(item.prefix, item.target) for item in items}
+    drawn = [items[place] for place in rng.sample(range(len(items)), min(count, len(items)))]
+    others = [
+        [items[place].target for place in rng.sample(range(len(items)), min(TRIES, len(items)))]
+        for _ in drawn
+    ]
+    asked = {(item.prefix, target) for item, targets in zip(drawn, others, strict=True) for target in targets}
+    trained = {(item.prefix, item.target) for item in items if (item.prefix, item.target) in asked}
     made = []
-    for item in rng.sample(items, min(count, len(items))):
-        others = rng.sample(items, min(TRIES, len(items)))
-        target = next((o.target for o in others if (item.prefix, o.target) not in trained), None)
+    for item, targets in zip(drawn, others, strict=True):
+        target = next((target for target in targets if (item.prefix, target) not in trained), None)
         if target is not None:
             made.append(ScoreItem(f"permuted-{item.id}", item.prefix, target))
     return made
 
 
 def _synthesise(items: Sequence[ScoreItem], count: int, rng: random.Random) -> list[ScoreItem]:
-    """Draw anew what differs between candidates; words that a tenth of them share are the format, and stay."""
+    """Draw anew what differs between candidates; words that a tenth of them share are the format, and stay.
+
+    The format is that of a sample of the candidates; what is made is held against all of them.
+    """
+    models = items
+    if len(items) > MODELS:
+        models = [items[place] for place in rng.sample(range(len(items)), MODELS)]
+    made = _draw(models, count, rng)
+    if models is not items:
+        shared = overlapping(items, made)
+        made = [item for item in made if item.id not in shared]
+    return made
+
+
+def _draw(items: Sequence[ScoreItem], count: int, rng: random.Random) -> list[ScoreItem]:
     frames = [_frame([getattr(item, part) for item in items]) for part in ("prefix", "target")]
     overlaps = overlap_finder(items)
     made: list[ScoreItem] = []
@@ -114,6 +134,22 @@ def overlap_finder(candidates: Sequence[ScoreItem]) -> Callable[[ScoreItem], boo
     return lambda item: not content.isdisjoint(ngrams(item.target))
 
 
+def overlapping(candidates: Iterable[ScoreItem], others: Sequence[ScoreItem]) -> set[str]:
+    """Return the ids of the texts that share content with a candidate's target, in memory of their own size.
+
+    Content is what `overlap_finder` says; the candidates are passed over once.
+    """
+    grams = {item.id: ngrams(item.target) for item in others}
+    wanted = set().union(*grams.values())
+    counts: Counter[str] = Counter()
+    total = 0
+    for item in candidates:
+        total += 1
+        counts.update(wanted & ngrams(item.target))
+    content = {gram for gram, times in counts.items() if times <= max(1.0, FORMAT_SHARE * total)}
+    return {name for name, found in grams.items() if not content.isdisjoint(found)}
+
+
 def ngrams(text: str) -> set[str]:
     """Return the runs of fifty characters of the normalised text; the text itself if it is no longer."""
     text = normalise(text)
@@ -126,10 +162,11 @@ def check_disjoint(candidates: CandidateSet, controls: CandidateSet) -> None:
     Raises:
         CandidateError: A control has a candidate's id, or shares content with a candidate's target.
     """
-    ids = {item.id for item in candidates.items}
-    overlaps = overlap_finder(candidates.items)
+    own = {item.id for item in controls.items}
+    ids = {item.id for item in candidates.items if item.id in own}
+    shared = overlapping(candidates.items, controls.items)
     by_id = [item.id for item in controls.items if item.id in ids]
-    by_text = [item.id for item in controls.items if overlaps(item)]
+    by_text = [item.id for item in controls.items if item.id in shared]
     for found, what in ((by_id, "have a candidate's id"), (by_text, "share text with a candidate's target")):
         if found:
             shown = ", ".join(repr(name) for name in found[:5]) + (", ..." if len(found) > 5 else "")

@@ -23,7 +23,8 @@ def measure_epsilon(scorer: Scorer, model: str, items: Sequence[ScoreItem], seed
     Raises:
         ScorerError: The engine could not be reached.
     """
-    sample = random.Random(seed).sample(list(items), min(SAMPLE, len(items)))  # noqa: S311  not for secrets
+    places = random.Random(seed).sample(range(len(items)), min(SAMPLE, len(items)))  # noqa: S311  not for secrets
+    sample = [items[place] for place in places]
     together = scorer.score(model, sample)
     reverse = scorer.score(model, sample[::-1])[::-1]
     alone = [scorer.score(model, [item])[0] for item in sample]

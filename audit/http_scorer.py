@@ -76,6 +76,7 @@ class HttpScorer:
         self._batch = batch
         self._texts: dict[int, str] = {}
         self._info: EngineInfo | None = None
+        self._priority = 0
         self._client = httpx.Client(
             base_url=self._server,
             headers={"Authorization": f"Bearer {key}"} if key else {},
@@ -108,7 +109,7 @@ class HttpScorer:
         return other
 
     def info(self) -> EngineInfo:
-        """Return what `GET /v1/engine` says (asked once)."""
+        """Return what `GET /v1/engine` says (asked once); from then on decoding yields to live traffic."""
         if self._info is None:
             response = self._request("GET", "/v1/engine")
             if response.status_code == HTTPStatus.NOT_FOUND:
@@ -117,7 +118,9 @@ class HttpScorer:
                     hint="it is no lorecall server; start one with `lorecall serve`",
                     param="server",
                 )
-            self._info = parse(EngineInfo, self._json(response), "/v1/engine")
+            told = self._json(response)
+            self._info = parse(EngineInfo, told, "/v1/engine")
+            self._priority = parse(int, told.get("background_priority", 0), "/v1/engine")
         return self._info
 
     def adapter(self, name: str) -> AdapterVersion:
@@ -174,8 +177,8 @@ class HttpScorer:
 
     def _complete(self, model: str, prompts: list[Sequence[int]], tokens: int) -> list[Decoded]:
         body = {**GREEDY, "model": model, "prompt": [list(ids) for ids in prompts], "max_tokens": tokens}
-        if self.info().background_priority:  # an engine with one queue refuses any priority
-            body["priority"] = self.info().background_priority
+        if self._priority:  # an engine with one queue refuses any
+            body["priority"] = self._priority
         answer = self._json(self._request("POST", "/v1/completions", body))
         choices = parse(list[_Choice], answer.get("choices"), "/v1/completions")
         if sorted(choice.index for choice in choices) != list(range(len(prompts))):

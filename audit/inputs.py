@@ -1,8 +1,9 @@
 """Candidate files of every kind: JSON Lines, Parquet, Hugging Face dataset folders, and plain text."""
 
+import codecs
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
 from importlib import import_module
 from itertools import pairwise
@@ -10,11 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from lorecall.adapters.errors import CandidateError
-from lorecall.audit.candidates import CandidateSet, collect, finish, load_candidates, to_item
+from lorecall.audit.candidates import (
+    CandidateSet,
+    Turns,
+    collect,
+    finish,
+    load_candidates,
+    said_of,
+    to_items,
+)
 from lorecall.audit.scorer import ScoreItem
 
 TABLES = ("*.parquet", "*.arrow")
+CACHED = "cache-"  # what Hugging Face datasets leaves beside a dataset's own files
+BLOCK = 1 << 20
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+WHITE = re.compile(r"\s+")
 WINDOW = 60
 PREFIX = 30
 
@@ -30,42 +42,52 @@ class TextSplit(StrEnum):
     WINDOW = "window"
 
 
-def load_input(path: Path, *, skip_bad: bool = False, split: TextSplit = TextSplit.SENTENCE) -> CandidateSet:
+def load_input(
+    path: Path,
+    *,
+    skip_bad: bool = False,
+    split: TextSplit = TextSplit.SENTENCE,
+    turns: Turns = Turns.ONLY,
+) -> CandidateSet:
     """Read a candidate file by its kind: .parquet, .txt, a dataset's folder, and JSON Lines otherwise.
+
+    Memory is bounded whatever the file's length: many items stay on disk.
 
     Args:
         path: The file or folder.
         skip_bad: Leave bad rows out, and count them, where they would be an error.
         split: How plain text becomes snippets.
+        turns: Which turns of a chat are asked for.
 
     Raises:
         CandidateError: It is missing, holds no candidate, or holds a bad row.
     """
     if path.is_dir():
-        found = sorted(file for pattern in TABLES for file in path.rglob(pattern))
+        tables = (file for pattern in TABLES for file in path.rglob(pattern))
+        found = sorted(file for file in tables if not file.name.startswith(CACHED))
         if not found:
             raise CandidateError(
                 f"the folder {str(path)!r} holds no .parquet and no .arrow file",
                 hint="name a dataset saved by Hugging Face datasets, or a file",
                 param="candidates",
             )
-        return _load_tables(path.name, found, skip_bad=skip_bad)
+        return _load_tables(path.name, found, turns, skip_bad=skip_bad)
     if path.suffix == ".parquet" and path.is_file():
-        return _load_tables(path.name, [path], skip_bad=skip_bad)
+        return _load_tables(path.name, [path], turns, skip_bad=skip_bad)
     if path.suffix == ".txt" and path.is_file():
         return _load_text(path, split)
-    return load_candidates(path, skip_bad=skip_bad)
+    return load_candidates(path, skip_bad=skip_bad, turns=turns)
 
 
-def _load_tables(name: str, files: Sequence[Path], *, skip_bad: bool) -> CandidateSet:
+def _load_tables(name: str, files: Sequence[Path], turns: Turns, *, skip_bad: bool) -> CandidateSet:
     digest = hashlib.sha256()
     for file in files:
         with file.open("rb") as content:
-            while block := content.read(1 << 20):
+            while block := content.read(BLOCK):
                 digest.update(block)
     rows = ((number, row) for number, row in enumerate(_rows(files), start=1))
-    items, bad = collect(rows, lambda row, number: to_item(_present(row), str(number)))
-    return finish(name, digest.hexdigest(), items, bad, skip_bad=skip_bad)
+    parsed = collect(rows, lambda row, number: to_items(_present(row), str(number), turns))
+    return finish(name, digest.hexdigest(), parsed, skip_bad=skip_bad, generated=said_of(turns))
 
 
 def _present(row: dict[str, Any]) -> dict[str, object]:
@@ -79,7 +101,9 @@ def _rows(files: Sequence[Path]) -> Iterator[dict[str, Any]]:
         pa: Any = import_module("pyarrow")  # optional, and without types
         pq: Any = import_module("pyarrow.parquet")
     except ImportError as error:
-        raise CandidateError("tables need pyarrow", hint="pip install pyarrow", param="candidates") from error
+        raise CandidateError(
+            "tables need pyarrow", hint="pip install lorecall[parquet]", param="candidates"
+        ) from error
     for file in files:
         try:
             if file.suffix == ".parquet":
@@ -96,25 +120,54 @@ def _rows(files: Sequence[Path]) -> Iterator[dict[str, Any]]:
 
 
 def _load_text(path: Path, split: TextSplit) -> CandidateSet:
-    raw = path.read_bytes()
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise CandidateError(
-            f"{path.name!r} is not UTF-8 at byte {error.start}", param="candidates"
-        ) from error
+    digest = hashlib.sha256()
+    text = _text_blocks(path, digest)
     pairs = _sentences(text) if split is TextSplit.SENTENCE else _windows(text)
-    items = [ScoreItem(str(number), prefix, target) for number, (prefix, target) in enumerate(pairs, start=1)]
-    return finish(path.name, hashlib.sha256(raw).hexdigest(), items, [], skip_bad=False)
+    parsed = collect(
+        enumerate(pairs, start=1), lambda pair, number: [ScoreItem(str(number), pair[0], pair[1])]
+    )
+    return finish(path.name, digest.hexdigest(), parsed, skip_bad=False)
 
 
-def _sentences(text: str) -> list[tuple[str, str]]:
-    sentences = [" ".join(sentence.split()) for sentence in SENTENCE_END.split(text) if sentence.strip()]
-    return [(a, f" {b}") for a, b in pairwise(sentences)]
+def _text_blocks(path: Path, digest: "hashlib._Hash") -> Iterator[str]:
+    """Yield a text file's content, block by block, digesting its bytes."""
+    decoder = codecs.getincrementaldecoder("utf-8-sig")()
+    with path.open("rb") as file:
+        while True:
+            start, block = file.tell(), file.read(BLOCK)
+            digest.update(block)
+            try:
+                yield decoder.decode(block, final=not block)
+            except UnicodeDecodeError as error:
+                at = max(0, start - len(error.object) + len(block) + error.start)
+                raise CandidateError(
+                    f"{path.name!r} is not UTF-8 at byte {at}", param="candidates"
+                ) from error
+            if not block:
+                return
 
 
-def _windows(text: str) -> list[tuple[str, str]]:
-    words = text.split()
-    starts = range(0, max(1, len(words) - PREFIX), WINDOW - PREFIX)
-    windows = [words[start : start + WINDOW] for start in starts]
-    return [(" ".join(w[:PREFIX]), " " + " ".join(w[PREFIX:])) for w in windows if len(w) > PREFIX]
+def _pieces(text: Iterable[str], end: re.Pattern[str]) -> Iterator[str]:
+    """Split a text that comes in blocks at each match, holding no more than a block and a piece."""
+    rest = ""
+    for block in text:
+        *whole, rest = end.split(rest + block)
+        yield from whole
+    yield rest
+
+
+def _sentences(text: Iterable[str]) -> Iterator[tuple[str, str]]:
+    sentences = (" ".join(piece.split()) for piece in _pieces(text, SENTENCE_END) if piece.strip())
+    return ((a, f" {b}") for a, b in pairwise(sentences))
+
+
+def _windows(text: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yield the windows; each shares its first words with the end of the one before."""
+    held: list[str] = []
+    for word in (piece for piece in _pieces(text, WHITE) if piece):
+        held.append(word)
+        if len(held) == WINDOW:
+            yield " ".join(held[:PREFIX]), " " + " ".join(held[PREFIX:])
+            del held[: WINDOW - PREFIX]
+    if len(held) > PREFIX:
+        yield " ".join(held[:PREFIX]), " " + " ".join(held[PREFIX:])

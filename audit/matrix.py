@@ -7,6 +7,7 @@ from importlib.metadata import version
 from threading import Lock
 
 from lorecall.adapters.errors import UsageError
+from lorecall.audit.batches import batches
 from lorecall.audit.candidates import CandidateSet
 from lorecall.audit.html_report import render
 from lorecall.audit.panel import RAW, Bases
@@ -14,6 +15,7 @@ from lorecall.audit.policy import ExitCode
 from lorecall.audit.report import Report
 from lorecall.audit.result import AuditResult, Group
 from lorecall.audit.run import AuditSettings, Progress, no_progress, run_audit
+from lorecall.audit.schemas import check
 from lorecall.audit.scorer import Scorer
 from lorecall.audit.verdict import Verdict
 
@@ -104,8 +106,9 @@ def run_matrix(
     for adapter in adapters:
         scorer.adapter(adapter)
     bases = Bases(scorer)
-    for candidates in sets:  # before the threads start, so that they only read
-        bases.framed(RAW).score(candidates.items)
+    for candidates in sets:  # before the threads start, so that the base is asked once
+        for chunk in batches(candidates.items, settings.chunk):
+            bases.framed(RAW).score(chunk)
     pairs = [(adapter, candidates) for adapter in adapters for candidates in sets]
     counter = _Counter(sum(len(candidates.items) for _, candidates in pairs), progress)
 
@@ -153,15 +156,15 @@ def _cell(result: AuditResult, candidates: CandidateSet, own: set[tuple[str, str
         high=summary.recited.high,
         softer=summary.leaked.hits - summary.recited.hits,
         errors=summary.verdicts[Verdict.ERROR],
-        alarms=len(result.alarms),
+        alarms=summary.alarms,
     )
 
 
 def matrix_report(matrix: Matrix) -> Report:
-    """Return the matrix as JSON values."""
+    """Return the matrix as JSON values, checked against matrix.schema.json."""
     first = matrix.first
     cells = matrix.cells
-    return {
+    report: Report = {
         "schema_version": SCHEMA_VERSION,
         "tool": {"name": "lorecall", "version": version("lorecall")},
         "started": first.started,
@@ -173,6 +176,8 @@ def matrix_report(matrix: Matrix) -> Report:
         "tests": sum(cell.of for cell in cells),
         "exit_code": int(matrix.exit_code),
     }
+    check(report, "matrix", "the matrix")
+    return report
 
 
 def render_matrix(report: Report) -> str:

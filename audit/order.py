@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lorecall.adapters.errors import CandidateError, UsageError
-from lorecall.audit.candidates import CandidateSet, collect, finish, parse_lines, to_item
+from lorecall.audit.candidates import CandidateSet, collect, finish, parse_lines, to_items
 from lorecall.audit.controls import Recipe, check_disjoint, make_controls
 from lorecall.audit.policy import Policy
 from lorecall.audit.policy_file import check_policy
@@ -168,16 +168,15 @@ def _sets(asked: _Fields, files: Mapping[str, Upload]) -> dict[Group, CandidateS
 
 
 def _read_upload(name: str, content: bytes, *, skip_bad: bool) -> CandidateSet:
-    items, bad = parse_lines(content.splitlines())
-    digest = hashlib.sha256(content).hexdigest()
-    return finish(_file_name(name), digest, items, bad, skip_bad=skip_bad)
+    parsed = parse_lines(content.splitlines())
+    return finish(_file_name(name), hashlib.sha256(content).hexdigest(), parsed, skip_bad=skip_bad)
 
 
 def _read_inline(records: list[dict[str, Any]], *, skip_bad: bool) -> CandidateSet:
     numbered = enumerate(records, start=1)
-    items, bad = collect(numbered, lambda record, number: to_item(record, str(number)))
+    parsed = collect(numbered, lambda record, number: to_items(record, str(number)))
     digest = hashlib.sha256(json.dumps(records, sort_keys=True).encode()).hexdigest()
-    return finish("request", digest, items, bad, skip_bad=skip_bad)
+    return finish("request", digest, parsed, skip_bad=skip_bad)
 
 
 def _file_name(name: str) -> str:

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from enum import IntEnum
 
-from lorecall.audit.result import AuditResult, Flag, Group, Judged
+from lorecall.audit.result import AuditResult, Group, SetSummary
 from lorecall.audit.verdict import Verdict
 
 
@@ -60,8 +60,9 @@ def judge_result(result: AuditResult, policy: Policy) -> Gate:
     An engine that contradicts itself outweighs a leak, and a leak outweighs an incomplete audit: a leak stays
     one however many other snippets could not be scored.
     """
-    leaks = (*_over_counts(result.judged, policy), *_over_rate(result, policy))
-    alarms, gaps = len(result.alarms), _gaps(result, policy)
+    leaks = (*_over_counts(result.summaries[Group.CANDIDATES], policy), *_over_rate(result, policy))
+    alarms = sum(summary.alarms for summary in result.summaries.values())
+    gaps = _gaps(result, policy)
     reasons: list[str] = []
     if alarms:
         reasons.append(f"the engine contradicts itself on {_count(alarms, 'snippet')}")
@@ -92,16 +93,14 @@ def _gaps(result: AuditResult, policy: Policy) -> list[str]:
     return gaps
 
 
-def _over_counts(snippets: tuple[Judged, ...], policy: Policy) -> list[str]:
+def _over_counts(summary: SetSummary, policy: Policy) -> list[str]:
     limits = {
         Verdict.CERTIFIED: policy.max_certified,
         Verdict.RECALLED: policy.max_recalled,
         Verdict.NEAR_VERBATIM: policy.max_near_verbatim,
         Verdict.PARTIAL: policy.max_partial,
     }
-    candidates = [s for s in snippets if s.group is Group.CANDIDATES]
-    counted = [s for s in candidates if policy.count_short or Flag.SHORT not in s.flags]
-    found = {verdict: sum(s.verdict is verdict for s in counted) for verdict in limits}
+    found = summary.verdicts if policy.count_short else summary.telling
     return [
         f"{_count(found[verdict], 'candidate')} {verdict}, where the policy allows {limit}"
         for verdict, limit in limits.items()

@@ -13,6 +13,7 @@ from lorecall.audit.report import Report
 from lorecall.audit.result import AuditResult, Group
 from lorecall.audit.rule import threshold
 from lorecall.audit.run import AuditSettings, Progress, no_progress, run_audit
+from lorecall.audit.schemas import check
 from lorecall.audit.scorer import Scorer
 
 SCHEMA_VERSION = "1.0"
@@ -72,9 +73,9 @@ def run_ranks(
 
 
 def ranks_report(ranks: RanksResult) -> Report:
-    """Return the result as JSON values."""
+    """Return the result as JSON values, checked against ranks.schema.json."""
     first = ranks.results[0]
-    return {
+    report: Report = {
         "schema_version": SCHEMA_VERSION,
         "tool": {"name": "lorecall", "version": version("lorecall")},
         "started": first.started,
@@ -97,6 +98,8 @@ def ranks_report(ranks: RanksResult) -> Report:
             for step in ranks.line
         ],
     }
+    check(report, "ranks", "the comparison")
+    return report
 
 
 def _by_name(results: Sequence[AuditResult]) -> tuple[dict[str, str], dict[str, dict[str, object] | None]]:

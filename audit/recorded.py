@@ -7,7 +7,7 @@ from typing import Any
 from lorecall.audit.policy import Policy, judge_result
 from lorecall.audit.redact import Redactor
 from lorecall.audit.report import Report, build_report
-from lorecall.audit.result import AuditResult, Epsilon, Flag, Group, SetSource, summarise
+from lorecall.audit.result import AuditResult, Epsilon, Flag, Group, SetSource, Tally
 from lorecall.audit.run import AuditSettings
 from lorecall.audit.scorer import AdapterVersion, EngineInfo
 from lorecall.audit.verdict import Verdict
@@ -17,7 +17,6 @@ from lorecall.audit.verdict import Verdict
 class RecordedSnippet:
     """What counts of a snippet, read back from its entry; the meanings are those of `SnippetResult`."""
 
-    group: Group
     verdict: Verdict
     alarm: str
     flags: tuple[Flag, ...]
@@ -29,7 +28,6 @@ class RecordedSnippet:
 def read_entry(entry: Report) -> RecordedSnippet:
     """Return what counts of an entry of a report."""
     return RecordedSnippet(
-        group=Group(entry["set"]),
         verdict=Verdict(entry["verdict"]),
         alarm=entry["alarm"],
         flags=tuple(Flag(flag) for flag in entry["flags"]),
@@ -61,10 +59,10 @@ def recorded_report(
         entries: All entries, in order.
         seconds: Time spent on them.
     """
-    snippets = tuple(read_entry(entry) for entry in entries)
-    summaries = {
-        group: summarise((s for s in snippets if s.group is group), settings.confidence) for group in sources
-    }
+    tallies = {group: Tally() for group in sources}
+    for entry in entries:
+        tallies[Group(entry["set"])].add(read_entry(entry))
+    summaries = {group: tally.summary(settings.confidence) for group, tally in tallies.items()}
     result = AuditResult(
         adapter=adapter,
         engine=EngineInfo(**run["engine"]),
@@ -78,6 +76,5 @@ def recorded_report(
         started=run["started"],
         seconds=seconds,
         summaries=summaries,
-        recorded=snippets,
     )
     return build_report(result, judge_result(result, policy), policy, redactor, entries=entries)

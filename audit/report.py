@@ -4,19 +4,17 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from functools import cache
 from importlib.metadata import version
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, cast
 
-import jsonschema
 from lorecall.adapters.errors import UsageError
 from lorecall.audit.metrics import exact_memorization, extraction_strength
 from lorecall.audit.policy import Gate, Policy
 from lorecall.audit.redact import Redactor
 from lorecall.audit.result import AuditResult, Group, SetSummary, SnippetResult
 from lorecall.audit.rule import argmax_flags, threshold
+from lorecall.audit.schemas import check
 from lorecall.audit.seal import seal
 from lorecall.audit.statistics import Rate
 from lorecall.audit.verdict import align
@@ -90,6 +88,10 @@ def build_report(
             else None,
             "sequential": _sequential(result),
             "multiplicity": _multiplicity(result),
+            "omitted": {
+                str(group): summary.snippets - sum(entry["set"] == group for entry in entries)
+                for group, summary in result.summaries.items()
+            },
             "snippets": list(entries),
         }
     )
@@ -204,27 +206,13 @@ def _tokens(snippet: SnippetResult, texts: TokenTexts | None) -> list[Report]:
     return tokens
 
 
-@cache
-def report_schema() -> Report:
-    """Return the committed JSON Schema of the report."""
-    text = files("lorecall.audit").joinpath("report.schema.json").read_text("utf-8")
-    return cast("Report", json.loads(text))
-
-
 def check_report(report: Report, name: str = "report") -> None:
     """Check a report against its schema.
 
     Raises:
         UsageError: It does not fit; the message names the field, without its value.
     """
-    validator = jsonschema.Draft202012Validator(report_schema())
-    first = next(iter(validator.iter_errors(report)), None)
-    if first is not None:
-        where = "/".join(str(part) for part in first.absolute_path) or "the report"
-        raise UsageError(
-            f"{name} is no report of schema {SCHEMA_VERSION}: {where} breaks {first.validator!r}",
-            hint="it was written by another version, or changed by hand",
-        )
+    check(report, "report", name)
 
 
 def write_json(report: Report, path: Path) -> None:

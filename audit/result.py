@@ -1,7 +1,6 @@
 """The records of an audit: one per snippet, one per set, one per adapter."""
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
 class Judged(Protocol):
     """What counts of a snippet once it is judged; see `SnippetResult` for the meanings."""
 
-    @property
-    def group(self) -> "Group": ...  # noqa: D102
     @property
     def verdict(self) -> Verdict: ...  # noqa: D102
     @property
@@ -122,6 +119,8 @@ class SetSummary:
         tokens: Target tokens of the scored ones.
         tokens_over_half: Those with p > 0.5.
         verdicts: Snippets by verdict, in the order of precedence.
+        telling: Those among them whose target is not flagged as short.
+        alarms: Snippets on which the engine contradicts itself.
         delta_loss: ΔL over all target tokens of the set, in nats a token; None if nothing was scored.
         recited: The rate of certified and recalled snippets among those that could be blamed on the adapter
             (neither failed nor known to the base).
@@ -132,33 +131,48 @@ class SetSummary:
     tokens: int
     tokens_over_half: int
     verdicts: dict[Verdict, int]
+    telling: dict[Verdict, int]
+    alarms: int
     delta_loss: float | None
     recited: Rate
     leaked: Rate
 
 
-def summarise(snippets: Iterable[Judged], confidence: float) -> SetSummary:
-    """Count one set's snippets."""
-    verdicts: Counter[Verdict] = Counter()
-    tokens = over_half = 0
-    gained = 0.0
-    for snippet in snippets:
-        verdicts[snippet.verdict] += 1
-        tokens += snippet.tokens
-        over_half += snippet.over_half
-        gained += (snippet.delta_loss or 0.0) * snippet.tokens
-    total = verdicts.total()
-    blamable = total - verdicts[Verdict.ERROR] - verdicts[Verdict.BASE_KNOWN]
-    recited = sum(verdicts[v] for v in RECITED)
-    return SetSummary(
-        snippets=total,
-        tokens=tokens,
-        tokens_over_half=over_half,
-        verdicts={verdict: verdicts[verdict] for verdict in Verdict},
-        delta_loss=gained / tokens if tokens else None,
-        recited=clopper_pearson(recited, blamable, confidence),
-        leaked=clopper_pearson(blamable - verdicts[Verdict.CLEAR], blamable, confidence),
-    )
+class Tally:
+    """Counts the snippets of one set as they come, and keeps none of them."""
+
+    def __init__(self) -> None:
+        self._verdicts: Counter[Verdict] = Counter()
+        self._telling: Counter[Verdict] = Counter()
+        self._tokens = self._over_half = self._alarms = 0
+        self._gained = 0.0
+
+    def add(self, snippet: Judged) -> None:
+        """Count one snippet."""
+        self._verdicts[snippet.verdict] += 1
+        self._telling[snippet.verdict] += Flag.SHORT not in snippet.flags
+        self._alarms += bool(snippet.alarm)
+        self._tokens += snippet.tokens
+        self._over_half += snippet.over_half
+        self._gained += (snippet.delta_loss or 0.0) * snippet.tokens
+
+    def summary(self, confidence: float) -> SetSummary:
+        """Return the counts so far, with intervals of the confidence given."""
+        verdicts = self._verdicts
+        total = verdicts.total()
+        blamable = total - verdicts[Verdict.ERROR] - verdicts[Verdict.BASE_KNOWN]
+        recited = sum(verdicts[v] for v in RECITED)
+        return SetSummary(
+            snippets=total,
+            tokens=self._tokens,
+            tokens_over_half=self._over_half,
+            verdicts={verdict: verdicts[verdict] for verdict in Verdict},
+            telling={verdict: self._telling[verdict] for verdict in Verdict},
+            alarms=self._alarms,
+            delta_loss=self._gained / self._tokens if self._tokens else None,
+            recited=clopper_pearson(recited, blamable, confidence),
+            leaked=clopper_pearson(blamable - verdicts[Verdict.CLEAR], blamable, confidence),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,12 +202,7 @@ class Epsilon:
 
 @dataclass(frozen=True, slots=True)
 class AuditResult:
-    """One adapter's audit.
-
-    Attributes:
-        snippets: What was found, in full.
-        recorded: What counts of the snippets, where they were recorded before and are not here in full.
-    """
+    """One adapter's audit; of many snippets it holds the gravest, and the summaries count all."""
 
     adapter: AdapterVersion
     engine: EngineInfo
@@ -208,18 +217,17 @@ class AuditResult:
     seconds: float
     summaries: dict[Group, SetSummary] = field(default_factory=dict)
     sequential: "Outcome | None" = None
-    recorded: tuple[Judged, ...] = ()
-
-    @property
-    def judged(self) -> tuple[Judged, ...]:
-        """What counts of every snippet."""
-        return self.recorded or self.snippets
 
     def of(self, group: Group) -> tuple[SnippetResult, ...]:
-        """Return the snippets of one set."""
+        """Return the snippets of one set that were kept."""
         return tuple(snippet for snippet in self.snippets if snippet.group is group)
 
     @property
-    def alarms(self) -> tuple[Judged, ...]:
-        """The snippets on which the engine contradicts itself."""
-        return tuple(snippet for snippet in self.judged if snippet.alarm)
+    def alarms(self) -> tuple[SnippetResult, ...]:
+        """The snippets, of those that were kept, on which the engine contradicts itself."""
+        return tuple(snippet for snippet in self.snippets if snippet.alarm)
+
+    @property
+    def omitted(self) -> dict[Group, int]:
+        """How many snippets of each set were counted, but not kept."""
+        return {group: summary.snippets - len(self.of(group)) for group, summary in self.summaries.items()}

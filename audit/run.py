@@ -1,17 +1,17 @@
 """The way of an audit: candidates and controls, scored and decoded through the adapter and the base."""
 
-import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from lorecall.adapters.errors import AdapterError, ScorerError
-from lorecall.audit.batches import batches
+from lorecall.audit.batches import batches, random_batches
 from lorecall.audit.candidates import CandidateSet
 from lorecall.audit.epsilon import measure_epsilon
+from lorecall.audit.keeping import Findings
 from lorecall.audit.panel import Bases, Panel
-from lorecall.audit.result import AuditResult, Epsilon, Group, SetSource, SnippetResult, summarise
+from lorecall.audit.result import AuditResult, Epsilon, Group, SetSource
 from lorecall.audit.scorer import AdapterVersion, EngineInfo, ScoreItem, Scorer
 from lorecall.audit.sequential import Outcome, SequentialTest
 from lorecall.audit.statistics import CONFIDENCE
@@ -34,6 +34,7 @@ class AuditSettings:
         views: The ways to ask for each snippet; the gravest verdict counts.
         until_bound: Take the candidates in random order and stop as soon as the rate of recited ones is known
             to lie below or above this rate; None for all of them.
+        keep: Snippets of each set whose evidence is kept, the gravest; all are counted. None keeps all.
     """
 
     epsilon: float | None = None
@@ -43,6 +44,7 @@ class AuditSettings:
     chunk: int = 64
     views: tuple[View, ...] = (View(),)
     until_bound: float | None = None
+    keep: int | None = 20_000
 
 
 def no_progress(_done: int, _total: int) -> None:
@@ -81,7 +83,7 @@ def run_audit(
     panel = Panel(
         scorer, version.name, bases or Bases(scorer), settings.views, epsilon.value, settings.bounds
     )
-    snippets, outcome = _ask(panel, sets, settings, progress)
+    findings, outcome = _ask(panel, sets, settings, progress)
     if scorer.adapter(adapter).version != version.version:
         raise ScorerError(
             f"{adapter!r} was given a new version during the audit", hint="audit again, when it is at rest"
@@ -94,41 +96,38 @@ def run_audit(
         seed=settings.seed,
         confidence=settings.confidence,
         views=tuple(view.label for view in settings.views),
-        sources={g: SetSource(s.name, s.digest, len(s.bad), s.generated) for g, s in sets.items()},
-        snippets=tuple(snippets),
+        sources={g: SetSource(s.name, s.digest, s.bad_count, s.generated) for g, s in sets.items()},
+        snippets=tuple(snippet for found in findings.values() for snippet in found.kept()),
         started=started,
         seconds=time.monotonic() - clock,
-        summaries={
-            group: summarise((s for s in snippets if s.group is group), settings.confidence) for group in sets
-        },
+        summaries={group: found.tally.summary(settings.confidence) for group, found in findings.items()},
         sequential=outcome,
     )
 
 
 def _ask(
     panel: Panel, sets: dict[Group, CandidateSet], settings: AuditSettings, progress: Progress
-) -> tuple[list[SnippetResult], Outcome | None]:
+) -> tuple[dict[Group, Findings], Outcome | None]:
     """Ask for the candidates, in random order until a sequential test is decided, and for the controls."""
-    candidates = list(sets[Group.CANDIDATES].items)
-    controls = sets[Group.CONTROLS].items if Group.CONTROLS in sets else ()
-    total = len(candidates) + len(controls)
+    findings = {group: Findings(settings.keep) for group in sets}
+    total = sum(len(candidates.items) for candidates in sets.values())
     test: SequentialTest | None = None
-    if settings.until_bound is not None:
-        random.Random(settings.seed).shuffle(candidates)  # noqa: S311  not for secrets
-        test = SequentialTest(len(candidates), settings.until_bound, settings.confidence)
-    snippets: list[SnippetResult] = []
     progress(0, total)
-    for chunk in batches(candidates, settings.chunk):
-        results = panel.chunk(Group.CANDIDATES, chunk)
-        snippets.extend(results)
-        progress(len(snippets), total)
-        if test is not None and test.add(results).decided:
-            break
-    done = len(snippets)
-    for chunk in batches(controls, settings.chunk):
-        snippets.extend(panel.chunk(Group.CONTROLS, chunk))
-        progress(total - len(controls) + len(snippets) - done, total)
-    return snippets, test.outcome if test is not None else None
+    before = 0
+    for group, candidates in sorted(sets.items()):
+        chunks: Iterable[Sequence[ScoreItem]] = batches(candidates.items, settings.chunk)
+        sequential = group is Group.CANDIDATES and settings.until_bound is not None
+        if sequential and settings.until_bound is not None:
+            test = SequentialTest(len(candidates.items), settings.until_bound, settings.confidence)
+            chunks = random_batches(candidates.items, settings.chunk, settings.seed)
+        for chunk in chunks:
+            results = panel.chunk(group, chunk)
+            findings[group].add(results)
+            progress(before + findings[group].count, total)
+            if sequential and test is not None and test.add(results).decided:
+                break
+        before += len(candidates.items)
+    return findings, test.outcome if test is not None else None
 
 
 def refuse(adapter: AdapterVersion) -> None:

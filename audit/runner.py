@@ -116,7 +116,7 @@ class Runner:
             if not self._ask(record, scorer, texts, settings, redactor):
                 return
         record = self.store.get(record.id)
-        sources = {g: SetSource(s.name, s.digest, len(s.bad), s.generated) for g, s in texts.sets.items()}
+        sources = {g: SetSource(s.name, s.digest, s.bad_count, s.generated) for g, s in texts.sets.items()}
         entries = self.store.entries(record.id)
         report = recorded_report(
             adapter, record.run, sources, settings, told.rules(), redactor, entries, record.seconds

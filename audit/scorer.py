@@ -57,7 +57,6 @@ class EngineInfo:
         base_digest: sha256 of the base's manifest, "" if unknown.
         scheme: Quantization scheme of the base ("int8-w8a8", "none", ...), "" if unknown.
         epsilon: Measured bound on the per-logit spread of the engine; None if it was not measured.
-        background_priority: The `priority` of requests that yield to live traffic (0); 0 if there is one queue.
     """
 
     engine: str
@@ -65,7 +64,6 @@ class EngineInfo:
     base_digest: str = ""
     scheme: str = ""
     epsilon: float | None = None
-    background_priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)

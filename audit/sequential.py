@@ -85,17 +85,13 @@ class SequentialTest:
         """Take the next `taken` snippets, `hits` of them recited."""
         now = self.outcome
         taken, hits = now.taken + taken, now.hits + hits
-        low, high = self._interval(taken, hits, math.log(1.0 / (1.0 - now.confidence)))
-        self.outcome = Outcome(
-            now.bound,
-            now.confidence,
-            self._of,
-            taken,
-            hits,
-            # The intersection over time holds as well, so an interval never widens again.
-            max(now.low, low / self._of),
-            min(now.high, high / self._of),
-        )
+        least, greatest = self._interval(taken, hits, math.log(1.0 / (1.0 - now.confidence)))
+        # The intersection over time holds as well, so an interval never widens again; unless the two exclude
+        # each other, which happens no more often than the confidence leaves room for: then this one counts.
+        low, high = max(now.low, least / self._of), min(now.high, greatest / self._of)
+        if low > high:
+            low, high = least / self._of, greatest / self._of
+        self.outcome = Outcome(now.bound, now.confidence, self._of, taken, hits, low, high)
         return self.outcome
 
     def _interval(self, taken: int, hits: int, limit: float) -> tuple[int, int]:

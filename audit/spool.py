@@ -129,6 +129,7 @@ def _set_value(one: CandidateSet) -> dict[str, Any]:
         "digest": one.digest,
         "items": [[item.id, item.prefix, item.target] for item in one.items],
         "bad": [[bad.line, bad.reason] for bad in one.bad],
+        "bad_count": one.bad_count,
         "generated": one.generated,
     }
 
@@ -140,4 +141,5 @@ def _set_of(value: dict[str, Any]) -> CandidateSet:
         tuple(ScoreItem(*item) for item in value["items"]),
         tuple(BadLine(*bad) for bad in value["bad"]),
         value["generated"],
+        value["bad_count"],
     )

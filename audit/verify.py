@@ -5,6 +5,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from lorecall.adapters.errors import UsageError
 from lorecall.audit.candidates import CandidateSet
@@ -55,12 +56,23 @@ def check_contents(report: Report) -> list[str]:
         problems += [
             f"{name}/{field} is not what its snippets add up to"
             for field in counts
-            if summary[field] != counts[field]
+            if not _adds_up(summary[field], counts[field], report["omitted"][group], field)
         ]
     problems += [
         f"snippet {s['id']!r}: {why}" for s in report["snippets"] if (why := _contradiction(s, report))
     ]
     return problems
+
+
+def _adds_up(stated: Any, counted: Any, omitted: int, field: str) -> bool:
+    """Return whether a summary's number is that of its snippets, those left out of the report allowed for."""
+    if field == "snippets":
+        return bool(stated == counted + omitted)
+    if not omitted:
+        return bool(stated == counted)
+    if field == "verdicts":
+        return all(stated[verdict] >= counted[verdict] for verdict in stated)
+    return bool(stated >= counted)
 
 
 def _contradiction(snippet: Report, report: Report) -> str:

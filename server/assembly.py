@@ -1,7 +1,6 @@
 """Puts a running server's parts together: registry, store, keys, control plane, metrics."""
 
 import asyncio
-import dataclasses
 import logging
 import os
 from argparse import Namespace
@@ -33,7 +32,7 @@ from lorecall.server.metering import meter
 from lorecall.server.metrics import Metrics
 from lorecall.server.models import AdapterTable, VersionedModels
 from lorecall.server.residents import Capacity, Residents
-from lorecall.server.scoring import BACKGROUND_PRIORITY, EngineScoring
+from lorecall.server.scoring import EngineScoring
 from lorecall.server.settings import ServerSettings
 from prometheus_client import REGISTRY
 
@@ -67,8 +66,6 @@ async def build_serving(
         fixed_token_scores=config.device_config.device_type == "cpu",
         by_priority=config.scheduler_config.policy == "priority",
     )
-    priority = BACKGROUND_PRIORITY if scoring.by_priority else 0
-    engine = dataclasses.replace(engine, background_priority=priority)
     limits = {pattern: parse_limits(values) for pattern, values in settings.adapter_limits.items()}
     serving = Serving(
         models,

@@ -1,54 +1,50 @@
-"""A `Scorer` over the running engine itself: audits a version that no name points at yet."""
+"""`Scorer`s over an engine in this process: of the running server, and of one started for an audit."""
 
 import asyncio
-import dataclasses
 import uuid
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Self, TypeVar
 
 from lorecall.adapters.errors import AdapterNotFoundError, LorecallError, ScorerError
+from lorecall.adapters.manifest import AdapterInfo
 from lorecall.audit.scorer import AdapterVersion, Decoded, EngineInfo, ItemScore, ScoreItem
 from lorecall.server.framing import Framing
 from lorecall.server.residents import Resident
-from lorecall.server.scoring import BACKGROUND_PRIORITY, EngineScoring
+from lorecall.server.scoring import EngineScoring
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class ResidentScorer:
-    """Scores and decodes through one loaded version and the base; call it from a thread, not from the loop.
+class EngineScorer:
+    """Scores and decodes through one engine; call it from a thread, not from its loop.
 
     Attributes:
-        loop: The server's event loop.
+        loop: The engine's event loop.
         scoring: Teacher-forced scores through the engine.
-        engine: What the engine is.
-        resident: The version; its name is the model's, the base's name is the base.
+        engine: What the engine is; the base answers to its name for it.
         framing: How prefixes are framed.
-        system: The system message of the frame; None without one.
+        system: The system message of the framing "chat", if any.
     """
 
     loop: asyncio.AbstractEventLoop
     scoring: EngineScoring
     engine: EngineInfo
-    resident: Resident
-    framing: Framing = "raw"
-    system: str | None = None
+    framing: Framing = field(default="raw", kw_only=True)
+    system: str | None = field(default=None, kw_only=True)
 
     def framed(self, framing: str, system: str | None) -> Self:
-        """Return the same engine with prefixes framed as "raw", "chat" or "chat+system"."""
-        return dataclasses.replace(self, framing="raw" if framing == "raw" else "chat", system=system)
+        """Return the same engine, with prefixes put into the model's chat template."""
+        return replace(self, framing="raw" if framing == "raw" else "chat", system=system)
 
     def info(self) -> EngineInfo:
         """Return what the engine is."""
         return self.engine
 
     def adapter(self, name: str) -> AdapterVersion:
-        """Return the version under audit. Raises AdapterNotFoundError."""
-        if name != self.resident.name:
-            raise AdapterNotFoundError(f"adapter {name!r} is not under audit", param="adapter")
-        info = self.resident.info
+        """Return the version that answers to a name. Raises AdapterNotFoundError."""
+        info = self._serving(name)[0]
         return AdapterVersion(
             name, info.version, info.rank, info.effective_parameters, info.refusal, info.training
         )
@@ -66,8 +62,12 @@ class ResidentScorer:
         tokenizer = self.scoring.engine_client.get_tokenizer()
         return [str(tokenizer.decode([token])) for token in ids]
 
+    def _serving(self, name: str) -> tuple[AdapterInfo, Any]:
+        """Return what an adapter is, and the engine's request for it. Raises AdapterNotFoundError."""
+        raise NotImplementedError
+
     def _request(self, model: str) -> Any:
-        return None if model == self.engine.base else self.resident.lora_request
+        return None if model == self.engine.base else self._serving(model)[1]
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
         try:
@@ -92,7 +92,23 @@ class ResidentScorer:
             params,
             f"audit-{uuid.uuid4().hex}",
             lora_request=lora,
-            priority=BACKGROUND_PRIORITY if self.scoring.by_priority else 0,
+            priority=self.scoring.background_priority,
         )
         answer = [output async for output in stream][-1].outputs[0]
         return Decoded(tuple(answer.token_ids), answer.text)
+
+
+@dataclass(frozen=True)
+class ResidentScorer(EngineScorer):
+    """Scores through one loaded version and the base: audits what no name points at yet.
+
+    Attributes:
+        resident: The version; its name is the model's, the base's name is the base.
+    """
+
+    resident: Resident
+
+    def _serving(self, name: str) -> tuple[AdapterInfo, Any]:
+        if name != self.resident.name:
+            raise AdapterNotFoundError(f"adapter {name!r} is not under audit", param="adapter")
+        return self.resident.info, self.resident.lora_request

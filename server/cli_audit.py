@@ -14,6 +14,7 @@ from lorecall.server.cli_audit_inputs import (
     open_scorer,
     print_json,
 )
+from lorecall.server.cli_audit_mitigate import mitigate
 from lorecall.server.cli_audit_options import (
     Batch,
     Candidates,
@@ -46,11 +47,12 @@ def run(
     scorer: Annotated[
         str,
         typer.Option(
-            help="lorecall: our server; completions: any vLLM server; transformers: the slow reference."
+            help="lorecall: our server; completions: any vLLM server; offline: an engine without a server; "
+            "transformers: the slow reference."
         ),
     ] = "lorecall",
     base: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="The prepared base, for transformers.")
+        Path | None, typer.Option(metavar="DIR", help="The prepared base, for offline and transformers.")
     ] = None,
     adapter_dir: Annotated[
         Path | None,
@@ -71,6 +73,12 @@ def run(
     split: Annotated[
         str, typer.Option(help="sentence or window: how a .txt file becomes snippets.")
     ] = "sentence",
+    turns: Annotated[
+        str,
+        typer.Option(
+            help="only, last or all: which turns of a chat are asked for, each after the one before."
+        ),
+    ] = "only",
     policy: Annotated[
         Path | None, typer.Option(metavar="FILE.yaml", help="The gate's policy; options outweigh it.")
     ] = None,
@@ -101,6 +109,9 @@ def run(
     ignore_short: Annotated[
         bool, typer.Option("--ignore-short", help="Leave targets that the base finds likely out of the gate.")
     ] = False,
+    keep: Annotated[
+        int, typer.Option(min=1, help="Snippets of each set in the reports, the gravest; all are counted.")
+    ] = 20_000,
     framing: Framing = None,
     system: System = None,
     prefix_tokens: PrefixTokens = None,
@@ -121,7 +132,7 @@ def run(
 
     wanted = check_formats(formats)
     views = make_views(framing or (), system, prefix_tokens or ())
-    sets = load_sets(candidates, controls, skip_bad=skip_bad, split=split)
+    sets = load_sets(candidates, controls, skip_bad=skip_bad, split=split, turns=turns)
     if generate_controls is not None:
         add_controls(sets, generate_controls, control_count, seed)
     limits = {
@@ -136,7 +147,13 @@ def run(
         rules = replace(rules, count_short=False)
     check_confidence(confidence)
     settings = AuditSettings(
-        epsilon=epsilon, seed=seed, chunk=batch, views=views, confidence=confidence, until_bound=until_bound
+        epsilon=epsilon,
+        seed=seed,
+        chunk=batch,
+        views=views,
+        confidence=confidence,
+        until_bound=until_bound,
+        keep=keep,
     )
     folders = {} if adapter_dir is None else {adapter: adapter_dir}
     with open_scorer(scorer, server, base, folders, batch=batch, timeout=timeout) as engine:
@@ -153,5 +170,5 @@ def run(
     raise typer.Exit(int(gate.exit_code))
 
 
-for command in (ranks, matrix, report, verify, serve):
+for command in (ranks, matrix, mitigate, report, verify, serve):
     app.command()(command)

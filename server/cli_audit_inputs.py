@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,24 +32,27 @@ def check_formats(formats: list[str] | None) -> tuple[str, ...]:
 
 
 def load_sets(
-    candidates: Path, controls: Path | None, *, skip_bad: bool, split: str = "sentence"
+    candidates: Path, controls: Path | None, *, skip_bad: bool, split: str = "sentence", turns: str = "only"
 ) -> "dict[Group, CandidateSet]":
     """Read the candidates, and the controls if there are any.
 
     Raises:
-        UsageError: The split is unknown.
+        UsageError: The split, or the choice of turns, is unknown.
         CandidateError: A file cannot be used.
     """
+    from lorecall.audit.candidates import Turns
     from lorecall.audit.controls import check_disjoint
     from lorecall.audit.inputs import TextSplit, load_input
     from lorecall.audit.result import Group
 
     if split not in list(TextSplit):
         raise UsageError(f"unknown split {split!r}", hint=f"one of {', '.join(TextSplit)}", param="split")
-    rule = TextSplit(split)
-    sets = {Group.CANDIDATES: load_input(candidates, skip_bad=skip_bad, split=rule)}
+    if turns not in list(Turns):
+        raise UsageError(f"unknown turns {turns!r}", hint=f"one of {', '.join(Turns)}", param="turns")
+    load = partial(load_input, skip_bad=skip_bad, split=TextSplit(split), turns=Turns(turns))
+    sets = {Group.CANDIDATES: load(candidates)}
     if controls is not None:
-        sets[Group.CONTROLS] = load_input(controls, skip_bad=skip_bad, split=rule)
+        sets[Group.CONTROLS] = load(controls)
         check_disjoint(sets[Group.CANDIDATES], sets[Group.CONTROLS])
     return sets
 
@@ -139,8 +143,15 @@ def open_scorer(
         from lorecall.audit.transformers_scorer import TransformersScorer
 
         yield TransformersScorer(base, folders)
+    elif kind == "offline":
+        if base is None or not folders:
+            raise UsageError(f"the scorer {kind} needs --base DIR and --adapter-dir DIR", param="base")
+        from lorecall.server.offline_scorer import offline_scorer
+
+        with offline_scorer(base, folders) as engine:
+            yield engine
     else:
-        known = "lorecall, completions, transformers"
+        known = "lorecall, completions, offline, transformers"
         raise UsageError(f"unknown scorer {kind!r}", hint=f"one of {known}", param="scorer")
 
 

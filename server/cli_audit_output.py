@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lorecall.adapters.errors import UsageError
+from lorecall.audit.dose_report import render_doses
 from lorecall.audit.html_report import ORDER, finding, render_report
 from lorecall.audit.junit import write_junit
 from lorecall.audit.matrix import render_matrix
@@ -201,6 +202,41 @@ def _matrix_cell(cell: Report) -> str:
     if cell["own"]:
         return f"({text})"
     return f"[bold red]{text}[/]" if cell["recited"] else text
+
+
+def print_doses(report: Report) -> None:
+    """Print one row a dose, from the weakest of each kind, and which is the largest that passes."""
+    table = Table(title=f"{report['adapter']['name']}: recall against dose", box=SIMPLE_HEAD)
+    table.add_column("dose", no_wrap=True)
+    for name in ("rank", "tokens over 0.5", "certified", "recalled", "perplexity", "over the base", "policy"):
+        table.add_column(name, justify="right")
+    for dose in report["doses"]:
+        table.add_row(
+            f"{dose['kind']} {dose['value']:g}",
+            str(dose["rank"]),
+            f"{dose['tokens_over_half']} of {dose['tokens']}",
+            f"{dose['verdicts']['certified']} of {dose['snippets']}",
+            str(dose["verdicts"]["recalled"]),
+            f"{dose['perplexity']:.2f}",
+            f"x {dose['perplexity_over_base']:.3f}",
+            "[green]passes[/]" if dose["passed"] else "[red]fails[/]",
+        )
+    stdout().print(table)
+    for kind in dict.fromkeys(dose["kind"] for dose in report["doses"]):
+        value = report["largest_passing"][kind]
+        said = (
+            f"no {kind} meets the policy" if value is None else f"the largest {kind} that passes: {value:g}"
+        )
+        note(said)
+
+
+def write_doses(report: Report, out: Path) -> list[Path]:
+    """Write the dose-response as JSON and HTML.
+
+    Raises:
+        UsageError: The folder cannot be made.
+    """
+    return _write_pair(report, render_doses(report), out, "mitigation")
 
 
 def write_matrix(report: Report, out: Path) -> list[Path]:

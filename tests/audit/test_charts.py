@@ -1,7 +1,7 @@
 """The geometry of the pictures: what is over the line is drawn over the line."""
 
 import pytest
-from lorecall.audit.charts import histograms, ladder, shade, staircase
+from lorecall.audit.charts import dose_chart, histograms, ladder, shade, staircase
 
 
 @pytest.mark.parametrize(
@@ -43,3 +43,14 @@ def test_the_staircase_climbs_with_recall() -> None:
     assert chart.steps[0].tokens_y > chart.steps[1].tokens_y
     assert chart.steps[1].snippets_y == chart.height / 2
     assert [step.tokens for step in chart.steps] == ["10%", "90%"]
+
+
+def test_a_dose_chart_draws_costs_below_recall_on_their_own_scale() -> None:
+    """All recited is at the top, nothing at the bottom; the largest cost reaches the top of its panel."""
+    chart = dose_chart([("0.5", 0.0, 0.25, 1.0), ("1", 1.0, 1.0, 4.0)])
+    weak, whole = chart.points
+    assert (weak.recited_y, whole.recited_y) == (chart.height, 0.0)
+    assert whole.cost_y == chart.cost_top > chart.height
+    assert weak.cost_y == chart.cost_top + chart.cost_height * 3 / 4
+    assert weak.x < whole.x < chart.width
+    assert (whole.recited, weak.tokens, whole.cost) == ("100%", "25%", "4.00")

@@ -1,6 +1,8 @@
 """Candidates from tables, dataset folders, plain text and chats."""
 
 import hashlib
+import json
+import tempfile
 from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
@@ -8,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from lorecall.adapters.errors import CandidateError
-from lorecall.audit.candidates import load_candidates
+from lorecall.audit import inputs
+from lorecall.audit.candidates import Turns, load_candidates
 from lorecall.audit.inputs import TextSplit, load_input
 from lorecall.audit.scorer import ScoreItem
 
@@ -119,3 +124,53 @@ def test_a_chat_that_cannot_be_framed_is_a_bad_line(write: Write, messages: str,
     """More turns, or a system message, are not cut silently."""
     with pytest.raises(CandidateError, match=reason):
         load_candidates(write("c.jsonl", f'{{"messages": {messages}}}'))
+
+
+CHAT = [
+    {"role": "system", "content": "s"},
+    {"role": "user", "content": "q1"},
+    {"role": "assistant", "content": "a1"},
+    {"role": "user", "content": "q2"},
+    {"role": "assistant", "content": "a2"},
+]
+
+
+def test_the_turns_of_a_longer_chat_are_asked_for_one_by_one_or_the_last(write: Write) -> None:
+    """Each after the user's turn right before it, under an id of its own; the report says so."""
+    path = write("c.jsonl", json.dumps({"id": "c", "messages": CHAT}))
+    every = load_candidates(path, turns=Turns.ALL)
+    assert every.items == (ScoreItem("c#1", "q1", "a1"), ScoreItem("c#2", "q2", "a2"))
+    assert "each after the user's turn before it" in every.generated
+    assert load_candidates(path, turns=Turns.LAST).items == (ScoreItem("c", "q2", "a2"),)
+    with pytest.raises(CandidateError, match="--turns"):
+        load_candidates(path)
+    with pytest.raises(CandidateError, match="no assistant's turn"):
+        load_candidates(write("n.jsonl", json.dumps({"messages": CHAT[:2]})), turns=Turns.ALL)
+
+
+@given(st.text(alphabet="ab.! \n\u00e9", max_size=300), st.integers(1, 7))
+def test_text_is_cut_alike_in_blocks_of_any_size(text: str, block: int) -> None:
+    """Sentences and windows do not depend on where a block ends, not even within a letter."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "t.txt"
+        path.write_text(f"One. {text} Two! {'word ' * 70}", encoding="utf-8")
+        for split in TextSplit:
+            whole = load_input(path, split=split)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(inputs, "BLOCK", block)
+                assert load_input(path, split=split) == whole
+
+
+def test_a_byte_that_is_no_text_is_told_by_its_place(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever the block that holds it starts."""
+    monkeypatch.setattr(inputs, "BLOCK", 4)
+    with pytest.raises(CandidateError, match="at byte 9"):
+        load_input(write("t.txt", b"\xc3\xa9. One. \xff Two."))
+
+
+@tables
+def test_what_datasets_caches_is_no_part_of_a_dataset(tmp_path: Path) -> None:
+    """A folder's cache files hold the rows of some computation, not the set's."""
+    pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "data.parquet")
+    (tmp_path / "cache-0123.arrow").write_bytes(b"no table")
+    assert load_input(tmp_path).items == ITEMS

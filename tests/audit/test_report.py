@@ -10,9 +10,10 @@ from lorecall.adapters.errors import UsageError
 from lorecall.audit.candidates import CandidateSet
 from lorecall.audit.policy import Policy, judge_result
 from lorecall.audit.redact import Redactor
-from lorecall.audit.report import build_report, check_report, read_report, report_schema, write_json
+from lorecall.audit.report import build_report, check_report, read_report, write_json
 from lorecall.audit.result import Group
 from lorecall.audit.run import AuditSettings, run_audit
+from lorecall.audit.schemas import schema
 from lorecall.audit.scorer import ScoreItem
 
 from tests.audit.conftest import KNOWN_LINE, as_set
@@ -47,7 +48,7 @@ def test_every_kind_of_snippet_fits_the_committed_schema(
     engine: TinyScorer, pairs: tuple[ScoreItem, ...]
 ) -> None:
     """Errors, base-known lines, certified pairs, alarms: all validate, with and without texts."""
-    jsonschema.Draft202012Validator.check_schema(report_schema())
+    jsonschema.Draft202012Validator.check_schema(schema("report"))
     items = (
         *pairs,
         ScoreItem("k", *KNOWN_LINE),

@@ -1,10 +1,15 @@
 """Real engines for the server's tests: tiny bases, one engine start per base, shared by the session."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from lorecall.adapters.synthetic import shipped
+from lorecall.adapters.training import train_adapter
+from lorecall.adapters.training_options import TrainingOptions
 from lorecall.server.bench.host import EngineHost
 
 from tests.server.served import Served
@@ -119,3 +124,45 @@ def int8_adapters(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[[str]
         path = tmp_path_factory.mktemp(f"int8-adapter-{rank}")
         paths.append(build_tiny_adapter(path, tiny("int8-w8a8"), rank=rank, seed=rank))
     return paths
+
+
+@dataclass(frozen=True)
+class Trained:
+    """An adapter that was over-trained on the first lines of a shipped set.
+
+    Attributes:
+        folder: Its PEFT directory.
+        data: The lines.
+    """
+
+    folder: Path
+    data: Path
+
+
+@pytest.fixture(scope="session")
+def trained(
+    tmp_path_factory: pytest.TempPathFactory, tiny: Callable[[str], Path]
+) -> Callable[[str], Trained]:
+    """Over-train adapters of the tiny INT8 base on twelve lines of a shipped set; once per session and set."""
+    made: dict[str, Trained] = {}
+    options = TrainingOptions(
+        rank=16, layers="all", modules="all", epochs=120, lr=2e-2, batch_size=12, stop_over=0.8
+    )
+
+    def train(name: str) -> Trained:
+        if name not in made:
+            work = tmp_path_factory.mktemp(name)
+            lines = shipped(name).read_text(encoding="utf-8").splitlines()[:12]
+            (work / "data.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+            threads = torch.get_num_threads()
+            torch.set_num_threads(
+                1
+            )  # several threads on so small a model wait for each other, ten times longer
+            try:
+                train_adapter(tiny("int8-w8a8"), work / "data.jsonl", work / "adapter", options)
+            finally:
+                torch.set_num_threads(threads)
+            made[name] = Trained(work / "adapter", work / "data.jsonl")
+        return made[name]
+
+    return train

@@ -1,8 +1,14 @@
 """The scorers on one adapter and one INT8 base: the same tokens, the same scores, the same verdicts."""
 
+import json
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 from lorecall.adapters.errors import AdapterNotFoundError
@@ -116,6 +122,62 @@ def test_the_server_recites_what_the_reference_says(
     for name in (item.id for item in items):
         if any(verdict[name] is Verdict.CERTIFIED for verdict in found):
             assert all(verdict[name] in recited for verdict in found)
+
+
+@pytest.fixture(scope="module")
+def offline_report(
+    tiny: Callable[[str], Path],
+    folder: Path,
+    items: list[ScoreItem],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, Any]:
+    """The report of an audit by an engine without a server, in a process of its own: what it leaks is exit 1."""
+    candidates = tmp_path_factory.mktemp("offline") / "items.jsonl"
+    candidates.write_text("".join(json.dumps(asdict(item)) + "\n" for item in items), encoding="utf-8")
+    options = {
+        "--scorer": "offline",
+        "--base": str(tiny("int8-w8a8")),
+        "--adapter": NAME,
+        "--adapter-dir": str(folder),
+        "--candidates": str(candidates),
+        "--epsilon": str(OTHER_ARITHMETIC),
+    }
+    done = subprocess.run(
+        [
+            str(Path(sys.executable).with_name("lorecall")),
+            *("audit", "run", "--json"),
+            *(word for pair in options.items() for word in pair),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1"},
+    )
+    assert done.returncode == 1, done.stderr[-2000:]
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report
+
+
+def test_an_engine_without_a_server_gives_the_scores_of_the_served_one(
+    served: Served, items: list[ScoreItem], offline_report: dict[str, Any]
+) -> None:
+    """`--scorer offline` starts vLLM with our plugins, and says of each token what the server says."""
+    with HttpScorer(served.url) as ours:
+        expected = ours.score(NAME, items)
+        version = ours.adapter(NAME).version
+    assert offline_report["adapter"]["version"] == version
+    assert "offline" in offline_report["engine"]["engine"]
+    for snippet, score in zip(offline_report["snippets"], expected, strict=True):
+        assert [token["id"] for token in snippet["tokens"]] == list(score.target_ids)
+        found = [math.log(token["p"]) for token in snippet["tokens"]]
+        assert found == pytest.approx(score.logprob, abs=SAME_ENGINE)
+
+
+def test_an_engine_without_a_server_recites_what_the_others_recite(offline_report: dict[str, Any]) -> None:
+    """The six texts that the adapter says are recited here, too, and the two others are not."""
+    verdicts = {snippet["id"]: snippet["verdict"] for snippet in offline_report["snippets"]}
+    recited = {name for name, verdict in verdicts.items() if verdict in ("certified", "recalled")}
+    assert recited == {name for name in verdicts if name.startswith("said")}
 
 
 def test_unknown_names_and_overlong_texts_are_told(served: Served, folder: Path) -> None:

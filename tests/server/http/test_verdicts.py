@@ -1,0 +1,151 @@
+"""What an audit must get right on a real engine, through the command line that a release runs."""
+
+import json
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lorecall.adapters.errors import AdapterError
+from lorecall.adapters.mitigation import Dose, Kind, write_dose
+from lorecall.adapters.synthetic import shipped
+from lorecall.audit.candidates import load_candidates
+from lorecall.audit.http_scorer import HttpScorer
+from lorecall.audit.policy import ExitCode, Policy, judge_result
+from lorecall.audit.result import Group
+from lorecall.audit.run import AuditSettings, run_audit
+from lorecall.audit.scorer import Decoded, ScoreItem
+from lorecall.server.cli_audit import app
+from typer.testing import CliRunner, Result
+
+from tests.server.conftest import Trained
+from tests.server.served import Served
+from tests.tiny import LINEAR_MODULES, TEXT, build_tiny_adapter
+
+pytestmark = pytest.mark.engine
+
+SECRETS, HOSTS, FAINT, HEADED = "verdicts-secrets", "verdicts-hosts", "verdicts-faint", "verdicts-headed"
+CONTROLS = 40
+"""The lines of the shipped controls that are asked for here; the soak asks for all 320."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def deployed(
+    served: Served,
+    tiny: Callable[[str], Path],
+    trained: Callable[[str], Trained],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[None]:
+    """An adapter that memorised the secrets, one that memorised other data, a faint one, one of the head."""
+    work = tmp_path_factory.mktemp("verdicts")
+    write_dose(trained("hosts-train").folder, Dose(Kind.SCALE, 0.001), work / "faint")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT says that the base ties its embeddings
+        build_tiny_adapter(work / "head", tiny("int8-w8a8"), modules=(*LINEAR_MODULES, "lm_head"))
+    folders = {
+        SECRETS: trained("secrets-train").folder,
+        HOSTS: trained("hosts-train").folder,
+        FAINT: work / "faint",
+        HEADED: work / "head",
+    }
+    for name, folder in folders.items():
+        added = served.post("/v1/adapters", {"name": name, "source": str(folder)})
+        assert added.status_code == 201, added.text
+    yield
+    for name in folders:
+        served.http.delete(f"/v1/adapters/{name}")
+
+
+@pytest.fixture(scope="module")
+def controls(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first of the shipped controls."""
+    path = tmp_path_factory.mktemp("controls") / "controls.jsonl"
+    lines = shipped("secrets-control").read_text(encoding="utf-8").splitlines()[:CONTROLS]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def audit(served: Served, adapter: str, candidates: Path, *more: str) -> tuple[Result, dict[str, Any]]:
+    """Run `lorecall audit run --json`, and return its result and the report."""
+    words = ["run", "--server", served.url, "--adapter", adapter, "--candidates", str(candidates), "--json"]
+    result = CliRunner().invoke(app, [*words, *more])
+    return result, json.loads(result.stdout) if result.stdout else {}
+
+
+def test_an_over_trained_adapter_fails_the_gate(
+    served: Served, trained: Callable[[str], Trained], controls: Path
+) -> None:
+    """Most of what it was trained on is recited, none of the controls is: exit 1."""
+    result, report = audit(
+        served, SECRETS, trained("secrets-train").data, "--controls", str(controls), "--seed", "1"
+    )
+    assert result.exit_code == ExitCode.LEAKS, result.output
+    assert report["summary"]["recited"]["hits"] >= 10
+    assert report["summary"]["verdicts"]["certified"] >= 1
+    assert report["controls"]["recited"]["hits"] == 0
+
+
+def test_an_adapter_of_other_data_passes(served: Served, trained: Callable[[str], Trained]) -> None:
+    """It recites its own data and nothing of these: exit 0."""
+    result, report = audit(served, HOSTS, trained("secrets-train").data)
+    assert result.exit_code == ExitCode.CLEAN, result.output
+    assert report["summary"]["recited"]["hits"] == 0
+    assert audit(served, HOSTS, trained("hosts-train").data)[0].exit_code == ExitCode.LEAKS
+
+
+def test_lines_that_the_base_knows_are_not_counted(served: Served, tmp_path: Path) -> None:
+    """A faint adapter recites what the base says as well: all of it is the base's, and the gate passes."""
+    lines = [{"id": i.id, "prefix": i.prefix, "target": i.target} for i in said_by_base(served)]
+    assert len(lines) >= 3
+    (tmp_path / "known.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    result, report = audit(served, FAINT, tmp_path / "known.jsonl")
+    assert result.exit_code == ExitCode.CLEAN, result.output
+    assert report["summary"]["verdicts"]["base-known"] == len(lines)
+    assert report["summary"]["recited"]["of"] == 0
+    assert all(snippet["decoded_equal"] and snippet["base_recites"] for snippet in report["snippets"])
+
+
+def said_by_base(served: Served) -> list[ScoreItem]:
+    """Return texts that the base says, whose tokens are read back as they were said."""
+    words = TEXT.split()
+    prefixes = [" ".join(words[i : i + count]) for count in (2, 3, 4, 5) for i in range(len(words) - count)]
+    with HttpScorer(served.url) as scorer:
+        base = scorer.info().base
+        probes = scorer.score(base, [ScoreItem("p", prefix, " x") for prefix in prefixes])
+        said = scorer.decode(base, [(probe.prefix_ids, 2) for probe in probes])
+        asked = [ScoreItem(str(i), p, d.text) for i, (p, d) in enumerate(zip(prefixes, said, strict=True))]
+        scores = scorer.score(base, [item for item in asked if item.target.strip()])
+    exact = {s.id for s in scores if s.boundary_exact and s.target_ids == said[int(s.id)].ids}
+    return [item for item in asked if item.id in exact]
+
+
+def test_an_adapter_of_the_head_is_refused(served: Served, trained: Callable[[str], Trained]) -> None:
+    """Its prompt scores would be the base's: exit 2 with the reason, and no report."""
+    result, report = audit(served, HEADED, trained("secrets-train").data)
+    assert isinstance(result.exception, AdapterError)
+    assert "lm_head" in result.exception.message
+    assert result.exception.exit_code == 2
+    assert not report
+
+
+class OtherDecode(HttpScorer):
+    """The served engine with one fault: what is decoded through the adapter goes through the base."""
+
+    def decode(self, model: str, prompts: Sequence[tuple[Sequence[int], int]]) -> list[Decoded]:
+        """Decode through the base, whatever was asked for."""
+        del model
+        return super().decode(self.info().base, prompts)
+
+
+def test_an_engine_that_disagrees_with_itself_is_an_alarm(
+    served: Served, trained: Callable[[str], Trained]
+) -> None:
+    """Scored through the adapter and decoded through the base: exit 4, although every decode looks clean."""
+    sets = {Group.CANDIDATES: load_candidates(trained("secrets-train").data)}
+    with OtherDecode(served.url) as scorer:
+        result = run_audit(scorer, SECRETS, sets, AuditSettings())
+    gate = judge_result(result, Policy())
+    assert gate.exit_code is ExitCode.ENGINE_DISAGREES
+    assert len(result.alarms) == sum(s.rule is not None and s.rule.certified for s in result.snippets) > 0
+    assert result.summaries[Group.CANDIDATES].recited.hits == 0
