@@ -64,7 +64,7 @@ def test_decoding_sends_no_penalties_and_keeps_the_order(engine: TinyScorer) -> 
 
 @pytest.mark.parametrize(("told", "priority"), [({"background_priority": 10}, 10), ({}, None)])
 def test_decoding_yields_where_the_engine_lets_it(told: dict[str, int], priority: int | None) -> None:
-    """The priority that the server names goes with every decode, in any framing; an engine with none gets none."""
+    """The priority that the server names goes with every decode, in any framing; without one, none does."""
     sent: list[dict[str, object]] = []
 
     def handle(request: httpx.Request) -> httpx.Response:
