@@ -52,7 +52,8 @@ class Spool:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for missing in [one for one in reversed([folder, *folder.parents]) if not one.exists()]:
+            missing.mkdir(mode=0o700, exist_ok=True)  # `parents=True` would leave those to the umask
 
     def write(self, audit_id: str, texts: Texts) -> None:
         """Keep an audit's texts; when this returns they are on the disk.

@@ -9,7 +9,7 @@ import json
 import logging
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
@@ -25,6 +25,7 @@ from lorecall.audit.report import build_report
 from lorecall.audit.result import Group
 from lorecall.audit.run import AuditSettings, run_audit
 from lorecall.audit.scorer import EngineInfo, ScoreItem
+from lorecall.audit.spool import Spool, Texts
 from lorecall.audit.store import AuditStore
 from lorecall.server.audit_scorer import ResidentScorer
 from lorecall.server.control_plane import ControlPlane
@@ -38,6 +39,8 @@ LEASE = timedelta(seconds=120)
 RENEW_S = 30.0
 IDLE_S = 2.0
 ACTOR = "audit"
+SPOOLED = "spool"
+"""The field of a job's payload that names the file of its texts."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class AuditGate:
         engine: Says what the engine is, its measured spread included.
         policy: What must be met.
         sets: The operator's own candidates and controls, asked of every adapter.
+        spool: The callers' snippets until their audit is over; the registry's job names the file.
         worker: Under which name this server holds jobs.
     """
 
@@ -58,6 +62,7 @@ class AuditGate:
     engine: Callable[[], EngineInfo]
     policy: Policy
     sets: dict[Group, CandidateSet]
+    spool: Spool
     worker: str = field(default_factory=lambda: uuid.uuid4().hex)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -81,16 +86,37 @@ class AuditGate:
             record = await asyncio.to_thread(
                 registry.move, record.name, record.version, State.AUDITING, actor=ACTOR
             )
-        await asyncio.to_thread(registry.jobs.enqueue, KIND, record.name, record.version, snippets)
+        await asyncio.to_thread(self._enqueue, record, snippets)
         self._wake.set()
         return record
+
+    def _enqueue(self, record: VersionRecord, snippets: dict[str, Any]) -> None:
+        """Keep the caller's snippets, and then ask for the audit; texts sent again revive one that lost them."""
+        key, texts = uuid.uuid4().hex, Texts(own_sets(snippets), None, b"")
+        self.spool.write(key, texts)
+        job = self.plane.registry.jobs.enqueue(KIND, record.name, record.version, {SPOOLED: key})
+        if job.payload[SPOOLED] != key:
+            self.spool.remove(key)
+            if not self.spool.has(job.payload[SPOOLED]):
+                self.spool.write(job.payload[SPOOLED], texts)
+
+    def _ready(self, payload: dict[str, Any]) -> bool:
+        return self.spool.has(payload[SPOOLED])
+
+    def _sweep(self) -> None:
+        """Remove the texts that a server which died left behind."""
+        self.spool.sweep({job.payload[SPOOLED] for job in self.plane.registry.jobs.open(KIND)}, ())
 
     async def run(self) -> None:
         """Do audits until cancelled, one at a time."""
         jobs = self.plane.registry.jobs
+        swept = False
         while True:
             try:
-                job = await asyncio.to_thread(jobs.claim, self.worker, [KIND], LEASE)
+                if not swept:
+                    await asyncio.to_thread(self._sweep)
+                    swept = True
+                job = await asyncio.to_thread(jobs.claim, self.worker, [KIND], LEASE, self._ready)
                 if job is not None:
                     await self._do(job)
                     continue
@@ -120,6 +146,15 @@ class AuditGate:
             )
         finally:
             keep.cancel()
+            await asyncio.to_thread(self._forget, job)
+
+    def _forget(self, job: JobRecord) -> None:
+        """Remove the texts of a job that is over; one that this server lost or could not end keeps them."""
+        try:
+            if self.plane.registry.jobs.get(job.id).finished_at is not None:
+                self.spool.remove(job.payload[SPOOLED])
+        except LorecallError as error:
+            logger.warning("the texts of audit %s stay until the next start: %s", job.id, error)
 
     async def _audit(self, job: JobRecord, record: VersionRecord) -> dict[str, Any]:
         """Audit one version and decide; return what the job keeps."""
@@ -141,7 +176,7 @@ class AuditGate:
     ) -> tuple[bool, list[str]]:
         """Audit a version, and keep the audit among all others under the job's id."""
         scorer = ResidentScorer(loop, self.scoring, self.engine(), resident)
-        sets = merged(self.sets, job.payload)
+        sets = merged(self.sets, self.spool.read(job.payload[SPOOLED]).sets)
         result = run_audit(scorer, resident.name, sets, AuditSettings())
         verdict = judge_result(result, self.policy)
         report = build_report(result, verdict, self.policy, redactor(show=False), scorer.token_texts)
@@ -186,14 +221,24 @@ class AuditGate:
                 logger.warning("the audit %s cannot be held: %s", job.id, error)
 
 
-def merged(operator: dict[Group, CandidateSet], payload: dict[str, Any]) -> dict[Group, CandidateSet]:
+def own_sets(snippets: dict[str, Any]) -> dict[Group, CandidateSet]:
+    """Return the sets that a caller sent with an adapter."""
+    given = {group: snippets.get(group.value) or [] for group in Group}
+    return {
+        group: CandidateSet("request", "", tuple(ScoreItem(i["id"], i["prefix"], i["target"]) for i in items))
+        for group, items in given.items()
+        if items
+    }
+
+
+def merged(operator: dict[Group, CandidateSet], own: dict[Group, CandidateSet]) -> dict[Group, CandidateSet]:
     """Return the operator's snippets with the caller's behind them; ids are told apart by a prefix."""
     sets = {}
     for group in Group:
-        own = payload.get(group.value) or []
         given = operator.get(group)
         items = [*(given.items if given is not None else ())]
-        items += [ScoreItem(f"own/{one['id']}", one["prefix"], one["target"]) for one in own]
+        if group in own:
+            items += [replace(item, id=f"own/{item.id}") for item in own[group].items]
         if items:
             digest = hashlib.sha256(json.dumps([[i.id, i.prefix, i.target] for i in items]).encode())
             name = given.name if given is not None else "request"

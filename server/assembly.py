@@ -20,6 +20,7 @@ from lorecall.audit.candidates import load_candidates
 from lorecall.audit.policy_file import load_policy
 from lorecall.audit.result import Group
 from lorecall.audit.scorer import EngineInfo
+from lorecall.audit.spool import Spool
 from lorecall.server.admission import AuditGate
 from lorecall.server.audit_desk import make_audits
 from lorecall.server.audit_engines import OwnEngine
@@ -39,6 +40,7 @@ from prometheus_client import REGISTRY
 logger = logging.getLogger("vllm.lorecall")
 
 STAGING = "downloads"
+ADMISSIONS = "admissions"
 Background = list[Coroutine[Any, Any, None]]
 
 
@@ -113,7 +115,8 @@ def make_gate(serving: Serving, settings: ServerSettings) -> AuditGate:
     files = {Group.CANDIDATES: settings.audit_candidates, Group.CONTROLS: settings.audit_controls}
     sets = {group: load_candidates(file) for group, file in files.items() if file is not None}
     policy = load_policy(settings.require_audit or Path())
-    return AuditGate(serving.adapters, serving.scoring, serving.info, policy, sets)
+    spool = Spool(settings.spool_folder() / ADMISSIONS)
+    return AuditGate(serving.adapters, serving.scoring, serving.info, policy, sets, spool)
 
 
 def make_guard(registry: Registry, settings: ServerSettings, args: Namespace) -> KeyGuard:

@@ -138,3 +138,17 @@ def test_wrong_kinds_and_unknown_jobs(registry: Registry) -> None:
         registry.jobs.get("no-such-job")
     with pytest.raises(AdapterNotFoundError):
         registry.jobs.enqueue("audit", "acme", "f" * 64, {})
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_worker_takes_only_what_it_is_ready_for(registry: Registry) -> None:
+    """What refers to something that only another worker has is left to that one; the others are not held up."""
+    first = registry.jobs.enqueue("audit", "acme", A, {"texts": "elsewhere"})
+    second = registry.jobs.enqueue("audit", "acme", B, {"texts": "here"})
+    assert [job.id for job in registry.jobs.open("audit")] == [first.id, second.id]
+    taken = registry.jobs.claim("w", ["audit"], LEASE, lambda payload: payload["texts"] == "here")
+    assert taken is not None
+    assert taken.id == second.id
+    registry.jobs.finish(second.id, "w", {})
+    assert registry.jobs.claim("w", ["audit"], LEASE, lambda payload: payload["texts"] == "here") is None
+    assert [job.id for job in registry.jobs.open("audit")] == [first.id]

@@ -36,14 +36,15 @@ def test_texts_come_back_as_they_were(tmp_path: Path) -> None:
 
 
 def test_only_the_owner_reads_them(tmp_path: Path) -> None:
-    """0700 for the folder and 0600 for the file, whatever the umask says."""
+    """0700 for the folders that it makes and 0600 for the file, whatever the umask says."""
     before = os.umask(0)
     try:
-        Spool(tmp_path / "spool").write("a", TEXTS)
+        Spool(tmp_path / "audits" / "spool").write("a", TEXTS)
     finally:
         os.umask(before)
-    assert stat.S_IMODE((tmp_path / "spool").stat().st_mode) == 0o700
-    assert stat.S_IMODE((tmp_path / "spool" / "a.json").stat().st_mode) == 0o600
+    for folder in ("audits", "audits/spool"):
+        assert stat.S_IMODE((tmp_path / folder).stat().st_mode) == 0o700
+    assert stat.S_IMODE((tmp_path / "audits" / "spool" / "a.json").stat().st_mode) == 0o600
 
 
 @pytest.mark.parametrize("content", [None, "", '{"sets": {"candidates": "' + HIDDEN, '{"sets": {"what": 1}}'])
