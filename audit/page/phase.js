@@ -8,7 +8,7 @@ const view = { sets: [], set: null, steps: [], position: 0, entries: [], request
 
 // Of every live adapter the newest audit of its live version on each set; only sets asked of some adapter count.
 export function deployedSets(rows, adapters) {
-  const live = new Map(adapters.map((one) => [one.name, one.live_version ?? one.version]));
+  const live = new Map(adapters.map((one) => [one.name, "live_version" in one ? one.live_version : one.version]));
   const sets = new Map();
   for (const row of rows) {
     if (live.get(row.adapter) !== row.version) continue;
@@ -27,7 +27,6 @@ export async function show(rows, adapters) {
   const sets = deployedSets(rows, adapters);
   const signature = JSON.stringify(sets);
   if (signature === view.signature) return;
-  view.signature = signature;
   view.sets = sets;
   $("phase").hidden = sets.length === 0;
   if (!sets.length) return;
@@ -39,6 +38,7 @@ export async function show(rows, adapters) {
   );
   if (sets.some((set) => set.id === before)) $("sets").value = before;
   await chooseSet();
+  view.signature = signature; // only now: what failed is tried again
 }
 
 async function chooseSet() {
