@@ -42,12 +42,14 @@ export async function show(rows, adapters) {
 }
 
 async function chooseSet() {
+  const slider = $("rank");
+  const before = view.steps[Number(slider.value)]?.adapter;
   view.set = view.sets.find((set) => set.id === $("sets").value);
   view.steps = view.set.steps;
   const last = view.steps.length - 1;
-  const slider = $("rank");
+  const same = view.steps.findIndex((step) => step.adapter === before);
   slider.max = String(last);
-  slider.value = String(last);
+  slider.value = String(same < 0 ? last : same);
   slider.disabled = last === 0;
   $("position").max = String(view.set.snippets);
   $("of").textContent = `of ${view.set.snippets}`;

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import expect
 
 from tests.server.audit_serve import AuditServe
+from tests.server.browser import chromium
 from tests.server.served import Served
 
 pytestmark = pytest.mark.engine
@@ -30,8 +32,8 @@ def adapter(served: Served, int8_adapters: list[Path]) -> Iterator[str]:
     served.http.delete("/v1/adapters/audited")
 
 
-def report_of(served: Served, body: dict[str, Any]) -> dict[str, Any]:
-    """Have the server audit one of its adapters, and return the report."""
+def report_of(served: Served, body: dict[str, Any], *, keep: bool = False) -> dict[str, Any]:
+    """Have the server audit one of its adapters, and return the report; the audit is removed unless kept."""
     answer = served.post("/v1/audits", body)
     assert answer.status_code == 202, answer.text
     path = f"/v1/audits/{answer.json()['id']}"
@@ -41,7 +43,7 @@ def report_of(served: Served, body: dict[str, Any]) -> dict[str, Any]:
         time.sleep(0.1)
     assert found["state"] == "done", found["error"]
     report: dict[str, Any] = served.http.get(f"{path}/report.json").json()
-    assert served.http.delete(path).is_success
+    assert keep or served.http.delete(path).is_success
     return report
 
 
@@ -71,11 +73,27 @@ def test_audits_yield_to_live_traffic(served: Served) -> None:
     assert served.post("/v1/completions", body).is_success
 
 
-def test_page_and_metrics_are_there(served: Served, adapter: str) -> None:
-    """The page beside vLLM's own routes, and the audits' series beside vLLM's own."""
+def test_metrics_are_there(served: Served, adapter: str) -> None:
+    """The audits' series stand beside vLLM's own."""
     report_of(served, {"adapter": adapter, "candidates": CANDIDATES[:2]})
-    assert "What the adapters remember" in served.http.get("/audit/").text
     text = served.http.get("/metrics").text
     counted = [line for line in text.splitlines() if line.startswith("lorecall_audit_snippets_total{")]
     assert sum(float(line.split()[-1]) for line in counted) >= 2
     assert 'lorecall_audit_jobs{state="running"}' in text
+
+
+def test_the_page_shows_what_the_engine_said(served: Served, adapter: str) -> None:
+    """In a real browser, on the server itself: the adapter, and as many tokens locked as the report says."""
+    report = report_of(served, {"adapter": adapter, "candidates": CANDIDATES[:3]}, keep=True)
+    first = report["snippets"][0]
+    with chromium() as browser:
+        page = browser.new_page()
+        page.goto(f"{served.url}/audit/")
+        expect(page.locator("#adapters tbody tr", has_text=adapter)).to_contain_text("live")
+        expect(page.locator("#locked")).to_contain_text(f"{len(first['locked'])} of {first['length']}")
+        heights = page.locator("#bars .fill").evaluate_all(
+            "bars => bars.map(bar => parseFloat(bar.style.height))"
+        )
+    assert heights == pytest.approx([100 * token["p"] for token in first["tokens"]], abs=1e-3)
+    for one in served.http.get("/v1/audits").json()["audits"]:
+        served.http.delete(f"/v1/audits/{one['id']}")
