@@ -117,7 +117,9 @@ def _create_engine(url: str) -> Engine:
         parsed = parsed.set(drivername="postgresql+psycopg")
     try:
         if parsed.drivername == "postgresql+psycopg":
-            return create_engine(parsed, pool_pre_ping=True, connect_args={"connect_timeout": 10})
+            return create_engine(
+                parsed, pool_pre_ping=True, hide_parameters=True, connect_args={"connect_timeout": 10}
+            )
         if parsed.drivername == "sqlite" and parsed.database:
             return _create_sqlite(parsed)
     except (ImportError, NoSuchModuleError) as error:
@@ -136,7 +138,7 @@ def _bad_url(url: str) -> UsageError:
 
 
 def _create_sqlite(url: URL) -> Engine:
-    engine = create_engine(url, connect_args={"timeout": _BUSY_SECONDS})
+    engine = create_engine(url, hide_parameters=True, connect_args={"timeout": _BUSY_SECONDS})
 
     @event.listens_for(engine, "connect")
     def configure(connection: Any, _record: Any) -> None:
