@@ -9,6 +9,7 @@ from sqlalchemy import (
     BigInteger,
     DateTime,
     Dialect,
+    Double,
     Enum,
     ForeignKey,
     ForeignKeyConstraint,
@@ -176,7 +177,7 @@ class AuditRow(Model):
     state: Mapped[AuditState] = mapped_column(index=True)
     total: Mapped[int]
     done: Mapped[int]
-    seconds: Mapped[float]
+    seconds: Mapped[float] = mapped_column(Double)
     result: Mapped[dict[str, Any]]
     error: Mapped[str]
     worker: Mapped[str]
