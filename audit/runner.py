@@ -93,9 +93,8 @@ class Runner:
         except LorecallError as error:
             self._fail(record, error.message)
         except Exception as error:  # noqa: BLE001  it could quote a text: only its place is logged
-            places = [f"{f.filename}:{f.lineno}" for f in traceback.extract_tb(error.__traceback__)]
-            self._fail(record, f"{type(error).__name__} at {places[-1]}")
-            logger.error("audit %s: %s by way of %s", record.id, type(error).__name__, ", ".join(places))  # noqa: TRY400
+            self._fail(record, f"{type(error).__name__} at {way_of(error)[-1]}")
+            logger.error("audit %s: %s by way of %s", record.id, type(error).__name__, way_of(error))  # noqa: TRY400
         return True
 
     def sweep(self) -> None:
@@ -190,6 +189,11 @@ class Runner:
             step()
         except LOST as error:
             logger.info("audit %s is left: %s", record.id, error.message)
+
+
+def way_of(error: Exception) -> list[str]:
+    """Return the places that an exception came by, the innermost last; its message could quote a text."""
+    return [f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)]
 
 
 def pieces(texts: Texts, done: int, size: int) -> Iterator[tuple[Group, list[ScoreItem]]]:

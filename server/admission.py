@@ -24,6 +24,7 @@ from lorecall.audit.redact import redactor
 from lorecall.audit.report import build_report
 from lorecall.audit.result import Group
 from lorecall.audit.run import AuditSettings, run_audit
+from lorecall.audit.runner import way_of
 from lorecall.audit.scorer import EngineInfo, ScoreItem
 from lorecall.audit.spool import Spool, Texts
 from lorecall.audit.store import AuditStore
@@ -95,17 +96,19 @@ class AuditGate:
         key, texts = uuid.uuid4().hex, Texts(own_sets(snippets), None, b"")
         self.spool.write(key, texts)
         job = self.plane.registry.jobs.enqueue(KIND, record.name, record.version, {SPOOLED: key})
-        if job.payload[SPOOLED] != key:
+        asked = str(job.payload.get(SPOOLED, ""))
+        if asked != key:
             self.spool.remove(key)
-            if not self.spool.has(job.payload[SPOOLED]):
-                self.spool.write(job.payload[SPOOLED], texts)
+            if asked and not self.spool.has(asked):
+                self.spool.write(asked, texts)
 
     def _ready(self, payload: dict[str, Any]) -> bool:
-        return self.spool.has(payload[SPOOLED])
+        return self.spool.has(str(payload.get(SPOOLED, "")))
 
     def _sweep(self) -> None:
         """Remove the texts that a server which died left behind."""
-        self.spool.sweep({job.payload[SPOOLED] for job in self.plane.registry.jobs.open(KIND)}, ())
+        waiting = {str(job.payload.get(SPOOLED, "")) for job in self.plane.registry.jobs.open(KIND)}
+        self.spool.sweep(waiting, ())
 
     async def run(self) -> None:
         """Do audits until cancelled, one at a time."""
@@ -137,9 +140,10 @@ class AuditGate:
             record = await asyncio.to_thread(registry.version, job.name, job.version)
             result = await self._audit(job, record)
             await asyncio.to_thread(registry.jobs.finish, job.id, self.worker, result)
-        except Exception as error:  # whatever it was, nothing goes live unaudited
-            logger.exception("the audit %s of %s failed", job.id, job.name)
-            reason = f"the audit could not be done: {error}"
+        except Exception as error:  # noqa: BLE001  whatever it was, nothing goes live unaudited
+            known = isinstance(error, LorecallError)  # any other message could quote a text
+            reason = f"the audit could not be done: {error if known else type(error).__name__}"
+            logger.error("audit %s of %s: %s, by way of %s", job.id, job.name, reason, way_of(error))  # noqa: TRY400
             await self._quarantine(job, reason)
             await asyncio.to_thread(
                 registry.jobs.finish, job.id, self.worker, {"error": reason[:2000]}, failed=True
