@@ -33,34 +33,35 @@ class Registry:
         url: `sqlite:///path` or `postgresql://user@host/database`; the schema is brought up to date.
 
     Attributes:
+        database: Where it all is; audits keep theirs in the same one.
         jobs: Work to be done once by some server.
         keys: API keys.
     """
 
     def __init__(self, url: str) -> None:
-        self._database = Database(url)
-        self.jobs = Jobs(self._database)
-        self.keys = Keys(self._database)
+        self.database = Database(url)
+        self.jobs = Jobs(self.database)
+        self.keys = Keys(self.database)
 
     def close(self) -> None:
         """Close the database's connections."""
-        self._database.close()
+        self.database.close()
 
     def revision(self) -> int:
         """The number of changes so far, those of keys and jobs included; cheap to ask often."""
-        with self._database.read() as session:
+        with self.database.read() as session:
             return session.scalars(select(CounterRow.value)).one()
 
     def changes(self, since: int) -> Changes:
         """The names changed after a revision; 0 for all. A change may come twice, never not at all."""
-        with self._database.read() as session:
+        with self.database.read() as session:
             revision = session.scalars(select(CounterRow.value)).one()
             query = select(AdapterRow).where(AdapterRow.revision > since).order_by(AdapterRow.revision)
             return Changes(revision, tuple(record_of(AdapterRecord, row) for row in session.scalars(query)))
 
     def adapters(self) -> tuple[AdapterRecord, ...]:
         """All names, sorted."""
-        with self._database.read() as session:
+        with self.database.read() as session:
             query = select(AdapterRow).where(~AdapterRow.removed).order_by(AdapterRow.name)
             return tuple(record_of(AdapterRecord, row) for row in session.scalars(query))
 
@@ -70,18 +71,18 @@ class Registry:
         Raises:
             AdapterNotFoundError: There is none.
         """
-        with self._database.read() as session:
+        with self.database.read() as session:
             return record_of(AdapterRecord, find_adapter(session, name))
 
     def live(self) -> dict[str, VersionRecord]:
         """The live version of every name that has one."""
-        with self._database.read() as session:
+        with self.database.read() as session:
             query = select(VersionRow).where(VersionRow.state == State.LIVE)
             return {row.name: record_of(VersionRecord, row) for row in session.scalars(query)}
 
     def wanted_versions(self) -> frozenset[str]:
         """The versions, of any name, that are on their way, live, quarantined, or to be rolled back to."""
-        with self._database.read() as session:
+        with self.database.read() as session:
             moving = select(VersionRow.version).where(VersionRow.state != State.RETIRED)
             before = select(AdapterRow.previous_version).where(AdapterRow.previous_version.is_not(None))
             return frozenset(session.scalars(moving)) | frozenset(v for v in session.scalars(before) if v)
@@ -92,7 +93,7 @@ class Registry:
         Raises:
             AdapterNotFoundError: There is no such name.
         """
-        with self._database.read() as session:
+        with self.database.read() as session:
             find_adapter(session, name)
             query = select(VersionRow).where(VersionRow.name == name).order_by(VersionRow.created_at.desc())
             return tuple(record_of(VersionRecord, row) for row in session.scalars(query))
@@ -103,14 +104,14 @@ class Registry:
         Raises:
             AdapterNotFoundError: There is no such name or version.
         """
-        with self._database.read() as session:
+        with self.database.read() as session:
             return record_of(VersionRecord, find_version(session, name, version))
 
     def events(
         self, name: str | None = None, *, since: int = 0, limit: int = 1000
     ) -> tuple[EventRecord, ...]:
         """What was done, oldest first, after a revision; of one name or of all."""
-        with self._database.read() as session:
+        with self.database.read() as session:
             query = select(EventRow).where(EventRow.revision > since).order_by(EventRow.id).limit(limit)
             if name is not None:
                 query = query.where(EventRow.name == name)
@@ -125,7 +126,7 @@ class Registry:
             NameRefusedError: No adapter may have that name.
         """
         check_name(name)
-        with self._database.write() as (session, revision):
+        with self.database.write() as (session, revision):
             adapter = session.get(AdapterRow, name)
             if adapter is None:
                 adapter = AdapterRow(name=name, pinned=False, removed=False, revision=revision)
@@ -154,7 +155,7 @@ class Registry:
             AdapterNotFoundError: There is no such name or version.
             ConflictError: The version is not staged.
         """
-        with self._database.write() as (session, revision):
+        with self.database.write() as (session, revision):
             row = find_version(session, name, version)
             move_version(session, row, State.VALIDATED, revision)
             row.rank, row.effective_parameters = info.rank, info.effective_parameters
@@ -176,7 +177,7 @@ class Registry:
             raise ConflictError(
                 f"a version does not move to {state} by itself", hint="stage, validated or activate"
             )
-        with self._database.write() as (session, revision):
+        with self.database.write() as (session, revision):
             row = find_version(session, name, version)
             move_version(session, row, state, revision, reason=reason, audit_id=audit_id)
             record_event(
@@ -208,7 +209,7 @@ class Registry:
             AdapterNotFoundError: There is no such name or version.
             ConflictError: The version is in no state to go live, or the name was changed in between.
         """
-        with self._database.write() as (session, revision):
+        with self.database.write() as (session, revision):
             adapter = expected_adapter(session, name, expected_revision)
             row = find_version(session, name, version)
             if adapter.live_version == version:
@@ -230,7 +231,7 @@ class Registry:
             AdapterNotFoundError: There is no such name.
             ConflictError: There is nothing to go back to, or the name was changed in between.
         """
-        with self._database.write() as (session, revision):
+        with self.database.write() as (session, revision):
             adapter = expected_adapter(session, name, expected_revision)
             if adapter.previous_version is None:
                 raise ConflictError(f"{name} has no version to go back to", hint="add a second version first")
@@ -245,7 +246,7 @@ class Registry:
         Raises:
             AdapterNotFoundError: There is no such name.
         """
-        with self._database.write() as (session, revision):
+        with self.database.write() as (session, revision):
             adapter = find_adapter(session, name)
             if adapter.pinned != pinned:
                 adapter.pinned, adapter.revision = pinned, revision
@@ -259,7 +260,7 @@ class Registry:
             AdapterNotFoundError: There is no such name.
             ConflictError: The name was changed in between.
         """
-        with self._database.write() as (session, revision):
+        with self.database.write() as (session, revision):
             adapter = expected_adapter(session, name, expected_revision)
             for row in session.scalars(select(VersionRow).where(VersionRow.name == name)):
                 row.state, row.was_live, row.reason = State.RETIRED, False, "the name was removed"
@@ -269,5 +270,5 @@ class Registry:
 
     def note(self, action: str, name: str, *, actor: str, version: str = "", **detail: Any) -> None:
         """Record something that happened around a name without changing it, such as a refused upload."""
-        with self._database.write() as (session, revision):
+        with self.database.write() as (session, revision):
             record_event(session, revision, actor, action, name, version, **detail)

@@ -83,6 +83,17 @@ class Database:
             session.flush()
 
     @contextmanager
+    def change(self) -> Iterator[Session]:
+        """A session that commits at the end and leaves the revision alone, for rows that no server follows.
+
+        Raises:
+            RegistryUnavailableError: The database did not answer.
+        """
+        with _translated(), self._begin() as connection, Session(connection) as session:
+            yield session
+            session.flush()
+
+    @contextmanager
     def _begin(self) -> Iterator[Connection]:
         with self._engine.connect().execution_options(immediate=True) as connection, connection.begin():
             yield connection
@@ -106,7 +117,9 @@ def _create_engine(url: str) -> Engine:
         parsed = parsed.set(drivername="postgresql+psycopg")
     try:
         if parsed.drivername == "postgresql+psycopg":
-            return create_engine(parsed, pool_pre_ping=True, connect_args={"connect_timeout": 10})
+            return create_engine(
+                parsed, pool_pre_ping=True, hide_parameters=True, connect_args={"connect_timeout": 10}
+            )
         if parsed.drivername == "sqlite" and parsed.database:
             return _create_sqlite(parsed)
     except (ImportError, NoSuchModuleError) as error:
@@ -125,7 +138,7 @@ def _bad_url(url: str) -> UsageError:
 
 
 def _create_sqlite(url: URL) -> Engine:
-    engine = create_engine(url, connect_args={"timeout": _BUSY_SECONDS})
+    engine = create_engine(url, hide_parameters=True, connect_args={"timeout": _BUSY_SECONDS})
 
     @event.listens_for(engine, "connect")
     def configure(connection: Any, _record: Any) -> None:

@@ -30,6 +30,10 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
+def _any_payload(_payload: dict[str, Any]) -> bool:
+    return True
+
+
 class Jobs:
     """A small queue in the registry. A worker holds a job for a lease; a job whose worker died is taken again.
 
@@ -71,10 +75,22 @@ class Jobs:
                 session.add(row)
             return record_of(JobRecord, row)
 
-    def claim(self, worker: str, kinds: Sequence[str], lease: timedelta) -> JobRecord | None:
+    def claim(
+        self,
+        worker: str,
+        kinds: Sequence[str],
+        lease: timedelta,
+        ready: Callable[[dict[str, Any]], bool] = _any_payload,
+    ) -> JobRecord | None:
         """Take the oldest job that is queued, or whose worker let its lease run out; None if there is none.
 
         A job taken `MAX_ATTEMPTS` times without an end has failed.
+
+        Args:
+            worker: Who takes it.
+            kinds: What it can do.
+            lease: For how long it holds the job.
+            ready: Whether this worker has what a payload refers to.
         """
         with self._database.write() as (session, _):
             now = self._clock()
@@ -85,12 +101,14 @@ class Jobs:
                 .order_by(JobRow.created_revision)
             )
             for row in session.scalars(query):
+                if not ready(row.payload):
+                    continue
                 if row.attempts < MAX_ATTEMPTS:
                     row.state, row.worker, row.attempts = JobState.RUNNING, worker, row.attempts + 1
                     row.lease_until = now + lease
                     return record_of(JobRecord, row)
                 row.state, row.finished_at = JobState.FAILED, now
-                row.result = {"error": f"given up after {row.attempts} attempts"}
+                row.result, row.payload = {"error": f"given up after {row.attempts} attempts"}, {}
             return None
 
     def renew(self, job_id: str, worker: str, lease: timedelta) -> JobRecord:
@@ -106,7 +124,7 @@ class Jobs:
             return record_of(JobRecord, row)
 
     def finish(self, job_id: str, worker: str, result: dict[str, Any], *, failed: bool = False) -> JobRecord:
-        """End a job with a result.
+        """End a job with a result; its payload, which may hold secrets, is forgotten.
 
         Raises:
             JobNotFoundError: There is no such job.
@@ -116,6 +134,7 @@ class Jobs:
             row = _held(session, job_id, worker)
             row.state = JobState.FAILED if failed else JobState.DONE
             row.result, row.finished_at, row.lease_until = result, self._clock(), None
+            row.payload = {}
             return record_of(JobRecord, row)
 
     def get(self, job_id: str) -> JobRecord:
@@ -126,6 +145,13 @@ class Jobs:
         """
         with self._database.read() as session:
             return record_of(JobRecord, _find(session, job_id))
+
+    def open(self, kind: str) -> tuple[JobRecord, ...]:
+        """The jobs of a kind that are not over, oldest first."""
+        with self._database.read() as session:
+            query = select(JobRow).where(JobRow.kind == kind, JobRow.state.in_(_OPEN))
+            rows = session.scalars(query.order_by(JobRow.created_revision))
+            return tuple(record_of(JobRecord, row) for row in rows)
 
     def of(self, name: str, version: str | None = None) -> tuple[JobRecord, ...]:
         """The jobs of a name, or of one version of it, newest first."""

@@ -76,6 +76,7 @@ class HttpScorer:
         self._batch = batch
         self._texts: dict[int, str] = {}
         self._info: EngineInfo | None = None
+        self._priority = 0
         self._client = httpx.Client(
             base_url=self._server,
             headers={"Authorization": f"Bearer {key}"} if key else {},
@@ -108,7 +109,7 @@ class HttpScorer:
         return other
 
     def info(self) -> EngineInfo:
-        """Return what `GET /v1/engine` says (asked once)."""
+        """Return what `GET /v1/engine` says (asked once); from then on decoding yields to live traffic."""
         if self._info is None:
             response = self._request("GET", "/v1/engine")
             if response.status_code == HTTPStatus.NOT_FOUND:
@@ -117,7 +118,9 @@ class HttpScorer:
                     hint="it is no lorecall server; start one with `lorecall serve`",
                     param="server",
                 )
-            self._info = parse(EngineInfo, self._json(response), "/v1/engine")
+            told = self._json(response)
+            self._info = parse(EngineInfo, told, "/v1/engine")
+            self._priority = parse(int, told.get("background_priority", 0), "/v1/engine")
         return self._info
 
     def adapter(self, name: str) -> AdapterVersion:
@@ -132,11 +135,14 @@ class HttpScorer:
 
     def adapter_names(self) -> list[str]:
         """Return the names of all adapters of the server."""
-        listed = self._json(self._request("GET", "/v1/adapters"))
-        try:
-            return sorted(str(entry["name"]) for entry in listed["adapters"])
-        except (KeyError, TypeError) as error:
-            raise broken("/v1/adapters", "no list of adapters with names") from error
+        return sorted(str(entry["name"]) for entry in self.adapter_list())
+
+    def adapter_list(self) -> list[dict[str, Any]]:
+        """Return what the server lists of its adapters: objects with a `name`."""
+        listed = self._json(self._request("GET", "/v1/adapters")).get("adapters")
+        if not isinstance(listed, list) or not all(isinstance(one, dict) and "name" in one for one in listed):
+            raise broken("/v1/adapters", "no list of adapters with names")
+        return cast("list[dict[str, Any]]", listed)
 
     def score(self, model: str, items: Sequence[ScoreItem]) -> list[ItemScore]:
         """Score items in requests of `batch` items each, in the order given."""
@@ -171,6 +177,8 @@ class HttpScorer:
 
     def _complete(self, model: str, prompts: list[Sequence[int]], tokens: int) -> list[Decoded]:
         body = {**GREEDY, "model": model, "prompt": [list(ids) for ids in prompts], "max_tokens": tokens}
+        if self._priority:  # an engine with one queue refuses any
+            body["priority"] = self._priority
         answer = self._json(self._request("POST", "/v1/completions", body))
         choices = parse(list[_Choice], answer.get("choices"), "/v1/completions")
         if sorted(choice.index for choice in choices) != list(range(len(prompts))):

@@ -33,13 +33,27 @@ def load_policy(path: Path) -> Policy:
         raise UsageError(
             f"{path.name!r} is not YAML", hint="such as max_certified: 0", param="policy"
         ) from error
+    return check_policy(value, repr(path.name))
+
+
+def check_policy(value: object, name: str) -> Policy:
+    """Return the policy that a value is.
+
+    Args:
+        value: What was read, such as {"max_certified": 0}.
+        name: What to call it in a message.
+
+    Raises:
+        UsageError: It does not fit its schema.
+    """
     problem = next(iter(jsonschema.Draft202012Validator(policy_schema()).iter_errors(value)), None)
     if problem is not None:
         known = ", ".join(policy_schema()["properties"])
         where = "/".join(str(part) for part in problem.absolute_path)
         raise UsageError(
-            f"policy {path.name!r}: {where + ': ' if where else ''}{problem.message}",
+            f"policy {name}: {where + ': ' if where else ''}{problem.message}",
             hint=f"its keys are {known}",
             param="policy",
         )
-    return Policy(**{name: limit for name, limit in value.items() if name != "schema_version"})
+    limits = cast("dict[str, Any]", value)
+    return Policy(**{name: limit for name, limit in limits.items() if name != "schema_version"})

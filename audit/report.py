@@ -25,7 +25,13 @@ TokenTexts = Callable[[Sequence[int]], list[str]]
 
 
 def build_report(
-    result: AuditResult, gate: Gate, policy: Policy, redactor: Redactor, token_texts: TokenTexts | None = None
+    result: AuditResult,
+    gate: Gate,
+    policy: Policy,
+    redactor: Redactor,
+    token_texts: TokenTexts | None = None,
+    *,
+    entries: Sequence[Report] | None = None,
 ) -> Report:
     """Return the report of one audit as JSON values, sealed.
 
@@ -35,8 +41,10 @@ def build_report(
         policy: The policy.
         redactor: What is shown of texts.
         token_texts: The text of each token, asked only where texts are shown.
+        entries: The snippets' entries, where they were made before; from the result's snippets otherwise.
     """
-    texts = token_texts if redactor.show else None
+    if entries is None:
+        entries = [snippet_entry(snippet, redactor, token_texts) for snippet in result.snippets]
     return seal(
         {
             "schema_version": SCHEMA_VERSION,
@@ -80,8 +88,11 @@ def build_report(
             else None,
             "sequential": _sequential(result),
             "multiplicity": _multiplicity(result),
-            "omitted": {str(group): count for group, count in result.omitted.items()},
-            "snippets": [_snippet(snippet, redactor, texts) for snippet in result.snippets],
+            "omitted": {
+                str(group): summary.snippets - sum(entry["set"] == group for entry in entries)
+                for group, summary in result.summaries.items()
+            },
+            "snippets": list(entries),
         }
     )
 
@@ -121,7 +132,11 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _snippet(snippet: SnippetResult, redactor: Redactor, texts: TokenTexts | None) -> Report:
+def snippet_entry(
+    snippet: SnippetResult, redactor: Redactor, token_texts: TokenTexts | None = None
+) -> Report:
+    """Return a report's entry of one snippet; the text of each token is asked only where texts are shown."""
+    texts = token_texts if redactor.show else None
     entry: Report = {
         "id": snippet.item.id,
         "set": str(snippet.group),

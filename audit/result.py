@@ -3,7 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from lorecall.audit.rule import RuleResult
 from lorecall.audit.scorer import AdapterVersion, Decoded, EngineInfo, ItemScore, ScoreItem
@@ -12,6 +12,24 @@ from lorecall.audit.verdict import Bounds, Match, Verdict
 
 if TYPE_CHECKING:
     from lorecall.audit.sequential import Outcome
+
+
+class Judged(Protocol):
+    """What counts of a snippet once it is judged; see `SnippetResult` for the meanings."""
+
+    @property
+    def verdict(self) -> Verdict: ...  # noqa: D102
+    @property
+    def alarm(self) -> str: ...  # noqa: D102
+    @property
+    def flags(self) -> tuple["Flag", ...]: ...  # noqa: D102
+    @property
+    def tokens(self) -> int: ...  # noqa: D102
+    @property
+    def over_half(self) -> int: ...  # noqa: D102
+    @property
+    def delta_loss(self) -> float | None: ...  # noqa: D102
+
 
 RECITED = (Verdict.CERTIFIED, Verdict.RECALLED)
 
@@ -75,6 +93,16 @@ class SnippetResult:
     views: tuple[tuple[str, Verdict, float | None], ...] = ()
 
     @property
+    def tokens(self) -> int:
+        """Target tokens that were scored."""
+        return 0 if self.rule is None else self.rule.tokens
+
+    @property
+    def over_half(self) -> int:
+        """Target tokens with p > 0.5."""
+        return 0 if self.rule is None else self.rule.over_half
+
+    @property
     def delta_loss(self) -> float | None:
         """ΔL: base loss minus adapter loss on the target tokens, in nats a token; None without scores."""
         if self.rule is None or self.base_rule is None:
@@ -119,15 +147,14 @@ class Tally:
         self._tokens = self._over_half = self._alarms = 0
         self._gained = 0.0
 
-    def add(self, snippet: SnippetResult) -> None:
+    def add(self, snippet: Judged) -> None:
         """Count one snippet."""
         self._verdicts[snippet.verdict] += 1
         self._telling[snippet.verdict] += Flag.SHORT not in snippet.flags
         self._alarms += bool(snippet.alarm)
-        if snippet.rule is not None:
-            self._tokens += snippet.rule.tokens
-            self._over_half += snippet.rule.over_half
-            self._gained += (snippet.delta_loss or 0.0) * snippet.rule.tokens
+        self._tokens += snippet.tokens
+        self._over_half += snippet.over_half
+        self._gained += (snippet.delta_loss or 0.0) * snippet.tokens
 
     def summary(self, confidence: float) -> SetSummary:
         """Return the counts so far, with intervals of the confidence given."""

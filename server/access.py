@@ -26,6 +26,7 @@ ANY_KEY = Need()
 ADMIN = Need(scopes=frozenset({Scope.ADMIN}))
 ADAPTERS = Need(scopes=frozenset({Scope.ADAPTERS}))
 INFER = Need(scopes=frozenset({Scope.INFER, Scope.AUDIT}), model=True)
+AUDITS = Need(scopes=frozenset({Scope.AUDIT}))
 AUDIT = Need(scopes=frozenset({Scope.AUDIT}), model=True)
 
 _RULES: tuple[tuple[str, str, Need], ...] = (
@@ -38,7 +39,11 @@ _RULES: tuple[tuple[str, str, Need], ...] = (
     (r"POST", r"/v1/adapters|/v1/adapters/[^/]+/(archive|rollback|pin)", ADAPTERS),
     (r"DELETE", r"/v1/adapters/[^/]+", ADAPTERS),
     (r"POST", r"/v1/(un)?load_lora_adapter", ADAPTERS),
+    (r"GET|HEAD", r"/audit/?|/audit/[^/]+", OPEN),  # the page's own files, without data
     (r"GET", r"/v1/audits/[^/]+", Need(scopes=frozenset({Scope.AUDIT, Scope.ADAPTERS}))),
+    (r"GET", r"/v1/audits|/v1/capacity|/v1/audits/[^/]+/(snippets|report\.[^/]+)", AUDITS),
+    (r"POST", r"/v1/audits|/v1/audits/[^/]+/cancel", AUDITS),
+    (r"DELETE", r"/v1/audits/[^/]+", AUDITS),
     (r"POST", r"/v1/score", AUDIT),
     (r"POST", r"/v1/(chat/)?completions(/render|/batch)?|/v1/responses|/v1/messages", INFER),
     (r"POST", r"/v1/messages/count_tokens|/tokenize|/detokenize|/invocations", INFER),

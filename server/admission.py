@@ -9,7 +9,7 @@ import json
 import logging
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
@@ -17,12 +17,17 @@ from lorecall.adapters.errors import LorecallError, UsageError
 from lorecall.adapters.models import State
 from lorecall.adapters.registry_records import JobRecord, VersionRecord
 from lorecall.audit.candidates import CandidateSet
+from lorecall.audit.order import OrderSettings, set_digest, set_inputs
 from lorecall.audit.policy import Policy, judge_result
+from lorecall.audit.records import NewAudit
 from lorecall.audit.redact import redactor
 from lorecall.audit.report import build_report
 from lorecall.audit.result import Group
 from lorecall.audit.run import AuditSettings, run_audit
+from lorecall.audit.runner import way_of
 from lorecall.audit.scorer import EngineInfo, ScoreItem
+from lorecall.audit.spool import Spool, Texts
+from lorecall.audit.store import AuditStore
 from lorecall.server.audit_scorer import ResidentScorer
 from lorecall.server.control_plane import ControlPlane
 from lorecall.server.residents import Lease, Resident
@@ -35,6 +40,8 @@ LEASE = timedelta(seconds=120)
 RENEW_S = 30.0
 IDLE_S = 2.0
 ACTOR = "audit"
+SPOOLED = "spool"
+"""The field of a job's payload that names the file of its texts."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,7 @@ class AuditGate:
         engine: Says what the engine is, its measured spread included.
         policy: What must be met.
         sets: The operator's own candidates and controls, asked of every adapter.
+        spool: The callers' snippets until their audit is over; the registry's job names the file.
         worker: Under which name this server holds jobs.
     """
 
@@ -55,6 +63,7 @@ class AuditGate:
     engine: Callable[[], EngineInfo]
     policy: Policy
     sets: dict[Group, CandidateSet]
+    spool: Spool
     worker: str = field(default_factory=lambda: uuid.uuid4().hex)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -78,16 +87,39 @@ class AuditGate:
             record = await asyncio.to_thread(
                 registry.move, record.name, record.version, State.AUDITING, actor=ACTOR
             )
-        await asyncio.to_thread(registry.jobs.enqueue, KIND, record.name, record.version, snippets)
+        await asyncio.to_thread(self._enqueue, record, snippets)
         self._wake.set()
         return record
+
+    def _enqueue(self, record: VersionRecord, snippets: dict[str, Any]) -> None:
+        """Keep the caller's snippets, and then ask for the audit; texts sent again revive one that lost them."""
+        key, texts = uuid.uuid4().hex, Texts(own_sets(snippets), None, b"")
+        self.spool.write(key, texts)
+        job = self.plane.registry.jobs.enqueue(KIND, record.name, record.version, {SPOOLED: key})
+        asked = str(job.payload.get(SPOOLED, ""))
+        if asked != key:
+            self.spool.remove(key)
+            if asked and not self.spool.has(asked):
+                self.spool.write(asked, texts)
+
+    def _ready(self, payload: dict[str, Any]) -> bool:
+        return self.spool.has(str(payload.get(SPOOLED, "")))
+
+    def _sweep(self) -> None:
+        """Remove the texts that a server which died left behind."""
+        waiting = {str(job.payload.get(SPOOLED, "")) for job in self.plane.registry.jobs.open(KIND)}
+        self.spool.sweep(waiting, ())
 
     async def run(self) -> None:
         """Do audits until cancelled, one at a time."""
         jobs = self.plane.registry.jobs
+        swept = False
         while True:
             try:
-                job = await asyncio.to_thread(jobs.claim, self.worker, [KIND], LEASE)
+                if not swept:
+                    await asyncio.to_thread(self._sweep)
+                    swept = True
+                job = await asyncio.to_thread(jobs.claim, self.worker, [KIND], LEASE, self._ready)
                 if job is not None:
                     await self._do(job)
                     continue
@@ -108,15 +140,25 @@ class AuditGate:
             record = await asyncio.to_thread(registry.version, job.name, job.version)
             result = await self._audit(job, record)
             await asyncio.to_thread(registry.jobs.finish, job.id, self.worker, result)
-        except Exception as error:  # whatever it was, nothing goes live unaudited
-            logger.exception("the audit %s of %s failed", job.id, job.name)
-            reason = f"the audit could not be done: {error}"
+        except Exception as error:  # noqa: BLE001  whatever it was, nothing goes live unaudited
+            known = isinstance(error, LorecallError)  # any other message could quote a text
+            reason = f"the audit could not be done: {error if known else type(error).__name__}"
+            logger.error("audit %s of %s: %s, by way of %s", job.id, job.name, reason, way_of(error))  # noqa: TRY400
             await self._quarantine(job, reason)
             await asyncio.to_thread(
                 registry.jobs.finish, job.id, self.worker, {"error": reason[:2000]}, failed=True
             )
         finally:
             keep.cancel()
+            await asyncio.to_thread(self._forget, job)
+
+    def _forget(self, job: JobRecord) -> None:
+        """Remove the texts of a job that is over; one that this server lost or could not end keeps them."""
+        try:
+            if self.plane.registry.jobs.get(job.id).finished_at is not None:
+                self.spool.remove(job.payload[SPOOLED])
+        except LorecallError as error:
+            logger.warning("the texts of audit %s stay until the next start: %s", job.id, error)
 
     async def _audit(self, job: JobRecord, record: VersionRecord) -> dict[str, Any]:
         """Audit one version and decide; return what the job keeps."""
@@ -124,26 +166,40 @@ class AuditGate:
         lease = Lease(resident, None)
         self.plane.residents.retire(resident)  # it leaves after the lease, unless `activate` takes it back
         try:
-            passed, reasons, report = await asyncio.to_thread(
-                self._judge, resident, asyncio.get_running_loop(), job.payload
-            )
+            passed, reasons = await asyncio.to_thread(self._judge, resident, asyncio.get_running_loop(), job)
             if passed:
                 await self.plane.activate(record, resident.info, actor=ACTOR, audit_id=job.id)
             else:
                 await self._quarantine(job, "; ".join(reasons))
         finally:
             lease.release()
-        return {"passed": passed, "reasons": reasons, "report": report}
+        return {"passed": passed, "reasons": reasons}
 
     def _judge(
-        self, resident: Resident, loop: asyncio.AbstractEventLoop, payload: dict[str, Any]
-    ) -> tuple[bool, list[str], dict[str, Any]]:
+        self, resident: Resident, loop: asyncio.AbstractEventLoop, job: JobRecord
+    ) -> tuple[bool, list[str]]:
+        """Audit a version, and keep the audit among all others under the job's id."""
         scorer = ResidentScorer(loop, self.scoring, self.engine(), resident)
-        sets = merged(self.sets, payload)
+        sets = merged(self.sets, self.spool.read(job.payload[SPOOLED]).sets)
         result = run_audit(scorer, resident.name, sets, AuditSettings())
         verdict = judge_result(result, self.policy)
         report = build_report(result, verdict, self.policy, redactor(show=False), scorer.token_texts)
-        return verdict.passed, list(verdict.reasons), report
+        policy = {name: limit for name, limit in self.policy.as_dict().items() if limit is not None}
+        new = NewAudit(
+            id=job.id,
+            adapter=job.name,
+            version=job.version,
+            rank=resident.info.rank,
+            effective_parameters=resident.info.effective_parameters,
+            candidate_set=set_digest(sets[Group.CANDIDATES]),
+            inputs=set_inputs(sets),
+            settings=OrderSettings(policy=policy).model_dump(mode="json"),
+            total=len(report["snippets"]),
+            created_by=ACTOR,
+        )
+        entries = report.pop("snippets")  # they have their own rows
+        AuditStore(self.plane.registry.database).keep(new, report, entries)
+        return verdict.passed, list(verdict.reasons)
 
     async def _quarantine(self, job: JobRecord, reason: str) -> None:
         try:
@@ -169,14 +225,24 @@ class AuditGate:
                 logger.warning("the audit %s cannot be held: %s", job.id, error)
 
 
-def merged(operator: dict[Group, CandidateSet], payload: dict[str, Any]) -> dict[Group, CandidateSet]:
+def own_sets(snippets: dict[str, Any]) -> dict[Group, CandidateSet]:
+    """Return the sets that a caller sent with an adapter."""
+    given = {group: snippets.get(group.value) or [] for group in Group}
+    return {
+        group: CandidateSet("request", "", tuple(ScoreItem(i["id"], i["prefix"], i["target"]) for i in items))
+        for group, items in given.items()
+        if items
+    }
+
+
+def merged(operator: dict[Group, CandidateSet], own: dict[Group, CandidateSet]) -> dict[Group, CandidateSet]:
     """Return the operator's snippets with the caller's behind them; ids are told apart by a prefix."""
     sets = {}
     for group in Group:
-        own = payload.get(group.value) or []
         given = operator.get(group)
         items = [*(given.items if given is not None else ())]
-        items += [ScoreItem(f"own/{one['id']}", one["prefix"], one["target"]) for one in own]
+        if group in own:
+            items += [replace(item, id=f"own/{item.id}") for item in own[group].items]
         if items:
             digest = hashlib.sha256(json.dumps([[i.id, i.prefix, i.target] for i in items]).encode())
             name = given.name if given is not None else "request"

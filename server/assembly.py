@@ -20,9 +20,13 @@ from lorecall.audit.candidates import load_candidates
 from lorecall.audit.policy_file import load_policy
 from lorecall.audit.result import Group
 from lorecall.audit.scorer import EngineInfo
+from lorecall.audit.spool import Spool
 from lorecall.server.admission import AuditGate
+from lorecall.server.audit_desk import make_audits
+from lorecall.server.audit_engines import OwnEngine
 from lorecall.server.control_plane import ControlPlane
 from lorecall.server.follower import Follower
+from lorecall.server.http.audits import AuditDesk
 from lorecall.server.http.state import Serving
 from lorecall.server.keyring import KeyGuard, check_exposure, is_loopback
 from lorecall.server.metering import meter
@@ -31,10 +35,12 @@ from lorecall.server.models import AdapterTable, VersionedModels
 from lorecall.server.residents import Capacity, Residents
 from lorecall.server.scoring import EngineScoring
 from lorecall.server.settings import ServerSettings
+from prometheus_client import REGISTRY
 
 logger = logging.getLogger("vllm.lorecall")
 
 STAGING = "downloads"
+ADMISSIONS = "admissions"
 Background = list[Coroutine[Any, Any, None]]
 
 
@@ -84,6 +90,22 @@ async def build_serving(
     return serving, background
 
 
+def build_audits(serving: Serving, settings: ServerSettings) -> tuple[AuditDesk, Coroutine[Any, Any, None]]:
+    """Return what the audit routes share, and the work that is to run beside them."""
+    plane = serving.adapters
+    own = OwnEngine(asyncio.get_running_loop(), plane, serving.scoring, serving.info)
+    parts = make_audits(plane.registry, own, settings, REGISTRY, serving.metrics.label)
+
+    async def work() -> None:
+        parts.worker.start()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            parts.stop.set()  # without waiting: its batch needs the loop that ends here
+
+    return parts.desk, work()
+
+
 def make_gate(serving: Serving, settings: ServerSettings) -> AuditGate:
     """Return the gate that the settings ask for.
 
@@ -93,7 +115,8 @@ def make_gate(serving: Serving, settings: ServerSettings) -> AuditGate:
     files = {Group.CANDIDATES: settings.audit_candidates, Group.CONTROLS: settings.audit_controls}
     sets = {group: load_candidates(file) for group, file in files.items() if file is not None}
     policy = load_policy(settings.require_audit or Path())
-    return AuditGate(serving.adapters, serving.scoring, serving.info, policy, sets)
+    spool = Spool(settings.spool_folder() / ADMISSIONS)
+    return AuditGate(serving.adapters, serving.scoring, serving.info, policy, sets, spool)
 
 
 def make_guard(registry: Registry, settings: ServerSettings, args: Namespace) -> KeyGuard:

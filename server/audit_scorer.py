@@ -6,12 +6,12 @@ from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self, TypeVar
 
-from lorecall.adapters.errors import AdapterNotFoundError
+from lorecall.adapters.errors import AdapterNotFoundError, LorecallError, ScorerError
 from lorecall.adapters.manifest import AdapterInfo
 from lorecall.audit.scorer import AdapterVersion, Decoded, EngineInfo, ItemScore, ScoreItem
 from lorecall.server.framing import Framing
 from lorecall.server.residents import Resident
-from lorecall.server.scoring import BACKGROUND_PRIORITY, EngineScoring
+from lorecall.server.scoring import EngineScoring
 
 T = TypeVar("T")
 
@@ -70,7 +70,14 @@ class EngineScorer:
         return None if model == self.engine.base else self._serving(model)[1]
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result()
+        try:
+            return asyncio.run_coroutine_threadsafe(work, self.loop).result()
+        except LorecallError:
+            raise
+        except Exception as error:  # vLLM raises whatever its engine raised
+            raise ScorerError(
+                f"the engine failed: {type(error).__name__}", hint="its log says more"
+            ) from error
 
     async def _decode_all(self, prompts: Sequence[tuple[Sequence[int], int]], lora: Any) -> list[Decoded]:
         return list(await asyncio.gather(*(self._decode(list(ids), n, lora) for ids, n in prompts)))
@@ -85,7 +92,7 @@ class EngineScorer:
             params,
             f"audit-{uuid.uuid4().hex}",
             lora_request=lora,
-            priority=BACKGROUND_PRIORITY if self.scoring.by_priority else 0,
+            priority=self.scoring.background_priority,
         )
         answer = [output async for output in stream][-1].outputs[0]
         return Decoded(tuple(answer.token_ids), answer.text)

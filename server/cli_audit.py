@@ -31,6 +31,7 @@ from lorecall.server.cli_audit_options import (
     Timeout,
 )
 from lorecall.server.cli_audit_reports import report, verify
+from lorecall.server.cli_audit_serve import serve
 
 app = typer.Typer(no_args_is_help=True, help="Audit what a served adapter has memorised.")
 
@@ -169,5 +170,5 @@ def run(
     raise typer.Exit(int(gate.exit_code))
 
 
-for command in (ranks, matrix, mitigate, report, verify):
+for command in (ranks, matrix, mitigate, report, verify, serve):
     app.command()(command)

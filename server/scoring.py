@@ -34,6 +34,11 @@ class EngineScoring:
     by_priority: bool
     _gate: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
 
+    @property
+    def background_priority(self) -> int:
+        """The `priority` of requests that yield to live traffic, which has 0; 0 where there is one queue."""
+        return BACKGROUND_PRIORITY if self.by_priority else 0
+
     async def score(
         self, items: Sequence[ScoreItem], lora_request: Any, framing: Framing, system: str | None
     ) -> list[ItemScore]:
@@ -124,7 +129,7 @@ class EngineScoring:
             params,
             f"score-{uuid.uuid4().hex}",
             lora_request=lora_request,
-            priority=BACKGROUND_PRIORITY if self.by_priority else 0,
+            priority=self.background_priority,
         )
         output = [answer async for answer in stream][-1]
         if self.fixed_token_scores:

@@ -77,6 +77,20 @@ class ServerSettings(BaseSettings):
     audit_controls: Path | None = Field(
         default=None, description="control snippets (JSONL) of every adapter's audit"
     )
+    audit_spool: Path | None = Field(
+        default=None,
+        description="folder of the texts of audits that are not over, for its owner only; empty for `audits` in "
+        "the store; a server that is to take over another one's audits needs the same folder",
+    )
+    audit_batch: int = Field(
+        default=32, ge=1, le=4096, description="snippets of an audit that are scored and recorded together"
+    )
+    audit_lease_seconds: float = Field(
+        default=60.0,
+        gt=0,
+        le=86400,
+        description="seconds without a sign of life after which another server takes an audit over",
+    )
     int8_kernel: Literal["auto", "exact", "onednn"] = Field(
         default="auto",
         description="products of an INT8 base on a CPU: oneDNN's, our exact ones, or auto: exact where a probe "
@@ -86,6 +100,10 @@ class ServerSettings(BaseSettings):
     def registry_url(self) -> str:
         """Return the registry's URL."""
         return self.registry or f"sqlite:///{self.store / 'registry.db'}"
+
+    def spool_folder(self) -> Path:
+        """Return the folder of the texts of audits that are not over."""
+        return self.audit_spool or self.store / "audits"
 
     def roots(self, *, keyed: bool) -> tuple[Path, ...]:
         """Return the directories under which local adapters may lie."""

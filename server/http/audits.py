@@ -1,35 +1,252 @@
-"""`GET /v1/audits/{id}`: the audit that admitted a version, or did not."""
+"""`/v1/audits` and `/v1/capacity`: one router, in `lorecall serve` and in `lorecall audit serve`.
+
+Bodies are read here and not by FastAPI, whose messages would quote the texts in them.
+"""
 
 import asyncio
+import json
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response
-from lorecall.adapters.errors import LorecallError
-from lorecall.adapters.registry_jobs import JobNotFoundError
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.routing import APIRoute
+from lorecall.adapters.errors import LorecallError, UsageError
+from lorecall.adapters.registry_jobs import JobNotFoundError, Jobs
+from lorecall.adapters.registry_records import JobRecord
+from lorecall.audit.html_report import render_report
+from lorecall.audit.junit import render_junit
+from lorecall.audit.order import Upload, make_order
+from lorecall.audit.records import AuditNotFoundError
+from lorecall.audit.service import AuditService, describe
 from lorecall.server.http.answers import error_answer
-from lorecall.server.http.state import serving
-from lorecall.server.request_context import sees
+from lorecall.server.request_context import actor, sees
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
 
-router = APIRouter()
+MAX_BODY = 64 << 20
+LISTED = 1000
+PAGE = 500
+TEXT_FIELDS = frozenset({"adapter", "system", "generate_controls"})
+"""Fields of a form that are taken as they are; the others are JSON."""
+
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+class AnsweringRoute(APIRoute):
+    """A route that answers our errors in OpenAI's shape."""
+
+    def get_route_handler(self) -> Handler:
+        """Return the handler of one request."""
+        handler = super().get_route_handler()
+
+        async def answer(request: Request) -> Response:
+            try:
+                return await handler(request)
+            except LorecallError as error:
+                return error_answer(error)
+
+        return answer
+
+
+router = APIRouter(route_class=AnsweringRoute)
+
+
+@dataclass(frozen=True, slots=True)
+class AuditDesk:
+    """What the routes share: `app.state.lorecall_audits`.
+
+    Attributes:
+        service: The audits.
+        jobs: The audits of adapters that wait for admission.
+        taken: Called when an audit was queued.
+    """
+
+    service: AuditService
+    jobs: Jobs
+    taken: Callable[[], None]
+
+
+def desk(request: Request) -> AuditDesk:
+    """Return the server's shared object."""
+    return request.app.state.lorecall_audits  # type: ignore[no-any-return]
+
+
+@router.post("/v1/audits", status_code=202)
+async def submit_audit(request: Request) -> Response:
+    """Ask for an audit: a JSON object, or a form with the candidates as a file of JSON Lines."""
+    fields, files = await read_order(request)
+    order = await asyncio.to_thread(make_order, fields, files)
+    at = desk(request)
+    record = await asyncio.to_thread(at.service.submit, order, sees, actor())
+    at.taken()
+    return JSONResponse(describe(record), 202, {"Location": f"/v1/audits/{record.id}"})
+
+
+@router.get("/v1/audits")
+async def list_audits(
+    request: Request,
+    adapter: Annotated[str | None, Query()] = None,
+    limit: Annotated[int, Query(ge=1, le=LISTED)] = 100,
+) -> Response:
+    """Return the newest audits that the caller sees."""
+    found = await asyncio.to_thread(desk(request).service.audits, sees, adapter, limit)
+    return JSONResponse({"audits": [describe(record) for record in found]})
+
+
+@router.get("/v1/capacity")
+async def show_capacity(request: Request, adapter: Annotated[str | None, Query()] = None) -> Response:
+    """Return what each audited version of each rank held of each candidate set, oldest first."""
+    return JSONResponse({"rows": await asyncio.to_thread(desk(request).service.capacity, sees, adapter)})
 
 
 @router.get("/v1/audits/{audit_id}")
-async def show_audit(audit_id: str, raw_request: Request) -> Response:
-    """Return an audit's state, and its decision and report once it is done; candidates are redacted."""
+async def show_audit(audit_id: str, request: Request) -> Response:
+    """Return an audit's state and progress, and its decision once it is done."""
+    at = desk(request)
     try:
-        job = await asyncio.to_thread(serving(raw_request).adapters.registry.jobs.get, audit_id)
-        if not sees(job.name):
-            raise JobNotFoundError(f"there is no job {audit_id[:64]!r}", param="id")
-    except LorecallError as error:
-        return error_answer(error)
-    return JSONResponse(
-        {
-            "id": job.id,
-            "adapter": job.name,
-            "version": job.version,
-            "state": job.state.value,
-            "created_at": job.created_at.isoformat(),
-            "finished_at": job.finished_at.isoformat() if job.finished_at else None,
-            "result": job.result,
-        }
-    )
+        record = await asyncio.to_thread(at.service.get, audit_id, sees)
+    except AuditNotFoundError as missing:
+        return JSONResponse(admission(await _job(at, audit_id, missing)))
+    return JSONResponse(describe(record))
+
+
+async def _job(at: AuditDesk, audit_id: str, missing: AuditNotFoundError) -> JobRecord:
+    try:
+        job = await asyncio.to_thread(at.jobs.get, audit_id)
+    except JobNotFoundError:
+        raise missing from None
+    if not sees(job.name):
+        raise missing
+    return job
+
+
+def admission(job: JobRecord) -> dict[str, Any]:
+    """Return the audit that admitted a version, or did not."""
+    return {
+        "id": job.id,
+        "adapter": job.name,
+        "version": job.version,
+        "state": job.state.value,
+        "created_at": job.created_at.isoformat(),
+        "finished_at": job.finished_at.isoformat() if job.finished_at else None,
+        "result": job.result,
+    }
+
+
+@router.get("/v1/audits/{audit_id}/snippets")
+async def show_snippets(
+    audit_id: str,
+    request: Request,
+    offset: Annotated[int, Query(ge=0)] = 0,
+    limit: Annotated[int, Query(ge=1, le=PAGE)] = 100,
+) -> Response:
+    """Return the entries recorded so far, from a position on."""
+    found = await asyncio.to_thread(desk(request).service.snippets, audit_id, sees, offset, limit)
+    return JSONResponse({"offset": offset, "snippets": found})
+
+
+@router.get("/v1/audits/{audit_id}/report.{kind}")
+async def show_report(audit_id: str, kind: str, request: Request) -> Response:
+    """Return the report of an audit that is done: json, html, or xml (JUnit)."""
+    if kind not in ("json", "html", "xml"):
+        raise UsageError(
+            f"no report.{kind[:20]}", hint="report.json, report.html or report.xml", param="kind"
+        )
+    report = await asyncio.to_thread(desk(request).service.report, audit_id, sees)
+    if kind == "json":
+        return JSONResponse(report)
+    if kind == "html":
+        return HTMLResponse(await asyncio.to_thread(render_report, report))
+    return Response(await asyncio.to_thread(render_junit, report), media_type="application/xml")
+
+
+@router.post("/v1/audits/{audit_id}/cancel")
+async def cancel_audit(audit_id: str, request: Request) -> Response:
+    """Stop an audit; what it has recorded stays."""
+    return JSONResponse(describe(await asyncio.to_thread(desk(request).service.cancel, audit_id, sees)))
+
+
+@router.delete("/v1/audits/{audit_id}")
+async def remove_audit(audit_id: str, request: Request) -> Response:
+    """Remove an audit with everything that it has recorded; one under way stops."""
+    record = await asyncio.to_thread(desk(request).service.remove, audit_id, sees)
+    return JSONResponse({"id": record.id, "adapter": record.adapter, "removed": True})
+
+
+async def read_order(request: Request) -> tuple[dict[str, object], dict[str, Upload]]:
+    """Return the fields and the files of a request's body.
+
+    Raises:
+        UsageError: It is too large, or neither a JSON object nor a form.
+    """
+    body = await read_body(request)
+    kind = request.headers.get("content-type", "").partition(";")[0].strip()
+    if kind == "multipart/form-data":
+        return await _read_form(request, body)
+    if kind != "application/json":
+        raise UsageError(
+            f"the content type {kind[:80]!r}",
+            hint="application/json or multipart/form-data",
+            param="Content-Type",
+        )
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        raise UsageError("the body is not JSON", param="body") from None  # the cause holds the body
+    if not isinstance(value, dict):
+        raise UsageError(f"the body is not a JSON object but {type(value).__name__}", param="body")
+    return value, {}
+
+
+async def read_body(request: Request) -> bytes:
+    """Return a request's body.
+
+    Raises:
+        UsageError: It is larger than `MAX_BODY`.
+    """
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > MAX_BODY:
+            raise UsageError(
+                f"the body is larger than {MAX_BODY >> 20} MiB", hint="send it in parts", param="body"
+            )
+    return bytes(body)
+
+
+async def _read_form(request: Request, body: bytes) -> tuple[dict[str, object], dict[str, Upload]]:
+    async def stream() -> AsyncGenerator[bytes, None]:
+        yield body
+
+    fields: dict[str, object] = {}
+    files: dict[str, Upload] = {}
+    try:
+        form = await MultiPartParser(request.headers, stream(), max_files=4, max_fields=50).parse()
+    except MultiPartException as error:
+        raise UsageError(f"the form cannot be read: {error.message}", param="body") from None
+    try:
+        for name, value in form.multi_items():
+            if isinstance(value, UploadFile):
+                files[name] = (value.filename or "upload", await value.read())
+            else:
+                fields[name] = _form_value(name, value, fields.get(name))
+    finally:
+        await form.close()
+    unknown = sorted(set(files) - {"candidates", "controls"})
+    if unknown:
+        raise UsageError(f"a file under {unknown[0][:40]!r}", hint="candidates or controls", param="body")
+    return fields, files
+
+
+def _form_value(name: str, text: str, before: object) -> object:
+    """Return a form field's value; a framing may be given several times."""
+    if name == "framing":
+        return [*(before if isinstance(before, list) else []), text]
+    if name in TEXT_FIELDS:
+        return text
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise UsageError(f"the form's field {name[:40]!r} is not JSON", param=name[:40]) from None

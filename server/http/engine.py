@@ -13,8 +13,10 @@ _one_at_a_time = asyncio.Lock()
 
 @router.get("/v1/engine")
 async def show_engine(raw_request: Request) -> Response:
-    """Return the engine's name and version, the base, its digest and scheme, and the measured spread."""
-    return JSONResponse(dataclasses.asdict(serving(raw_request).info()))
+    """Return engine, base, digest, scheme and measured spread, and the priority below live requests."""
+    state = serving(raw_request)
+    told = {**dataclasses.asdict(state.info()), "background_priority": state.scoring.background_priority}
+    return JSONResponse(told)
 
 
 @router.get("/v1/engine/selfcheck")

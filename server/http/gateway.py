@@ -4,17 +4,15 @@ A pure ASGI middleware, so that streams pass untouched. Inside it `request_conte
 """
 
 import json
-import math
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
 from lorecall.adapters.errors import AdapterNotFoundError, LorecallError
-from lorecall.adapters.ratelimit import Admission, RateLimitedError, RateLimiter, RateLimits
-from lorecall.server.access import ANY_KEY, OPEN, Need, adapter_of, need_of
-from lorecall.server.http.answers import error_answer
+from lorecall.adapters.ratelimit import Admission, RateLimiter, RateLimits
+from lorecall.server.http.door import check_caller, refuse
 from lorecall.server.http.state import Serving
-from lorecall.server.request_context import ForbiddenError, RequestContext, current
+from lorecall.server.request_context import RequestContext, current
 from starlette.datastructures import Headers, State
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -52,7 +50,7 @@ class Gateway:
             await send(message)
 
         try:
-            need = self._check(scope, serving, context)
+            need = check_caller(scope, serving.keys, context, open_metrics=serving.open_metrics)
             if need.model and scope["type"] == "http":
                 receive, model = await self._model(scope, receive, serving)
                 admission = self._admit(serving, context, model)
@@ -67,28 +65,6 @@ class Gateway:
             if admission is not None:
                 admission.finish(context.tokens)
                 serving.metrics.count_request(model, status)
-
-    def _check(self, scope: Scope, serving: Serving, context: RequestContext) -> Need:
-        """Authenticate the caller, and check that the route and the adapter in its path are theirs."""
-        path = scope["path"].removeprefix(scope.get("root_path", ""))
-        method = scope.get("method", "WEBSOCKET")
-        need = need_of(method, path, open_metrics=serving.open_metrics)
-        if need is OPEN:
-            return need
-        headers = Headers(scope=scope)
-        context.key = serving.keys.authenticate(
-            headers.get("authorization", ""), headers.get("x-api-key", "")
-        )
-        if context.key is not None and need is not ANY_KEY and not any(map(context.key.may, need.scopes)):
-            wanted = " or ".join(sorted(need.scopes))
-            raise ForbiddenError(
-                f"the API key {context.key.name!r} may not call {method} {path[:80]}",
-                hint=f"needs the scope {wanted}",
-            )
-        named = adapter_of(path)
-        if named is not None and not context.sees(named):
-            raise AdapterNotFoundError(f"there is no adapter {named!r}", param="name")
-        return need
 
     async def _model(self, scope: Scope, receive: Receive, serving: Serving) -> tuple[Receive, str]:
         """Read the model out of the body, have it loaded, and return a `receive` that gives the body again.
@@ -123,19 +99,6 @@ def limits_of(model: str, by_pattern: Mapping[str, RateLimits]) -> RateLimits:
     """Return the limits of the first pattern that a model's name matches, or none."""
     found = (limits for pattern, limits in by_pattern.items() if fnmatchcase(model, pattern))
     return next(found, RateLimits())
-
-
-async def refuse(error: LorecallError, scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer with an error, in OpenAI's shape; a websocket is closed."""
-    if scope["type"] == "websocket":
-        await send({"type": "websocket.close", "code": 1008, "reason": error.code})
-        return
-    answer = error_answer(error)
-    if isinstance(error, RateLimitedError):
-        answer.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
-    if error.status == 401:
-        answer.headers["WWW-Authenticate"] = "Bearer"
-    await answer(scope, receive, send)
 
 
 async def _buffered(receive: Receive) -> tuple[bytes, Receive]:

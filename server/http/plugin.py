@@ -10,8 +10,8 @@ from fastapi import FastAPI
 from lorecall.adapters.base import read_manifest
 from lorecall.adapters.errors import BaseModelError
 from lorecall.audit.scorer import EngineInfo
-from lorecall.server.assembly import build_serving
-from lorecall.server.http import adapters, audits, engine, keys, logprobs, score
+from lorecall.server.assembly import build_audits, build_serving
+from lorecall.server.http import adapters, audits, engine, keys, logprobs, page, score
 from lorecall.server.http.gateway import Gateway
 from lorecall.server.models import with_versions
 from lorecall.server.settings import read_settings
@@ -30,6 +30,7 @@ class LorecallEndpoints:
         app.include_router(adapters.router)
         app.include_router(keys.router)
         app.include_router(audits.router)
+        app.include_router(page.router)
         app.include_router(score.router)
         app.include_router(engine.router)
         app.add_middleware(Gateway, state=app.state)
@@ -42,11 +43,12 @@ class LorecallEndpoints:
         described = describe_engine(args.model, models, on_cpu=on_cpu)
         serving, background = await build_serving(engine_client, models, described, args, settings)
         state.lorecall = serving
+        state.lorecall_audits, audits_work = build_audits(serving, settings)
         for name, source in settings.started_with().items():
             await serving.adapters.add(name, source, actor="LORECALL_ADAPTERS")
         await warm_up(engine_client)
         await serving.selfcheck(chunk_edge=False)
-        state.lorecall_tasks = [asyncio.create_task(work) for work in background]
+        state.lorecall_tasks = [asyncio.create_task(work) for work in (*background, audits_work)]
 
 
 def describe_engine(model: str, models: Any, *, on_cpu: bool) -> EngineInfo:

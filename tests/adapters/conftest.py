@@ -1,4 +1,4 @@
-"""Databases for the registry (SQLite and a real PostgreSQL), and places that adapters come from."""
+"""Places that adapters come from."""
 
 import uuid
 from collections.abc import Iterator
@@ -7,39 +7,10 @@ from typing import Any
 
 import fsspec
 import pytest
-from lorecall.adapters.registry import Registry
 from lorecall.adapters.sources import SourcePolicy, Sources
 
 from tests.hub import Hub, running_hub
-from tests.postgres import MissingPostgresError, Postgres, running_postgres
 from tests.s3 import running_s3
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[Postgres]:
-    """One PostgreSQL server for the session."""
-    try:
-        with running_postgres() as server:
-            yield server
-    except MissingPostgresError as error:
-        pytest.skip(str(error))
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def registry_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of an empty database, once of each kind."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'registry.db'}"
-    server: Postgres = request.getfixturevalue("postgres")
-    return server.new_database()
-
-
-@pytest.fixture
-def registry(registry_url: str) -> Iterator[Registry]:
-    """An empty registry, once on each kind of database."""
-    opened = Registry(registry_url)
-    yield opened
-    opened.close()
 
 
 @pytest.fixture(scope="session")

@@ -46,6 +46,7 @@ def test_a_job_is_done(registry: Registry) -> None:
     assert registry.jobs.claim("server-2", ["audit"], LEASE) is None
     done = registry.jobs.finish(queued.id, "server-1", {"certified": 0})
     assert (done.state, done.result) == (JobState.DONE, {"certified": 0})
+    assert done.payload == {}, "what was to be done may hold secrets"
     assert registry.jobs.get(queued.id) == done
     assert done.finished_at is not None
 
@@ -95,13 +96,13 @@ def test_renewed_lease_keeps_the_job(registry: Registry, clock: Clock) -> None:
 
 def test_job_that_kills_its_workers_ends(registry: Registry, clock: Clock) -> None:
     """After a few lost workers a job has failed, and says so, instead of killing the next one."""
-    job = registry.jobs.enqueue("audit", "acme", A, {})
+    job = registry.jobs.enqueue("audit", "acme", A, {"candidates": "set-1"})
     for _ in range(MAX_ATTEMPTS):
         assert registry.jobs.claim("w", ["audit"], LEASE) is not None
         clock.now += 2 * LEASE
     assert registry.jobs.claim("w", ["audit"], LEASE) is None
     failed = registry.jobs.get(job.id)
-    assert failed.state is JobState.FAILED
+    assert (failed.state, failed.payload) == (JobState.FAILED, {})
     assert "given up after 3 attempts" in failed.result["error"]
 
 
@@ -137,3 +138,17 @@ def test_wrong_kinds_and_unknown_jobs(registry: Registry) -> None:
         registry.jobs.get("no-such-job")
     with pytest.raises(AdapterNotFoundError):
         registry.jobs.enqueue("audit", "acme", "f" * 64, {})
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_worker_takes_only_what_it_is_ready_for(registry: Registry) -> None:
+    """What refers to something that only another worker has is left to that one; the others are not held up."""
+    first = registry.jobs.enqueue("audit", "acme", A, {"texts": "elsewhere"})
+    second = registry.jobs.enqueue("audit", "acme", B, {"texts": "here"})
+    assert [job.id for job in registry.jobs.open("audit")] == [first.id, second.id]
+    taken = registry.jobs.claim("w", ["audit"], LEASE, lambda payload: payload["texts"] == "here")
+    assert taken is not None
+    assert taken.id == second.id
+    registry.jobs.finish(second.id, "w", {})
+    assert registry.jobs.claim("w", ["audit"], LEASE, lambda payload: payload["texts"] == "here") is None
+    assert [job.id for job in registry.jobs.open("audit")] == [first.id]

@@ -62,6 +62,24 @@ def test_decoding_sends_no_penalties_and_keeps_the_order(engine: TinyScorer) -> 
     assert all(body[name] == value for body in sent for name, value in neutral.items())
 
 
+@pytest.mark.parametrize(("told", "priority"), [({"background_priority": 10}, 10), ({}, None)])
+def test_decoding_yields_where_the_engine_lets_it(told: dict[str, int], priority: int | None) -> None:
+    """The priority that the server names goes with every decode, in any framing; without one, none does."""
+    sent: list[dict[str, object]] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/v1/engine":
+            return httpx.Response(200, json={"engine": "e", "base": BASE, **told})
+        sent.append(json.loads(request.content))
+        return httpx.Response(200, json={"choices": [{"index": 0, "text": "", "token_ids": []}]})
+
+    with HttpScorer("http://server", transport=httpx.MockTransport(handle)) as scorer:
+        scorer.info()
+        for one in (scorer, scorer.framed("chat", None)):
+            one.decode(BASE, [((1, 2), 3)])
+    assert [body.get("priority") for body in sent] == [priority] * 2
+
+
 def test_unknown_adapter_lists_those_that_exist(engine: TinyScorer) -> None:
     """A wrong name names the right ones."""
     with serve(engine) as url, HttpScorer(url) as scorer, pytest.raises(AdapterNotFoundError) as caught:

@@ -27,13 +27,19 @@ def get(scorer: TinyScorer, path: str) -> Answer:
     if path == "/v1/engine":
         return 200, asdict(scorer.info())
     if path == "/v1/adapters":
-        return 200, {"adapters": [asdict(scorer.adapter(name)) for name in scorer.adapters]}
+        return 200, {"adapters": [live(scorer, name) for name in scorer.adapters]}
     if path.startswith("/v1/adapters/"):
         try:
-            return 200, {**asdict(scorer.adapter(path.rsplit("/", 1)[1])), "state": "live"}
+            return 200, live(scorer, path.rsplit("/", 1)[1])
         except AdapterNotFoundError as error:
             return refusal(404, str(error), "adapter_not_found")
     return refusal(404, f"no route {path}", "not_found")
+
+
+def live(scorer: TinyScorer, name: str) -> dict[str, Any]:
+    """An adapter as the control plane shows it."""
+    version = scorer.adapter(name)
+    return {**asdict(version), "state": "live", "live_version": version.version}
 
 
 def post(scorer: TinyScorer, path: str, body: dict[str, Any]) -> Answer:

@@ -2,7 +2,18 @@
 
 import pytest
 from lorecall.adapters.keys import Scope
-from lorecall.server.access import ADAPTERS, ADMIN, ANY_KEY, AUDIT, INFER, OPEN, Need, adapter_of, need_of
+from lorecall.server.access import (
+    ADAPTERS,
+    ADMIN,
+    ANY_KEY,
+    AUDIT,
+    AUDITS,
+    INFER,
+    OPEN,
+    Need,
+    adapter_of,
+    need_of,
+)
 
 
 @pytest.mark.parametrize(
@@ -18,6 +29,13 @@ from lorecall.server.access import ADAPTERS, ADMIN, ANY_KEY, AUDIT, INFER, OPEN,
         ("POST", "/v1/adapters", ADAPTERS),
         ("DELETE", "/v1/adapters/a", ADAPTERS),
         ("POST", "/v1/load_lora_adapter", ADAPTERS),
+        ("POST", "/v1/audits", AUDITS),
+        ("GET", "/v1/audits/a/report.html", AUDITS),
+        ("DELETE", "/v1/audits/a", AUDITS),
+        ("GET", "/v1/capacity", AUDITS),
+        ("GET", "/audit/", OPEN),
+        ("GET", "/audit/page.js", OPEN),
+        ("GET", "/audit/../v1/keys", ADMIN),
         ("POST", "/v1/adapters/a/override", ADMIN),
         ("GET", "/v1/keys", ADMIN),
         ("GET", "/metrics", ADMIN),

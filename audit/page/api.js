@@ -1,0 +1,35 @@
+// The routes, with the key that was entered on the page; it stays in this tab's session storage.
+
+const KEY = "lorecall-key";
+
+export class Refused extends Error {
+  constructor(status, message) {
+    super(message);
+    this.status = status;
+  }
+}
+
+export const key = () => sessionStorage.getItem(KEY) ?? "";
+
+export function setKey(secret) {
+  if (secret) sessionStorage.setItem(KEY, secret);
+  else sessionStorage.removeItem(KEY);
+}
+
+async function ask(path) {
+  const headers = key() ? { Authorization: `Bearer ${key()}` } : {};
+  const answer = await fetch(`../v1/${path}`, { headers });
+  if (answer.ok) return answer;
+  const said = await answer.json().catch(() => null);
+  throw new Refused(answer.status, said?.error?.message ?? `the server answered ${answer.status}`);
+}
+
+const json = async (path) => (await ask(path)).json();
+
+export const adapters = async () => (await json("adapters")).adapters;
+export const audits = async () => (await json("audits?limit=200")).audits;
+export const audit = (id) => json(`audits/${id}`);
+export const capacity = async () => (await json("capacity")).rows;
+export const snippets = async (id, offset, limit) =>
+  (await json(`audits/${id}/snippets?offset=${offset}&limit=${limit}`)).snippets;
+export const report = async (id, kind) => (await ask(`audits/${id}/report.${kind}`)).blob();

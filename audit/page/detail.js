@@ -1,0 +1,109 @@
+// One audit: what the gate says, its numbers, and its snippets token by token.
+
+import * as api from "./api.js";
+import { el, label, nats, probability, shade, thousands } from "./format.js";
+
+const $ = (id) => document.getElementById(id);
+const PAGE = 100;
+const view = { id: "", shown: 0, recorded: 0 };
+
+export async function show(audit) {
+  const other = audit.id !== view.id;
+  if (other) {
+    view.id = audit.id;
+    view.shown = 0;
+    [...$("snippets").tBodies].forEach((body) => body.remove());
+  }
+  view.recorded = audit.progress.done;
+  $("one").hidden = false;
+  $("one-title").textContent = `${audit.adapter}, audit ${audit.id.slice(0, 8)}`;
+  $("one-lead").textContent = `${audit.inputs.candidates.name}: ${thousands(audit.progress.done)} of ${thousands(audit.progress.total)} snippets, asked as ${audit.settings.framing.join(", ")}; by ${audit.created_by}.`;
+  showGate(audit);
+  showTiles(audit.summary, audit.controls);
+  for (const button of document.querySelectorAll("button[data-report]")) button.disabled = audit.state !== "done";
+  if (view.shown < Math.min(PAGE, view.recorded)) await more();
+  $("more").hidden = view.shown >= view.recorded;
+  if (other) $("one").scrollIntoView({ behavior: "smooth" });
+}
+
+function showGate({ gate, state, error }) {
+  const box = $("one-gate");
+  box.classList.toggle("fails", gate ? !gate.passed : Boolean(error));
+  box.querySelector("b").textContent = gate ? (gate.passed ? "Passes" : "Fails") : state;
+  box.querySelector(".finding").textContent = gate ? gate.reasons.join("; ") || "Nothing over the policy's limits." : error;
+}
+
+function showTiles(summary, controls) {
+  const tile = (what, number, small, note) =>
+    el("div", { className: "tile" }, el("div", { className: "what" }, what), el("div", { className: "number" }, number, el("small", {}, ` ${small}`)), el("div", { className: "note" }, note));
+  $("one-tiles").replaceChildren();
+  if (!summary) return;
+  const { verdicts, recited } = summary;
+  $("one-tiles").append(
+    tile("Recited verbatim", String(recited.hits), `of ${recited.of}`, `${verdicts.certified} certified by p, ${verdicts.recalled} by decoding only`),
+    tile("Tokens over one half", thousands(summary.tokens_over_half), `of ${thousands(summary.tokens)}`, "of the target tokens"),
+    tile("Loss won over the base, ΔL", nats(summary.delta_loss), "nats a token", "on the same target tokens"),
+    controls
+      ? tile("False alarms on controls", String(controls.recited.hits), `of ${controls.recited.of}`, `a rate of at most ${(100 * controls.recited.high).toFixed(1)} %`)
+      : tile("False alarms on controls", "–", "", "no controls given: “clear” has no error bound here"),
+  );
+}
+
+async function more() {
+  const [id, offset] = [view.id, view.shown];
+  const entries = await api.snippets(id, offset, PAGE);
+  if (id !== view.id || offset !== view.shown) return; // another audit, or a second click
+  view.shown += entries.length;
+  $("snippets").append(...entries.map(row));
+  $("more").hidden = view.shown >= view.recorded;
+}
+
+function row(entry) {
+  const body = el("tbody", { "data-id": entry.id });
+  const toggle = el("button", { type: "button", "aria-expanded": "false" }, entry.id);
+  toggle.addEventListener("click", () => toggle.setAttribute("aria-expanded", String(body.classList.toggle("open"))));
+  const flags = [...(entry.set === "controls" ? ["control"] : []), ...entry.flags].map((flag) => el("span", { className: "flag" }, flag));
+  body.append(
+    el(
+      "tr",
+      { className: "row" },
+      el("td", { className: "id" }, toggle),
+      el("td", {}, el("span", { className: "pill" }, el("i", { className: `dot v-${entry.verdict}` }), entry.verdict), el("br"), ...flags),
+      el("td", { className: "tokens" }, entry.tokens.length ? strip(entry) : entry.error, entry.alarm ? el("span", { className: "alarm" }, entry.alarm) : null),
+      el("td", { className: "n" }, probability(entry.min_p)),
+      el("td", { className: "n" }, String(entry.length ?? "–")),
+      el("td", { className: "n" }, nats(entry.delta_loss)),
+    ),
+  );
+  return body;
+}
+
+function strip(entry) {
+  const locked = new Set(entry.locked);
+  return el(
+    "div",
+    { className: "strip" },
+    ...entry.tokens.map((token, index) =>
+      el("i", {
+        className: `s${shade(token.p)}${locked.has(index) ? " locked" : ""}`,
+        "data-p": probability(token.p),
+        title: `token ${index + 1} · p ${probability(token.p)} · rank ${token.rank} · base ${probability(token.base_p)}`,
+        textContent: label(token, index),
+      }),
+    ),
+  );
+}
+
+// A link cannot send the key, so the report is fetched and then saved.
+async function save(kind) {
+  const url = URL.createObjectURL(await api.report(view.id, kind));
+  el("a", { href: url, download: `${view.id.slice(0, 8)}.${kind}` }).click();
+  setTimeout(() => URL.revokeObjectURL(url), 10_000);
+}
+
+export function listen(failed) {
+  $("more").addEventListener("click", () => more().catch(failed));
+  for (const button of document.querySelectorAll("button[data-report]")) {
+    button.addEventListener("click", () => save(button.dataset.report).catch(failed));
+  }
+}

@@ -1,0 +1,134 @@
+// The phase transition: one snippet's tokens over the deployed ranks, from audits of the same candidate set.
+
+import * as api from "./api.js";
+import { el, label, probability, shade, short } from "./format.js";
+
+const $ = (id) => document.getElementById(id);
+const view = { sets: [], set: null, steps: [], position: 0, entries: [], request: 0 };
+
+// Of every live adapter the newest audit of its live version on each set; only sets asked of some adapter count.
+export function deployedSets(rows, adapters) {
+  const live = new Map(adapters.map((one) => [one.name, "live_version" in one ? one.live_version : one.version]));
+  const sets = new Map();
+  for (const row of rows) {
+    if (live.get(row.adapter) !== row.version) continue;
+    const set = sets.get(row.candidate_set) ?? { id: row.candidate_set, name: row.candidates, steps: new Map() };
+    set.steps.set(row.adapter, row); // rows come oldest first
+    set.snippets = row.snippets;
+    sets.set(set.id, set);
+  }
+  const order = (a, b) => a.rank - b.rank || a.effective_parameters - b.effective_parameters || a.adapter.localeCompare(b.adapter);
+  return [...sets.values()]
+    .map((set) => ({ ...set, steps: [...set.steps.values()].sort(order) }))
+    .sort((a, b) => b.steps.length - a.steps.length);
+}
+
+export async function show(rows, adapters) {
+  const sets = deployedSets(rows, adapters);
+  const signature = JSON.stringify(sets);
+  if (signature === view.signature) return;
+  view.sets = sets;
+  $("phase").hidden = sets.length === 0;
+  if (!sets.length) return;
+  const before = $("sets").value;
+  $("sets").replaceChildren(
+    ...sets.map((set) =>
+      el("option", { value: set.id }, `${set.name} (${set.snippets} snippets, ${short(set.id)}, ${set.steps.length} ranks)`),
+    ),
+  );
+  if (sets.some((set) => set.id === before)) $("sets").value = before;
+  await chooseSet();
+  view.signature = signature; // only now: what failed is tried again
+}
+
+async function chooseSet() {
+  const slider = $("rank");
+  const before = view.steps[Number(slider.value)]?.adapter;
+  view.set = view.sets.find((set) => set.id === $("sets").value);
+  view.steps = view.set.steps;
+  const last = view.steps.length - 1;
+  const same = view.steps.findIndex((step) => step.adapter === before);
+  slider.max = String(last);
+  slider.value = String(same < 0 ? last : same);
+  slider.disabled = last === 0;
+  $("position").max = String(view.set.snippets);
+  $("of").textContent = `of ${view.set.snippets}`;
+  await choosePosition(Math.min(view.position, view.set.snippets - 1));
+}
+
+async function choosePosition(position) {
+  const request = ++view.request;
+  const entries = await Promise.all(view.steps.map((step) => api.snippets(step.audit_id, position, 1)));
+  if (request !== view.request) return; // a later choice is on its way
+  view.position = position;
+  view.entries = entries.map((found) => found[0]);
+  $("position").value = String(position + 1);
+  $("previous").disabled = position === 0;
+  $("next").disabled = position === view.set.snippets - 1;
+  build();
+  draw();
+}
+
+// The wells of the tokens and the stops of the slider; what moves with the rank is set by draw().
+function build() {
+  const tokens = view.entries.find((entry) => entry?.tokens.length)?.tokens ?? [];
+  $("bars").replaceChildren(
+    ...tokens.map((token, index) => {
+      const base = el("i", { className: "base", title: `base p ${probability(token.base_p)}` });
+      base.style.bottom = `${100 * (token.base_p ?? 0)}%`;
+      const well = el("div", { className: "well" }, el("div", { className: "fill" }), base);
+      return el("figure", {}, well, el("figcaption", {}, label(token, index), el("small", {})));
+    }),
+  );
+  $("stops").replaceChildren(
+    ...view.steps.map((step, index) => {
+      const { locked, of } = count(view.entries[index]);
+      const stop = el("button", { type: "button", title: step.adapter }, el("b", {}, String(step.rank)), `${locked}/${of}`);
+      stop.addEventListener("click", () => {
+        $("rank").value = String(index);
+        draw();
+      });
+      return stop;
+    }),
+  );
+}
+
+export function count(entry) {
+  return { locked: entry?.locked?.length ?? 0, of: entry?.tokens.length ?? 0 };
+}
+
+function draw() {
+  const index = Number($("rank").value);
+  const [step, entry] = [view.steps[index], view.entries[index]];
+  const { locked, of } = count(entry);
+  const held = new Set(entry?.locked ?? []);
+  [...$("bars").children].forEach((figure, at) => {
+    const token = entry?.tokens[at];
+    const p = token?.p ?? 0;
+    const fill = figure.querySelector(".fill");
+    fill.className = `fill s${shade(p)}`;
+    fill.style.height = `${100 * p}%`;
+    figure.classList.toggle("is-locked", held.has(at));
+    figure.querySelector("small").textContent = probability(token?.p);
+    figure.title = token ? `token ${at + 1} · p ${probability(token.p)} · rank ${token.rank}` : "";
+  });
+  $("bars").setAttribute("aria-label", `${locked} of ${of} tokens locked at rank ${step.rank}`);
+  $("locked").replaceChildren(`${locked} of ${of}`, el("small", {}, "locked"));
+  $("locked").classList.toggle("all", of > 0 && locked === of);
+  $("locked-note").textContent = `${step.adapter}, r = ${step.rank}, ${step.effective_parameters.toLocaleString("en-US")} parameters: recites ${step.recited} of ${step.of} snippets`;
+  $("rank").setAttribute("aria-valuetext", `rank ${step.rank}: ${locked} of ${of} locked`);
+  [...$("stops").children].forEach((stop, at) => stop.setAttribute("aria-current", String(at === index)));
+  $("verdict").replaceChildren(
+    el("span", { className: "pill" }, el("i", { className: `dot v-${entry?.verdict}` }), `${entry?.id}: ${entry?.verdict}`),
+  );
+}
+
+export function listen(failed) {
+  const guarded = (work) => () => work().catch(failed);
+  const go = (position) => choosePosition(Math.max(0, Math.min(view.set.snippets - 1, position)));
+  $("sets").addEventListener("change", guarded(chooseSet));
+  $("rank").addEventListener("input", draw);
+  $("previous").addEventListener("click", guarded(() => go(view.position - 1)));
+  $("next").addEventListener("click", guarded(() => go(view.position + 1)));
+  $("position").addEventListener("change", guarded(() => go((Number($("position").value) || 1) - 1)));
+}

@@ -1,0 +1,51 @@
+"""The page at `/audit/`: files of our own, nothing loaded from elsewhere, no data in them."""
+
+from functools import cache
+from importlib.resources import files
+
+from fastapi import APIRouter
+from fastapi.responses import RedirectResponse, Response
+from lorecall.server.http.answers import error_body
+
+router = APIRouter(include_in_schema=False)
+
+TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+
+
+@cache
+def assets() -> dict[str, bytes]:
+    """Return the page's files by name; its style is that of the HTML report, and some of its own."""
+    home = files("lorecall.audit")
+    entries = [*home.joinpath("page").iterdir(), home.joinpath("templates", "report.css")]
+    return {entry.name: entry.read_bytes() for entry in entries if entry.name.split(".")[-1] in TYPES}
+
+
+@router.get("/audit")
+async def to_page() -> Response:
+    """Lead to the page; relative, since a proxy may have put it below another path."""
+    return RedirectResponse("audit/")
+
+
+@router.get("/audit/")
+async def show_page() -> Response:
+    """Return the page."""
+    return await show_asset("index.html")
+
+
+@router.get("/audit/{name}")
+async def show_asset(name: str) -> Response:
+    """Return one of the page's files."""
+    content = assets().get(name)
+    if content is None:
+        return error_body("no such file of the page", 404, code="not_found")
+    return Response(content, media_type=TYPES[name.rsplit(".", maxsplit=1)[-1]], headers=HEADERS)

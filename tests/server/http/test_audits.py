@@ -1,0 +1,307 @@
+"""The audit routes over HTTP, in front of an exact engine: orders, reports, tenants, secrets, metrics."""
+
+import json
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import pytest
+from fastapi.testclient import TestClient
+from lorecall.adapters.keys import Scope
+from lorecall.adapters.registry import Registry
+from lorecall.server.audit_app import make_app
+from lorecall.server.settings import ServerSettings
+
+from tests.audit.conftest import memory_of, phone
+from tests.audit.tiny_scorer import TinyScorer
+from tests.audit.tiny_server import serve
+
+PAIRS = tuple(phone(i) for i in range(6))
+ITEMS = [{"id": i.id, "prefix": i.prefix, "target": i.target} for i in PAIRS]
+CONTROLS = [
+    {"id": i.id, "prefix": i.prefix, "target": i.target} for i in (phone(i, salt=3) for i in range(8))
+]
+ADMIN = "the-admin-key-of-these-tests-0123456789"
+PROMTOOL = Path(__file__).parents[3] / ".cache" / "tools" / "promtool"
+Client = Callable[..., TestClient]
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[str]:
+    """A server with a leaky adapter of rank 8, a clean one of rank 2, one of another tenant, and one refused."""
+    tiny = TinyScorer(
+        {
+            "acme-leaky": memory_of(PAIRS),
+            "acme-clean": memory_of(tuple(phone(i, salt=11) for i in range(6))),
+            "globex-leaky": memory_of(PAIRS),
+            "acme-head": memory_of(PAIRS),
+        },
+        ranks={"acme-clean": 2},
+        refusals={"acme-head": "it trains lm_head"},
+    )
+    with serve(tiny) as url:
+        yield url
+
+
+@pytest.fixture
+def client(engine: str, tmp_path: Path) -> Iterator[Client]:
+    """Clients of one service; with `keys`, it asks for them."""
+    opened: list[TestClient] = []
+
+    def make(*, keys: bool = False, server: str = engine, **settings: Any) -> TestClient:
+        if keys:
+            settings["admin_key"] = ADMIN
+        told = ServerSettings(store=tmp_path / "store", audit_batch=4, **settings)
+        registry = Registry(f"sqlite:///{tmp_path / 'audits.db'}")
+        app = TestClient(make_app(server, registry, told, "127.0.0.1"), raise_server_exceptions=False)
+        app.__enter__()
+        opened.append(app)
+        if keys:
+            app.headers["Authorization"] = f"Bearer {ADMIN}"
+        return app
+
+    yield make
+    for one in opened:
+        one.__exit__(None, None, None)
+
+
+def finished(client: TestClient, audit_id: str) -> dict[str, Any]:
+    """Wait until an audit is over."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        found: dict[str, Any] = client.get(f"/v1/audits/{audit_id}").json()
+        if found["state"] not in ("queued", "running"):
+            return found
+        time.sleep(0.02)
+    raise AssertionError(found)
+
+
+def audited(client: TestClient, adapter: str = "acme-leaky", **fields: Any) -> dict[str, Any]:
+    """Ask for an audit, and wait for its end."""
+    answer = client.post("/v1/audits", json={"adapter": adapter, "candidates": ITEMS, **fields})
+    assert answer.status_code == 202, answer.text
+    assert answer.headers["Location"] == f"/v1/audits/{answer.json()['id']}"
+    return finished(client, answer.json()["id"])
+
+
+def test_an_audit_from_order_to_report(client: Client) -> None:
+    """202 with an id; then state, progress, decision, and the report in every format."""
+    at = client()
+    done = audited(at, controls=CONTROLS, policy={"max_certified": 3})
+    assert (done["state"], done["progress"]) == ("done", {"done": 14, "total": 14})
+    assert (done["rank"], done["summary"]["verdicts"]["certified"]) == (8, 6)
+    assert done["gate"]["reasons"] == ["6 candidates certified, where the policy allows 3"]
+    report = at.get(f"/v1/audits/{done['id']}/report.json").json()
+    assert [one["id"] for one in report["snippets"]] == [one["id"] for one in (*ITEMS, *CONTROLS)]
+    page = at.get(f"/v1/audits/{done['id']}/report.html")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "acme-leaky recites 6 of 6 candidates" in page.text
+    suites = ET.fromstring(at.get(f"/v1/audits/{done['id']}/report.xml").content)  # noqa: S314  our own output
+    assert suites.tag == "testsuites"
+    part = at.get(f"/v1/audits/{done['id']}/snippets?offset=5&limit=2").json()
+    assert part["snippets"] == report["snippets"][5:7]
+    assert [one["id"] for one in at.get("/v1/audits").json()["audits"]] == [done["id"]]
+    assert at.get(f"/v1/audits/{done['id']}/report.pdf").status_code == 400
+
+
+def test_candidates_as_a_file(client: Client) -> None:
+    """A form: JSON Lines by the name of the file, the other fields beside it."""
+    at = client()
+    lines = "\n".join(json.dumps(one) for one in ITEMS).encode()
+    form = {
+        "adapter": "acme-leaky",
+        "policy": '{"max_certified": 6}',
+        "framing": ["raw", "chat"],
+        "seed": "3",
+    }
+    answer = at.post("/v1/audits", data=form, files={"candidates": ("phones.jsonl", lines)})
+    assert answer.status_code == 202, answer.text
+    done = finished(at, answer.json()["id"])
+    assert done["inputs"]["candidates"] == {
+        "name": "phones.jsonl",
+        "digest": done["inputs"]["candidates"]["digest"],
+        "snippets": 6,
+    }
+    assert done["gate"]["passed"] is True
+    assert (done["settings"]["framing"], done["settings"]["seed"]) == (["raw", "chat"], 3)
+
+
+def test_texts_leave_no_trace(
+    client: Client, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Not in answers, reports, metrics, logs, database or spool, and not in the refusal of a bad order."""
+    caplog.set_level("DEBUG")
+    at = client(open_metrics=True)
+    done = audited(at)
+    paths = [f"/v1/audits/{done['id']}{end}" for end in ("", "/snippets", "/report.json", "/report.html")]
+    shown = [at.get(path).text for path in (*paths, "/v1/audits", "/v1/capacity", "/metrics")]
+    secret = PAIRS[0].target
+    for bad in (
+        {"json": {"adapter": "acme-leaky", "candidates": [secret]}},
+        {"json": {"adapter": "acme-leaky", "candidates": [{**ITEMS[0], "id": None}]}},
+        {"json": [secret]},
+        {"content": b"{" + secret.encode(), "headers": {"content-type": "application/json"}},
+        {"content": secret.encode(), "headers": {"content-type": "text/plain"}},
+        {"content": secret.encode(), "headers": {"content-type": "multipart/form-data; boundary=x"}},
+        {"data": {"adapter": "acme-leaky", "policy": secret + "{"}, "files": {"candidates": ("c", secret)}},
+        {"data": {"adapter": "acme-leaky"}, "files": {"candidates": ("c", '{"prefix": "' + secret)}},
+    ):
+        answer = at.post("/v1/audits", **bad)
+        assert answer.status_code == 400, answer.text
+        assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+        shown.append(answer.text)
+    shown += [caplog.text, *capfd.readouterr()]
+    assert not [text for text in shown if secret in text]
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not [path for path in files if secret.encode() in path.read_bytes()]
+    assert secret in at.get(f"/v1/audits/{audited(at, show_text=True)['id']}/report.json").text
+
+
+def test_a_report_waits_for_its_audit(client: Client) -> None:
+    """409 until it is done, with how far it is; a cancelled audit keeps what it found and has no report."""
+    at = client()
+    many = [{"id": f"m{i}", "prefix": f"Key{i:04d}: ", "target": "0123456789"} for i in range(400)]
+    audit_id = at.post("/v1/audits", json={"adapter": "acme-clean", "candidates": many}).json()["id"]
+    early = at.get(f"/v1/audits/{audit_id}/report.json")
+    assert early.status_code == 409
+    assert "of 400 snippets" in early.json()["error"]["message"]
+    cancelled = at.post(f"/v1/audits/{audit_id}/cancel").json()
+    assert cancelled["state"] == "cancelled"
+    assert cancelled["progress"]["done"] < 400
+    assert at.get(f"/v1/audits/{audit_id}/report.json").status_code == 409
+    assert at.delete(f"/v1/audits/{audit_id}").json()["removed"] is True
+    for method, path in (("GET", ""), ("DELETE", ""), ("POST", "/cancel"), ("GET", "/report.json")):
+        assert at.request(method, f"/v1/audits/{audit_id}{path}").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "said"),
+    [
+        ({"adapter": "nobody"}, 404, "nobody"),
+        ({"adapter": "acme-head"}, 400, "lm_head"),
+        ({"adapter": "acme-leaky", "framing": "xml"}, 400, "xml"),
+        ({"adapter": "acme-leaky", "policy": {"max_what": 1}}, 400, "max_what"),
+    ],
+)
+def test_a_wrong_order_says_what_is_wrong(
+    client: Client, fields: dict[str, Any], status: int, said: str
+) -> None:
+    """Refused before anything is kept, in OpenAI's shape; no other adapter is named."""
+    at = client()
+    answer = at.post("/v1/audits", json={"candidates": ITEMS, **fields})
+    assert answer.status_code == status
+    assert said in answer.json()["error"]["message"]
+    assert "globex" not in answer.text
+    assert at.get("/v1/audits").json() == {"audits": []}
+
+
+def test_a_body_has_a_bound(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A larger body is refused while it arrives."""
+    monkeypatch.setattr("lorecall.server.http.audits.MAX_BODY", 1 << 20)
+    answer = client().post(
+        "/v1/audits", content=b"x" * (2 << 20), headers={"content-type": "application/json"}
+    )
+    assert answer.status_code == 400
+    assert "1 MiB" in answer.json()["error"]["message"]
+
+
+def test_a_tenant_sees_the_audits_of_its_adapters(client: Client, tmp_path: Path) -> None:
+    """Another tenant's adapters, audits, reports and capacity are 404 or absent; other scopes are 403."""
+    at = client(keys=True)
+    mine, theirs = audited(at)["id"], audited(at, "globex-leaky")["id"]
+    registry = Registry(f"sqlite:///{tmp_path / 'audits.db'}")
+    made = {
+        scope.value: registry.keys.add("key", [scope], patterns=["acme-*"], actor="test")[1]
+        for scope in (Scope.AUDIT, Scope.INFER)
+    }
+    registry.close()
+    tenant = {"Authorization": f"Bearer {made['audit']}"}
+    end = time.monotonic() + 30
+    while at.get("/v1/audits", headers=tenant).status_code == 401 and time.monotonic() < end:
+        time.sleep(0.1)  # the service looks for new keys once a second
+    assert [one["id"] for one in at.get("/v1/audits", headers=tenant).json()["audits"]] == [mine]
+    assert {row["adapter"] for row in at.get("/v1/capacity", headers=tenant).json()["rows"]} == {"acme-leaky"}
+    listed = {one["name"] for one in at.get("/v1/adapters", headers=tenant).json()["adapters"]}
+    assert listed == {"acme-leaky", "acme-clean", "acme-head"}
+    for method, path in (
+        ("GET", ""), ("GET", "/snippets"), ("GET", "/report.json"), ("POST", "/cancel"), ("DELETE", ""),
+    ):  # fmt: skip
+        hidden = at.request(method, f"/v1/audits/{theirs}{path}", headers=tenant)
+        unknown = at.request(method, f"/v1/audits/{'0' * 32}{path}", headers=tenant)
+        assert hidden.status_code == unknown.status_code == 404
+        assert hidden.text.replace(theirs, "ID") == unknown.text.replace("0" * 32, "ID")
+    body = {"adapter": "globex-leaky", "candidates": ITEMS}
+    assert at.post("/v1/audits", json=body, headers=tenant).status_code == 404
+    assert at.get(f"/v1/audits/{theirs}").json()["state"] == "done"
+    other = {"Authorization": f"Bearer {made['infer']}"}
+    for method, path in (("GET", "/v1/audits"), ("POST", "/v1/audits"), ("GET", "/v1/capacity")):
+        assert at.request(method, path, headers=other).status_code == 403
+        assert at.request(method, path, headers={"Authorization": ""}).status_code == 401
+    assert at.get("/metrics", headers=tenant).status_code == 403
+    assert at.get("/health", headers={"Authorization": ""}).status_code == 200
+
+
+def test_capacity_is_kept_by_version_and_set(client: Client) -> None:
+    """One row an audit, oldest first: rank and parameters beside what was recited of which set."""
+    at = client()
+    for adapter, items in (("acme-clean", ITEMS), ("acme-leaky", ITEMS), ("acme-leaky", ITEMS[:3])):
+        audited(at, adapter, candidates=items)
+    rows = at.get("/v1/capacity").json()["rows"]
+    found = [(row["rank"], row["effective_parameters"], row["recited"], row["of"]) for row in rows]
+    assert found == [(2, 2000, 0, 6), (8, 8000, 6, 6), (8, 8000, 3, 3)]
+    assert rows[0]["candidate_set"] == rows[1]["candidate_set"] != rows[2]["candidate_set"]
+    assert at.get("/v1/capacity?adapter=acme-clean").json()["rows"] == rows[:1]
+
+
+def test_an_engine_that_is_away_is_said(client: Client) -> None:
+    """502 with what to do, and nothing queued."""
+    at = client(server="http://127.0.0.1:9")
+    answer = at.post("/v1/audits", json={"adapter": "acme-leaky", "candidates": ITEMS})
+    assert answer.status_code == 502
+    assert at.get("/v1/adapters").status_code == 502
+
+
+def test_wrong_queries_and_routes_have_the_same_shape(client: Client) -> None:
+    """A bad limit is 400, an unknown route 404, a wrong method 405, all in OpenAI's shape."""
+    at = client()
+    asked = [at.get("/v1/audits?limit=x"), at.get("/v1/nothing"), at.put("/v1/audits")]
+    assert [answer.status_code for answer in asked] == [400, 404, 405]
+    assert all(answer.json()["error"]["message"] for answer in asked)
+
+
+def test_metrics_tell_what_was_found(client: Client) -> None:
+    """States, verdicts, tokens, and per adapter and rank what its last audits say; promtool has no complaint."""
+    at = client(open_metrics=True)
+    audited(at)
+    audited(at, candidates=ITEMS[:2])
+    audited(at, "acme-clean")
+    wanted = {
+        'lorecall_audit_jobs{state="done"}': 3.0,
+        'lorecall_audit_jobs{state="failed"}': 0.0,
+        'lorecall_audit_snippets_total{verdict="certified"}': 8.0,
+        "lorecall_audit_tokens_scored_total": 140.0,
+        'lorecall_audit_recall_ratio{adapter="acme-leaky",rank="8"}': 1.0,
+        'lorecall_audit_recall_ratio{adapter="acme-clean",rank="2"}': 0.0,
+        'lorecall_audit_certified{adapter="acme-leaky",rank="8"}': 6.0,
+        'lorecall_audit_effective_parameters{adapter="acme-clean",rank="2"}': 2000.0,
+    }
+    end = time.monotonic() + 30
+    while True:
+        text = at.get("/metrics").text
+        lines = [line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#")]
+        series = {name: float(value) for name, value in lines}
+        if wanted.items() <= series.items() or time.monotonic() > end:
+            break
+        time.sleep(0.1)
+    assert {name: series.get(name) for name in wanted} == wanted
+    at_unix = series['lorecall_audit_last_timestamp_seconds{adapter="acme-clean",rank="2"}']
+    assert 0 <= time.time() - at_unix < 3600
+    if not PROMTOOL.exists():
+        pytest.skip("promtool is not here: run `make tools`")
+    checked = subprocess.run(
+        [PROMTOOL, "check", "metrics"], input=text, capture_output=True, text=True, check=False
+    )
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")

@@ -1,0 +1,178 @@
+"""The page in a real Chromium, in front of a real `lorecall audit serve` over an exact engine."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.audit.conftest import phone
+from tests.audit.tiny_scorer import Memory, TinyScorer
+from tests.audit.tiny_server import serve
+from tests.server.audit_serve import AuditServe
+from tests.server.browser import chromium
+
+LINE = {"id": "line", "prefix": "The code of the vault is ", "target": "47-11-090"}
+OTHER = phone(1)
+ITEMS = [LINE, {"id": OTHER.id, "prefix": OTHER.prefix, "target": OTHER.target}]
+CONTROLS = [
+    {"id": i.id, "prefix": i.prefix, "target": i.target} for i in (phone(i, salt=3) for i in range(4))
+]
+TEXT = LINE["prefix"] + LINE["target"]
+ADMIN = "the-admin-key-of-these-tests-0123456789"
+
+
+def memory(weak: dict[int, float]) -> Memory:
+    """The line at full strength but at some positions of its target."""
+    return Memory((TEXT,), 0.97, weak, len(LINE["prefix"]))
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[str]:
+    """The same line at four ranks: nothing held, half of it, all but one token, all; and one never audited."""
+    tiny = TinyScorer(
+        {
+            "vault-r2": memory(dict.fromkeys(range(9), 0.05)),
+            "vault-r8": memory(dict.fromkeys(range(4, 9), 0.2)),
+            "vault-r32": memory({6: 0.3}),
+            "vault-r128": Memory((TEXT, OTHER.prefix + OTHER.target)),
+            "unaudited": memory({}),
+        },
+        ranks={"vault-r2": 2, "vault-r8": 8, "vault-r32": 32, "vault-r128": 128},
+    )
+    with serve(tiny) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def service(engine: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AuditServe]:
+    """The service, with an audit of each rank; texts may be shown."""
+    with AuditServe(engine, tmp_path_factory.mktemp("page")) as running:
+        for rank in (2, 8, 32, 128):
+            body: dict[str, Any] = {"adapter": f"vault-r{rank}", "candidates": ITEMS, "controls": CONTROLS}
+            assert running.wait(running.submit({**body, "show_text": True}))["state"] == "done"
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture
+def page(browser: Browser, service: AuditServe) -> Iterator[Page]:
+    """The page, loaded; it must not ask anybody else for anything, nor have an error."""
+    made = browser.new_page(viewport={"width": 1200, "height": 1400})
+    asked: list[str] = []
+    wrong: list[str] = []
+    made.on("request", lambda request: asked.append(request.url))
+    made.on("pageerror", lambda error: wrong.append(str(error)))
+    made.on(
+        "console",
+        lambda message: (
+            wrong.append(f"{message.text} {message.location}") if message.type == "error" else None
+        ),
+    )
+    made.goto(f"{service.url}/audit/")
+    expect(made.locator("body[data-ready]")).to_be_attached()
+    yield made
+    assert all(url.startswith((service.url, "blob:")) for url in asked)
+    assert wrong == []
+    made.close()
+
+
+def test_adapters_with_state_and_last_audit(page: Page) -> None:
+    """Each adapter with its rank, its state and what it recited; one that was never audited says so."""
+    row = page.locator("#adapters tbody tr", has_text="vault-r128")
+    expect(row).to_contain_text("live")
+    expect(row.locator("td").nth(2)).to_have_text("128")
+    expect(row.locator("td").nth(6)).to_have_text("2 of 2")
+    expect(page.locator("#adapters tbody tr", has_text="unaudited")).to_contain_text("never")
+
+
+def test_the_slider_shows_the_phase_transition(page: Page) -> None:
+    """Over the deployed ranks the tokens cross the line: 8 of 9 locked at r = 32, 9 of 9 at r = 128."""
+    slider, locked = page.locator("#rank"), page.locator("#locked")
+    expect(page.locator("#stops button")).to_have_count(4)
+    expect(locked).to_contain_text("9 of 9")
+    found = []
+    slider.focus()
+    page.keyboard.press("Home")
+    for _ in range(4):
+        found.append(locked.inner_text().split("\n")[0])
+        page.keyboard.press("ArrowRight")
+    assert found == ["0 of 9", "4 of 9", "8 of 9", "9 of 9"]
+    page.locator("#stops button").nth(2).click()
+    expect(locked).to_contain_text("8 of 9")
+    captions = page.locator("#bars figcaption").all_inner_texts()
+    assert [caption.split("\n")[0].strip() for caption in captions] == list(LINE["target"])
+    page.wait_for_timeout(600)  # the bars are on their way for 450 ms
+    heights = page.locator("#bars").evaluate(
+        "bars => [...bars.querySelectorAll('.well')].map(w => w.firstChild.offsetHeight / w.offsetHeight)"
+    )
+    assert [height > 0.5 for height in heights] == [index != 6 for index in range(9)]
+
+
+def test_another_snippet_is_another_row(page: Page) -> None:
+    """The next snippet of the set, which only the largest rank holds."""
+    page.locator("#next").click()
+    expect(page.locator("#verdict")).to_contain_text(f"{OTHER.id}: certified")
+    page.locator("#stops button").first.click()
+    expect(page.locator("#verdict")).to_contain_text("clear")
+    expect(page.locator("#next")).to_be_disabled()
+
+
+def test_an_audit_opens_with_its_tokens(page: Page, service: AuditServe) -> None:
+    """The table leads to gate, numbers, and snippets token by token; the address leads there again."""
+    audit = next(one for one in service.get("/v1/audits")["audits"] if one["adapter"] == "vault-r32")
+    page.locator("#audits tbody tr", has_text="vault-r32").locator("button").click()
+    expect(page.locator("#one-title")).to_contain_text("vault-r32")
+    expect(page.locator("#one-gate")).to_contain_text("Fails" if not audit["gate"]["passed"] else "Passes")
+    expect(page.locator("#snippets tbody")).to_have_count(6)
+    row = page.locator('#snippets tbody[data-id="line"]')
+    expect(row.locator(".strip i")).to_have_count(9)
+    expect(row.locator(".strip i.locked")).to_have_count(8)
+    row.locator("td.id button").click()
+    assert row.locator(".strip i").nth(6).evaluate("i => getComputedStyle(i, '::after').content") != "none"
+    assert page.url.endswith(f"#audit={audit['id']}")
+    page.reload()
+    expect(page.locator("#one-title")).to_contain_text("vault-r32")
+    with page.expect_download() as saved:
+        page.locator('button[data-report="html"]').click()
+    assert "vault-r32" in Path(saved.value.path()).read_text()
+
+
+def test_the_page_lets_nothing_else_in(browser: Browser, service: AuditServe) -> None:
+    """Its policy allows its own files alone: a script put into it does not run. An unknown file is not found."""
+    policy = service.http.get("/audit/").headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert service.http.get("/audit").headers["location"] == "audit/"
+    assert service.http.get("/audit/nothing.js").status_code == 404
+    made = browser.new_page()
+    made.goto(f"{service.url}/audit/")
+    element = "Object.assign(document.createElement('script'), {textContent: 'window.intruder = 1'})"
+    made.evaluate(f"() => document.head.append({element})")
+    assert made.evaluate("window.intruder ?? 0") == 0
+    made.close()
+
+
+def test_a_key_is_entered_on_the_page(browser: Browser, engine: str, tmp_path: Path) -> None:
+    """A server with keys asks for one; it stays in the tab's session, and a wrong one is said."""
+    with AuditServe(engine, tmp_path, {"LORECALL_ADMIN_KEY": ADMIN}) as locked:
+        made = browser.new_page()
+        made.goto(f"{locked.url}/audit/")
+        expect(made.locator("#notice")).to_contain_text("API key")
+        expect(made.locator("#adapters tbody tr")).to_have_count(0)
+        made.locator("#secret").fill("wrong")
+        made.locator("#key button[type=submit]").click()
+        expect(made.locator("#notice")).to_contain_text("missing, unknown or expired")
+        made.locator("#secret").fill(ADMIN)
+        made.locator("#key button[type=submit]").click()
+        expect(made.locator("#adapters tbody tr")).to_have_count(5)
+        expect(made.locator("#notice")).to_be_hidden()
+        made.reload()
+        expect(made.locator("#adapters tbody tr")).to_have_count(5)
+        made.close()
