@@ -2,6 +2,7 @@
 
 import tracemalloc
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,14 @@ def test_it_is_a_sequence() -> None:
         assert tuple(store[cut]) == items[cut]
     with pytest.raises(IndexError, match="item 2500"):
         store[2500]
+
+
+def test_several_threads_read_at_once() -> None:
+    """As the audits of a matrix do: each gets all of it, in order."""
+    store = stored(5000)
+    with ThreadPoolExecutor(8) as pool:
+        read = list(pool.map(lambda _: [item.id for item in store], range(16)))
+    assert all(ids == [f"i{number}" for number in range(5000)] for ids in read)
 
 
 def test_an_id_that_was_there_before_is_told_with_its_line() -> None:
