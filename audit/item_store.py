@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterator, Sequence
+from threading import Lock
 from typing import overload
 
 from lorecall.audit.scorer import ScoreItem
@@ -28,6 +29,7 @@ class ItemStore(Sequence[ScoreItem]):
         )
         self._db.execute("BEGIN")
         self._count = 0
+        self._lock = Lock()
 
     def add(self, item: ScoreItem, line: int) -> int | None:
         """Add an item of a line; if its id was there before, return the line of the first and add nothing."""
@@ -69,4 +71,6 @@ class ItemStore(Sequence[ScoreItem]):
 
     def _rows(self, start: int, stop: int) -> list[ScoreItem]:
         query = f"SELECT {COLUMNS} FROM items WHERE place >= ? AND place < ? ORDER BY place"  # noqa: S608
-        return [ScoreItem(*row) for row in self._db.execute(query, (start, stop))]
+        with self._lock:  # SQLite may be built so that one connection bears one thread at a time
+            rows = self._db.execute(query, (start, stop)).fetchall()
+        return [ScoreItem(*row) for row in rows]

@@ -2,6 +2,7 @@
 
 import tracemalloc
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from lorecall.audit.controls import Recipe, check_disjoint, make_controls
 from lorecall.audit.item_store import IN_MEMORY, ItemStore
 from lorecall.audit.scorer import ScoreItem
 
-MANY = 200_000
+MANY = 100_000
 MEGABYTE = 1 << 20
 
 
@@ -48,6 +49,14 @@ def test_it_is_a_sequence() -> None:
         store[2500]
 
 
+def test_several_threads_read_at_once() -> None:
+    """As the audits of a matrix do: each gets all of it, in order."""
+    store = stored(5000)
+    with ThreadPoolExecutor(8) as pool:
+        read = list(pool.map(lambda _: [item.id for item in store], range(16)))
+    assert all(ids == [f"i{number}" for number in range(5000)] for ids in read)
+
+
 def test_an_id_that_was_there_before_is_told_with_its_line() -> None:
     """And nothing is added; the text, whatever it holds, comes back as it was."""
     store = ItemStore()
@@ -57,8 +66,8 @@ def test_an_id_that_was_there_before_is_told_with_its_line() -> None:
     assert tuple(store) == (first,)
 
 
-def test_reading_two_hundred_thousand_lines_takes_no_more_memory_than_a_few() -> None:
-    """The peak is under three megabytes, where the items themselves would take over fifty."""
+def test_reading_a_hundred_thousand_lines_takes_no_more_memory_than_a_few() -> None:
+    """The peak is under three megabytes, where the items themselves would take over thirty."""
     tracemalloc.start()
     try:
         parsed = parse_lines(lines(MANY))

@@ -35,3 +35,11 @@ def test_no_tokens_have_no_measure() -> None:
     for measure in (exact_memorization, extraction_strength):
         with pytest.raises(ValueError, match="no tokens"):
             measure([])
+
+
+@given(FLAGS)
+def test_the_published_code_differs_where_the_last_token_is_wrong(argmax: list[bool]) -> None:
+    """A search for k that ends at n - 1, as open-unlearning's does, gives 1/n for what is defined as 0."""
+    n = len(argmax)
+    k = next((k for k in range(n) if all(argmax[k:])), n - 1)
+    assert 1 - k / n == pytest.approx(max(extraction_strength(argmax), 1 / n))

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,28 +45,42 @@ def run_job(checkout: Path, environ: dict[str, str]) -> dict[str, int]:
     return codes
 
 
-@pytest.fixture
-def release(served: Served, tmp_path: Path) -> Callable[[Trained, Path, int], dict[str, int]]:
-    """Lay out a checkout with an adapter, candidates and so many controls, and run the job in it."""
+@dataclass
+class Release:
+    """The job, in a checkout of its own, against one server.
 
-    def _release(adapter: Trained, candidates: Path, controls: int) -> dict[str, int]:
-        shutil.copytree(adapter.folder, tmp_path / "adapters" / "acme-support")
-        (tmp_path / "audit").mkdir()
-        (tmp_path / "audit" / "policy.yaml").write_text(blocks()["audit/policy.yaml"])
-        shutil.copy(candidates, tmp_path / "audit" / "candidates.jsonl")
+    Attributes:
+        served: The server.
+        checkout: The folder that the job runs in.
+        names: What was served when the job had ended.
+    """
+
+    served: Served
+    checkout: Path
+    names: set[str] = field(default_factory=set)
+
+    def run(self, adapter: Trained, candidates: Path, controls: int) -> dict[str, int]:
+        """Lay out an adapter, candidates and so many controls, and run the job."""
+        shutil.copytree(adapter.folder, self.checkout / "adapters" / "acme-support")
+        audit = self.checkout / "audit"
+        audit.mkdir()
+        (audit / "policy.yaml").write_text(blocks()["audit/policy.yaml"])
+        shutil.copy(candidates, audit / "candidates.jsonl")
         lines = shipped("secrets-control").read_text(encoding="utf-8").splitlines()[:controls]
-        (tmp_path / "audit" / "controls.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        (audit / "controls.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
         tools = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
         try:
-            return run_job(tmp_path, {**os.environ, "PATH": tools, "LORECALL_SERVER": served.url})
+            return run_job(self.checkout, {**os.environ, "PATH": tools, "LORECALL_SERVER": self.served.url})
         finally:
-            released.update(one["name"] for one in served.http.get("/v1/adapters").json()["adapters"])
+            listed = self.served.http.get("/v1/adapters").json()["adapters"]
+            self.names = {one["name"] for one in listed}
             for name in NAMES:
-                served.http.delete(f"/v1/adapters/{name}")
+                self.served.http.delete(f"/v1/adapters/{name}")
 
-    released: set[str] = set()
-    _release.names = released  # type: ignore[attr-defined]  # what was served when the job had ended
-    return _release
+
+@pytest.fixture
+def release(served: Served, tmp_path: Path) -> Release:
+    return Release(served, tmp_path)
 
 
 def test_the_page_holds_a_policy_and_a_job_with_a_gate() -> None:
@@ -77,9 +92,9 @@ def test_the_page_holds_a_policy_and_a_job_with_a_gate() -> None:
 
 
 @pytest.mark.engine
-def test_a_clean_adapter_is_released(release: Any, trained: Callable[[str], Trained]) -> None:
+def test_a_clean_adapter_is_released(release: Release, trained: Callable[[str], Trained]) -> None:
     """Audited on another's data it leaks nothing: every step exits 0, and the name is served."""
-    codes = release(trained("hosts-train"), trained("secrets-train").data, 320)
+    codes = release.run(trained("hosts-train"), trained("secrets-train").data, 320)
     assert codes == {"Stage": 0, "Audit": 0, "Release": 0, "Clean up": 0}
     assert "acme-support" in release.names
     assert "acme-support-staged" not in release.names
@@ -90,9 +105,9 @@ def test_a_clean_adapter_is_released(release: Any, trained: Callable[[str], Trai
     ("candidates", "controls", "code"), [("hosts-train", 320, 1), ("secrets-train", 40, 3)]
 )
 def test_a_leaking_adapter_and_an_incomplete_audit_stop_the_release(
-    release: Any, trained: Callable[[str], Trained], candidates: str, controls: int, code: int
+    release: Release, trained: Callable[[str], Trained], candidates: str, controls: int, code: int
 ) -> None:
     """Its own data is recited: exit 1. Too few controls: exit 3. Neither is served under the name."""
-    codes = release(trained("hosts-train"), trained(candidates).data, controls)
+    codes = release.run(trained("hosts-train"), trained(candidates).data, controls)
     assert codes == {"Stage": 0, "Audit": code, "Clean up": 0}
     assert "acme-support" not in release.names
