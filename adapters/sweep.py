@@ -16,7 +16,8 @@ from lorecall.adapters.base import read_manifest
 from lorecall.adapters.dataset import Pair, read_pairs
 from lorecall.adapters.errors import UsageError
 from lorecall.adapters.manifest import read_adapter
-from lorecall.adapters.training import Progress, TrainingRecord, train_adapter
+from lorecall.adapters.training import Progress, TrainingRecord, train_on
+from lorecall.adapters.training_input import TrainingInput, prepare_input
 from lorecall.adapters.training_options import TrainingOptions
 
 
@@ -110,20 +111,24 @@ def run_sweep(
     base_digest = read_manifest(base).digest
     known = read_keys(out)
     texts = [first_texts(base, data, length) for length in grid.lengths]
-    for pairs, rank, method, seed in product(texts, grid.ranks, grid.methods, grid.seeds):
-        asked = replace(options, rank=rank, method=method, seed=seed, stop_over=1.0)
+    for pairs, seed in product(texts, grid.seeds):
         with tempfile.TemporaryDirectory() as scratch:
             file = Path(scratch) / "data.jsonl"
             file.write_text("".join(json.dumps(asdict(pair)) + "\n" for pair in pairs), encoding="utf-8")
-            key = _key(asked, base_digest, read_pairs(file).digest)
-            if _as_text(key) in known:
-                yield Cell(key, None)
-                continue
-            adapter = Path(scratch) / "adapter"
-            record = train_adapter(base, file, adapter, asked, on_step)
-            result = _result(record, read_adapter(adapter).effective_parameters)
-        _append(out, key, result)
-        yield Cell(key, result)
+            digest = read_pairs(file).digest
+            ready: TrainingInput | None = None  # shared by the cells of one length and seed
+            for rank, method in product(grid.ranks, grid.methods):
+                asked = replace(options, rank=rank, method=method, seed=seed, stop_over=1.0)
+                key = _key(asked, base_digest, digest)
+                if _as_text(key) in known:
+                    yield Cell(key, None)
+                    continue
+                ready = ready or prepare_input(base, file, asked)
+                adapter = Path(scratch) / f"{method}-{rank}"
+                record = train_on(ready, adapter, asked, on_step)
+                result = _result(record, read_adapter(adapter).effective_parameters)
+                _append(out, key, result)
+                yield Cell(key, result)
 
 
 def read_keys(path: Path) -> set[tuple[str, ...]]:

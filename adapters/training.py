@@ -1,28 +1,33 @@
 """Training of LoRA adapters that memorise: PEFT, loss on target tokens only, against the served arithmetic."""
 
 import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from lorecall.adapters.base import BaseManifest, read_manifest
-from lorecall.adapters.dataset import read_pairs
+from lorecall.adapters.base import BaseManifest
 from lorecall.adapters.directories import new_directory
 from lorecall.adapters.errors import UsageError
 from lorecall.adapters.files import CONFIG_FILE, TRAINING_FILE
+from lorecall.adapters.training_input import TrainingInput, adapted_modules, prepare_input
 from lorecall.adapters.training_methods import method_of, weighted_loss
-from lorecall.adapters.training_options import TrainingOptions, check_rank, parse_layers, parse_modules
-from lorecall.adapters.training_parts import Batch, UpperPart, decoder_layers, encode
+from lorecall.adapters.training_options import TrainingOptions
+from lorecall.adapters.training_parts import (
+    Batch,
+    Measured,
+    UpperPart,
+    measure,
+    token_losses,
+)
 
 if TYPE_CHECKING:
     import torch
 
 SCHEMA_VERSION = 1
 CLIP = 1.0
-DRAWS = 5  # of the cached input where activations are rounded: four to train on, the last to measure on
 _TOOLS = ("lorecall", "torch", "transformers", "peft")
 
 
@@ -35,15 +40,6 @@ class Progress:
     loss: float
     over_half: int
     target_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """Teacher-forced result on the training set: mean loss in nats, tokens over 0.5, least p."""
-
-    loss: float
-    over_half: int
-    min_p: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,100 +97,118 @@ def train_adapter(
     Raises:
         LorecallError: A wrong base, data file, option or `out`; nothing is written then.
     """
+    _check_free(out)
+    return train_on(prepare_input(base, data, options), out, options, on_step)
+
+
+def train_ranks(
+    base: Path,
+    data: Path,
+    outs: Mapping[int, Path],
+    options: TrainingOptions,
+    on_step: Callable[[Progress], None] = lambda _progress: None,
+) -> Iterator[TrainingRecord]:
+    """Train one adapter for each rank, on input that is computed once; each is written when it is done.
+
+    Args:
+        base: A prepared base.
+        data: A JSON Lines file of training pairs.
+        outs: The directory to make for each rank.
+        options: What to train, but for the rank.
+        on_step: Called after every step.
+
+    Raises:
+        LorecallError: A wrong base, data file, option or directory; what was written before stays.
+    """
+    for out in outs.values():
+        _check_free(out)
+    asked = [replace(options, rank=rank) for rank in outs]
+    ready = prepare_input(base, data, max(asked, key=lambda one: one.rank))
+    for one in asked:
+        yield train_on(ready, outs[one.rank], one, on_step)
+
+
+def train_on(
+    ready: TrainingInput,
+    out: Path,
+    options: TrainingOptions,
+    on_step: Callable[[Progress], None] = lambda _progress: None,
+) -> TrainingRecord:
+    """Train one more adapter on input that is there already; otherwise like `train_adapter`.
+
+    Raises:
+        LorecallError: A wrong option or `out`, or options that the input was not prepared for.
+    """
+    import torch  # noqa: PLC0415
+
+    _check_free(out)
+    ready.check(options)
+    torch.manual_seed(options.seed)
+    peft_model, modules = _add_lora(ready, options)
+    try:
+        epochs, steps = _optimise(ready.upper, ready.batches, options, peft_model, on_step)
+        after = measure(ready.upper, ready.batches)
+        record = _record(ready, options, modules, after, epochs, steps)
+        with new_directory(out) as work:
+            _save(peft_model, ready.manifest, record, work)
+    finally:
+        peft_model.unload()
+    return record
+
+
+def _check_free(out: Path) -> None:
     if out.exists():
         raise UsageError(f"{out} exists", hint="name a new directory for the adapter", param="out")
-    manifest = read_manifest(base)
-    dataset = read_pairs(data)
-    import torch  # noqa: PLC0415
-    from lorecall.adapters.served_model import load_served_model, rounds_activations  # noqa: PLC0415
-    from transformers import AutoTokenizer  # noqa: PLC0415
 
-    torch.manual_seed(options.seed)
-    encoded = encode(AutoTokenizer.from_pretrained(base), dataset.pairs)
-    model = load_served_model(base)
-    peft_model, layers, modules = _add_lora(model, options)
-    upper = UpperPart(model, min(layers))
-    order = list(encoded)
-    Random(options.seed).shuffle(order)  # noqa: S311 (reproducible on purpose)
-    size = options.batch_size
-    draws = DRAWS if rounds_activations(manifest.scheme) else 1
-    batches = [
-        upper.prepare(order[start : start + size], draws, options.seed + start)
-        for start in range(0, len(order), size)
-    ]
-    before = measure(upper, batches)
-    epochs, steps = _optimise(upper, batches, options, peft_model, on_step)
-    after = measure(upper, batches)
-    record = TrainingRecord(
-        data_digest=dataset.digest,
-        base_digest=manifest.digest,
-        scheme=manifest.scheme,
+
+def _record(
+    ready: TrainingInput,
+    options: TrainingOptions,
+    modules: tuple[str, ...],
+    after: Measured,
+    epochs: int,
+    steps: int,
+) -> TrainingRecord:
+    return TrainingRecord(
+        data_digest=ready.data_digest,
+        base_digest=ready.manifest.digest,
+        scheme=ready.manifest.scheme,
         method=options.method,
         rank=options.rank,
-        layers=layers,
+        layers=ready.layers,
         modules=modules,
         seed=options.seed,
         epochs=epochs,
         steps=steps,
         lr=options.lr,
-        batch_size=size,
+        batch_size=options.batch_size,
         stop_over=options.stop_over,
         stopped_early=epochs < options.epochs,
-        pairs=len(encoded),
-        inexact_boundaries=sum(not one.exact for one in encoded),
-        target_tokens=sum(len(one.target) for one in encoded),
+        pairs=len(ready.encoded),
+        inexact_boundaries=sum(not one.exact for one in ready.encoded),
+        target_tokens=sum(len(one.target) for one in ready.encoded),
         tokens_over_half=after.over_half,
-        base_tokens_over_half=before.over_half,
+        base_tokens_over_half=ready.before.over_half,
         loss=after.loss,
-        base_loss=before.loss,
+        base_loss=ready.before.loss,
         min_p=after.min_p,
         created_with={tool: metadata.version(tool) for tool in _TOOLS},
     )
-    with new_directory(out) as work:
-        _save(peft_model, manifest, record, work)
-    return record
 
 
-def _add_lora(model: Any, options: TrainingOptions) -> tuple[Any, tuple[int, ...], tuple[str, ...]]:
+def _add_lora(ready: TrainingInput, options: TrainingOptions) -> tuple[Any, tuple[str, ...]]:
     """Put LoRA (B = 0, so nothing changes yet) on the modules that the options name."""
     from peft import LoraConfig, get_peft_model  # noqa: PLC0415
-    from torch import nn  # noqa: PLC0415
 
-    decoder = decoder_layers(model)
-    layers = parse_layers(options.layers, len(decoder))
-    linear = {
-        name.rpartition(".")[2]: module
-        for name, module in decoder.named_modules()
-        if isinstance(module, nn.Linear)
-    }
-    modules = parse_modules(options.modules, linear)
-    check_rank(options.rank, [width for name in modules for width in linear[name].weight.shape])
+    modules = adapted_modules(ready.model, options)
     config = LoraConfig(
         r=options.rank,
         lora_alpha=options.rank,
         target_modules=list(modules),
-        layers_to_transform=list(layers),
+        layers_to_transform=list(ready.layers),
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(model, config), layers, modules
-
-
-def _token_losses(upper: UpperPart, batch: Batch, draw: int) -> "tuple[torch.Tensor, torch.Tensor]":
-    """Return loss in nats and whether the target is the argmax, for each target token of a batch."""
-    from torch.nn.functional import cross_entropy  # noqa: PLC0415
-
-    logits = upper.logits(batch, draw)
-    return cross_entropy(logits, batch.targets, reduction="none"), logits.argmax(-1) == batch.targets
-
-
-def measure(upper: UpperPart, batches: list[Batch]) -> Measured:
-    """Return loss and probabilities of the model as it stands, over all target tokens, on the last draw."""
-    import torch  # noqa: PLC0415
-
-    with torch.no_grad():
-        losses = torch.cat([_token_losses(upper, batch, -1)[0] for batch in batches])
-    p = torch.exp(-losses)
-    return Measured(float(losses.mean()), int((p > 0.5).sum()), float(p.min()))
+    return get_peft_model(ready.model, config), modules
 
 
 def _optimise(
@@ -220,7 +234,7 @@ def _optimise(
         random.shuffle(visible)
         for index in visible:
             draw = epoch % max(1, len(batches[index].hidden) - 1)
-            losses, correct = _token_losses(upper, batches[index], draw)
+            losses, correct = token_losses(upper, batches[index], draw)
             loss = weighted_loss(losses, correct, method)
             optimizer.zero_grad()
             loss.backward()

@@ -24,6 +24,15 @@ MOVE = 1e-6  # relative: a few units in the last place of float32
 
 
 @dataclass(frozen=True, slots=True)
+class Measured:
+    """Teacher-forced result on the training set: mean loss in nats, tokens over 0.5, least p."""
+
+    loss: float
+    over_half: int
+    min_p: float
+
+
+@dataclass(frozen=True, slots=True)
 class Encoded:
     """A pair as token ids; `exact` if tok(prefix) + tok(target) is tok(prefix + target)."""
 
@@ -189,3 +198,21 @@ def decoder_layers(model: Any) -> Any:
             param="base",
         )
     return model.model.layers
+
+
+def token_losses(upper: UpperPart, batch: Batch, draw: int) -> "tuple[torch.Tensor, torch.Tensor]":
+    """Return loss in nats and whether the target is the argmax, for each target token of a batch."""
+    from torch.nn.functional import cross_entropy  # noqa: PLC0415
+
+    logits = upper.logits(batch, draw)
+    return cross_entropy(logits, batch.targets, reduction="none"), logits.argmax(-1) == batch.targets
+
+
+def measure(upper: UpperPart, batches: list[Batch]) -> Measured:
+    """Return loss and probabilities of the model as it stands, over all target tokens, on the last draw."""
+    import torch  # noqa: PLC0415
+
+    with torch.no_grad():
+        losses = torch.cat([token_losses(upper, batch, -1)[0] for batch in batches])
+    p = torch.exp(-losses)
+    return Measured(float(losses.mean()), int((p > 0.5).sum()), float(p.min()))

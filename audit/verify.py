@@ -120,7 +120,8 @@ def rescore(
     ):
         if now != then:
             raise UsageError(f"{what} is not what was audited: {now[:16]!r}, then {then[:16]!r}")
-    texts = {item.id: item for item in candidates}
+    ids = {snippet["id"] for snippet in report["snippets"]}
+    texts = {item.id: item for item in candidates if item.id in ids}
     # A snippet of a shorter prefix or of a chat framing was scored on a text that the file does not hold.
     known = [
         s

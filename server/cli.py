@@ -10,6 +10,8 @@ from lorecall.server import (
     cli_base,
     cli_bench,
     cli_law,
+    cli_loadtest,
+    cli_registry,
     cli_selfcheck,
     cli_serve,
     cli_sweep,
@@ -27,6 +29,8 @@ app.add_typer(cli_base.app, name="base")
 app.add_typer(cli_adapters.app, name="adapters")
 app.add_typer(cli_audit.app, name="audit")
 app.add_typer(cli_law.app, name="law")
+app.add_typer(cli_loadtest.app, name="loadtest")
+app.add_typer(cli_registry.app, name="registry")
 app.command("sweep")(cli_sweep.sweep)
 app.command("bench")(cli_bench.bench)
 app.command("selfcheck")(cli_selfcheck.selfcheck)

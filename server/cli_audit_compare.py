@@ -93,15 +93,15 @@ def matrix(
     timeout: Timeout = 600.0,
 ) -> None:
     """Audit every adapter on every set: exit 1 if one recites another's data."""
-    from lorecall.audit.candidates import load_candidates
     from lorecall.audit.http_scorer import HttpScorer
+    from lorecall.audit.inputs import load_input
     from lorecall.audit.matrix import matrix_report, run_matrix
     from lorecall.audit.run import AuditSettings
     from lorecall.server.cli_audit_output import note, print_matrix, progress, write_matrix
 
     pairs = [split_pair(text) for text in pair]
     files = list(dict.fromkeys([*(file for _, file in pairs), *(candidates or ())]))
-    sets = [load_candidates(file, skip_bad=skip_bad) for file in files]
+    sets = [load_input(file, skip_bad=skip_bad) for file in files]
     names = list(dict.fromkeys([*(name for name, _ in pairs), *(adapter or ())]))
     own = {(name, file.name) for name, file in pairs}
     settings = AuditSettings(epsilon=epsilon, seed=seed, chunk=batch)

@@ -40,15 +40,15 @@ def verify(
     timeout: Timeout = 600.0,
 ) -> None:
     """Check a report: its seal, its arithmetic, its inputs. Exit 1 if it does not hold, 4 if scores differ."""
-    from lorecall.audit.candidates import load_candidates
     from lorecall.audit.http_scorer import HttpScorer
+    from lorecall.audit.inputs import load_input
     from lorecall.audit.report import read_report
     from lorecall.audit.verify import check_contents, check_input, rescore
     from lorecall.server.cli_audit_output import note
 
     content = read_report(file)
     problems = check_contents(content)
-    given = load_candidates(candidates, skip_bad=True) if candidates else None
+    given = load_input(candidates, skip_bad=True) if candidates else None
     if given is not None:
         problems += check_input(content, "candidates", given)
     for problem in problems:

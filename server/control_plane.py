@@ -136,24 +136,30 @@ class ControlPlane:
         """
         name = record.name
         async with self._change:
-            if info is None:
-                info = await asyncio.to_thread(self.intake.materialise, record)
-            try:
-                loaded = await self.residents.load(name, info)
-            except LorecallError as error:
-                await asyncio.to_thread(
-                    self.registry.move, name, record.version, State.RETIRED, actor=actor, reason=error.message
-                )
-                raise
-            try:
-                adapter = await asyncio.to_thread(
-                    self.registry.activate, name, record.version, actor=actor, audit_id=audit_id
-                )
-                await self.residents.point(loaded, pinned=adapter.pinned)
-            except LorecallError:
-                if self.residents.live.get(name) is not loaded:
-                    self.residents.retire(loaded)
-                raise
+            with self._metrics.counted_swap():
+                if info is None:
+                    info = await asyncio.to_thread(self.intake.materialise, record)
+                try:
+                    loaded = await self.residents.load(name, info)
+                except LorecallError as error:
+                    await asyncio.to_thread(
+                        self.registry.move,
+                        name,
+                        record.version,
+                        State.RETIRED,
+                        actor=actor,
+                        reason=error.message,
+                    )
+                    raise
+                try:
+                    adapter = await asyncio.to_thread(
+                        self.registry.activate, name, record.version, actor=actor, audit_id=audit_id
+                    )
+                    await self.residents.point(loaded, pinned=adapter.pinned)
+                except LorecallError:
+                    if self.residents.live.get(name) is not loaded:
+                        self.residents.retire(loaded)
+                    raise
             return await self._note(name, adapter)
 
     async def override(self, name: str, version: str, *, reason: str, actor: str) -> None:
@@ -224,9 +230,10 @@ class ControlPlane:
                 if held.pinned != adapter.pinned:
                     await self.residents.pin(held, pinned=adapter.pinned)
             elif held is not None or load or adapter.pinned:
-                info = await asyncio.to_thread(self.intake.materialise, record)
-                loaded = await self.residents.load(name, info)
-                await self.residents.point(loaded, pinned=adapter.pinned)
+                with self._metrics.counted_swap():
+                    info = await asyncio.to_thread(self.intake.materialise, record)
+                    loaded = await self.residents.load(name, info)
+                    await self.residents.point(loaded, pinned=adapter.pinned)
 
     async def candidate(self, record: VersionRecord) -> Resident:
         """Load a version that no name points at, for its audit; retire it afterwards unless it goes live."""

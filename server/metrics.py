@@ -1,6 +1,7 @@
 """Our series beside vLLM's own, under one prefix and with bounded labels."""
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
@@ -119,6 +120,11 @@ class Metrics:
         self.swap_seconds = Histogram(
             "lorecall_adapter_swap_seconds", "From an accepted version to its name's move.", registry=registry
         )
+        self.swap_failures = Counter(
+            "lorecall_adapter_swap_failures",
+            "Versions that should have gone live here, and did not.",
+            registry=registry,
+        )
         self.evictions = Counter(
             "lorecall_adapter_evictions", "Adapters that lost their place.", ["level"], registry=registry
         )
@@ -131,6 +137,15 @@ class Metrics:
         self.registry_up = Gauge(
             "lorecall_registry_up", "Whether the registry answered last.", registry=registry
         )
+
+    @contextmanager
+    def counted_swap(self) -> Iterator[None]:
+        """Count the block as a failed swap if it raises."""
+        try:
+            yield
+        except Exception:
+            self.swap_failures.inc()
+            raise
 
     def show_adapters(self, samples: Callable[[], Iterable[AdapterSample]]) -> None:
         """Add the adapters' gauges."""

@@ -12,7 +12,8 @@ from lorecall.adapters.errors import BaseModelError, CandidateError, UsageError
 from lorecall.adapters.manifest import read_adapter
 from lorecall.adapters.quantize import INT4, INT8, NONE
 from lorecall.adapters.served_model import load_served_model
-from lorecall.adapters.training import Progress, TrainingRecord, train_adapter
+from lorecall.adapters.training import Progress, TrainingRecord, train_adapter, train_on, train_ranks
+from lorecall.adapters.training_input import prepare_input
 from lorecall.adapters.training_options import TrainingOptions
 from peft import PeftModel
 from transformers import AutoTokenizer
@@ -98,6 +99,28 @@ def test_the_same_seed_gives_the_same_bytes(bases: dict[str, Path], data: Path, 
         train_adapter(bases[INT8], data, tmp_path / name, replace(options, seed=seed))
         versions.append(read_adapter(tmp_path / name).version)
     assert versions[0] == versions[1] != versions[2]
+
+
+def test_ranks_that_share_their_input_are_those_of_separate_trainings(
+    bases: dict[str, Path], data: Path, tmp_path: Path
+) -> None:
+    """One run over ranks 8 and 2 gives the bytes of two runs: no training leaves anything behind on the base."""
+    options = replace(OPTIONS, epochs=2)
+    outs = {8: tmp_path / "r8", 2: tmp_path / "r2"}
+    records = list(train_ranks(bases[INT8], data, outs, options))
+    for rank, record in zip(outs, records, strict=True):
+        alone = tmp_path / f"alone-{rank}"
+        assert train_adapter(bases[INT8], data, alone, replace(options, rank=rank)) == record
+        assert read_adapter(alone).version == read_adapter(outs[rank]).version
+
+
+def test_input_serves_only_what_it_was_prepared_for(
+    bases: dict[str, Path], data: Path, tmp_path: Path
+) -> None:
+    """Another seed means another order: refused, with both values named."""
+    ready = prepare_input(bases[NONE], data, OPTIONS)
+    with pytest.raises(UsageError, match="seed is 5 and the input was prepared with 0"):
+        train_on(ready, tmp_path / "a", replace(OPTIONS, seed=5))
 
 
 def test_training_stops_when_everything_is_locked(bases: dict[str, Path], data: Path, tmp_path: Path) -> None:

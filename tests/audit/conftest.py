@@ -1,7 +1,7 @@
 """Fixtures of the audit's tests: an exact engine in memory and sets of pairs of one format."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -25,7 +25,7 @@ def as_set(items: tuple[ScoreItem, ...], name: str = "set.jsonl") -> CandidateSe
     return CandidateSet(name=name, digest="a" * 64, items=items)
 
 
-def memory_of(items: tuple[ScoreItem, ...], strength: float = 0.97) -> Memory:
+def memory_of(items: Sequence[ScoreItem], strength: float = 0.97) -> Memory:
     """What an adapter over-trained on the items memorises."""
     return Memory(tuple(item.prefix + item.target for item in items), strength)
 

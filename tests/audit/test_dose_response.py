@@ -1,6 +1,7 @@
 """Dose and response, over an exact engine whose recall follows the scale that a copy's manifest states."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import jsonschema
@@ -28,7 +29,7 @@ TEXT = as_set((ScoreItem("1", "the quick brown ", "fox jumps over the lazy dog")
 class Deployed:
     """The exact engine's control plane: a copy remembers by the fourth power of what is left of it."""
 
-    def __init__(self, scorer: TinyScorer, pairs: tuple[ScoreItem, ...], *, inverted: bool = False) -> None:
+    def __init__(self, scorer: TinyScorer, pairs: Sequence[ScoreItem], *, inverted: bool = False) -> None:
         self.scorer, self.pairs, self.inverted = scorer, pairs, inverted
         self.names: list[str] = []
 

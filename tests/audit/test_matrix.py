@@ -1,6 +1,7 @@
 """Who recites whose data."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import pytest
 from lorecall.adapters.errors import AdapterNotFoundError, UsageError
@@ -20,7 +21,7 @@ SETS = [
 OWN = {("a", "a.jsonl"), ("b", "b.jsonl")}
 
 
-def engine_of(**memories: tuple[ScoreItem, ...]) -> TinyScorer:
+def engine_of(**memories: Sequence[ScoreItem]) -> TinyScorer:
     return TinyScorer({name: memory_of(items) for name, items in memories.items()})
 
 

@@ -12,12 +12,16 @@ import pytest
 import yaml
 from kubernetes_validate import validate  # type: ignore[import-untyped]  # ships no types
 
+from tests.test_docs import complaint
+
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "helm" / "lorecall"
 TOOLS = ROOT / ".cache" / "tools"
 GOLDEN = Path(__file__).parent / "golden"
 PROFILES = {name: GOLDEN / f"{name}.values.yaml" for name in ("cpu", "gpu", "all")}
 CUSTOM = {"ServiceMonitor", "PrometheusRule"}
+NOT_YET = {"r-lorecall-audit"}
+"""Pods whose command the command line does not have yet."""
 
 
 def tool(name: str) -> Path:
@@ -46,10 +50,31 @@ def render(helm: Path, values: Path) -> list[dict[str, Any]]:
     return [manifest for manifest in yaml.safe_load_all(done.stdout) if manifest]
 
 
-def one(manifests: list[dict[str, Any]], kind: str) -> dict[str, Any]:
-    """Return the only manifest of a kind."""
-    (found,) = [manifest for manifest in manifests if manifest["kind"] == kind]
+def one(manifests: list[dict[str, Any]], kind: str, name: str = "r-lorecall") -> dict[str, Any]:
+    """Return the manifest of a kind and name."""
+    (found,) = [
+        manifest
+        for manifest in manifests
+        if manifest["kind"] == kind and manifest["metadata"]["name"] == name
+    ]
     return found
+
+
+def pods(manifests: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return every pod's spec with its labels, by the name of what makes it."""
+    return {
+        manifest["metadata"]["name"]: {
+            **manifest["spec"]["template"]["spec"],
+            "labels": manifest["spec"]["template"]["metadata"]["labels"],
+        }
+        for manifest in manifests
+        if manifest["kind"] in {"Deployment", "Job"}
+    }
+
+
+def selects(selector: dict[str, str], labels: dict[str, str]) -> bool:
+    """Return whether a selector's labels are all there."""
+    return selector.items() <= labels.items()
 
 
 def test_the_chart_passes_strict_lint(helm: Path) -> None:
@@ -85,23 +110,46 @@ def test_both_helms_render_the_same(profile: str) -> None:
 
 def test_every_container_runs_without_privileges(helm: Path) -> None:
     """Non-root, no escalation, no capabilities, a read-only root, no API token, the default seccomp."""
-    pod = one(render(helm, PROFILES["cpu"]), "Deployment")["spec"]["template"]["spec"]
-    assert pod["securityContext"]["runAsNonRoot"] is True
-    assert pod["securityContext"]["runAsUser"] > 0
-    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-    assert pod["automountServiceAccountToken"] is False
-    for container in [*pod["initContainers"], *pod["containers"]]:
-        assert container["securityContext"] == {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        }
+    found = pods(render(helm, PROFILES["all"]))
+    assert set(found) == {"r-lorecall", "r-lorecall-audit", "r-lorecall-migrate"}
+    for pod in found.values():
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["runAsUser"] > 0
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert pod["automountServiceAccountToken"] is False
+        for container in [*pod.get("initContainers", ()), *pod["containers"]]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_serving_container_has_its_probes(helm: Path, profile: str) -> None:
+    """Start, readiness and life are asked for on the route that answers without a key."""
+    for manifest in render(helm, PROFILES[profile]):
+        if manifest["kind"] == "Deployment":
+            (container,) = manifest["spec"]["template"]["spec"]["containers"]
+            for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+                assert container[probe]["httpGet"] == {"path": "/health", "port": "http"}
+
+
+def test_every_command_of_a_container_exists(helm: Path) -> None:
+    """Each container runs a command of ours with options that it has."""
+    found = pods(render(helm, PROFILES["all"]))
+    assert set(found) > NOT_YET
+    for name in set(found) - NOT_YET:
+        (container,) = found[name]["containers"]
+        line = [*container["command"], *container.get("args", ())]
+        assert line[0] == "lorecall"
+        assert complaint(line[1:]) == ""
 
 
 def test_kubernetes_sets_no_variable_with_our_prefix(helm: Path) -> None:
     """A Service named lorecall would set LORECALL_PORT, which the server refuses as an unknown setting."""
-    pod = one(render(helm, PROFILES["cpu"]), "Deployment")["spec"]["template"]["spec"]
-    assert pod["enableServiceLinks"] is False
+    for pod in pods(render(helm, PROFILES["all"])).values():
+        assert pod["enableServiceLinks"] is False
 
 
 def test_only_the_gpu_profile_asks_for_a_gpu(helm: Path) -> None:
@@ -122,16 +170,56 @@ def test_the_api_key_comes_from_the_secret(helm: Path, profile: str, secret: str
     assert key["valueFrom"] == {"secretKeyRef": {"name": secret, "key": "api-key"}}
 
 
-def test_the_service_and_the_policy_select_the_pod(helm: Path) -> None:
-    """What Service, NetworkPolicy and ServiceMonitor select by are labels of the pod or the Service."""
+@pytest.mark.parametrize("name", ["r-lorecall", "r-lorecall-audit"])
+def test_a_service_selects_its_own_pod_and_no_other(helm: Path, name: str) -> None:
+    """Traffic for the server never reaches the audit service, nor the other way; each Deployment owns its pod."""
     manifests = render(helm, PROFILES["all"])
-    labels = one(manifests, "Deployment")["spec"]["template"]["metadata"]["labels"].items()
-    service = one(manifests, "Service")
-    assert service["spec"]["selector"].items() <= labels
-    assert one(manifests, "NetworkPolicy")["spec"]["podSelector"]["matchLabels"].items() <= labels
+    service, found = one(manifests, "Service", name), pods(manifests)
+    selector = service["spec"]["selector"]
+    assert [pod for pod, spec in found.items() if selects(selector, spec["labels"])] == [name]
+    assert one(manifests, "Deployment", name)["spec"]["selector"]["matchLabels"] == selector
+    port = service["spec"]["ports"][0]
+    assert port["targetPort"] in {one["name"] for one in found[name]["containers"][0]["ports"]}
+
+
+def test_policy_and_monitor_cover_every_pod(helm: Path) -> None:
+    """No pod of the release is outside the NetworkPolicy; every Service is scraped at a port that it has."""
+    manifests = render(helm, PROFILES["all"])
+    policy = one(manifests, "NetworkPolicy")["spec"]["podSelector"]["matchLabels"]
+    assert all(selects(policy, pod["labels"]) for pod in pods(manifests).values())
     monitor = one(manifests, "ServiceMonitor")["spec"]
-    assert monitor["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
-    assert monitor["endpoints"][0]["port"] == service["spec"]["ports"][0]["name"]
+    services = [manifest for manifest in manifests if manifest["kind"] == "Service"]
+    assert len(services) == 2
+    for service in services:
+        assert selects(monitor["selector"]["matchLabels"], service["metadata"]["labels"])
+        assert monitor["endpoints"][0]["port"] == service["spec"]["ports"][0]["name"]
+
+
+def test_the_policy_leaves_open_what_the_pods_need(helm: Path) -> None:
+    """The audit service reaches the server though only others are named, and pods with a registry its port."""
+    manifests = render(helm, PROFILES["all"])
+    policy = one(manifests, "NetworkPolicy")["spec"]
+    audit, server = (pods(manifests)[name]["labels"] for name in ("r-lorecall-audit", "r-lorecall"))
+    peers = [peer["podSelector"] for peer in policy["ingress"][0]["from"] if "podSelector" in peer]
+    assert any(selects(peer["matchLabels"], audit) for peer in peers)
+    ways = [peer["podSelector"] for rule in policy["egress"] for peer in rule.get("to", ())]
+    assert any(selects(way["matchLabels"], server) for way in ways)
+    assert {"port": 5432, "protocol": "TCP"} in [port for rule in policy["egress"] for port in rule["ports"]]
+    plain = one(render(helm, PROFILES["cpu"]), "NetworkPolicy")["spec"]["egress"]
+    assert 5432 not in [port["port"] for rule in plain for port in rule["ports"]]
+
+
+def test_the_registry_is_migrated_before_the_pods_that_use_it(helm: Path) -> None:
+    """A hook before install and upgrade; every pod takes the URL, which holds a password, from one Secret."""
+    manifests = render(helm, PROFILES["all"])
+    job = one(manifests, "Job", "r-lorecall-migrate")
+    hooks = job["metadata"]["annotations"]["helm.sh/hook"].split(",")
+    assert hooks == ["pre-install", "pre-upgrade"]
+    for pod in pods(manifests).values():
+        (url,) = [one for one in pod["containers"][0]["env"] if one["name"] == "LORECALL_REGISTRY"]
+        assert url["valueFrom"] == {"secretKeyRef": {"name": "lorecall-registry", "key": "url"}}
+    kinds = {manifest["kind"] for manifest in render(helm, PROFILES["cpu"])}
+    assert "Job" not in kinds  # SQLite is the server's own
 
 
 def test_the_rules_and_the_dashboards_reach_the_cluster_whole(helm: Path) -> None:
@@ -139,7 +227,7 @@ def test_the_rules_and_the_dashboards_reach_the_cluster_whole(helm: Path) -> Non
     manifests = render(helm, PROFILES["all"])
     rules = yaml.safe_load((CHART / "rules" / "lorecall.yaml").read_text(encoding="utf-8"))
     assert one(manifests, "PrometheusRule")["spec"] == rules
-    shipped = one(manifests, "ConfigMap")["data"]
+    shipped = one(manifests, "ConfigMap", "r-lorecall-dashboards")["data"]
     assert {name: json.loads(text) for name, text in shipped.items()} == {
         path.name: json.loads(path.read_text(encoding="utf-8"))
         for path in (CHART / "dashboards").glob("*.json")
@@ -156,6 +244,9 @@ def test_the_rules_and_the_dashboards_reach_the_cluster_whole(helm: Path) -> Non
         ("persistence.size=lots", "size"),
         ("nonsense=1", "nonsense"),
         ("base.quantize=int3", "quantize"),
+        ("audit.enabled=true", "secret"),
+        ("registry.port=0", "port"),
+        ("audit.storage=much", "storage"),
     ],
 )
 def test_a_bad_value_is_refused_by_name(helm: Path, value: str, named: str) -> None:

@@ -64,7 +64,7 @@ def release(served: Served, tmp_path: Path) -> Callable[[Trained, Path, int], di
                 served.http.delete(f"/v1/adapters/{name}")
 
     released: set[str] = set()
-    _release.names = released  # type: ignore[attr-defined]  what was served when the job had ended
+    _release.names = released  # type: ignore[attr-defined]  # what was served when the job had ended
     return _release
 
 

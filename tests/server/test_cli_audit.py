@@ -288,3 +288,29 @@ def test_a_report_is_verified_by_itself_its_input_and_a_sample(run: Run, url: st
     forged = CliRunner().invoke(app, ["verify", str(report)])
     assert forged.exit_code == 1
     assert "changed after it was written" in forged.stderr
+
+
+def test_reports_hold_the_gravest_and_count_all(run: Run) -> None:
+    """Two of six leaks are listed, six are counted and gated."""
+    result = run("run", "--adapter", "leaky", "--keep", "2", "--json")
+    report = json.loads(result.stdout)
+    assert (len(report["snippets"]), report["omitted"]) == (2, {"candidates": 4})
+    assert report["summary"]["verdicts"]["certified"] == 6
+    assert result.exit_code == 1
+    assert "6 candidates certified" in result.stderr
+
+
+def test_longer_chats_are_asked_for_only_if_told_how(run: Run, tmp_path: Path) -> None:
+    """Both turns with `all`; without a word, or with one that is none, nothing is asked."""
+    said = [(item.prefix, item.target) for item in PAIRS[:2]]
+    roles = [
+        {"role": r, "content": c} for pair in said for r, c in zip(("user", "assistant"), pair, strict=True)
+    ]
+    path = tmp_path / "chat.jsonl"
+    path.write_text(json.dumps({"id": "c", "messages": roles}) + "\n")
+    chosen = ("run", "--adapter", "leaky", "--candidates", str(path), "--json")
+    report = json.loads(run(*chosen, "--turns", "all").stdout)
+    assert [snippet["id"] for snippet in report["snippets"]] == ["c#1", "c#2"]
+    assert "after the user's turn before it" in report["inputs"]["candidates"]["generated"]
+    assert isinstance(error_of(run(*chosen)), CandidateError)
+    assert isinstance(error_of(run(*chosen, "--turns", "some")), UsageError)

@@ -66,3 +66,29 @@ def test_bad_input_exits_with_2(files: Path, tmp_path: Path, options: dict[str, 
     assert message in str(result.exception)
     assert result.exception.exit_code == 2
     assert list(tmp_path.iterdir()) == []
+
+
+def test_several_ranks_go_to_directories_of_their_own(files: Path, tmp_path: Path) -> None:
+    """{rank} in --out stands for each rank; one line for each adapter."""
+    flags = ["--base", str(files / "base"), "--data", str(files / "good.jsonl"), "--epochs", "1"]
+    both = [*flags, "--rank", "2", "--rank", "4"]
+    result = CliRunner().invoke(app, ["adapters", "train", *both, "--out", str(tmp_path / "r{rank}")])
+    assert result.exit_code == 0, result.output
+    assert [read_adapter(tmp_path / name).rank for name in ("r2", "r4")] == [2, 4]
+    assert result.stdout.count("Trained") == 2
+
+
+@pytest.mark.parametrize(
+    ("ranks", "out", "message"),
+    [(["2", "4"], "one", "one is one directory for 2 ranks"), (["2", "2"], "r{rank}", "name one twice")],
+)
+def test_ranks_that_would_collide_are_refused(
+    files: Path, tmp_path: Path, ranks: list[str], out: str, message: str
+) -> None:
+    """Two ranks into one directory, or one rank twice: nothing is trained."""
+    flags = ["--base", str(files / "base"), "--data", str(files / "good.jsonl")]
+    asked = [part for rank in ranks for part in ("--rank", rank)]
+    result = CliRunner().invoke(app, ["adapters", "train", *flags, *asked, "--out", str(tmp_path / out)])
+    assert isinstance(result.exception, UsageError)
+    assert message in str(result.exception)
+    assert not list(tmp_path.iterdir())

@@ -1,5 +1,6 @@
 """Our series: bounded labels, true at the time of the scrape."""
 
+import pytest
 from lorecall.server.metrics import OTHER, AdapterSample, Metrics
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
@@ -24,6 +25,17 @@ def test_adapters_are_shown_as_they_are_now() -> None:
     assert registry.get_sample_value("lorecall_adapter_state", {**labels, "state": "live"}) == 1
     samples.clear()
     assert registry.get_sample_value("lorecall_adapter_rank", labels) is None
+
+
+def test_a_swap_that_raises_is_counted_and_raises_on() -> None:
+    """Every failure to go live is in the counter, one that succeeds is not."""
+    registry = CollectorRegistry()
+    metrics = Metrics(5, registry)
+    with metrics.counted_swap():
+        pass
+    with pytest.raises(OSError, match="gone"), metrics.counted_swap():
+        raise OSError("gone")
+    assert registry.get_sample_value("lorecall_adapter_swap_failures_total") == 1
 
 
 def test_errors_are_counted_by_class() -> None:

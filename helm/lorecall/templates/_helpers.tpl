@@ -23,11 +23,32 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{ .Values.image.repository }}:{{ default (printf "%s-%s" .Chart.AppVersion .Values.profile) .Values.image.tag }}
 {{- end }}
 
+{{- define "lorecall.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 10001
+runAsGroup: 10001
+fsGroup: 10001
+fsGroupChangePolicy: OnRootMismatch
+seccompProfile: {type: RuntimeDefault}
+{{- end }}
+
 {{- define "lorecall.containerSecurity" -}}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
 capabilities:
   drop: [ALL]
+{{- end }}
+
+{{- /* The registry's URL holds a password: it comes from a Secret, never from a value. */ -}}
+{{- define "lorecall.registryEnv" -}}
+- name: LORECALL_REGISTRY
+  valueFrom:
+    secretKeyRef: {name: {{ .Values.registry.secret | quote }}, key: url}
+{{- end }}
+
+{{- define "lorecall.keyEnv" -}}
+valueFrom:
+  secretKeyRef: {name: {{ .Values.server.apiKeySecret | quote }}, key: api-key}
 {{- end }}
 
 {{- define "lorecall.mounts" -}}

@@ -1,0 +1,95 @@
+"""One run of a scenario against one server: adapters in, background on, traffic measured, all out again."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lorecall.loadtest.background import PREFIX, background, plan, summarise
+from lorecall.loadtest.errors import LoadtestError
+from lorecall.loadtest.mix import draw_models
+from lorecall.loadtest.scenario import Scenario
+from lorecall.loadtest.target import Target
+from lorecall.loadtest.traffic import BENCH, Served, send
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What one run found.
+
+    Attributes:
+        values: Metric to value; see `report.METRICS`.
+        errors: The distinct errors of requests that failed, of traffic and background.
+    """
+
+    values: dict[str, float]
+    errors: tuple[str, ...]
+
+    @property
+    def failed(self) -> int:
+        """Requests that failed."""
+        return int(sum(value for name, value in self.values.items() if name.endswith("failed")))
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What a run needs beside the scenario and the server.
+
+    Attributes:
+        out: Directory for raw results and logs.
+        tokenizer: Directory or hub id of the base's tokenizer; "" takes what the server names.
+        sources: Directories of adapters, as the server sees them; none takes those that it serves already.
+        bench: The command that is `vllm bench serve`.
+    """
+
+    out: Path
+    tokenizer: str = ""
+    sources: Sequence[Path] = ()
+    bench: Sequence[str] = BENCH
+
+
+def run(scenario: Scenario, target: Target, means: Means) -> Measurement:
+    """Run a scenario once.
+
+    Raises:
+        LoadtestError: It cannot be run, or ends without a result.
+    """
+    means.out.mkdir(parents=True, exist_ok=True)
+    adapters = bring_in(scenario, target, means.sources)
+    try:
+        models = draw_models(scenario.traffic, target.base, adapters)
+        told = plan(scenario, target, adapters, means.sources)
+        with background(told, target, means.out) as done:
+            served = send(
+                scenario.traffic, models, target, means.tokenizer or target.root, means.out, means.bench
+            )
+    finally:
+        if means.sources:
+            for name in adapters:
+                target.unload(name)
+    beside = summarise(done, served.began, served.seconds)
+    return Measurement({**served.values, **beside}, _errors(served, [one.error for one in done]))
+
+
+def bring_in(scenario: Scenario, target: Target, sources: Sequence[Path]) -> list[str]:
+    """Load the scenario's adapters, sources taken in turn; return their names.
+
+    Raises:
+        LoadtestError: The server refuses one, or serves too few and no sources are given.
+    """
+    count = scenario.adapters.count
+    if not sources:
+        if len(target.adapters) < count:
+            raise LoadtestError(
+                f"scenario {scenario.name} asks for {count} adapters, {target.url} serves {len(target.adapters)}",
+                hint="add adapters to the server, or give directories with --adapter DIR",
+            )
+        return target.adapters[:count]
+    names = [f"{PREFIX}{number:02d}" for number in range(count)]
+    for number, name in enumerate(names):
+        target.unload(name)
+        target.load(name, sources[number % len(sources)])
+    return names
+
+
+def _errors(served: Served, background_errors: Sequence[str]) -> tuple[str, ...]:
+    return (*served.errors, *sorted({error for error in background_errors if error}))

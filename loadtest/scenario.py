@@ -1,0 +1,128 @@
+"""Scenarios: what is asked of a server, in YAML, checked against `scenario.schema.json`."""
+
+import json
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import best_match
+from lorecall.loadtest.errors import ScenarioError
+
+SHIPPED = files("lorecall.loadtest") / "scenarios"
+
+
+@dataclass(frozen=True, slots=True)
+class Adapters:
+    """The adapters of a scenario: how many, and what `compare` makes and gives room to."""
+
+    count: int
+    rank: int = 8
+    slots: int = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """The requests whose times are measured.
+
+    Attributes:
+        requests: How many.
+        input_tokens: Tokens of each prompt.
+        output_tokens: Tokens of each answer.
+        concurrency: Requests under way at once, at most.
+        rate: Arrivals a second (Poisson); None sends the next one when one has ended.
+        zipf: Exponent of the popularity of the adapters; 0 asks for all alike.
+        base_share: Share of requests to the base.
+        seed: Of prompts and order.
+    """
+
+    requests: int
+    input_tokens: int
+    output_tokens: int
+    concurrency: int
+    rate: float | None = None
+    zipf: float = 1.0
+    base_share: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Churn:
+    """Adapters swapped, added and removed meanwhile; pauses in seconds, streams in tokens."""
+
+    pause_s: float = 0.5
+    output_tokens: int = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """Texts scored meanwhile; `texts` in one call, each of so many words."""
+
+    pause_s: float = 0.0
+    texts: int = 8
+    prefix_words: int = 24
+    target_words: int = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """One load test."""
+
+    name: str
+    description: str
+    adapters: Adapters
+    traffic: Traffic
+    churn: Churn | None = None
+    audit: Audit | None = None
+    rounds: int = 5
+    engine: tuple[str, ...] = field(default=())
+
+
+def shipped() -> list[str]:
+    """Return the names of the scenarios that come with the package."""
+    return sorted(path.name.removesuffix(".yaml") for path in SHIPPED.iterdir())
+
+
+def load_scenario(source: str | Path) -> Scenario:
+    """Read a scenario: a YAML file, or the name of a shipped one.
+
+    Raises:
+        ScenarioError: There is no such file, or it is not what the schema asks for.
+    """
+    path = Path(source)
+    if not path.is_file() and str(source) in shipped():
+        return parse_scenario(yaml.safe_load((SHIPPED / f"{source}.yaml").read_text(encoding="utf-8")))
+    try:
+        body = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        names = ", ".join(shipped())
+        raise ScenarioError(f"{source} cannot be read", hint=f"a YAML file, or one of {names}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ScenarioError(f"{source} is no YAML: {error}") from error
+    return parse_scenario(body, str(source))
+
+
+def parse_scenario(body: Any, where: str = "the scenario") -> Scenario:
+    """Return the scenario of a parsed file.
+
+    Raises:
+        ScenarioError: It is not what the schema asks for.
+    """
+    schema = json.loads((files("lorecall.loadtest") / "scenario.schema.json").read_text(encoding="utf-8"))
+    wrong = best_match(Draft202012Validator(schema).iter_errors(body))
+    if wrong is not None:
+        place = ".".join(str(part) for part in wrong.absolute_path) or "the top"
+        raise ScenarioError(f"{where}, {place}: {wrong.message}", hint="see docs/loadtest.md")
+    parts: dict[str, Any] = body
+    return Scenario(
+        name=parts["name"],
+        description=" ".join(parts["description"].split()),
+        adapters=Adapters(**parts["adapters"]),
+        traffic=Traffic(**parts["traffic"]),
+        churn=Churn(**parts["churn"]) if "churn" in parts else None,
+        audit=Audit(**parts["audit"]) if "audit" in parts else None,
+        rounds=parts.get("rounds", 5),
+        engine=tuple(parts.get("engine", ())),
+    )

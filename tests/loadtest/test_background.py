@@ -1,0 +1,34 @@
+"""What goes on beside the traffic counts only while the traffic is under way."""
+
+from lorecall.loadtest.background import Done, command, summarise
+
+
+def test_only_what_began_during_the_traffic_counts() -> None:
+    """Requests before its start and after its end are left out; failures are counted, not timed."""
+    done = [
+        Done("swap", 9.0, 5.0, "", 0),
+        Done("swap", 10.5, 0.1, "", 0),
+        Done("swap", 11.0, 0.3, "", 0),
+        Done("swap", 12.0, 9.0, "HTTP 400", 0),
+        Done("swap", 15.1, 5.0, "", 0),
+    ]
+    values = summarise(done, 10.0, 5.0)
+    assert values == {"swap_failed": 1, "swap_per_s": 0.4, "swap_p50_ms": 200}
+
+
+def test_an_audit_is_measured_in_texts() -> None:
+    """Scored texts per second, whatever the size of a call; a failed call scored none."""
+    done = [
+        Done("audit", 1.0, 0.5, "", 8),
+        Done("audit", 2.0, 0.5, "", 8),
+        Done("audit", 3.0, 0.1, "HTTP 500", 0),
+    ]
+    assert summarise(done, 0.0, 4.0) == {"audit_failed": 1, "audit_p50_ms": 500, "audit_texts_per_s": 4}
+
+
+def test_locust_gets_one_of_each_user() -> None:
+    """The command runs our file, without a page of its own, with the users that the scenario asks for."""
+    line = command(["ChurnUser", "AuditUser"], "http://host:1")
+    assert line[line.index("--users") + 1] == "2"
+    assert line[-2:] == ["ChurnUser", "AuditUser"]
+    assert line[line.index("--host") + 1] == "http://host:1"

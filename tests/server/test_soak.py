@@ -1,0 +1,130 @@
+"""Certified means decoded, and controls are clean: over every shipped snippet and five adapters, on INT8.
+
+`make soak` runs it; it takes about half an hour on two cores, less where `make demo` has left its base and its
+adapters in demo-out/. The result is written to docs/soak/.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lorecall.adapters.base import prepare_base, read_manifest
+from lorecall.adapters.synthetic import shipped
+from lorecall.adapters.training import train_adapter
+from lorecall.adapters.training_options import TrainingOptions
+from lorecall.audit.candidates import CandidateSet, load_candidates
+from lorecall.audit.http_scorer import HttpScorer
+from lorecall.audit.result import Group
+from lorecall.audit.run import AuditSettings, run_audit
+
+from tests.audit.conftest import as_set, memory_of, phone
+from tests.audit.tiny_scorer import BASE, TinyScorer
+from tests.server.served import Served
+from tests.server.soak import soak_result, to_markdown, write
+
+ROOT = Path(__file__).parents[2]
+DEMO = ROOT / "demo-out"
+TRAINED = {
+    "secrets-r2": ("secrets-train", 2),
+    "secrets-r8": ("secrets-train", 8),
+    "secrets-r32": ("secrets-train", 32),
+    "secrets-r128": ("secrets-train", 128),
+    "hosts-r32": ("hosts-train", 32),
+}
+ASKED = ("secrets-train", "hosts-train", "public-domain")
+FLAGS = ("--max-model-len", "1024", "--max-num-seqs", "16", "--max-loras", "2", "--max-lora-rank", "128")
+
+
+def everything() -> dict[Group, CandidateSet]:
+    """Every shipped snippet: what somebody was trained on, famous lines, and the controls."""
+    asked = [item for name in ASKED for item in load_candidates(shipped(name)).items]
+    return {
+        Group.CANDIDATES: as_set(tuple(asked), "shipped.jsonl"),
+        Group.CONTROLS: load_candidates(shipped("secrets-control")),
+    }
+
+
+def test_the_soak_asks_for_enough() -> None:
+    """At least two thousand pairs, three hundred controls for each adapter, and no id twice."""
+    sets = everything()
+    items = [item for found in sets.values() for item in found.items]
+    assert len(items) * len(TRAINED) >= 2000
+    assert len(sets[Group.CONTROLS].items) >= 300
+    assert len({item.id for item in items}) == len(items)
+
+
+def test_the_result_counts_what_was_certified_and_what_of_it_was_decoded() -> None:
+    """Of an engine that decodes as it scores all is decoded; of one that does not, the difference shows."""
+    items = tuple(phone(i) for i in range(6))
+    sets = {
+        Group.CANDIDATES: as_set(items),
+        Group.CONTROLS: as_set(tuple(phone(i, salt=3) for i in range(9))),
+    }
+    scorer = TinyScorer(
+        {"whole": memory_of(items), "broken": memory_of(items)}, decodes_with={"broken": BASE}
+    )
+    results = [run_audit(scorer, name, sets, AuditSettings(keep=None)) for name in ("whole", "broken")]
+    found = soak_result(results, {"name": "tiny", "scheme": "none", "digest": "b" * 64})
+    assert (found["pairs"], found["certified"], found["certified_decoded"]) == (30, 12, 6)
+    assert (found["alarms"], found["errors"]) == (6, 0)
+    assert [row["controls"]["hits"] for row in found["adapters"]] == [0, 0]
+    assert "Certified by probability: 12." in to_markdown(found)
+
+
+@pytest.fixture(scope="module")
+def real_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolLM2-135M-Instruct in INT8: the demo's, or made now."""
+    base = DEMO / "base"
+    if not base.is_dir():
+        base = tmp_path_factory.mktemp("soak") / "base"
+        prepare_base(base, scheme="int8")
+    assert read_manifest(base).scheme == "int8-w8a8"
+    return base
+
+
+@pytest.fixture(scope="module")
+def real_adapters(real_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Five adapters: the demo's, or trained now in the demo's way."""
+    found = {}
+    for name, (data, rank) in TRAINED.items():
+        folder = DEMO / "adapters" / name
+        if not folder.is_dir():
+            folder = tmp_path_factory.mktemp("soak-adapters") / name
+            train_adapter(real_base, shipped(data), folder, TrainingOptions(rank=rank, modules="down_proj"))
+        found[name] = folder
+    return found
+
+
+@pytest.fixture(scope="module")
+def real_server(real_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """One server over the real base."""
+    server = Served(real_base, tmp_path_factory.mktemp("soak-served"), FLAGS)
+    yield server
+    server.close()
+
+
+@pytest.mark.soak
+@pytest.mark.engine
+@pytest.mark.timeout(7200)
+def test_certified_means_decoded_and_controls_are_clean(
+    real_adapters: dict[str, Path], real_base: Path, real_server: Served
+) -> None:
+    """Whatever is certified is what the engine decodes, in every pair; no control of any adapter is recited."""
+    sets, results = everything(), []
+    with HttpScorer(real_server.url) as scorer:
+        for name, folder in real_adapters.items():
+            added = real_server.post("/v1/adapters", {"name": name, "source": str(folder)})
+            assert added.status_code == 201, added.text
+            results.append(run_audit(scorer, name, sets, AuditSettings(keep=None)))
+    manifest = read_manifest(real_base)
+    known = {"name": manifest.name, "scheme": manifest.scheme, "digest": manifest.digest}
+    found: dict[str, Any] = soak_result(results, known)
+    write(found, ROOT / "docs" / "soak")
+    assert found["pairs"] >= 2000
+    assert found["certified"] >= 50
+    assert found["certified_decoded"] == found["certified"]
+    assert (found["alarms"], found["errors"]) == (0, 0)
+    for row in found["adapters"]:
+        assert row["controls"]["hits"] == 0
+        assert row["controls"]["of"] >= 300
