@@ -23,6 +23,7 @@ async function look() {
   let busy = false;
   try {
     const [adapters, audits, rows] = await Promise.all([api.adapters(), api.audits(), api.capacity()]);
+    adapters.sort((a, b) => a.name.localeCompare(b.name, undefined, { numeric: true }));
     busy = audits.some((one) => one.state === "queued" || one.state === "running");
     $("notice").hidden = true;
     $("key").hidden = !api.key();

@@ -33,7 +33,7 @@ export async function show(rows, adapters) {
   const before = $("sets").value;
   $("sets").replaceChildren(
     ...sets.map((set) =>
-      el("option", { value: set.id }, `${set.name} (${set.snippets} snippets, ${short(set.id)}, ${set.steps.length} ranks)`),
+      el("option", { value: set.id }, `${set.name} (${set.snippets} snippets, ${short(set.id)}, ${set.steps.length} adapters)`),
     ),
   );
   if (sets.some((set) => set.id === before)) $("sets").value = before;
@@ -83,7 +83,7 @@ function build() {
   $("stops").replaceChildren(
     ...view.steps.map((step, index) => {
       const { locked, of } = count(view.entries[index]);
-      const stop = el("button", { type: "button", title: step.adapter }, el("b", {}, String(step.rank)), `${locked}/${of}`);
+      const stop = el("button", { type: "button", title: step.adapter }, el("b", {}, String(step.rank)), `${locked}/${of}`, el("small", {}, step.adapter));
       stop.addEventListener("click", () => {
         $("rank").value = String(index);
         draw();
