@@ -20,8 +20,6 @@ TOOLS = ROOT / ".cache" / "tools"
 GOLDEN = Path(__file__).parent / "golden"
 PROFILES = {name: GOLDEN / f"{name}.values.yaml" for name in ("cpu", "gpu", "all")}
 CUSTOM = {"ServiceMonitor", "PrometheusRule"}
-NOT_YET = {"r-lorecall-audit"}
-"""Pods whose command the command line does not have yet."""
 
 
 def tool(name: str) -> Path:
@@ -138,9 +136,9 @@ def test_every_serving_container_has_its_probes(helm: Path, profile: str) -> Non
 def test_every_command_of_a_container_exists(helm: Path) -> None:
     """Each container runs a command of ours with options that it has."""
     found = pods(render(helm, PROFILES["all"]))
-    assert set(found) > NOT_YET
-    for name in set(found) - NOT_YET:
-        (container,) = found[name]["containers"]
+    assert len(found) == 3
+    for pod in found.values():
+        (container,) = pod["containers"]
         line = [*container["command"], *container.get("args", ())]
         assert line[0] == "lorecall"
         assert complaint(line[1:]) == ""
