@@ -18,7 +18,7 @@ from lorecall.server.keyring import KeyGuard, check_exposure, is_loopback
 from lorecall.server.metrics import AdapterLabels
 from lorecall.server.request_context import sees
 from lorecall.server.settings import ServerSettings
-from prometheus_client import CollectorRegistry, make_asgi_app
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.exceptions import HTTPException
 
 
@@ -67,7 +67,11 @@ def make_app(server: str, registry: Registry, settings: ServerSettings, host: st
             return error_answer(error)
         return JSONResponse({"adapters": [one for one in listed if sees(str(one["name"]))]})
 
-    app.mount("/metrics", make_asgi_app(series))
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        """Return the service's series in Prometheus' text format."""
+        return Response(generate_latest(series), media_type=CONTENT_TYPE_LATEST)
+
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _refused)
     app.add_middleware(Door, keys=guard, open_metrics=settings.open_metrics)

@@ -14,6 +14,7 @@ from lorecall.adapters.keys import Scope
 from lorecall.adapters.registry import Registry
 from lorecall.server.audit_app import make_app
 from lorecall.server.settings import ServerSettings
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from tests.audit.conftest import memory_of, phone
 from tests.audit.tiny_scorer import TinyScorer
@@ -290,13 +291,15 @@ def test_metrics_tell_what_was_found(client: Client) -> None:
     }
     end = time.monotonic() + 30
     while True:
-        text = at.get("/metrics").text
+        scraped = at.get("/metrics", follow_redirects=False)
+        text = scraped.text
         lines = [line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#")]
         series = {name: float(value) for name, value in lines}
         if wanted.items() <= series.items() or time.monotonic() > end:
             break
         time.sleep(0.1)
     assert {name: series.get(name) for name in wanted} == wanted
+    assert scraped.headers["content-type"] == CONTENT_TYPE_LATEST
     at_unix = series['lorecall_audit_last_timestamp_seconds{adapter="acme-clean",rank="2"}']
     assert 0 <= time.time() - at_unix < 3600
     if not PROMTOOL.exists():
