@@ -99,6 +99,10 @@ class Law:
         """Return the bootstrap interval of one of `PARAMETERS`."""
         return _percentiles(self.draws[:, PARAMETERS.index(parameter)], self.confidence)
 
+    def delta_loss(self, ranks: FloatArray, lengths: FloatArray) -> FloatArray:
+        """Return the fitted ΔL at each (rank, length), two arrays (n,), in nats per token."""
+        return _curve(_inner(np.array(self.values)), ranks, lengths)
+
     def predict(self, rank: float, length: float) -> Prediction:
         """Return ΔL at a rank and length inside the swept grid.
 
@@ -114,7 +118,7 @@ class Law:
                 )
         at = np.array([rank]), np.array([length])
         draws = np.array([_curve(_inner(draw), *at)[0] for draw in self.draws])
-        point = float(_curve(_inner(np.array(self.values)), *at)[0])
+        point = float(self.delta_loss(*at)[0])
         return Prediction(rank, length, point, _percentiles(draws, self.confidence))
 
 

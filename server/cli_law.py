@@ -32,6 +32,9 @@ def fit(
     draws: Annotated[int, typer.Option(min=100, help="Bootstrap resamples.")] = 1000,
     confidence: Annotated[float, typer.Option(min=0.5, max=0.999, help="Coverage of the intervals.")] = 0.95,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE.svg", help="Draw cells and law; .svg, .png or .pdf.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Fit deltaL(r, l) = C * r^alpha * l^(-beta) + b to the cells of a sweep."""
@@ -39,8 +42,13 @@ def fit(
     from lorecall.audit.law_csv import read_cells
 
     points = [_point(text) for text in predict or ()]
-    fitted = fit_law(read_cells(file), max_delta=max_delta, draws=draws, confidence=confidence, seed=seed)
+    cells = read_cells(file)
+    fitted = fit_law(cells, max_delta=max_delta, draws=draws, confidence=confidence, seed=seed)
     predictions = [fitted.predict(rank, length) for rank, length in points]
+    if plot is not None:
+        from lorecall.audit.law_plot import plot_law
+
+        plot_law(cells, fitted, plot)
     if as_json:
         sys.stdout.write(json.dumps(_as_json(fitted, predictions), indent=2) + "\n")
     else:

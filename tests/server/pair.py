@@ -27,6 +27,7 @@ class Pair:
         registry: The URL of their registry.
         a: The first server.
         b: The second one.
+        environ: Further variables of their environment.
     """
 
     base: Path
@@ -34,6 +35,7 @@ class Pair:
     registry: str
     a: Served
     b: Served
+    environ: dict[str, str]
     _clients: list[httpx.Client] = field(default_factory=list)
 
     def key(self, server: Served, name: str, scopes: list[str], **limits: float) -> httpx.Client:
@@ -52,7 +54,7 @@ class Pair:
     def restart_b(self) -> None:
         """Stop the second server, and start another one with an empty store."""
         self.b.close()
-        self.b = start(self.base, self.work / "b2", self.registry, gate=True)
+        self.b = start(self.base, self.work / "b2", self.registry, self.environ, gate=True)
 
     def close(self) -> None:
         """Stop both."""
@@ -62,30 +64,31 @@ class Pair:
         self.b.close()
 
 
-def start(base: Path, work: Path, registry: str, *, gate: bool) -> Served:
+def start(base: Path, work: Path, registry: str, environ: dict[str, str], *, gate: bool) -> Served:
     """Start one server."""
     work.mkdir()
-    environ = {
+    own = {
         "LORECALL_REGISTRY": registry,
         "LORECALL_ADMIN_KEY": ADMIN,
         "LORECALL_LOCAL_ROOTS": str(base.parent.parent),
         "LORECALL_ADAPTER_LIMITS": LIMITED,
+        **environ,
     }
     flags = [*FLAGS, "--max-lora-rank", "16"]
     if gate:
         (work / "policy.yaml").write_text(POLICY)
         flags += ["--require-audit", str(work / "policy.yaml")]
-    server = Served(base, work, flags, environ)
+    server = Served(base, work, flags, own)
     server.http.headers["Authorization"] = f"Bearer {ADMIN}"
     return server
 
 
-def start_pair(base: Path, work: Path, registry: str) -> Pair:
+def start_pair(base: Path, work: Path, registry: str, environ: dict[str, str]) -> Pair:
     """Start both servers, side by side."""
     with ThreadPoolExecutor(2) as pool:
-        a = pool.submit(start, base, work / "a", registry, gate=False)
-        b = pool.submit(start, base, work / "b", registry, gate=True)
-        return Pair(base, work, registry, a.result(), b.result())
+        a = pool.submit(start, base, work / "a", registry, environ, gate=False)
+        b = pool.submit(start, base, work / "b", registry, environ, gate=True)
+        return Pair(base, work, registry, a.result(), b.result(), environ)
 
 
 def wait_for(check: Callable[[], bool], seconds: float = 60.0) -> bool:

@@ -1,0 +1,44 @@
+"""Adapters come from S3 and from a hub into running servers, which serve the very bytes."""
+
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+from lorecall.adapters.files import CONFIG_FILE, WEIGHTS_FILE
+from lorecall.adapters.manifest import read_adapter
+
+from tests.hub import Hub
+from tests.server.pair import Pair
+
+pytestmark = pytest.mark.engine
+
+
+def added(pair: Pair, name: str, source: str) -> dict[str, Any]:
+    """Add an adapter, have it answer, and return what the server says of it."""
+    answer = pair.a.post("/v1/adapters", {"name": name, "source": source})
+    assert answer.status_code == 201, answer.text
+    body = {"model": name, "prompt": "To be", "max_tokens": 2}
+    assert pair.a.post("/v1/completions", body).status_code == 200
+    shown: dict[str, Any] = answer.json()
+    pair.a.http.delete(f"/v1/adapters/{name}")
+    return shown
+
+
+def test_from_s3(pair: Pair, s3: dict[str, Any], int8_adapters: list[Path]) -> None:
+    """`s3://bucket/folder` gives the version of the folder's bytes, and a missing folder a 4xx that names it."""
+    filesystem = fsspec.filesystem("s3", **s3)
+    filesystem.mkdir("fleet")
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        filesystem.pipe(f"fleet/support/{name}", (int8_adapters[2] / name).read_bytes())
+    assert added(pair, "from-s3", "s3://fleet/support")["version"] == read_adapter(int8_adapters[2]).version
+    missing = pair.a.post("/v1/adapters", {"name": "from-s3", "source": "s3://fleet/nowhere"})
+    assert 400 <= missing.status_code < 500
+    assert "s3://fleet/nowhere" in missing.json()["error"]["message"]
+
+
+def test_from_a_hub(pair: Pair, hub: Hub, int8_adapters: list[Path]) -> None:
+    """`hf://org/name` gives the version that the repository's bytes have."""
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        hub.files[name] = (int8_adapters[1] / name).read_bytes()
+    assert added(pair, "from-hub", "hf://acme/support")["version"] == read_adapter(int8_adapters[1]).version
