@@ -1,12 +1,16 @@
-"""Databases for the registry, for all tests: SQLite and a real PostgreSQL."""
+"""For all tests: databases for the registry, SQLite and a real PostgreSQL; no time is asserted anywhere."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from lorecall.adapters.registry import Registry
 
 from tests.postgres import MissingPostgresError, Postgres, running_postgres
+
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

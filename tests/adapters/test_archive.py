@@ -72,7 +72,7 @@ def test_limit_is_exact(tmp_path: Path) -> None:
                 unpack(io.BytesIO(zip_of()), tmp_path / name, max_bytes=allowed)
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_damage_is_refused_or_harmless(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Whatever bytes of an archive are changed, unpacking ends in files of an adapter or in a refusal."""

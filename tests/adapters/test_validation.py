@@ -72,7 +72,7 @@ def test_store_does_not_launder(kind: str, adapter: Path, base: BaseFacts, tmp_p
         validate_adapter(Store(tmp_path / "store", max_bytes=1 << 24).ingest(adapter).path, base, LIMITS)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_damage_is_refused_or_harmless(
     data: st.DataObject, adapter: Path, base: BaseFacts, tmp_path: Path

@@ -66,7 +66,7 @@ def test_header_of_the_library_is_read(tmp_path: Path) -> None:
         assert raw[entry.begin : entry.end] == tensor.tobytes()
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(header=ENTRIES, size=SIZES)
 def test_accepts_no_more_than_the_library(header: dict[str, Any], size: int, tmp_path: Path) -> None:
     """A made-up header that passes here passes there, with the same tensors."""
@@ -74,7 +74,7 @@ def test_accepts_no_more_than_the_library(header: dict[str, Any], size: int, tmp
     check_agreement(tmp_path / "file")
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_agrees_on_nearly_right_headers(data: st.DataObject, tmp_path: Path) -> None:
     """Right headers pass in both; with one number changed, ours passes only what the library passes."""

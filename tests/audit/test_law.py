@@ -24,7 +24,7 @@ def synthetic(c: float, alpha: float, beta: float, b: float, *, noise: float, se
     ]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     c=st.floats(50, 400),
     alpha=st.floats(0.4, 0.9),

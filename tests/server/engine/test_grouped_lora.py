@@ -63,7 +63,6 @@ def disagreement(engine: EngineHost, requests: list[dict[str, Any]]) -> float:
 @pytest.mark.engine
 @settings(
     max_examples=12,
-    deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
@@ -156,7 +155,7 @@ def stacks(ranks: list[int], d_in: int, widths: tuple[int, ...], largest: int = 
     return ModuleFactors(a, b)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 @given(
     slots=st.lists(st.integers(-1, 3), min_size=1, max_size=40),
     long_run=st.sampled_from([1, 4, 99]),

@@ -27,7 +27,7 @@ def operands(rows: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Te
     return x, weight, torch.rand(OUT, generator=generator)
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=30, derandomize=True)
 @given(rows=st.integers(1, 2 * FEW_ROWS), seed=st.integers(0, 1000))
 def test_products_are_those_of_the_whole_numbers(rows: int, seed: int) -> None:
     """Few rows or many: the product of the rounded numbers, computed in float64, times both scales."""

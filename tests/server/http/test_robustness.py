@@ -58,7 +58,6 @@ SCORE = st.fixed_dictionaries(
     optional={"framing": st.sampled_from(["raw", "chat", "", "xml"]), "system": st.text(max_size=5)},
 )
 FUZZ = settings(
-    deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
