@@ -1,6 +1,7 @@
 """`lorecall bench`."""
 
 import shlex
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -39,6 +40,7 @@ def bench(
     if unknown:
         raise UsageError(f"--only {min(unknown)} is unknown", hint=f"one of {', '.join(SECTIONS)}")
     prepare_environment()
+    signal.signal(signal.SIGTERM, _stop)
     result = Result("lorecall " + shlex.join(sys.argv[1:]), rounds)
     with tempfile.TemporaryDirectory(prefix="lorecall-bench-") as work:
         for section in only or SECTIONS:
@@ -49,6 +51,11 @@ def bench(
     page = result.write(out, name if not only else f"{name}-{'-'.join(only)}")
     Console().print(page.read_text(), markup=False)
     Console(stderr=True).print(f"written: {page}", markup=False)
+
+
+def _stop(*_: object) -> None:
+    """End the command; the engines and servers that it started are stopped on the way out."""
+    sys.exit(128 + signal.SIGTERM)
 
 
 def _run(section: str, result: Any, bases: dict[str, Path], work: Path) -> None:

@@ -58,7 +58,7 @@ class EngineHost:
         )
         try:
             self._read()
-        except EngineDiedError:
+        except BaseException:  # as in serving.py
             self.close()
             raise
 

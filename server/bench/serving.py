@@ -67,7 +67,7 @@ class HttpServer:
         self.http = httpx.Client(base_url=self.url, timeout=600)
         try:
             self._wait(log)
-        except LorecallError:
+        except BaseException:  # whatever ends the start, also SIGTERM's SystemExit, must not leave a server
             self.close()
             raise
 
