@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from lorecall.adapters.errors import AdapterNotFoundError
 from lorecall.audit.scorer import AdapterVersion, EngineInfo, Scorer
-from lorecall.server.audit_scorer import ResidentScorer
+from lorecall.server.audit_scorer import ResidentScorer, described
 from lorecall.server.control_plane import ControlPlane
 from lorecall.server.residents import Lease, Resident
 from lorecall.server.scoring import EngineScoring
@@ -32,15 +32,7 @@ class LiveScorer(ResidentScorer):
         now = self.live.get(name)
         if now is None:
             raise AdapterNotFoundError(f"adapter {name!r} is no longer served", param="adapter")
-        return described(now)
-
-
-def described(resident: Resident) -> AdapterVersion:
-    """Return what an audit wants to know of a version."""
-    info = resident.info
-    return AdapterVersion(
-        resident.name, info.version, info.rank, info.effective_parameters, info.refusal, info.training
-    )
+        return described(name, now.info)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +53,7 @@ class OwnEngine:
 
     def adapter(self, name: str) -> AdapterVersion:
         """Return the live version of a name, loaded if need be. Raises AdapterNotFoundError."""
-        return described(self._wait(self.plane.resident(name)))
+        return described(name, self._wait(self.plane.resident(name)).info)
 
     @contextmanager
     def scorer(self, name: str) -> Iterator[Scorer]:

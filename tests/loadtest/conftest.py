@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
@@ -25,13 +26,20 @@ class Models(BaseHTTPRequestHandler):
         """Keep the test's output clean."""
 
 
-@pytest.fixture
-def target() -> Iterator[Target]:
-    """A target whose server lists models and does nothing else."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), Models) as server:
+@contextmanager
+def target_over(handler: type[BaseHTTPRequestHandler]) -> Iterator[Target]:
+    """A target whose server answers as a handler does."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = Thread(target=server.serve_forever)
         thread.start()
         with Target(f"http://127.0.0.1:{server.server_port}/") as found:
             yield found
         server.shutdown()
         thread.join()
+
+
+@pytest.fixture
+def target() -> Iterator[Target]:
+    """A target whose server lists models and does nothing else."""
+    with target_over(Models) as found:
+        yield found

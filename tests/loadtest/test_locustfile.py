@@ -2,15 +2,17 @@
 
 import json
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from threading import Event, Lock, Thread
+from threading import Event, Lock
 from typing import ClassVar
 
 import pytest
 from lorecall.loadtest.background import background, plan
 from lorecall.loadtest.scenario import Adapters, Audit, Churn, Scenario, Traffic
 from lorecall.loadtest.target import Target
+
+from tests.loadtest.conftest import target_over
 
 SCENARIO = Scenario(
     "both", "", Adapters(1), Traffic(1, 1, 1, 1), churn=Churn(pause_s=0), audit=Audit(pause_s=0.01, texts=3)
@@ -60,13 +62,8 @@ class Breaking(BaseHTTPRequestHandler):
 @pytest.fixture
 def breaking() -> Iterator[Target]:
     """A target over such a server."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), Breaking) as server:
-        thread = Thread(target=server.serve_forever)
-        thread.start()
-        with Target(f"http://127.0.0.1:{server.server_port}") as found:
-            yield found
-        server.shutdown()
-        thread.join()
+    with target_over(Breaking) as found:
+        yield found
 
 
 def test_a_stream_without_its_end_is_broken(breaking: Target, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 import json
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.server.pair import wait_for
 from tests.server.served import Served
 
 pytestmark = pytest.mark.engine
@@ -136,16 +136,6 @@ def test_swaps_under_streaming_load_for_long(served: Served, int8_adapters: list
     assert served.alive
 
 
-def wait_for(check: Callable[[], bool], seconds: float = 30.0) -> bool:
-    """Wait until something is so."""
-    end = time.monotonic() + seconds
-    while not check():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.1)
-    return True
-
-
 def draining(served: Served) -> float:
     """How many replaced versions are not removed yet."""
     served.http.get("/v1/adapters")  # asks the engine
@@ -168,7 +158,7 @@ def test_a_running_stream_finishes_on_its_version(served: Served, int8_adapters:
         events = [line for line in lines if line.startswith("data: {")]
     assert "error" not in "".join(events)
     assert json.loads(events[-1].removeprefix("data: "))["choices"][0]["finish_reason"] == "length"
-    assert wait_for(lambda: draining(served) == 0)
+    assert wait_for(lambda: draining(served) == 0, 30)
     served.http.delete("/v1/adapters/held")
 
 
@@ -185,4 +175,4 @@ def test_a_removed_name_is_gone_at_once_and_its_stream_finishes(
         assert served.post("/v1/completions", body).status_code == 404
         events = [line for line in lines if line.startswith("data: {")]
     assert json.loads(events[-1].removeprefix("data: "))["choices"][0]["finish_reason"] == "length"
-    assert wait_for(lambda: draining(served) == 0)
+    assert wait_for(lambda: draining(served) == 0, 30)
