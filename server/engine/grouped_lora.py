@@ -36,13 +36,13 @@ class StepRows:
 
     Attributes:
         runs: The long runs.
-        rows: The rows of all short runs, ordered by slot, int64 [n].
-        slots: The slot of each of them, int64 [n].
+        pairs: The rows of all short runs, two of a slot together, a last one twice, int64 [n, 2].
+        slots: The slot of each pair, int64 [n].
         count: How many rows the step has, with and without an adapter.
     """
 
     runs: list[Run]
-    rows: IntArray
+    pairs: IntArray
     slots: IntArray
     count: int
 
@@ -57,9 +57,14 @@ def split_rows(slots: IntArray, long_run: int = LONG_RUN) -> StepRows:
                 runs.append(Run(int(slots[low]), slice(int(low), int(high))))
             else:
                 short.append(np.arange(low, high, dtype=np.int64))
-    rows = np.concatenate(short) if short else np.empty(0, dtype=np.int64)
-    rows = rows[np.argsort(slots[rows], kind="stable")]
-    return StepRows(runs, rows, np.ascontiguousarray(slots[rows], dtype=np.int64), len(slots))
+    if not short:
+        return StepRows(runs, np.empty((0, 2), dtype=np.int64), np.empty(0, dtype=np.int64), len(slots))
+    pairs, rows = [], np.concatenate(short)
+    for slot in np.unique(slots[rows]):
+        mine = rows[slots[rows] == slot]
+        pairs.append(np.append(mine, mine[-1:] if len(mine) % 2 else mine[:0]).reshape(-1, 2))
+    paired = np.concatenate(pairs)
+    return StepRows(runs, paired, np.ascontiguousarray(slots[paired[:, 0]], dtype=np.int64), len(slots))
 
 
 class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]
@@ -115,7 +120,7 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]
     ) -> None:
         """Add every adapter's share to `y` [rows, d_out] in place, from `x` [rows, d_in]."""
         step = self._token_rows
-        if step.runs or len(step.rows):
+        if step.runs or len(step.slots):
             add_step(y, x, step, self.factors(lora_a_stacked, lora_b_stacked), scale)
 
     def add_lora_logits(
@@ -143,7 +148,11 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]
     ) -> None:
         """Add an embedding adapter's share to `y` [rows, d]; `x` [rows, r] is already shrunk."""
         step = self._token_rows
-        short = [Run(int(s), slice(int(r), int(r) + 1)) for r, s in zip(step.rows, step.slots, strict=True)]
+        short = [
+            Run(int(slot), slice(int(row), int(row) + 1))
+            for pair, slot in zip(step.pairs, step.slots, strict=True)
+            for row in np.unique(pair)
+        ]
         for run in [*step.runs, *short]:
             b = lora_b_stacked[run.slot, 0]
             share = (x[run.rows].to(b.dtype) @ b.t()).to(y.dtype)
@@ -165,21 +174,22 @@ def add_step(y: torch.Tensor, x: torch.Tensor, step: StepRows, module: ModuleFac
         raise RuntimeError(f"the step has {step.count} rows, the module was given {x.shape[0]}")
     for run in step.runs:
         _add_run(y, x, run, module, scale)
-    if len(step.rows):
+    if len(step.slots):
         _add_short_runs(y, x, step, module, scale)
 
 
 def _add_short_runs(
     y: torch.Tensor, x: torch.Tensor, step: StepRows, module: ModuleFactors, scale: float
 ) -> None:
-    factors = (module.a.numpy(), module.b.numpy(), module.ranks, module.starts, scale)
+    factors = (*module.arrays, module.ranks, module.starts, scale)
     if x.dtype == y.dtype == torch.float32 and x.is_contiguous() and y.is_contiguous():
-        add_rows(x.numpy(), y.numpy(), step.rows, step.slots, *factors)
+        add_rows(x.numpy(), y.numpy(), step.pairs, step.slots, *factors)
         return
-    rows = torch.from_numpy(step.rows)
+    rows, places = np.unique(step.pairs, return_inverse=True)
+    mine = torch.from_numpy(rows)
     share = torch.zeros(len(rows), int(module.starts[-1]))
-    add_rows(x[rows].float().numpy(), share.numpy(), np.arange(len(rows)), step.slots, *factors)
-    y[rows, : share.shape[1]] += share.to(y.dtype)
+    add_rows(x[mine].float().numpy(), share.numpy(), places.reshape(-1, 2), step.slots, *factors)
+    y[mine, : share.shape[1]] += share.to(y.dtype)
 
 
 def _add_run(y: torch.Tensor, x: torch.Tensor, run: Run, module: ModuleFactors, scale: float) -> None:

@@ -26,6 +26,8 @@ class ModuleFactors:
         a: Packed as float32, [slots, slices, largest rank in use, d_in].
         b: Likewise and transposed, the slices side by side: [slots, largest rank in use, d_out].
         starts: First column of each slice, and the end of the last, int64 [slices + 1].
+        arrays: `a` and `b` as the row kernel takes them, over the same memory.
+        idle: Whether no adapter touches this module.
         stale: Slots whose adapter changed since they were packed.
     """
 
@@ -35,6 +37,8 @@ class ModuleFactors:
     starts: np.ndarray[Any, np.dtype[np.int64]] = field(init=False)
     a: torch.Tensor = field(init=False)
     b: torch.Tensor = field(init=False)
+    arrays: tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]] = field(init=False)
+    idle: bool = field(init=False, default=True)
     stale: set[int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -44,11 +48,6 @@ class ModuleFactors:
         self.starts = np.concatenate([[0], np.cumsum(widths)]).astype(np.int64)
         self._make_room(0)
         self.stale = set(range(slots))
-
-    @property
-    def idle(self) -> bool:
-        """Whether no adapter touches this module."""
-        return not self.ranks.any()
 
     @property
     def columns(self) -> list[slice]:
@@ -62,6 +61,7 @@ class ModuleFactors:
             rank = max(used_rank(a[slot, 0], b[slot, 0]) for a, b in pairs)
             self.ranks[slot] = -(-rank // RANKS_AT_ONCE) * RANKS_AT_ONCE
         largest = int(self.ranks.max())
+        self.idle = largest == 0
         if largest > self.a.shape[2] or (largest == 0 and self.a.numel()):
             self._make_room(largest)
             self.stale = set(range(len(self.ranks)))
@@ -79,3 +79,4 @@ class ModuleFactors:
         slots, _, _, d_in = self.a_stacks[0].shape
         self.a = torch.zeros(slots, len(self.a_stacks), rank, d_in)
         self.b = torch.zeros(slots, rank, int(self.starts[-1]))
+        self.arrays = (self.a.numpy(), self.b.numpy())

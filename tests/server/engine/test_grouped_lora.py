@@ -126,13 +126,13 @@ def test_stock_does_not_start_lora_over_int8(
 
 
 def test_rows_are_split_into_runs() -> None:
-    """Long runs stay slices; short ones are gathered by slot; rows without an adapter are in neither."""
+    """Long runs stay slices; short ones are paired by slot; rows without an adapter are in neither."""
     step = split_rows(np.array([-1, 2, 2, 0, 2, -1, 1, 1, 1, 1]), long_run=4)
     assert step.runs == [Run(1, slice(6, 10))]
-    assert step.rows.tolist() == [3, 1, 2, 4]
-    assert step.slots.tolist() == [0, 2, 2, 2]
+    assert step.pairs.tolist() == [[3, 3], [1, 2], [4, 4]]
+    assert step.slots.tolist() == [0, 2, 2]
     nothing = split_rows(np.array([-1, -1]))
-    assert (nothing.runs, len(nothing.rows)) == ([], 0)
+    assert (nothing.runs, len(nothing.pairs)) == ([], 0)
 
 
 def test_padding_of_the_rank_is_found() -> None:
@@ -177,6 +177,20 @@ def test_shares_equal_their_definition(slots: list[int], long_run: int, dtype: t
             expected[row] = 0.5 * torch.cat(shares)
     rounding = 1e-5 if dtype == torch.float32 else 1e-2
     torch.testing.assert_close(found.float(), expected, atol=10 * rounding, rtol=rounding)
+
+
+def test_company_changes_no_bit_of_a_short_run() -> None:
+    """The row kernel adds the same bits to a row alone, with a partner of its slot, and beside other slots."""
+    module = stacks([3, 12, 5], 37, (19, 5))
+    module.refresh()
+    slots = np.array([1, 0, 1, 1, 2, 0, -1, 1, 1])
+    x = torch.randn(len(slots), 37, generator=torch.Generator().manual_seed(2))
+    together = torch.ones(len(slots), 24)
+    add_step(together, x, split_rows(slots), module, 0.5)
+    for row in range(len(slots)):
+        alone = torch.ones(1, 24)
+        add_step(alone, x[row : row + 1], split_rows(slots[row : row + 1]), module, 0.5)
+        assert torch.equal(alone[0], together[row])
 
 
 def test_rows_that_are_not_there_are_refused() -> None:
