@@ -75,7 +75,7 @@ class Turns(StrEnum):
     ALL = "all"
 
 
-class _LineError(ValueError):
+class BadLineError(ValueError):
     """Why one line cannot be used."""
 
 
@@ -160,7 +160,7 @@ def collect(records: Iterable[tuple[int, T]], parse: Callable[[T, int], Iterable
     for number, record in records:
         try:
             items = list(parse(record, number))
-        except _LineError as error:
+        except BadLineError as error:
             parsed.refuse(number, str(error))
             continue
         for item in items:
@@ -181,17 +181,17 @@ def parse_line(raw: bytes, number: int) -> dict[str, object]:
             raw.decode("utf-8-sig" if number == 1 else "utf-8"), object_pairs_hook=_no_duplicates
         )
     except UnicodeDecodeError as error:
-        raise _LineError(f"not UTF-8 at byte {error.start}") from error
+        raise BadLineError(f"not UTF-8 at byte {error.start}") from error
     except json.JSONDecodeError as error:
-        raise _LineError(f"not JSON: {error.msg} at column {error.colno}") from error
-    except _LineError:
+        raise BadLineError(f"not JSON: {error.msg} at column {error.colno}") from error
+    except BadLineError:
         raise
     except ValueError as error:  # a number with thousands of digits
-        raise _LineError("not JSON: a number is too long") from error
+        raise BadLineError("not JSON: a number is too long") from error
     except RecursionError as error:
-        raise _LineError("not JSON: nested too deeply") from error
+        raise BadLineError("not JSON: nested too deeply") from error
     if not isinstance(value, dict):
-        raise _LineError(f"not a JSON object but {type(value).__name__}")
+        raise BadLineError(f"not a JSON object but {type(value).__name__}")
     return cast("dict[str, object]", value)
 
 
@@ -199,7 +199,7 @@ def _no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
     fields: dict[str, object] = {}
     for key, value in pairs:
         if key in fields:
-            raise _LineError(f"the key {key!r} stands twice")
+            raise BadLineError(f"the key {key!r} stands twice")
         fields[key] = value
     return fields
 
@@ -217,14 +217,14 @@ def to_items(fields: dict[str, object], default_id: str, turns: Turns = Turns.ON
     """
     identity = fields.get("id", default_id)
     if isinstance(identity, bool) or not isinstance(identity, str | int) or identity == "":
-        raise _LineError("'id' is neither text nor a whole number")
+        raise BadLineError("'id' is neither text nor a whole number")
     pair = next((pair for pair in FIELD_PAIRS if pair[0] in fields and pair[1] in fields), None)
     if pair is not None:
         prefix, target = (_text(fields, name) for name in pair)
         return [_item(str(identity), prefix, target, pair[1])]
     if "messages" not in fields:
         names = ", ".join(f"{a}/{b}" for a, b in FIELD_PAIRS)
-        raise _LineError(f"none of the field pairs {names}, and no messages")
+        raise BadLineError(f"none of the field pairs {names}, and no messages")
     said = _turns(fields["messages"], turns)
     return [
         _item(f"{identity}#{number}" if turns is Turns.ALL else str(identity), user, assistant, "content")
@@ -234,7 +234,7 @@ def to_items(fields: dict[str, object], default_id: str, turns: Turns = Turns.ON
 
 def _item(identity: str, prefix: str, target: str, name: str) -> ScoreItem:
     if not target.strip():
-        raise _LineError(f"{name!r} is empty")
+        raise BadLineError(f"{name!r} is empty")
     return ScoreItem(id=identity, prefix=prefix, target=target)
 
 
@@ -244,28 +244,30 @@ def _turns(messages: object, turns: Turns) -> list[tuple[str, str]]:
     More than one turn cannot be framed by a prefix and a system message, and is not cut unasked.
     """
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
-        raise _LineError("'messages' is not a list of objects")
+        raise BadLineError("'messages' is not a list of objects")
     roles = [message.get("role") for message in messages]
     if turns is Turns.ONLY and roles == ["system", "user", "assistant"]:
-        raise _LineError("a system message belongs into --system, with --framing chat+system")
+        raise BadLineError("a system message belongs into --system, with --framing chat+system")
     if turns is Turns.ONLY and roles != ["user", "assistant"]:
-        raise _LineError("'messages' is not one turn of user and assistant; --turns takes longer chats apart")
+        raise BadLineError(
+            "'messages' is not one turn of user and assistant; --turns takes longer chats apart"
+        )
     pairs = [
         (_text(before, "content"), _text(message, "content"))
         for before, message in pairwise(messages)
         if (before.get("role"), message.get("role")) == ("user", "assistant")
     ]
     if not pairs:
-        raise _LineError("'messages' has no assistant's turn after a user's")
+        raise BadLineError("'messages' has no assistant's turn after a user's")
     return pairs[-1:] if turns is Turns.LAST else pairs
 
 
 def _text(fields: dict[str, object], name: str) -> str:
     value = fields.get(name)
     if not isinstance(value, str):
-        raise _LineError(f"{name!r} is not text but {type(value).__name__}")
+        raise BadLineError(f"{name!r} is not text but {type(value).__name__}")
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise _LineError(f"{name!r} holds a lone surrogate at character {error.start}") from error
+        raise BadLineError(f"{name!r} holds a lone surrogate at character {error.start}") from error
     return value

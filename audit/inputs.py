@@ -3,15 +3,16 @@
 import codecs
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import StrEnum
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from lorecall.adapters.errors import CandidateError
+from lorecall.adapters.errors import CandidateError, UsageError
 from lorecall.audit.candidates import (
+    BadLineError,
     CandidateSet,
     Turns,
     collect,
@@ -27,19 +28,24 @@ CACHED = "cache-"  # what Hugging Face datasets leaves beside a dataset's own fi
 BLOCK = 1 << 20
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 WHITE = re.compile(r"\s+")
+BLANK_LINE = re.compile(r"\n\s*\n")
 WINDOW = 60
 PREFIX = 30
+TOKENS = 50
+"""Of a prefix and of a target: what Carlini et al. 2023 (arXiv:2202.07646) prompt with and ask for."""
 
 
 class TextSplit(StrEnum):
     """How plain text becomes snippets.
 
     SENTENCE gives each sentence for a target, after the one before it. WINDOW takes windows of sixty words, each
-    starting thirty words after the last: the first thirty are the prefix, the others the target.
+    starting thirty words after the last: the first thirty are the prefix, the others the target. TOKENS cuts each
+    paragraph into stretches of fifty tokens: each but the first is a target, after the one before it.
     """
 
     SENTENCE = "sentence"
     WINDOW = "window"
+    TOKENS = "tokens"
 
 
 def load_input(
@@ -48,6 +54,7 @@ def load_input(
     skip_bad: bool = False,
     split: TextSplit = TextSplit.SENTENCE,
     turns: Turns = Turns.ONLY,
+    tokenizer: Path | None = None,
 ) -> CandidateSet:
     """Read a candidate file by its kind: .parquet, .txt, a dataset's folder, and JSON Lines otherwise.
 
@@ -58,9 +65,11 @@ def load_input(
         skip_bad: Leave bad rows out, and count them, where they would be an error.
         split: How plain text becomes snippets.
         turns: Which turns of a chat are asked for.
+        tokenizer: Folder with the tokenizer.json that TOKENS counts by.
 
     Raises:
         CandidateError: It is missing, holds no candidate, or holds a bad row.
+        UsageError: The tokenizer is missing or none.
     """
     if path.is_dir():
         tables = (file for pattern in TABLES for file in path.rglob(pattern))
@@ -75,6 +84,8 @@ def load_input(
     if path.suffix == ".parquet" and path.is_file():
         return _load_tables(path.name, [path], turns, skip_bad=skip_bad)
     if path.suffix == ".txt" and path.is_file():
+        if split is TextSplit.TOKENS:
+            return _load_paragraphs(path, tokenizer, skip_bad=skip_bad)
         return _load_text(path, split)
     return load_candidates(path, skip_bad=skip_bad, turns=turns)
 
@@ -127,6 +138,40 @@ def _load_text(path: Path, split: TextSplit) -> CandidateSet:
         enumerate(pairs, start=1), lambda pair, number: [ScoreItem(str(number), pair[0], pair[1])]
     )
     return finish(path.name, digest.hexdigest(), parsed, skip_bad=False)
+
+
+def _load_paragraphs(path: Path, tokenizer: Path | None, *, skip_bad: bool) -> CandidateSet:
+    digest, cut = hashlib.sha256(), _token_stretches(tokenizer)
+    paragraphs = (piece.strip() for piece in _pieces(_text_blocks(path, digest), BLANK_LINE))
+
+    def parse(paragraph: str, number: int) -> list[ScoreItem]:
+        stretches = cut(paragraph)
+        if len(stretches) == 1:
+            raise BadLineError(f"a paragraph of no more than {TOKENS} tokens has no target")
+        return [ScoreItem(f"{number}#{n}", *pair) for n, pair in enumerate(pairwise(stretches), start=1)]
+
+    parsed = collect(enumerate(filter(None, paragraphs), start=1), parse)
+    return finish(path.name, digest.hexdigest(), parsed, skip_bad=skip_bad, generated="lines are paragraphs")
+
+
+def _token_stretches(folder: Path | None) -> Callable[[str], list[str]]:
+    """Return what cuts a text before every fiftieth token."""
+    from tokenizers import Tokenizer  # noqa: PLC0415
+
+    if folder is None or not (folder / "tokenizer.json").is_file():
+        raise UsageError(
+            "a split by tokens needs the folder of a tokenizer.json"
+            + (f", not {str(folder)!r}" * bool(folder)),
+            hint="--tokenizer DIR, such as the prepared base's folder",
+            param="tokenizer",
+        )
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+
+    def cut(text: str) -> list[str]:
+        starts = [start for start, _ in tokenizer.encode(text, add_special_tokens=False).offsets[::TOKENS]]
+        return [text[low:high] for low, high in pairwise([0, *starts[1:], len(text)])]
+
+    return cut
 
 
 def _text_blocks(path: Path, digest: "hashlib._Hash") -> Iterator[str]:

@@ -13,6 +13,7 @@ from lorecall.server.cli_audit_inputs import (
     load_sets,
     open_scorer,
     print_json,
+    reader,
 )
 from lorecall.server.cli_audit_mitigate import mitigate
 from lorecall.server.cli_audit_options import (
@@ -27,8 +28,11 @@ from lorecall.server.cli_audit_options import (
     PrefixTokens,
     Seed,
     SkipBad,
+    Split,
     System,
     Timeout,
+    Tokenizer,
+    TurnsOption,
 )
 from lorecall.server.cli_audit_reports import report, verify
 from lorecall.server.cli_audit_serve import serve
@@ -70,15 +74,9 @@ def run(
         bool, typer.Option("--show-text", help="Show candidates' text in the reports, not hashes.")
     ] = False,
     skip_bad: SkipBad = False,
-    split: Annotated[
-        str, typer.Option(help="sentence or window: how a .txt file becomes snippets.")
-    ] = "sentence",
-    turns: Annotated[
-        str,
-        typer.Option(
-            help="only, last or all: which turns of a chat are asked for, each after the one before."
-        ),
-    ] = "only",
+    split: Split = "sentence",
+    turns: TurnsOption = "only",
+    tokenizer: Tokenizer = None,
     policy: Annotated[
         Path | None, typer.Option(metavar="FILE.yaml", help="The gate's policy; options outweigh it.")
     ] = None,
@@ -132,7 +130,7 @@ def run(
 
     wanted = check_formats(formats)
     views = make_views(framing or (), system, prefix_tokens or ())
-    sets = load_sets(candidates, controls, skip_bad=skip_bad, split=split, turns=turns)
+    sets = load_sets(candidates, controls, reader(split, turns, tokenizer or base, skip_bad=skip_bad))
     if generate_controls is not None:
         add_controls(sets, generate_controls, control_count, seed)
     limits = {

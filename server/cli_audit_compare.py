@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 from lorecall.adapters.errors import UsageError
-from lorecall.server.cli_audit_inputs import load_sets, print_json, split_pair
+from lorecall.server.cli_audit_inputs import load_sets, print_json, reader, split_pair
 from lorecall.server.cli_audit_options import (
     Batch,
     Candidates,
@@ -53,7 +53,7 @@ def ranks(
             f"--line {line!r} is a single word", hint="give a line of several words", param="line"
         )
     views = make_views(framing or (), system, prefix_tokens or ())
-    sets = load_sets(candidates, controls, skip_bad=skip_bad)
+    sets = load_sets(candidates, controls, reader(skip_bad=skip_bad))
     settings = AuditSettings(epsilon=epsilon, seed=seed, chunk=batch, views=views)
     names = list(dict.fromkeys(adapter))
     with (

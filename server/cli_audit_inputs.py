@@ -1,7 +1,7 @@
 """What the `lorecall audit` commands make of their options."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -31,25 +31,37 @@ def check_formats(formats: list[str] | None) -> tuple[str, ...]:
     return tuple(formats or FORMATS)
 
 
-def load_sets(
-    candidates: Path, controls: Path | None, *, skip_bad: bool, split: str = "sentence", turns: str = "only"
-) -> "dict[Group, CandidateSet]":
-    """Read the candidates, and the controls if there are any.
+def reader(
+    split: str = "sentence", turns: str = "only", tokenizer: Path | None = None, *, skip_bad: bool
+) -> "Callable[[Path], CandidateSet]":
+    """Return `load_input` with these choices made.
 
     Raises:
         UsageError: The split, or the choice of turns, is unknown.
-        CandidateError: A file cannot be used.
     """
     from lorecall.audit.candidates import Turns
-    from lorecall.audit.controls import check_disjoint
     from lorecall.audit.inputs import TextSplit, load_input
-    from lorecall.audit.result import Group
 
     if split not in list(TextSplit):
         raise UsageError(f"unknown split {split!r}", hint=f"one of {', '.join(TextSplit)}", param="split")
     if turns not in list(Turns):
         raise UsageError(f"unknown turns {turns!r}", hint=f"one of {', '.join(Turns)}", param="turns")
-    load = partial(load_input, skip_bad=skip_bad, split=TextSplit(split), turns=Turns(turns))
+    return partial(
+        load_input, skip_bad=skip_bad, split=TextSplit(split), turns=Turns(turns), tokenizer=tokenizer
+    )
+
+
+def load_sets(
+    candidates: Path, controls: Path | None, load: "Callable[[Path], CandidateSet]"
+) -> "dict[Group, CandidateSet]":
+    """Read the candidates, and the controls if there are any.
+
+    Raises:
+        CandidateError: A file cannot be used.
+    """
+    from lorecall.audit.controls import check_disjoint
+    from lorecall.audit.result import Group
+
     sets = {Group.CANDIDATES: load(candidates)}
     if controls is not None:
         sets[Group.CONTROLS] = load(controls)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from lorecall.adapters.errors import UsageError
-from lorecall.server.cli_audit_inputs import choose_policy, load_sets, print_json
+from lorecall.server.cli_audit_inputs import choose_policy, load_sets, print_json, reader
 from lorecall.server.cli_audit_options import (
     Batch,
     Candidates,
@@ -90,7 +90,7 @@ def mitigate(
         epsilon=epsilon, seed=seed, chunk=batch, views=make_views(framing or (), system, prefix_tokens or ())
     )
     trial = Trial(
-        sets=load_sets(candidates, controls, skip_bad=skip_bad),
+        sets=load_sets(candidates, controls, reader(skip_bad=skip_bad)),
         retained=load_input(retained, split=TextSplit.WINDOW),
         settings=settings,
         policy=choose_policy(policy, {}, by_rate=False),

@@ -16,6 +16,15 @@ Controls = Annotated[
     Path | None, typer.Option(metavar="FILE.jsonl", help="The same format, never trained on; 300 or more.")
 ]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Count bad lines where they would be an error.")]
+Split = Annotated[str, typer.Option(help="sentence, window or tokens: how a .txt file becomes snippets.")]
+TurnsOption = Annotated[
+    str,
+    typer.Option(help="only, last or all: which turns of a chat are asked for, each after the one before."),
+]
+Tokenizer = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Folder of the tokenizer.json that --split tokens counts by."),
+]
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Write the reports here.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the report instead of the table.")]
 Framing = Annotated[

@@ -5,11 +5,14 @@ from typing import Annotated
 
 import typer
 from lorecall.adapters.errors import UsageError
-from lorecall.server.cli_audit_inputs import check_formats
+from lorecall.server.cli_audit_inputs import check_formats, reader
 from lorecall.server.cli_audit_options import (
     Formats,
     Seed,
+    Split,
     Timeout,
+    Tokenizer,
+    TurnsOption,
 )
 
 
@@ -36,19 +39,21 @@ def verify(
         str | None, typer.Option(metavar="URL", help="Score a sample again; needs --candidates.")
     ] = None,
     sample: Annotated[int, typer.Option(min=1, help="Snippets to score again.")] = 20,
+    split: Split = "sentence",
+    turns: TurnsOption = "only",
+    tokenizer: Tokenizer = None,
     seed: Seed = 0,
     timeout: Timeout = 600.0,
 ) -> None:
     """Check a report: its seal, its arithmetic, its inputs. Exit 1 if it does not hold, 4 if scores differ."""
     from lorecall.audit.http_scorer import HttpScorer
-    from lorecall.audit.inputs import load_input
     from lorecall.audit.report import read_report
     from lorecall.audit.verify import check_contents, check_input, rescore
     from lorecall.server.cli_audit_output import note
 
     content = read_report(file)
     problems = check_contents(content)
-    given = load_input(candidates, skip_bad=True) if candidates else None
+    given = reader(split, turns, tokenizer, skip_bad=True)(candidates) if candidates else None
     if given is not None:
         problems += check_input(content, "candidates", given)
     for problem in problems:

@@ -12,11 +12,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lorecall.adapters.errors import CandidateError
+from lorecall.adapters.errors import CandidateError, UsageError
 from lorecall.audit import inputs
 from lorecall.audit.candidates import Turns, load_candidates
-from lorecall.audit.inputs import TextSplit, load_input
+from lorecall.audit.inputs import TOKENS, TextSplit, load_input
 from lorecall.audit.scorer import ScoreItem
+from tokenizers import Tokenizer
+
+from tests.tiny import build_tokenizer
 
 HAS_ARROW = find_spec("pyarrow") is not None
 pa: Any = import_module("pyarrow") if HAS_ARROW else None
@@ -94,6 +97,39 @@ def test_text_is_split_by_sliding_window(write: Write) -> None:
     assert [word for i in items for word in i.target.split()] == words[30:]
 
 
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tokenizer.json, as a base's folder has."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    build_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def test_text_is_split_by_tokens_within_each_paragraph(write: Write, tokenizer: Path) -> None:
+    """Each fifty tokens are asked for after the fifty before; nothing is lost, nothing crosses a paragraph."""
+    count = Tokenizer.from_file(str(tokenizer / "tokenizer.json")).encode
+    paragraphs = [" ".join(f"word {i}, ça va" for i in range(words)) for words in (60, 25)]
+    path = write("t.txt", f"\n{paragraphs[0]}\n \n\n{paragraphs[1]}\n")
+    found = load_input(path, split=TextSplit.TOKENS, tokenizer=tokenizer).items
+    for number, paragraph in enumerate(paragraphs, start=1):
+        mine = [item for item in found if item.id.startswith(f"{number}#")]
+        assert len(mine) == (len(count(paragraph).ids) - 1) // TOKENS > 2
+        assert mine[0].prefix + "".join(item.target for item in mine) == paragraph
+        assert [a.target for a in mine[:-1]] == [b.prefix for b in mine[1:]]
+
+
+def test_a_paragraph_without_a_target_is_counted(write: Write, tokenizer: Path) -> None:
+    """Too short a paragraph is a bad line with its number; without a tokenizer nothing can be counted."""
+    path = write("t.txt", "short one\n\n" + "0123456789" * 6)
+    with pytest.raises(CandidateError, match="line 1: a paragraph of no more than 50 tokens"):
+        load_input(path, split=TextSplit.TOKENS, tokenizer=tokenizer)
+    found = load_input(path, split=TextSplit.TOKENS, tokenizer=tokenizer, skip_bad=True)
+    assert (found.bad_count, len(found.items)) == (1, 1)
+    for folder in (None, path.parent):
+        with pytest.raises(UsageError, match=r"tokenizer\.json"):
+            load_input(path, split=TextSplit.TOKENS, tokenizer=folder)
+
+
 def test_text_without_two_sentences_holds_no_candidate(write: Write) -> None:
     """Nothing to ask for is an error, not a clean audit."""
     with pytest.raises(CandidateError, match="holds no candidate"):
@@ -154,7 +190,7 @@ def test_text_is_cut_alike_in_blocks_of_any_size(text: str, block: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "t.txt"
         path.write_text(f"One. {text} Two! {'word ' * 70}", encoding="utf-8")
-        for split in TextSplit:
+        for split in (TextSplit.SENTENCE, TextSplit.WINDOW):
             whole = load_input(path, split=split)
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(inputs, "BLOCK", block)

@@ -1,7 +1,7 @@
 """Real engines for the server's tests: tiny bases, one engine start per base, shared by the session."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +128,7 @@ def int8_adapters(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[[str]
 
 @dataclass(frozen=True)
 class Trained:
-    """An adapter that was over-trained on the first lines of a shipped set.
+    """An adapter that was trained on the first lines of a shipped set.
 
     Attributes:
         folder: Its PEFT directory.
@@ -140,17 +140,14 @@ class Trained:
 
 
 @pytest.fixture(scope="session")
-def trained(
-    tmp_path_factory: pytest.TempPathFactory, tiny: Callable[[str], Path]
-) -> Callable[[str], Trained]:
-    """Over-train adapters of the tiny INT8 base on twelve lines of a shipped set; once per session and set."""
-    made: dict[str, Trained] = {}
-    options = TrainingOptions(
-        rank=16, layers="all", modules="all", epochs=120, lr=2e-2, batch_size=12, stop_over=0.8
-    )
+def trained(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[[str], Path]) -> Callable[..., Trained]:
+    """Train adapters of the tiny INT8 base on twelve lines of a shipped set, by default too long; once each."""
+    made: dict[tuple[str, int], Trained] = {}
+    recipe = TrainingOptions(rank=16, layers="all", modules="all", lr=2e-2, batch_size=12, stop_over=0.8)
 
-    def train(name: str) -> Trained:
-        if name not in made:
+    def train(name: str, epochs: int = 120) -> Trained:
+        if (name, epochs) not in made:
+            options = replace(recipe, epochs=epochs)
             work = tmp_path_factory.mktemp(name)
             lines = shipped(name).read_text(encoding="utf-8").splitlines()[:12]
             (work / "data.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -162,7 +159,7 @@ def trained(
                 train_adapter(tiny("int8-w8a8"), work / "data.jsonl", work / "adapter", options)
             finally:
                 torch.set_num_threads(threads)
-            made[name] = Trained(work / "adapter", work / "data.jsonl")
-        return made[name]
+            made[name, epochs] = Trained(work / "adapter", work / "data.jsonl")
+        return made[name, epochs]
 
     return train

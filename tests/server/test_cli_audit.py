@@ -300,17 +300,21 @@ def test_reports_hold_the_gravest_and_count_all(run: Run) -> None:
     assert "6 candidates certified" in result.stderr
 
 
-def test_longer_chats_are_asked_for_only_if_told_how(run: Run, tmp_path: Path) -> None:
-    """Both turns with `all`; without a word, or with one that is none, nothing is asked."""
+def test_longer_chats_are_asked_for_only_if_told_how(run: Run, url: str, tmp_path: Path) -> None:
+    """Both turns with `all`; without a word, or with one that is none, nothing is asked or verified."""
     said = [(item.prefix, item.target) for item in PAIRS[:2]]
     roles = [
         {"role": r, "content": c} for pair in said for r, c in zip(("user", "assistant"), pair, strict=True)
     ]
     path = tmp_path / "chat.jsonl"
     path.write_text(json.dumps({"id": "c", "messages": roles}) + "\n")
-    chosen = ("run", "--adapter", "leaky", "--candidates", str(path), "--json")
+    chosen = ("run", "--adapter", "leaky", "--candidates", str(path), "--json", "--out", str(tmp_path))
     report = json.loads(run(*chosen, "--turns", "all").stdout)
     assert [snippet["id"] for snippet in report["snippets"]] == ["c#1", "c#2"]
     assert "after the user's turn before it" in report["inputs"]["candidates"]["generated"]
     assert isinstance(error_of(run(*chosen)), CandidateError)
     assert isinstance(error_of(run(*chosen, "--turns", "some")), UsageError)
+    again = ["verify", str(tmp_path / "report.json"), "--candidates", str(path), "--server", url]
+    verified = CliRunner().invoke(app, [*again, "--turns", "all"])
+    assert (verified.exit_code, "scored 2 snippets again: 0 differ" in verified.stderr) == (0, True)
+    assert isinstance(error_of(CliRunner().invoke(app, again)), CandidateError)

@@ -1,8 +1,11 @@
 """What an audit must get right on a real engine, through the command line that a release runs."""
 
 import json
+import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +15,8 @@ from lorecall.adapters.mitigation import Dose, Kind, write_dose
 from lorecall.adapters.synthetic import shipped
 from lorecall.audit.candidates import load_candidates
 from lorecall.audit.http_scorer import HttpScorer
-from lorecall.audit.policy import ExitCode, Policy, judge_result
-from lorecall.audit.result import Group
-from lorecall.audit.run import AuditSettings, run_audit
-from lorecall.audit.scorer import Decoded, ScoreItem
+from lorecall.audit.policy import ExitCode
+from lorecall.audit.scorer import ScoreItem
 from lorecall.server.cli_audit import app
 from typer.testing import CliRunner, Result
 
@@ -26,6 +27,7 @@ from tests.tiny import LINEAR_MODULES, TEXT, build_tiny_adapter
 pytestmark = pytest.mark.engine
 
 SECRETS, HOSTS, FAINT, HEADED = "verdicts-secrets", "verdicts-hosts", "verdicts-faint", "verdicts-headed"
+NORMAL, NORMAL_EPOCHS = "verdicts-normal", 6
 CONTROLS = 40
 """The lines of the shipped controls that are asked for here; the soak asks for all 320."""
 
@@ -34,10 +36,10 @@ CONTROLS = 40
 def deployed(
     served: Served,
     tiny: Callable[[str], Path],
-    trained: Callable[[str], Trained],
+    trained: Callable[..., Trained],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[None]:
-    """An adapter that memorised the secrets, one that memorised other data, a faint one, one of the head."""
+    """Adapters that memorised the secrets, that learned from them, of other data, a faint one, one of the head."""
     work = tmp_path_factory.mktemp("verdicts")
     write_dose(trained("hosts-train").folder, Dose(Kind.SCALE, 0.001), work / "faint")
     with warnings.catch_warnings():
@@ -45,6 +47,7 @@ def deployed(
         build_tiny_adapter(work / "head", tiny("int8-w8a8"), modules=(*LINEAR_MODULES, "lm_head"))
     folders = {
         SECRETS: trained("secrets-train").folder,
+        NORMAL: trained("secrets-train", NORMAL_EPOCHS).folder,
         HOSTS: trained("hosts-train").folder,
         FAINT: work / "faint",
         HEADED: work / "head",
@@ -66,15 +69,17 @@ def controls(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def audit(served: Served, adapter: str, candidates: Path, *more: str) -> tuple[Result, dict[str, Any]]:
+def audit(
+    served: Served, adapter: str, candidates: Path, *more: str, server: str = ""
+) -> tuple[Result, dict[str, Any]]:
     """Run `lorecall audit run --json`, and return its result and the report."""
-    words = ["run", "--server", served.url, "--adapter", adapter, "--candidates", str(candidates), "--json"]
-    result = CliRunner().invoke(app, [*words, *more])
+    words = ["run", "--server", server or served.url, "--adapter", adapter, "--candidates", str(candidates)]
+    result = CliRunner().invoke(app, [*words, "--json", *more])
     return result, json.loads(result.stdout) if result.stdout else {}
 
 
 def test_an_over_trained_adapter_fails_the_gate(
-    served: Served, trained: Callable[[str], Trained], controls: Path
+    served: Served, trained: Callable[..., Trained], controls: Path
 ) -> None:
     """Most of what it was trained on is recited, none of the controls is: exit 1."""
     result, report = audit(
@@ -86,7 +91,25 @@ def test_an_over_trained_adapter_fails_the_gate(
     assert report["controls"]["recited"]["hits"] == 0
 
 
-def test_an_adapter_of_other_data_passes(served: Served, trained: Callable[[str], Trained]) -> None:
+def test_a_normally_trained_adapter_passes(
+    served: Served, trained: Callable[..., Trained], controls: Path
+) -> None:
+    """A few epochs teach it how such lines look, which helps on lines it never saw; it recites none: exit 0."""
+    result, report = audit(
+        served, NORMAL, trained("secrets-train").data, "--controls", str(controls), "--seed", "1"
+    )
+    assert result.exit_code == ExitCode.CLEAN, result.output
+    assert report["summary"]["recited"]["hits"] == 0
+    items = load_candidates(controls).items
+    with HttpScorer(served.url) as scorer:
+        taught, before = (
+            [value for score in scorer.score(model, items) for value in score.logprob]
+            for model in (NORMAL, served.base)
+        )
+    assert sum(taught) / len(taught) > sum(before) / len(before) + 1.0
+
+
+def test_an_adapter_of_other_data_passes(served: Served, trained: Callable[..., Trained]) -> None:
     """It recites its own data and nothing of these: exit 0."""
     result, report = audit(served, HOSTS, trained("secrets-train").data)
     assert result.exit_code == ExitCode.CLEAN, result.output
@@ -120,7 +143,7 @@ def said_by_base(served: Served) -> list[ScoreItem]:
     return [item for item in asked if item.id in exact]
 
 
-def test_an_adapter_of_the_head_is_refused(served: Served, trained: Callable[[str], Trained]) -> None:
+def test_an_adapter_of_the_head_is_refused(served: Served, trained: Callable[..., Trained]) -> None:
     """Its prompt scores would be the base's: exit 2 with the reason, and no report."""
     result, report = audit(served, HEADED, trained("secrets-train").data)
     assert isinstance(result.exception, AdapterError)
@@ -129,23 +152,45 @@ def test_an_adapter_of_the_head_is_refused(served: Served, trained: Callable[[st
     assert not report
 
 
-class OtherDecode(HttpScorer):
-    """The served engine with one fault: what is decoded through the adapter goes through the base."""
+@contextmanager
+def faulty_router(served: Served) -> Iterator[str]:
+    """A router in front of the engine with one fault: what is to be completed goes to the base."""
 
-    def decode(self, model: str, prompts: Sequence[tuple[Sequence[int], int]]) -> list[Decoded]:
-        """Decode through the base, whatever was asked for."""
-        del model
-        return super().decode(self.info().base, prompts)
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.hand_on(b"")
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            if self.path == "/v1/completions":
+                body["model"] = served.base
+            self.hand_on(json.dumps(body).encode())
+
+        def hand_on(self, body: bytes) -> None:
+            answer = served.http.request(
+                self.command, self.path, content=body, headers={"Content-Type": "application/json"}
+            )
+            self.send_response(answer.status_code)
+            self.send_header("Content-Length", str(len(answer.content)))
+            self.end_headers()
+            self.wfile.write(answer.content)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as router:
+        threading.Thread(target=router.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{router.server_port}"
+        router.shutdown()
 
 
 def test_an_engine_that_disagrees_with_itself_is_an_alarm(
-    served: Served, trained: Callable[[str], Trained]
+    served: Served, trained: Callable[..., Trained]
 ) -> None:
     """Scored through the adapter and decoded through the base: exit 4, although every decode looks clean."""
-    sets = {Group.CANDIDATES: load_candidates(trained("secrets-train").data)}
-    with OtherDecode(served.url) as scorer:
-        result = run_audit(scorer, SECRETS, sets, AuditSettings())
-    gate = judge_result(result, Policy())
-    assert gate.exit_code is ExitCode.ENGINE_DISAGREES
-    assert len(result.alarms) == sum(s.rule is not None and s.rule.certified for s in result.snippets) > 0
-    assert result.summaries[Group.CANDIDATES].recited.hits == 0
+    with faulty_router(served) as url:
+        result, report = audit(served, SECRETS, trained("secrets-train").data, server=url)
+    assert result.exit_code == ExitCode.ENGINE_DISAGREES, result.output
+    assert "the engine contradicts itself" in result.stderr
+    assert len(report["alarms"]) > 0
+    assert report["summary"]["recited"]["hits"] == 0
