@@ -39,7 +39,7 @@ def deployed(
     trained: Callable[..., Trained],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[None]:
-    """Adapters that memorised the secrets, that learned from them, of other data, a faint one, one of the head."""
+    """Adapters that memorised the secrets, that learned from them, of other data, a faint one, of the head."""
     work = tmp_path_factory.mktemp("verdicts")
     write_dose(trained("hosts-train").folder, Dose(Kind.SCALE, 0.001), work / "faint")
     with warnings.catch_warnings():
@@ -192,5 +192,4 @@ def test_an_engine_that_disagrees_with_itself_is_an_alarm(
         result, report = audit(served, SECRETS, trained("secrets-train").data, server=url)
     assert result.exit_code == ExitCode.ENGINE_DISAGREES, result.output
     assert "the engine contradicts itself" in result.stderr
-    assert len(report["alarms"]) > 0
     assert report["summary"]["recited"]["hits"] == 0
