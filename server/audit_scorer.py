@@ -91,14 +91,15 @@ class EngineScorer:
         from vllm.sampling_params import RequestOutputKind  # noqa: PLC0415
 
         params = SamplingParams(temperature=0.0, max_tokens=tokens, output_kind=RequestOutputKind.FINAL_ONLY)
-        stream = self.scoring.engine_client.generate(
-            {"prompt_token_ids": ids},
-            params,
-            f"audit-{uuid.uuid4().hex}",
-            lora_request=lora,
-            priority=self.scoring.background_priority,
-        )
-        answer = [output async for output in stream][-1].outputs[0]
+        async with self.scoring.background.turn():
+            stream = self.scoring.engine_client.generate(
+                {"prompt_token_ids": ids},
+                params,
+                f"audit-{uuid.uuid4().hex}",
+                lora_request=lora,
+                priority=self.scoring.background_priority,
+            )
+            answer = [output async for output in stream][-1].outputs[0]
         return Decoded(tuple(answer.token_ids), answer.text)
 
 

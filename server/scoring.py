@@ -8,11 +8,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lorecall.audit.scorer import ItemScore, ScoreItem
+from lorecall.server.background import Background
 from lorecall.server.engine.target_scores import COLUMNS, SCORE_FROM
 from lorecall.server.framing import Framing, TokenSplit, framed_prefix, split_tokens
 
 AT_ONCE = 256
-"""Requests of one call that are in the engine at a time."""
+"""Background requests in an engine that has nothing else to do."""
+
+BESIDE_LIVE_ON_CPU, BESIDE_LIVE_ON_GPU = 1, 16
+"""Background requests beside live ones: one text of a hundred tokens is a third of a second of a small CPU."""
 
 BACKGROUND_PRIORITY = 10
 """Scoring yields to live traffic (0) where the engine schedules by priority."""
@@ -27,12 +31,18 @@ class EngineScoring:
         fixed_token_scores: Whether the engine computes target rows only (our CPU fast path); otherwise
             vLLM's prompt log-probabilities are used, which compute every row of the prompt.
         by_priority: Whether the engine was started with priority scheduling.
+        background: Lets scores and the audits' decoding into the engine, few beside live traffic.
     """
 
     engine_client: Any
     fixed_token_scores: bool
     by_priority: bool
-    _gate: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
+    background: Background = field(init=False)
+
+    def __post_init__(self) -> None:
+        beside = BESIDE_LIVE_ON_CPU if self.fixed_token_scores else BESIDE_LIVE_ON_GPU
+        unfinished = self.engine_client.get_num_unfinished_requests
+        object.__setattr__(self, "background", Background(unfinished, AT_ONCE, beside))
 
     @property
     def background_priority(self) -> int:
@@ -77,7 +87,7 @@ class EngineScoring:
         problem = self._problem(split)
         if problem:
             return ItemScore(item_id, boundary_exact=exact, error=problem)
-        async with self._gate:
+        async with self.background.turn():
             rows = await self._rows(split, lora)
         logprob, rank, top1_id, top1_logprob = zip(*rows, strict=True)
         return ItemScore(

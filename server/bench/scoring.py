@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lorecall.server.bench.material import random_prompts
+from lorecall.server.bench.memory import worker_mib
 from lorecall.server.bench.paired import Row, compare, measure
 from lorecall.server.bench.serving import HttpServer
 
@@ -149,30 +150,11 @@ def _lm_eval(server: HttpServer, base: Path, texts: Texts) -> float:
 
 def memory_of_a_long_text(server: HttpServer) -> str:
     """Score one text of nearly 8k tokens, and say how much the worker's peak memory grew by."""
-    worker = max(_children(server.pid), key=_peak_mib)
-    before = _peak_mib(worker)
+    before = worker_mib(server.pid, peak=True)
     item = {"id": "long", "prefix": "1 " * 64, "target": "2 " * 3900}
     answer = server.http.post("/v1/score", json={"model": server.model, "items": [item]}).json()["items"][0]
-    grown = _peak_mib(worker) - before
+    grown = worker_mib(server.pid, peak=True) - before
     return (
         f"scoring one text with {len(answer['target_ids']):,} target tokens raised the worker's peak memory "
         f"by {grown:,} MiB, from {before:,} MiB"
     )
-
-
-def _children(pid: int) -> list[int]:
-    found = []
-    for task in Path("/proc").glob("[0-9]*/status"):
-        try:
-            fields = dict(line.split(":\t", 1) for line in task.read_text().splitlines() if ":\t" in line)
-        except OSError:
-            continue
-        if int(fields["NSpgid"].split()[0]) == pid:
-            found.append(int(fields["Pid"]))
-    return found
-
-
-def _peak_mib(pid: int) -> int:
-    status = Path(f"/proc/{pid}/status").read_text()
-    peaks = [line for line in status.splitlines() if line.startswith("VmHWM")]
-    return int(peaks[0].split()[1]) // 1024 if peaks else 0

@@ -20,6 +20,13 @@ class Served(HttpServer):
         super().__init__(base, work / "server.log", flags, environ=own)
         self.base = self.model
 
+    @property
+    def draining(self) -> float:
+        """How many replaced versions are not removed yet."""
+        self.http.get("/v1/adapters")  # asks the engine
+        lines = self.http.get("/metrics").text.splitlines()
+        return float(next(x for x in lines if x.startswith("lorecall_adapter_versions_draining")).split()[1])
+
     def post(self, path: str, body: dict[str, Any]) -> httpx.Response:
         """POST a JSON body."""
         return self.http.post(path, json=body)

@@ -1,7 +1,7 @@
 """Certified means decoded, and controls are clean: over every shipped snippet and five adapters, on INT8.
 
-`make soak` runs it; it takes about half an hour on two cores, less where `make demo` has left its base and its
-adapters in demo-out/. The result is written to docs/soak/.
+And what swaps leave in memory. `make soak` runs it; it takes about ten minutes on two cores, and longer where
+`make demo` has not left its base and its adapters in demo-out/. The results are written to docs/soak/.
 """
 
 from collections.abc import Iterator
@@ -17,11 +17,14 @@ from lorecall.audit.candidates import CandidateSet, load_candidates
 from lorecall.audit.http_scorer import HttpScorer
 from lorecall.audit.result import Group
 from lorecall.audit.run import AuditSettings, run_audit
+from lorecall.server.bench.material import write_random_adapter
+from lorecall.server.bench.memory import worker_mib
 
 from tests.audit.conftest import as_set, memory_of, phone
 from tests.audit.tiny_scorer import BASE, TinyScorer
+from tests.server.pair import wait_for
 from tests.server.served import Served
-from tests.server.soak import soak_result, to_markdown, write
+from tests.server.soak import soak_result, to_markdown, write, write_memory
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "demo-out"
@@ -128,3 +131,27 @@ def test_certified_means_decoded_and_controls_are_clean(
     for row in found["adapters"]:
         assert row["controls"]["hits"] == 0
         assert row["controls"]["of"] >= 300
+
+
+SWAPS, SETTLED = 24, 8
+"""Swaps in all, and those after which caches and the allocator's pools have their size."""
+
+
+@pytest.mark.soak
+@pytest.mark.engine
+@pytest.mark.timeout(1800)
+def test_memory_returns_after_swaps(real_base: Path, real_server: Served, tmp_path: Path) -> None:
+    """Sixteen more swaps between versions of 150 MiB add less than one of them to the worker's memory."""
+    versions = [write_random_adapter(tmp_path / f"v{n}", real_base, 128, n) for n in range(3)]
+    size = (versions[0] / "adapter_model.safetensors").stat().st_size / 2**20
+    resident = []
+    for number in range(SWAPS):
+        added = real_server.post("/v1/adapters", {"name": "big", "source": str(versions[number % 3])})
+        assert added.status_code == 201, added.text
+        body = {"model": "big", "prompt": "To be", "max_tokens": 4}
+        assert real_server.post("/v1/completions", body).is_success
+        assert wait_for(lambda: real_server.draining == 0, 30)
+        resident.append(worker_mib(real_server.pid))
+    write_memory(ROOT / "docs" / "soak", size, resident)
+    assert size > 100
+    assert max(resident[SETTLED:]) < max(resident[:SETTLED]) + size

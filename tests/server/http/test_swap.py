@@ -136,13 +136,6 @@ def test_swaps_under_streaming_load_for_long(served: Served, int8_adapters: list
     assert served.alive
 
 
-def draining(served: Served) -> float:
-    """How many replaced versions are not removed yet."""
-    served.http.get("/v1/adapters")  # asks the engine
-    lines = served.http.get("/metrics").text.splitlines()
-    return float(next(x for x in lines if x.startswith("lorecall_adapter_versions_draining")).split()[1])
-
-
 def test_a_running_stream_finishes_on_its_version(served: Served, int8_adapters: list[Path]) -> None:
     """A stream begun before a swap is the old version's to its end; only then the old version is removed."""
     assert served.post("/v1/adapters", {"name": "held", "source": str(int8_adapters[0])}).status_code == 201
@@ -154,11 +147,11 @@ def test_a_running_stream_finishes_on_its_version(served: Served, int8_adapters:
             served.post("/v1/adapters", {"name": "held", "source": str(int8_adapters[1])}).status_code == 201
         )
         assert served.http.get("/v1/adapters/held").json()["rank"] == 4
-        assert draining(served) == 1
+        assert served.draining == 1
         events = [line for line in lines if line.startswith("data: {")]
     assert "error" not in "".join(events)
     assert json.loads(events[-1].removeprefix("data: "))["choices"][0]["finish_reason"] == "length"
-    assert wait_for(lambda: draining(served) == 0, 30)
+    assert wait_for(lambda: served.draining == 0, 30)
     served.http.delete("/v1/adapters/held")
 
 
@@ -175,4 +168,4 @@ def test_a_removed_name_is_gone_at_once_and_its_stream_finishes(
         assert served.post("/v1/completions", body).status_code == 404
         events = [line for line in lines if line.startswith("data: {")]
     assert json.loads(events[-1].removeprefix("data: "))["choices"][0]["finish_reason"] == "length"
-    assert wait_for(lambda: draining(served) == 0, 30)
+    assert wait_for(lambda: served.draining == 0, 30)
