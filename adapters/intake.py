@@ -13,7 +13,8 @@ from lorecall.adapters.names import check_name
 from lorecall.adapters.refusals import FileRefusedError, Reason, RefusedError, SourceRefusedError
 from lorecall.adapters.registry import Registry
 from lorecall.adapters.registry_records import VersionRecord
-from lorecall.adapters.sources import Sources
+from lorecall.adapters.shelf import Shelf
+from lorecall.adapters.sources import Sources, is_local
 from lorecall.adapters.store import Store, StoredVersion
 from lorecall.adapters.validation import Limits, validate_adapter
 from lorecall.adapters.validation_base import BaseFacts
@@ -30,16 +31,26 @@ class Intake:
         registry: Where versions are kept.
         base: The base that this server serves.
         limits: What its engine can take.
+        shelf: Where versions go that other servers could not fetch from their source; None keeps them here.
     """
 
     def __init__(
-        self, sources: Sources, store: Store, registry: Registry, base: BaseFacts, limits: Limits
+        self,
+        sources: Sources,
+        store: Store,
+        registry: Registry,
+        base: BaseFacts,
+        limits: Limits,
+        shelf: Shelf | None = None,
     ) -> None:
         self._sources = sources
         self._store = store
         self._registry = registry
         self._base = base
         self._limits = limits
+        self._shelf = shelf
+        if shelf is not None:
+            sources.check(shelf.address)
 
     def add(self, name: str, source: str, *, actor: str) -> tuple[VersionRecord, AdapterInfo]:
         """Bring in a version from a source.
@@ -55,6 +66,7 @@ class Intake:
         """
         with self._recorded(name, source, actor), self._sources.fetched(source) as directory:
             stored, info = self._check(directory)
+            self._share(stored, source)
         return self._register(name, stored, info, source, actor)
 
     def add_upload(
@@ -64,6 +76,7 @@ class Intake:
         source = UPLOAD + filename
         with self._recorded(name, source, actor), self._sources.uploaded(archive) as directory:
             stored, info = self._check(directory)
+            self._share(stored, source)
         return self._register(name, stored, info, source, actor)
 
     def materialise(self, record: VersionRecord) -> AdapterInfo:
@@ -121,6 +134,10 @@ class Intake:
                     self._store.remove(stored.version)
             raise
 
+    def _share(self, stored: StoredVersion, source: str) -> None:
+        if self._shelf is not None and _is_ours_alone(source):
+            self._shelf.put(stored)
+
     def _register(
         self, name: str, stored: StoredVersion, info: AdapterInfo, source: str, actor: str
     ) -> tuple[VersionRecord, AdapterInfo]:
@@ -130,20 +147,28 @@ class Intake:
         return record, info
 
     def _fetch_again(self, record: VersionRecord) -> StoredVersion:
-        if record.source.startswith(UPLOAD):
+        source = record.source
+        if self._shelf is not None and _is_ours_alone(source):
+            source = self._shelf.place(record.version)
+        if source.startswith(UPLOAD):
             raise SourceRefusedError(
                 Reason.SOURCE_FAILED,
                 f"version {record.version[:12]} of {record.name} was uploaded to another server",
-                hint="let the servers share one store directory, or add adapters from an address",
+                hint="let the servers share one store directory, or give all of them one LORECALL_SHARED address",
                 param="source",
             )
-        with self._sources.fetched(record.source) as directory:
+        with self._sources.fetched(source) as directory:
             stored = self._store.ingest(directory)
         if stored.version != record.version:
             raise SourceRefusedError(
                 Reason.SOURCE_FAILED,
-                f"{record.source} holds version {stored.version[:12]} by now, not {record.version[:12]}",
+                f"{source} holds version {stored.version[:12]} by now, not {record.version[:12]}",
                 hint="add it as a new version",
                 param="source",
             )
         return stored
+
+
+def _is_ours_alone(source: str) -> bool:
+    """Whether no other server can be expected to find what a source names."""
+    return source.startswith(UPLOAD) or is_local(source)

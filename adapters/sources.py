@@ -41,6 +41,12 @@ class SourcePolicy:
     storage_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
+def is_local(source: str) -> bool:
+    """Return whether a source names a path of the server's own machine."""
+    match = _URL.fullmatch(source)
+    return match is None or match["scheme"] == _LOCAL
+
+
 class Sources:
     """Brings adapters into reach of the store. Safe for threads, and for processes with the same staging.
 

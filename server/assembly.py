@@ -12,6 +12,7 @@ from lorecall.adapters.errors import UsageError
 from lorecall.adapters.intake import Intake
 from lorecall.adapters.keys import parse_limits
 from lorecall.adapters.registry import Registry
+from lorecall.adapters.shelf import Shelf
 from lorecall.adapters.sources import SourcePolicy, Sources
 from lorecall.adapters.store import Store
 from lorecall.adapters.validation import Limits
@@ -180,4 +181,5 @@ def make_intake(
         served_modules=frozenset(modules) if modules else None,
     )
     store = Store(settings.store, max_bytes=settings.max_adapter_bytes)
-    return Intake(Sources(settings.store / STAGING, policy), store, registry, facts, limits)
+    shelf = Shelf(settings.shared) if settings.shared else None
+    return Intake(Sources(settings.store / STAGING, policy), store, registry, facts, limits, shelf)

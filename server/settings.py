@@ -43,6 +43,11 @@ class ServerSettings(BaseSettings):
     source_schemes: str = Field(
         default="hf,s3", description="addresses that adapters may be added from, separated by commas"
     )
+    shared: str = Field(
+        default="",
+        description="address such as `s3://bucket/adapters` where uploads and adapters of local paths are kept "
+        "for the registry's other servers; empty where there are none, or where they share the store",
+    )
     max_adapter_bytes: int = Field(default=8 << 30, ge=1, description="the largest adapter, in bytes")
     admin_key: SecretStr = Field(
         default=SecretStr(""), description="an API key with every scope; at least 20 characters"

@@ -18,8 +18,8 @@ from lorecall.server.bench.memory import worker_mib
 from lorecall.server.bench.paired import Row, compare, measure
 from lorecall.server.bench.serving import HttpServer
 
-ITEMS = 48
-PREFIX_WORDS = 120
+ITEMS = 24
+PREFIX_WORDS = 60
 TARGET_WORDS = 40
 FLAGS = ("--max-model-len", "8192", "--no-enable-prefix-caching", "--max-num-seqs", "64")
 

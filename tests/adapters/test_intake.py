@@ -1,15 +1,18 @@
 """From a source to a registered version, whole or refused, and again on another server."""
 
 import io
+import shutil
 import tarfile
+import uuid
 from pathlib import Path
 
 import pytest
 from lorecall.adapters.files import CONFIG_FILE, WEIGHTS_FILE
 from lorecall.adapters.intake import Intake
 from lorecall.adapters.models import State
-from lorecall.adapters.refusals import NameRefusedError, Reason, RefusedError
+from lorecall.adapters.refusals import NameRefusedError, Reason, RefusedError, SourceRefusedError
 from lorecall.adapters.registry import Registry
+from lorecall.adapters.shelf import Shelf
 from lorecall.adapters.sources import SourcePolicy, Sources
 from lorecall.adapters.store import Store
 from lorecall.adapters.validation import Limits
@@ -23,10 +26,12 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> BaseFacts:
     return read_base_facts(spoiling.write_base(tmp_path_factory.mktemp("base") / "base"))
 
 
-def intake_at(place: Path, registry: Registry, base: BaseFacts, models: Path) -> Intake:
+def intake_at(
+    place: Path, registry: Registry, base: BaseFacts, policy: SourcePolicy, shelf: Shelf | None = None
+) -> Intake:
     """One server's intake, with its own store and staging area."""
-    sources = Sources(place / "staging", SourcePolicy(local_roots=(models,)))
-    return Intake(sources, Store(place / "store"), registry, base, Limits(max_rank=16))
+    sources = Sources(place / "staging", policy)
+    return Intake(sources, Store(place / "store"), registry, base, Limits(max_rank=16), shelf)
 
 
 @pytest.fixture
@@ -36,7 +41,7 @@ def adapter(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def intake(tmp_path: Path, registry: Registry, base: BaseFacts) -> Intake:
-    return intake_at(tmp_path / "one", registry, base, tmp_path / "models")
+    return intake_at(tmp_path / "one", registry, base, SourcePolicy(local_roots=(tmp_path / "models",)))
 
 
 def packed(directory: Path) -> io.BytesIO:
@@ -116,7 +121,7 @@ def test_another_server_fetches_for_itself(
 ) -> None:
     """A server without the bytes gets them from the source, and repairs its copy when it is damaged."""
     record, info = intake.add("acme", str(adapter), actor="ann")
-    other = intake_at(tmp_path / "two", registry, base, tmp_path / "models")
+    other = intake_at(tmp_path / "two", registry, base, SourcePolicy(local_roots=(tmp_path / "models",)))
     for _ in range(2):
         copy = other.materialise(record)
         assert copy.path != info.path
@@ -126,6 +131,42 @@ def test_another_server_fetches_for_itself(
     assert other.materialise(record).version == info.version
 
 
+@pytest.fixture
+def shelf() -> Shelf:
+    """A shelf in memory, which is a file system of fsspec's own."""
+    return Shelf(f"memory://shelf-{uuid.uuid4().hex}")
+
+
+def test_what_only_one_server_has_goes_to_the_shelf_for_the_others(
+    registry: Registry, base: BaseFacts, adapter: Path, shelf: Shelf, tmp_path: Path
+) -> None:
+    """An upload, and an adapter of a path that the other server lacks, are fetched from there, whole."""
+    policy = SourcePolicy(local_roots=(tmp_path / "models",), schemes=frozenset({"memory"}))
+    one = intake_at(tmp_path / "one", registry, base, policy, shelf)
+    uploaded, _ = one.add_upload("up", packed(adapter), actor="ann")
+    spoiling.setting(lora_alpha=5)(adapter)
+    local, _ = one.add("local", str(adapter), actor="ann")
+    shutil.rmtree(adapter)
+    other = intake_at(tmp_path / "two", registry, base, policy, shelf)
+    assert {other.materialise(record).version for record in (uploaded, local)} == {
+        uploaded.version,
+        local.version,
+    }
+
+
+def test_a_shelf_that_cannot_be_written_refuses_the_adapter(
+    registry: Registry, base: BaseFacts, adapter: Path, tmp_path: Path
+) -> None:
+    """Nothing is registered that the other servers would miss; a shelf of an unknown scheme stops the start."""
+    policy = SourcePolicy(local_roots=(tmp_path / "models",), schemes=frozenset({"nowhere"}))
+    one = intake_at(tmp_path / "one", registry, base, policy, Shelf("nowhere://shelf"))
+    with pytest.raises(SourceRefusedError, match="LORECALL_SHARED"):
+        one.add_upload("up", packed(adapter), actor="ann")
+    assert registry.adapters() == ()
+    with pytest.raises(SourceRefusedError, match="reads nothing from"):
+        intake_at(tmp_path / "two", registry, base, policy, Shelf("other://shelf"))
+
+
 def test_source_that_moved_on_is_noticed(
     intake: Intake, registry: Registry, base: BaseFacts, adapter: Path, tmp_path: Path
 ) -> None:
@@ -133,7 +174,7 @@ def test_source_that_moved_on_is_noticed(
     record, _ = intake.add("acme", str(adapter), actor="ann")
     uploaded, _ = intake.add_upload("other", packed(adapter), actor="ann")
     spoiling.setting(lora_alpha=5)(adapter)
-    other = intake_at(tmp_path / "two", registry, base, tmp_path / "models")
+    other = intake_at(tmp_path / "two", registry, base, SourcePolicy(local_roots=(tmp_path / "models",)))
     with pytest.raises(RefusedError, match="by now"):
         other.materialise(record)
     with pytest.raises(RefusedError, match="uploaded to another server"):

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 
 from tests.hub import Hub, running_hub
@@ -16,6 +17,7 @@ from tests.server.pair import Pair, start_pair
 def s3() -> Iterator[dict[str, Any]]:
     """A real S3 server; gives s3fs's storage options for it."""
     with running_s3() as options:
+        fsspec.filesystem("s3", **options).mkdir("shelf")
         yield options
 
 
@@ -36,6 +38,7 @@ def pair(
         "AWS_ACCESS_KEY_ID": s3["key"],
         "AWS_SECRET_ACCESS_KEY": s3["secret"],
         "HF_ENDPOINT": hub.options["endpoint"],
+        "LORECALL_SHARED": "s3://shelf/of/uploads",
     }
     try:
         with running_postgres() as database:

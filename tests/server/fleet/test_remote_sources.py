@@ -1,5 +1,8 @@
 """Adapters come from S3 and from a hub into running servers, which serve the very bytes."""
 
+import io
+import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +12,8 @@ from lorecall.adapters.files import CONFIG_FILE, WEIGHTS_FILE
 from lorecall.adapters.manifest import read_adapter
 
 from tests.hub import Hub
-from tests.server.pair import Pair
+from tests.server.pair import Pair, wait_for
+from tests.tiny import build_tiny_adapter
 
 pytestmark = pytest.mark.engine
 
@@ -42,3 +46,19 @@ def test_from_a_hub(pair: Pair, hub: Hub, int8_adapters: list[Path]) -> None:
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         hub.files[name] = (int8_adapters[1] / name).read_bytes()
     assert added(pair, "from-hub", "hf://acme/support")["version"] == read_adapter(int8_adapters[1]).version
+
+
+def test_an_upload_to_one_server_is_served_by_the_other(
+    pair: Pair, tiny: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Its bytes go to the shared address, and the other server, which has another store, fetches them there."""
+    adapter = build_tiny_adapter(tmp_path / "adapter", tiny("int8-w8a8"), rank=4, seed=77)
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+        for name in (CONFIG_FILE, WEIGHTS_FILE):
+            archive.add(adapter / name, name)
+    added = pair.a.http.post("/v1/adapters/uploaded/archive", content=packed.getvalue())
+    assert added.status_code == 201, added.text
+    body = {"model": "uploaded", "prompt": "To be", "max_tokens": 2}
+    assert wait_for(lambda: pair.b.post("/v1/completions", body).status_code == 200, 60)
+    pair.a.http.delete("/v1/adapters/uploaded")
