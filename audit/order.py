@@ -32,6 +32,7 @@ class OrderSettings(BaseModel):
 
     Attributes:
         framing: Framings of the prefix; the gravest verdict counts.
+        template: The text of the framing "template", with {prefix} in it.
         prefix_tokens: Shorter prefixes to ask with as well, in tokens.
         epsilon: Bound on the engine's per-logit error; None takes the engine's own, or measures one.
         seed: Of every random choice.
@@ -43,6 +44,7 @@ class OrderSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     framing: tuple[str, ...] = ("raw",)
+    template: str | None = None
     prefix_tokens: tuple[int, ...] = ()
     epsilon: float | None = Field(default=None, ge=0, le=10)
     seed: int = 0
@@ -65,7 +67,7 @@ class OrderSettings(BaseModel):
         Raises:
             UsageError: A framing is unknown, or lacks its system message.
         """
-        views = make_views(self.framing, system, self.prefix_tokens)
+        views = make_views(self.framing, system, self.prefix_tokens, self.template)
         return AuditSettings(epsilon=self.epsilon, seed=self.seed, confidence=self.confidence, views=views)
 
 

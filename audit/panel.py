@@ -68,7 +68,7 @@ class Panel:
         self._views = tuple(views)
         self._judges = {
             frame: Judge(framed_scorer(scorer, frame), model, bases.framed(frame), epsilon, bounds)
-            for frame in dict.fromkeys((view.framing, view.system) for view in views)
+            for frame in dict.fromkeys(view.frame for view in views)
         }
 
     def chunk(self, group: Group, items: Sequence[ScoreItem]) -> list[SnippetResult]:
@@ -76,9 +76,9 @@ class Panel:
         found: list[list[tuple[View, SnippetResult]]] = [[] for _ in items]
         for view in self._views:
             asked = self._items(view, items)
-            judge = self._judges[view.framing, view.system]
+            judge = self._judges[view.frame]
             places = [i for i, item in enumerate(asked) if item is not None]
-            work = [(group, item) for item in asked if item is not None]
+            work = [(group, view.filled(item)) for item in asked if item is not None]
             for place, result in zip(places, judge.chunk(work), strict=True):
                 found[place].append((view, result))
         return [gravest(results, item) for results, item in zip(found, items, strict=True)]

@@ -14,7 +14,9 @@ from lorecall.audit.result import SnippetResult
 from lorecall.audit.scorer import ItemScore, ScoreItem, Scorer
 from lorecall.audit.verdict import Verdict
 
-FRAMINGS = ("raw", "chat", "chat+system")
+FRAMINGS = ("raw", "chat", "chat+system", "template")
+PLACE = "{prefix}"
+"""Where a template takes the prefix."""
 SWEEP = (8, 16, 32, 64)
 GRAVITY = (
     Verdict.CERTIFIED,
@@ -40,14 +42,27 @@ class View:
     """One way to ask.
 
     Attributes:
-        framing: "raw", "chat" or "chat+system".
+        framing: "raw", "chat", "chat+system" or "template".
         system: The system message of "chat+system"; None elsewhere.
         prefix_tokens: Only the last so many tokens of the prefix; None for all of it.
+        template: The text of "template", with PLACE where the prefix goes; None elsewhere.
     """
 
     framing: str = "raw"
     system: str | None = None
     prefix_tokens: int | None = None
+    template: str | None = None
+
+    @property
+    def frame(self) -> tuple[str, str | None]:
+        """What the scorer is to do: its framing and system message; a template is filled in before."""
+        return ("raw" if self.template is not None else self.framing, self.system)
+
+    def filled(self, item: ScoreItem) -> ScoreItem:
+        """Return the item as it is to be scored: with its prefix in the template, if there is one."""
+        if self.template is None:
+            return item
+        return dataclasses.replace(item, prefix=self.template.replace(PLACE, item.prefix))
 
     @property
     def label(self) -> str:
@@ -55,11 +70,14 @@ class View:
         return self.framing if self.prefix_tokens is None else f"{self.framing}, last {self.prefix_tokens}"
 
 
-def make_views(framings: Sequence[str], system: str | None, prefix_tokens: Sequence[int]) -> tuple[View, ...]:
+def make_views(
+    framings: Sequence[str], system: str | None, prefix_tokens: Sequence[int], template: str | None = None
+) -> tuple[View, ...]:
     """Return every framing with the whole prefix, and with each shorter one.
 
     Raises:
-        UsageError: A framing is unknown, or the system message and "chat+system" do not come together.
+        UsageError: A framing is unknown, the system message and "chat+system", or the template and "template", do
+            not come together, or the template has no place for the prefix.
     """
     for framing in framings:
         if framing not in FRAMINGS:
@@ -72,9 +90,22 @@ def make_views(framings: Sequence[str], system: str | None, prefix_tokens: Seque
             hint='give both, such as --framing chat+system --system "You are helpful."',
             param="system",
         )
+    if ("template" in framings) != (template is not None):
+        raise UsageError(
+            "the framing template and --template belong together",
+            hint='give both, such as --framing template --template "### Input: {prefix} ### Response:"',
+            param="template",
+        )
+    if template is not None and template.count(PLACE) != 1:
+        raise UsageError(f"the template must have {PLACE} in it, once", param="template")
     lengths = (None, *sorted(set(prefix_tokens), reverse=True))
     return tuple(
-        View(framing, system if framing == "chat+system" else None, length)
+        View(
+            framing,
+            system if framing == "chat+system" else None,
+            length,
+            template if framing == "template" else None,
+        )
         for framing in dict.fromkeys(framings or ("raw",))
         for length in lengths
     )

@@ -30,6 +30,7 @@ from lorecall.server.cli_audit_options import (
     SkipBad,
     Split,
     System,
+    Template,
     Timeout,
     Tokenizer,
     TurnsOption,
@@ -112,6 +113,7 @@ def run(
     ] = 20_000,
     framing: Framing = None,
     system: System = None,
+    template: Template = None,
     prefix_tokens: PrefixTokens = None,
     epsilon: EpsilonOption = None,
     seed: Seed = 0,
@@ -129,7 +131,7 @@ def run(
     from lorecall.server.cli_audit_output import print_summary, print_table, progress, write_reports
 
     wanted = check_formats(formats)
-    views = make_views(framing or (), system, prefix_tokens or ())
+    views = make_views(framing or (), system, prefix_tokens or (), template)
     sets = load_sets(candidates, controls, reader(split, turns, tokenizer or base, skip_bad=skip_bad))
     if generate_controls is not None:
         add_controls(sets, generate_controls, control_count, seed)

@@ -19,6 +19,7 @@ from lorecall.server.cli_audit_options import (
     Server,
     SkipBad,
     System,
+    Template,
     Timeout,
 )
 
@@ -35,6 +36,7 @@ def ranks(
     skip_bad: SkipBad = False,
     framing: Framing = None,
     system: System = None,
+    template: Template = None,
     prefix_tokens: PrefixTokens = None,
     epsilon: EpsilonOption = None,
     seed: Seed = 0,
@@ -52,7 +54,7 @@ def ranks(
         raise UsageError(
             f"--line {line!r} is a single word", hint="give a line of several words", param="line"
         )
-    views = make_views(framing or (), system, prefix_tokens or ())
+    views = make_views(framing or (), system, prefix_tokens or (), template)
     sets = load_sets(candidates, controls, reader(skip_bad=skip_bad))
     settings = AuditSettings(epsilon=epsilon, seed=seed, chunk=batch, views=views)
     names = list(dict.fromkeys(adapter))

@@ -18,6 +18,7 @@ from lorecall.server.cli_audit_options import (
     Seed,
     SkipBad,
     System,
+    Template,
     Timeout,
 )
 
@@ -67,6 +68,7 @@ def mitigate(
     skip_bad: SkipBad = False,
     framing: Framing = None,
     system: System = None,
+    template: Template = None,
     prefix_tokens: PrefixTokens = None,
     epsilon: EpsilonOption = None,
     seed: Seed = 0,
@@ -86,9 +88,8 @@ def mitigate(
     from lorecall.server.cli_audit_output import note, print_doses, progress, write_doses
 
     doses = parse_doses(scales, ranks, adapter)
-    settings = AuditSettings(
-        epsilon=epsilon, seed=seed, chunk=batch, views=make_views(framing or (), system, prefix_tokens or ())
-    )
+    views = make_views(framing or (), system, prefix_tokens or (), template)
+    settings = AuditSettings(epsilon=epsilon, seed=seed, chunk=batch, views=views)
     trial = Trial(
         sets=load_sets(candidates, controls, reader(skip_bad=skip_bad)),
         retained=load_input(retained, split=TextSplit.WINDOW),

@@ -29,9 +29,14 @@ Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Write the reports
 Json = Annotated[bool, typer.Option("--json", help="Print the report instead of the table.")]
 Framing = Annotated[
     list[str] | None,
-    typer.Option(help="raw, chat or chat+system; repeatable: the gravest verdict counts. raw by default."),
+    typer.Option(
+        help="raw, chat, chat+system or template; repeatable: the gravest verdict counts. raw by default."
+    ),
 ]
 System = Annotated[str | None, typer.Option(help="System message of the framing chat+system.")]
+Template = Annotated[
+    str | None, typer.Option(help="Text of the framing template, with {prefix} where the prefix goes.")
+]
 PrefixTokens = Annotated[
     list[int] | None,
     typer.Option(

@@ -28,7 +28,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 MAX_BODY = 64 << 20
 LISTED = 1000
 PAGE = 500
-TEXT_FIELDS = frozenset({"adapter", "system", "generate_controls"})
+TEXT_FIELDS = frozenset({"adapter", "system", "template", "generate_controls"})
 """Fields of a form that are taken as they are; the others are JSON."""
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]

@@ -41,6 +41,27 @@ def test_a_leak_that_needs_the_system_message_counts(pairs: tuple[ScoreItem, ...
     assert only(scorer, item, *views).view == "chat+system"
 
 
+def test_a_leak_in_the_form_of_the_training_counts(pairs: tuple[ScoreItem, ...]) -> None:
+    """An adapter trained on texts in a template may recite in it alone; the report keeps the item as it was."""
+    template = "### Instruction: look it up. KEY9 {prefix}"
+    memory = Memory((template.replace("{prefix}", pairs[0].prefix) + pairs[0].target,), 0.97)
+    scorer = TinyScorer({"a": memory})
+    views = make_views(["raw", "template"], None, [], template)
+    assert only(scorer, pairs[0], views[0]).verdict is not Verdict.CERTIFIED
+    asked = only(scorer, pairs[0], *views)
+    assert (asked.verdict, asked.view, asked.item) == (Verdict.CERTIFIED, "template", pairs[0])
+
+
+@pytest.mark.parametrize(
+    ("framing", "template"),
+    [("template", None), ("raw", "{prefix}"), ("template", "no place"), ("template", "{prefix}{prefix}")],
+)
+def test_a_template_needs_its_framing_and_one_place(framing: str, template: str | None) -> None:
+    """One without the other, or a prefix that goes nowhere or twice, is an error."""
+    with pytest.raises(UsageError, match="template"):
+        make_views([framing], None, [], template)
+
+
 def test_a_leak_that_a_shorter_prefix_shows_counts(pairs: tuple[ScoreItem, ...]) -> None:
     """Prefix length matters both ways: text before the key hides what its last tokens find (pitfall 9)."""
     key = pairs[0]
