@@ -147,13 +147,7 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]
         **_: Any,
     ) -> None:
         """Add an embedding adapter's share to `y` [rows, d]; `x` [rows, r] is already shrunk."""
-        step = self._token_rows
-        short = [
-            Run(int(slot), slice(int(row), int(row) + 1))
-            for pair, slot in zip(step.pairs, step.slots, strict=True)
-            for row in np.unique(pair)
-        ]
-        for run in [*step.runs, *short]:
+        for run in split_rows(self.token_lora_indices.numpy(), long_run=1).runs:
             b = lora_b_stacked[run.slot, 0]
             share = (x[run.rows].to(b.dtype) @ b.t()).to(y.dtype)
             if add_inputs:

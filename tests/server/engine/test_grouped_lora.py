@@ -10,7 +10,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lorecall.server.bench.host import EngineDiedError, EngineHost
-from lorecall.server.engine.grouped_lora import Run, add_step, split_rows
+from lorecall.server.engine.grouped_lora import GroupedPunicaWrapper, Run, add_step, split_rows
 from lorecall.server.engine.module_factors import ModuleFactors, used_rank
 from vllm.lora.ops.torch_ops import sgmv_shrink
 
@@ -191,6 +191,23 @@ def test_company_changes_no_bit_of_a_short_run() -> None:
         alone = torch.ones(1, 24)
         add_step(alone, x[row : row + 1], split_rows(slots[row : row + 1]), module, 0.5)
         assert torch.equal(alone[0], together[row])
+
+
+@pytest.mark.parametrize("add_inputs", [True, False])
+def test_an_embedding_gets_the_share_of_its_own_adapter(*, add_inputs: bool) -> None:
+    """Runs of any length: each row its own slot's product, rows without an adapter nothing."""
+    slots = torch.tensor([-1, 2, 2, 0, -1, 1, 1, 1])
+    wrapper = GroupedPunicaWrapper(8, 8, torch.device("cpu"), max_loras=3)
+    wrapper._token_lora_indices[: len(slots)] = slots
+    wrapper.indices_len[0] = len(slots)
+    generator = torch.Generator().manual_seed(3)
+    x, b = torch.randn(8, 4, generator=generator), torch.randn(3, 1, 6, 4, generator=generator)
+    found, expected = torch.ones(8, 6), torch.ones(8, 6)
+    wrapper.add_lora_embedding(found, x, b, add_inputs)
+    for row, slot in enumerate(slots.tolist()):
+        if slot >= 0:
+            expected[row] = b[slot, 0] @ x[row] + add_inputs
+    torch.testing.assert_close(found, expected)
 
 
 def test_rows_that_are_not_there_are_refused() -> None:
