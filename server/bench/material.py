@@ -31,8 +31,16 @@ def module_widths(config: dict[str, Any]) -> dict[str, tuple[int, int]]:
     }
 
 
-def write_random_adapter(path: Path, base: Path, rank: int, seed: int) -> Path:
-    """Write a PEFT adapter with small random weights on every linear module of a Llama-like base."""
+def write_random_adapter(path: Path, base: Path, rank: int, seed: int, dtype: str = "float32") -> Path:
+    """Write a PEFT adapter with small random weights on every linear module of a Llama-like base.
+
+    Args:
+        path: Directory to write.
+        base: Model directory.
+        rank: LoRA rank.
+        seed: Seed of the weights.
+        dtype: What they are stored in, a name of torch's.
+    """
     import torch  # noqa: PLC0415
     from safetensors.torch import save_file  # noqa: PLC0415
 
@@ -45,6 +53,7 @@ def write_random_adapter(path: Path, base: Path, rank: int, seed: int) -> Path:
             name = f"base_model.model.model.layers.{layer}.{block}.{module}"
             tensors[f"{name}.lora_A.weight"] = 0.02 * torch.randn(rank, d_in, generator=generator)
             tensors[f"{name}.lora_B.weight"] = 0.02 * torch.randn(d_out, rank, generator=generator)
+    tensors = {name: tensor.to(getattr(torch, dtype)) for name, tensor in tensors.items()}
     path.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path / "adapter_model.safetensors")
     adapter = {

@@ -7,13 +7,13 @@ long run takes two matrix products per module, and all short runs of a step one 
 Rows without an adapter are never touched.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from lorecall.server.engine.module_factors import ModuleFactors
-from lorecall.server.engine.row_kernel import add_rows
+from lorecall.server.engine.row_kernel import Addresses, add_rows
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
 LONG_RUN = 1024
@@ -39,12 +39,18 @@ class StepRows:
         pairs: The rows of all short runs, two of a slot together, a last one twice, int64 [n, 2].
         slots: The slot of each pair, int64 [n].
         count: How many rows the step has, with and without an adapter.
+        addresses: What the row kernel takes of the step.
     """
 
     runs: list[Run]
     pairs: IntArray
     slots: IntArray
     count: int
+    addresses: Addresses = field(init=False)
+
+    def __post_init__(self) -> None:
+        addresses = (self.pairs.ctypes.data, self.slots.ctypes.data, len(self.slots))
+        object.__setattr__(self, "addresses", addresses)
 
 
 def split_rows(slots: IntArray, long_run: int = LONG_RUN) -> StepRows:
@@ -160,12 +166,16 @@ def add_step(y: torch.Tensor, x: torch.Tensor, step: StepRows, module: ModuleFac
     """Add the adapters' shares of one module to `y` [rows, d_out] in place, from `x` [rows, d_in].
 
     Raises:
-        RuntimeError: If the step speaks of rows that there are not: nothing may be guessed or overwritten.
+        RuntimeError: If the step speaks of rows or columns that there are not: nothing may be overwritten.
     """
     if module.idle:
         return
-    if step.count > x.shape[0]:
-        raise RuntimeError(f"the step has {step.count} rows, the module was given {x.shape[0]}")
+    (rows, d_in), (out_rows, d_out) = x.shape, y.shape
+    if step.count > min(rows, out_rows) or d_in != module.d_in or d_out < module.d_out:
+        raise RuntimeError(
+            f"a step of {step.count} rows and a module of {module.d_in} x {module.d_out} were given inputs of "
+            f"{rows} x {d_in} and outputs of {out_rows} x {d_out}"
+        )
     for run in step.runs:
         _add_run(y, x, run, module, scale)
     if len(step.slots):
@@ -175,25 +185,25 @@ def add_step(y: torch.Tensor, x: torch.Tensor, step: StepRows, module: ModuleFac
 def _add_short_runs(
     y: torch.Tensor, x: torch.Tensor, step: StepRows, module: ModuleFactors, scale: float
 ) -> None:
-    factors = (*module.arrays, module.ranks, module.starts, scale)
-    if x.dtype == y.dtype == torch.float32 and x.is_contiguous() and y.is_contiguous():
-        add_rows(x.numpy(), y.numpy(), step.pairs, step.slots, *factors)
+    plain = x.dtype == y.dtype == torch.float32 and x.is_contiguous() and y.is_contiguous()
+    if plain and y.shape[1] == module.d_out:
+        add_rows(x, y, step.addresses, module.dtype, module.addresses, scale)
         return
     rows, places = np.unique(step.pairs, return_inverse=True)
-    mine = torch.from_numpy(rows)
-    share = torch.zeros(len(rows), int(module.starts[-1]))
-    add_rows(x[mine].float().numpy(), share.numpy(), places.reshape(-1, 2), step.slots, *factors)
-    y[mine, : share.shape[1]] += share.to(y.dtype)
+    mine, packed = torch.from_numpy(rows), StepRows([], places.reshape(-1, 2), step.slots, len(rows))
+    share = torch.zeros(len(rows), module.d_out)
+    add_rows(x[mine].float(), share, packed.addresses, module.dtype, module.addresses, scale)
+    y[mine, : module.d_out] += share.to(y.dtype)
 
 
 def _add_run(y: torch.Tensor, x: torch.Tensor, run: Run, module: ModuleFactors, scale: float) -> None:
     rank = int(module.ranks[run.slot])
     if not rank:
         return
-    shrunk_all = x[run.rows].to(module.a.dtype) @ module.a[run.slot, :, :rank].flatten(0, 1).t()
+    shrunk_all = x[run.rows].float() @ module.a[run.slot, :, :rank].flatten(0, 1).float().t()
     for piece, columns in enumerate(module.columns):
         shrunk = shrunk_all[:, piece * rank : (piece + 1) * rank]
-        out, factor = y[run.rows, columns], module.b[run.slot, :rank, columns]
+        out, factor = y[run.rows, columns], module.b[run.slot, :rank, columns].float()
         if out.dtype == shrunk.dtype:
             out.addmm_(shrunk, factor, alpha=scale)
         else:

@@ -2,22 +2,51 @@
 
 Without VNNI oneDNN adds pairs of products in 16 bits; where a sum does not fit it is cut off, and the outputs of
 a real layer are off by as much as their own size. vLLM 0.32 serves these numbers, at 8 tokens a second where
-float32 gives 20. Where a probe finds that oneDNN cuts off, W8A8 layers go through exact products instead: few
-rows through a compiled kernel (`int8_kernel.py`), many as a float32 product of the same whole numbers.
+float32 gives 20. Where a probe finds that oneDNN cuts off, W8A8 layers go through exact products instead
+(`int8_kernel.py`).
 """
 
 import functools
+import platform
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
+from lorecall.adapters.errors import UsageError
 from lorecall.server.engine.plugin import require
 from lorecall.server.settings import read_settings
 
-FEW_ROWS = 32
-"""Rows up to which the compiled kernel is the faster one."""
-
 PROBE = 64
 """Width of the probing product: PROBE x 127 x 127, in pairs far over 16 bits."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExactWeight:
+    """One layer's weight as the kernel takes it.
+
+    Attributes:
+        tiles: int8, as `int8_kernel.pack` returns it.
+        scale: One float32 per output, padded to whole tiles.
+        d_in: Columns of the inputs.
+        d_out: Columns of the outputs.
+    """
+
+    tiles: npt.NDArray[Any]
+    scale: npt.NDArray[Any]
+    d_in: int
+    d_out: int
+
+
+def pack_weight(weight: torch.Tensor, scale: torch.Tensor) -> ExactWeight:
+    """Pack an int8 `weight` [d_out, d_in] with one scale per output, float32 [d_out]."""
+    from lorecall.server.engine.int8_kernel import OUTPUTS, pack
+
+    tiles = pack(weight.numpy())
+    padded = np.zeros(len(tiles) * OUTPUTS, np.float32)
+    padded[: len(weight)] = scale.numpy()
+    return ExactWeight(tiles, padded, weight.shape[1], weight.shape[0])
 
 
 @functools.cache
@@ -49,48 +78,51 @@ def apply() -> None:
         if not dynamic or not use_exact():
             pack(self, layer)
             return
-        weight = getattr(layer, weight_name).data.contiguous().clone()
+        weight = getattr(layer, weight_name).data
         pack(self, layer)
-        scale = getattr(layer, scale_name).data.float().flatten().contiguous()
+        scale = getattr(layer, scale_name).data.float().flatten()
         if len(scale) == len(weight):  # one scale per output channel
-            self._exact = (weight, scale)
+            self._exact = pack_weight(weight, scale)
 
     def apply_weights(self: Any, layer: Any, x: torch.Tensor, bias: torch.Tensor | None = None) -> Any:
         if self._exact is None:
             return multiply(self, layer, x, bias)
-        weight, scale = self._exact
-        return exact_product(x, weight, scale, bias)
+        return exact_product(x, self._exact, bias)
 
     Kernel.process_weights_for_onednn = process_weights_for_onednn
     Kernel._apply_weights_onednn = apply_weights
 
 
 def use_exact() -> bool:
-    """Return whether our products are to be used: LORECALL_INT8_KERNEL, or what the probe finds."""
-    asked = read_settings().int8_kernel
-    return asked == "exact" or (asked == "auto" and not onednn_is_exact())
+    """Return whether our products are to be used: LORECALL_INT8_KERNEL, or what the probe finds.
 
-
-def exact_product(
-    x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None
-) -> torch.Tensor:
-    """Return the W8A8 product of `x` [..., d_in] with `weight` [d_out, d_in]: shape [..., d_out].
-
-    The activations are rounded by vLLM's own kernel, one scale per row. A sum of d_in products of int8 numbers
-    is below 2^24 for 1,040 columns; beyond, float32 rounds it by less than one part in 10^7.
+    Raises:
+        UsageError: They are asked for, and this CPU is none that they are for.
     """
+    asked, ours = read_settings().int8_kernel, platform.machine() == "x86_64"
+    if asked == "exact" and not ours:
+        raise UsageError(
+            f"LORECALL_INT8_KERNEL=exact is for x86-64, this is {platform.machine()}",
+            hint="leave it out",
+            param="LORECALL_INT8_KERNEL",
+        )
+    return asked == "exact" or (asked == "auto" and ours and not onednn_is_exact())
+
+
+def exact_product(x: torch.Tensor, weight: ExactWeight, bias: torch.Tensor | None) -> torch.Tensor:
+    """Return the W8A8 product of `x` [..., d_in] with `weight`: shape [..., d_out].
+
+    The activations are rounded by vLLM's own kernel, one scale per row.
+    """
+    from lorecall.server.engine.int8_kernel import int8_product
     from vllm import _custom_ops as ops
 
-    flat = x.reshape(-1, x.shape[-1]).contiguous()
-    quantised, x_scale, _ = ops.onednn_scaled_int8_quant(flat)
-    whole = quantised.float()
-    if len(flat) <= FEW_ROWS:
-        from lorecall.server.engine.int8_kernel import int8_product
-
-        out = torch.empty(len(flat), len(weight), dtype=torch.float32)
-        int8_product(whole.numpy(), weight.numpy(), x_scale.flatten().numpy(), scale.numpy(), out.numpy())
-    else:
-        out = torch.nn.functional.linear(whole, weight.float()).mul_(x_scale).mul_(scale)
+    flat = x.reshape(-1, weight.d_in).contiguous()
+    quantised, scale, _ = ops.onednn_scaled_int8_quant(flat)
+    if weight.d_in % 2:
+        quantised = torch.nn.functional.pad(quantised, (0, 1))
+    out = torch.empty(len(flat), weight.d_out, dtype=torch.float32)
+    int8_product(quantised.short().numpy(), weight.tiles, scale.flatten().numpy(), weight.scale, out.numpy())
     if bias is not None:
         out += bias
-    return out.to(x.dtype).reshape(*x.shape[:-1], len(weight))
+    return out.to(x.dtype).reshape(*x.shape[:-1], weight.d_out)

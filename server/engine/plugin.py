@@ -48,6 +48,7 @@ def cpu_fixes() -> tuple[str, ...]:
         "lorecall.server.engine.int8_exact",
         "lorecall.server.engine.lora_door",
         "lorecall.server.engine.target_scores",
+        "lorecall.server.engine.kept_memory",
     )
 
 

@@ -214,7 +214,7 @@ def test_rows_that_are_not_there_are_refused() -> None:
     """A step that speaks of more rows than a module was given is an error, not a write past the end."""
     module = stacks([4], 6, (5,))
     module.refresh()
-    with pytest.raises(RuntimeError, match="3 rows"):
+    with pytest.raises(RuntimeError, match="a step of 3 rows"):
         add_step(torch.zeros(2, 5), torch.ones(2, 6), split_rows(np.array([0, 0, 0])), module, 1.0)
 
 
