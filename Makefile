@@ -10,6 +10,7 @@ STAMP := $(VENV)/.lorecall-installed
 PORT ?= 8000
 BASE ?= demo-out/base
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
 .PHONY: help setup demo serve test soak bench check lint types fmt docs golden tools lock clean
 
@@ -39,9 +40,10 @@ test: $(STAMP) tools ## Run the tests, those against a real vLLM engine included
 soak: $(STAMP) ## Run the long tests
 	$(BIN)/python -m pytest -m soak --timeout 7200 $(PYTEST_ARGS)
 
-bench: $(STAMP) ## Measure what adapters, schemes, scoring and our server cost, side by side, into docs/benchmarks/
-	for scheme in int8 none; do $(BIN)/lorecall base prepare --quantize $$scheme --out .cache/bench/$$scheme; done
-	$(BIN)/lorecall bench --base int8=.cache/bench/int8 --base none=.cache/bench/none
+bench: $(STAMP) ## Measure what adapters, schemes, scoring and our server cost, side by side, into docs/benchmarks/ (BENCH_ARGS=)
+	$(BIN)/python -m pip install --progress-bar off -c requirements/cpu.lock 'lm_eval[api]==0.4.13'
+	for scheme in int8 none int4; do $(BIN)/lorecall base prepare --quantize $$scheme --out .cache/bench/$$scheme; done
+	$(BIN)/lorecall bench $(foreach scheme,int8 none int4,--base $(scheme)=.cache/bench/$(scheme)) $(BENCH_ARGS)
 
 check: lint types test ## What CI runs: lint, types, test
 

@@ -1,5 +1,6 @@
 """`lorecall bench`."""
 
+import os
 import shlex
 import signal
 import sys
@@ -9,6 +10,9 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+
+HELD = ("ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "ATEN_CPU_CAPABILITY")
+"""With these a CPU is held to an older one's instructions; the result says so."""
 
 SECTIONS = ("parity", "lora", "stock", "schemes", "scoring", "overhead")
 
@@ -41,7 +45,8 @@ def bench(
         raise UsageError(f"--only {min(unknown)} is unknown", hint=f"one of {', '.join(SECTIONS)}")
     prepare_environment()
     signal.signal(signal.SIGTERM, _stop)
-    result = Result("lorecall " + shlex.join(sys.argv[1:]), rounds)
+    held = "".join(f"{name}={os.environ[name]} " for name in HELD if name in os.environ)
+    result = Result(f"{held}lorecall {shlex.join(sys.argv[1:])}", rounds)
     with tempfile.TemporaryDirectory(prefix="lorecall-bench-") as work:
         for section in only or SECTIONS:
             _run(section, result, chosen, Path(work))
@@ -70,7 +75,10 @@ def _run(section: str, result: Any, bases: dict[str, Path], work: Path) -> None:
     if section == "parity":
         result.tables["Parity with transformers and PEFT"] = bench_parity(bases, work)
     elif section == "lora":
-        rows = [row for one, base in bases.items() for row in bench_lora(base, work, result.rounds, one)]
+        kinds = [(scheme, "bfloat16"), *((one, "float32") for one in bases)]
+        rows = [
+            row for one, dtype in kinds for row in bench_lora(bases[one], work, result.rounds, one, dtype)
+        ]
         result.sections["What adapters cost"] = rows
     elif section == "stock":
         rows = []

@@ -59,6 +59,7 @@ def _result(output: Any) -> dict[str, Any]:
     rows = zip(ids, prompt or [], strict=False)
     return {
         "ids": list(generated.token_ids),
+        "cached": output.num_cached_tokens,
         "logprobs": [step[token].logprob for token, step in chosen],
         "prompt_logprobs": [row[token].logprob if row else None for token, row in rows],
         "scores": None if scores is None else scores.tolist(),

@@ -45,9 +45,11 @@ STOCK_PREFILL = Load(requests=8, prompt=64, generate=1)
 STOCK_DECODE = Load(requests=16, prompt=16, generate=8)
 
 
-def make_adapters(work: Path, base: Path, count: int) -> list[dict[str, Any]]:
-    """Write `count` adapters, and return them as the engine host takes them."""
-    paths = [write_random_adapter(work / f"r{RANK}-{n}", base, RANK, n) for n in range(1, count + 1)]
+def make_adapters(work: Path, base: Path, count: int, dtype: str) -> list[dict[str, Any]]:
+    """Write `count` adapters stored as `dtype`, and return them as the engine host takes them."""
+    paths = [
+        write_random_adapter(work / f"r{RANK}-{dtype}-{n}", base, RANK, n, dtype) for n in range(1, count + 1)
+    ]
     return [{"name": path.name, "id": n, "path": str(path)} for n, path in enumerate(paths, 1)]
 
 
@@ -73,19 +75,29 @@ def adapter_counts() -> tuple[int, ...]:
     return (1, 8, 32) if torch.cuda.is_available() else (1, 8)
 
 
-def bench_lora(base: Path, work: Path, rounds: int, scheme: str) -> list[Row]:
-    """Measure our engine: prefill and decode through one adapter and several, against the base alone."""
+def bench_lora(base: Path, work: Path, rounds: int, scheme: str, dtype: str = "float32") -> list[Row]:
+    """Measure our engine: prefill and decode through one adapter and several, against the base alone.
+
+    Args:
+        base: Model directory.
+        work: Directory for adapters and logs.
+        rounds: Counted rounds.
+        scheme: The base's, for the rows.
+        dtype: What the adapters are stored in.
+    """
     counts = adapter_counts()
-    adapters = make_adapters(work, base, counts[-1])
+    adapters = make_adapters(work, base, counts[-1], dtype)
     engine = EngineHost(work / "lora.log", _arguments(base, counts[-1]))
     try:
         return [
             row
             for phase, load, targets in (
-                ("prefill", PREFILL, (0.90, 0.85, 0.85)),
-                ("decode", DECODE, (0.85,) * 3),
+                ("prefill", PREFILL, PREFILL_TARGETS),
+                ("decode", DECODE, DECODE_TARGETS),
             )
-            for row in _rows(engine, (phase, scheme, load), adapters, counts, rounds, targets)
+            for row in _rows(
+                engine, (phase, scheme, load), adapters, counts, rounds, targets, f"adapters in {dtype}"
+            )
         ]
     finally:
         engine.close()
@@ -94,7 +106,7 @@ def bench_lora(base: Path, work: Path, rounds: int, scheme: str) -> list[Row]:
 def bench_stock_lora(base: Path, work: Path, rounds: int, scheme: str) -> tuple[list[Row], list[str]]:
     """Measure stock vLLM the same way, on smaller batches; return its rows, and how it ended if it died."""
     counts = adapter_counts()
-    adapters = make_adapters(work, base, counts[-1])
+    adapters = make_adapters(work, base, counts[-1], "float32")
     rows: list[Row] = []
     try:
         engine = EngineHost(work / "stock.log", _arguments(base, counts[-1]), plugin=False)
@@ -122,6 +134,7 @@ def _rows(
     counts: tuple[int, ...],
     rounds: int,
     targets: tuple[float, ...] | None,
+    note: str = "",
 ) -> list[Row]:
     phase, scheme, load = what
     variants = {"base alone": partial(rate, engine, load, [])}
@@ -130,7 +143,7 @@ def _rows(
     rates = measure(rounds, variants)
     unit = f"{phase} tok/s, {scheme}, {load.requests} requests of {load.prompt} tokens"
     return [
-        compare(rates, _label(count), "base alone", unit, targets[number] if targets else None)
+        compare(rates, _label(count), "base alone", unit, targets[number] if targets else None, note)
         for number, count in enumerate(counts)
     ]
 

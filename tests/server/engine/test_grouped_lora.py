@@ -98,16 +98,43 @@ def test_an_adapter_changes_the_answer(plain_engine: EngineHost, adapters: dict[
     assert min(gaps) > 10 * TOLERANCE
 
 
+@pytest.fixture(scope="module")
+def cramped_engine(start_module_host: Callable[..., EngineHost], tiny: Callable[[str], Path]) -> EngineHost:
+    """An engine without prefix caching, whose cache is too small for five requests at once."""
+    return start_module_host(
+        tiny("none"),
+        num_gpu_blocks_override=12,
+        block_size=32,
+        max_model_len=352,
+        enable_prefix_caching=False,
+    )
+
+
 @pytest.mark.engine
-def test_preemption_changes_nothing(
-    start_host: Callable[..., EngineHost], tiny: Callable[[str], Path], adapters: dict[int, dict[str, Any]]
-) -> None:
+def test_preemption_changes_nothing(cramped_engine: EngineHost, adapters: dict[int, dict[str, Any]]) -> None:
     """With a cache too small for the batch requests are preempted and come back; their answers stay the same."""
-    small = start_host(tiny("none"), num_gpu_blocks_override=12, block_size=32, max_model_len=352)
     drawn = [
         {"adapter": number, "length": 90, "max_tokens": 60, "seed": number} for number in (0, *ADAPTERS, 0)
     ]
-    assert disagreement(small, [as_request(one, adapters) for one in drawn]) < TOLERANCE
+    assert disagreement(cramped_engine, [as_request(one, adapters) for one in drawn]) < TOLERANCE
+
+
+@pytest.mark.engine
+def test_prefix_caching_changes_nothing(
+    plain_engine: EngineHost, cramped_engine: EngineHost, adapters: dict[int, dict[str, Any]]
+) -> None:
+    """One prompt through the base and every adapter: each finds its own blocks again, and nobody else's."""
+    drawn = {"length": 290, "max_tokens": 4, "seed": 77}
+    requests = [as_request({**drawn, "adapter": number}, adapters) for number in (0, *ADAPTERS)]
+    uncached = [cramped_engine.run([request])[0] for request in requests]
+    first = [plain_engine.run([request])[0] for request in requests]
+    again = plain_engine.run(requests[::-1])[::-1]
+    assert [answer["cached"] for answer in first] == [0] * len(requests)
+    assert min(answer["cached"] for answer in again) > 0
+    for expected, *found in zip(uncached, first, again, strict=True):
+        for answer in found:
+            assert answer["ids"] == expected["ids"]
+            assert answer["logprobs"] == pytest.approx(expected["logprobs"], abs=TOLERANCE)
 
 
 @pytest.mark.engine
@@ -211,11 +238,14 @@ def test_an_embedding_gets_the_share_of_its_own_adapter(*, add_inputs: bool) -> 
 
 
 def test_rows_that_are_not_there_are_refused() -> None:
-    """A step that speaks of more rows than a module was given is an error, not a write past the end."""
+    """More rows than a module was given, or other columns, are an error, not a write past the end."""
     module = stacks([4], 6, (5,))
     module.refresh()
-    with pytest.raises(RuntimeError, match="a step of 3 rows"):
-        add_step(torch.zeros(2, 5), torch.ones(2, 6), split_rows(np.array([0, 0, 0])), module, 1.0)
+    for rows, d_out, d_in in ((2, 5, 6), (3, 4, 6), (3, 5, 7)):
+        with pytest.raises(RuntimeError, match="a step of 3 rows and a module of 6 x 5"):
+            add_step(
+                torch.zeros(rows, d_out), torch.ones(rows, d_in), split_rows(np.array([0, 0, 0])), module, 1.0
+            )
 
 
 def test_a_slot_that_changes_is_packed_again() -> None:
@@ -230,6 +260,30 @@ def test_a_slot_that_changes_is_packed_again() -> None:
     add_step(found, x, split_rows(np.array([0])), module, 1.0)
     expected = x @ other.a_stacks[0][0, 0].t() @ other.b_stacks[0][0, 0].t()
     torch.testing.assert_close(found, expected)
+
+
+def test_bfloat16_adapters_are_packed_as_such() -> None:
+    """Numbers of bfloat16 are packed in two bytes and give the same bits; one other adapter makes all float32."""
+    module, plain = stacks([3, 12, 5], 37, (19, 5)), stacks([3, 12, 5], 37, (19, 5))
+    for stack in (*module.a_stacks, *module.b_stacks, *plain.a_stacks, *plain.b_stacks):
+        stack.copy_(stack.bfloat16())
+    plain.a_stacks[0][2, 0, 0, 0] = 0.1
+    module.refresh()
+    plain.refresh()
+    assert (module.dtype, plain.dtype) == (torch.bfloat16, torch.float32)
+    x = torch.randn(9, 37, generator=torch.Generator().manual_seed(4))
+    for long_run in (1, 99):
+        step = split_rows(np.array([1, 0, 1, 1, 1, 0, -1, 1, 1]), long_run)
+        shares = [torch.zeros(9, 24), torch.zeros(9, 24)]
+        for share, one in zip(shares, (module, plain), strict=True):
+            add_step(share, x, step, one, 0.5)
+        assert torch.equal(*shares)
+    for stack in (plain.a_stacks[0], module.a_stacks[0]):
+        stack[2, 0, 0, 0] = 0.1 if stack is module.a_stacks[0] else 0.5
+    for one in (module, plain):
+        one.stale.add(2)
+        one.refresh()
+    assert (module.dtype, plain.dtype) == (torch.float32, torch.bfloat16)
 
 
 def peak_bytes(step: Callable[[], Any]) -> int:
