@@ -2,9 +2,8 @@
 
 vLLM 0.32 gathers a copy of the adapter's matrices for every token, which takes tokens x rank x width of
 memory and dies on long prompts, and it reads the index -1 (no adapter) as the last slot, so requests for the
-base are answered through somebody's adapter. Here the rows of a step are split into runs of one adapter: a
-long run takes two matrix products per module, and all short runs of a step one call of a compiled kernel.
-Rows without an adapter are never touched.
+base are answered through somebody's adapter. Here the rows of a step are grouped by adapter, and a module's
+take one call of a compiled kernel (`row_kernel.py`). Rows without an adapter are never touched.
 """
 
 from dataclasses import dataclass, field
@@ -13,64 +12,52 @@ from typing import Any
 import numpy as np
 import torch
 from lorecall.server.engine.module_factors import ModuleFactors
-from lorecall.server.engine.row_kernel import Addresses, add_rows
+from lorecall.server.engine.row_kernel import ROWS_AT_ONCE, Addresses, add_rows
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
-
-LONG_RUN = 1024
-"""Rows from which two matrix products beat the row kernel: they take twice as long for 256 rows."""
 
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """Neighbouring rows of one slot."""
-
-    slot: int
-    rows: slice
-
-
-@dataclass(frozen=True, slots=True)
 class StepRows:
-    """The rows of one step that have an adapter.
+    """The rows of one step that have an adapter, in groups of one slot.
 
     Attributes:
-        runs: The long runs.
-        pairs: The rows of all short runs, two of a slot together, a last one twice, int64 [n, 2].
-        slots: The slot of each pair, int64 [n].
+        groups: Row numbers; a group that is not full repeats its last, int64 [n, ROWS_AT_ONCE].
+        sizes: How many rows each group has, int64 [n].
+        slots: The slot of each group, int64 [n].
         count: How many rows the step has, with and without an adapter.
         addresses: What the row kernel takes of the step.
     """
 
-    runs: list[Run]
-    pairs: IntArray
+    groups: IntArray
+    sizes: IntArray
     slots: IntArray
     count: int
     addresses: Addresses = field(init=False)
 
     def __post_init__(self) -> None:
-        addresses = (self.pairs.ctypes.data, self.slots.ctypes.data, len(self.slots))
-        object.__setattr__(self, "addresses", addresses)
+        arrays = (self.groups, self.sizes, self.slots)
+        object.__setattr__(self, "addresses", (*(array.ctypes.data for array in arrays), len(self.slots)))
 
 
-def split_rows(slots: IntArray, long_run: int = LONG_RUN) -> StepRows:
-    """Split a step into runs by the slot of each row [rows]; -1 stands for no adapter."""
-    edges = np.flatnonzero(np.diff(slots)) + 1
-    runs, short = [], []
-    for low, high in zip([0, *edges], [*edges, len(slots)], strict=True):
-        if high > low and slots[low] >= 0:
-            if high - low >= long_run:
-                runs.append(Run(int(slots[low]), slice(int(low), int(high))))
-            else:
-                short.append(np.arange(low, high, dtype=np.int64))
-    if not short:
-        return StepRows(runs, np.empty((0, 2), dtype=np.int64), np.empty(0, dtype=np.int64), len(slots))
-    pairs, rows = [], np.concatenate(short)
-    for slot in np.unique(slots[rows]):
-        mine = rows[slots[rows] == slot]
-        pairs.append(np.append(mine, mine[-1:] if len(mine) % 2 else mine[:0]).reshape(-1, 2))
-    paired = np.concatenate(pairs)
-    return StepRows(runs, paired, np.ascontiguousarray(slots[paired[:, 0]], dtype=np.int64), len(slots))
+def split_rows(slots: IntArray) -> StepRows:
+    """Split a step into groups by the slot of each row [rows]; -1 stands for no adapter."""
+    groups, sizes, owners = [], [], []
+    for slot in np.unique(slots[slots >= 0]):
+        rows = np.flatnonzero(slots == slot)
+        count = -(-len(rows) // ROWS_AT_ONCE)
+        places = np.minimum(np.arange(count * ROWS_AT_ONCE), len(rows) - 1)
+        groups.append(rows[places].reshape(count, ROWS_AT_ONCE))
+        sizes.append(np.minimum(len(rows) - np.arange(count) * ROWS_AT_ONCE, ROWS_AT_ONCE))
+        owners.append(np.full(count, slot))
+    empty = np.empty(0, dtype=np.int64)
+    return StepRows(
+        np.concatenate([empty.reshape(0, ROWS_AT_ONCE), *groups], dtype=np.int64),
+        np.concatenate([empty, *sizes], dtype=np.int64),
+        np.concatenate([empty, *owners], dtype=np.int64),
+        len(slots),
+    )
 
 
 class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]
@@ -126,7 +113,7 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]
     ) -> None:
         """Add every adapter's share to `y` [rows, d_out] in place, from `x` [rows, d_in]."""
         step = self._token_rows
-        if step.runs or len(step.slots):
+        if len(step.slots):
             add_step(y, x, step, self.factors(lora_a_stacked, lora_b_stacked), scale)
 
     def add_lora_logits(
@@ -153,13 +140,14 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]
         **_: Any,
     ) -> None:
         """Add an embedding adapter's share to `y` [rows, d]; `x` [rows, r] is already shrunk."""
-        for run in split_rows(self.token_lora_indices.numpy(), long_run=1).runs:
-            b = lora_b_stacked[run.slot, 0]
-            share = (x[run.rows].to(b.dtype) @ b.t()).to(y.dtype)
-            if add_inputs:
-                y[run.rows] += share
-            else:
-                y[run.rows] = share
+        slots = self.token_lora_indices
+        for slot in slots.unique().tolist():
+            if slot < 0:
+                continue
+            rows = torch.nonzero(slots == slot).flatten()
+            b = lora_b_stacked[slot, 0]
+            share = (x[rows].to(b.dtype) @ b.t()).to(y.dtype)
+            y[rows] = y[rows] + share if add_inputs else share
 
 
 def add_step(y: torch.Tensor, x: torch.Tensor, step: StepRows, module: ModuleFactors, scale: float) -> None:
@@ -176,35 +164,10 @@ def add_step(y: torch.Tensor, x: torch.Tensor, step: StepRows, module: ModuleFac
             f"a step of {step.count} rows and a module of {module.d_in} x {module.d_out} were given inputs of "
             f"{rows} x {d_in} and outputs of {out_rows} x {d_out}"
         )
-    for run in step.runs:
-        _add_run(y, x, run, module, scale)
-    if len(step.slots):
-        _add_short_runs(y, x, step, module, scale)
-
-
-def _add_short_runs(
-    y: torch.Tensor, x: torch.Tensor, step: StepRows, module: ModuleFactors, scale: float
-) -> None:
     plain = x.dtype == y.dtype == torch.float32 and x.is_contiguous() and y.is_contiguous()
-    if plain and y.shape[1] == module.d_out:
+    if plain and d_out == module.d_out:
         add_rows(x, y, step.addresses, module.dtype, module.addresses, scale)
-        return
-    rows, places = np.unique(step.pairs, return_inverse=True)
-    mine, packed = torch.from_numpy(rows), StepRows([], places.reshape(-1, 2), step.slots, len(rows))
-    share = torch.zeros(len(rows), module.d_out)
-    add_rows(x[mine].float(), share, packed.addresses, module.dtype, module.addresses, scale)
-    y[mine, : module.d_out] += share.to(y.dtype)
-
-
-def _add_run(y: torch.Tensor, x: torch.Tensor, run: Run, module: ModuleFactors, scale: float) -> None:
-    rank = int(module.ranks[run.slot])
-    if not rank:
-        return
-    shrunk_all = x[run.rows].float() @ module.a[run.slot, :, :rank].flatten(0, 1).float().t()
-    for piece, columns in enumerate(module.columns):
-        shrunk = shrunk_all[:, piece * rank : (piece + 1) * rank]
-        out, factor = y[run.rows, columns], module.b[run.slot, :rank, columns].float()
-        if out.dtype == shrunk.dtype:
-            out.addmm_(shrunk, factor, alpha=scale)
-        else:
-            out += (shrunk @ factor).mul_(scale).to(out.dtype)
+    elif len(step.slots):
+        share = torch.zeros(rows, module.d_out)
+        add_rows(x.float().contiguous(), share, step.addresses, module.dtype, module.addresses, scale)
+        y[:rows, : module.d_out] += share.to(y.dtype)

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
 from lorecall.server.engine import compiled  # noqa: F401  (sets numba up)
+from lorecall.server.engine import vectors as v
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -22,8 +23,6 @@ OUTPUTS = 16
 
 ROWS = 128
 """Rows that go through a tile's weights together: with d_in in the hundreds they stay in a core's L2 cache."""
-
-_WORD, _SHORT, _BYTE, _FLOAT = ir.IntType(32), ir.IntType(16), ir.IntType(8), ir.FloatType()
 
 
 def pack(weight: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -58,14 +57,11 @@ def _tile(rows: int) -> Any:
         signature = types.void(x, types.intp, weight, types.intp, x_scale, weight_scale, y, types.intp)
 
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            def start(position: int, kind: ir.Type) -> Any:
-                array = context.make_array(signature.args[position])(context, builder, arguments[position])
-                return builder.bitcast(array.data, kind.as_pointer())
-
-            inputs, weights = start(0, _SHORT), start(2, _BYTE)
+            inputs, weights, *scales, out = (
+                v.start(context, builder, signature, arguments, n) for n in (0, 2, 4, 5, 6)
+            )
             sums = _multiply(builder, rows, inputs, arguments[1], weights, arguments[3])
-            scales = start(4, _FLOAT), start(5, _FLOAT)
-            _write(builder, sums, *scales, start(6, _FLOAT), arguments[7])
+            _write(builder, sums, *scales, out, arguments[7])
             return context.get_dummy_value()
 
         return signature, generate
@@ -73,37 +69,23 @@ def _tile(rows: int) -> Any:
     return compute
 
 
-def _load(builder: Any, start: Any, index: Any, kind: ir.Type) -> Any:
-    address = builder.bitcast(builder.gep(start, [index]), kind.as_pointer())
-    return builder.load(address, align=1)
-
-
-def _splat(builder: Any, value: Any, count: int) -> Any:
-    vector = builder.insert_element(
-        ir.Constant(ir.VectorType(value.type, count), ir.Undefined), value, ir.Constant(_WORD, 0)
-    )
-    return builder.shuffle_vector(vector, vector, ir.Constant(ir.VectorType(_WORD, count), [0] * count))
-
-
 def _multiply(builder: Any, rows: int, x: Any, x_step: Any, weights: Any, pairs: Any) -> list[list[Any]]:
     """Emit the loop over the pairs; return each row's sums, vectors of eight int32."""
-    words, shorts = ir.VectorType(_WORD, 8), ir.VectorType(_SHORT, 16)
-    kind = ir.FunctionType(words, [shorts, shorts])
+    shorts = ir.VectorType(v.SHORT, 16)
+    kind = ir.FunctionType(v.WORDS, [shorts, shorts])
     multiply_add = cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.avx2.pmadd.wd")
-    size, halves = x_step.type, OUTPUTS // 8
-    zero = ir.Constant(words, [0] * 8)
+    halves = OUTPUTS // 8
+    zero = ir.Constant(v.WORDS, [0] * 8)
     sums = [[cgutils.alloca_once_value(builder, zero) for _ in range(halves)] for _ in range(rows)]
     with cgutils.for_range(builder, pairs) as loop:
-        low = builder.mul(loop.index, ir.Constant(size, 2 * OUTPUTS))
+        low = builder.mul(loop.index, v.size(2 * OUTPUTS))
         factors = []
         for half in range(halves):
-            place = builder.add(low, ir.Constant(size, 16 * half))
-            factors.append(builder.sext(_load(builder, weights, place, ir.VectorType(_BYTE, 16)), shorts))
+            place = builder.add(low, v.size(16 * half))
+            factors.append(builder.sext(v.load(builder, weights, place, ir.VectorType(v.BYTE, 16)), shorts))
         for row in range(rows):
-            place = builder.add(
-                builder.mul(x_step, ir.Constant(size, row)), builder.mul(loop.index, ir.Constant(size, 2))
-            )
-            pair = builder.bitcast(_splat(builder, _load(builder, x, place, _WORD), 8), shorts)
+            place = builder.add(builder.mul(x_step, v.size(row)), builder.mul(loop.index, v.size(2)))
+            pair = builder.bitcast(v.splat(builder, v.load(builder, x, place, v.WORD)), shorts)
             for half, factor in enumerate(factors):
                 total = builder.load(sums[row][half])
                 builder.store(builder.add(total, builder.call(multiply_add, [pair, factor])), sums[row][half])
@@ -112,15 +94,13 @@ def _multiply(builder: Any, rows: int, x: Any, x_step: Any, weights: Any, pairs:
 
 def _write(builder: Any, sums: Any, x_scale: Any, weight_scale: Any, y: Any, y_step: Any) -> None:
     """Emit y = (sum · weight_scale) · x_scale, in this order: oneDNN's."""
-    floats, size = ir.VectorType(_FLOAT, 8), y_step.type
     for row, halves in enumerate(sums):
-        of_row = _splat(builder, _load(builder, x_scale, ir.Constant(size, row), _FLOAT), 8)
+        of_row = v.splat(builder, v.load(builder, x_scale, v.size(row), v.FLOAT))
         for half, total in enumerate(halves):
-            column = ir.Constant(size, 8 * half)
-            of_outputs = _load(builder, weight_scale, column, floats)
-            scaled = builder.fmul(builder.fmul(builder.sitofp(total, floats), of_outputs), of_row)
-            place = builder.gep(y, [builder.add(builder.mul(y_step, ir.Constant(size, row)), column)])
-            builder.store(scaled, builder.bitcast(place, floats.as_pointer()), align=1)
+            column = v.size(8 * half)
+            of_outputs = v.load(builder, weight_scale, column, v.FLOATS)
+            scaled = builder.fmul(builder.fmul(builder.sitofp(total, v.FLOATS), of_outputs), of_row)
+            v.store(builder, scaled, y, builder.add(builder.mul(y_step, v.size(row)), column))
 
 
 _four, _two, _one = (_tile(rows) for rows in (4, 2, 1))

@@ -34,8 +34,8 @@ class ModuleFactors:
             the adapter leaves the module alone.
         exact: By slot, whether its factors are bfloat16 numbers, bool [slots].
         dtype: Of the packed factors: bfloat16 if that is exact for every slot, else float32.
-        a: Packed, [slots, slices, largest rank in use, d_in].
-        b: Likewise and transposed, the slices side by side: [slots, largest rank in use, d_out].
+        a: Packed and transposed, [slots, slices, d_in, largest rank in use].
+        b: Likewise, the slices side by side: [slots, largest rank in use, d_out].
         starts: First column of each slice, and the end of the last, int64 [slices + 1].
         d_in: Columns of the inputs.
         d_out: Columns of the outputs, those of all slices.
@@ -83,7 +83,7 @@ class ModuleFactors:
         largest = int(self.ranks.max())
         self.idle = largest == 0
         dtype = torch.bfloat16 if self.exact.all() else torch.float32
-        if largest > self.a.shape[2] or (largest == 0 and self.a.numel()) or dtype != self.dtype:
+        if largest > self.a.shape[3] or (largest == 0 and self.a.numel()) or dtype != self.dtype:
             self.dtype = dtype
             self._make_room(largest)
             self.stale = set(range(len(self.ranks)))
@@ -91,15 +91,15 @@ class ModuleFactors:
             rank = int(self.ranks[slot])
             for piece, columns in enumerate(self.columns):
                 a, b = self.a_stacks[piece][slot, 0, :rank], self.b_stacks[piece][slot, 0, :, :rank]
-                self.a[slot, piece, : len(a)] = a
-                self.a[slot, piece, len(a) :] = 0
+                self.a[slot, piece, :, : len(a)] = a.t()
+                self.a[slot, piece, :, len(a) :] = 0
                 self.b[slot, : len(a), columns] = b.t()
                 self.b[slot, len(a) :, columns] = 0
         self.stale = set()
 
     def _make_room(self, rank: int) -> None:
         slots = len(self.ranks)
-        self.a = torch.zeros(slots, len(self.a_stacks), rank, self.d_in, dtype=self.dtype)
+        self.a = torch.zeros(slots, len(self.a_stacks), self.d_in, rank, dtype=self.dtype)
         self.b = torch.zeros(slots, rank, self.d_out, dtype=self.dtype)
         pointers = (self.a.data_ptr(), self.b.data_ptr(), self.ranks.ctypes.data, self.starts.ctypes.data)
         self.addresses = (*pointers, *self.a.shape, self.d_out)
