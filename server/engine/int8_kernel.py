@@ -57,11 +57,11 @@ def _tile(rows: int) -> Any:
         signature = types.void(x, types.intp, weight, types.intp, x_scale, weight_scale, y, types.intp)
 
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            inputs, weights, *scales, out = (
+            inputs, weights, of_rows, of_outputs, out = (
                 v.start(context, builder, signature, arguments, n) for n in (0, 2, 4, 5, 6)
             )
             sums = _multiply(builder, rows, inputs, arguments[1], weights, arguments[3])
-            _write(builder, sums, *scales, out, arguments[7])
+            _write(builder, sums, of_rows, of_outputs, out, arguments[7])
             return context.get_dummy_value()
 
         return signature, generate

@@ -13,7 +13,10 @@ from lorecall.server.engine.plugin import require
 KEPT_BYTES = 1 << 30
 """Freed memory that the worker's heap holds at most: several times the activations of a step of 4,096 tokens."""
 
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+LARGEST_BYTES = 1 << 29
+"""Allocations beyond are given back at once, as ever: no activation, but all logits of a prompt, say."""
+
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -2, -3, -4
 """glibc's malloc.h."""
 
 STEP_BYTES = 64 << 20
@@ -25,8 +28,8 @@ def keep_freed_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:  # not glibc
         return False
-    options = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, KEPT_BYTES), (M_TOP_PAD, STEP_BYTES))
-    return all(mallopt(name, value) == 1 for name, value in options)
+    heap = mallopt(M_MMAP_THRESHOLD, LARGEST_BYTES) or mallopt(M_MMAP_MAX, 0)  # older ones refuse the first
+    return bool(heap and mallopt(M_TRIM_THRESHOLD, KEPT_BYTES) and mallopt(M_TOP_PAD, STEP_BYTES))
 
 
 def apply() -> None:
