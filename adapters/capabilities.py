@@ -47,8 +47,8 @@ def detect_capabilities() -> Capabilities:
 def choose_scheme(machine: Capabilities, asked: str | None = None) -> Choice:
     """Choose the scheme for a machine; `asked` (a member of `SCHEMES`) overrides it.
 
-    On CPUs INT8 is the default: it had the fastest prefill, which is what audits live on, of all schemes measured
-    with vLLM 0.32 on AVX2 and on AVX-512; the INT4 kernel (AVX-512 only, bfloat16 only) was slower at everything.
+    On CPUs INT8 is the default: of all schemes measured with vLLM 0.32 on AVX2 and on AVX-512 it was the fastest, in
+    prefill and in decode (docs/engine.md); the INT4 kernel is for AVX-512 and bfloat16 only.
 
     Args:
         machine: What the machine has.
@@ -64,4 +64,4 @@ def choose_scheme(machine: Capabilities, asked: str | None = None) -> Choice:
         return Choice(asked, "asked for", "float32")
     if machine.vnni:
         return Choice(INT8, "a CPU with AVX512-VNNI: int8 products are the fastest it has", "float32")
-    return Choice(INT8, "a CPU without AVX-512: no INT4 kernel, and int8 has the fastest prefill", "float32")
+    return Choice(INT8, "a CPU without VNNI: int8 products of our own are faster than float32", "float32")

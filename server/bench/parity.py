@@ -1,5 +1,6 @@
 """A scheme's arithmetic as served, against transformers and PEFT on the same dequantised weights."""
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ class Parity:
         largest: The largest |difference of log p|, in nats.
         mean: Their mean.
         argmax: Share of positions with the same argmax.
-        argmax_clear: The same share among positions whose top two lie further apart than twice `largest`.
+        argmax_clear: The same share among positions whose top two lie further apart than twice `largest`; NaN
+            where none do.
     """
 
     tokens: int
@@ -27,9 +29,10 @@ class Parity:
 
     def as_markdown(self, scheme: str, through: str) -> str:
         """Return the row of a Markdown table."""
+        clear = "all near ties" if math.isnan(self.argmax_clear) else f"{self.argmax_clear:.1%}"
         return (
             f"| {scheme} | {through} | {self.tokens} | {self.largest:.1e} | {self.mean:.1e} | {self.argmax:.1%} "
-            f"| {self.argmax_clear:.1%} |"
+            f"| {clear} |"
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -51,18 +54,40 @@ def measure_parity(engine: EngineHost, base: Path, adapter: Path | None, ids: li
     if adapter is not None:
         request["adapter"] = {"name": f"parity-{adapter.name}", "id": 4001, "path": str(adapter)}
     rows = torch.tensor(engine.run([request])[0]["scores"], dtype=torch.float64)
-    logprobs = reference_logprobs(base, adapter, ids)[:-1]
+    return _parity(rows[:, 0], rows[:, 2].long(), reference_logprobs(base, adapter, ids), ids)
+
+
+def measure_rounding(base: Path, adapter: Path | None, ids: list[int]) -> Parity:
+    """Score `ids` through transformers twice, in float32 and in float64.
+
+    Where a scheme rounds activations, a difference in the last place can turn a rounding over, and every layer
+    adds to it: two right evaluations of one model lie this far apart.
+    """
+    import torch  # noqa: PLC0415
+
+    single = reference_logprobs(base, adapter, ids)
+    chosen = single[:-1].gather(1, torch.tensor(ids[1:]).unsqueeze(1)).squeeze(1)
+    return _parity(chosen, single[:-1].argmax(1), reference_logprobs(base, adapter, ids, double=True), ids)
+
+
+def _parity(found: Any, top: Any, reference: Any, ids: list[int]) -> Parity:
+    """Compare log p [tokens] and argmax [tokens] of the tokens after the first with a reference."""
+    import torch  # noqa: PLC0415
+
+    logprobs = reference[:-1]
     expected = logprobs.gather(1, torch.tensor(ids[1:]).unsqueeze(1)).squeeze(1)
-    gap = (rows[:, 0] - expected).abs()
-    same = rows[:, 2].long() == logprobs.argmax(1)
-    top = logprobs.topk(2, dim=1).values
-    clear = (top[:, 0] - top[:, 1]) > 2 * gap.max()
+    gap, same = (found - expected).abs(), top == logprobs.argmax(1)
+    two = logprobs.topk(2, dim=1).values
+    clear = (two[:, 0] - two[:, 1]) > 2 * gap.max()
     argmax, argmax_clear = float(same.double().mean()), float(same[clear].double().mean())
     return Parity(len(gap), float(gap.max()), float(gap.mean()), argmax, argmax_clear)
 
 
-def reference_logprobs(base: Path, adapter: Path | None, ids: list[int]) -> Any:
-    """Return the log-softmax after every token of `ids`, shape [tokens, vocabulary], in float64."""
+def reference_logprobs(base: Path, adapter: Path | None, ids: list[int], *, double: bool = False) -> Any:
+    """Return the log-softmax after every token of `ids`, shape [tokens, vocabulary], in float64.
+
+    The model itself runs in float32, or in float64 as well.
+    """
     import torch  # noqa: PLC0415
     from lorecall.adapters.served_model import load_served_model  # noqa: PLC0415
     from peft import PeftModel  # noqa: PLC0415
@@ -70,6 +95,8 @@ def reference_logprobs(base: Path, adapter: Path | None, ids: list[int]) -> Any:
     model = load_served_model(base)
     if adapter is not None:
         model = PeftModel.from_pretrained(model, adapter).eval()
+    if double:
+        model = model.double()
     with torch.no_grad():
         return torch.log_softmax(model(torch.tensor([ids])).logits[0].double(), dim=-1)
 
@@ -92,6 +119,8 @@ def bench_parity(bases: dict[str, Path], work: Path) -> list[str]:
         try:
             for through, path in (("base", None), (f"adapter of rank {RANK}", adapter)):
                 lines.append(measure_parity(engine, base, path, ids).as_markdown(scheme, through))
+                about = f"{through}; no engine, float32 against float64"
+                lines.append(measure_rounding(base, path, ids).as_markdown(scheme, about))
         finally:
             engine.close()
     return lines

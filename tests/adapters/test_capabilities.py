@@ -17,7 +17,7 @@ def test_a_gpu_takes_int4_in_bfloat16() -> None:
 
 @pytest.mark.parametrize("machine", [AVX2, AVX512])
 def test_a_cpu_takes_int8_in_float32(machine: Capabilities) -> None:
-    """On a CPU the default is the scheme with the fastest prefill that was measured, and it says why."""
+    """On a CPU the default is the scheme that was the fastest of all measured, and it says why."""
     choice = choose_scheme(machine)
     assert (choice.scheme, choice.dtype) == (INT8, "float32")
     assert choice.reason != choose_scheme(GPU).reason
