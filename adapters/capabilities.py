@@ -47,8 +47,8 @@ def detect_capabilities() -> Capabilities:
 def choose_scheme(machine: Capabilities, asked: str | None = None) -> Choice:
     """Choose the scheme for a machine; `asked` (a member of `SCHEMES`) overrides it.
 
-    On CPUs INT8 is the default: of all schemes measured with vLLM 0.32 on AVX2 and on AVX-512 it was the fastest, in
-    prefill and in decode (docs/engine.md); the INT4 kernel is for AVX-512 and bfloat16 only.
+    On CPUs INT8 is the default: of all schemes measured with vLLM 0.32 on AVX2 and on AVX-512 it was the fastest,
+    in prefill and in decode (docs/engine.md); the INT4 kernel is for AVX-512 and bfloat16 only.
 
     Args:
         machine: What the machine has.

@@ -13,8 +13,8 @@ from lorecall.server.engine.plugin import require
 KEPT_BYTES = 1 << 30
 """Freed memory that the worker's heap holds at most: several times the activations of a step of 4,096 tokens."""
 
-LARGEST_BYTES = 1 << 29
-"""Allocations beyond are given back at once, as ever: no activation, but all logits of a prompt, say."""
+LARGEST_BYTES = 1 << 27
+"""Larger blocks are given back at once, as ever: all logits of a prompt would leave the heap full of holes."""
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -2, -3, -4
 """glibc's malloc.h."""
