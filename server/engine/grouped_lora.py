@@ -77,7 +77,7 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]
             module.stale.add(slot)
 
     def update_metadata(self, *args: Any, **kwargs: Any) -> None:
-        """Take the step's mapping of rows to slots, and split it into runs."""
+        """Take the step's mapping of rows to slots, and group its rows."""
         super().update_metadata(*args, **kwargs)
         self._token_rows = split_rows(self.token_lora_indices.numpy())
         self._sampler_rows = split_rows(self.sampler_indices.numpy())
