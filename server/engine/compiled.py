@@ -23,6 +23,3 @@ if platform.machine() == "x86_64":
     # what vLLM asks for anyway; AVX-512 was measured, and brought the kernels nothing on a Zen 4
     numba.config.CPU_NAME = "haswell"
     numba.config.CPU_FEATURES = "+avx,+avx2,+fma,+bmi,+bmi2,+f16c,+lzcnt,+movbe,+popcnt"
-
-REASSOCIATE = {"reassoc", "contract", "nsz"}
-"""Sums may be reordered, so that loops vectorise; NaN and infinity stay what they are."""
