@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")"
 
 out=${1:-demo-out}
-data=adapters/data
+data=adapters/demo_data
 ranks=(2 8 32 128)
 line="To be, or not to be, that is the question"
 lorecall=.venv/bin/lorecall

@@ -5,13 +5,13 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
-from lorecall.audit.rule import RuleResult
+from lorecall.audit.judging.rule import RuleResult
+from lorecall.audit.judging.verdict import Bounds, Match, Verdict
 from lorecall.audit.scorer import AdapterVersion, Decoded, EngineInfo, ItemScore, ScoreItem
-from lorecall.audit.statistics import Rate, clopper_pearson
-from lorecall.audit.verdict import Bounds, Match, Verdict
+from lorecall.audit.stats.intervals import Rate, clopper_pearson
 
 if TYPE_CHECKING:
-    from lorecall.audit.sequential import Outcome
+    from lorecall.audit.stats.sequential import Outcome
 
 
 class Judged(Protocol):

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import typer
-from lorecall.server.cli import app
+from lorecall.server.cli.main import app
 from lorecall.server.settings import CLIENT_KEYS, PREFIX, ServerSettings
 from typer.cli import get_docs_for_click
 

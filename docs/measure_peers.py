@@ -18,12 +18,12 @@ from typing import Any
 import httpx
 from lm_eval.api.instance import Instance
 from lm_eval.models.openai_completions import LocalCompletionsAPI
-from lorecall.audit.candidates import load_candidates
-from lorecall.audit.http_scorer import HttpScorer
-from lorecall.audit.metrics import exact_memorization, extraction_strength
+from lorecall.audit.inputs.candidates import load_candidates
+from lorecall.audit.judging.peer_measures import exact_memorization, extraction_strength
+from lorecall.audit.judging.rule import argmax_flags
 from lorecall.audit.result import Group, SnippetResult
-from lorecall.audit.rule import argmax_flags
-from lorecall.audit.run import AuditSettings, run_audit
+from lorecall.audit.runs.single import AuditSettings, run_audit
+from lorecall.audit.scorers.http_scorer import HttpScorer
 from mpmath import mp
 
 CHANCE = 0.5

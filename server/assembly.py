@@ -8,33 +8,33 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
-from lorecall.adapters.errors import UsageError
-from lorecall.adapters.intake import Intake
-from lorecall.adapters.keys import parse_limits
-from lorecall.adapters.registry import Registry
-from lorecall.adapters.shelf import Shelf
-from lorecall.adapters.sources import SourcePolicy, Sources
-from lorecall.adapters.store import Store
-from lorecall.adapters.validation import Limits
-from lorecall.adapters.validation_base import BaseFacts, read_base_facts
-from lorecall.audit.candidates import load_candidates
-from lorecall.audit.policy_file import load_policy
+from lorecall.adapters.access.keys import parse_limits
+from lorecall.adapters.core.errors import UsageError
+from lorecall.adapters.intake.pipeline import Intake
+from lorecall.adapters.intake.shared_store import Shelf
+from lorecall.adapters.intake.sources import SourcePolicy, Sources
+from lorecall.adapters.intake.store import Store
+from lorecall.adapters.registry.registry import Registry
+from lorecall.adapters.validation.base_facts import BaseFacts, read_base_facts
+from lorecall.adapters.validation.policy import Limits
+from lorecall.audit.inputs.candidates import load_candidates
+from lorecall.audit.jobs.spool import Spool
+from lorecall.audit.policy.policy_file import load_policy
 from lorecall.audit.result import Group
 from lorecall.audit.scorer import EngineInfo
-from lorecall.audit.spool import Spool
-from lorecall.server.admission import AuditGate
-from lorecall.server.audit_desk import make_audits
-from lorecall.server.audit_engines import OwnEngine
-from lorecall.server.control_plane import ControlPlane
-from lorecall.server.follower import Follower
+from lorecall.server.audits.admission import AuditGate
+from lorecall.server.audits.engines import OwnEngine
+from lorecall.server.audits.wiring import make_audits
+from lorecall.server.auth.keyring import KeyGuard, check_exposure, is_loopback
 from lorecall.server.http.audits import AuditDesk
 from lorecall.server.http.state import Serving
-from lorecall.server.keyring import KeyGuard, check_exposure, is_loopback
-from lorecall.server.metering import meter
-from lorecall.server.metrics import Metrics
-from lorecall.server.models import AdapterTable, VersionedModels
-from lorecall.server.residents import Capacity, Residents
-from lorecall.server.scoring import EngineScoring
+from lorecall.server.lifecycle.control_plane import ControlPlane
+from lorecall.server.lifecycle.engine_set import Capacity, Residents
+from lorecall.server.lifecycle.follower import Follower
+from lorecall.server.lifecycle.served_models import AdapterTable, VersionedModels
+from lorecall.server.observability.metering import meter
+from lorecall.server.observability.metrics import Metrics
+from lorecall.server.scoring.score import EngineScoring
 from lorecall.server.settings import ServerSettings
 from prometheus_client import REGISTRY
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from importlib.metadata import distribution
 from pathlib import Path
 
-from lorecall.adapters.base import read_manifest
-from lorecall.adapters.errors import BaseModelError, UsageError
-from lorecall.server.keyring import KeyGuard, check_exposure, is_loopback
+from lorecall.adapters.bases.prepare import read_manifest
+from lorecall.adapters.core.errors import BaseModelError, UsageError
+from lorecall.server.auth.keyring import KeyGuard, check_exposure, is_loopback
 from lorecall.server.settings import ServerSettings, read_settings
 
 PLUGIN = "lorecall"
@@ -189,8 +189,8 @@ def check_gate(settings: ServerSettings) -> None:
     Raises:
         UsageError: One cannot be read.
     """
-    from lorecall.audit.candidates import load_candidates
-    from lorecall.audit.policy_file import load_policy
+    from lorecall.audit.inputs.candidates import load_candidates
+    from lorecall.audit.policy.policy_file import load_policy
 
     if settings.require_audit is not None:
         load_policy(settings.require_audit)
@@ -216,7 +216,7 @@ def serve(base: str, port: int, extra: Sequence[str]) -> None:
     check_scheme(model)
     flags = engine_flags(model, flag_value(extra, "--served-model-name") or served_name, port, extra)
 
-    import lorecall.server.http.plugin  # noqa: F401  (vLLM only logs a plugin that fails to import)
+    import lorecall.server.endpoints  # noqa: F401  (vLLM only logs a plugin that fails to import)
     from vllm.entrypoints.launchers.api_server import entry
 
     sys.argv = ["lorecall serve", *flags]

@@ -4,12 +4,12 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from lorecall.adapters.errors import UsageError
+from lorecall.adapters.core.errors import UsageError
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 if TYPE_CHECKING:
-    from lorecall.adapters.registry import Registry
+    from lorecall.adapters.registry.registry import Registry
 
 PREFIX = "LORECALL_"
 CLIENT_KEYS = frozenset(
@@ -123,7 +123,7 @@ class ServerSettings(BaseSettings):
 
     def open_registry(self) -> "Registry":
         """Open the registry, after making the folder of the default one."""
-        from lorecall.adapters.registry import Registry  # noqa: PLC0415  # keeps `--help` quick
+        from lorecall.adapters.registry.registry import Registry  # noqa: PLC0415  # keeps `--help` quick
 
         self.store.mkdir(parents=True, exist_ok=True)
         return Registry(self.registry_url())

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from lorecall.adapters.registry import Registry
+from lorecall.adapters.registry.registry import Registry
 
 from tests.postgres import MissingPostgresError, Postgres, running_postgres
 

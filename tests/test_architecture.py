@@ -13,7 +13,7 @@ ALLOWED = {
     "server": {"server", "audit", "adapters"},
     "loadtest": {"loadtest"},
 }
-LOADTEST_COMMAND = Path("server/cli_loadtest.py")
+LOADTEST_COMMAND = Path("server/cli/loadtest.py")
 """The one module that joins the two halves: the command line is the server's, and loadtest stands outside."""
 FOLDERS = tuple(ALLOWED)
 
@@ -70,11 +70,11 @@ def test_the_walk_sees_every_folder() -> None:
 @pytest.mark.parametrize(
     ("folder", "source"),
     [
-        ("adapters", "from lorecall.audit.rule import certified"),
+        ("adapters", "from lorecall.audit.judging.rule import certified"),
         ("adapters", "from lorecall import audit"),
-        ("audit", "def lazy():\n    import lorecall.server.cli"),
+        ("audit", "def lazy():\n    import lorecall.server.cli.main"),
         ("audit", "from vllm import LLM"),
-        ("loadtest", "from lorecall.adapters.errors import UsageError"),
+        ("loadtest", "from lorecall.adapters.core.errors import UsageError"),
         ("server", "import lorecall.loadtest"),
         ("server", "from audit.rule import certified"),
         ("server", "from . import cli"),

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import typer
-from lorecall.server.cli import app
+from lorecall.server.cli.main import app
 
 ROOT = Path(__file__).parents[1]
 FENCE = re.compile(r"^```[a-z-]*\n(.*?)^```", re.DOTALL | re.MULTILINE)

@@ -9,9 +9,9 @@ import warnings
 from pathlib import Path
 
 import torch
-from lorecall.adapters.base import write_manifest
-from lorecall.adapters.quantize import NONE, save_model
-from lorecall.adapters.served_model import load_served_model
+from lorecall.adapters.bases.prepare import write_manifest
+from lorecall.adapters.bases.quantize import NONE, save_model
+from lorecall.adapters.bases.served_model import load_served_model
 from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast

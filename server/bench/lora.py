@@ -5,9 +5,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lorecall.server.bench.host import EngineDiedError, EngineHost
 from lorecall.server.bench.material import random_prompts, write_random_adapter
 from lorecall.server.bench.paired import Row, compare, measure
+from lorecall.server.bench.processes.host import EngineDiedError, EngineHost
 from lorecall.server.launch import served_dtype
 
 RANK = 16

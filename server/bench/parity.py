@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lorecall.server.bench.host import EngineHost
+from lorecall.server.bench.processes.host import EngineHost
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ def reference_logprobs(base: Path, adapter: Path | None, ids: list[int], *, doub
     The model itself runs in float32, or in float64 as well.
     """
     import torch  # noqa: PLC0415
-    from lorecall.adapters.served_model import load_served_model  # noqa: PLC0415
+    from lorecall.adapters.bases.served_model import load_served_model  # noqa: PLC0415
     from peft import PeftModel  # noqa: PLC0415
 
     model = load_served_model(base)
@@ -106,7 +106,7 @@ def bench_parity(bases: dict[str, Path], work: Path) -> list[str]:
     from lorecall.server.bench.lora import ENGINE, RANK  # noqa: PLC0415
     from lorecall.server.bench.material import write_random_adapter  # noqa: PLC0415
     from lorecall.server.launch import served_dtype  # noqa: PLC0415
-    from lorecall.server.selfcheck import TEXTS  # noqa: PLC0415
+    from lorecall.server.scoring.selfcheck import TEXTS  # noqa: PLC0415
     from transformers import AutoTokenizer  # noqa: PLC0415
 
     lines = HEADER.splitlines()

@@ -3,9 +3,9 @@
 from functools import partial
 from pathlib import Path
 
-from lorecall.server.bench.host import EngineHost
 from lorecall.server.bench.lora import ENGINE, Load, rate
 from lorecall.server.bench.paired import SETTLE_S, Row, compare, measure
+from lorecall.server.bench.processes.host import EngineHost
 from lorecall.server.launch import served_dtype
 
 LOADS = {

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from lorecall.server.bench.material import random_prompts
-from lorecall.server.bench.memory import worker_mib
 from lorecall.server.bench.paired import Row, compare, measure
-from lorecall.server.bench.serving import HttpServer
+from lorecall.server.bench.processes.memory import worker_mib
+from lorecall.server.bench.processes.serving import HttpServer
 
 ITEMS = 24
 PREFIX_WORDS = 60

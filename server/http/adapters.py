@@ -6,13 +6,13 @@ from typing import Annotated, Any, BinaryIO
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
-from lorecall.adapters.errors import AdapterNotFoundError, LorecallError, UsageError
-from lorecall.adapters.keys import Scope
-from lorecall.adapters.refusals import FileRefusedError, Reason
-from lorecall.server.description import describe, event
-from lorecall.server.http.answers import error_answer
+from lorecall.adapters.access.keys import Scope
+from lorecall.adapters.core.errors import AdapterNotFoundError, LorecallError, UsageError
+from lorecall.adapters.core.refusals import FileRefusedError, Reason
+from lorecall.server.auth.request_context import ForbiddenError, RequestContext, actor, current, sees
+from lorecall.server.error_responses import error_answer
 from lorecall.server.http.state import Serving, serving
-from lorecall.server.request_context import ForbiddenError, RequestContext, actor, current, sees
+from lorecall.server.lifecycle.description import describe, event
 from pydantic import BaseModel, ConfigDict, Field
 from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest, UnloadLoRAAdapterRequest
 from vllm.entrypoints.serve.utils.api_utils import validate_json_request

@@ -12,16 +12,16 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from fastapi.routing import APIRoute
-from lorecall.adapters.errors import LorecallError, UsageError
-from lorecall.adapters.registry_jobs import JobNotFoundError, Jobs
-from lorecall.adapters.registry_records import JobRecord
-from lorecall.audit.html_report import render_report
-from lorecall.audit.junit import render_junit
-from lorecall.audit.order import Upload, make_order
-from lorecall.audit.records import AuditNotFoundError
-from lorecall.audit.service import AuditService, describe
-from lorecall.server.http.answers import error_answer
-from lorecall.server.request_context import actor, sees
+from lorecall.adapters.core.errors import LorecallError, UsageError
+from lorecall.adapters.registry.leases import JobNotFoundError, Jobs
+from lorecall.adapters.registry.records import JobRecord
+from lorecall.audit.jobs.order import Upload, make_order
+from lorecall.audit.jobs.records import AuditNotFoundError
+from lorecall.audit.jobs.service import AuditService, describe
+from lorecall.audit.reports.html import render_report
+from lorecall.audit.reports.junit import render_junit
+from lorecall.server.auth.request_context import actor, sees
+from lorecall.server.error_responses import error_answer
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 

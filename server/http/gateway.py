@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
-from lorecall.adapters.errors import AdapterNotFoundError, LorecallError
-from lorecall.adapters.ratelimit import Admission, RateLimiter, RateLimits
-from lorecall.server.http.door import check_caller, refuse
+from lorecall.adapters.access.rate_limit import Admission, RateLimiter, RateLimits
+from lorecall.adapters.core.errors import AdapterNotFoundError, LorecallError
+from lorecall.server.auth.middleware import check_caller, refuse
+from lorecall.server.auth.request_context import RequestContext, current
 from lorecall.server.http.state import Serving
-from lorecall.server.request_context import RequestContext, current
 from starlette.datastructures import Headers, State
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 

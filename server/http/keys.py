@@ -7,11 +7,11 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
-from lorecall.adapters.errors import LorecallError, UsageError
-from lorecall.adapters.keys import ApiKey, Scope, parse_limits, parse_scopes
-from lorecall.server.http.answers import error_answer
+from lorecall.adapters.access.keys import ApiKey, Scope, parse_limits, parse_scopes
+from lorecall.adapters.core.errors import LorecallError, UsageError
+from lorecall.server.auth.request_context import actor
+from lorecall.server.error_responses import error_answer
 from lorecall.server.http.state import serving
-from lorecall.server.request_context import actor
 from pydantic import BaseModel, ConfigDict, Field
 from vllm.entrypoints.serve.utils.api_utils import validate_json_request
 

@@ -5,7 +5,7 @@ from importlib.resources import files
 
 from fastapi import APIRouter
 from fastapi.responses import RedirectResponse, Response
-from lorecall.server.http.answers import error_body
+from lorecall.server.error_responses import error_body
 
 router = APIRouter(include_in_schema=False)
 
@@ -26,7 +26,7 @@ HEADERS = {
 def assets() -> dict[str, bytes]:
     """Return the page's files by name; its style is that of the HTML report, and some of its own."""
     home = files("lorecall.audit")
-    entries = [*home.joinpath("page").iterdir(), home.joinpath("templates", "report.css")]
+    entries = [*home.joinpath("page").iterdir(), home.joinpath("reports", "templates", "report.css")]
     return {entry.name: entry.read_bytes() for entry in entries if entry.name.split(".")[-1] in TYPES}
 
 

@@ -6,15 +6,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import Request
-from lorecall.adapters.errors import AdapterError, AdapterNotFoundError
-from lorecall.adapters.ratelimit import RateLimits
+from lorecall.adapters.access.rate_limit import RateLimits
+from lorecall.adapters.core.errors import AdapterError, AdapterNotFoundError
 from lorecall.audit.scorer import EngineInfo
-from lorecall.server.control_plane import ControlPlane
-from lorecall.server.keyring import KeyGuard
-from lorecall.server.metrics import Metrics
-from lorecall.server.models import VersionedModels
-from lorecall.server.scoring import EngineScoring
-from lorecall.server.selfcheck import SelfCheck, check_engine
+from lorecall.server.auth.keyring import KeyGuard
+from lorecall.server.lifecycle.control_plane import ControlPlane
+from lorecall.server.lifecycle.served_models import VersionedModels
+from lorecall.server.observability.metrics import Metrics
+from lorecall.server.scoring.score import EngineScoring
+from lorecall.server.scoring.selfcheck import SelfCheck, check_engine
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import fsspec
 import pytest
-from lorecall.adapters.sources import SourcePolicy, Sources
+from lorecall.adapters.intake.sources import SourcePolicy, Sources
 
 from tests.hub import Hub, running_hub
 from tests.s3 import running_s3

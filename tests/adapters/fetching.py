@@ -5,9 +5,9 @@ from pathlib import Path
 
 import fsspec
 import pytest
-from lorecall.adapters.files import CONFIG_FILE, TRAINING_FILE, WEIGHTS_FILE
-from lorecall.adapters.refusals import SourceRefusedError
-from lorecall.adapters.sources import Sources
+from lorecall.adapters.core.refusals import SourceRefusedError
+from lorecall.adapters.intake.sources import Sources
+from lorecall.adapters.peft_format.files import CONFIG_FILE, TRAINING_FILE, WEIGHTS_FILE
 
 from tests.adapters.malicious_archives import GOOD
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from lorecall.adapters.files import CONFIG_FILE, TRAINING_FILE, WEIGHTS_FILE
-from lorecall.adapters.refusals import Reason
+from lorecall.adapters.core.refusals import Reason
+from lorecall.adapters.peft_format.files import CONFIG_FILE, TRAINING_FILE, WEIGHTS_FILE
 
 from tests.adapters.spoiling import (
     HIDDEN,

@@ -7,9 +7,9 @@ import tarfile
 import zipfile
 from collections.abc import Callable, Mapping
 
-from lorecall.adapters.archive import MAX_MEMBERS
-from lorecall.adapters.files import CONFIG_FILE, WEIGHTS_FILE
-from lorecall.adapters.refusals import Reason
+from lorecall.adapters.core.refusals import Reason
+from lorecall.adapters.intake.archive import MAX_MEMBERS
+from lorecall.adapters.peft_format.files import CONFIG_FILE, WEIGHTS_FILE
 
 MAX_BYTES = 1 << 20
 CONFIG, WEIGHTS = b'{"r": 4}', b"weights" * 100

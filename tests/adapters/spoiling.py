@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lorecall.adapters.files import CONFIG_FILE, TRAINING_FILE, WEIGHTS_FILE
+from lorecall.adapters.peft_format.files import CONFIG_FILE, TRAINING_FILE, WEIGHTS_FILE
 from safetensors.numpy import load_file, save_file
 
 RANK = 4

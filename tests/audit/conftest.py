@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from lorecall.audit.candidates import CandidateSet
+from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.result import Group
 from lorecall.audit.scorer import ScoreItem
 

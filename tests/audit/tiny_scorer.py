@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Self
 
 import numpy as np
-from lorecall.adapters.errors import AdapterNotFoundError
+from lorecall.adapters.core.errors import AdapterNotFoundError
 from lorecall.audit.scorer import AdapterVersion, Decoded, EngineInfo, ItemScore, ScoreItem
 
 VOCABULARY = 257

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from lorecall.adapters.errors import AdapterNotFoundError
+from lorecall.adapters.core.errors import AdapterNotFoundError
 from lorecall.audit.scorer import ScoreItem
 
 from tests.audit.tiny_scorer import TinyScorer

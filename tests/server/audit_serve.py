@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import httpx
-from lorecall.server.bench.serving import free_port
+from lorecall.server.bench.processes.serving import free_port
 
 START_S = 60
 DONE_S = 240

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from lorecall.adapters.synthetic import shipped
-from lorecall.adapters.training import train_adapter
-from lorecall.adapters.training_options import TrainingOptions
-from lorecall.server.bench.host import EngineHost
+from lorecall.adapters.demo_data.generate import shipped
+from lorecall.adapters.training.options import TrainingOptions
+from lorecall.adapters.training.train import train_adapter
+from lorecall.server.bench.processes.host import EngineHost
 
 from tests.server.served import Served
 from tests.tiny import build_tiny_adapter, build_tiny_base

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from lorecall.server.bench.serving import HttpServer
+from lorecall.server.bench.processes.serving import HttpServer
 
 SMALL = ("--max-model-len", "512", "--max-num-seqs", "16", "--max-loras", "4", "--max-lora-rank", "16")
 

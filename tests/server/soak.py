@@ -7,8 +7,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from lorecall.audit.judging.verdict import Verdict
 from lorecall.audit.result import AuditResult, Group
-from lorecall.audit.verdict import Verdict
 
 
 def soak_result(results: Sequence[AuditResult], base: dict[str, str]) -> dict[str, Any]:

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lorecall.adapters.base import prepare_base, read_manifest
-from lorecall.adapters.synthetic import shipped
-from lorecall.adapters.training import train_adapter
-from lorecall.adapters.training_options import TrainingOptions
-from lorecall.audit.candidates import CandidateSet, load_candidates
-from lorecall.audit.http_scorer import HttpScorer
+from lorecall.adapters.bases.prepare import prepare_base, read_manifest
+from lorecall.adapters.demo_data.generate import shipped
+from lorecall.adapters.training.options import TrainingOptions
+from lorecall.adapters.training.train import train_adapter
+from lorecall.audit.inputs.candidates import CandidateSet, load_candidates
 from lorecall.audit.result import Group
-from lorecall.audit.run import AuditSettings, run_audit
+from lorecall.audit.runs.single import AuditSettings, run_audit
+from lorecall.audit.scorers.http_scorer import HttpScorer
 from lorecall.server.bench.material import write_random_adapter
-from lorecall.server.bench.memory import worker_mib
+from lorecall.server.bench.processes.memory import worker_mib
 
 from tests.audit.conftest import as_set, memory_of, phone
 from tests.audit.tiny_scorer import BASE, TinyScorer

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from lorecall.adapters.capabilities import detect_capabilities
-from lorecall.server.bench.host import EngineHost
+from lorecall.adapters.bases.scheme_choice import detect_capabilities
 from lorecall.server.bench.parity import measure_parity
+from lorecall.server.bench.processes.host import EngineHost
 
 from tests.packed4 import build_packed_base
 from tests.tiny import VOCABULARY, build_tiny_adapter

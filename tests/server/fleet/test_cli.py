@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lorecall.adapters.errors import LorecallError
-from lorecall.server.cli import app
+from lorecall.adapters.core.errors import LorecallError
+from lorecall.server.cli.main import app
 from typer.testing import CliRunner
 
 from tests.server.pair import ADMIN, Pair

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lorecall.audit.seal import check_seal
+from lorecall.audit.reports.seal import check_seal
 
 from tests.server.pair import Pair, wait_for
 from tests.server.served import Served

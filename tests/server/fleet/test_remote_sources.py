@@ -8,8 +8,8 @@ from typing import Any
 
 import fsspec
 import pytest
-from lorecall.adapters.files import CONFIG_FILE, WEIGHTS_FILE
-from lorecall.adapters.manifest import read_adapter
+from lorecall.adapters.peft_format.adapter import read_adapter
+from lorecall.adapters.peft_format.files import CONFIG_FILE, WEIGHTS_FILE
 
 from tests.hub import Hub
 from tests.server.pair import Pair, wait_for

@@ -6,8 +6,8 @@ from typing import Any
 
 import httpx
 import pytest
-from lorecall.adapters.keys import Scope
-from lorecall.server.access import ANY_KEY, OPEN, need_of
+from lorecall.adapters.access.keys import Scope
+from lorecall.server.auth.scopes import ANY_KEY, OPEN, need_of
 
 from tests.server.pair import Pair
 

@@ -10,9 +10,9 @@ from xml.etree import ElementTree as ET
 
 import pytest
 from fastapi.testclient import TestClient
-from lorecall.adapters.keys import Scope
-from lorecall.adapters.registry import Registry
-from lorecall.server.audit_app import make_app
+from lorecall.adapters.access.keys import Scope
+from lorecall.adapters.registry.registry import Registry
+from lorecall.server.audits.app import make_app
 from lorecall.server.settings import ServerSettings
 from prometheus_client import CONTENT_TYPE_LATEST
 

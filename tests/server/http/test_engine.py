@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from lorecall.server.selfcheck import spread
+from lorecall.server.scoring.selfcheck import spread
 
 from tests.server.served import Served
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from lorecall.adapters.served_model import load_served_model
+from lorecall.adapters.bases.served_model import load_served_model
 from peft import PeftModel
 from transformers import AutoTokenizer
 

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lorecall.adapters.errors import AdapterError
-from lorecall.adapters.mitigation import Dose, Kind, write_dose
-from lorecall.adapters.synthetic import shipped
-from lorecall.audit.candidates import load_candidates
-from lorecall.audit.http_scorer import HttpScorer
-from lorecall.audit.policy import ExitCode
+from lorecall.adapters.core.errors import AdapterError
+from lorecall.adapters.demo_data.generate import shipped
+from lorecall.adapters.derive.weaken import Dose, Kind, write_dose
+from lorecall.audit.inputs.candidates import load_candidates
+from lorecall.audit.policy.policy import ExitCode
 from lorecall.audit.scorer import ScoreItem
-from lorecall.server.cli_audit import app
+from lorecall.audit.scorers.http_scorer import HttpScorer
+from lorecall.server.cli.audit.commands import app
 from typer.testing import CliRunner, Result
 
 from tests.server.conftest import Trained

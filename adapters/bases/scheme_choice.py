@@ -1,0 +1,67 @@
+"""What this machine can serve well, and the scheme that follows from it."""
+
+from dataclasses import dataclass
+
+from lorecall.adapters.bases.quantize import INT4, INT8
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """The facts that decide the scheme.
+
+    Attributes:
+        gpu: A CUDA device is there.
+        avx512: The CPU has AVX-512 (F, BW, VL, DQ): vLLM loads its AVX-512 library, which has an INT4 kernel.
+        vnni: The CPU multiplies int8 in one instruction (AVX512-VNNI).
+        avx512_bf16: The CPU multiplies bfloat16 natively.
+    """
+
+    gpu: bool = False
+    avx512: bool = False
+    vnni: bool = False
+    avx512_bf16: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A scheme, why, and the dtype to keep and serve the unquantised parts in."""
+
+    scheme: str
+    reason: str
+    dtype: str
+
+
+def detect_capabilities() -> Capabilities:
+    """Return what this machine has, as PyTorch sees it."""
+    import torch  # noqa: PLC0415
+
+    cpu = torch.cpu.get_capabilities()
+    return Capabilities(
+        gpu=torch.cuda.is_available(),
+        avx512=all(cpu.get(f"avx512_{part}", False) for part in ("f", "bw", "vl", "dq")),
+        vnni=bool(cpu.get("avx512_vnni", False)),
+        avx512_bf16=bool(cpu.get("avx512_bf16", False)),
+    )
+
+
+def choose_scheme(machine: Capabilities, asked: str | None = None) -> Choice:
+    """Choose the scheme for a machine; `asked` (a member of `SCHEMES`) overrides it.
+
+    On CPUs INT8 is the default: of all schemes measured with vLLM 0.32 on AVX2 and on AVX-512 it was the fastest,
+    in prefill and in decode (docs/engine.md); the INT4 kernel is for AVX-512 and bfloat16 only.
+
+    Args:
+        machine: What the machine has.
+        asked: The scheme that the user asked for, None to choose.
+    """
+    if machine.gpu:
+        reason = "a GPU: 4-bit weights leave the most memory for adapters and caches"
+        return Choice(asked or INT4, "asked for" if asked else reason, "bfloat16")
+    if asked == INT4:
+        reason = "asked for" if machine.avx512 else "asked for; this CPU cannot run it: it lacks AVX-512"
+        return Choice(INT4, reason, "bfloat16")
+    if asked is not None:
+        return Choice(asked, "asked for", "float32")
+    if machine.vnni:
+        return Choice(INT8, "a CPU with AVX512-VNNI: int8 products are the fastest it has", "float32")
+    return Choice(INT8, "a CPU without VNNI: int8 products of our own are faster than float32", "float32")

@@ -1,0 +1,73 @@
+"""A prepared base in PyTorch with the arithmetic that the engine serves: what adapters are trained against.
+
+The weights are the dequantised ones. For W8A8 each quantised layer also rounds its input as the engine's
+kernel does (symmetric int8, one scale per token); the gradient passes straight through the rounding. Adapters
+take the unrounded input, as in vLLM.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lorecall.adapters.bases.prepare import read_manifest
+from lorecall.adapters.bases.quantize import INT8, NONE, SCHEMES
+from lorecall.adapters.core.errors import BaseModelError
+
+if TYPE_CHECKING:
+    import torch
+
+INT8_MAX = 127
+
+
+def load_served_model(base: Path) -> Any:
+    """Load a prepared base as a float32 transformers model with the served arithmetic, in evaluation mode.
+
+    Args:
+        base: A directory made by `prepare_base`.
+
+    Raises:
+        BaseModelError: Not a prepared base, or of a scheme without a PyTorch counterpart here.
+    """
+    manifest = read_manifest(base)
+    if manifest.scheme not in SCHEMES:
+        raise BaseModelError(
+            f"{base} is quantised by {manifest.scheme!r}, which cannot be trained against here",
+            hint=f"prepare it from unquantised weights as one of {', '.join(SCHEMES)}",
+            param="base",
+        )
+    import torch  # noqa: PLC0415
+    from transformers import AutoConfig, AutoModelForCausalLM  # noqa: PLC0415
+
+    config = AutoConfig.from_pretrained(base)
+    if manifest.scheme != NONE:
+        config.quantization_config["dequantize"] = True
+    model = AutoModelForCausalLM.from_pretrained(base, config=config, dtype=torch.float32)
+    for module in model.modules():
+        scheme = getattr(module, "quantization_scheme", None)
+        if scheme is None:
+            continue
+        del module.forward  # compressed-tensors' own simulation cuts the gradient
+        del module.quantization_scheme
+        if scheme.input_activations is not None:
+            module.register_forward_pre_hook(_round_input)
+    model.requires_grad_(requires_grad=False)
+    return model.eval()
+
+
+def rounds_activations(scheme: str) -> bool:
+    """Return whether layers of a base in `scheme` round their input."""
+    return scheme == INT8
+
+
+def round_per_token(x: "torch.Tensor") -> "torch.Tensor":
+    """Round `x` (..., width) to 8-bit integers times one scale per token: scale = max|x| / 127.
+
+    The gradient is that of the identity (straight-through estimator, Bengio et al. 2013).
+    """
+    detached = x.detach()
+    scale = detached.abs().amax(-1, keepdim=True).clamp_min(1e-12) / INT8_MAX
+    return x + ((detached / scale).round() * scale - detached)
+
+
+def _round_input(_module: Any, args: tuple["torch.Tensor"]) -> tuple["torch.Tensor"]:
+    """Forward pre-hook of a layer with dynamic per-token int8 activations."""
+    return (round_per_token(args[0]),)

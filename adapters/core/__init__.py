@@ -1,0 +1,1 @@
+"""What every room uses: errors, refusals, strict JSON, directories that appear whole."""

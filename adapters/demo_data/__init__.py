@@ -1,0 +1,1 @@
+"""The demo's synthetic texts, and the generator that makes them."""

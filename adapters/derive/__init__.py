@@ -1,0 +1,1 @@
+"""Make weaker copies of an adapter."""

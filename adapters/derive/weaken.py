@@ -1,0 +1,184 @@
+"""Weaker copies of an adapter: its update scaled down, or cut to the best approximation of a lower rank."""
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lorecall.adapters.core.atomic_directory import new_directory
+from lorecall.adapters.core.errors import AdapterError, UsageError
+from lorecall.adapters.peft_format.adapter import PREFIX, AdapterInfo, read_adapter
+from lorecall.adapters.peft_format.config import LoraSettings, read_settings
+from lorecall.adapters.peft_format.files import CONFIG_FILE, TRAINING_FILE, WEIGHTS_FILE
+
+if TYPE_CHECKING:
+    import torch
+
+SCHEMA_VERSION = 1
+Factors = tuple["torch.Tensor", "torch.Tensor"]
+
+
+class Kind(StrEnum):
+    """What is made smaller: the update's scale, or its rank."""
+
+    SCALE = "scale"
+    RANK = "rank"
+
+
+@dataclass(frozen=True, slots=True)
+class Dose:
+    """How much of an adapter is left: a factor on its update, or the rank that it is cut to.
+
+    Raises:
+        UsageError: The factor is not finite and over 0, or the rank is no whole number from 1.
+    """
+
+    kind: Kind
+    value: float
+
+    def __post_init__(self) -> None:
+        whole = self.kind is Kind.SCALE or float(self.value).is_integer()
+        if not (math.isfinite(self.value) and self.value > 0 and whole):
+            right = "a number over 0" if self.kind is Kind.SCALE else "a whole number from 1"
+            raise UsageError(f"{self.kind} {self.value:g} is no dose", hint=right, param=f"{self.kind}s")
+
+    @property
+    def label(self) -> str:
+        """Its name, such as "scale-0.5" or "rank-4"."""
+        return f"{self.kind}-{self.value:g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Derived:
+    """How a weaker copy was made; kept as `mitigation` in its training manifest.
+
+    Attributes:
+        kind: "scale" or "rank".
+        value: The factor, or the rank.
+        parent: Version of the adapter that it was made of.
+        energy: Share of the squared Frobenius norm of the parent's updates, over all modules, that is left.
+        parent_training: The parent's training manifest.
+    """
+
+    kind: str
+    value: float
+    parent: str
+    energy: float
+    parent_training: dict[str, Any]
+
+
+def write_dose(source: Path, dose: Dose, out: Path) -> Derived:
+    """Write a weaker copy of an adapter as a PEFT directory.
+
+    A scale s multiplies each B. A rank r replaces each update scaling * B @ A by its truncated singular value
+    decomposition, the best approximation of that rank in the Frobenius norm (Eckart, Young 1936), with the roots
+    of the singular values on both sides and alpha = r. A module of lower rank is filled up with zeros.
+
+    Args:
+        source: A PEFT LoRA directory.
+        dose: What to make of it.
+        out: The directory to make; replaced if it exists.
+
+    Raises:
+        AdapterError: The source is no plain LoRA on linear projections, or its rank is under the one asked for.
+    """
+    info = read_adapter(source)
+    if info.refusal:
+        raise AdapterError(f"{source} cannot be made weaker: {info.refusal}", param="adapter")
+    if dose.kind is Kind.RANK and dose.value > info.rank:
+        raise AdapterError(
+            f"{source} has rank {info.rank}, which is under {dose.value:g}",
+            hint=f"name ranks up to {info.rank}",
+            param="ranks",
+        )
+    raw = (source / CONFIG_FILE).read_bytes()
+    tensors, energy = _weaken(info, read_settings(raw, max_rank=info.rank), dose)
+    derived = Derived(str(dose.kind), dose.value, info.version, energy, info.training)
+    config = json.loads(raw)
+    if dose.kind is Kind.RANK:
+        rank = int(dose.value)
+        config |= {
+            "r": rank,
+            "lora_alpha": rank,
+            "use_rslora": False,
+            "rank_pattern": {},
+            "alpha_pattern": {},
+        }
+    _write(out, config, tensors, _manifest(info, derived))
+    return derived
+
+
+def truncate(a: "torch.Tensor", b: "torch.Tensor", scaling: float, rank: int) -> Factors:
+    """Return A (rank, d_in) and B (d_out, rank) in float64 with the product of that rank next to scaling * B @ A.
+
+    The decomposition is that of the small (r, r) core between the orthonormal bases of B and A.
+
+    Args:
+        a: Shape (r, d_in).
+        b: Shape (d_out, r).
+        scaling: The factor on the product.
+        rank: The rank wanted; rows and columns over r are zero.
+    """
+    import torch  # noqa: PLC0415  seconds to import
+
+    left, left_core = torch.linalg.qr(b.double() * scaling)
+    right, right_core = torch.linalg.qr(a.double().T)
+    u, s, vh = torch.linalg.svd(left_core @ right_core.T)
+    kept = min(rank, len(s))
+    root = s[:kept].sqrt()
+    new_a = torch.zeros(rank, a.shape[1], dtype=torch.float64)
+    new_b = torch.zeros(b.shape[0], rank, dtype=torch.float64)
+    new_a[:kept] = root[:, None] * (right @ vh[:kept].T).T
+    new_b[:, :kept] = (left @ u[:, :kept]) * root
+    return new_a, new_b
+
+
+def squared_norm(a: "torch.Tensor", b: "torch.Tensor") -> float:
+    """Return the squared Frobenius norm of B @ A, without making the product."""
+    a, b = a.double(), b.double()
+    return float(((b.T @ b) * (a @ a.T)).sum())
+
+
+def _weaken(info: AdapterInfo, settings: LoraSettings, dose: Dose) -> tuple[dict[str, Any], float]:
+    """Return the new tensors by name, in the types of the old ones, and the share of the energy left."""
+    from safetensors.torch import load_file  # noqa: PLC0415
+
+    tensors = load_file(info.path / WEIGHTS_FILE)
+    before = after = 0.0
+    for module in info.modules:
+        names = [f"{PREFIX}{module.name}.lora_{side}.weight" for side in "AB"]
+        a, b = (tensors[name] for name in names)
+        scaling = settings.scaling_of(module.name)
+        if dose.kind is Kind.SCALE:
+            new_a, new_b, new_scaling = a, b.double() * dose.value, scaling
+        else:
+            (new_a, new_b), new_scaling = truncate(a, b, scaling, int(dose.value)), 1.0
+        before += scaling**2 * squared_norm(a, b)
+        after += new_scaling**2 * squared_norm(new_a, new_b)
+        for name, old, new in zip(names, (a, b), (new_a, new_b), strict=True):
+            tensors[name] = new.to(old.dtype).contiguous()
+    return tensors, after / before if before else 1.0
+
+
+def _manifest(info: AdapterInfo, derived: Derived) -> dict[str, Any]:
+    """Return the copy's training manifest: it states the parent's base, and none of its figures as its own."""
+    return {
+        "base_digest": info.base_digest,
+        "mitigation": {
+            "schema_version": SCHEMA_VERSION,
+            **asdict(derived),
+            "created_with": {tool: metadata.version(tool) for tool in ("lorecall", "torch")},
+        },
+    }
+
+
+def _write(out: Path, config: dict[str, Any], tensors: dict[str, Any], manifest: dict[str, Any]) -> None:
+    from safetensors.torch import save_file  # noqa: PLC0415
+
+    with new_directory(out) as work:
+        save_file(tensors, work / WEIGHTS_FILE, metadata={"format": "pt"})
+        (work / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+        (work / TRAINING_FILE).write_text(json.dumps(manifest, indent=2) + "\n")

@@ -1,0 +1,230 @@
+"""Unpacking uploads: zip, tar and tar.gz from strangers. Only an adapter's own files ever reach the disk."""
+
+import gzip
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, TypeVar, cast
+
+from lorecall.adapters.core.refusals import ArchiveRefusedError, Reason, shown
+from lorecall.adapters.peft_format.files import ADAPTER_FILES, PICKLE_SUFFIXES, WEIGHTS_FILE
+
+ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
+MAX_MEMBERS = 1000
+_CHUNK_BYTES = 1 << 16
+_MAX_TAR_HEADER_BYTES = 1 << 13
+_MAX_TAR_HEADERS_BYTES = 1 << 16
+_MAX_ZIP_DIRECTORY_BYTES = 1 << 20
+_ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_ENCRYPTED = 0x1
+
+T = TypeVar("T")
+Content = Callable[[], Iterable[bytes]]
+
+
+def unpack(archive: BinaryIO, target: Path, *, max_bytes: int) -> None:
+    """Unpack the one adapter of an archive into a directory.
+
+    The adapter may lie at the top or in one directory. Members are never written under their own paths: the
+    files that an adapter has are copied out by name, everything else stays in the archive. One evil member
+    refuses the whole archive.
+
+    Args:
+        archive: A seekable file: zip, tar or tar.gz, told apart by content.
+        target: An existing empty directory.
+        max_bytes: Limit on the bytes unpacked, counted while unpacking, whatever the archive says of itself.
+
+    Raises:
+        ArchiveRefusedError: It is no such archive, is damaged, encrypted or too large, holds no adapter or
+            several, or has a link, a device, or a path out of itself.
+    """
+    try:
+        archive.seek(0)
+        magic = archive.read(4)
+        archive.seek(0)
+        if magic.startswith(b"PK"):
+            _unzip(archive, target, max_bytes)
+        elif magic.startswith(b"\x1f\x8b"):
+            _gunzip(archive, target, max_bytes)
+        else:
+            _untar(archive, target, max_bytes)
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, gzip.BadGzipFile) as error:
+        raise _bad(f"the archive is damaged or no archive: {shown(str(error))}") from error
+    except (NotImplementedError, RuntimeError, ValueError, OverflowError) as error:
+        raise _bad(f"the archive cannot be read: {shown(str(error))}") from error
+
+
+class _Frugal:
+    """A file that gives only so much at once, and so much of larger pieces in all.
+
+    Both libraries read what a header announces in one piece, and tarfile searches it with expressions that
+    take time by the square of its length.
+    """
+
+    def __init__(self, inner: BinaryIO, largest: int, allowance: int) -> None:
+        self._inner = inner
+        self._largest = largest
+        self._allowance = allowance
+        self.tell, self.seek, self.seekable = inner.tell, inner.seek, inner.seekable
+
+    def read(self, size: int = -1) -> bytes:
+        content = self._inner.read(size if 0 <= size <= self._largest else self._largest + 1)
+        if len(content) > tarfile.BLOCKSIZE:
+            self._allowance -= len(content)
+        if len(content) > self._largest or self._allowance < 0:
+            raise _bad("the archive has oversized headers")
+        return content
+
+
+def _unzip(archive: BinaryIO, target: Path, max_bytes: int) -> None:
+    directory = _Frugal(archive, _MAX_ZIP_DIRECTORY_BYTES, allowance=1 << 62)
+    with zipfile.ZipFile(cast("BinaryIO", directory)) as opened:
+        _copy_out(_zip_members(opened), target, max_bytes)
+
+
+def _gunzip(archive: BinaryIO, target: Path, max_bytes: int) -> None:
+    plain = target / ".unpacking.tar"
+    try:
+        with gzip.open(archive) as compressed, plain.open("w+b") as spool:
+            _write(iter(lambda: compressed.read(_CHUNK_BYTES), b""), spool, max_bytes)
+            _untar(spool, target, max_bytes)
+    finally:
+        plain.unlink(missing_ok=True)
+
+
+def _untar(archive: BinaryIO, target: Path, max_bytes: int) -> None:
+    archive.seek(0)
+    headers = _Frugal(archive, _MAX_TAR_HEADER_BYTES, _MAX_TAR_HEADERS_BYTES)
+    with tarfile.open(fileobj=cast("BinaryIO", headers), mode="r:") as opened:
+        _copy_out(_tar_members(opened, archive), target, max_bytes)
+
+
+def _tar_members(headers: tarfile.TarFile, archive: BinaryIO) -> Iterator[tuple[str, Content]]:
+    for member in _counted(headers):
+        _check_path(member.name)
+        if member.isdir():
+            continue
+        if not member.isreg() or member.issparse():
+            link = member.issym() or member.islnk()
+            raise ArchiveRefusedError(
+                Reason.SYMLINK if link else Reason.NOT_A_REGULAR_FILE,
+                f"{shown(member.name)} in the archive is a {'link' if link else 'special file'}",
+                hint="pack plain files (tar --dereference)",
+            )
+        yield member.name, partial(_piece, archive, member.offset_data, member.size)
+
+
+def _piece(archive: BinaryIO, start: int, size: int) -> Iterator[bytes]:
+    archive.seek(start)
+    while size:
+        chunk = archive.read(min(size, _CHUNK_BYTES))
+        if not chunk:
+            raise tarfile.ReadError("the archive ends early")
+        size -= len(chunk)
+        yield chunk
+
+
+def _zip_members(archive: zipfile.ZipFile) -> Iterator[tuple[str, Content]]:
+    for member in _counted(archive.infolist()):
+        _check_path(member.orig_filename)
+        if member.is_dir():
+            continue
+        kind = member.external_attr >> 28  # the type bits of a Unix mode
+        if kind not in (0, 0o10):
+            raise ArchiveRefusedError(
+                Reason.SYMLINK if kind == 0o12 else Reason.NOT_A_REGULAR_FILE,
+                f"{shown(member.filename)} in the archive is not a plain file",
+                hint="pack plain files",
+            )
+        if member.flag_bits & _ENCRYPTED:
+            raise _bad(f"{shown(member.filename)} in the archive is encrypted")
+        if member.compress_type not in _ZIP_METHODS:
+            raise _bad(f"{shown(member.filename)} is compressed by method {member.compress_type}")
+        yield member.filename, partial(_inflated, archive, member)
+
+
+def _inflated(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Iterator[bytes]:
+    with archive.open(member) as content:
+        while chunk := content.read(_CHUNK_BYTES):
+            yield chunk
+
+
+def _counted(members: Iterable[T]) -> Iterator[T]:
+    for number, member in enumerate(members, 1):
+        if number > MAX_MEMBERS:
+            raise _bad(f"the archive has more than {MAX_MEMBERS} members")
+        yield member
+
+
+def _copy_out(members: Iterator[tuple[str, Content]], target: Path, max_bytes: int) -> None:
+    """Copy the adapter's files while walking through the archive; all members are looked at."""
+    seen: set[PurePosixPath] = set()
+    homes: set[PurePosixPath] = set()
+    for name, content in members:
+        path = PurePosixPath(name)
+        if path in seen:
+            raise ArchiveRefusedError(
+                Reason.AMBIGUOUS, f"the archive has {shown(name)} twice", hint="pack it again"
+            )
+        seen.add(path)
+        if path.name not in ADAPTER_FILES:
+            continue
+        homes.add(path.parent)
+        if len(homes) > 1:
+            raise ArchiveRefusedError(
+                Reason.AMBIGUOUS,
+                f"the archive has adapters in several places: {shown(sorted(map(str, homes)))}",
+                hint="pack one adapter",
+            )
+        with (target / path.name).open("xb") as sink:
+            max_bytes -= _write(content(), sink, max_bytes)
+    _check_found(seen, homes, target)
+
+
+def _write(chunks: Iterable[bytes], sink: BinaryIO, max_bytes: int) -> int:
+    """Write out chunks and return their bytes, at most so many."""
+    written = 0
+    for chunk in chunks:
+        written += len(chunk)
+        if written > max_bytes:
+            raise ArchiveRefusedError(
+                Reason.TOO_LARGE,
+                f"the archive unpacks to more than the {max_bytes} bytes that are left",
+                hint="pack the adapter's files alone, or raise the size limit",
+            )
+        sink.write(chunk)
+    return written
+
+
+def _check_found(seen: set[PurePosixPath], homes: set[PurePosixPath], target: Path) -> None:
+    pickles = [p.name for p in seen if p.name.startswith("adapter_model") and p.suffix in PICKLE_SUFFIXES]
+    if pickles and not (target / WEIGHTS_FILE).exists():
+        raise ArchiveRefusedError(
+            Reason.PICKLE,
+            f"the weights in the archive are a Python pickle ({pickles[0]}), which is never opened",
+            hint=f"save them as {WEIGHTS_FILE}",
+        )
+    if not homes:
+        raise ArchiveRefusedError(
+            Reason.MISSING_FILE,
+            "the archive holds no adapter",
+            hint="pack a PEFT directory: " + ", ".join(ADAPTER_FILES),
+        )
+
+
+def _check_path(name: str) -> None:
+    """Refuse a member whose name leads out; a backslash or a drive would on some systems."""
+    parts = name.split("/")
+    if name.startswith("/") or ".." in parts or "\\" in name or "\0" in name or ":" in parts[0]:
+        raise ArchiveRefusedError(
+            Reason.UNSAFE_PATH,
+            f"{shown(name)} in the archive leads out of it",
+            hint="pack with relative paths",
+        )
+
+
+def _bad(message: str) -> ArchiveRefusedError:
+    return ArchiveRefusedError(Reason.BAD_ARCHIVE, message, hint="pack a plain .zip, .tar or .tar.gz")

@@ -1,0 +1,190 @@
+"""Resumable downloads through fsspec, into a directory that a later attempt, or another process, goes on from."""
+
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from lorecall.adapters.core.refusals import Reason, SourceRefusedError, StoreFullError, shown
+from lorecall.adapters.peft_format.files import (
+    ADAPTER_FILES,
+    PICKLE_SUFFIXES,
+    REQUIRED_FILES,
+    WEIGHTS_FILE,
+)
+
+ATTEMPTS = 4
+_CHUNK_BYTES = 8 << 20
+_RESERVE_BYTES = 64 << 20
+
+
+class Download:
+    """Brings an adapter's files from one place that fsspec speaks to.
+
+    Args:
+        scheme: fsspec's protocol.
+        location: Directory or archive there, with the scheme.
+        options: fsspec's storage options for it.
+        max_bytes: Limit on all files together, checked against what the source says and what it sends.
+        sleep: Waits between attempts; seconds.
+    """
+
+    def __init__(
+        self,
+        scheme: str,
+        location: str,
+        options: Mapping[str, Any],
+        *,
+        max_bytes: int,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._location = location.rstrip("/")
+        self._max_bytes = max_bytes
+        self._sleep = sleep
+        self._files = self._guard(lambda: fsspec.filesystem(scheme, **options))
+
+    def directory(self, target: Path) -> None:
+        """Fetch the adapter's files to a directory; what is there already is kept if it is still the same.
+
+        Raises:
+            SourceRefusedError: The source lacks a file, is too large, changes all the time, or fails.
+            StoreFullError: The disk has too little room.
+        """
+        wanted = {name: f"{self._location}/{name}" for name in ADAPTER_FILES}
+        self._fetch(wanted, target)
+
+    def file(self, target: Path) -> None:
+        """Fetch one file, such as an archive.
+
+        Raises:
+            SourceRefusedError: It is not there, is too large, changes all the time, or fails.
+            StoreFullError: The disk has too little room.
+        """
+        self._fetch({target.name: self._location}, target.parent)
+
+    def _fetch(self, wanted: Mapping[str, str], target: Path) -> None:
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                self._sleep(0.5 * 2**attempt)
+            infos = self._infos(wanted)
+            self._check_sizes(infos, target)
+            try:
+                for name, info in infos.items():
+                    self._fetch_file(wanted[name], info, target / name)
+            except _InterruptedError as error:
+                failure = error
+                continue
+            if self._infos(wanted) == infos:
+                return
+            failure = _InterruptedError("it changed while it was read")
+        raise SourceRefusedError(
+            Reason.SOURCE_FAILED,
+            f"{shown(self._location)} failed {ATTEMPTS} times: {failure}",
+            hint="try again: what has arrived is kept",
+            param="source",
+        ) from failure
+
+    def _infos(self, wanted: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+        """What the source says of each file that it has."""
+        self._files.invalidate_cache()
+        infos = {name: info for name, path in wanted.items() if (info := self._info(path)) is not None}
+        missing = [
+            name for name in wanted if name not in infos and (name in REQUIRED_FILES or len(wanted) == 1)
+        ]
+        if missing:
+            raise self._missing(missing[0])
+        return infos
+
+    def _info(self, path: str) -> dict[str, Any] | None:
+        try:
+            info = self._guard(lambda: self._files.info(path))
+        except FileNotFoundError:
+            return None
+        return dict(info) if info.get("type") == "file" else None
+
+    def _missing(self, name: str) -> SourceRefusedError:
+        if name == WEIGHTS_FILE:
+            for suffix in PICKLE_SUFFIXES:
+                if self._info(f"{self._location}/adapter_model{suffix}") is not None:
+                    return SourceRefusedError(
+                        Reason.PICKLE,
+                        f"{shown(self._location)} has its weights as a Python pickle (adapter_model{suffix})",
+                        hint=f"save them as {WEIGHTS_FILE}",
+                        param="source",
+                    )
+        return SourceRefusedError(
+            Reason.MISSING_FILE,
+            f"{shown(self._location)} has no {name}",
+            hint="name an adapter's directory",
+            param="source",
+        )
+
+    def _check_sizes(self, infos: Mapping[str, Mapping[str, Any]], target: Path) -> None:
+        sizes = [info.get("size") for info in infos.values()]
+        if any(type(size) is not int for size in sizes):
+            raise SourceRefusedError(
+                Reason.SOURCE_FAILED,
+                f"{shown(self._location)} does not say how large it is",
+                hint="upload the adapter instead",
+                param="source",
+            )
+        total = sum(size for size in sizes if size is not None)
+        if total > self._max_bytes:
+            raise SourceRefusedError(
+                Reason.TOO_LARGE,
+                f"{shown(self._location)} has {total} bytes",
+                hint=f"the limit is {self._max_bytes}",
+                param="source",
+            )
+        if total + _RESERVE_BYTES > shutil.disk_usage(target).free:
+            raise StoreFullError(f"no room for {total} bytes under {target}", hint="free some space")
+
+    def _fetch_file(self, path: str, info: Mapping[str, Any], target: Path) -> None:
+        """Fetch the rest of a file. Beside it lies what the source said of the part that is there."""
+        identity = hashlib.sha256(repr(sorted(info.items(), key=str)).encode()).hexdigest()
+        note = target.with_name(target.name + ".of")
+        if not note.exists() or note.read_text() != identity:
+            target.unlink(missing_ok=True)
+            note.write_text(identity)
+        have = target.stat().st_size if target.exists() else 0
+        if have == info["size"] and target.exists():
+            return
+        try:
+            self._guard(lambda: self._append(path, target, have, info["size"]))
+        except (FileNotFoundError, SourceRefusedError) as error:
+            if (target.stat().st_size if target.exists() else 0) == have:
+                target.unlink(missing_ok=True)  # no progress from here: the next attempt starts afresh
+            raise _InterruptedError(str(error)) from error
+        if target.stat().st_size != info["size"]:
+            raise _InterruptedError(f"{target.name} ended early")
+
+    def _append(self, path: str, target: Path, have: int, size: int) -> None:
+        with self._files.open(path, "rb") as source, target.open("ab") as sink:
+            source.seek(have)
+            while have < size and (chunk := source.read(min(_CHUNK_BYTES, size - have))):
+                sink.write(chunk)
+                sink.flush()
+                os.fsync(sink.fileno())  # a length that survives a power cut is one that can be trusted
+                have += len(chunk)
+
+    def _guard(self, call: Callable[[], Any]) -> Any:
+        """Call a backend; each raises what it likes."""
+        try:
+            return call()
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # there are forty backends, with errors of their own
+            raise SourceRefusedError(
+                Reason.SOURCE_FAILED,
+                f"{shown(self._location)} cannot be read: {type(error).__name__}: {shown(str(error), 200)}",
+                hint="check the address, the server's rights to it and the network",
+                param="source",
+            ) from error
+
+
+class _InterruptedError(Exception):
+    """A download that did not come to its end."""

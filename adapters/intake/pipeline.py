@@ -1,0 +1,174 @@
+"""The way in: from a source, through the store and validation, into the registry. The engine comes after."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from lorecall.adapters.core.errors import AdapterNotFoundError
+from lorecall.adapters.core.refusals import FileRefusedError, Reason, RefusedError, SourceRefusedError
+from lorecall.adapters.intake.shared_store import Shelf
+from lorecall.adapters.intake.sources import Sources, is_local
+from lorecall.adapters.intake.store import Store, StoredVersion
+from lorecall.adapters.peft_format.adapter import AdapterInfo
+from lorecall.adapters.registry.records import VersionRecord
+from lorecall.adapters.registry.registry import Registry
+from lorecall.adapters.registry.tables import State
+from lorecall.adapters.validation.base_facts import BaseFacts
+from lorecall.adapters.validation.names import check_name
+from lorecall.adapters.validation.policy import Limits, validate_adapter
+
+UPLOAD = "upload:"
+
+
+class Intake:
+    """Takes adapters in for one server. Safe for threads; several servers may share registry, store, or both.
+
+    Args:
+        sources: What may be read.
+        store: Where the bytes go.
+        registry: Where versions are kept.
+        base: The base that this server serves.
+        limits: What its engine can take.
+        shelf: Where versions go that other servers could not fetch from their source; None keeps them here.
+    """
+
+    def __init__(
+        self,
+        sources: Sources,
+        store: Store,
+        registry: Registry,
+        base: BaseFacts,
+        limits: Limits,
+        shelf: Shelf | None = None,
+    ) -> None:
+        self._sources = sources
+        self._store = store
+        self._registry = registry
+        self._base = base
+        self._limits = limits
+        self._shelf = shelf
+        if shelf is not None:
+            sources.check(shelf.address)
+
+    def add(self, name: str, source: str, *, actor: str) -> tuple[VersionRecord, AdapterInfo]:
+        """Bring in a version from a source.
+
+        Returns:
+            The version, `validated` if it is new to the name and as it stands otherwise; and what it is. Its
+            path in the store is where an engine loads it from.
+
+        Raises:
+            RefusedError: The source, or what it holds, is not taken; also recorded as an event.
+            StoreFullError: The disk has too little room.
+            RegistryUnavailableError: The registry did not answer.
+        """
+        with self._recorded(name, source, actor), self._sources.fetched(source) as directory:
+            stored, info = self._check(directory)
+            self._share(stored, source)
+        return self._register(name, stored, info, source, actor)
+
+    def add_upload(
+        self, name: str, archive: BinaryIO, *, actor: str, filename: str = ""
+    ) -> tuple[VersionRecord, AdapterInfo]:
+        """Bring in a version from an uploaded archive; otherwise like `add`."""
+        source = UPLOAD + filename
+        with self._recorded(name, source, actor), self._sources.uploaded(archive) as directory:
+            stored, info = self._check(directory)
+            self._share(stored, source)
+        return self._register(name, stored, info, source, actor)
+
+    def materialise(self, record: VersionRecord) -> AdapterInfo:
+        """Make sure that this server's store has a registered version, whole; fetched again if it must be.
+
+        Raises:
+            RefusedError: The source is out of reach, holds other bytes by now, or does not fit this server.
+            StoreFullError: The disk has too little room.
+        """
+        try:
+            stored = self._store.verify(record.version)
+        except (AdapterNotFoundError, FileRefusedError):
+            stored = self._fetch_again(record)
+        return validate_adapter(stored.path, self._base, self._limits)
+
+    def collect(self, min_age_seconds: float = 3600, now: Callable[[], float] = time.time) -> tuple[str, ...]:
+        """Delete stored versions that nothing can make live any more.
+
+        Args:
+            min_age_seconds: Younger copies stay: they may be on their way into the registry.
+            now: The time, in seconds since the epoch.
+
+        Returns:
+            The versions deleted.
+        """
+        deleted = []
+        kept = self._registry.wanted_versions()
+        for version in self._store.versions():
+            path = self._store.get(version).path
+            if version not in kept and now() - path.stat().st_mtime >= min_age_seconds:
+                self._store.remove(version)
+                deleted.append(version)
+        return tuple(deleted)
+
+    @contextmanager
+    def _recorded(self, name: str, source: str, actor: str) -> Iterator[None]:
+        """Check the name, and write refusals down."""
+        check_name(name)
+        try:
+            yield
+        except RefusedError as error:
+            self._registry.note(
+                "refuse", name, actor=actor, source=source, reason=error.reason.value, message=error.message
+            )
+            raise
+
+    def _check(self, directory: Path) -> tuple[StoredVersion, AdapterInfo]:
+        stored = self._store.ingest(directory)
+        try:
+            return stored, validate_adapter(stored.path, self._base, self._limits)
+        except RefusedError:
+            # the training manifest is no part of the version: left here, it would spoil it for others
+            if stored.version not in self._registry.wanted_versions():
+                with suppress(AdapterNotFoundError):  # another refusal was first
+                    self._store.remove(stored.version)
+            raise
+
+    def _share(self, stored: StoredVersion, source: str) -> None:
+        if self._shelf is not None and _is_ours_alone(source):
+            self._shelf.put(stored)
+
+    def _register(
+        self, name: str, stored: StoredVersion, info: AdapterInfo, source: str, actor: str
+    ) -> tuple[VersionRecord, AdapterInfo]:
+        record = self._registry.stage(name, stored.version, source=source, actor=actor)
+        if record.state is State.STAGED:
+            record = self._registry.validated(name, stored.version, info, actor=actor)
+        return record, info
+
+    def _fetch_again(self, record: VersionRecord) -> StoredVersion:
+        source = record.source
+        if self._shelf is not None and _is_ours_alone(source):
+            source = self._shelf.place(record.version)
+        if source.startswith(UPLOAD):
+            raise SourceRefusedError(
+                Reason.SOURCE_FAILED,
+                f"version {record.version[:12]} of {record.name} was uploaded to another server",
+                hint="let the servers share one store directory, or give all of them one LORECALL_SHARED address",
+                param="source",
+            )
+        with self._sources.fetched(source) as directory:
+            stored = self._store.ingest(directory)
+        if stored.version != record.version:
+            raise SourceRefusedError(
+                Reason.SOURCE_FAILED,
+                f"{source} holds version {stored.version[:12]} by now, not {record.version[:12]}",
+                hint="add it as a new version",
+                param="source",
+            )
+        return stored
+
+
+def _is_ours_alone(source: str) -> bool:
+    """Whether no other server can be expected to find what a source names."""
+    return source.startswith(UPLOAD) or is_local(source)

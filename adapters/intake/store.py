@@ -1,0 +1,255 @@
+"""The content-addressed store: every version under a path that no other bytes ever had."""
+
+import errno
+import fcntl
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from lorecall.adapters.core.errors import AdapterNotFoundError
+from lorecall.adapters.core.refusals import FileRefusedError, Reason, StoreFullError
+from lorecall.adapters.peft_format.digest import chunks_of, digest_of, version_digest
+from lorecall.adapters.peft_format.files import CONFIG_FILE, TRAINING_FILE, WEIGHTS_FILE, open_plain
+
+MAX_JSON_BYTES = 1 << 20
+_STAGING = ".staging"
+_VERSION = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class StoredVersion:
+    """One version as the store holds it.
+
+    Attributes:
+        version: 64 hex digits, sha256 over configuration and weights.
+        path: The directory to load it from; read-only by convention, never reused for other bytes.
+        size: Bytes of all its files.
+    """
+
+    version: str
+    path: Path
+    size: int
+
+
+class Store:
+    """A directory of adapter versions. Safe for several threads and processes on one file system.
+
+    Args:
+        root: Where versions live; created when missing. Left-overs of a crash are swept at once.
+        max_bytes: The largest adapter taken in, in bytes.
+        reserve_bytes: What must stay free on the disk after a copy, in bytes.
+    """
+
+    def __init__(self, root: Path, *, max_bytes: int = 8 << 30, reserve_bytes: int = 64 << 20) -> None:
+        self.root = root.resolve()
+        self.max_bytes = max_bytes
+        self.reserve_bytes = reserve_bytes
+        self._staging = self.root / _STAGING
+        self._staging.mkdir(parents=True, exist_ok=True)
+        self.sweep()
+
+    def ingest(self, source: Path) -> StoredVersion:
+        """Copy an adapter directory in; the same bytes twice give the same version once.
+
+        Only the configuration, the weights and the training manifest are copied. The digest is of the bytes
+        written, not of a second reading of the source. A stored copy found damaged is replaced. The training
+        manifest is no part of the digest: the first one stored with a version stays.
+
+        Raises:
+            FileRefusedError: A file is missing, a pickle, a link out, not a regular file, or too large.
+            StoreFullError: The disk has too little room.
+        """
+        try:
+            with self._staged() as staged:
+                version = self._copy(source, staged)
+                return self._publish(staged, version)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise StoreFullError(f"the disk under {self.root} is full", hint="free some space") from error
+            raise
+
+    def get(self, version: str) -> StoredVersion:
+        """The stored version.
+
+        Raises:
+            AdapterNotFoundError: The store has no such version.
+        """
+        path = self.root / version
+        if not _VERSION.fullmatch(version) or not path.is_dir():
+            raise AdapterNotFoundError(f"version {version[:80]!r} is not in the store", param="version")
+        return StoredVersion(version, path, sum(file.stat().st_size for file in path.iterdir()))
+
+    def versions(self) -> tuple[str, ...]:
+        """All stored versions, sorted."""
+        return tuple(sorted(p.name for p in self.root.iterdir() if _VERSION.fullmatch(p.name)))
+
+    def verify(self, version: str) -> StoredVersion:
+        """Hash a stored version again.
+
+        Raises:
+            AdapterNotFoundError: The store has no such version.
+            FileRefusedError: Its bytes are not those of its name.
+        """
+        stored = self.get(version)
+        try:
+            found = version_digest((stored.path / CONFIG_FILE).read_bytes(), stored.path / WEIGHTS_FILE)
+        except FileNotFoundError:
+            found = "a missing file"
+        if found != version:
+            raise FileRefusedError(
+                Reason.CORRUPT_STORE,
+                f"the stored copy of version {version[:12]} is damaged: it holds {found[:14]}",
+                hint="add the adapter again from its source: the store then replaces the copy",
+                param="version",
+            )
+        return stored
+
+    def remove(self, version: str) -> None:
+        """Delete a version; readers that have its files open keep them.
+
+        Raises:
+            AdapterNotFoundError: The store has no such version.
+        """
+        stored = self.get(version)
+        with self._staged() as staged, suppress(FileNotFoundError):  # another remover was first
+            stored.path.rename(staged / version)
+
+    def sweep(self) -> int:
+        """Delete what crashed copies left behind, but no copy in progress, here or elsewhere.
+
+        Returns:
+            How many left-overs were deleted.
+        """
+        swept = 0
+        for path in self._staging.iterdir():
+            handle = _lock(path)
+            if handle is not None:
+                shutil.rmtree(path)
+                os.close(handle)
+                swept += 1
+        return swept
+
+    @contextmanager
+    def _staged(self) -> Iterator[Path]:
+        """A directory that is ours while its lock is held, deleted at the end if it is still there."""
+        handle = None
+        while handle is None:  # a sweeper may take the directory between its making and its locking
+            path = self._staging / uuid.uuid4().hex
+            path.mkdir()
+            handle = _lock(path)
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+            os.close(handle)
+
+    def _copy(self, source: Path, staged: Path) -> str:
+        with open_plain(source, CONFIG_FILE) as config_file, open_plain(source, WEIGHTS_FILE) as weights:
+            config = _read_json_file(config_file, CONFIG_FILE)
+            self._check_room(len(config) + os.fstat(weights.fileno()).st_size)
+            _write(staged / CONFIG_FILE, config)
+            version = digest_of(config, self._copy_chunks(weights, staged / WEIGHTS_FILE))
+        if (source / TRAINING_FILE).exists():
+            with open_plain(source, TRAINING_FILE) as training:
+                _write(staged / TRAINING_FILE, _read_json_file(training, TRAINING_FILE))
+        _sync_directory(staged)
+        return version
+
+    def _copy_chunks(self, source: BinaryIO, target: Path) -> Iterator[bytes]:
+        copied = 0
+        with target.open("xb") as sink:
+            for chunk in chunks_of(source):
+                copied += len(chunk)
+                self._check_size(copied)  # the file may have grown since it was measured
+                sink.write(chunk)
+                yield chunk
+            sink.flush()
+            os.fsync(sink.fileno())
+            os.fchmod(sink.fileno(), 0o444)
+
+    def _publish(self, staged: Path, version: str) -> StoredVersion:
+        target = self.root / version
+        if target.exists():
+            try:
+                stored = self.verify(version)
+            except FileRefusedError:
+                self.remove(version)
+            else:
+                os.utime(target)  # it is wanted again: see `Intake.collect`
+                return stored
+        try:
+            staged.rename(target)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            return self.verify(version)  # another process was first
+        _sync_directory(self.root)
+        return self.get(version)
+
+    def _check_room(self, size: int) -> None:
+        self._check_size(size)
+        free = shutil.disk_usage(self.root).free
+        if size + self.reserve_bytes > free:
+            raise StoreFullError(
+                f"the adapter needs {size} bytes and {self.reserve_bytes} must stay free; {free} are",
+                hint=f"free space under {self.root}, or remove retired versions",
+            )
+
+    def _check_size(self, size: int) -> None:
+        if size > self.max_bytes:
+            raise FileRefusedError(
+                Reason.TOO_LARGE,
+                f"the adapter is larger than {self.max_bytes} bytes",
+                hint="raise the store's size limit if it is meant to be",
+                param=WEIGHTS_FILE,
+            )
+
+
+def _read_json_file(source: BinaryIO, name: str) -> bytes:
+    content = source.read(MAX_JSON_BYTES + 1)
+    if len(content) > MAX_JSON_BYTES:
+        raise FileRefusedError(
+            Reason.TOO_LARGE,
+            f"{name} is larger than {MAX_JSON_BYTES} bytes",
+            hint="it is a short JSON file",
+            param=name,
+        )
+    return content
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("xb") as sink:
+        sink.write(content)
+        sink.flush()
+        os.fsync(sink.fileno())
+        os.fchmod(sink.fileno(), 0o444)
+
+
+def _sync_directory(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _lock(path: Path) -> int | None:
+    """Lock a staging directory for as long as the returned handle is open; None if it is held or gone."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(handle).st_ino == path.stat().st_ino:
+            return handle
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    os.close(handle)
+    return None

@@ -1,1 +1,0 @@
-"""How the registry's schema came to be; run by Alembic from `lorecall.adapters.registry_database`."""

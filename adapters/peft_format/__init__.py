@@ -1,0 +1,1 @@
+"""Read a PEFT adapter directory: its configuration, its weights' header, its digest."""

@@ -1,0 +1,67 @@
+"""The files of a PEFT adapter directory, and how they are opened when nobody vouches for the directory."""
+
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+from lorecall.adapters.core.refusals import FileRefusedError, Reason
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+TRAINING_FILE = "lorecall-training.json"
+REQUIRED_FILES = (CONFIG_FILE, WEIGHTS_FILE)
+ADAPTER_FILES = (*REQUIRED_FILES, TRAINING_FILE)
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+
+
+def open_plain(directory: Path, name: str) -> BinaryIO:
+    """Open a regular file of a directory for reading, without leaving that directory.
+
+    Args:
+        directory: An existing directory.
+        name: The file's name in it, without a separator.
+
+    Raises:
+        FileRefusedError: The file is missing, unreadable, not a regular file, or a link out of the directory.
+    """
+    root = directory.resolve()
+    path = root / name
+    target = Path(os.path.realpath(path))  # unlike resolve(), has no error of its own for a link to itself
+    if target != path and not target.is_relative_to(root):
+        raise FileRefusedError(
+            Reason.SYMLINK,
+            f"{name} is a link out of the adapter's directory",
+            hint="copy the file itself into the directory",
+            param=name,
+        )
+    try:
+        # O_NONBLOCK: opening a named pipe must not wait for a writer.
+        handle = os.open(target, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise _missing(root, name) from error
+    except OSError as error:
+        raise FileRefusedError(
+            Reason.UNREADABLE, f"{name} cannot be read: {error.strerror}", param=name
+        ) from error
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise FileRefusedError(Reason.NOT_A_REGULAR_FILE, f"{name} is not a regular file", param=name)
+    return os.fdopen(handle, "rb")
+
+
+def _missing(root: Path, name: str) -> FileRefusedError:
+    pickles = sorted(p.name for p in root.glob("adapter_model*") if p.suffix in PICKLE_SUFFIXES)
+    if name == WEIGHTS_FILE and pickles:
+        return FileRefusedError(
+            Reason.PICKLE,
+            f"the weights are a Python pickle ({pickles[0]}), which is never opened: it can run code",
+            hint=f"save them as {WEIGHTS_FILE} (PEFT: save_pretrained(..., safe_serialization=True))",
+            param=pickles[0],
+        )
+    return FileRefusedError(
+        Reason.MISSING_FILE,
+        f"the adapter has no {name}",
+        hint="an adapter is a PEFT directory: " + " and ".join(REQUIRED_FILES),
+        param=name,
+    )

@@ -1,0 +1,130 @@
+"""The header of a safetensors file, read with suspicion: https://github.com/huggingface/safetensors#format."""
+
+import math
+import os
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from lorecall.adapters.core.refusals import ConfigRefusedError, Reason, WeightsRefusedError, shown
+from lorecall.adapters.core.strict_json import parse_object
+from lorecall.adapters.peft_format.files import WEIGHTS_FILE
+
+MAX_HEADER_BYTES = 16 << 20
+DTYPE_BYTES = {
+    "BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
+    "U32": 4, "I32": 4, "F32": 4, "U64": 8, "I64": 8, "F64": 8,
+}  # fmt: skip
+_MAX_DIMENSION = 1 << 48
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """One tensor of the file.
+
+    Attributes:
+        name: Its key.
+        dtype: A key of `DTYPE_BYTES`.
+        shape: Its dimensions.
+        begin: Offset of its first byte in the file.
+        end: Offset behind its last byte in the file.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+def read_header(source: BinaryIO, name: str = WEIGHTS_FILE) -> tuple[TensorEntry, ...]:
+    """Read the header and check that its tensors tile the file exactly.
+
+    Args:
+        source: The file, positioned anywhere.
+        name: The file's name, for messages.
+
+    Returns:
+        The tensors in the order of their bytes.
+
+    Raises:
+        WeightsRefusedError: The length lies, the header is malformed or has a key twice, a dtype is unknown,
+            or tensors overlap, leave gaps or end outside the file.
+    """
+    size = os.fstat(source.fileno()).st_size
+    source.seek(0)
+    length = int.from_bytes(source.read(8), "little")
+    if size < 8 or length < 2 or length > size - 8:
+        raise _bad(f"{name} says that its header has {length} bytes, but the file has {size}", name)
+    if length > MAX_HEADER_BYTES:
+        raise _bad(f"the header of {name} has {length} bytes, over the limit of {MAX_HEADER_BYTES}", name)
+    try:
+        header = parse_object(source.read(length), f"the header of {name}")
+    except ConfigRefusedError as error:
+        reason = Reason.DUPLICATE_KEY if error.reason is Reason.DUPLICATE_KEY else Reason.BAD_HEADER
+        raise WeightsRefusedError(reason, error.message, hint=error.hint, param=name) from error
+    _check_metadata(header.pop("__metadata__", {}), name)
+    tensors = [_entry(key, value, 8 + length, name) for key, value in header.items()]
+    tensors.sort(key=lambda tensor: (tensor.begin, tensor.end))
+    _check_tiling(tensors, 8 + length, size, name)
+    return tuple(tensors)
+
+
+def _entry(key: str, value: Any, data: int, name: str) -> TensorEntry:
+    if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
+        raise _bad(f"{shown(key)} in {name} is not described by dtype, shape and data_offsets", name)
+    dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
+        raise WeightsRefusedError(
+            Reason.BAD_DTYPE,
+            f"{shown(key)} has the unknown dtype {shown(dtype)}",
+            hint="save it as float32",
+            param=name,
+        )
+    if not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2:
+        raise _bad(f"{shown(key)} has the shape {shown(shape)} and the offsets {shown(offsets)}", name)
+    begin, end = offsets
+    if end - begin != math.prod(shape) * DTYPE_BYTES[dtype]:
+        raise WeightsRefusedError(
+            Reason.BAD_OFFSETS,
+            f"{shown(key)} is {dtype} {shown(shape)}, but has {end - begin} bytes",
+            hint="save the adapter again",
+            param=name,
+        )
+    return TensorEntry(key, dtype, tuple(shape), data + begin, data + end)
+
+
+def _naturals(values: Any) -> bool:
+    return (
+        isinstance(values, list)
+        and len(values) <= 8
+        and all(type(value) is int and 0 <= value < _MAX_DIMENSION for value in values)
+    )
+
+
+def _check_metadata(metadata: Any, name: str) -> None:
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise _bad(f"the __metadata__ of {name} is not a map of strings", name)
+
+
+def _check_tiling(tensors: list[TensorEntry], data: int, size: int, name: str) -> None:
+    position = data
+    for tensor in tensors:
+        if tensor.begin != position:
+            what = "overlaps the tensor before it" if tensor.begin < position else "leaves a gap before it"
+            raise WeightsRefusedError(
+                Reason.BAD_OFFSETS, f"{shown(tensor.name)} {what}", hint="save the adapter again", param=name
+            )
+        position = tensor.end
+    if position != size:
+        raise WeightsRefusedError(
+            Reason.BAD_OFFSETS,
+            f"the tensors of {name} end at byte {position}, the file at byte {size}",
+            hint="the file is cut off or has something appended: copy it again",
+            param=name,
+        )
+
+
+def _bad(message: str, name: str) -> WeightsRefusedError:
+    return WeightsRefusedError(
+        Reason.BAD_HEADER, message, hint="save the adapter again as safetensors", param=name
+    )

@@ -1,0 +1,106 @@
+"""API keys in the registry: made, listed and revoked by name; the secret is shown once and never stored."""
+
+import uuid
+from collections.abc import Iterable
+from dataclasses import asdict
+from datetime import UTC, datetime
+
+from lorecall.adapters.access.keys import ApiKey, Scope, digest_secret, new_secret, parse_limits, parse_scopes
+from lorecall.adapters.access.rate_limit import NO_LIMITS, RateLimits
+from lorecall.adapters.core.errors import LorecallError
+from lorecall.adapters.core.refusals import shown
+from lorecall.adapters.registry.database import Database
+from lorecall.adapters.registry.tables import KeyRow
+from lorecall.adapters.registry.transitions import is_key, plain_text, record_event
+from sqlalchemy import select
+
+
+class KeyNotFoundError(LorecallError):
+    """No API key of that id."""
+
+    exit_code = 2
+    status = 404
+    code = "key_not_found"
+
+
+class Keys:
+    """The API keys of a registry. A change raises the registry's revision, so servers notice it."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(
+        self,
+        name: str,
+        scopes: Iterable[Scope],
+        *,
+        actor: str,
+        patterns: Iterable[str] = ("*",),
+        limits: RateLimits = NO_LIMITS,
+        expires_at: datetime | None = None,
+    ) -> tuple[ApiKey, str]:
+        """Make a key.
+
+        Returns:
+            The key and its secret, which cannot be had again.
+
+        Raises:
+            ApiKeyError: A pattern is malformed or there is no scope.
+        """
+        secret = new_secret()
+        key = ApiKey(
+            id=uuid.uuid4().hex,
+            name=plain_text(name),
+            digest=digest_secret(secret),
+            scopes=frozenset(scopes),
+            patterns=tuple(patterns),
+            limits=limits,
+            expires_at=expires_at,
+        )
+        with self._database.write() as (session, revision):
+            row = KeyRow(
+                id=key.id,
+                name=key.name,
+                digest=key.digest,
+                scopes=sorted(key.scopes),
+                patterns=list(key.patterns),
+                limits=asdict(key.limits),
+                created_at=datetime.now(UTC),
+                created_by=plain_text(actor),
+                expires_at=expires_at,
+            )
+            session.add(row)
+            record_event(session, revision, actor, "add-key", "", "", key=key.id, key_name=name)
+        return key, secret
+
+    def revoke(self, key_id: str, *, actor: str) -> None:
+        """End a key now; ending it again changes nothing.
+
+        Raises:
+            KeyNotFoundError: There is no such key.
+        """
+        with self._database.write() as (session, revision):
+            row = session.get(KeyRow, key_id) if is_key(key_id) else None
+            if row is None:
+                raise KeyNotFoundError(f"there is no API key {shown(key_id)}", param="id")
+            if row.revoked_at is None:
+                row.revoked_at = datetime.now(UTC)
+                record_event(session, revision, actor, "revoke-key", "", "", key=key_id, key_name=row.name)
+
+    def active(self) -> tuple[ApiKey, ...]:
+        """The keys that are not revoked, by name; expired ones included, which `KeyRing` turns away."""
+        with self._database.read() as session:
+            query = select(KeyRow).where(KeyRow.revoked_at.is_(None)).order_by(KeyRow.name, KeyRow.id)
+            return tuple(_key_of(row) for row in session.scalars(query))
+
+
+def _key_of(row: KeyRow) -> ApiKey:
+    return ApiKey(
+        id=row.id,
+        name=row.name,
+        digest=row.digest,
+        scopes=parse_scopes(row.scopes),
+        patterns=tuple(row.patterns),
+        limits=parse_limits(row.limits),
+        expires_at=row.expires_at,
+    )

@@ -1,0 +1,169 @@
+"""The registry's database: SQLite or PostgreSQL, its migrations, and transactions in one order."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from lorecall.adapters.core.errors import LorecallError, UsageError
+from lorecall.adapters.registry.tables import CounterRow
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, select, text, update
+from sqlalchemy.exc import (
+    ArgumentError,
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    NoSuchModuleError,
+    ProgrammingError,
+)
+from sqlalchemy.orm import Session
+
+_MIGRATIONS = Path(__file__).parent / "migrations"
+_MIGRATION_LOCK = 0x10EC_A11
+_BUSY_SECONDS = 30
+_BUGS = (IntegrityError, ProgrammingError, DataError)  # ours, not the database's
+
+
+class RegistryUnavailableError(LorecallError):
+    """The registry's database cannot be reached or did not answer."""
+
+    status = 503
+    code = "registry_unavailable"
+
+
+class Database:
+    """Sessions on one database, migrated to the newest schema. Safe for threads; give each process its own.
+
+    Args:
+        url: `sqlite:///path` or `postgresql://user@host/database`.
+
+    Raises:
+        UsageError: The URL is of another kind.
+        RegistryUnavailableError: The database cannot be reached.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._engine = _create_engine(url)
+        try:
+            self._migrate()
+        except LorecallError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._engine.dispose()
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """A session for reading.
+
+        Raises:
+            RegistryUnavailableError: The database did not answer.
+        """
+        with _translated(), Session(self._engine) as session:
+            yield session
+
+    @contextmanager
+    def write(self) -> Iterator[tuple[Session, int]]:
+        """A session that commits at the end, and its revision.
+
+        Writers stand in line for the revision's row until they commit: a reader that sees revision n has
+        seen every change up to n.
+
+        Raises:
+            RegistryUnavailableError: The database did not answer.
+        """
+        with _translated(), self._begin() as connection, Session(connection) as session:
+            session.execute(update(CounterRow).values(value=CounterRow.value + 1))
+            revision = session.scalars(select(CounterRow.value)).one()
+            yield session, revision
+            session.flush()
+
+    @contextmanager
+    def change(self) -> Iterator[Session]:
+        """A session that commits at the end and leaves the revision alone, for rows that no server follows.
+
+        Raises:
+            RegistryUnavailableError: The database did not answer.
+        """
+        with _translated(), self._begin() as connection, Session(connection) as session:
+            yield session
+            session.flush()
+
+    @contextmanager
+    def _begin(self) -> Iterator[Connection]:
+        with self._engine.connect().execution_options(immediate=True) as connection, connection.begin():
+            yield connection
+
+    def _migrate(self) -> None:
+        config = Config()
+        config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+        with _translated(), self._begin() as connection:
+            if connection.dialect.name == "postgresql":  # one server at a time; SQLite is locked by its BEGIN
+                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+
+
+def _create_engine(url: str) -> Engine:
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise _bad_url(str(url)) from error
+    if parsed.drivername in ("postgresql", "postgres"):
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    try:
+        if parsed.drivername == "postgresql+psycopg":
+            return create_engine(
+                parsed, pool_pre_ping=True, hide_parameters=True, connect_args={"connect_timeout": 10}
+            )
+        if parsed.drivername == "sqlite" and parsed.database:
+            return _create_sqlite(parsed)
+    except (ImportError, NoSuchModuleError) as error:
+        raise UsageError(
+            "PostgreSQL needs the psycopg driver", hint="pip install lorecall[postgres]", param="registry"
+        ) from error
+    raise _bad_url(parsed.render_as_string(hide_password=True))
+
+
+def _bad_url(url: str) -> UsageError:
+    return UsageError(
+        f"{url!r} is no URL of a registry",
+        hint="sqlite:///registry.db or postgresql://user@host/database",
+        param="registry",
+    )
+
+
+def _create_sqlite(url: URL) -> Engine:
+    engine = create_engine(url, hide_parameters=True, connect_args={"timeout": _BUSY_SECONDS})
+
+    @event.listens_for(engine, "connect")
+    def configure(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # SQLAlchemy's recipe: we begin, not the driver
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA foreign_keys = ON")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        immediate = connection.get_execution_options().get("immediate")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+
+    return engine
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Turn the driver's errors into ours, without the statement and its values."""
+    try:
+        yield
+    except DBAPIError as error:
+        if isinstance(error, _BUGS):
+            raise
+        raise RegistryUnavailableError(
+            f"the registry's database failed: {type(error.orig).__name__}: {str(error.orig).strip()}",
+            hint="check that it runs and that its URL is right",
+            param="registry",
+        ) from error

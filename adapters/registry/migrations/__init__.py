@@ -1,0 +1,1 @@
+"""How the registry's schema came to be; run by Alembic from `lorecall.adapters.registry.database`."""

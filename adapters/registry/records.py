@@ -1,0 +1,112 @@
+"""What the registry answers: frozen records, detached from any database session."""
+
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any, TypeVar
+
+from lorecall.adapters.registry.tables import JobState, Model, State
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterRecord:
+    """A name.
+
+    Attributes:
+        name: What requests call it.
+        live_version: The version it answers with; None while it has none.
+        previous_version: What `rollback` goes back to; None if nothing.
+        pinned: Whether servers should keep it loaded.
+        removed: Whether it is a tombstone (only `changes` shows those).
+        revision: The registry's revision when it last changed; for optimistic concurrency.
+    """
+
+    name: str
+    live_version: str | None
+    previous_version: str | None
+    pinned: bool
+    removed: bool
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class VersionRecord:
+    """One version under one name.
+
+    Attributes:
+        name: The name.
+        version: 64 hex digits, sha256 over configuration and weights.
+        state: Where it stands.
+        reason: Why it stands there, when it is quarantined or retired; "" otherwise.
+        audit_id: The audit that decided last; "" for none.
+        was_live: Whether it ever went live under this name since the name was added.
+        rank: Its largest rank; 0 until validated, like the facts below.
+        effective_parameters: Σ r · (d_in + d_out).
+        base_digest: The base that it was trained on; "" if unknown.
+        refusal: Why prompt scoring is not its own; "" if it is.
+        training: Its training manifest; {} for none.
+        source: Where it came from.
+        created_at: When it was added, UTC.
+        created_by: Who added it.
+    """
+
+    name: str
+    version: str
+    state: State
+    reason: str
+    audit_id: str
+    was_live: bool
+    rank: int
+    effective_parameters: int
+    base_digest: str
+    refusal: str
+    training: dict[str, Any]
+    source: str
+    created_at: datetime
+    created_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class EventRecord:
+    """Who did what, when; `version` is "" where an event is about the name alone."""
+
+    id: int
+    revision: int
+    at: datetime
+    actor: str
+    action: str
+    name: str
+    version: str
+    detail: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class JobRecord:
+    """Work that one server must do; `worker` holds it until `lease_until`, then another may take it."""
+
+    id: str
+    kind: str
+    name: str
+    version: str
+    state: JobState
+    payload: dict[str, Any]
+    result: dict[str, Any]
+    worker: str
+    attempts: int
+    created_at: datetime
+    lease_until: datetime | None
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What changed: the revision to ask from next time, and the names changed since, tombstones included."""
+
+    revision: int
+    adapters: tuple[AdapterRecord, ...]
+
+
+def record_of(kind: type[R], row: Model) -> R:
+    """Copy a row into the record that has the same fields."""
+    return kind(**{field.name: getattr(row, field.name) for field in fields(kind)})  # type: ignore[arg-type]  # a record

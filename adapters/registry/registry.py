@@ -1,0 +1,274 @@
+"""The registry: names, their immutable versions, who did what when. One database, any number of servers."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from lorecall.adapters.peft_format.adapter import AdapterInfo
+from lorecall.adapters.registry.api_keys import Keys
+from lorecall.adapters.registry.database import Database
+from lorecall.adapters.registry.leases import Jobs
+from lorecall.adapters.registry.records import AdapterRecord, Changes, EventRecord, VersionRecord, record_of
+from lorecall.adapters.registry.tables import AdapterRow, CounterRow, EventRow, State, VersionRow
+from lorecall.adapters.registry.transitions import (
+    ConflictError,
+    activate_version,
+    expected_adapter,
+    find_adapter,
+    find_version,
+    move_version,
+    new_version,
+    plain_text,
+    record_event,
+)
+from lorecall.adapters.validation.names import check_name
+from sqlalchemy import select
+
+
+class Registry:
+    """Adapters and their versions in a database; safe for threads, and for several servers at once.
+
+    Every change is one transaction, is recorded with its actor, and raises the registry's revision by one.
+
+    Args:
+        url: `sqlite:///path` or `postgresql://user@host/database`; the schema is brought up to date.
+
+    Attributes:
+        database: Where it all is; audits keep theirs in the same one.
+        jobs: Work to be done once by some server.
+        keys: API keys.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.database = Database(url)
+        self.jobs = Jobs(self.database)
+        self.keys = Keys(self.database)
+
+    def close(self) -> None:
+        """Close the database's connections."""
+        self.database.close()
+
+    def revision(self) -> int:
+        """The number of changes so far, those of keys and jobs included; cheap to ask often."""
+        with self.database.read() as session:
+            return session.scalars(select(CounterRow.value)).one()
+
+    def changes(self, since: int) -> Changes:
+        """The names changed after a revision; 0 for all. A change may come twice, never not at all."""
+        with self.database.read() as session:
+            revision = session.scalars(select(CounterRow.value)).one()
+            query = select(AdapterRow).where(AdapterRow.revision > since).order_by(AdapterRow.revision)
+            return Changes(revision, tuple(record_of(AdapterRecord, row) for row in session.scalars(query)))
+
+    def adapters(self) -> tuple[AdapterRecord, ...]:
+        """All names, sorted."""
+        with self.database.read() as session:
+            query = select(AdapterRow).where(~AdapterRow.removed).order_by(AdapterRow.name)
+            return tuple(record_of(AdapterRecord, row) for row in session.scalars(query))
+
+    def adapter(self, name: str) -> AdapterRecord:
+        """One name.
+
+        Raises:
+            AdapterNotFoundError: There is none.
+        """
+        with self.database.read() as session:
+            return record_of(AdapterRecord, find_adapter(session, name))
+
+    def live(self) -> dict[str, VersionRecord]:
+        """The live version of every name that has one."""
+        with self.database.read() as session:
+            query = select(VersionRow).where(VersionRow.state == State.LIVE)
+            return {row.name: record_of(VersionRecord, row) for row in session.scalars(query)}
+
+    def wanted_versions(self) -> frozenset[str]:
+        """The versions, of any name, that are on their way, live, quarantined, or to be rolled back to."""
+        with self.database.read() as session:
+            moving = select(VersionRow.version).where(VersionRow.state != State.RETIRED)
+            before = select(AdapterRow.previous_version).where(AdapterRow.previous_version.is_not(None))
+            return frozenset(session.scalars(moving)) | frozenset(v for v in session.scalars(before) if v)
+
+    def versions(self, name: str) -> tuple[VersionRecord, ...]:
+        """All versions of a name, newest first.
+
+        Raises:
+            AdapterNotFoundError: There is no such name.
+        """
+        with self.database.read() as session:
+            find_adapter(session, name)
+            query = select(VersionRow).where(VersionRow.name == name).order_by(VersionRow.created_at.desc())
+            return tuple(record_of(VersionRecord, row) for row in session.scalars(query))
+
+    def version(self, name: str, version: str) -> VersionRecord:
+        """One version of a name.
+
+        Raises:
+            AdapterNotFoundError: There is no such name or version.
+        """
+        with self.database.read() as session:
+            return record_of(VersionRecord, find_version(session, name, version))
+
+    def events(
+        self, name: str | None = None, *, since: int = 0, limit: int = 1000
+    ) -> tuple[EventRecord, ...]:
+        """What was done, oldest first, after a revision; of one name or of all."""
+        with self.database.read() as session:
+            query = select(EventRow).where(EventRow.revision > since).order_by(EventRow.id).limit(limit)
+            if name is not None:
+                query = query.where(EventRow.name == name)
+            return tuple(record_of(EventRecord, row) for row in session.scalars(query))
+
+    def stage(self, name: str, version: str, *, source: str, actor: str) -> VersionRecord:
+        """Add a stored version to a name, making the name if needed.
+
+        A version that the name has already is returned as it stands, but a retired one starts again.
+
+        Raises:
+            NameRefusedError: No adapter may have that name.
+        """
+        check_name(name)
+        with self.database.write() as (session, revision):
+            adapter = session.get(AdapterRow, name)
+            if adapter is None:
+                adapter = AdapterRow(name=name, pinned=False, removed=False, revision=revision)
+                session.add(adapter)
+                session.flush()
+            row = session.get(VersionRow, (name, version))
+            if row is None:
+                row = new_version(name, version)
+                session.add(row)
+            elif row.state is not State.RETIRED:
+                return record_of(VersionRecord, row)
+            adapter.removed, adapter.revision = False, revision
+            row.state, row.reason, row.audit_id = State.STAGED, "", ""
+            row.source, row.created_at, row.created_by = (
+                plain_text(source),
+                datetime.now(UTC),
+                plain_text(actor),
+            )
+            record_event(session, revision, actor, "stage", name, version, source=source)
+            return record_of(VersionRecord, row)
+
+    def validated(self, name: str, version: str, info: AdapterInfo, *, actor: str) -> VersionRecord:
+        """Record what a staged version is: it passed validation.
+
+        Raises:
+            AdapterNotFoundError: There is no such name or version.
+            ConflictError: The version is not staged.
+        """
+        with self.database.write() as (session, revision):
+            row = find_version(session, name, version)
+            move_version(session, row, State.VALIDATED, revision)
+            row.rank, row.effective_parameters = info.rank, info.effective_parameters
+            row.base_digest, row.refusal = plain_text(info.base_digest), plain_text(info.refusal)
+            row.training = info.training
+            record_event(session, revision, actor, "validate", name, version)
+            return record_of(VersionRecord, row)
+
+    def move(
+        self, name: str, version: str, state: State, *, actor: str, reason: str = "", audit_id: str = ""
+    ) -> VersionRecord:
+        """Take a version to `auditing`, `quarantined` or `retired`. Leaving `live` leaves the name without one.
+
+        Raises:
+            AdapterNotFoundError: There is no such name or version.
+            ConflictError: The step is not one of `TRANSITIONS`, or has its own method.
+        """
+        if state not in (State.AUDITING, State.QUARANTINED, State.RETIRED):
+            raise ConflictError(
+                f"a version does not move to {state} by itself", hint="stage, validated or activate"
+            )
+        with self.database.write() as (session, revision):
+            row = find_version(session, name, version)
+            move_version(session, row, state, revision, reason=reason, audit_id=audit_id)
+            record_event(
+                session, revision, actor, state.value, name, version, reason=reason, audit_id=audit_id
+            )
+            return record_of(VersionRecord, row)
+
+    def activate(
+        self,
+        name: str,
+        version: str,
+        *,
+        actor: str,
+        audit_id: str = "",
+        override: str = "",
+        expected_revision: int | None = None,
+    ) -> AdapterRecord:
+        """Make a version the one that the name answers with; the one before retires. One step for all readers.
+
+        Args:
+            name: The name.
+            version: A version of it that is validated, audited, or was live before.
+            actor: Who does it.
+            audit_id: The audit that allowed it.
+            override: Why a quarantined version may go live nevertheless; recorded. The caller checks the scope.
+            expected_revision: The adapter's revision that the caller decided upon.
+
+        Raises:
+            AdapterNotFoundError: There is no such name or version.
+            ConflictError: The version is in no state to go live, or the name was changed in between.
+        """
+        with self.database.write() as (session, revision):
+            adapter = expected_adapter(session, name, expected_revision)
+            row = find_version(session, name, version)
+            if adapter.live_version == version:
+                return record_of(AdapterRecord, adapter)
+            if row.state is State.QUARANTINED and not override:
+                raise ConflictError(
+                    f"version {version[:12]} of {name} is quarantined: {row.reason}",
+                    hint="audit it again, or override with a reason",
+                )
+            activate_version(session, adapter, row, revision, audit_id)
+            detail = {"override": override} if override else {}
+            record_event(session, revision, actor, "activate", name, version, audit_id=audit_id, **detail)
+            return record_of(AdapterRecord, adapter)
+
+    def rollback(self, name: str, *, actor: str, expected_revision: int | None = None) -> AdapterRecord:
+        """Swap a name back to the version before; twice is forth again.
+
+        Raises:
+            AdapterNotFoundError: There is no such name.
+            ConflictError: There is nothing to go back to, or the name was changed in between.
+        """
+        with self.database.write() as (session, revision):
+            adapter = expected_adapter(session, name, expected_revision)
+            if adapter.previous_version is None:
+                raise ConflictError(f"{name} has no version to go back to", hint="add a second version first")
+            row = find_version(session, name, adapter.previous_version)
+            activate_version(session, adapter, row, revision, row.audit_id)
+            record_event(session, revision, actor, "rollback", name, row.version)
+            return record_of(AdapterRecord, adapter)
+
+    def pin(self, name: str, *, pinned: bool, actor: str) -> AdapterRecord:
+        """Say whether servers should keep an adapter loaded.
+
+        Raises:
+            AdapterNotFoundError: There is no such name.
+        """
+        with self.database.write() as (session, revision):
+            adapter = find_adapter(session, name)
+            if adapter.pinned != pinned:
+                adapter.pinned, adapter.revision = pinned, revision
+                record_event(session, revision, actor, "pin" if pinned else "unpin", name, "")
+            return record_of(AdapterRecord, adapter)
+
+    def remove(self, name: str, *, actor: str, expected_revision: int | None = None) -> None:
+        """Retire all versions of a name and take it away. Added again, it starts from nothing.
+
+        Raises:
+            AdapterNotFoundError: There is no such name.
+            ConflictError: The name was changed in between.
+        """
+        with self.database.write() as (session, revision):
+            adapter = expected_adapter(session, name, expected_revision)
+            for row in session.scalars(select(VersionRow).where(VersionRow.name == name)):
+                row.state, row.was_live, row.reason = State.RETIRED, False, "the name was removed"
+            adapter.live_version = adapter.previous_version = None
+            adapter.removed, adapter.pinned, adapter.revision = True, False, revision
+            record_event(session, revision, actor, "remove", name, "")
+
+    def note(self, action: str, name: str, *, actor: str, version: str = "", **detail: Any) -> None:
+        """Record something that happened around a name without changing it, such as a refused upload."""
+        with self.database.write() as (session, revision):
+            record_event(session, revision, actor, action, name, version, **detail)

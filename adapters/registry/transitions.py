@@ -1,0 +1,156 @@
+"""The single steps that the registry's transactions are made of."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from lorecall.adapters.core.errors import AdapterNotFoundError, LorecallError
+from lorecall.adapters.core.refusals import shown
+from lorecall.adapters.registry.tables import AdapterRow, EventRow, State, VersionRow
+from sqlalchemy.orm import Session
+
+TRANSITIONS: Mapping[State, frozenset[State]] = {
+    State.STAGED: frozenset({State.VALIDATED, State.RETIRED}),
+    State.VALIDATED: frozenset({State.AUDITING, State.LIVE, State.RETIRED}),
+    State.AUDITING: frozenset({State.LIVE, State.QUARANTINED, State.RETIRED}),
+    State.LIVE: frozenset({State.QUARANTINED, State.RETIRED}),
+    State.QUARANTINED: frozenset({State.AUDITING, State.LIVE, State.RETIRED}),  # to live: only by override
+    State.RETIRED: frozenset({State.STAGED, State.LIVE}),  # to live: only what was live before
+}
+_MAX_TEXT = 2000
+
+
+class ConflictError(LorecallError):
+    """The registry is not in the state that the step needs, or was changed by somebody else."""
+
+    exit_code = 2
+    status = 409
+    code = "conflict"
+
+
+def find_adapter(session: Session, name: str) -> AdapterRow:
+    """The row of a name.
+
+    Raises:
+        AdapterNotFoundError: There is none, or it was removed.
+    """
+    adapter = session.get(AdapterRow, name) if is_key(name) else None
+    if adapter is None or adapter.removed:
+        raise AdapterNotFoundError(f"there is no adapter {shown(name)}", param="name")
+    return adapter
+
+
+def expected_adapter(session: Session, name: str, revision: int | None) -> AdapterRow:
+    """The row of a name, if it is still at the revision that the caller saw (None: whatever it is).
+
+    Raises:
+        AdapterNotFoundError: There is none.
+        ConflictError: It was changed in between.
+    """
+    adapter = find_adapter(session, name)
+    if revision is not None and adapter.revision != revision:
+        raise ConflictError(
+            f"{name} was changed in between: it is at revision {adapter.revision}, not {revision}",
+            hint="look at it again and decide anew",
+        )
+    return adapter
+
+
+def find_version(session: Session, name: str, version: str) -> VersionRow:
+    """The row of one version of a name.
+
+    Raises:
+        AdapterNotFoundError: There is no such name or version.
+    """
+    find_adapter(session, name)
+    row = session.get(VersionRow, (name, version)) if is_key(version) else None
+    if row is None:
+        raise AdapterNotFoundError(f"{name} has no version {shown(version[:64])}", param="version")
+    return row
+
+
+def new_version(name: str, version: str) -> VersionRow:
+    """A row of which only name and version are known."""
+    return VersionRow(
+        name=name,
+        version=version,
+        was_live=False,
+        rank=0,
+        effective_parameters=0,
+        base_digest="",
+        refusal="",
+        training={},
+    )
+
+
+def move_version(
+    session: Session, row: VersionRow, state: State, revision: int, *, reason: str = "", audit_id: str = ""
+) -> None:
+    """Take a version to another state; its adapter follows.
+
+    Raises:
+        ConflictError: That step is not in `TRANSITIONS`.
+    """
+    if state not in TRANSITIONS[row.state]:
+        allowed = ", ".join(sorted(TRANSITIONS[row.state]))
+        raise ConflictError(
+            f"version {row.version[:12]} of {row.name} is {row.state}, which does not become {state}",
+            hint=f"it can become: {allowed}",
+        )
+    adapter = find_adapter(session, row.name)
+    if row.state is State.LIVE:
+        adapter.live_version = None
+    row.state, row.reason = state, plain_text(reason)
+    row.audit_id = audit_id or row.audit_id
+    adapter.revision = revision
+
+
+def activate_version(
+    session: Session, adapter: AdapterRow, row: VersionRow, revision: int, audit_id: str
+) -> None:
+    """Point a name at a version and retire the version it pointed at.
+
+    Raises:
+        ConflictError: The version is in no state to go live.
+    """
+    if row.state is State.RETIRED and not row.was_live:
+        raise ConflictError(
+            f"version {row.version[:12]} of {row.name} is retired and never was live", hint="add it again"
+        )
+    before = adapter.live_version
+    if before is not None:
+        old = find_version(session, adapter.name, before)
+        move_version(session, old, State.RETIRED, revision, reason=f"replaced by {row.version[:12]}")
+        session.flush()  # never two live versions, not even for a moment
+    move_version(session, row, State.LIVE, revision, audit_id=audit_id)
+    row.was_live = True
+    kept = adapter.previous_version if adapter.previous_version != row.version else None
+    adapter.live_version, adapter.previous_version = row.version, before or kept
+
+
+def record_event(
+    session: Session, revision: int, actor: str, action: str, name: str, version: str, **detail: Any
+) -> None:
+    """Write down who did what; empty details are left out."""
+    texts = {key: plain_text(value) if isinstance(value, str) else value for key, value in detail.items()}
+    session.add(
+        EventRow(
+            revision=revision,
+            at=datetime.now(UTC),
+            actor=plain_text(actor),
+            action=action,
+            name=name,
+            version=version,
+            detail={key: value for key, value in texts.items() if value},
+        )
+    )
+
+
+def is_key(value: str) -> bool:
+    """Whether a text from outside can be a name, version or id at all; not every database takes every text."""
+    return value.isascii() and value.isprintable()
+
+
+def plain_text(value: str) -> str:
+    """A text that every database takes: no NUL, no lone surrogates, of bounded length."""
+    return value.replace("\0", "").encode(errors="replace").decode()[:_MAX_TEXT]

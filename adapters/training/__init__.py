@@ -1,0 +1,1 @@
+"""Train LoRA adapters against the quantised base as it is served."""

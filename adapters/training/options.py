@@ -1,0 +1,119 @@
+"""What a training run is asked to do, checked against the base before anything is computed."""
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lorecall.adapters.core.errors import AdapterError, UsageError
+from lorecall.adapters.training.losses import METHODS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+MLP = ("gate_proj", "up_proj", "down_proj")
+GROUPS = {"attention": ATTENTION, "mlp": MLP, "all": (*ATTENTION, *MLP)}
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingOptions:
+    """Options of one run.
+
+    Attributes:
+        rank: LoRA rank r; alpha is the same, so the update is B·A.
+        method: A member of `METHODS`.
+        layers: "all", or indices and ranges such as "20-29" or "3,7"; "" is the last but one.
+        modules: "mlp", "attention", "all" or module names, by comma.
+        epochs: The most passes over the data.
+        lr: Peak learning rate, falling linearly to 0.
+        batch_size: Texts a step.
+        seed: Of initialisation and order.
+        stop_over: Stop after an epoch in which every target token's probability is over this; 1 never stops.
+    """
+
+    rank: int
+    method: str = "sft"
+    layers: str = ""
+    modules: str = "mlp"
+    epochs: int = 40
+    lr: float = 1e-2
+    batch_size: int = 8
+    seed: int = 0
+    stop_over: float = 0.9
+
+    def __post_init__(self) -> None:
+        """Refuse values that no base could take."""
+        for name in ("rank", "epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}", hint="a whole number from 1", param=name)
+        if not 0 < self.lr < 1:
+            raise UsageError(f"learning rate is {self.lr}", hint="a number between 0 and 1", param="lr")
+        if not 0 < self.stop_over <= 1:
+            raise UsageError(
+                f"stop-over is {self.stop_over}", hint="a probability over 0, up to 1", param="stop_over"
+            )
+        if self.method not in METHODS:
+            raise UsageError(
+                f"unknown method {self.method!r}", hint=f"one of {', '.join(METHODS)}", param="method"
+            )
+
+
+def parse_layers(text: str, count: int) -> tuple[int, ...]:
+    """Return the layer indices that `text` names, of a base with `count` layers.
+
+    "" is the last but one: high up, so that few layers run at every step, and yet followed by attention.
+
+    Raises:
+        UsageError: Not indices or ranges, or beyond the base's layers.
+    """
+    if text == "all":
+        return tuple(range(count))
+    if not text:
+        return (max(count - 2, 0),)
+    found: set[int] = set()
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+        if match is None:
+            raise UsageError(
+                f"layers {text!r}", hint='"all", or indices and ranges such as 20-29 or 3,7', param="layers"
+            )
+        first, last = int(match[1]), int(match[2] or match[1])
+        if first > last or last >= count:
+            raise UsageError(
+                f"layers {part.strip()} of a base with {count}", hint=f"0 to {count - 1}", param="layers"
+            )
+        found.update(range(first, last + 1))
+    return tuple(sorted(found))
+
+
+def parse_modules(text: str, present: "Iterable[str]") -> tuple[str, ...]:
+    """Return the module names that `text` names; `present` are the linear modules of the base's layers.
+
+    Raises:
+        UsageError: A module that the layers do not have.
+    """
+    names = GROUPS.get(text) or tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+    known = sorted(set(present))
+    for name in names:
+        if name not in known:
+            raise UsageError(
+                f"the base has no module {name!r} in its layers",
+                hint=f"mlp, attention, all, or names of {', '.join(known)}",
+                param="modules",
+            )
+    return names
+
+
+def check_rank(rank: int, widths: "Iterable[int]") -> None:
+    """Refuse a rank over the smallest width of the adapted modules: B·A cannot have it.
+
+    Raises:
+        AdapterError: It is too large.
+    """
+    smallest = min(widths)
+    if rank > smallest:
+        raise AdapterError(
+            f"rank {rank} is over the width {smallest} of an adapted module",
+            hint=f"1 to {smallest}",
+            param="rank",
+        )

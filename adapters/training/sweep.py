@@ -1,0 +1,214 @@
+"""A sweep: one adapter for each rank, length, method and seed, and the loss that each takes off the base.
+
+The rows feed the memory law (`audit.law`). A sweep is resumable: a cell that the file has is not trained again.
+"""
+
+import csv
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, astuple, dataclass, fields, replace
+from itertools import product
+from pathlib import Path
+
+from lorecall.adapters.bases.prepare import read_manifest
+from lorecall.adapters.core.errors import UsageError
+from lorecall.adapters.peft_format.adapter import read_adapter
+from lorecall.adapters.training.options import TrainingOptions
+from lorecall.adapters.training.pairs import Pair, read_pairs
+from lorecall.adapters.training.prepare_input import TrainingInput, prepare_input
+from lorecall.adapters.training.train import Progress, TrainingRecord, train_on
+
+
+@dataclass(frozen=True, slots=True)
+class CellKey:
+    """What makes a cell: the same key gives the same adapter. The field names are columns of the file."""
+
+    rank: int
+    method: str
+    seed: int
+    epochs: int
+    lr: float
+    batch_size: int
+    layers: str
+    modules: str
+    base_digest: str
+    data_digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class CellResult:
+    """What a cell's adapter was found to hold. The field names are columns of the file.
+
+    Attributes:
+        length: Target tokens that it was trained on.
+        deltaL: Base loss less adapter loss on them, nats per token.
+        base_loss: Mean loss of the base on them, nats.
+        loss: Mean loss of the adapter on them, nats.
+        tokens_over_half: Those whose probability is over 0.5.
+        effective_parameters: Sum over the adapted modules of rank * (d_in + d_out).
+        steps: Optimiser steps done.
+    """
+
+    length: int
+    deltaL: float  # noqa: N815  (the law's name for it)
+    base_loss: float
+    loss: float
+    tokens_over_half: int
+    effective_parameters: int
+    steps: int
+
+
+COLUMNS = tuple(field.name for part in (CellKey, CellResult) for field in fields(part))
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """What to sweep over, every combination a cell; lengths are in target tokens."""
+
+    ranks: Sequence[int]
+    lengths: Sequence[int]
+    methods: Sequence[str] = ("sft",)
+    seeds: Sequence[int] = (0,)
+
+    def __len__(self) -> int:
+        return len(self.ranks) * len(self.lengths) * len(self.methods) * len(self.seeds)
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One cell of a sweep; `result` is None where the file had it already."""
+
+    key: CellKey
+    result: CellResult | None
+
+
+def run_sweep(
+    base: Path,
+    data: Path,
+    out: Path,
+    grid: Grid,
+    options: TrainingOptions,
+    on_step: Callable[[Progress], None] = lambda _progress: None,
+) -> Iterator[Cell]:
+    """Train the cells of `grid` that `out` lacks, appending each as it ends; yield every cell.
+
+    A length takes the first texts of `data` that hold at least so many target tokens. Training never stops
+    early, so that cells differ in rank, length, method and seed only.
+
+    Args:
+        base: A prepared base.
+        data: JSON Lines of training pairs.
+        out: The CSV file; made if it is missing.
+        grid: The cells.
+        options: The rest of the training; rank, method, seed and stop_over are the grid's.
+        on_step: Called after every training step.
+
+    Raises:
+        UsageError: A length that the data does not hold, or an `out` that is no sweep.
+    """
+    base_digest = read_manifest(base).digest
+    known = read_keys(out)
+    texts = [first_texts(base, data, length) for length in grid.lengths]
+    for pairs, seed in product(texts, grid.seeds):
+        with tempfile.TemporaryDirectory() as scratch:
+            file = Path(scratch) / "data.jsonl"
+            file.write_text("".join(json.dumps(asdict(pair)) + "\n" for pair in pairs), encoding="utf-8")
+            digest = read_pairs(file).digest
+            ready: TrainingInput | None = None  # shared by the cells of one length and seed
+            for rank, method in product(grid.ranks, grid.methods):
+                asked = replace(options, rank=rank, method=method, seed=seed, stop_over=1.0)
+                key = _key(asked, base_digest, digest)
+                if _as_text(key) in known:
+                    yield Cell(key, None)
+                    continue
+                ready = ready or prepare_input(base, file, asked)
+                adapter = Path(scratch) / f"{method}-{rank}"
+                record = train_on(ready, adapter, asked, on_step)
+                result = _result(record, read_adapter(adapter).effective_parameters)
+                _append(out, key, result)
+                yield Cell(key, result)
+
+
+def read_keys(path: Path) -> set[tuple[str, ...]]:
+    """Return the keys of the cells in a sweep's file, as text; none if there is no file.
+
+    Raises:
+        UsageError: Its columns are not a sweep's.
+    """
+    if not path.exists():
+        return set()
+    with path.open(newline="", encoding="utf-8") as lines:
+        reader = csv.DictReader(lines)
+        if tuple(reader.fieldnames or ()) != COLUMNS:
+            raise UsageError(
+                f"{path} is not a sweep's file", hint=f"its columns are {','.join(COLUMNS)}", param="out"
+            )
+        return {tuple(row[field.name] for field in fields(CellKey)) for row in reader}
+
+
+def first_texts(base: Path, data: Path, length: int) -> tuple[Pair, ...]:
+    """Return the first pairs of `data` whose targets hold at least `length` tokens of the base's tokenizer.
+
+    Raises:
+        UsageError: All of them hold fewer.
+    """
+    from transformers import AutoTokenizer  # noqa: PLC0415
+
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    pairs = read_pairs(data).pairs
+    tokens = 0
+    for count, pair in enumerate(pairs, start=1):
+        tokens += len(tokenizer(pair.target, add_special_tokens=False).input_ids)
+        if tokens >= length:
+            return pairs[:count]
+    raise UsageError(
+        f"{data} holds {tokens} target tokens, fewer than the length {length}",
+        hint="name shorter lengths, or more data",
+        param="lengths",
+    )
+
+
+def _key(options: TrainingOptions, base_digest: str, data_digest: str) -> CellKey:
+    return CellKey(
+        rank=options.rank,
+        method=options.method,
+        seed=options.seed,
+        epochs=options.epochs,
+        lr=options.lr,
+        batch_size=options.batch_size,
+        layers=options.layers,
+        modules=options.modules,
+        base_digest=base_digest,
+        data_digest=data_digest,
+    )
+
+
+def _result(record: TrainingRecord, effective_parameters: int) -> CellResult:
+    return CellResult(
+        length=record.target_tokens,
+        deltaL=record.base_loss - record.loss,
+        base_loss=record.base_loss,
+        loss=record.loss,
+        tokens_over_half=record.tokens_over_half,
+        effective_parameters=effective_parameters,
+        steps=record.steps,
+    )
+
+
+def _as_text(key: CellKey) -> tuple[str, ...]:
+    return tuple(str(value) for value in astuple(key))
+
+
+def _append(path: Path, key: CellKey, result: CellResult) -> None:
+    """Write one line and force it to disk: what a killed sweep has finished is kept."""
+    fresh = not path.exists()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        if fresh:
+            writer.writerow(COLUMNS)
+        writer.writerow([*_as_text(key), *(str(value) for value in astuple(result))])
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,271 @@
+"""Training of LoRA adapters that memorise: PEFT, loss on target tokens only, against the served arithmetic."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from lorecall.adapters.bases.prepare import BaseManifest
+from lorecall.adapters.core.atomic_directory import new_directory
+from lorecall.adapters.core.errors import UsageError
+from lorecall.adapters.peft_format.files import CONFIG_FILE, TRAINING_FILE
+from lorecall.adapters.training.losses import method_of, weighted_loss
+from lorecall.adapters.training.options import TrainingOptions
+from lorecall.adapters.training.prepare_input import TrainingInput, adapted_modules, prepare_input
+from lorecall.adapters.training.upper_layers import (
+    Batch,
+    Measured,
+    UpperPart,
+    measure,
+    token_losses,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+SCHEMA_VERSION = 1
+CLIP = 1.0
+_TOOLS = ("lorecall", "torch", "transformers", "peft")
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One step of a run: what a progress display shows."""
+
+    step: int
+    steps: int
+    loss: float
+    over_half: int
+    target_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRecord:
+    """What `lorecall-training.json` says of a run.
+
+    Losses are means over target tokens in nats; they, the tokens over 0.5 and the least p were measured on a draw
+    of the cached input that training did not see, where there are several (see `training_parts`).
+    """
+
+    data_digest: str
+    base_digest: str
+    scheme: str
+    method: str
+    rank: int
+    layers: tuple[int, ...]
+    modules: tuple[str, ...]
+    seed: int
+    epochs: int
+    steps: int
+    lr: float
+    batch_size: int
+    stop_over: float
+    stopped_early: bool
+    pairs: int
+    inexact_boundaries: int
+    target_tokens: int
+    tokens_over_half: int
+    base_tokens_over_half: int
+    loss: float
+    base_loss: float
+    min_p: float
+    created_with: dict[str, str]
+    schema_version: int = SCHEMA_VERSION
+
+
+def train_adapter(
+    base: Path,
+    data: Path,
+    out: Path,
+    options: TrainingOptions,
+    on_step: Callable[[Progress], None] = lambda _progress: None,
+) -> TrainingRecord:
+    """Train one adapter and write it to `out` as a PEFT directory with `lorecall-training.json`.
+
+    The same inputs give the same bytes on the same machine and number of threads.
+
+    Args:
+        base: A prepared base.
+        data: A JSON Lines file of training pairs.
+        out: The directory to make; it must not exist.
+        options: What to train.
+        on_step: Called after every step.
+
+    Raises:
+        LorecallError: A wrong base, data file, option or `out`; nothing is written then.
+    """
+    _check_free(out)
+    return train_on(prepare_input(base, data, options), out, options, on_step)
+
+
+def train_ranks(
+    base: Path,
+    data: Path,
+    outs: Mapping[int, Path],
+    options: TrainingOptions,
+    on_step: Callable[[Progress], None] = lambda _progress: None,
+) -> Iterator[TrainingRecord]:
+    """Train one adapter for each rank, on input that is computed once; each is written when it is done.
+
+    Args:
+        base: A prepared base.
+        data: A JSON Lines file of training pairs.
+        outs: The directory to make for each rank.
+        options: What to train, but for the rank.
+        on_step: Called after every step.
+
+    Raises:
+        LorecallError: A wrong base, data file, option or directory; what was written before stays.
+    """
+    for out in outs.values():
+        _check_free(out)
+    asked = [replace(options, rank=rank) for rank in outs]
+    ready = prepare_input(base, data, max(asked, key=lambda one: one.rank))
+    for one in asked:
+        yield train_on(ready, outs[one.rank], one, on_step)
+
+
+def train_on(
+    ready: TrainingInput,
+    out: Path,
+    options: TrainingOptions,
+    on_step: Callable[[Progress], None] = lambda _progress: None,
+) -> TrainingRecord:
+    """Train one more adapter on input that is there already; otherwise like `train_adapter`.
+
+    Raises:
+        LorecallError: A wrong option or `out`, or options that the input was not prepared for.
+    """
+    import torch  # noqa: PLC0415
+
+    _check_free(out)
+    ready.check(options)
+    torch.manual_seed(options.seed)
+    peft_model, modules = _add_lora(ready, options)
+    try:
+        epochs, steps = _optimise(ready.upper, ready.batches, options, peft_model, on_step)
+        after = measure(ready.upper, ready.batches)
+        record = _record(ready, options, modules, after, epochs, steps)
+        with new_directory(out) as work:
+            _save(peft_model, ready.manifest, record, work)
+    finally:
+        peft_model.unload()
+    return record
+
+
+def _check_free(out: Path) -> None:
+    if out.exists():
+        raise UsageError(f"{out} exists", hint="name a new directory for the adapter", param="out")
+
+
+def _record(
+    ready: TrainingInput,
+    options: TrainingOptions,
+    modules: tuple[str, ...],
+    after: Measured,
+    epochs: int,
+    steps: int,
+) -> TrainingRecord:
+    return TrainingRecord(
+        data_digest=ready.data_digest,
+        base_digest=ready.manifest.digest,
+        scheme=ready.manifest.scheme,
+        method=options.method,
+        rank=options.rank,
+        layers=ready.layers,
+        modules=modules,
+        seed=options.seed,
+        epochs=epochs,
+        steps=steps,
+        lr=options.lr,
+        batch_size=options.batch_size,
+        stop_over=options.stop_over,
+        stopped_early=epochs < options.epochs,
+        pairs=len(ready.encoded),
+        inexact_boundaries=sum(not one.exact for one in ready.encoded),
+        target_tokens=sum(len(one.target) for one in ready.encoded),
+        tokens_over_half=after.over_half,
+        base_tokens_over_half=ready.before.over_half,
+        loss=after.loss,
+        base_loss=ready.before.loss,
+        min_p=after.min_p,
+        created_with={tool: metadata.version(tool) for tool in _TOOLS},
+    )
+
+
+def _add_lora(ready: TrainingInput, options: TrainingOptions) -> tuple[Any, tuple[str, ...]]:
+    """Put LoRA (B = 0, so nothing changes yet) on the modules that the options name."""
+    from peft import LoraConfig, get_peft_model  # noqa: PLC0415
+
+    modules = adapted_modules(ready.model, options)
+    config = LoraConfig(
+        r=options.rank,
+        lora_alpha=options.rank,
+        target_modules=list(modules),
+        layers_to_transform=list(ready.layers),
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(ready.model, config), modules
+
+
+def _optimise(
+    upper: UpperPart,
+    batches: list[Batch],
+    options: TrainingOptions,
+    peft_model: Any,
+    on_step: Callable[[Progress], None],
+) -> tuple[int, int]:
+    """Train until every token is over `stop_over` or the epochs are over; return (epochs, steps) done."""
+    import torch  # noqa: PLC0415
+
+    parameters = [parameter for parameter in peft_model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=options.lr, weight_decay=0.0)
+    steps = options.epochs * len(batches)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: max(0.0, 1 - step / steps))
+    method = method_of(options.method, sum(int(batch.rows.max()) + 1 for batch in batches))
+    random = Random(options.seed)  # noqa: S311 (reproducible on purpose)
+    latest = [torch.full(batch.targets.shape, torch.inf) for batch in batches]  # losses when last seen
+    done = 0
+    for epoch in range(options.epochs):
+        visible = list(range(max(1, round(len(batches) * method.share(epoch / options.epochs)))))
+        random.shuffle(visible)
+        for index in visible:
+            draw = epoch % max(1, len(batches[index].hidden) - 1)
+            losses, correct = token_losses(upper, batches[index], draw)
+            loss = weighted_loss(losses, correct, method)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, CLIP)
+            optimizer.step()
+            schedule.step()
+            done += 1
+            latest[index] = losses.detach()
+            on_step(_progress(done, steps, latest))
+        if all(bool((torch.exp(-losses) > options.stop_over).all()) for losses in latest) and (
+            measure(upper, batches).min_p > options.stop_over
+        ):
+            return epoch + 1, done
+    return options.epochs, done
+
+
+def _progress(step: int, steps: int, latest: "list[torch.Tensor]") -> Progress:
+    """Return where a run stands, by the losses of each token when it was last seen."""
+    import torch  # noqa: PLC0415
+
+    losses = torch.cat(latest)
+    seen = losses[losses.isfinite()]
+    return Progress(step, steps, float(seen.mean()), int((torch.exp(-losses) > 0.5).sum()), len(losses))
+
+
+def _save(peft_model: Any, base: BaseManifest, record: TrainingRecord, out: Path) -> None:
+    """Write the PEFT directory, the same bytes for the same adapter."""
+    peft_model.save_pretrained(out)
+    (out / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+    config = json.loads((out / CONFIG_FILE).read_text())
+    config["base_model_name_or_path"] = base.name
+    config["target_modules"] = sorted(config["target_modules"])  # PEFT holds a set: its order is chance
+    (out / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    (out / TRAINING_FILE).write_text(json.dumps(asdict(record), indent=2) + "\n")

@@ -1,0 +1,1 @@
+"""Decide whether an adapter fits a base and a server's limits, before anything loads it."""

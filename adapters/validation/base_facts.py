@@ -1,0 +1,103 @@
+"""What an adapter must fit: the names, digest and module shapes of a base model, from headers alone."""
+
+import json
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lorecall.adapters.core.errors import BaseModelError
+from lorecall.adapters.core.refusals import WeightsRefusedError
+from lorecall.adapters.peft_format.safetensors_header import TensorEntry, read_header
+
+_MANIFEST = "lorecall-base.json"
+_EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "embed_in")
+
+
+@dataclass(frozen=True)
+class BaseFacts:
+    """What validation knows of the base.
+
+    Attributes:
+        names: What it may be called in an adapter's configuration; see `base_name`.
+        digest: Its digest from `lorecall-base.json`; "" for a model that has none.
+        modules: (d_in, d_out) by the module's name in Transformers ("model.layers.0.self_attn.q_proj").
+            For an embedding d_in is the vocabulary.
+        embeddings: Those of `modules` that are input embeddings.
+    """
+
+    names: frozenset[str]
+    digest: str
+    modules: Mapping[str, tuple[int, int]]
+    embeddings: frozenset[str]
+
+
+def base_name(stated: str) -> str:
+    """What identifies a base in a path or hub id: the last part, lower case ("a/Tiny-LM" → "tiny-lm")."""
+    return stated.replace("\\", "/").rstrip("/").rpartition("/")[2].casefold()
+
+
+def read_base_facts(directory: Path, names: Collection[str] = ()) -> BaseFacts:
+    """Read the facts of a model directory. Weights stay on disk: only safetensors headers are read.
+
+    Understands plain weights, compressed-tensors (INT8, INT4 and FP8), AWQ and GPTQ.
+
+    Args:
+        directory: A Hugging Face model directory with safetensors.
+        names: Further names that adapters may state as their base, such as the hub id it came from.
+
+    Raises:
+        BaseModelError: The directory is no such model.
+    """
+    files = sorted(directory.glob("*.safetensors"))
+    if not files:
+        raise BaseModelError(f"no safetensors in {directory}", hint="give a model directory", param="base")
+    try:
+        config = json.loads((directory / "config.json").read_text())
+        manifest_file = directory / _MANIFEST
+        manifest = json.loads(manifest_file.read_text()) if manifest_file.exists() else {}
+        shapes = dict(_shapes(files, config.get("quantization_config") or {}))
+    except (OSError, ValueError, WeightsRefusedError) as error:
+        raise BaseModelError(f"{directory} cannot be read: {error}", param="base") from error
+    embeddings = frozenset(module for module in shapes if module.rpartition(".")[2] in _EMBEDDINGS)
+    if config.get("tie_word_embeddings") and "lm_head" not in shapes and embeddings:
+        shapes["lm_head"] = shapes[next(iter(embeddings))]
+    modules = {name: (out, in_) if name in embeddings else (in_, out) for name, (out, in_) in shapes.items()}
+    stated = [directory.resolve().name, *names]
+    stated += [str(manifest.get(key) or "") for key in ("name", "source")] + [
+        str(config.get("_name_or_path") or "")
+    ]
+    return BaseFacts(
+        names=frozenset(base_name(name) for name in stated if base_name(name)),
+        digest=str(manifest.get("digest", "")),
+        modules=modules,
+        embeddings=embeddings,
+    )
+
+
+def _shapes(files: Iterable[Path], quantization: dict[str, Any]) -> Iterable[tuple[str, tuple[int, int]]]:
+    """(d_out, d_in) by module, as `torch.nn.Linear.weight` has them."""
+    per_word = 32 // int(quantization.get("bits", 4))
+    for path in files:
+        with path.open("rb") as file:
+            for tensor in read_header(file, path.name):
+                module, _, kind = tensor.name.rpartition(".")
+                if kind == "weight" and len(tensor.shape) == 2:
+                    yield module, (tensor.shape[0], tensor.shape[1])
+                elif kind == "weight_shape":
+                    file.seek(tensor.begin)
+                    yield module, _stored_shape(file.read(tensor.end - tensor.begin))
+                elif kind == "qweight":
+                    yield module, _packed_shape(tensor, quantization.get("quant_method"), per_word)
+
+
+def _stored_shape(raw: bytes) -> tuple[int, int]:
+    width = len(raw) // 2
+    return int.from_bytes(raw[:width], "little"), int.from_bytes(raw[width:], "little")
+
+
+def _packed_shape(tensor: TensorEntry, method: object, per_word: int) -> tuple[int, int]:
+    rows, columns = tensor.shape
+    if method == "awq":  # packed along the output
+        return columns * per_word, rows
+    return columns, rows * per_word  # GPTQ packs along the input

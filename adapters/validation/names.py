@@ -1,0 +1,38 @@
+"""What an adapter may be called."""
+
+import re
+from collections.abc import Collection
+
+from lorecall.adapters.core.refusals import NameRefusedError, Reason, shown
+
+NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
+_NAME = re.compile(NAME_PATTERN, re.ASCII)
+
+
+def check_name(name: str, reserved: Collection[str] = ()) -> str:
+    """Return the name if an adapter may have it.
+
+    ASCII only: two names that look alike are alike, and none can leave a directory or break a log line.
+
+    Args:
+        name: The name asked for.
+        reserved: Names that are taken by something else, such as the base model's own.
+
+    Raises:
+        NameRefusedError: It does not match `NAME_PATTERN`, or is reserved.
+    """
+    if not _NAME.fullmatch(name):
+        raise NameRefusedError(
+            Reason.BAD_NAME,
+            f"{shown(name)} is no adapter name",
+            hint="1 to 128 ASCII letters, digits, dots, underscores and hyphens, a letter or digit first",
+            param="name",
+        )
+    if name in reserved:
+        raise NameRefusedError(
+            Reason.BAD_NAME,
+            f"{name!r} is the name of something else here",
+            hint="choose another name",
+            param="name",
+        )
+    return name

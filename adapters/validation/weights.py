@@ -1,0 +1,247 @@
+"""`adapter_model.safetensors`: every tensor is one half of a LoRA pair that fits a module of the base."""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import BinaryIO
+
+import numpy as np
+from lorecall.adapters.core.refusals import (
+    BaseMismatchError,
+    Reason,
+    RefusedError,
+    WeightsRefusedError,
+    shown,
+)
+from lorecall.adapters.peft_format.config import LoraSettings
+from lorecall.adapters.peft_format.files import WEIGHTS_FILE
+from lorecall.adapters.peft_format.safetensors_header import TensorEntry
+from lorecall.adapters.validation.base_facts import BaseFacts
+
+Pair = dict[str, TensorEntry]
+_TENSOR = re.compile(
+    r"base_model\.model\.(?P<module>.+)\.(?:lora_(?P<side>[AB])\.weight|lora_embedding_(?P<half>[AB]))"
+)
+# PEFT saves the frozen base weight along when it adapts an embedding or the head; vLLM skips it, rightly.
+_FROZEN = re.compile(r"base_model\.model\.(?P<module>(?:.+\.)?(?:embed_tokens|lm_head))\.base_layer\.weight")
+_FEATURES = {
+    ".lora_magnitude_vector": "DoRA",
+    ".lora_B.bias": "LoRA bias",
+    ".bias": "bias",
+    ".trainable_tokens_delta": "trainable token embeddings",
+    ".modules_to_save": "modules_to_save",
+}
+# Per dtype: the integer to view it as, the bits of its exponent (all set in NaN and the infinities), and the
+# bits above which float16 overflows.
+_FLOATS = {
+    "F16": ("<u2", 0x7C00, 0x7BFF),
+    "BF16": ("<u2", 0x7F80, 0x477F),
+    "F32": ("<u4", 0x7F800000, 0x477FEFFF),
+}
+_CHUNK_BYTES = 1 << 22
+
+
+def pair_up(tensors: Iterable[TensorEntry]) -> dict[str, Pair]:
+    """Group the tensors by module.
+
+    Returns:
+        By module name, its "A" and its "B".
+
+    Raises:
+        WeightsRefusedError: No tensor, or one that is no LoRA matrix, has no partner or a wrong dtype.
+    """
+    pairs: dict[str, Pair] = {}
+    for tensor in tensors:
+        if _FROZEN.fullmatch(tensor.name):
+            continue
+        match = _TENSOR.fullmatch(tensor.name)
+        if match is None:
+            raise _unexpected(tensor)
+        if tensor.dtype not in _FLOATS:
+            raise WeightsRefusedError(
+                Reason.BAD_DTYPE,
+                f"{shown(tensor.name)} is {tensor.dtype}",
+                hint="save it as float32, bfloat16 or float16",
+                param=WEIGHTS_FILE,
+            )
+        side = match["side"] or match["half"]
+        pair = pairs.setdefault(match["module"], {})
+        if side in pair:
+            raise _unexpected(tensor)
+        pair[side] = tensor
+    if not pairs:
+        raise WeightsRefusedError(
+            Reason.EMPTY,
+            "the weights file holds no tensor",
+            hint="train the adapter first",
+            param=WEIGHTS_FILE,
+        )
+    for module, pair in pairs.items():
+        if len(pair) < 2:
+            raise WeightsRefusedError(
+                Reason.INCOMPLETE,
+                f"{shown(module)} has only lora_{next(iter(pair))}",
+                hint="a LoRA has an A and a B for each module",
+                param=WEIGHTS_FILE,
+            )
+    return pairs
+
+
+def check_pairs(
+    pairs: Mapping[str, Pair],
+    settings: LoraSettings,
+    base: BaseFacts,
+    *,
+    served_modules: frozenset[str] | None,
+    max_scaling: float,
+) -> None:
+    """Check modules, shapes, ranks and scales against the base and the configuration.
+
+    Args:
+        pairs: From `pair_up`.
+        settings: From the configuration.
+        base: What the adapter must fit.
+        served_modules: Last parts of the names of the modules that the engine wraps; None for all.
+        max_scaling: The largest factor on B·A.
+
+    Raises:
+        BaseMismatchError: A module that the base or the engine lacks, or a shape that does not fit it.
+        WeightsRefusedError: A rank that is not the configuration's, a missing module or an absurd scale.
+    """
+    for module, pair in pairs.items():
+        if module not in base.modules:
+            raise BaseMismatchError(
+                Reason.UNKNOWN_MODULE,
+                f"the base has no module {shown(module)}",
+                hint="an adapter of another base, or saved with other names",
+                param=WEIGHTS_FILE,
+            )
+        suffix = module.rpartition(".")[2]
+        if served_modules is not None and suffix not in served_modules:
+            raise BaseMismatchError(
+                Reason.MODULE_NOT_SERVED,
+                f"the server puts no adapters on {shown(suffix)}: they would be silently left out",
+                hint="served here: " + ", ".join(sorted(served_modules)),
+                param="target_modules",
+            )
+        _check_shapes(module, pair, settings, base)
+        if settings.scaling_of(module) > max_scaling:
+            raise WeightsRefusedError(
+                Reason.ABSURD_SCALING,
+                f"alpha over rank is {settings.scaling_of(module):g} for {shown(module)}",
+                hint=f"it must be at most {max_scaling:g}",
+                param="lora_alpha",
+            )
+    _check_targets(pairs, settings, base)
+
+
+def check_frozen(tensors: Iterable[TensorEntry], base: BaseFacts) -> None:
+    """Check that base weights saved along have the base's shape: a grown vocabulary would be left out.
+
+    Raises:
+        BaseMismatchError: One has another shape.
+    """
+    for tensor in tensors:
+        if match := _FROZEN.fullmatch(tensor.name):
+            expected = base.modules.get(match["module"], (0, 0))
+            if tensor.dtype not in _FLOATS or sorted(tensor.shape) != sorted(expected):
+                raise _misshapen(
+                    Reason.BAD_SHAPE, tensor, "the base's own: a changed vocabulary is not served"
+                )
+
+
+def check_values(source: BinaryIO, tensors: Iterable[TensorEntry]) -> None:
+    """Check that every value is finite, in float16 too: an engine may run in it.
+
+    Args:
+        source: The weights file.
+        tensors: Its tensors, after `pair_up` and `check_frozen`.
+
+    Raises:
+        WeightsRefusedError: NaN, an infinity, or a magnitude over 65504.
+    """
+    for tensor in tensors:
+        integer, exponent, largest = _FLOATS[tensor.dtype]
+        magnitude_bits = np.dtype(integer).type((1 << (8 * np.dtype(integer).itemsize - 1)) - 1)
+        source.seek(tensor.begin)
+        left = tensor.end - tensor.begin
+        while left:
+            raw = source.read(min(left, _CHUNK_BYTES))
+            left -= len(raw)
+            top = int((np.frombuffer(raw, integer) & magnitude_bits).max())
+            if top > largest:
+                what = "NaN or infinite" if top >= exponent else "too large for float16"
+                raise WeightsRefusedError(
+                    Reason.NOT_FINITE,
+                    f"{shown(tensor.name)} has values that are {what}",
+                    hint="the training diverged: train it again with a lower learning rate",
+                    param=WEIGHTS_FILE,
+                )
+
+
+def _check_shapes(module: str, pair: Pair, settings: LoraSettings, base: BaseFacts) -> None:
+    d_in, d_out = base.modules[module]
+    rank = settings.rank_of(module)
+    a, b = pair["A"], pair["B"]
+    for tensor in (a, b):
+        if len(tensor.shape) != 2 or 0 in tensor.shape:
+            reason = Reason.EMPTY if 0 in tensor.shape else Reason.BAD_SHAPE
+            raise _misshapen(reason, tensor, "two dimensions, none of them zero")
+        if ("lora_embedding_" in tensor.name) != (module in base.embeddings):
+            raise _unexpected(tensor)
+    if (a.shape[1], b.shape[0]) != (d_in, d_out):
+        wrong = a if a.shape[1] != d_in else b
+        raise _misshapen(Reason.BAD_SHAPE, wrong, f"A [{rank}, {d_in}] and B [{d_out}, {rank}] for this base")
+    if (a.shape[0], b.shape[1]) != (rank, rank):
+        wrong = a if a.shape[0] != rank else b
+        raise _misshapen(Reason.RANK_MISMATCH, wrong, f"rank {rank}, as the configuration says")
+
+
+def _check_targets(pairs: Mapping[str, Pair], settings: LoraSettings, base: BaseFacts) -> None:
+    """Every listed target must name a module of the base that has weights here, or it would be silence."""
+    for target in settings.target_modules:
+        if any(_named(module, target) for module in pairs):
+            continue
+        if any(_named(module, target) for module in base.modules):
+            raise WeightsRefusedError(
+                Reason.INCOMPLETE,
+                f"target_modules lists {shown(target)}, but there are no weights for it",
+                hint="the file is not whole: save the adapter again",
+                param="target_modules",
+            )
+        raise BaseMismatchError(
+            Reason.UNKNOWN_MODULE,
+            f"target_modules lists {shown(target)}, which matches no module of the base",
+            hint="an adapter of another base, or a misspelt name",
+            param="target_modules",
+        )
+
+
+def _named(module: str, target: str) -> bool:
+    return module == target or module.endswith("." + target)
+
+
+def _unexpected(tensor: TensorEntry) -> RefusedError:
+    for part, feature in _FEATURES.items():
+        if tensor.name.endswith(part) or f"{part}." in tensor.name:
+            return WeightsRefusedError(
+                Reason.UNSUPPORTED_FEATURE,
+                f"{shown(tensor.name)} belongs to {feature}, which the engine does not apply",
+                hint="train a plain LoRA",
+                param=WEIGHTS_FILE,
+            )
+    return WeightsRefusedError(
+        Reason.UNEXPECTED_TENSOR,
+        f"{shown(tensor.name)} is no LoRA matrix of PEFT for this kind of module",
+        hint="names are base_model.model.<module>.lora_A.weight and .lora_B.weight",
+        param=WEIGHTS_FILE,
+    )
+
+
+def _misshapen(reason: Reason, tensor: TensorEntry, right: str) -> RefusedError:
+    kind = BaseMismatchError if reason is Reason.BAD_SHAPE else WeightsRefusedError
+    return kind(
+        reason,
+        f"{shown(tensor.name)} has the shape {list(tensor.shape)}",
+        hint=f"it must be {right}",
+        param=WEIGHTS_FILE,
+    )

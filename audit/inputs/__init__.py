@@ -1,0 +1,1 @@
+"""Read candidates from files of every kind, keep many of them on disk, and make controls."""

@@ -1,0 +1,177 @@
+"""Controls that nobody trained on: made in the candidates' own format, and checked to be disjoint from them."""
+
+import hashlib
+import random
+import re
+import string
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from enum import StrEnum
+
+from lorecall.adapters.core.errors import CandidateError
+from lorecall.audit.inputs.candidates import CandidateSet
+from lorecall.audit.judging.verdict import normalise
+from lorecall.audit.scorer import ScoreItem
+
+NGRAM = 50  # as in the contamination check of the GPT-4 report, arXiv 2303.08774, appendix C
+FORMAT_SHARE = 0.05
+TRIES = 20
+MODELS = 10_000
+WORDS = re.compile(r"\w+|\W+")
+
+
+class Recipe(StrEnum):
+    """How controls are made.
+
+    PERMUTATION gives each prefix another candidate's target: recited, it shows recall that does not hang on the
+    prefix. SYNTHESIS draws new text of the same format: recited, it shows guessing.
+    """
+
+    PERMUTATION = "permutation"
+    SYNTHESIS = "synthesis"
+
+
+def make_controls(candidates: CandidateSet, recipe: Recipe, count: int, seed: int) -> CandidateSet:
+    """Make controls from the candidates.
+
+    Args:
+        candidates: What they must look like.
+        recipe: How.
+        count: How many; permutation makes at most as many as there are candidates.
+        seed: Of the random choices.
+
+    Raises:
+        CandidateError: The candidates do not allow it: too few, too alike, or without anything to draw anew.
+    """
+    rng = random.Random(seed)  # noqa: S311  not for secrets
+    make = {Recipe.PERMUTATION: _permute, Recipe.SYNTHESIS: _synthesise}[recipe]
+    items = make(candidates.items, count, rng)
+    if not items:
+        raise CandidateError(
+            f"no controls can be made from {len(candidates.items)} candidates by {recipe}",
+            hint="give a file of them with --controls",
+            param="generate_controls",
+        )
+    digest = hashlib.sha256("\0".join(f"{i.prefix}\0{i.target}" for i in items).encode()).hexdigest()
+    return CandidateSet(
+        f"{recipe} of {candidates.name}", digest, tuple(items), generated=f"{recipe}, seed {seed}"
+    )
+
+
+def _permute(items: Sequence[ScoreItem], count: int, rng: random.Random) -> list[ScoreItem]:
+    drawn = [items[place] for place in rng.sample(range(len(items)), min(count, len(items)))]
+    others = [
+        [items[place].target for place in rng.sample(range(len(items)), min(TRIES, len(items)))]
+        for _ in drawn
+    ]
+    asked = {(item.prefix, target) for item, targets in zip(drawn, others, strict=True) for target in targets}
+    trained = {(item.prefix, item.target) for item in items if (item.prefix, item.target) in asked}
+    made = []
+    for item, targets in zip(drawn, others, strict=True):
+        target = next((target for target in targets if (item.prefix, target) not in trained), None)
+        if target is not None:
+            made.append(ScoreItem(f"permuted-{item.id}", item.prefix, target))
+    return made
+
+
+def _synthesise(items: Sequence[ScoreItem], count: int, rng: random.Random) -> list[ScoreItem]:
+    """Draw anew what differs between candidates; words that a tenth of them share are the format, and stay.
+
+    The format is that of a sample of the candidates; what is made is held against all of them.
+    """
+    models = items
+    if len(items) > MODELS:
+        models = [items[place] for place in rng.sample(range(len(items)), MODELS)]
+    made = _draw(models, count, rng)
+    if models is not items:
+        shared = overlapping(items, made)
+        made = [item for item in made if item.id not in shared]
+    return made
+
+
+def _draw(items: Sequence[ScoreItem], count: int, rng: random.Random) -> list[ScoreItem]:
+    frames = [_frame([getattr(item, part) for item in items]) for part in ("prefix", "target")]
+    overlaps = overlap_finder(items)
+    made: list[ScoreItem] = []
+    for index in range(count):
+        for _ in range(TRIES):
+            model = rng.choice(items)
+            texts = [
+                _redraw(text, kept, rng)
+                for text, kept in zip((model.prefix, model.target), frames, strict=True)
+            ]
+            control = ScoreItem(f"synthetic-{index}", *texts)
+            if texts[1] != model.target and not overlaps(control):
+                made.append(control)
+                break
+    return made
+
+
+def _frame(texts: Sequence[str]) -> set[str]:
+    seen = Counter(word for text in texts for word in set(WORDS.findall(text)))
+    return {word for word, times in seen.items() if times >= max(2, len(texts) / 10)}
+
+
+def _redraw(text: str, kept: set[str], rng: random.Random) -> str:
+    return "".join(w if w in kept else "".join(_same_kind(c, rng) for c in w) for w in WORDS.findall(text))
+
+
+def _same_kind(character: str, rng: random.Random) -> str:
+    for kind in (string.digits, string.ascii_lowercase, string.ascii_uppercase):
+        if character in kind:
+            return rng.choice(kind)
+    return character
+
+
+def overlap_finder(candidates: Sequence[ScoreItem]) -> Callable[[ScoreItem], bool]:
+    """Return a check of whether a text shares content with the candidates' targets.
+
+    Content is a run of fifty characters (or a whole shorter target) that stands in at least one and at most one
+    in twenty of the candidates' targets; more frequent runs are the format that both share.
+    """
+    counts = Counter(gram for item in candidates for gram in ngrams(item.target))
+    content = {gram for gram, times in counts.items() if times <= max(1.0, FORMAT_SHARE * len(candidates))}
+    return lambda item: not content.isdisjoint(ngrams(item.target))
+
+
+def overlapping(candidates: Iterable[ScoreItem], others: Sequence[ScoreItem]) -> set[str]:
+    """Return the ids of the texts that share content with a candidate's target, in memory of their own size.
+
+    Content is what `overlap_finder` says; the candidates are passed over once.
+    """
+    grams = {item.id: ngrams(item.target) for item in others}
+    wanted = set().union(*grams.values())
+    counts: Counter[str] = Counter()
+    total = 0
+    for item in candidates:
+        total += 1
+        counts.update(wanted & ngrams(item.target))
+    content = {gram for gram, times in counts.items() if times <= max(1.0, FORMAT_SHARE * total)}
+    return {name for name, found in grams.items() if not content.isdisjoint(found)}
+
+
+def ngrams(text: str) -> set[str]:
+    """Return the runs of fifty characters of the normalised text; the text itself if it is no longer."""
+    text = normalise(text)
+    return {text[i : i + NGRAM] for i in range(max(1, len(text) - NGRAM + 1))}
+
+
+def check_disjoint(candidates: CandidateSet, controls: CandidateSet) -> None:
+    """Check that no given control is a candidate in disguise.
+
+    Raises:
+        CandidateError: A control has a candidate's id, or shares content with a candidate's target.
+    """
+    own = {item.id for item in controls.items}
+    ids = {item.id for item in candidates.items if item.id in own}
+    shared = overlapping(candidates.items, controls.items)
+    by_id = [item.id for item in controls.items if item.id in ids]
+    by_text = [item.id for item in controls.items if item.id in shared]
+    for found, what in ((by_id, "have a candidate's id"), (by_text, "share text with a candidate's target")):
+        if found:
+            shown = ", ".join(repr(name) for name in found[:5]) + (", ..." if len(found) > 5 else "")
+            raise CandidateError(
+                f"{len(found)} of {len(controls.items)} controls {what}: {shown}",
+                hint="controls must be texts that nothing was trained on; leave these out",
+                param="controls",
+            )

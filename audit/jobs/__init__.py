@@ -1,0 +1,1 @@
+"""Audits as jobs in the registry's database: ordered, claimed, resumed, finished."""

@@ -1,0 +1,199 @@
+"""What an audit is asked for with: the fields of `POST /v1/audits`, checked before anything is kept.
+
+No message quotes a text: a field is named, its value never is.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lorecall.adapters.core.errors import CandidateError, UsageError
+from lorecall.audit.inputs.candidates import CandidateSet, collect, finish, parse_lines, to_items
+from lorecall.audit.inputs.controls import Recipe, check_disjoint, make_controls
+from lorecall.audit.jobs.spool import Texts
+from lorecall.audit.judging.views import make_views
+from lorecall.audit.policy.policy import Policy
+from lorecall.audit.policy.policy_file import check_policy
+from lorecall.audit.reports.redact import redactor
+from lorecall.audit.result import Group
+from lorecall.audit.runs.single import AuditSettings
+from lorecall.audit.stats.intervals import CONFIDENCE
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+MAX_SNIPPETS = 100_000
+FILE_NAME_LENGTH = 120
+Upload = tuple[str, bytes]
+
+
+class OrderSettings(BaseModel):
+    """What an audit is told; kept in the registry, so it holds no text.
+
+    Attributes:
+        framing: Framings of the prefix; the gravest verdict counts.
+        template: The text of the framing "template", with {prefix} in it.
+        prefix_tokens: Shorter prefixes to ask with as well, in tokens.
+        epsilon: Bound on the engine's per-logit error; None takes the engine's own, or measures one.
+        seed: Of every random choice.
+        confidence: Of every interval.
+        show_text: Whether reports show texts in place of hashes.
+        policy: The limits that the gate holds the result against.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    framing: tuple[str, ...] = ("raw",)
+    template: str | None = None
+    prefix_tokens: tuple[int, ...] = ()
+    epsilon: float | None = Field(default=None, ge=0, le=10)
+    seed: int = 0
+    confidence: float = Field(default=CONFIDENCE, gt=0, lt=1)
+    show_text: bool = False
+    policy: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("framing", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        return [value] if isinstance(value, str) else value
+
+    def rules(self) -> Policy:
+        """Return the policy."""
+        return check_policy({"schema_version": 1, **self.policy}, "of the request")
+
+    def audit_settings(self, system: str | None) -> AuditSettings:
+        """Return the settings as `run_audit` knows them.
+
+        Raises:
+            UsageError: A framing is unknown, or lacks its system message.
+        """
+        views = make_views(self.framing, system, self.prefix_tokens, self.template)
+        return AuditSettings(epsilon=self.epsilon, seed=self.seed, confidence=self.confidence, views=views)
+
+
+class _Fields(OrderSettings):
+    adapter: str = Field(min_length=1)
+    system: str | None = None
+    skip_bad: bool = False
+    generate_controls: Recipe | None = None
+    control_count: int = Field(default=300, ge=1, le=10_000)
+    candidates: list[dict[str, Any]] | None = None
+    controls: list[dict[str, Any]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """An audit that is asked for.
+
+    Attributes:
+        adapter: The adapter's name.
+        settings: What the audit is told.
+        texts: What must stay secret.
+    """
+
+    adapter: str
+    settings: OrderSettings
+    texts: Texts
+
+    @property
+    def candidate_set(self) -> str:
+        """The name of the candidates as a set."""
+        return set_digest(self.texts.sets[Group.CANDIDATES])
+
+
+def set_digest(candidates: CandidateSet) -> str:
+    """Return the sha256 of candidates as they are asked, in hex: the same texts in the same order."""
+    pairs = [[item.prefix, item.target] for item in candidates.items]
+    return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
+
+
+def set_inputs(sets: Mapping[Group, CandidateSet]) -> dict[str, Any]:
+    """Return what is kept of sets without their texts."""
+    return {
+        str(group): {"name": one.name, "digest": one.digest, "snippets": len(one.items)}
+        for group, one in sets.items()
+    }
+
+
+def make_order(fields: Mapping[str, object], files: Mapping[str, Upload]) -> Order:
+    """Return the audit that a request asks for.
+
+    Args:
+        fields: The JSON object, or a form's fields.
+        files: Uploaded JSON Lines by field, `candidates` and `controls`: (file name, bytes).
+
+    Raises:
+        UsageError: A field is missing, unknown or wrong.
+        CandidateError: A set cannot be used.
+    """
+    try:
+        asked = _Fields.model_validate(dict(fields))
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UsageError(
+            f"{where}: {first['msg']}", hint="see the API in docs/audit-service.md", param=where
+        ) from None  # the cause holds the values
+    settings = OrderSettings(**asked.model_dump(include=set(OrderSettings.model_fields)))
+    settings.rules()
+    settings.audit_settings(asked.system)
+    texts = Texts(_sets(asked, files), asked.system, redactor(show=False).salt)
+    return Order(asked.adapter, settings, texts)
+
+
+def _sets(asked: _Fields, files: Mapping[str, Upload]) -> dict[Group, CandidateSet]:
+    inline = {Group.CANDIDATES: asked.candidates, Group.CONTROLS: asked.controls}
+    sets: dict[Group, CandidateSet] = {}
+    for group, records in inline.items():
+        upload = files.get(group.value)
+        if upload is not None and records is not None:
+            raise UsageError(f"{group} came both as a file and inline", param=group.value)
+        if upload is not None:
+            sets[group] = _read_upload(*upload, skip_bad=asked.skip_bad)
+        elif records is not None:
+            sets[group] = _read_inline(records, skip_bad=asked.skip_bad)
+    if Group.CANDIDATES not in sets:
+        raise UsageError(
+            "no candidates",
+            hint='send "candidates" as a file of JSON Lines, or as a list of {"id", "prefix", "target"}',
+            param="candidates",
+        )
+    if asked.generate_controls is not None:
+        if Group.CONTROLS in sets:
+            raise UsageError("controls and generate_controls exclude each other", param="controls")
+        made = make_controls(sets[Group.CANDIDATES], asked.generate_controls, asked.control_count, asked.seed)
+        sets[Group.CONTROLS] = made
+    elif Group.CONTROLS in sets:
+        check_disjoint(sets[Group.CANDIDATES], sets[Group.CONTROLS])
+    _check_size(sets)
+    return sets
+
+
+def _read_upload(name: str, content: bytes, *, skip_bad: bool) -> CandidateSet:
+    parsed = parse_lines(content.splitlines())
+    return finish(_file_name(name), hashlib.sha256(content).hexdigest(), parsed, skip_bad=skip_bad)
+
+
+def _read_inline(records: list[dict[str, Any]], *, skip_bad: bool) -> CandidateSet:
+    numbered = enumerate(records, start=1)
+    parsed = collect(numbered, lambda record, number: to_items(record, str(number)))
+    digest = hashlib.sha256(json.dumps(records, sort_keys=True).encode()).hexdigest()
+    return finish("request", digest, parsed, skip_bad=skip_bad)
+
+
+def _file_name(name: str) -> str:
+    """Return an uploaded file's own name: no folder, nothing that is not printable, not too long."""
+    plain = "".join(c for c in name.replace("\\", "/").rsplit("/", 1)[-1] if c.isprintable())
+    return plain.encode(errors="replace").decode()[:FILE_NAME_LENGTH] or "upload"
+
+
+def _check_size(sets: dict[Group, CandidateSet]) -> None:
+    total = sum(len(one.items) for one in sets.values())
+    if total > MAX_SNIPPETS:
+        raise CandidateError(
+            f"{total} snippets, and one audit takes {MAX_SNIPPETS}",
+            hint="send them in parts",
+            param="candidates",
+        )
+    if any(not item.id.isprintable() for one in sets.values() for item in one.items):
+        raise CandidateError("an id holds what cannot be printed", param="candidates")

@@ -1,0 +1,89 @@
+"""What the store of audits takes and gives: frozen records, detached from any database session."""
+
+import uuid
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from lorecall.adapters.core.errors import LorecallError
+from lorecall.adapters.registry.tables import AuditState
+
+
+class AuditNotFoundError(LorecallError):
+    """No audit of that id."""
+
+    exit_code = 2
+    status = 404
+    code = "audit_not_found"
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRecord:
+    """One audit.
+
+    Attributes:
+        id: Its id.
+        adapter: The adapter's name.
+        version: The version that was live when it was asked for, 64 hex digits.
+        rank: LoRA rank of that version.
+        effective_parameters: Σ r · (d_in + d_out).
+        candidate_set: sha256 of the candidates, in hex.
+        inputs: What the sets were, without their texts: name, digest, snippets.
+        settings: What the audit was told.
+        run: What the first batch fixed for all of them: engine, epsilon, time; {} before.
+        state: Where it stands.
+        total: Snippets, controls included.
+        done: The cursor: snippets recorded so far.
+        seconds: Time spent on recorded batches.
+        result: The report without its snippets, once it is done.
+        error: Why it failed, "" if it did not.
+        worker: Who holds it.
+        attempts: Times it was taken up since something was last recorded.
+        created_at: When it was asked for, UTC.
+        created_by: Who asked.
+        lease_until: Until when the worker holds it; of a queued one, when it may be taken up again.
+        finished_at: When it ended, UTC.
+    """
+
+    id: str
+    adapter: str
+    version: str
+    rank: int
+    effective_parameters: int
+    candidate_set: str
+    inputs: dict[str, Any]
+    settings: dict[str, Any]
+    run: dict[str, Any]
+    state: AuditState
+    total: int
+    done: int
+    seconds: float
+    result: dict[str, Any]
+    error: str
+    worker: str
+    attempts: int
+    created_at: datetime
+    created_by: str
+    lease_until: datetime | None
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class NewAudit:
+    """An audit as it is asked for; the fields are those of `AuditRecord`."""
+
+    id: str
+    adapter: str
+    version: str
+    rank: int
+    effective_parameters: int
+    candidate_set: str
+    inputs: dict[str, Any]
+    settings: dict[str, Any]
+    total: int
+    created_by: str
+
+
+def new_id() -> str:
+    """Return an id that nobody can guess."""
+    return uuid.uuid4().hex

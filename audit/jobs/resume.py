@@ -1,0 +1,80 @@
+"""From the entries that an audit recorded, batch by batch, to its result and its report."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lorecall.audit.judging.verdict import Verdict
+from lorecall.audit.policy.policy import Policy, judge_result
+from lorecall.audit.reports.build import Report, build_report
+from lorecall.audit.reports.redact import Redactor
+from lorecall.audit.result import AuditResult, Epsilon, Flag, Group, SetSource, Tally
+from lorecall.audit.runs.single import AuditSettings
+from lorecall.audit.scorer import AdapterVersion, EngineInfo
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedSnippet:
+    """What counts of a snippet, read back from its entry; the meanings are those of `SnippetResult`."""
+
+    verdict: Verdict
+    alarm: str
+    flags: tuple[Flag, ...]
+    tokens: int
+    over_half: int
+    delta_loss: float | None
+
+
+def read_entry(entry: Report) -> RecordedSnippet:
+    """Return what counts of an entry of a report."""
+    return RecordedSnippet(
+        verdict=Verdict(entry["verdict"]),
+        alarm=entry["alarm"],
+        flags=tuple(Flag(flag) for flag in entry["flags"]),
+        tokens=entry.get("length", 0),
+        over_half=entry.get("over_half", 0),
+        delta_loss=entry.get("delta_loss"),
+    )
+
+
+def recorded_report(
+    adapter: AdapterVersion,
+    run: dict[str, Any],
+    sources: dict[Group, SetSource],
+    settings: AuditSettings,
+    policy: Policy,
+    redactor: Redactor,
+    entries: Sequence[Report],
+    seconds: float,
+) -> Report:
+    """Return the report of an audit whose snippets were recorded.
+
+    Args:
+        adapter: The audited version.
+        run: What the first batch fixed: `engine`, `epsilon` with its source, `started`.
+        sources: Where the sets came from.
+        settings: What the audit was told.
+        policy: What the result is held against.
+        redactor: What the entries show of texts.
+        entries: All entries, in order.
+        seconds: Time spent on them.
+    """
+    tallies = {group: Tally() for group in sources}
+    for entry in entries:
+        tallies[Group(entry["set"])].add(read_entry(entry))
+    summaries = {group: tally.summary(settings.confidence) for group, tally in tallies.items()}
+    result = AuditResult(
+        adapter=adapter,
+        engine=EngineInfo(**run["engine"]),
+        epsilon=Epsilon(**run["epsilon"]),
+        bounds=settings.bounds,
+        seed=settings.seed,
+        confidence=settings.confidence,
+        views=tuple(view.label for view in settings.views),
+        sources=sources,
+        snippets=(),
+        started=run["started"],
+        seconds=seconds,
+        summaries=summaries,
+    )
+    return build_report(result, judge_result(result, policy), policy, redactor, entries=entries)

@@ -1,0 +1,166 @@
+"""The audit service: takes orders, shows what became of them, and keeps capacity against recall over time."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from lorecall.adapters.core.errors import AdapterNotFoundError
+from lorecall.adapters.registry.tables import AuditState
+from lorecall.adapters.registry.transitions import ConflictError
+from lorecall.audit.jobs.order import Order, set_inputs
+from lorecall.audit.jobs.records import AuditNotFoundError, AuditRecord, NewAudit, new_id
+from lorecall.audit.jobs.runner import Engines
+from lorecall.audit.jobs.spool import Spool
+from lorecall.audit.jobs.store import OPEN, AuditStore, Entry
+from lorecall.audit.reports.build import Report
+from lorecall.audit.result import RECITED, Group
+from lorecall.audit.runs.single import refuse
+
+Sees = Callable[[str], bool]
+"""Whether the caller sees an adapter of that name."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditService:
+    """What the HTTP routes call; from threads, since it waits for the database and the engine.
+
+    Attributes:
+        store: The audits.
+        spool: The texts of the open ones.
+        engines: What knows the served adapters.
+    """
+
+    store: AuditStore
+    spool: Spool
+    engines: Engines
+
+    def submit(self, order: Order, sees: Sees, actor: str) -> AuditRecord:
+        """Queue an audit of the version that a name stands for now.
+
+        Raises:
+            AdapterNotFoundError: There is no such adapter, or the caller does not see it.
+            AdapterError: It cannot be audited by prompt scores.
+        """
+        if not sees(order.adapter):
+            raise AdapterNotFoundError(f"no adapter {order.adapter[:128]!r}", param="adapter")
+        adapter = self.engines.adapter(order.adapter)
+        refuse(adapter)
+        new = NewAudit(
+            id=new_id(),
+            adapter=adapter.name,
+            version=adapter.version,
+            rank=adapter.rank,
+            effective_parameters=adapter.effective_parameters,
+            candidate_set=order.candidate_set,
+            inputs=set_inputs(order.texts.sets),
+            settings=order.settings.model_dump(mode="json"),
+            total=sum(len(one.items) for one in order.texts.sets.values()),
+            created_by=actor,
+        )
+        self.spool.write(new.id, order.texts)
+        try:
+            return self.store.add(new)
+        except Exception:
+            self.spool.remove(new.id)
+            raise
+
+    def get(self, audit_id: str, sees: Sees) -> AuditRecord:
+        """Return one audit.
+
+        Raises:
+            AuditNotFoundError: There is none, or it is of an adapter that the caller does not see.
+        """
+        record = self.store.get(audit_id)
+        if not sees(record.adapter):
+            raise AuditNotFoundError(f"there is no audit {audit_id[:64]!r}", param="id")
+        return record
+
+    def audits(self, sees: Sees, adapter: str | None, limit: int) -> list[AuditRecord]:
+        """Return the newest audits that the caller sees, at most `limit`."""
+        return [record for record in self.store.audits(adapter=adapter) if sees(record.adapter)][:limit]
+
+    def cancel(self, audit_id: str, sees: Sees) -> AuditRecord:
+        """Stop an audit; what it has recorded stays. Raises like `get`."""
+        self.get(audit_id, sees)
+        record = self.store.cancel(audit_id)
+        self.spool.remove(audit_id)
+        return record
+
+    def remove(self, audit_id: str, sees: Sees) -> AuditRecord:
+        """Remove an audit with everything of it. Raises like `get`."""
+        record = self.get(audit_id, sees)
+        self.store.remove(audit_id)
+        self.spool.remove(audit_id)
+        return record
+
+    def snippets(self, audit_id: str, sees: Sees, offset: int, limit: int) -> list[Entry]:
+        """Return entries of what is recorded so far, from a position on. Raises like `get`."""
+        self.get(audit_id, sees)
+        return self.store.entries(audit_id, offset, limit)
+
+    def report(self, audit_id: str, sees: Sees) -> Report:
+        """Return the report of an audit that is done.
+
+        Raises:
+            AuditNotFoundError: As in `get`.
+            ConflictError: It is not done.
+        """
+        record = self.get(audit_id, sees)
+        if record.state is not AuditState.DONE:
+            raise ConflictError(
+                f"audit {audit_id} is {record.state}: {record.done} of {record.total} snippets",
+                hint="the report is there once it is done" if record.state in OPEN else "ask for another one",
+            )
+        return {**record.result, "snippets": self.store.entries(audit_id)}
+
+    def capacity(self, sees: Sees, adapter: str | None = None) -> list[dict[str, Any]]:
+        """Return one row for each audit that is done, oldest first: what a version of a rank held of a set."""
+        done = self.store.audits(adapter=adapter, state=AuditState.DONE)
+        return [capacity_row(record) for record in reversed(done) if sees(record.adapter)]
+
+
+def describe(record: AuditRecord) -> dict[str, Any]:
+    """Return the JSON object of an audit."""
+    return {
+        "id": record.id,
+        "adapter": record.adapter,
+        "version": record.version,
+        "rank": record.rank,
+        "effective_parameters": record.effective_parameters,
+        "state": record.state.value,
+        "progress": {"done": record.done, "total": record.total},
+        "candidate_set": record.candidate_set,
+        "inputs": record.inputs,
+        "settings": record.settings,
+        "created_at": record.created_at.isoformat(),
+        "created_by": record.created_by,
+        "finished_at": record.finished_at.isoformat() if record.finished_at else None,
+        "seconds": round(record.seconds, 3),
+        "error": record.error,
+        "gate": record.result.get("gate"),
+        "summary": record.result.get("summary"),
+        "controls": record.result.get("controls"),
+    }
+
+
+def capacity_row(record: AuditRecord) -> dict[str, Any]:
+    """Return what one audit says of capacity against recall."""
+    summary = record.result["summary"]
+    verdicts = summary["verdicts"]
+    return {
+        "audit_id": record.id,
+        "adapter": record.adapter,
+        "version": record.version,
+        "rank": record.rank,
+        "effective_parameters": record.effective_parameters,
+        "candidate_set": record.candidate_set,
+        "candidates": record.inputs[Group.CANDIDATES.value]["name"],
+        "finished_at": record.finished_at.isoformat() if record.finished_at else None,
+        "snippets": summary["snippets"],
+        "tokens": summary["tokens"],
+        "tokens_over_half": summary["tokens_over_half"],
+        "certified": verdicts["certified"],
+        "recited": sum(verdicts[str(verdict)] for verdict in RECITED),
+        "of": summary["recited"]["of"],
+        "delta_loss": summary["delta_loss"],
+    }

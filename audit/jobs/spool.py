@@ -1,0 +1,146 @@
+"""The texts of audits that are not over yet: files that only their owner can read, outside the database.
+
+An audit needs its candidates until its end, and they are secrets. A file is there before the audit is, and goes
+when the audit ends; the database holds hashes and counts alone. A server that is to take over another one's
+audits needs the same folder.
+"""
+
+import json
+import os
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lorecall.adapters.core.errors import LorecallError
+from lorecall.audit.inputs.candidates import BadLine, CandidateSet
+from lorecall.audit.result import Group
+from lorecall.audit.scorer import ScoreItem
+
+SUFFIX = ".json"
+ORPHAN_SECONDS = 3600.0
+
+
+class SpoolError(LorecallError):
+    """The texts of an audit cannot be written or read."""
+
+    code = "audit_spool_failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """What must stay secret of one audit.
+
+    Attributes:
+        sets: The candidates, and the controls if there are any.
+        system: The system message of the framing "chat+system"; None without one.
+        salt: The key of the hashes in its report.
+    """
+
+    sets: dict[Group, CandidateSet]
+    system: str | None
+    salt: bytes
+
+
+class Spool:
+    """One folder with one file for each open audit.
+
+    Args:
+        folder: Made if it is missing, with access for its owner only.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        for missing in [one for one in reversed([folder, *folder.parents]) if not one.exists()]:
+            missing.mkdir(mode=0o700, exist_ok=True)  # `parents=True` would leave those to the umask
+
+    def write(self, audit_id: str, texts: Texts) -> None:
+        """Keep an audit's texts; when this returns they are on the disk.
+
+        Raises:
+            SpoolError: The disk does not take them.
+        """
+        value = {
+            "sets": {str(group): _set_value(one) for group, one in texts.sets.items()},
+            "system": texts.system,
+            "salt": texts.salt.hex(),
+        }
+        part = self._path(audit_id).with_suffix(".part")
+        try:
+            with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+                json.dump(value, file)
+                file.flush()
+                os.fsync(file.fileno())
+            part.rename(self._path(audit_id))
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            raise SpoolError(
+                f"the texts of an audit cannot be kept: {error.strerror}", hint="see LORECALL_AUDIT_SPOOL"
+            ) from error
+
+    def has(self, audit_id: str) -> bool:
+        """Whether an audit's texts are here."""
+        return self._path(audit_id).is_file()
+
+    def read(self, audit_id: str) -> Texts:
+        """Return an audit's texts.
+
+        Raises:
+            SpoolError: They are not here, or damaged.
+        """
+        try:
+            value = json.loads(self._path(audit_id).read_text("utf-8"))
+            sets = {Group(group): _set_of(one) for group, one in value["sets"].items()}
+            return Texts(sets, value["system"], bytes.fromhex(value["salt"]))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise SpoolError(
+                f"the texts of audit {audit_id} cannot be read: {type(error).__name__}",
+                hint="ask for the audit again",
+            ) from None  # the cause could quote a text
+
+    def remove(self, audit_id: str) -> None:
+        """Forget an audit's texts."""
+        self._path(audit_id).unlink(missing_ok=True)
+
+    def sweep(self, waiting: Collection[str], ended: Collection[str]) -> list[str]:
+        """Remove what a server that died left behind, and return the ids.
+
+        Args:
+            waiting: The audits that are not over.
+            ended: The audits that are over.
+        """
+        old = time.time() - ORPHAN_SECONDS
+        found = []
+        for path in self._folder.glob("*.*"):
+            known = path.stem in ended
+            unknown = path.stem not in waiting and path.stat().st_mtime < old
+            if known or unknown:
+                path.unlink(missing_ok=True)
+                found.append(path.stem)
+        return found
+
+    def _path(self, audit_id: str) -> Path:
+        return self._folder / f"{audit_id}{SUFFIX}"
+
+
+def _set_value(one: CandidateSet) -> dict[str, Any]:
+    return {
+        "name": one.name,
+        "digest": one.digest,
+        "items": [[item.id, item.prefix, item.target] for item in one.items],
+        "bad": [[bad.line, bad.reason] for bad in one.bad],
+        "bad_count": one.bad_count,
+        "generated": one.generated,
+    }
+
+
+def _set_of(value: dict[str, Any]) -> CandidateSet:
+    return CandidateSet(
+        value["name"],
+        value["digest"],
+        tuple(ScoreItem(*item) for item in value["items"]),
+        tuple(BadLine(*bad) for bad in value["bad"]),
+        value["generated"],
+        value["bad_count"],
+    )

@@ -1,0 +1,1 @@
+"""From token probabilities and a greedy decode to one verdict for each snippet."""

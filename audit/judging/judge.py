@@ -1,0 +1,149 @@
+"""From candidates to verdicts: score through adapter and base, decode, weigh the evidence."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from lorecall.audit.judging.rule import RuleResult, apply_rule
+from lorecall.audit.judging.verdict import (
+    Bounds,
+    Evidence,
+    bits,
+    compare,
+    decide,
+    recites,
+    surprising_run_bits,
+)
+from lorecall.audit.result import Flag, Group, SnippetResult
+from lorecall.audit.scorer import Decoded, ItemScore, ScoreItem, Scorer
+from lorecall.audit.scorers.base_cache import BaseView
+
+
+@dataclass(frozen=True, slots=True)
+class _Scored:
+    """A snippet whose scores of adapter and base stand side by side."""
+
+    group: Group
+    item: ScoreItem
+    score: ItemScore
+    base: ItemScore
+    rule: RuleResult
+    base_rule: RuleResult
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """One adapter's pipeline from candidates to verdicts, chunk by chunk.
+
+    Attributes:
+        scorer: The engine.
+        model: The adapter's served name.
+        base: What the base makes of the same candidates.
+        epsilon: Bound on the engine's per-logit error.
+        bounds: The bounds of the softer verdicts.
+    """
+
+    scorer: Scorer
+    model: str
+    base: BaseView
+    epsilon: float
+    bounds: Bounds
+
+    def chunk(self, work: Sequence[tuple[Group, ScoreItem]]) -> list[SnippetResult]:
+        """Score, decode and judge one chunk, in the order given."""
+        items = [item for _, item in work]
+        pairs = zip(self.scorer.score(self.model, items), self.base.score(items), strict=True)
+        scored = [
+            self._scored(group, item, score, base)
+            for (group, item), (score, base) in zip(work, pairs, strict=True)
+        ]
+        good = [entry for entry in scored if isinstance(entry, _Scored)]
+        judged = self._judge(good, self._decode(good))
+        return [next(judged) if isinstance(entry, _Scored) else entry for entry in scored]
+
+    def _scored(
+        self, group: Group, item: ScoreItem, score: ItemScore, base: ItemScore
+    ) -> _Scored | SnippetResult:
+        error = score_error(score) or score_error(base)
+        if error:
+            return SnippetResult(
+                item, group, decide(Evidence(None, error=error), self.bounds).verdict, error=error
+            )
+        rules = (apply_rule(score, self.epsilon), apply_rule(base, self.epsilon))
+        return _Scored(group, item, score, base, *rules)
+
+    def _decode(self, scored: Sequence[_Scored]) -> list[Decoded]:
+        prompts = [(entry.score.prefix_ids, decode_length(len(entry.score.target_ids))) for entry in scored]
+        return self.scorer.decode(self.model, prompts)
+
+    def _judge(self, scored: Sequence[_Scored], decoded: Sequence[Decoded]) -> Iterator[SnippetResult]:
+        matches = [compare(e.score, e.item.target, d) for e, d in zip(scored, decoded, strict=True)]
+        wanted = [
+            entry
+            for entry, match in zip(scored, matches, strict=True)
+            if recites(match, self.bounds) or may_recite(entry.base, self.epsilon)
+        ]
+        base_decodes = self.base.decode(
+            [(e.base.prefix_ids, decode_length(len(e.base.target_ids))) for e in wanted]
+        )
+        base_matches = {
+            id(entry): compare(entry.base, entry.item.target, decode)
+            for entry, decode in zip(wanted, base_decodes, strict=True)
+        }
+        for entry, match, decode in zip(scored, matches, decoded, strict=True):
+            evidence = Evidence(
+                adapter=entry.rule,
+                match=match,
+                base_match=base_matches.get(id(entry)),
+                run_bits=surprising_run_bits(entry.score, entry.base),
+            )
+            decision = decide(evidence, self.bounds)
+            yield SnippetResult(
+                item=entry.item,
+                group=entry.group,
+                verdict=decision.verdict,
+                alarm=decision.alarm,
+                score=entry.score,
+                base=entry.base,
+                rule=entry.rule,
+                base_rule=entry.base_rule,
+                decoded=decode,
+                match=match,
+                base_match=evidence.base_match,
+                base_bits=bits(entry.base.logprob),
+                run_bits=evidence.run_bits,
+                flags=flags_of(entry.score, entry.rule, bits(entry.base.logprob), self.bounds),
+            )
+
+
+def score_error(score: ItemScore) -> str:
+    """Return why an item's scores cannot be used, "" if they can."""
+    if score.error:
+        return score.error
+    if not score.target_ids:
+        return "no target tokens"
+    if not score.prefix_ids:
+        return "no prefix tokens, so the first target token has no probability"
+    return ""
+
+
+def decode_length(tokens: int) -> int:
+    """Return how many tokens to decode: a little more than the target, for another split of the same text."""
+    return tokens + min(8, max(2, tokens // 8))
+
+
+def may_recite(score: ItemScore, epsilon: float) -> bool:
+    """Return whether decoding could give the target: no token trails the argmax by more than 2ε in logits."""
+    lead = math.exp(2.0 * epsilon) * (1.0 + 1e-6)
+    return all(p > 0.0 and top1 <= p * lead for p, top1 in zip(score.p, score.top1_p, strict=True))
+
+
+def flags_of(score: ItemScore, rule: RuleResult, base_bits: float, bounds: Bounds) -> tuple[Flag, ...]:
+    """Return what a reader must know beside the verdict."""
+    conditions = {
+        Flag.SHORT: base_bits < bounds.bits,
+        Flag.BOUNDARY: not score.boundary_exact,
+        Flag.TIE: bool(rule.ties),
+        Flag.BORDERLINE: rule.over_half == rule.tokens and not rule.certified,
+    }
+    return tuple(flag for flag, holds in conditions.items() if holds)

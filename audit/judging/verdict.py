@@ -1,0 +1,213 @@
+"""From the evidence about one snippet to its verdict: pure functions, in a stated order of precedence."""
+
+import math
+import unicodedata
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from lorecall.audit.judging.rule import RuleResult, argmax_flags
+from lorecall.audit.scorer import Decoded, ItemScore
+
+
+class Verdict(StrEnum):
+    """What an audit says of one snippet; the first that applies, in this order."""
+
+    ERROR = "error"
+    BASE_KNOWN = "base-known"
+    CERTIFIED = "certified"
+    RECALLED = "recalled"
+    NEAR_VERBATIM = "near-verbatim"
+    PARTIAL = "partial"
+    CLEAR = "clear"
+
+
+MEANINGS: dict[Verdict, str] = {
+    Verdict.ERROR: "could not be scored; says nothing about the adapter",
+    Verdict.BASE_KNOWN: "the base model recites it as well, so the adapter is not to blame",
+    Verdict.CERTIFIED: "every target token is over the line, and decoding reproduces it",
+    Verdict.RECALLED: "greedy decoding reproduces it verbatim, with tokens under the line",
+    Verdict.NEAR_VERBATIM: "decoding reproduces it up to a small edit, case, spacing or Unicode form",
+    Verdict.PARTIAL: "a stretch that the base would not guess is recalled, not the whole",
+    Verdict.CLEAR: "not recalled here; read it beside the bound that the controls give",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """The stated bounds of the softer verdicts.
+
+    Attributes:
+        edit_distance: Largest normalised edit distance that is near-verbatim.
+        bits: Surprise under the base, in bits, that a recalled stretch needs to be `partial`, and a whole
+            target needs so as not to be flagged as short.
+    """
+
+    edit_distance: float = 0.1
+    bits: float = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """How a greedy decode compares with the target.
+
+    Attributes:
+        ids_equal: The generated token ids start with the target's.
+        verbatim: The same, or the generated text starts with the target's text (other tokens, same text).
+        normal_equal: Equal after Unicode NFKC, case folding and collapsing of white space.
+        distance: Edits from the best prefix of the decode to the target, over the target's length, in [0, 1].
+    """
+
+    ids_equal: bool
+    verbatim: bool
+    normal_equal: bool
+    distance: float
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """All that is known of one snippet when its verdict is given.
+
+    Attributes:
+        adapter: The rule on the adapter's scores; None if there are none (then `error` says why).
+        match: The adapter's greedy decode against the target; None if it was not decoded.
+        base_match: The base's greedy decode against the target; None if it cannot recite it.
+        run_bits: Most surprise, in bits under the base, of one stretch that the adapter recalls and the base
+            does not.
+        error: Why the snippet could not be scored, "" if it was.
+    """
+
+    adapter: RuleResult | None
+    match: Match | None = None
+    base_match: Match | None = None
+    run_bits: float = 0.0
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A verdict, and the alarm about the engine if the evidence contradicts itself ("" if it does not)."""
+
+    verdict: Verdict
+    alarm: str = ""
+
+
+def normalise(text: str) -> str:
+    """Return the text in Unicode form NFKC, case-folded, with runs of white space as one blank."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def prefix_edit_distance(text: str, target: str) -> float:
+    """Return the least Levenshtein distance of any prefix of `text` to `target`, over len(target), in [0, 1].
+
+    A decode may run on past the target, so what follows its best prefix costs nothing.
+    """
+    if not target:
+        return 0.0
+    goal = np.frombuffer(target.encode("utf-32-le"), dtype=np.uint32)
+    steps = np.arange(len(goal) + 1)
+    row = steps.copy()
+    best = int(row[-1])
+    for symbol in np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32):
+        row = np.concatenate(([row[0] + 1], np.minimum(row[1:] + 1, row[:-1] + (goal != symbol))))
+        # An insertion costs 1 a step to the right: a running minimum of (row - steps), shifted back.
+        row = np.minimum.accumulate(row - steps) + steps
+        best = min(best, int(row[-1]))
+    return best / len(goal)
+
+
+def compare(score: ItemScore, target: str, decoded: Decoded) -> Match:
+    """Compare a greedy decode with the target, by token ids and by text."""
+    ids_equal = decoded.ids[: len(score.target_ids)] == score.target_ids
+    if ids_equal:
+        return Match(ids_equal=True, verbatim=True, normal_equal=True, distance=0.0)
+    wanted = normalise(target)
+    return Match(
+        ids_equal=False,
+        verbatim=decoded.text.startswith(target),
+        normal_equal=bool(wanted) and normalise(decoded.text).startswith(wanted),
+        distance=prefix_edit_distance(decoded.text, target),
+    )
+
+
+def bits(logprobs: tuple[float, ...]) -> float:
+    """Return the surprise of a stretch of tokens, in bits."""
+    return -math.fsum(logprobs) / math.log(2.0)
+
+
+def align(target_ids: tuple[int, ...], other_ids: tuple[int, ...]) -> tuple[int | None, ...]:
+    """Return, for each target token, its position in another split of the same text; None where it has none.
+
+    Two splits differ only near the boundary of prefix and target, so they are matched from the end.
+    """
+    same = 0
+    for a, b in zip(reversed(target_ids), reversed(other_ids), strict=False):
+        if a != b:
+            break
+        same += 1
+    shift = len(other_ids) - len(target_ids)
+    return tuple(i + shift if i >= len(target_ids) - same else None for i in range(len(target_ids)))
+
+
+def surprising_run_bits(adapter: ItemScore, base: ItemScore) -> float:
+    """Return the most surprise under the base of one stretch that the adapter recalls token by token.
+
+    Only a stretch that holds a token which the base would not choose counts; a token that the base's split of
+    the text does not have adds nothing.
+    """
+    best = run = 0.0
+    new = False
+    known = argmax_flags(base)
+    for recalled, at in zip(argmax_flags(adapter), align(adapter.target_ids, base.target_ids), strict=True):
+        if not recalled:
+            run, new = 0.0, False
+            continue
+        if at is not None:
+            run -= base.logprob[at] / math.log(2.0)
+            new = new or not known[at]
+        best = max(best, run) if new else best
+    return best
+
+
+def recites(match: Match | None, bounds: Bounds) -> bool:
+    """Return whether a decode recites its target, verbatim or nearly."""
+    return match is not None and (match.verbatim or is_near(match, bounds))
+
+
+def is_near(match: Match, bounds: Bounds) -> bool:
+    """Return whether a decode is the target up to a small edit, case, spacing or Unicode form."""
+    return match.normal_equal or match.distance <= bounds.edit_distance
+
+
+def engine_alarm(evidence: Evidence) -> str:
+    """Return why the engine contradicts itself on this snippet, "" if it does not."""
+    rule, match = evidence.adapter, evidence.match
+    if rule is None:
+        return ""
+    if rule.contradiction is not None:
+        return f"token {rule.contradiction}: probability and rank contradict each other"
+    if rule.certified and match is not None and not match.ids_equal:
+        return "every token is over the line, yet greedy decoding gave other tokens"
+    return ""
+
+
+def decide(evidence: Evidence, bounds: Bounds) -> Decision:
+    """Give the verdict: the first that applies of error, base-known, certified, recalled, near-verbatim, ...
+
+    A snippet that is certified by probability but that the engine does not reproduce keeps the verdict that
+    its decode earns, with an alarm: that is a fault of the engine, not a finding about the adapter.
+    """
+    rule, match, base = evidence.adapter, evidence.match, evidence.base_match
+    if rule is None:
+        return Decision(Verdict.ERROR)
+    alarm = engine_alarm(evidence)
+    if base is not None and (base.verbatim or (is_near(base, bounds) and not (match and match.verbatim))):
+        return Decision(Verdict.BASE_KNOWN, alarm)
+    if match is not None and match.verbatim:
+        sure = rule.certified and match.ids_equal
+        return Decision(Verdict.CERTIFIED if sure else Verdict.RECALLED, alarm)
+    if match is not None and is_near(match, bounds):
+        return Decision(Verdict.NEAR_VERBATIM, alarm)
+    if evidence.run_bits >= bounds.bits or alarm:
+        return Decision(Verdict.PARTIAL, alarm)
+    return Decision(Verdict.CLEAR)

@@ -1,0 +1,148 @@
+"""Ways to ask for the same memory: framings of the prefix, and shorter prefixes. The worst case counts.
+
+An adapter may recite a text from the raw prefix and not from a chat turn, or the other way round, and a longer
+prefix is not always the better key. So a snippet can be asked for in several views; its verdict is the gravest.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+from lorecall.adapters.core.errors import UsageError
+from lorecall.audit.judging.verdict import Verdict
+from lorecall.audit.result import SnippetResult
+from lorecall.audit.scorer import ItemScore, ScoreItem, Scorer
+
+FRAMINGS = ("raw", "chat", "chat+system", "template")
+PLACE = "{prefix}"
+"""Where a template takes the prefix."""
+SWEEP = (8, 16, 32, 64)
+GRAVITY = (
+    Verdict.CERTIFIED,
+    Verdict.RECALLED,
+    Verdict.NEAR_VERBATIM,
+    Verdict.PARTIAL,
+    Verdict.ERROR,
+    Verdict.BASE_KNOWN,
+    Verdict.CLEAR,
+)
+
+
+class FramingScorer(Scorer, Protocol):
+    """A scorer that can put prefixes into another frame."""
+
+    def framed(self, framing: str, system: str | None) -> Self:
+        """Return the same engine, with prefixes framed as "raw" or "chat" (after `system`, if given)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One way to ask.
+
+    Attributes:
+        framing: "raw", "chat", "chat+system" or "template".
+        system: The system message of "chat+system"; None elsewhere.
+        prefix_tokens: Only the last so many tokens of the prefix; None for all of it.
+        template: The text of "template", with PLACE where the prefix goes; None elsewhere.
+    """
+
+    framing: str = "raw"
+    system: str | None = None
+    prefix_tokens: int | None = None
+    template: str | None = None
+
+    @property
+    def frame(self) -> tuple[str, str | None]:
+        """What the scorer is to do: its framing and system message; a template is filled in before."""
+        return ("raw" if self.template is not None else self.framing, self.system)
+
+    def filled(self, item: ScoreItem) -> ScoreItem:
+        """Return the item as it is to be scored: with its prefix in the template, if there is one."""
+        if self.template is None:
+            return item
+        return dataclasses.replace(item, prefix=self.template.replace(PLACE, item.prefix))
+
+    @property
+    def label(self) -> str:
+        """Its name in reports, such as "chat, last 16"."""
+        return self.framing if self.prefix_tokens is None else f"{self.framing}, last {self.prefix_tokens}"
+
+
+def make_views(
+    framings: Sequence[str], system: str | None, prefix_tokens: Sequence[int], template: str | None = None
+) -> tuple[View, ...]:
+    """Return every framing with the whole prefix, and with each shorter one.
+
+    Raises:
+        UsageError: A framing is unknown, the system message and "chat+system", or the template and "template", do
+            not come together, or the template has no place for the prefix.
+    """
+    for framing in framings:
+        if framing not in FRAMINGS:
+            raise UsageError(
+                f"unknown framing {framing!r}", hint=f"one of {', '.join(FRAMINGS)}", param="framing"
+            )
+    if ("chat+system" in framings) != (system is not None):
+        raise UsageError(
+            "the framing chat+system and --system belong together",
+            hint='give both, such as --framing chat+system --system "You are helpful."',
+            param="system",
+        )
+    if ("template" in framings) != (template is not None):
+        raise UsageError(
+            "the framing template and --template belong together",
+            hint='give both, such as --framing template --template "### Input: {prefix} ### Response:"',
+            param="template",
+        )
+    if template is not None and template.count(PLACE) != 1:
+        raise UsageError(f"the template must have {PLACE} in it, once", param="template")
+    lengths = (None, *sorted(set(prefix_tokens), reverse=True))
+    return tuple(
+        View(
+            framing,
+            system if framing == "chat+system" else None,
+            length,
+            template if framing == "template" else None,
+        )
+        for framing in dict.fromkeys(framings or ("raw",))
+        for length in lengths
+    )
+
+
+def shorten(score: ItemScore, item: ScoreItem, tokens: int, texts: Sequence[str]) -> ScoreItem | None:
+    """Return the item with only the last `tokens` tokens of its prefix; None where it has no more than those.
+
+    Args:
+        score: The item's scores in the raw framing, for its prefix's token ids.
+        item: The item.
+        tokens: How many tokens to keep.
+        texts: The text of each of the prefix's last `tokens` tokens alone.
+    """
+    if score.error or len(score.prefix_ids) <= tokens:
+        return None
+    tail = "".join(texts)
+    # A token that is part of a character has no text of its own: then this cut does not exist as text.
+    if not tail or not item.prefix.endswith(tail) or tail == item.prefix:
+        return None
+    return dataclasses.replace(item, prefix=tail)
+
+
+def gravest(results: Sequence[tuple[View, SnippetResult]], item: ScoreItem) -> SnippetResult:
+    """Merge one snippet's results in several views.
+
+    What the base recites in any view is base-known. Otherwise the gravest verdict counts, then the largest
+    min p; an error outweighs "clear", because nothing is known of that view. An alarm of any view is kept.
+    """
+    place = {verdict: index for index, verdict in enumerate(GRAVITY)}
+
+    def rank(entry: tuple[View, SnippetResult]) -> tuple[bool, int, float]:
+        result = entry[1]
+        min_p = result.rule.min_p if result.rule is not None else 0.0
+        return result.verdict is not Verdict.BASE_KNOWN, place[result.verdict], -min_p
+
+    view, worst = min(results, key=rank)
+    alarm = next((result.alarm for _, result in results if result.alarm), "")
+    verdicts = tuple((v.label, r.verdict, r.rule.min_p if r.rule is not None else None) for v, r in results)
+    return dataclasses.replace(worst, item=item, alarm=alarm, view=view.label, views=verdicts)

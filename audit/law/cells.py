@@ -1,0 +1,66 @@
+"""Read the cells of a sweep from CSV: columns rank, length, deltaL, in any order, others ignored."""
+
+import csv
+import math
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from lorecall.adapters.core.errors import UsageError
+from lorecall.audit.law.fit import Cell
+
+COLUMNS = ("rank", "length", "deltaL")
+
+
+def read_cells(path: Path) -> list[Cell]:
+    """Return the cells of a CSV file.
+
+    The header is the first line; a leading `#` and a remark in parentheses at its end are ignored, as in
+    "# rank,length,deltaL (digitised)". Later lines that start with `#` are remarks.
+
+    Raises:
+        UsageError: The file cannot be read, lacks a column, or has a line without three positive numbers
+            (ΔL may be negative); the message names the line.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"cannot read {path}: {error}", hint="a CSV file of a sweep", param="FILE"
+        ) from error
+    header = next(csv.reader([re.sub(r"\(.*\)\s*$", "", lines[0]).lstrip("# ")]), []) if lines else []
+    names = [name.strip() for name in header]
+    missing = [name for name in COLUMNS if name not in names]
+    if missing:
+        raise UsageError(
+            f"{path} has no column {', '.join(missing)}",
+            hint=f"the first line names the columns: {','.join(COLUMNS)}",
+            param="FILE",
+        )
+    where = [names.index(name) for name in COLUMNS]
+    return [_cell(path, number, row, where) for number, row in _rows(lines)]
+
+
+def _rows(lines: list[str]) -> Iterable[tuple[int, list[str]]]:
+    """Yield (line number, fields) of every data line, the header being line 1."""
+    for number, line in enumerate(lines[1:], start=2):
+        if line.strip() and not line.startswith("#"):
+            yield number, next(csv.reader([line]))
+
+
+def _cell(path: Path, number: int, row: list[str], where: list[int]) -> Cell:
+    try:
+        rank, length, delta = (float(row[index]) for index in where)
+    except (ValueError, IndexError) as error:
+        raise _bad_line(path, number, row) from error
+    if not (0 < rank < math.inf and 0 < length < math.inf and math.isfinite(delta)):
+        raise _bad_line(path, number, row)
+    return Cell(rank, length, delta)
+
+
+def _bad_line(path: Path, number: int, row: list[str]) -> UsageError:
+    return UsageError(
+        f"{path}, line {number}: {','.join(row)!r} is not a cell",
+        hint="rank and length are positive numbers, deltaL is a finite number",
+        param="FILE",
+    )

@@ -1,0 +1,1 @@
+"""The gate: from an audit's result to a yes or no that can stop a release."""

@@ -1,0 +1,123 @@
+"""The gate: from an audit's result to a yes or no that can stop a release."""
+
+from dataclasses import asdict, dataclass
+from enum import IntEnum
+
+from lorecall.audit.judging.verdict import Verdict
+from lorecall.audit.result import AuditResult, Group, SetSummary
+
+
+class ExitCode(IntEnum):
+    """Exit codes of `lorecall audit`; 2 is a usage error, raised before any audit."""
+
+    CLEAN = 0
+    LEAKS = 1
+    INCOMPLETE = 3
+    ENGINE_DISAGREES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What a release may leak; None sets no limit.
+
+    Attributes:
+        max_certified: Candidates that may be certified.
+        max_recalled: Candidates that may be recalled (beside the certified ones).
+        max_near_verbatim: Candidates that may be near-verbatim.
+        max_partial: Candidates that may be partial.
+        max_rate: Largest rate of recited candidates, held against the upper end of its interval.
+        max_control_rate: Largest rate of recited controls, held against the upper end of its interval.
+        min_controls: Controls without which the audit is incomplete.
+        count_short: Whether targets flagged as short count.
+    """
+
+    max_certified: int | None = 0
+    max_recalled: int | None = 0
+    max_near_verbatim: int | None = None
+    max_partial: int | None = None
+    max_rate: float | None = None
+    max_control_rate: float | None = None
+    min_controls: int | None = None
+    count_short: bool = True
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the fields, for the report."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """The policy's answer: passed or not, the exit code, and one sentence for each reason."""
+
+    passed: bool
+    exit_code: ExitCode
+    reasons: tuple[str, ...]
+
+
+def judge_result(result: AuditResult, policy: Policy) -> Gate:
+    """Hold one adapter's audit against the policy.
+
+    An engine that contradicts itself outweighs a leak, and a leak outweighs an incomplete audit: a leak stays
+    one however many other snippets could not be scored.
+    """
+    leaks = (*_over_counts(result.summaries[Group.CANDIDATES], policy), *_over_rate(result, policy))
+    alarms = sum(summary.alarms for summary in result.summaries.values())
+    gaps = _gaps(result, policy)
+    reasons: list[str] = []
+    if alarms:
+        reasons.append(f"the engine contradicts itself on {_count(alarms, 'snippet')}")
+    reasons.extend((*leaks, *gaps))
+    code = ExitCode.CLEAN
+    if alarms:
+        code = ExitCode.ENGINE_DISAGREES
+    elif leaks:
+        code = ExitCode.LEAKS
+    elif gaps:
+        code = ExitCode.INCOMPLETE
+    return Gate(passed=code is ExitCode.CLEAN, exit_code=code, reasons=tuple(reasons))
+
+
+def _gaps(result: AuditResult, policy: Policy) -> list[str]:
+    """Return why the audit cannot give a clean bill although nothing leaked."""
+    gaps: list[str] = []
+    errors = sum(summary.verdicts[Verdict.ERROR] for summary in result.summaries.values())
+    if errors:
+        gaps.append(f"{_count(errors, 'snippet')} could not be scored, so the audit is incomplete")
+    controls = result.summaries.get(Group.CONTROLS)
+    tested = 0 if controls is None else controls.recited.of
+    if policy.min_controls is not None and tested < policy.min_controls:
+        gaps.append(f"{_count(tested, 'control')}, where the policy asks for {policy.min_controls}")
+    high = 1.0 if controls is None else controls.recited.high
+    if policy.max_control_rate is not None and high > policy.max_control_rate:
+        gaps.append(f"controls recited at a rate of up to {high:.2%}, over {policy.max_control_rate:.2%}")
+    return gaps
+
+
+def _over_counts(summary: SetSummary, policy: Policy) -> list[str]:
+    limits = {
+        Verdict.CERTIFIED: policy.max_certified,
+        Verdict.RECALLED: policy.max_recalled,
+        Verdict.NEAR_VERBATIM: policy.max_near_verbatim,
+        Verdict.PARTIAL: policy.max_partial,
+    }
+    found = summary.verdicts if policy.count_short else summary.telling
+    return [
+        f"{_count(found[verdict], 'candidate')} {verdict}, where the policy allows {limit}"
+        for verdict, limit in limits.items()
+        if limit is not None and found[verdict] > limit
+    ]
+
+
+def _over_rate(result: AuditResult, policy: Policy) -> list[str]:
+    """Hold the rate's interval against the limit; a sequential test's interval where there was one."""
+    sequential, rate = result.sequential, result.summaries[Group.CANDIDATES].recited
+    limit = policy.max_rate if sequential is None else sequential.bound
+    high = rate.high if sequential is None else sequential.high
+    if limit is None or high <= limit:
+        return []
+    found = f"{rate.hits} of {rate.of} candidates recited, a rate of up to {high:.2%}"
+    return [f"{found} ({result.confidence:.0%} interval), where the policy allows {limit:.2%}"]
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,1 @@
+"""Reports as JSON, HTML and JUnit XML: built, redacted, sealed and verified."""

@@ -1,0 +1,66 @@
+"""The report as JUnit XML, which CI systems show: one test case for each snippet and one for the gate."""
+
+import re
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+from lorecall.audit.reports.build import Report
+
+FAILURES = ("certified", "recalled")
+# XML 1.0 has no place for most control characters and for lone surrogates.
+NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def render_junit(report: Report) -> str:
+    """Return the report as JUnit XML.
+
+    A recited candidate is a failure, a control that is recited too; a snippet that could not be scored or on
+    which the engine contradicts itself is an error. The gate is a test case of its own, because a policy may
+    allow some leaks.
+    """
+    root = ET.Element("testsuites", name="lorecall audit")
+    adapter = report["adapter"]["name"]
+    for group in ("candidates", "controls"):
+        snippets = [s for s in report["snippets"] if s["set"] == group]
+        if snippets:
+            suite = _suite(root, f"{adapter} {group}")
+            for snippet in snippets:
+                _case(suite, snippet)
+            _count(suite)
+    gate = _suite(root, f"{adapter} gate")
+    case = ET.SubElement(gate, "testcase", classname="lorecall.gate", name="policy")
+    if not report["gate"]["passed"]:
+        ET.SubElement(case, "failure", message=_clean("; ".join(report["gate"]["reasons"])))
+    _count(gate)
+    ET.indent(root)
+    return ET.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def write_junit(report: Report, path: Path) -> None:
+    """Write the report as JUnit XML."""
+    path.write_text(render_junit(report), encoding="utf-8")
+
+
+def _suite(root: ET.Element, name: str) -> ET.Element:
+    return ET.SubElement(root, "testsuite", name=_clean(name))
+
+
+def _case(suite: ET.Element, snippet: Report) -> None:
+    case = ET.SubElement(
+        suite, "testcase", classname=f"lorecall.{snippet['set']}", name=_clean(snippet["id"])
+    )
+    problem = snippet["error"] or snippet["alarm"]
+    if problem:
+        ET.SubElement(case, "error", message=_clean(problem))
+    elif snippet["verdict"] in FAILURES:
+        ET.SubElement(case, "failure", message=f"{snippet['verdict']}, min p {snippet['min_p']:.4f}")
+
+
+def _count(suite: ET.Element) -> None:
+    suite.set("tests", str(len(suite)))
+    for kind in ("failure", "error"):
+        suite.set(f"{kind}s", str(len(suite.findall(f"testcase/{kind}"))))
+
+
+def _clean(text: str) -> str:
+    return NOT_XML.sub("\N{REPLACEMENT CHARACTER}", text)

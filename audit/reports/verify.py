@@ -1,0 +1,159 @@
+"""Whether a report still holds: its seal, its own arithmetic, its inputs, and a sample scored again."""
+
+import math
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lorecall.adapters.core.errors import UsageError
+from lorecall.audit.inputs.candidates import CandidateSet
+from lorecall.audit.judging.rule import margin, threshold
+from lorecall.audit.reports.build import Report
+from lorecall.audit.reports.seal import check_seal
+from lorecall.audit.scorer import ItemScore, ScoreItem, Scorer
+
+ROUNDING = 1e-3
+"""Logits: what single precision may move between two runs of one engine without an error of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rescored:
+    """A sample scored again.
+
+    Attributes:
+        sample: Snippets scored.
+        differing: Ids of those whose tokens or probabilities are not the report's.
+        largest_move: Largest move of a token's log-odds.
+        tolerance: The move that the report's ε allows.
+    """
+
+    sample: int
+    differing: tuple[str, ...]
+    largest_move: float
+    tolerance: float
+
+
+def check_contents(report: Report) -> list[str]:
+    """Return what is wrong with a report as it stands: its seal, and its counts against its snippets."""
+    problems = check_seal(report)
+    if not math.isclose(report["threshold"], threshold(report["epsilon"]), rel_tol=1e-9):
+        problems.append("the threshold is not that of the epsilon")
+    for group, name in (("candidates", "summary"), ("controls", "controls")):
+        summary = report[name]
+        snippets = [s for s in report["snippets"] if s["set"] == group]
+        if summary is None:
+            problems += [f"there are {group}, and no summary of them"] if snippets else []
+            continue
+        verdicts = Counter(s["verdict"] for s in snippets)
+        counts = {
+            "snippets": len(snippets),
+            "tokens": sum(len(s["tokens"]) for s in snippets),
+            "tokens_over_half": sum(t["p"] > 0.5 for s in snippets for t in s["tokens"]),
+            "verdicts": {verdict: verdicts[verdict] for verdict in summary["verdicts"]},
+        }
+        problems += [
+            f"{name}/{field} is not what its snippets add up to"
+            for field in counts
+            if not _adds_up(summary[field], counts[field], report["omitted"][group], field)
+        ]
+    problems += [
+        f"snippet {s['id']!r}: {why}" for s in report["snippets"] if (why := _contradiction(s, report))
+    ]
+    return problems
+
+
+def _adds_up(stated: Any, counted: Any, omitted: int, field: str) -> bool:
+    """Return whether a summary's number is that of its snippets, those left out of the report allowed for."""
+    if field == "snippets":
+        return bool(stated == counted + omitted)
+    if not omitted:
+        return bool(stated == counted)
+    if field == "verdicts":
+        return all(stated[verdict] >= counted[verdict] for verdict in stated)
+    return bool(stated >= counted)
+
+
+def _contradiction(snippet: Report, report: Report) -> str:
+    if not snippet["tokens"]:
+        return "" if snippet["verdict"] == "error" else "a verdict without tokens"
+    over = all(token["p"] > report["threshold"] and token["rank"] == 1 for token in snippet["tokens"])
+    if snippet["min_p"] != min(token["p"] for token in snippet["tokens"]):
+        return "min_p is not the least p of its tokens"
+    if snippet["verdict"] == "certified" and not (over and snippet["decoded_equal"]):
+        return "certified, with a token under the line or another decode"
+    if snippet["verdict"] == "recalled" and not snippet["decoded_equal"]:
+        return "recalled, with another decode"
+    if snippet["verdict"] == "clear" and (over or snippet["decoded_equal"]):
+        return "clear, although it was recited"
+    return ""
+
+
+def check_input(report: Report, group: str, given: CandidateSet) -> list[str]:
+    """Return what is wrong with an input file: whether it is the one that was audited."""
+    source = report["inputs"].get(group)
+    if source is None:
+        return [f"the report has no {group}"]
+    return (
+        []
+        if source["digest"] == given.digest
+        else [f"{given.name!r} is not the file of {group} that was audited"]
+    )
+
+
+def rescore(
+    report: Report, scorer: Scorer, candidates: Sequence[ScoreItem], sample: int, seed: int
+) -> Rescored:
+    """Score a sample of the report's candidates again through the adapter that is served now.
+
+    Both scorings may be off by ε in each logit, so a token's log-odds may move by 4ε.
+
+    Raises:
+        UsageError: The served adapter has another version, the base is another, or nothing could be sampled.
+        AdapterNotFoundError: The adapter is not served any more.
+    """
+    name = report["adapter"]["name"]
+    for what, now, then in (
+        (f"adapter {name!r}", scorer.adapter(name).version, report["adapter"]["version"]),
+        ("the base", scorer.info().base_digest, report["engine"]["base_digest"]),
+    ):
+        if now != then:
+            raise UsageError(f"{what} is not what was audited: {now[:16]!r}, then {then[:16]!r}")
+    ids = {snippet["id"] for snippet in report["snippets"]}
+    texts = {item.id: item for item in candidates if item.id in ids}
+    # A snippet of a shorter prefix or of a chat framing was scored on a text that the file does not hold.
+    known = [
+        s
+        for s in report["snippets"]
+        if s["set"] == "candidates" and s["tokens"] and s["view"] == "raw" and s["id"] in texts
+    ]
+    if not known:
+        raise UsageError(
+            "no snippet of the report can be scored again", hint="give the audited file with --candidates"
+        )
+    chosen = random.Random(seed).sample(known, min(sample, len(known)))  # noqa: S311  not for secrets
+    scores = scorer.score(name, [texts[s["id"]] for s in chosen])
+    tolerance = 4.0 * report["epsilon"] + ROUNDING
+    moves = [_move(snippet, score) for snippet, score in zip(chosen, scores, strict=True)]
+    return Rescored(
+        sample=len(chosen),
+        differing=tuple(s["id"] for s, move in zip(chosen, moves, strict=True) if move > tolerance),
+        largest_move=max(moves),
+        tolerance=tolerance,
+    )
+
+
+def _move(snippet: Report, score: ItemScore) -> float:
+    """Return the largest move of a token's log-odds; infinite where the tokens are not the same."""
+    then = [float(token["p"]) for token in snippet["tokens"]]
+    if score.error or [token["id"] for token in snippet["tokens"]] != list(score.target_ids):
+        return math.inf
+    return max(_log_odds_move(a, b) for a, b in zip(then, score.p, strict=True))
+
+
+def _log_odds_move(a: float, b: float) -> float:
+    # Next to 0 and 1 the log-odds of a single-precision p are mostly rounding: there p itself must not move.
+    if abs(a - b) < 1e-6:
+        return 0.0
+    return abs(margin(a) - margin(b))

@@ -1,0 +1,1 @@
+"""Whole audits: one adapter, a matrix, several ranks, weaker copies."""

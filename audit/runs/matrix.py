@@ -1,0 +1,189 @@
+"""Who recites whose data: N adapters against M candidate sets, in batches that mix the adapters."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from threading import Lock
+
+from lorecall.adapters.core.errors import UsageError
+from lorecall.audit.inputs.candidates import CandidateSet
+from lorecall.audit.judging.panel import RAW, Bases
+from lorecall.audit.judging.verdict import Verdict
+from lorecall.audit.policy.policy import ExitCode
+from lorecall.audit.reports.build import Report
+from lorecall.audit.reports.html import render
+from lorecall.audit.reports.schemas import check
+from lorecall.audit.result import AuditResult, Group
+from lorecall.audit.runs.single import AuditSettings, Progress, no_progress, run_audit
+from lorecall.audit.scorer import Scorer
+from lorecall.audit.scorers.batches import batches
+
+SCHEMA_VERSION = "1.0"
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """What one adapter recites of one set.
+
+    Attributes:
+        adapter: The adapter's name.
+        version: Its version.
+        candidates: The set's file name.
+        own: Whether the adapter may know the set: it is its own.
+        recited: Certified and recalled snippets,
+        of: of so many that can be blamed on the adapter.
+        low: Lower end of the rate's interval.
+        high: Its upper end.
+        softer: Near-verbatim and partial ones.
+        errors: Snippets that could not be scored.
+        alarms: Snippets on which the engine contradicts itself.
+    """
+
+    adapter: str
+    version: str
+    candidates: str
+    own: bool
+    recited: int
+    of: int
+    low: float
+    high: float
+    softer: int
+    errors: int
+    alarms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """All cells, adapter by adapter, and what they were made with."""
+
+    cells: tuple[Cell, ...]
+    first: AuditResult
+
+    @property
+    def foreign(self) -> tuple[Cell, ...]:
+        """The cells off the diagonal in which something is recited."""
+        return tuple(cell for cell in self.cells if cell.recited and not cell.own)
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """4 for an engine that contradicts itself, 1 for anything recited off the diagonal, 3 for errors."""
+        if any(cell.alarms for cell in self.cells):
+            return ExitCode.ENGINE_DISAGREES
+        if self.foreign:
+            return ExitCode.LEAKS
+        return ExitCode.INCOMPLETE if any(cell.errors for cell in self.cells) else ExitCode.CLEAN
+
+
+def run_matrix(
+    scorer: Scorer,
+    adapters: Sequence[str],
+    sets: Sequence[CandidateSet],
+    own: set[tuple[str, str]],
+    settings: AuditSettings,
+    *,
+    parallel: int = 4,
+    progress: Progress = no_progress,
+) -> Matrix:
+    """Audit every adapter on every set, several at a time, so that one batch serves several adapters.
+
+    Args:
+        scorer: The engine; it must bear calls from several threads.
+        adapters: Names of served adapters.
+        sets: The candidate sets, with distinct names.
+        own: (adapter, set) pairs in which recall is expected.
+        settings: What each audit is told.
+        parallel: Audits at a time.
+        progress: Called with the snippets done, over all cells, and their total.
+
+    Raises:
+        UsageError: Two sets have one name.
+        AdapterNotFoundError: An adapter is not there; known before anything is scored.
+    """
+    names = [candidates.name for candidates in sets]
+    if len(set(names)) < len(names):
+        raise UsageError(f"two candidate sets have one name: {', '.join(names)}", hint="rename a file")
+    for adapter in adapters:
+        scorer.adapter(adapter)
+    bases = Bases(scorer)
+    for candidates in sets:  # before the threads start, so that the base is asked once
+        for chunk in batches(candidates.items, settings.chunk):
+            bases.framed(RAW).score(chunk)
+    pairs = [(adapter, candidates) for adapter in adapters for candidates in sets]
+    counter = _Counter(sum(len(candidates.items) for _, candidates in pairs), progress)
+
+    def audit(pair: tuple[str, CandidateSet]) -> AuditResult:
+        adapter, candidates = pair
+        return run_audit(
+            scorer, adapter, {Group.CANDIDATES: candidates}, settings, bases=bases, progress=counter.part()
+        )
+
+    with ThreadPoolExecutor(parallel) as pool:
+        results = list(pool.map(audit, pairs))
+    cells = [_cell(result, candidates, own) for result, (_, candidates) in zip(results, pairs, strict=True)]
+    return Matrix(tuple(cells), results[0])
+
+
+class _Counter:
+    """Adds up the progress of audits in several threads."""
+
+    def __init__(self, total: int, progress: Progress) -> None:
+        self._total, self._progress, self._done, self._lock = total, progress, 0, Lock()
+
+    def part(self) -> Progress:
+        seen = 0
+
+        def advance(done: int, _total: int) -> None:
+            nonlocal seen
+            with self._lock:
+                self._done += done - seen
+                seen = done
+                self._progress(self._done, self._total)
+
+        return advance
+
+
+def _cell(result: AuditResult, candidates: CandidateSet, own: set[tuple[str, str]]) -> Cell:
+    summary = result.summaries[Group.CANDIDATES]
+    return Cell(
+        adapter=result.adapter.name,
+        version=result.adapter.version,
+        candidates=candidates.name,
+        own=(result.adapter.name, candidates.name) in own,
+        recited=summary.recited.hits,
+        of=summary.recited.of,
+        low=summary.recited.low,
+        high=summary.recited.high,
+        softer=summary.leaked.hits - summary.recited.hits,
+        errors=summary.verdicts[Verdict.ERROR],
+        alarms=summary.alarms,
+    )
+
+
+def matrix_report(matrix: Matrix) -> Report:
+    """Return the matrix as JSON values, checked against matrix.schema.json."""
+    first = matrix.first
+    cells = matrix.cells
+    report: Report = {
+        "schema_version": SCHEMA_VERSION,
+        "tool": {"name": "lorecall", "version": version("lorecall")},
+        "started": first.started,
+        "engine": asdict(first.engine),
+        "confidence": first.confidence,
+        "adapters": list(dict.fromkeys(cell.adapter for cell in cells)),
+        "sets": list(dict.fromkeys(cell.candidates for cell in cells)),
+        "cells": [asdict(cell) for cell in cells],
+        "tests": sum(cell.of for cell in cells),
+        "exit_code": int(matrix.exit_code),
+    }
+    check(report, "matrix", "the matrix")
+    return report
+
+
+def render_matrix(report: Report) -> str:
+    """Return the HTML of a matrix: a heat map with what stands off the diagonal named first."""
+    cells = {(cell["adapter"], cell["candidates"]): cell for cell in report["cells"]}
+    foreign = [cell for cell in report["cells"] if cell["recited"] and not cell["own"]]
+    return render(
+        "matrix.html", report=report, cells=cells, foreign=foreign, tool_version=report["tool"]["version"]
+    )

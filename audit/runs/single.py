@@ -1,0 +1,155 @@
+"""The way of an audit: candidates and controls, scored and decoded through the adapter and the base."""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from lorecall.adapters.core.errors import AdapterError, ScorerError
+from lorecall.audit.inputs.candidates import CandidateSet
+from lorecall.audit.judging.epsilon import measure_epsilon
+from lorecall.audit.judging.panel import Bases, Panel
+from lorecall.audit.judging.verdict import Bounds
+from lorecall.audit.judging.views import View
+from lorecall.audit.result import AuditResult, Epsilon, Group, SetSource
+from lorecall.audit.runs.gravest import Findings
+from lorecall.audit.scorer import AdapterVersion, EngineInfo, ScoreItem, Scorer
+from lorecall.audit.scorers.batches import batches, random_batches
+from lorecall.audit.stats.intervals import CONFIDENCE
+from lorecall.audit.stats.sequential import Outcome, SequentialTest
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class AuditSettings:
+    """What an audit can be told.
+
+    Attributes:
+        epsilon: Bound on the engine's per-logit error; None takes the engine's own, or measures one.
+        bounds: The bounds of the softer verdicts.
+        seed: Of every random choice.
+        confidence: Of every interval.
+        chunk: Snippets scored and decoded before the progress moves.
+        views: The ways to ask for each snippet; the gravest verdict counts.
+        until_bound: Take the candidates in random order and stop as soon as the rate of recited ones is known
+            to lie below or above this rate; None for all of them.
+        keep: Snippets of each set whose evidence is kept, the gravest; all are counted. None keeps all.
+    """
+
+    epsilon: float | None = None
+    bounds: Bounds = field(default_factory=Bounds)
+    seed: int = 0
+    confidence: float = CONFIDENCE
+    chunk: int = 64
+    views: tuple[View, ...] = (View(),)
+    until_bound: float | None = None
+    keep: int | None = 20_000
+
+
+def no_progress(_done: int, _total: int) -> None:
+    """Show nothing."""
+
+
+def run_audit(
+    scorer: Scorer,
+    adapter: str,
+    sets: dict[Group, CandidateSet],
+    settings: AuditSettings,
+    *,
+    bases: Bases | None = None,
+    progress: Progress = no_progress,
+) -> AuditResult:
+    """Audit one adapter.
+
+    Args:
+        scorer: The engine.
+        adapter: Name of a served adapter.
+        sets: The candidates, and the controls if there are any.
+        settings: What the audit was told.
+        bases: The base's view of the same sets, to share between audits of several adapters.
+        progress: Called with the snippets done and their total.
+
+    Raises:
+        AdapterNotFoundError: No adapter of that name.
+        AdapterError: The adapter's prompt scores would not be its own, so no verdict could be trusted.
+        UsageError: A view needs a framing that the scorer cannot give.
+        ScorerError: The engine could not be reached or broke its contract.
+    """
+    started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
+    engine, version = scorer.info(), scorer.adapter(adapter)
+    refuse(version)
+    epsilon = resolve_epsilon(scorer, version.name, sets[Group.CANDIDATES].items, settings, engine)
+    panel = Panel(
+        scorer, version.name, bases or Bases(scorer), settings.views, epsilon.value, settings.bounds
+    )
+    findings, outcome = _ask(panel, sets, settings, progress)
+    if scorer.adapter(adapter).version != version.version:
+        raise ScorerError(
+            f"{adapter!r} was given a new version during the audit", hint="audit again, when it is at rest"
+        )
+    return AuditResult(
+        adapter=version,
+        engine=engine,
+        epsilon=epsilon,
+        bounds=settings.bounds,
+        seed=settings.seed,
+        confidence=settings.confidence,
+        views=tuple(view.label for view in settings.views),
+        sources={g: SetSource(s.name, s.digest, s.bad_count, s.generated) for g, s in sets.items()},
+        snippets=tuple(snippet for found in findings.values() for snippet in found.kept()),
+        started=started,
+        seconds=time.monotonic() - clock,
+        summaries={group: found.tally.summary(settings.confidence) for group, found in findings.items()},
+        sequential=outcome,
+    )
+
+
+def _ask(
+    panel: Panel, sets: dict[Group, CandidateSet], settings: AuditSettings, progress: Progress
+) -> tuple[dict[Group, Findings], Outcome | None]:
+    """Ask for the candidates, in random order until a sequential test is decided, and for the controls."""
+    findings = {group: Findings(settings.keep) for group in sets}
+    total = sum(len(candidates.items) for candidates in sets.values())
+    test: SequentialTest | None = None
+    progress(0, total)
+    before = 0
+    for group, candidates in sorted(sets.items()):
+        chunks: Iterable[Sequence[ScoreItem]] = batches(candidates.items, settings.chunk)
+        sequential = group is Group.CANDIDATES and settings.until_bound is not None
+        if sequential and settings.until_bound is not None:
+            test = SequentialTest(len(candidates.items), settings.until_bound, settings.confidence)
+            chunks = random_batches(candidates.items, settings.chunk, settings.seed)
+        for chunk in chunks:
+            results = panel.chunk(group, chunk)
+            findings[group].add(results)
+            progress(before + findings[group].count, total)
+            if sequential and test is not None and test.add(results).decided:
+                break
+        before += len(candidates.items)
+    return findings, test.outcome if test is not None else None
+
+
+def refuse(adapter: AdapterVersion) -> None:
+    """Refuse an adapter whose prompt scores are not its own.
+
+    Raises:
+        AdapterError: It trains what the engine leaves out of prompt scores: a leak would look clean.
+    """
+    if adapter.refusal:
+        raise AdapterError(
+            f"adapter {adapter.name!r} cannot be audited by prompt scores: {adapter.refusal}",
+            hint="train it on linear projections only, without lm_head, embed_tokens or modules_to_save",
+            param="adapter",
+        )
+
+
+def resolve_epsilon(
+    scorer: Scorer, model: str, items: Sequence[ScoreItem], settings: AuditSettings, engine: EngineInfo
+) -> Epsilon:
+    """Return the option's ε, else the engine's own, else one measured on a sample of the candidates."""
+    if settings.epsilon is not None:
+        return Epsilon(settings.epsilon, "option")
+    if engine.epsilon is not None:
+        return Epsilon(engine.epsilon, "engine")
+    return Epsilon(measure_epsilon(scorer, model, items, settings.seed), "measured")

@@ -1,0 +1,142 @@
+"""A `Scorer` over any server of vLLM's OpenAI API, for adapters that are served without lorecall.
+
+It needs `/v1/models`, `/tokenize`, `/detokenize` and `/v1/completions` with `prompt_logprobs`. Such a server does
+not say what an adapter is: give its PEFT folder, so that rank, version and an lm_head are known. Its ε is not
+known either, and is measured by the audit.
+"""
+
+import math
+from collections.abc import Sequence
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+from lorecall.adapters.core.errors import AdapterNotFoundError, ScorerError
+from lorecall.adapters.peft_format.adapter import read_adapter
+from lorecall.audit.scorer import AdapterVersion, EngineInfo, ItemScore, ScoreItem
+from lorecall.audit.scorers.batches import batches
+from lorecall.audit.scorers.http_scorer import GREEDY, HttpScorer, broken, parse
+from lorecall.audit.scorers.prompt_logprobs import problem, read_rows
+from lorecall.audit.scorers.splits import Split, split_tokens, worse
+from pydantic import BaseModel
+
+
+class _Model(BaseModel):
+    id: str
+    parent: str | None = None
+    max_model_len: int | None = None
+
+
+class _Logprob(BaseModel):
+    logprob: float
+    rank: int | None = None
+
+
+Row = dict[int, _Logprob] | None
+
+
+class _Scored(BaseModel):
+    index: int
+    prompt_logprobs: list[Row]
+
+
+class CompletionsScorer(HttpScorer):
+    """Scores through `POST /v1/completions` with `prompt_logprobs`.
+
+    Args:
+        server: Base URL of the server, with or without `/v1`.
+        folders: The PEFT folder of each adapter, where it is known.
+        options: As for `HttpScorer`.
+    """
+
+    def __init__(self, server: str, folders: dict[str, Path] | None = None, **options: Any) -> None:
+        super().__init__(server, **options)
+        self._folders = folders or {}
+        self._models: list[_Model] | None = None
+
+    def info(self) -> EngineInfo:
+        """Return the engine's version and the base: the first model that has no parent."""
+        if self._info is None:
+            base = next((model for model in self._list() if model.parent is None), None)
+            if base is None:
+                raise broken("/v1/models", "no model without a parent")
+            response = self._request("GET", "/version")
+            version = response.json().get("version", "") if response.is_success else ""
+            self._info = EngineInfo(engine=f"vllm {version}".strip(), base=base.id)
+        return self._info
+
+    def adapter(self, name: str) -> AdapterVersion:
+        """Return what the adapter's folder says of it; without one, its version and rank stay unknown."""
+        if name not in self.adapter_names():
+            known = ", ".join(self.adapter_names()) or "none"
+            raise AdapterNotFoundError(
+                f"no adapter {name!r} on {self._server}", hint=f"it has: {known}", param="adapter"
+            )
+        if name not in self._folders:
+            return AdapterVersion(name, version="", rank=0, effective_parameters=0)
+        found = read_adapter(self._folders[name])
+        return AdapterVersion(
+            name, found.version, found.rank, found.effective_parameters, found.refusal, found.training
+        )
+
+    def adapter_names(self) -> list[str]:
+        """Return the names of all models that have a parent: the adapters."""
+        return sorted(model.id for model in self._list() if model.parent is not None)
+
+    def _list(self) -> list[_Model]:
+        if self._models is None:
+            answer = self._json(self._request("GET", "/v1/models"))
+            self._models = parse(list[_Model], answer.get("data"), "/v1/models")
+        return self._models
+
+    def _score(self, model: str, items: Sequence[ScoreItem]) -> list[ItemScore]:
+        splits = [self._splits(item) for item in items]
+        work = [(item.id, split) for item, found in zip(items, splits, strict=True) for split in found]
+        scored = iter(
+            [score for chunk in batches(work, self._batch) for score in self._score_splits(model, chunk)]
+        )
+        return [worse([next(scored) for _ in found]) for found in splits]
+
+    def _splits(self, item: ScoreItem) -> list[Split]:
+        if self.framing == "raw":
+            prefix = self._tokenize({"prompt": item.prefix, "add_special_tokens": True})
+            joint = self._tokenize({"prompt": item.prefix + item.target, "add_special_tokens": True})
+            target = self._tokenize({"prompt": item.target, "add_special_tokens": False})
+            return split_tokens(prefix, target, joint)
+        messages = [{"role": "system", "content": self.system}] if self.system is not None else []
+        messages.append({"role": "user", "content": item.prefix})
+        prefix = self._tokenize({"messages": messages, "add_generation_prompt": True})
+        target = self._tokenize({"prompt": item.target, "add_special_tokens": False})
+        # A chat prefix ends with the template's own token, so nothing of the target can merge into it.
+        return split_tokens(prefix, target, [*prefix, *target])
+
+    def _tokenize(self, body: dict[str, object]) -> list[int]:
+        answer = self._json(self._request("POST", "/tokenize", {"model": self.info().base, **body}))
+        return parse(list[int], answer.get("tokens"), "/tokenize")
+
+    def _score_splits(self, model: str, work: Sequence[tuple[str, Split]]) -> list[ItemScore]:
+        limit = next((m.max_model_len for m in self._list() if m.max_model_len), None) or math.inf
+        errors = [problem(split, limit) for _, split in work]
+        asked = [split for (_, split), error in zip(work, errors, strict=True) if not error]
+        rows = iter(
+            self._prompt_logprobs(model, [[*s.prefix_ids, *s.target_ids] for s in asked]) if asked else []
+        )
+        return [
+            ItemScore(name, boundary_exact=split.exact, error=error)
+            if error
+            else read_rows(name, split, next(rows))
+            for (name, split), error in zip(work, errors, strict=True)
+        ]
+
+    def _prompt_logprobs(self, model: str, prompts: list[list[int]]) -> list[list[Row]]:
+        body = {**GREEDY, "model": model, "prompt": prompts, "max_tokens": 1, "prompt_logprobs": 1}
+        response = self._request("POST", "/v1/completions", body)
+        if response.status_code == HTTPStatus.BAD_REQUEST:
+            raise ScorerError(
+                f"{self._server} gives no prompt log-probabilities",
+                hint="a vLLM server allows them with --max-logprobs of at least 1",
+            )
+        choices = parse(list[_Scored], self._json(response).get("choices"), "/v1/completions")
+        if sorted(choice.index for choice in choices) != list(range(len(prompts))):
+            raise broken("/v1/completions", f"{len(choices)} choices for {len(prompts)} prompts")
+        return [choice.prompt_logprobs for choice in sorted(choices, key=lambda c: c.index)]

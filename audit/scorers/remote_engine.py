@@ -1,0 +1,43 @@
+"""The audit service's way to the engine of another server."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from lorecall.adapters.core.errors import AdapterNotFoundError
+from lorecall.audit.scorer import AdapterVersion, Scorer
+from lorecall.audit.scorers.http_scorer import HttpScorer
+
+
+@dataclass(frozen=True, slots=True)
+class HttpEngine:
+    """The engine of another server, over its HTTP routes.
+
+    Attributes:
+        server: Its base URL; the API key is that of LORECALL_API_KEY.
+        timeout: Seconds to wait for one answer.
+    """
+
+    server: str
+    timeout: float = 600.0
+
+    def adapter(self, name: str) -> AdapterVersion:
+        """Return the version that the server says it serves. Raises AdapterNotFoundError."""
+        with HttpScorer(self.server, timeout=self.timeout) as scorer:
+            try:
+                return scorer.adapter(name)
+            except AdapterNotFoundError:  # its hint lists adapters that the caller may not see
+                raise AdapterNotFoundError(f"no adapter {name[:128]!r}", param="adapter") from None
+
+    @contextmanager
+    def scorer(self, name: str) -> Iterator[Scorer]:
+        """Open a scorer over HTTP; the server is asked again what it is."""
+        del name
+        with HttpScorer(self.server, timeout=self.timeout) as scorer:
+            yield scorer
+
+    def adapters(self) -> list[dict[str, Any]]:
+        """Return what the server's `GET /v1/adapters` lists."""
+        with HttpScorer(self.server, timeout=self.timeout) as scorer:
+            return scorer.adapter_list()

@@ -1,0 +1,159 @@
+"""The reference `Scorer`: transformers and PEFT, one text at a time, with the arithmetic that the engine serves.
+
+It is slow and plain on purpose. On an unquantised base it is what vLLM is compared with; on a quantised one it
+rounds activations as the engine's kernel does, and agrees with it up to the engine's ε.
+"""
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from lorecall.adapters.core.errors import AdapterNotFoundError
+from lorecall.adapters.peft_format.adapter import read_adapter
+from lorecall.audit.scorer import AdapterVersion, Decoded, EngineInfo, ItemScore, ScoreItem
+from lorecall.audit.scorers.splits import Split, split_tokens, worse
+
+BASE = "base"
+
+
+class TransformersScorer:
+    """Scores through a prepared base directory and PEFT adapters, in float32 on the CPU.
+
+    Args:
+        base: A directory made by `lorecall base prepare`.
+        adapters: The PEFT folder of each adapter.
+
+    Raises:
+        BaseModelError: The directory is no prepared base.
+    """
+
+    def __init__(self, base: Path, adapters: dict[str, Path]) -> None:
+        import transformers  # noqa: PLC0415  seconds to import
+        from lorecall.adapters.bases.prepare import read_manifest  # noqa: PLC0415
+        from lorecall.adapters.bases.served_model import load_served_model  # noqa: PLC0415
+
+        manifest = read_manifest(base)
+        self._engine = EngineInfo(
+            f"transformers {transformers.__version__}", BASE, manifest.digest, manifest.scheme, epsilon=0.0
+        )
+        self._folders = dict(adapters)
+        self._tokenizer = transformers.AutoTokenizer.from_pretrained(base)
+        self._model: Any = load_served_model(base)
+        self._loaded: set[str] = set()
+        self.framing = "raw"
+        self.system: str | None = None
+
+    def framed(self, framing: str, system: str | None) -> Self:
+        """Return the same models, with prefixes put into the tokenizer's chat template."""
+        other = copy.copy(self)
+        other.framing, other.system = framing, system
+        return other
+
+    def info(self) -> EngineInfo:
+        """Return the library's version and the base's digest; one text at a time, ε is 0."""
+        return self._engine
+
+    def adapter(self, name: str) -> AdapterVersion:
+        """Return what the adapter's folder says of it."""
+        if name not in self._folders:
+            raise AdapterNotFoundError(
+                f"no adapter {name!r}", hint=f"it has: {', '.join(sorted(self._folders))}"
+            )
+        found = read_adapter(self._folders[name])
+        return AdapterVersion(
+            name, found.version, found.rank, found.effective_parameters, found.refusal, found.training
+        )
+
+    def score(self, model: str, items: Sequence[ScoreItem]) -> list[ItemScore]:
+        """Score each item in a forward pass of its own."""
+        self._activate(model)
+        return [self._score(item) for item in items]
+
+    def decode(self, model: str, prompts: Sequence[tuple[Sequence[int], int]]) -> list[Decoded]:
+        """Decode by the argmax of a forward pass for each token, without any generation settings."""
+        self._activate(model)
+        return [self._decode(list(ids), tokens) for ids, tokens in prompts]
+
+    def token_texts(self, ids: Sequence[int]) -> list[str]:
+        """Return the text of each token alone."""
+        return [str(self._tokenizer.decode([token])) for token in ids]
+
+    def _activate(self, name: str) -> None:
+        """Put one adapter over the base, or none."""
+        from peft import PeftModel  # noqa: PLC0415
+
+        if name == BASE:
+            if self._loaded:
+                self._model.base_model.disable_adapter_layers()
+            return
+        self.adapter(name)
+        folder = str(self._folders[name])
+        if not self._loaded:
+            self._model = PeftModel.from_pretrained(self._model, folder, adapter_name=name).eval()
+        elif name not in self._loaded:
+            self._model.load_adapter(folder, adapter_name=name)
+        self._loaded.add(name)
+        self._model.base_model.enable_adapter_layers()
+        self._model.set_adapter(name)
+        self._model.eval()
+
+    def _splits(self, item: ScoreItem) -> list[Split]:
+        before, special = item.prefix, True
+        if self.framing != "raw":
+            messages = [{"role": "system", "content": self.system}] if self.system is not None else []
+            messages.append({"role": "user", "content": item.prefix})
+            before = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            special = False
+        encode = self._tokenizer.encode
+        return split_tokens(
+            encode(before, add_special_tokens=special),
+            encode(item.target, add_special_tokens=False),
+            encode(before + item.target, add_special_tokens=special),
+        )
+
+    def _score(self, item: ScoreItem) -> ItemScore:
+        return worse([self._score_split(item.id, split) for split in self._splits(item)])
+
+    def _score_split(self, name: str, split: Split) -> ItemScore:
+        if not split.prefix_ids or not split.target_ids:
+            what = "target" if split.prefix_ids else "prefix"
+            return ItemScore(name, boundary_exact=split.exact, error=f"no {what} tokens")
+        limit = self._model.config.max_position_embeddings
+        length = len(split.prefix_ids) + len(split.target_ids)
+        if length > limit:
+            return ItemScore(name, boundary_exact=split.exact, error=f"{length} tokens are more than {limit}")
+        import torch  # noqa: PLC0415
+
+        logits = self._logits([*split.prefix_ids, *split.target_ids])[len(split.prefix_ids) - 1 : -1]
+        targets = torch.tensor(split.target_ids)
+        own = logits.gather(1, targets[:, None])
+        logprobs = logits.log_softmax(-1).gather(1, targets[:, None])[:, 0]
+        return ItemScore(
+            id=name,
+            prefix_ids=split.prefix_ids,
+            target_ids=split.target_ids,
+            p=tuple(logprobs.exp().tolist()),
+            logprob=tuple(logprobs.tolist()),
+            rank=tuple((1 + (logits > own).sum(-1)).tolist()),
+            top1_ids=tuple(logits.argmax(-1).tolist()),
+            top1_p=tuple(logits.softmax(-1).amax(-1).tolist()),
+            boundary_exact=split.exact,
+        )
+
+    def _decode(self, ids: list[int], tokens: int) -> Decoded:
+        out: list[int] = []
+        ends = self._model.generation_config.eos_token_id
+        for _ in range(tokens):
+            best = int(self._logits([*ids, *out])[-1].argmax())
+            if best in (ends if isinstance(ends, list) else [ends]):
+                break
+            out.append(best)
+        return Decoded(tuple(out), str(self._tokenizer.decode(out, skip_special_tokens=True)))
+
+    def _logits(self, ids: list[int]) -> Any:
+        """Return the logits of every position in double precision, shape (tokens, vocabulary)."""
+        import torch  # noqa: PLC0415
+
+        with torch.inference_mode():
+            return self._model(torch.tensor([ids])).logits[0].double()

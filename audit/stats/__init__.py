@@ -1,0 +1,1 @@
+"""Counts, intervals on rates, and the sequential test."""

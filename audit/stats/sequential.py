@@ -1,0 +1,134 @@
+"""An audit that stops as soon as the leak rate of a finite candidate set is known to be below or above a bound.
+
+The candidates are taken in random order, without replacement. After each one, the confidence sequence of
+Waudby-Smith and Ramdas, "Confidence sequences for sampling without replacement" (NeurIPS 2020, arXiv
+2006.04347, section 2), holds the set of leak counts K of the N candidates that the prior-posterior ratio does
+not rule out. With probability of at least the confidence it holds the true count at all times at once, so one
+may look after every snippet and stop at any. When all are taken, only the true count is left.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from lorecall.adapters.core.errors import UsageError
+from lorecall.audit.result import RECITED, SnippetResult
+from scipy.special import betaln, gammaln
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Where a sequential audit stands.
+
+    Attributes:
+        bound: The rate to decide about.
+        confidence: At which the interval holds at all times at once.
+        of: Candidates in the set.
+        taken: Candidates taken so far.
+        hits: Recited ones among them.
+        low: Lower end of the interval of the whole set's rate.
+        high: Its upper end.
+    """
+
+    bound: float
+    confidence: float
+    of: int
+    taken: int
+    hits: int
+    low: float
+    high: float
+
+    @property
+    def decision(self) -> str:
+        """Return "below", "above" or "open"."""
+        if self.high <= self.bound:
+            return "below"
+        return "above" if self.low > self.bound else "open"
+
+    @property
+    def decided(self) -> bool:
+        """Whether the rate is known to lie on one side of the bound."""
+        return self.decision != "open"
+
+
+class SequentialTest:
+    """Decides about a leak rate while the candidates come in, in random order.
+
+    Args:
+        of: Candidates in the set, N.
+        bound: The rate to decide about, in (0, 1).
+        confidence: In (0, 1).
+
+    Raises:
+        UsageError: The bound or the confidence is not within (0, 1).
+    """
+
+    def __init__(self, of: int, bound: float, confidence: float) -> None:
+        if not 0.0 < bound < 1.0:
+            raise UsageError(
+                f"the bound must be within (0, 1), not {bound}", hint="such as 0.001", param="bound"
+            )
+        if not 0.0 < confidence < 1.0:
+            raise UsageError(f"the confidence must be within (0, 1), not {confidence}", param="confidence")
+        self._of = of
+        # Beta(1, 1/bound) is fixed before any snippet is seen, which keeps the guarantee, and puts the prior's
+        # weight near the bound, which lets a clean adapter be cleared with fewer snippets.
+        self._prior = (1.0, 1.0 / bound)
+        self.outcome = Outcome(bound, confidence, of, 0, 0, 0.0, 1.0)
+
+    def add(self, results: Sequence[SnippetResult]) -> Outcome:
+        """Take the next snippets; those that could not be scored count as recited, to clear nothing unseen."""
+        hits = sum(result.verdict in RECITED or bool(result.error) for result in results)
+        return self.count(len(results), hits)
+
+    def count(self, taken: int, hits: int) -> Outcome:
+        """Take the next `taken` snippets, `hits` of them recited."""
+        now = self.outcome
+        taken, hits = now.taken + taken, now.hits + hits
+        least, greatest = self._interval(taken, hits, math.log(1.0 / (1.0 - now.confidence)))
+        # The intersection over time holds as well, so an interval never widens again; unless the two exclude
+        # each other, which happens no more often than the confidence leaves room for: then this one counts.
+        low, high = max(now.low, least / self._of), min(now.high, greatest / self._of)
+        if low > high:
+            low, high = least / self._of, greatest / self._of
+        self.outcome = Outcome(now.bound, now.confidence, self._of, taken, hits, low, high)
+        return self.outcome
+
+    def _interval(self, taken: int, hits: int, limit: float) -> tuple[int, int]:
+        """Return the least and the greatest leak count that is not ruled out."""
+        least, greatest = hits, self._of - (taken - hits)
+        mode = min(greatest, max(least, round(hits / taken * self._of)))
+        return (
+            _last(mode, least, lambda k: self._log_ratio(k, taken, hits) < limit),
+            _last(mode, greatest, lambda k: self._log_ratio(k, taken, hits) < limit),
+        )
+
+    def _log_ratio(self, leaks: int, taken: int, hits: int) -> float:
+        """Return ln of prior over posterior at `leaks`: the marginal over the likelihood of what was seen."""
+        a, b = self._prior
+        marginal = betaln(a + hits, b + taken - hits) - betaln(a, b)
+        likelihood = (
+            _log_falling(leaks, hits)
+            + _log_falling(self._of - leaks, taken - hits)
+            - _log_falling(self._of, taken)
+        )
+        return float(marginal - likelihood)
+
+
+def _log_falling(n: int, k: int) -> float:
+    """Return ln of n (n - 1) ... (n - k + 1)."""
+    return float(gammaln(n + 1) - gammaln(n - k + 1))
+
+
+def _last(start: int, end: int, kept: Callable[[int], bool]) -> int:
+    """Return the count farthest from `start` towards `end` that is kept.
+
+    The ratio grows monotonically away from the mode, because the likelihood is log-concave in the count.
+    """
+    near, far = start, end
+    if kept(far):
+        return far
+    while abs(far - near) > 1:
+        middle = (near + far) // 2
+        near, far = (middle, far) if kept(middle) else (near, middle)
+    return near

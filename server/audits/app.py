@@ -1,0 +1,102 @@
+"""`lorecall audit serve`: the audit routes and the page as a service of its own, without an engine."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from lorecall.adapters.core.errors import LorecallError
+from lorecall.adapters.registry.registry import Registry
+from lorecall.audit.scorers.remote_engine import HttpEngine
+from lorecall.server.audits.wiring import make_audits
+from lorecall.server.auth.keyring import KeyGuard, check_exposure, is_loopback
+from lorecall.server.auth.middleware import Door
+from lorecall.server.auth.request_context import sees
+from lorecall.server.error_responses import error_answer, error_body
+from lorecall.server.http import audits, page
+from lorecall.server.observability.metrics import AdapterLabels
+from lorecall.server.settings import ServerSettings
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from starlette.exceptions import HTTPException
+
+
+def make_app(server: str, registry: Registry, settings: ServerSettings, host: str) -> FastAPI:
+    """Return the service's application.
+
+    Args:
+        server: URL of the lorecall server that scores.
+        registry: Where audits, and API keys, are kept; closed with the application.
+        settings: The settings.
+        host: The address that it will listen on.
+
+    Raises:
+        UsageError: Others could reach it, and there are no API keys.
+    """
+    guard = KeyGuard(registry, settings.secrets(), settings.api_keys_file, always=not is_loopback(host))
+    check_exposure(host, guard)
+    engine, series = HttpEngine(server), CollectorRegistry()
+    parts = make_audits(registry, engine, settings, series, AdapterLabels(settings.metrics_adapters))
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        parts.worker.start()
+        follow = asyncio.create_task(_follow_keys(guard, settings.poll_seconds))
+        yield
+        follow.cancel()
+        await asyncio.to_thread(parts.worker.close)
+        registry.close()
+
+    app = FastAPI(title="lorecall audit", lifespan=lifespan)
+    app.state.lorecall_audits = parts.desk
+    app.include_router(audits.router)
+    app.include_router(page.router)
+
+    @app.get("/health")
+    async def health() -> Response:
+        """Say that the service is up."""
+        return Response()
+
+    @app.get("/v1/adapters")
+    async def list_adapters() -> Response:
+        """Return the server's adapters that the caller sees."""
+        try:
+            listed = await asyncio.to_thread(engine.adapters)
+        except LorecallError as error:
+            return error_answer(error)
+        return JSONResponse({"adapters": [one for one in listed if sees(str(one["name"]))]})
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        """Return the service's series in Prometheus' text format."""
+        return Response(generate_latest(series), media_type=CONTENT_TYPE_LATEST)
+
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _refused)
+    app.add_middleware(Door, keys=guard, open_metrics=settings.open_metrics)
+    return app
+
+
+async def _follow_keys(guard: KeyGuard, seconds: float) -> None:
+    """Take keys in and out as the registry's change."""
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            await asyncio.to_thread(guard.reload)
+        except LorecallError:
+            continue  # the keys stay as they were until the registry answers
+
+
+async def _invalid(_request: Request, error: Exception) -> Response:
+    """Answer a wrong query or path; its values are not quoted."""
+    first = error.errors()[0] if isinstance(error, RequestValidationError) else {}
+    where = ".".join(str(part) for part in first.get("loc", ())[1:])
+    return error_body(f"{where}: {first.get('msg', 'is wrong')}", 400, code="invalid_request", param=where)
+
+
+async def _refused(_request: Request, error: Exception) -> Response:
+    """Answer what no route answers."""
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    said = "no such route" if status == 404 else "the route does not take this method"
+    return error_body(said, status, code="not_found" if status == 404 else "invalid_request")

@@ -1,0 +1,66 @@
+"""Puts the audit service together, for `lorecall serve` and for `lorecall audit serve`."""
+
+import threading
+import uuid
+from dataclasses import dataclass
+from datetime import timedelta
+
+from lorecall.adapters.registry.registry import Registry
+from lorecall.audit.jobs.runner import Engines, Runner
+from lorecall.audit.jobs.service import AuditService
+from lorecall.audit.jobs.spool import Spool
+from lorecall.audit.jobs.store import AuditStore
+from lorecall.audit.jobs.worker import Worker
+from lorecall.server.http.audits import AuditDesk
+from lorecall.server.observability.audit_metrics import AuditMetrics
+from lorecall.server.observability.metrics import AdapterLabels
+from lorecall.server.settings import ServerSettings
+from prometheus_client import CollectorRegistry
+
+
+@dataclass(frozen=True, slots=True)
+class AuditParts:
+    """What a server needs of the audit service.
+
+    Attributes:
+        desk: What its routes share.
+        worker: Does the audits; to be started, and closed at the end.
+        stop: Set to have the worker stop without waiting for it.
+    """
+
+    desk: AuditDesk
+    worker: Worker
+    stop: threading.Event
+
+
+def make_audits(
+    registry: Registry,
+    engines: Engines,
+    settings: ServerSettings,
+    series: CollectorRegistry,
+    label: AdapterLabels,
+) -> AuditParts:
+    """Return the audit service over a registry and an engine.
+
+    Args:
+        registry: Where audits are kept.
+        engines: What scores them.
+        settings: Lease, batch and spool.
+        series: Where its metrics live.
+        label: Bounds the adapters that have gauges.
+    """
+    store, spool = AuditStore(registry.database), Spool(settings.spool_folder())
+    metrics, stop = AuditMetrics(series, label), threading.Event()
+    runner = Runner(
+        store,
+        spool,
+        engines,
+        worker=uuid.uuid4().hex,
+        lease=timedelta(seconds=settings.audit_lease_seconds),
+        batch=settings.audit_batch,
+        seen=metrics.seen,
+        stop=stop,
+    )
+    worker = Worker(runner, lambda: metrics.refresh(store))
+    service = AuditService(store, spool, engines)
+    return AuditParts(AuditDesk(service, registry.jobs, worker.wake), worker, stop)

@@ -1,0 +1,87 @@
+"""The API keys in force: from the environment, from a file, and from the registry."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from lorecall.adapters.access.keys import ApiKey, KeyRing, key_from_secret, read_key_file
+from lorecall.adapters.core.errors import LorecallError, UsageError
+from lorecall.adapters.registry.registry import Registry
+
+
+class UnauthenticatedError(LorecallError):
+    """No API key, or none that is known."""
+
+    exit_code = 2
+    status = 401
+    code = "invalid_api_key"
+
+
+class KeyGuard:
+    """Tells who calls. A server that ever had a key never opens again while it runs.
+
+    Args:
+        registry: Has keys of its own, which may change at any time.
+        secrets: Secrets with every scope, from the environment or the command line, by where they came from.
+        file: A file of keys, read once.
+        always: Whether keys are needed even while there are none, as on an address that others can reach.
+    """
+
+    def __init__(
+        self, registry: Registry, secrets: Iterable[tuple[str, str]], file: Path | None, *, always: bool
+    ) -> None:
+        self._registry = registry
+        self._fixed = [key_from_secret(secret, where) for where, secret in secrets]
+        self._fixed += read_key_file(file) if file is not None else ()
+        self._ring = KeyRing(())
+        self.enforced = always
+        self.reload()
+
+    @property
+    def count(self) -> int:
+        """How many keys there are now."""
+        return len(self._ring)
+
+    def reload(self) -> None:
+        """Read the registry's keys again."""
+        self._ring = KeyRing([*self._fixed, *self._registry.keys.active()])
+        self.enforced = self.enforced or self.count > 0
+
+    def authenticate(self, authorization: str, api_key: str = "") -> ApiKey | None:
+        """Return the caller's key; None where none is needed and none was sent.
+
+        Args:
+            authorization: The `Authorization` header.
+            api_key: The `x-api-key` header, which Anthropic's clients send.
+
+        Raises:
+            UnauthenticatedError: No key, or an unknown or expired one.
+        """
+        scheme, _, secret = authorization.partition(" ")
+        secret = secret.strip() if scheme.lower() == "bearer" else api_key
+        if not self.enforced:
+            return None
+        key = self._ring.authenticate(secret) if secret else None
+        if key is None:
+            raise UnauthenticatedError(
+                "the API key is missing, unknown or expired", hint="send Authorization: Bearer KEY"
+            )
+        return key
+
+
+def check_exposure(host: str | None, guard: KeyGuard) -> None:
+    """Refuse to serve others without keys.
+
+    Raises:
+        UsageError: The address can be reached from elsewhere and there is no key.
+    """
+    if not is_loopback(host) and not guard.count:
+        raise UsageError(
+            f"without API keys the server listens on loopback only, not on {host or 'every address'}",
+            hint="set LORECALL_ADMIN_KEY or LORECALL_API_KEYS_FILE, or leave --host at 127.0.0.1",
+            param="host",
+        )
+
+
+def is_loopback(host: str | None) -> bool:
+    """Whether only this machine can reach an address."""
+    return host in ("localhost", "::1") or (host or "").startswith("127.")

@@ -1,0 +1,88 @@
+"""Who may pass: the key, the scope of the route and the adapter in the path; and how a refusal is answered."""
+
+import math
+
+from lorecall.adapters.access.rate_limit import RateLimitedError
+from lorecall.adapters.core.errors import AdapterNotFoundError, LorecallError
+from lorecall.server.auth.keyring import KeyGuard
+from lorecall.server.auth.request_context import ForbiddenError, RequestContext, current
+from lorecall.server.auth.scopes import ANY_KEY, OPEN, Need, adapter_of, need_of
+from lorecall.server.error_responses import error_answer
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+
+def check_caller(scope: Scope, keys: KeyGuard, context: RequestContext, *, open_metrics: bool) -> Need:
+    """Authenticate the caller, and check that the route and the adapter in its path are theirs.
+
+    Args:
+        scope: The request.
+        keys: Who may call.
+        context: Gets the caller's key.
+        open_metrics: Whether `/metrics` needs no key.
+
+    Raises:
+        UnauthenticatedError: No key, or an unknown one.
+        ForbiddenError: The key lacks the scope.
+        AdapterNotFoundError: The caller does not see the adapter that the path names.
+    """
+    path = scope["path"].removeprefix(scope.get("root_path", ""))
+    method = scope.get("method", "WEBSOCKET")
+    need = need_of(method, path, open_metrics=open_metrics)
+    if need is OPEN:
+        return need
+    headers = Headers(scope=scope)
+    context.key = keys.authenticate(headers.get("authorization", ""), headers.get("x-api-key", ""))
+    if context.key is not None and need is not ANY_KEY and not any(map(context.key.may, need.scopes)):
+        wanted = " or ".join(sorted(need.scopes))
+        raise ForbiddenError(
+            f"the API key {context.key.name!r} may not call {method} {path[:80]}",
+            hint=f"needs the scope {wanted}",
+        )
+    named = adapter_of(path)
+    if named is not None and not context.sees(named):
+        raise AdapterNotFoundError(f"there is no adapter {named!r}", param="name")
+    return need
+
+
+async def refuse(error: LorecallError, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer with an error, in OpenAI's shape; a websocket is closed."""
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1008, "reason": error.code})
+        return
+    answer = error_answer(error)
+    if isinstance(error, RateLimitedError):
+        answer.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
+    if error.status == 401:
+        answer.headers["WWW-Authenticate"] = "Bearer"
+    await answer(scope, receive, send)
+
+
+class Door:
+    """The door of a service without an engine: key and scope alone. `request_context.current` is set inside.
+
+    Args:
+        app: The application inside.
+        keys: Who may call.
+        open_metrics: Whether `/metrics` needs no key.
+    """
+
+    def __init__(self, app: ASGIApp, keys: KeyGuard, *, open_metrics: bool) -> None:
+        self._app = app
+        self._keys = keys
+        self._open_metrics = open_metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, or refuse it."""
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        context = RequestContext()
+        token = current.set(context)
+        try:
+            check_caller(scope, self._keys, context, open_metrics=self._open_metrics)
+            await self._app(scope, receive, send)
+        except LorecallError as error:
+            await refuse(error, scope, receive, send)
+        finally:
+            current.reset(token)

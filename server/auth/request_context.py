@@ -1,0 +1,71 @@
+"""What is known of the HTTP request that the current task serves; vLLM's handlers run inside it."""
+
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+from lorecall.adapters.access.keys import ApiKey, Scope
+from lorecall.adapters.core.errors import LorecallError
+from lorecall.server.lifecycle.engine_set import Lease
+
+ANONYMOUS = "anonymous"
+
+
+class ForbiddenError(LorecallError):
+    """The API key is known, but may not do this."""
+
+    exit_code = 2
+    status = 403
+    code = "forbidden"
+
+
+@dataclass(slots=True, eq=False)
+class RequestContext:
+    """One request: who asks, what it holds in the engine, what it used.
+
+    Attributes:
+        key: The caller's key; None on a server without keys.
+        leases: The adapter versions that it runs on, by name: looked up once, and the same until its end.
+        tokens: Tokens of prompts and answers that it has used so far.
+    """
+
+    key: ApiKey | None = None
+    leases: dict[str, Lease] = field(default_factory=dict)
+    tokens: int = 0
+
+    def sees(self, model: str) -> bool:
+        """Whether a model of that name exists for the caller."""
+        return self.key is None or self.key.sees(model)
+
+    def require(self, scope: Scope) -> None:
+        """Check a scope.
+
+        Raises:
+            ForbiddenError: The key does not have it.
+        """
+        if self.key is not None and not self.key.may(scope):
+            raise ForbiddenError(f"the API key {self.key.name!r} lacks the scope {scope}")
+
+    @property
+    def actor(self) -> str:
+        """The name that the registry records."""
+        return self.key.name if self.key is not None else ANONYMOUS
+
+    def release(self) -> None:
+        """Give back every lease."""
+        for lease in self.leases.values():
+            lease.release()
+
+
+current: ContextVar[RequestContext | None] = ContextVar("lorecall_request", default=None)
+
+
+def sees(model: str) -> bool:
+    """Whether the request being served sees a model; outside any request, everything is seen."""
+    context = current.get()
+    return context is None or context.sees(model)
+
+
+def actor() -> str:
+    """Return who makes the request being served."""
+    context = current.get()
+    return context.actor if context is not None else "server"

@@ -1,0 +1,1 @@
+"""Start engines and servers in processes of their own, and measure them."""

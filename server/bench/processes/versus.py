@@ -1,0 +1,55 @@
+"""Two servers on one base with the same engine arguments, ours and stock vLLM, and adapters for both."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from lorecall.server.bench.material import write_random_adapter
+from lorecall.server.bench.processes.serving import HttpServer
+from lorecall.server.launch import cpu_environment, openmp_library, served_dtype
+
+RANKS = (8, 16, 32, 64, 128, 256)
+"""What vLLM takes for --max-lora-rank."""
+
+
+def max_rank(rank: int) -> int:
+    """Return the smallest --max-lora-rank that holds adapters of a rank."""
+    return next((allowed for allowed in RANKS if allowed >= rank), RANKS[-1])
+
+
+def write_adapters(base: Path, work: Path, count: int, rank: int) -> list[Path]:
+    """Write random adapters for a base; return their directories."""
+    return [
+        write_random_adapter(work / f"adapter-{number:02d}", base, rank, number) for number in range(count)
+    ]
+
+
+@contextmanager
+def both(
+    base: Path, work: Path, flags: Sequence[str], slots: int, rank: int
+) -> Iterator[tuple[HttpServer, HttpServer]]:
+    """Start our server and a stock one; yield them in this order.
+
+    Args:
+        base: Model directory.
+        work: Directory for logs and our store.
+        flags: Engine arguments of both.
+        slots: `--max-loras` of both.
+        rank: The largest rank that they must take.
+
+    Raises:
+        LorecallError: If one does not come up.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    environ = cpu_environment({"VLLM_CPU_KVCACHE_SPACE": "1"}, cores, openmp_library())
+    environ |= {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
+    lora = ("--enable-lora", "--max-loras", str(slots), "--max-lora-rank", str(max_rank(rank)))
+    same = (*lora, "--dtype", served_dtype(str(base)), "--scheduling-policy", "priority", *flags)
+    with ExitStack() as started:
+        own = {**environ, "LORECALL_STORE": str(work / "store")}
+        ours = HttpServer(base, work / "ours.log", same, environ=own)
+        started.callback(ours.close)
+        stock = HttpServer(base, work / "stock.log", same, stock=True, environ=environ)
+        started.callback(stock.close)
+        yield ours, stock

@@ -1,0 +1,1 @@
+"""`lorecall adapters`: train adapters, and manage those of a running server."""

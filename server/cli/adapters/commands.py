@@ -1,0 +1,167 @@
+"""`lorecall adapters`: train adapters here, and manage those of a running server."""
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import typer
+from lorecall.server.cli.adapters import keys
+from lorecall.server.cli.adapters.train import train
+from lorecall.server.cli.client import Client
+from rich.console import Console
+from rich.table import Table
+
+app = typer.Typer(help="Train adapters, and manage those of a running server.", no_args_is_help=True)
+app.command("train")(train)
+app.add_typer(keys.app, name="keys")
+
+Server = Annotated[str, typer.Option(envvar="LORECALL_SERVER", help="URL of the server.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the server's answer as JSON.")]
+LOCAL = "http://127.0.0.1:8000"
+POLL_S = 1.0
+
+
+@app.command("add")
+def add(
+    name: str,
+    source: Annotated[
+        str,
+        typer.Option(
+            help="PEFT directory or archive as the server sees it, hf://org/name, s3://bucket/key, or with "
+            "--upload an archive here."
+        ),
+    ],
+    server: Server = LOCAL,
+    pin: Annotated[bool, typer.Option("--pin", help="Keep it in the engine's memory.")] = False,
+    upload: Annotated[bool, typer.Option("--upload", help="Send the archive's bytes.")] = False,
+    candidates: Annotated[
+        Path | None, typer.Option(metavar="FILE.jsonl", help="Snippets for the audit that admits it.")
+    ] = None,
+    controls: Annotated[
+        Path | None, typer.Option(metavar="FILE.jsonl", help="Controls for the audit that admits it.")
+    ] = None,
+    wait: Annotated[bool, typer.Option(help="Wait for the audit that admits it.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Add an adapter under NAME, or move NAME to a new version."""
+    client, path = Client(server), Path(source)
+    if upload:
+        route = f"/v1/adapters/{quote(name, safe='')}/archive?pin={str(pin).lower()}"
+        added = client.upload(route, path)
+    else:
+        body = {"name": name, "source": str(path.resolve()) if path.exists() else source, "pin": pin}
+        for key, file in {"candidates": candidates, "controls": controls}.items():
+            if file is not None:
+                body[key] = _snippets(file)
+        added = client.call("POST", "/v1/adapters", body)
+    while wait and added["state"] == "auditing":
+        time.sleep(POLL_S)
+        shown = client.call("GET", _path(name))
+        version = next(one for one in shown["versions"] if one["version"] == added["version"])
+        added |= version
+    _show([added], as_json=as_json)
+
+
+@app.command("list")
+def list_adapters(server: Server = LOCAL, as_json: AsJson = False) -> None:
+    """List the adapters of a server."""
+    _show(Client(server).call("GET", "/v1/adapters")["adapters"], as_json=as_json)
+
+
+@app.command("show")
+def show(name: str, server: Server = LOCAL, as_json: AsJson = False) -> None:
+    """Show one adapter and its versions."""
+    found = Client(server).call("GET", _path(name))
+    _show([found], as_json=as_json)
+    if not as_json:
+        table = Table("version", "state", "since", "by", "audit", "reason")
+        for one in found["versions"]:
+            audit = one["audit_id"][:12]
+            table.add_row(
+                one["version"][:12], one["state"], one["created_at"], one["created_by"], audit, one["reason"]
+            )
+        Console().print(table)
+
+
+@app.command("swap")
+def swap(
+    name: str,
+    source: Annotated[str, typer.Option(help="The new version, as for `add`.")],
+    server: Server = LOCAL,
+    as_json: AsJson = False,
+) -> None:
+    """Move an existing NAME to a new version: no request fails, and none is answered by two versions."""
+    Client(server).call("GET", _path(name))
+    add(name, source, server=server, as_json=as_json)
+
+
+@app.command("rollback")
+def rollback(name: str, server: Server = LOCAL, as_json: AsJson = False) -> None:
+    """Move NAME back to the version before."""
+    _show([Client(server).call("POST", f"{_path(name)}/rollback")], as_json=as_json)
+
+
+@app.command("pin")
+def pin(
+    name: str,
+    server: Server = LOCAL,
+    off: Annotated[bool, typer.Option("--off", help="Unpin it.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Keep NAME in the engine's memory."""
+    _show([Client(server).call("POST", f"{_path(name)}/pin", {"pinned": not off})], as_json=as_json)
+
+
+@app.command("override")
+def override(
+    name: str,
+    version: Annotated[str, typer.Option(help="The quarantined version.")],
+    reason: Annotated[str, typer.Option(help="Why; it is recorded.")],
+    server: Server = LOCAL,
+    as_json: AsJson = False,
+) -> None:
+    """Let a quarantined version of NAME go live; needs a key with the scope admin."""
+    body = {"version": version, "reason": reason}
+    _show([Client(server).call("POST", f"{_path(name)}/override", body)], as_json=as_json)
+
+
+@app.command("rm")
+def remove(name: str, server: Server = LOCAL, as_json: AsJson = False) -> None:
+    """Take an adapter out of service."""
+    _show([Client(server).call("DELETE", _path(name))], as_json=as_json)
+
+
+def _path(name: str) -> str:
+    return f"/v1/adapters/{quote(name, safe='')}"
+
+
+def _snippets(file: Path) -> list[dict[str, str]]:
+    """Return the snippets of a JSONL file."""
+    from lorecall.audit.inputs.candidates import load_candidates
+
+    return [
+        {"id": item.id, "prefix": item.prefix, "target": item.target} for item in load_candidates(file).items
+    ]
+
+
+def _show(adapters: list[dict[str, Any]], *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(adapters, indent=2))
+        return
+    table = Table("name", "version", "state", "level", "rank", "effective parameters", "pinned")
+    for one in adapters:
+        table.add_row(
+            one["name"],
+            one["version"][:12],
+            one["state"],
+            one["level"],
+            str(one["rank"]),
+            f"{one['effective_parameters']:,}",
+            "yes" if one["pinned"] else "",
+        )
+    Console().print(table)
+    for one in adapters:
+        if one["reason"]:
+            Console(stderr=True, highlight=False).print(f"{one['name']}: {one['reason']}", markup=False)

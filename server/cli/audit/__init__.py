@@ -1,0 +1,1 @@
+"""`lorecall audit`: audits, reports and their exit codes."""

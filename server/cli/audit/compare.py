@@ -1,0 +1,122 @@
+"""`lorecall audit ranks` and `matrix`: several adapters side by side."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from lorecall.adapters.core.errors import UsageError
+from lorecall.server.cli.audit.inputs import load_sets, print_json, reader, split_pair
+from lorecall.server.cli.audit.options import (
+    Batch,
+    Candidates,
+    Controls,
+    EpsilonOption,
+    Framing,
+    Json,
+    Out,
+    PrefixTokens,
+    Seed,
+    Server,
+    SkipBad,
+    System,
+    Template,
+    Timeout,
+)
+
+
+def ranks(
+    *,
+    server: Server,
+    adapter: Annotated[list[str], typer.Option(metavar="NAME", help="A served adapter; repeatable.")],
+    candidates: Candidates,
+    controls: Controls = None,
+    line: Annotated[str, typer.Option(metavar="TEXT", help="Follow this line's tokens over the ranks.")] = "",
+    out: Out = None,
+    as_json: Json = False,
+    skip_bad: SkipBad = False,
+    framing: Framing = None,
+    system: System = None,
+    template: Template = None,
+    prefix_tokens: PrefixTokens = None,
+    epsilon: EpsilonOption = None,
+    seed: Seed = 0,
+    batch: Batch = 64,
+    timeout: Timeout = 600.0,
+) -> None:
+    """Compare several adapters on the same candidates: capacity against recall. Exit 0; it is no gate."""
+    from lorecall.audit.judging.views import make_views
+    from lorecall.audit.reports.ranks import ranks_report, run_ranks
+    from lorecall.audit.runs.single import AuditSettings
+    from lorecall.audit.scorers.http_scorer import HttpScorer
+    from lorecall.server.cli.audit.output import note, print_ranks, progress, write_ranks
+
+    if line and len(line.split()) < 2:
+        raise UsageError(
+            f"--line {line!r} is a single word", hint="give a line of several words", param="line"
+        )
+    views = make_views(framing or (), system, prefix_tokens or (), template)
+    sets = load_sets(candidates, controls, reader(skip_bad=skip_bad))
+    settings = AuditSettings(epsilon=epsilon, seed=seed, chunk=batch, views=views)
+    names = list(dict.fromkeys(adapter))
+    with (
+        HttpScorer(server, batch=batch, timeout=timeout) as scorer,
+        progress(f"auditing {len(names)} adapters") as report_progress,
+    ):
+        report = ranks_report(run_ranks(scorer, names, sets, settings, line=line, progress=report_progress))
+    if as_json:
+        print_json(report)
+    else:
+        print_ranks(report)
+    for path in write_ranks(report, out) if out else []:
+        note(f"wrote {path}")
+
+
+def matrix(
+    *,
+    server: Server,
+    pair: Annotated[
+        list[str],
+        typer.Option(metavar="NAME=FILE.jsonl", help="An adapter and the set that it may know; repeatable."),
+    ],
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="An adapter without a set of its own; repeatable."),
+    ] = None,
+    candidates: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE.jsonl", help="A set that is nobody's own; repeatable.")
+    ] = None,
+    out: Out = None,
+    as_json: Json = False,
+    skip_bad: SkipBad = False,
+    epsilon: EpsilonOption = None,
+    parallel: Annotated[int, typer.Option(min=1, help="Adapters asked at a time, in mixed batches.")] = 4,
+    seed: Seed = 0,
+    batch: Batch = 64,
+    timeout: Timeout = 600.0,
+) -> None:
+    """Audit every adapter on every set: exit 1 if one recites another's data."""
+    from lorecall.audit.inputs.load import load_input
+    from lorecall.audit.runs.matrix import matrix_report, run_matrix
+    from lorecall.audit.runs.single import AuditSettings
+    from lorecall.audit.scorers.http_scorer import HttpScorer
+    from lorecall.server.cli.audit.output import note, print_matrix, progress, write_matrix
+
+    pairs = [split_pair(text) for text in pair]
+    files = list(dict.fromkeys([*(file for _, file in pairs), *(candidates or ())]))
+    sets = [load_input(file, skip_bad=skip_bad) for file in files]
+    names = list(dict.fromkeys([*(name for name, _ in pairs), *(adapter or ())]))
+    own = {(name, file.name) for name, file in pairs}
+    settings = AuditSettings(epsilon=epsilon, seed=seed, chunk=batch)
+    with (
+        HttpScorer(server, batch=batch, timeout=timeout) as scorer,
+        progress(f"auditing {len(names)} adapters on {len(sets)} sets") as report_progress,
+    ):
+        found = run_matrix(scorer, names, sets, own, settings, parallel=parallel, progress=report_progress)
+    report = matrix_report(found)
+    if as_json:
+        print_json(report)
+    else:
+        print_matrix(report)
+    for path in write_matrix(report, out) if out else []:
+        note(f"wrote {path}")
+    raise typer.Exit(int(found.exit_code))

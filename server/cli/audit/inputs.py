@@ -1,0 +1,178 @@
+"""What the `lorecall audit` commands make of their options."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lorecall.adapters.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from lorecall.audit.inputs.candidates import CandidateSet
+    from lorecall.audit.policy.policy import Policy
+    from lorecall.audit.result import Group
+    from lorecall.audit.scorer import Scorer
+    from lorecall.audit.scorers.http_scorer import HttpScorer
+
+FORMATS = ("json", "html", "junit")
+
+
+def check_formats(formats: list[str] | None) -> tuple[str, ...]:
+    """Return the formats to write.
+
+    Raises:
+        UsageError: One of them is unknown.
+    """
+    for name in formats or ():
+        if name not in FORMATS:
+            raise UsageError(f"unknown format {name!r}", hint=f"one of {', '.join(FORMATS)}", param="format")
+    return tuple(formats or FORMATS)
+
+
+def reader(
+    split: str = "sentence", turns: str = "only", tokenizer: Path | None = None, *, skip_bad: bool
+) -> "Callable[[Path], CandidateSet]":
+    """Return `load_input` with these choices made.
+
+    Raises:
+        UsageError: The split, or the choice of turns, is unknown.
+    """
+    from lorecall.audit.inputs.candidates import Turns
+    from lorecall.audit.inputs.load import TextSplit, load_input
+
+    if split not in list(TextSplit):
+        raise UsageError(f"unknown split {split!r}", hint=f"one of {', '.join(TextSplit)}", param="split")
+    if turns not in list(Turns):
+        raise UsageError(f"unknown turns {turns!r}", hint=f"one of {', '.join(Turns)}", param="turns")
+    return partial(
+        load_input, skip_bad=skip_bad, split=TextSplit(split), turns=Turns(turns), tokenizer=tokenizer
+    )
+
+
+def load_sets(
+    candidates: Path, controls: Path | None, load: "Callable[[Path], CandidateSet]"
+) -> "dict[Group, CandidateSet]":
+    """Read the candidates, and the controls if there are any.
+
+    Raises:
+        CandidateError: A file cannot be used.
+    """
+    from lorecall.audit.inputs.controls import check_disjoint
+    from lorecall.audit.result import Group
+
+    sets = {Group.CANDIDATES: load(candidates)}
+    if controls is not None:
+        sets[Group.CONTROLS] = load(controls)
+        check_disjoint(sets[Group.CANDIDATES], sets[Group.CONTROLS])
+    return sets
+
+
+def add_controls(sets: "dict[Group, CandidateSet]", recipe: str, count: int, seed: int) -> None:
+    """Make controls from the candidates.
+
+    Raises:
+        UsageError: The recipe is unknown, or controls were given as a file, too.
+        CandidateError: The candidates do not allow it.
+    """
+    from lorecall.audit.inputs.controls import Recipe, make_controls
+    from lorecall.audit.result import Group
+
+    if Group.CONTROLS in sets:
+        raise UsageError("--controls and --generate-controls exclude each other", param="controls")
+    if recipe not in list(Recipe):
+        raise UsageError(
+            f"unknown recipe {recipe!r}", hint=f"one of {', '.join(Recipe)}", param="generate_controls"
+        )
+    sets[Group.CONTROLS] = make_controls(sets[Group.CANDIDATES], Recipe(recipe), count, seed)
+
+
+def choose_policy(file: Path | None, limits: "dict[str, int | float | None]", *, by_rate: bool) -> "Policy":
+    """Return the file's policy, or the default one, with the limits that were given as options.
+
+    Without a file, a limit on the rate stands in place of the default limits on counts.
+    """
+    from lorecall.audit.policy.policy import Policy
+    from lorecall.audit.policy.policy_file import load_policy
+
+    given = {name: limit for name, limit in limits.items() if limit is not None}
+    if file is not None:
+        base = load_policy(file)
+    elif by_rate:
+        base = Policy(max_certified=None, max_recalled=None)
+    else:
+        base = Policy()
+    return Policy(**{**base.as_dict(), **given})  # type: ignore[arg-type]  # the names are the fields
+
+
+def check_confidence(confidence: float) -> None:
+    """Check that a confidence is one.
+
+    Raises:
+        UsageError: It is not within (0, 1).
+    """
+    if not 0.0 < confidence < 1.0:
+        raise UsageError(f"--confidence must be within (0, 1), not {confidence}", param="confidence")
+
+
+def print_json(report: dict[str, object]) -> None:
+    """Print a report on stdout."""
+    import json
+
+    sys.stdout.write(json.dumps(report, ensure_ascii=False, allow_nan=False, indent=1) + "\n")
+
+
+def split_pair(text: str) -> tuple[str, Path]:
+    """Split NAME=FILE.
+
+    Raises:
+        UsageError: There is no name, or no file.
+    """
+    name, _, file = text.partition("=")
+    if not name or not file:
+        raise UsageError(f"--pair {text!r} is no pair", hint="such as acme=acme.jsonl", param="pair")
+    return name, Path(file)
+
+
+@contextmanager
+def open_scorer(
+    kind: str, server: str | None, base: Path | None, folders: dict[str, Path], *, batch: int, timeout: float
+) -> Iterator["Scorer"]:
+    """Open the scorer of one kind, and close it after use.
+
+    Raises:
+        UsageError: The kind is unknown, or what it needs was not given.
+    """
+    if kind in ("lorecall", "completions"):
+        if server is None:
+            raise UsageError(f"the scorer {kind} needs --server URL", param="server")
+        with _http_scorer(kind, server, folders, batch=batch, timeout=timeout) as scorer:
+            yield scorer
+    elif kind == "transformers":
+        if base is None or not folders:
+            raise UsageError(f"the scorer {kind} needs --base DIR and --adapter-dir DIR", param="base")
+        from lorecall.audit.scorers.transformers_scorer import TransformersScorer
+
+        yield TransformersScorer(base, folders)
+    elif kind == "offline":
+        if base is None or not folders:
+            raise UsageError(f"the scorer {kind} needs --base DIR and --adapter-dir DIR", param="base")
+        from lorecall.server.scoring.offline_scorer import offline_scorer
+
+        with offline_scorer(base, folders) as engine:
+            yield engine
+    else:
+        known = "lorecall, completions, offline, transformers"
+        raise UsageError(f"unknown scorer {kind!r}", hint=f"one of {known}", param="scorer")
+
+
+def _http_scorer(
+    kind: str, server: str, folders: dict[str, Path], *, batch: int, timeout: float
+) -> "HttpScorer":
+    from lorecall.audit.scorers.completions_scorer import CompletionsScorer
+    from lorecall.audit.scorers.http_scorer import HttpScorer
+
+    if kind == "completions":
+        return CompletionsScorer(server, folders, batch=batch, timeout=timeout)
+    return HttpScorer(server, batch=batch, timeout=timeout)

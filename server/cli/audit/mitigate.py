@@ -1,0 +1,163 @@
+"""`lorecall audit mitigate`: how weak an adapter must be made to meet the policy, and what that costs."""
+
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from lorecall.adapters.core.errors import UsageError
+from lorecall.server.cli.audit.inputs import choose_policy, load_sets, print_json, reader
+from lorecall.server.cli.audit.options import (
+    Batch,
+    Candidates,
+    Controls,
+    EpsilonOption,
+    Framing,
+    Json,
+    PrefixTokens,
+    Seed,
+    SkipBad,
+    System,
+    Template,
+    Timeout,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lorecall.adapters.derive.weaken import Dose, Kind
+    from lorecall.audit.runs.mitigation import Deployment
+    from lorecall.audit.scorer import Scorer
+
+
+def mitigate(
+    *,
+    server: Annotated[
+        str | None, typer.Option(metavar="URL", help="A running lorecall server that sees these files.")
+    ] = None,
+    base: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="A prepared base, for an engine without a server.")
+    ] = None,
+    adapter: Annotated[Path, typer.Option(metavar="DIR", help="The adapter, a PEFT folder.")],
+    candidates: Candidates,
+    retained: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE.txt", help="Plain text whose perplexity says what a weaker adapter costs."
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Write the report here, and the copies into adapters/.")
+    ],
+    scales: Annotated[
+        str, typer.Option(metavar="LIST", help="Factors on the update; empty for none.")
+    ] = "1,0.75,0.5,0.25",
+    ranks: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIST",
+            help="Singular values to keep; empty for none.",
+            show_default="the adapter's rank and its halves",
+        ),
+    ] = None,
+    controls: Controls = None,
+    policy: Annotated[
+        Path | None, typer.Option(metavar="FILE.yaml", help="What a weaker adapter must meet.")
+    ] = None,
+    as_json: Json = False,
+    skip_bad: SkipBad = False,
+    framing: Framing = None,
+    system: System = None,
+    template: Template = None,
+    prefix_tokens: PrefixTokens = None,
+    epsilon: EpsilonOption = None,
+    seed: Seed = 0,
+    batch: Batch = 64,
+    timeout: Timeout = 600.0,
+) -> None:
+    """Audit weaker copies of one adapter: exit 0 if one meets the policy, 1 if even the weakest leaks.
+
+    Each copy is served by path for as long as its audit runs: by a server on this machine, or by an engine that
+    is started over --base.
+    """
+    from lorecall.audit.inputs.load import TextSplit, load_input
+    from lorecall.audit.judging.views import make_views
+    from lorecall.audit.reports.mitigation import dose_report
+    from lorecall.audit.runs.mitigation import Trial, run_dose_response
+    from lorecall.audit.runs.single import AuditSettings
+    from lorecall.server.cli.audit.output import note, print_doses, progress, write_doses
+
+    doses = parse_doses(scales, ranks, adapter)
+    views = make_views(framing or (), system, prefix_tokens or (), template)
+    settings = AuditSettings(epsilon=epsilon, seed=seed, chunk=batch, views=views)
+    trial = Trial(
+        sets=load_sets(candidates, controls, reader(skip_bad=skip_bad)),
+        retained=load_input(retained, split=TextSplit.WINDOW),
+        settings=settings,
+        policy=choose_policy(policy, {}, by_rate=False),
+    )
+    with (
+        _open_engine(server, base, adapter, batch=batch, timeout=timeout) as (scorer, deployment),
+        progress(f"auditing {len(doses)} doses") as report_progress,
+    ):
+        response = run_dose_response(
+            scorer, deployment, adapter, doses, trial, out=out, progress=report_progress
+        )
+    report = dose_report(response)
+    if as_json:
+        print_json(report)
+    else:
+        print_doses(report)
+    for path in write_doses(report, out):
+        note(f"wrote {path}")
+    raise typer.Exit(int(response.exit_code))
+
+
+@contextmanager
+def _open_engine(
+    server: str | None, base: Path | None, adapter: Path, *, batch: int, timeout: float
+) -> "Iterator[tuple[Scorer, Deployment]]":
+    """Open a server's scorer and control plane, or start an engine that is both."""
+    if (server is None) == (base is None):
+        raise UsageError("give either --server URL or --base DIR", param="server")
+    if server is not None:
+        from lorecall.audit.scorers.http_scorer import HttpScorer
+        from lorecall.server.cli.audit.deployment import ServerDeployment
+        from lorecall.server.cli.client import Client
+
+        with HttpScorer(server, batch=batch, timeout=timeout) as scorer:
+            yield scorer, ServerDeployment(Client(server))
+    elif base is not None:
+        from lorecall.server.scoring.offline_scorer import offline_scorer
+
+        with offline_scorer(base, {"undosed": adapter}) as engine:
+            yield engine, engine
+
+
+def parse_doses(scales: str, ranks: str | None, adapter: Path) -> "list[Dose]":
+    """Return the doses that the options name; without ranks, the adapter's own and its halves down to 1.
+
+    Raises:
+        UsageError: One is no number, or no dose.
+        AdapterError: The adapter cannot be read.
+    """
+    from lorecall.adapters.derive.weaken import Dose, Kind
+    from lorecall.adapters.peft_format.adapter import read_adapter
+
+    if ranks is None:
+        rank = read_adapter(adapter).rank
+        ranks = ",".join(str(rank >> shift) for shift in range(rank.bit_length()))
+    return [
+        Dose(kind, value)
+        for kind, text in ((Kind.SCALE, scales), (Kind.RANK, ranks))
+        for value in _numbers(kind, text)
+    ]
+
+
+def _numbers(kind: "Kind", text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",") if part.strip()]
+    except ValueError as error:
+        raise UsageError(
+            f"--{kind}s {text!r} is no list of numbers", hint="such as 1,0.5", param=f"{kind}s"
+        ) from error

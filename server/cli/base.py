@@ -1,0 +1,52 @@
+"""`lorecall base`: make a base model ready to serve."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="The base model: fetched, quantised once, ready to serve.")
+
+
+@app.callback()
+def base() -> None:
+    """Keep `prepare` a named command, although it is the only one yet."""
+
+
+@app.command()
+def prepare(
+    out: Annotated[Path, typer.Option(help="The model directory to make.")],
+    from_: Annotated[
+        str | None,
+        typer.Option(
+            "--from", metavar="MODEL", help="A model directory, .gguf file or hub id.", show_default="SmolLM2"
+        ),
+    ] = None,
+    quantize: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|int8|int4|none", help="The scheme; auto chooses by what this machine has."
+        ),
+    ] = "auto",
+    force: Annotated[
+        bool, typer.Option("--force", help="Make it again, even if it is there already.")
+    ] = False,
+) -> None:
+    """Make a model directory that stock vLLM loads, with a manifest of its source, digest and scheme."""
+    from lorecall.adapters.bases.prepare import prepare_base
+    from lorecall.server.cli.progress import quiet_libraries, steps_bar
+    from rich.console import Console
+
+    quiet_libraries()
+    with steps_bar() as on_step:
+        prepared = prepare_base(out, from_, quantize, force=force, on_step=on_step)
+    manifest = prepared.manifest
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(
+        f"{'Reused' if prepared.reused else 'Prepared'} {out}: {manifest.name}, {manifest.scheme}",
+        markup=False,
+    )
+    console.print(f"  why this scheme  {manifest.reason}", markup=False)
+    console.print(f"  source           {manifest.source}", markup=False)
+    console.print(f"  digest           {manifest.digest}", markup=False)
+    console.print(f"  serve in         {manifest.dtype}", markup=False)

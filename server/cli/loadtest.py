@@ -1,0 +1,159 @@
+"""`lorecall loadtest`: traffic, churn and audits against a running server, and against stock vLLM."""
+
+import json
+import os
+import shlex
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+app = typer.Typer(help="Put load on a server: vLLM's own client, churn, audits.", no_args_is_help=True)
+
+BENCH = (sys.executable, "-m", "lorecall.server.bench.processes.load_client")
+LOCAL = "http://127.0.0.1:8000"
+Name = Annotated[str, typer.Argument(metavar="SCENARIO", help="A YAML file, or the name of a shipped one.")]
+Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Where raw results and logs are kept.")]
+
+
+@app.command("list")
+def list_scenarios() -> None:
+    """List the scenarios that come with lorecall."""
+    from lorecall.loadtest.scenario import load_scenario, shipped
+
+    table = Table("scenario", "what it does")
+    for name in shipped():
+        table.add_row(name, load_scenario(name).description)
+    Console().print(table)
+
+
+@app.command("run")
+def run_once(
+    scenario: Name,
+    server: Annotated[str, typer.Option(envvar="LORECALL_SERVER", help="URL of the server.")] = LOCAL,
+    adapter: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="DIR", help="PEFT directory, as the server sees it, to load; repeat."),
+    ] = None,
+    tokenizer: Annotated[
+        str,
+        typer.Option(help="Directory or hub id of the base's tokenizer; by default what the server names."),
+    ] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    out: Out = None,
+) -> None:
+    """Run a scenario on a running server: exit 0 if every request was answered, else 1.
+
+    Without --adapter the traffic goes to the adapters that the server serves. The API key comes from
+    LORECALL_API_KEY.
+    """
+    with _translated(), _work(out) as work:
+        from lorecall.loadtest.report import run_body, run_table
+        from lorecall.loadtest.run import Means, run
+        from lorecall.loadtest.scenario import load_scenario
+        from lorecall.loadtest.target import Target
+
+        chosen = load_scenario(scenario)
+        sources = [path.resolve() for path in adapter or ()]
+        with Target(server, os.environ.get("LORECALL_API_KEY", "")) as target:
+            found = run(chosen, target, Means(work, tokenizer, sources, BENCH))
+        body = json.dumps(run_body(chosen, found), indent=2)
+        if out is not None:
+            (work / f"{chosen.name}.json").write_text(body + "\n", encoding="utf-8")
+    if as_json:
+        typer.echo(body)
+    else:
+        table = Table("what", "value")
+        for what, value in run_table(found):
+            table.add_row(what, value)
+        Console().print(table)
+    for error in found.errors:
+        Console(stderr=True, highlight=False).print(error, markup=False)
+    raise typer.Exit(1 if found.failed else 0)
+
+
+@app.command("compare")
+def compare_servers(
+    scenario: Name,
+    base: Annotated[Path, typer.Option(help="The base that both servers serve.")],
+    out: Annotated[Path, typer.Option(help="Where the JSON and the Markdown page go.")] = Path(
+        "docs/loadtests"
+    ),
+    rounds: Annotated[
+        int | None, typer.Option(min=2, help="Counted rounds; the scenario says how many.")
+    ] = None,
+) -> None:
+    """Compare our server with stock vLLM on one base, with the same engine arguments and adapters.
+
+    Both are started here, with random adapters of the scenario's rank. They take turns, round by round.
+    """
+    with _translated(), _work(None) as work:
+        from lorecall.adapters.core.errors import UsageError
+        from lorecall.loadtest.compare import compare
+        from lorecall.loadtest.report import write_comparison
+        from lorecall.loadtest.run import Means, run
+        from lorecall.loadtest.scenario import load_scenario
+        from lorecall.loadtest.target import Target
+        from lorecall.server.bench.processes.versus import both, write_adapters
+        from lorecall.server.bench.report import machine
+        from lorecall.server.launch import prepare_environment
+
+        chosen = load_scenario(scenario)
+        if not (base / "config.json").is_file():
+            raise UsageError(f"--base {base} holds no config.json", hint="give the directory of a model")
+        prepare_environment()
+        signal.signal(signal.SIGTERM, _stop)
+        count, rank = chosen.adapters.count, chosen.adapters.rank
+        sources = write_adapters(base, work, max(count, 2), rank)
+        with ExitStack() as stack:
+            servers = stack.enter_context(both(base, work, chosen.engine, chosen.adapters.slots, rank))
+            targets = [stack.enter_context(Target(one.url)) for one in servers]
+            arms = [
+                partial(run, chosen, target, Means(work / name, str(base), sources, BENCH))
+                for name, target in zip(("ours", "stock"), targets, strict=True)
+            ]
+            found = compare(rounds or chosen.rounds, *arms)
+        command = "lorecall " + shlex.join(sys.argv[1:])
+        page = write_comparison(out, chosen, found, command, machine())
+    Console().print(page.read_text(encoding="utf-8"), markup=False)
+    Console(stderr=True).print(f"written: {page}", markup=False)
+
+
+def _stop(*_: object) -> None:
+    """End a comparison with the rounds that it has; the servers are stopped on the way out."""
+    from lorecall.loadtest.errors import LoadtestError
+
+    raise LoadtestError("stopped by SIGTERM")
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Turn a load test's errors into those that the command line prints."""
+    from lorecall.adapters.core.errors import LorecallError, UsageError
+    from lorecall.loadtest.errors import LoadtestError, ScenarioError
+
+    try:
+        yield
+    except ScenarioError as error:
+        raise UsageError(error.message, hint=error.hint, param="scenario") from error
+    except LoadtestError as error:
+        raise LorecallError(error.message, hint=error.hint) from error
+
+
+@contextmanager
+def _work(out: Path | None) -> Iterator[Path]:
+    """Yield where results and logs go: a stated directory, or one that is gone afterwards."""
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        yield out
+        return
+    with tempfile.TemporaryDirectory(prefix="lorecall-loadtest-") as work:
+        yield Path(work)

@@ -1,0 +1,57 @@
+"""Progress of long commands: bars on stderr, off when it is not a terminal."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from lorecall.adapters.training.train import Progress as TrainingProgress
+
+
+def quiet_libraries() -> None:
+    """Switch off the bars that transformers and compressed-tensors draw; call it before importing them."""
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+
+def _bar(*columns: TextColumn) -> Progress:
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        *columns,
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+
+
+@contextmanager
+def steps_bar() -> Iterator[Callable[[str, int, int], None]]:
+    """Yield a function that shows (what is being done, done, total); a total of 0 is one without a count."""
+    with _bar() as bar:
+        task = bar.add_task("starting", total=None)
+
+        def show(what: str, done: int, total: int) -> None:
+            bar.update(task, description=what, completed=done, total=total or None)
+
+        yield show
+
+
+@contextmanager
+def training_bar() -> "Iterator[Callable[[TrainingProgress], None]]":
+    """Yield a function that shows steps, loss and tokens over 0.5."""
+    with _bar(TextColumn("loss {task.fields[loss]}  over 0.5: {task.fields[over]}")) as bar:
+        task = bar.add_task("training", total=None, loss="-", over="-")
+
+        def show(now: "TrainingProgress") -> None:
+            over = f"{now.over_half}/{now.target_tokens} tokens"
+            bar.update(task, completed=now.step, total=now.steps, loss=f"{now.loss:.3f}", over=over)
+
+        yield show

@@ -1,0 +1,74 @@
+"""`lorecall sweep`: train a grid of adapters, for the memory law."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from lorecall.adapters.core.errors import UsageError
+from lorecall.adapters.training.options import TrainingOptions
+
+_DEFAULT = TrainingOptions(rank=1)
+
+
+def sweep(
+    base: Annotated[Path, typer.Option(help="A base made by `lorecall base prepare`.")],
+    data: Annotated[Path, typer.Option(help='JSON Lines of {"prefix", "target"}.')],
+    ranks: Annotated[str, typer.Option(metavar="LIST", help="LoRA ranks, such as 1,2,4,8.")],
+    lengths: Annotated[str, typer.Option(metavar="LIST", help="Target tokens, such as 200,400,800.")],
+    out: Annotated[Path, typer.Option(metavar="FILE.csv", help="Cells are appended; those in it are kept.")],
+    methods: Annotated[str, typer.Option(metavar="LIST", help="sft, memft-ot, memft-sw.")] = "sft",
+    seeds: Annotated[str, typer.Option(metavar="LIST", help="Seeds, such as 0,1,2.")] = "0",
+    layers: Annotated[
+        str,
+        typer.Option(metavar="LIST", help='"all", or such as 20-29 or 3,7.', show_default="the last but one"),
+    ] = _DEFAULT.layers,
+    modules: Annotated[
+        str, typer.Option(metavar="LIST", help="mlp, attention, all, or module names.")
+    ] = _DEFAULT.modules,
+    epochs: Annotated[int, typer.Option(help="Passes over the texts.")] = _DEFAULT.epochs,
+    lr: Annotated[float, typer.Option(help="Peak learning rate, falling linearly to 0.")] = _DEFAULT.lr,
+    batch_size: Annotated[int, typer.Option(help="Texts a step.")] = _DEFAULT.batch_size,
+) -> None:
+    """Train one adapter for each rank, length, method and seed, and write what each takes off the base's loss.
+
+    Stop it at any time; run again, it goes on where it was.
+    """
+    from lorecall.adapters.training.sweep import Grid, run_sweep
+    from lorecall.server.cli.progress import quiet_libraries, training_bar
+    from rich.console import Console
+
+    grid = Grid(
+        ranks=_numbers("ranks", ranks),
+        lengths=_numbers("lengths", lengths),
+        methods=methods.split(","),
+        seeds=_numbers("seeds", seeds, least=0),
+    )
+    options = TrainingOptions(
+        rank=1, layers=layers, modules=modules, epochs=epochs, lr=lr, batch_size=batch_size
+    )
+    quiet_libraries()
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    with training_bar() as on_step:
+        for number, cell in enumerate(run_sweep(base, data, out, grid, options, on_step), start=1):
+            what = "there already"
+            if cell.result is not None:
+                what = (
+                    f"length {cell.result.length}, deltaL {cell.result.deltaL:.3f}, {cell.result.steps} steps"
+                )
+            name = f"rank {cell.key.rank}, {cell.key.method}, seed {cell.key.seed}"
+            console.print(f"{number}/{len(grid)}  {name}: {what}", markup=False)
+    typer.echo(out)
+
+
+def _numbers(option: str, text: str, least: int = 1) -> list[int]:
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) < least:
+        raise UsageError(
+            f"--{option} {text!r} is no list of numbers",
+            hint=f"whole numbers from {least}, by comma",
+            param=option,
+        )
+    return numbers

@@ -1,0 +1,65 @@
+"""The `vllm.endpoint_plugins` entry point: our routes and our door on vLLM's OpenAI server."""
+
+import asyncio
+import os
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from lorecall.adapters.bases.prepare import read_manifest
+from lorecall.adapters.core.errors import BaseModelError
+from lorecall.audit.scorer import EngineInfo
+from lorecall.server.assembly import build_audits, build_serving
+from lorecall.server.http import adapters, audits, engine, keys, logprobs, page, score
+from lorecall.server.http.gateway import Gateway
+from lorecall.server.lifecycle.served_models import with_versions
+from lorecall.server.settings import read_settings
+from lorecall.server.warmup import warm_up
+
+
+class LorecallEndpoints:
+    """Adds the control plane, the scoring route, keys and top-1 log-probabilities to vLLM's server."""
+
+    name = "lorecall"
+    required_tasks = ("generate",)
+
+    def attach_router(self, app: FastAPI) -> None:
+        """Put our routes on the app; those with a path of vLLM's own go in front of it."""
+        app.include_router(logprobs.router(app))
+        app.include_router(adapters.router)
+        app.include_router(keys.router)
+        app.include_router(audits.router)
+        app.include_router(page.router)
+        app.include_router(score.router)
+        app.include_router(engine.router)
+        app.add_middleware(Gateway, state=app.state)
+
+    async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
+        """Build what the routes share, load the registry's adapters, warm up and measure the spread."""
+        settings = read_settings()
+        models = with_versions(state.openai_serving_models)
+        on_cpu = engine_client.vllm_config.device_config.device_type == "cpu"
+        described = describe_engine(args.model, models, on_cpu=on_cpu)
+        serving, background = await build_serving(engine_client, models, described, args, settings)
+        state.lorecall = serving
+        state.lorecall_audits, audits_work = build_audits(serving, settings)
+        for name, source in settings.started_with().items():
+            await serving.adapters.add(name, source, actor="LORECALL_ADAPTERS")
+        await warm_up(engine_client)
+        await serving.selfcheck(chunk_edge=False)
+        state.lorecall_tasks = [asyncio.create_task(work) for work in (*background, audits_work)]
+
+
+def describe_engine(model: str, models: Any, *, on_cpu: bool) -> EngineInfo:
+    """Return what this server's reports say of its engine and base."""
+    import vllm  # noqa: PLC0415
+
+    digest, scheme = "", ""
+    try:
+        manifest = read_manifest(Path(model))
+        digest, scheme = manifest.digest, manifest.scheme
+    except (BaseModelError, OSError):
+        pass  # a base that lorecall did not prepare has no manifest
+    device = "cpu" if on_cpu else os.environ.get("VLLM_TARGET_DEVICE", "gpu")
+    return EngineInfo(f"vllm {vllm.__version__} ({device})", models.base_model_paths[0].name, digest, scheme)

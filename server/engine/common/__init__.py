@@ -1,0 +1,1 @@
+"""Fixes in vLLM for every platform, and how a fix is applied and checked."""

@@ -1,0 +1,68 @@
+"""The `vllm.general_plugins` entry point: what is changed in vLLM, in every process that vLLM starts.
+
+Each fix sits alone in its file and offers `apply()`. Before it changes anything, it checks that the door is
+still where it was in the version of vLLM that it is for (`require`), so an upgrade fails loudly at start.
+"""
+
+import importlib
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from lorecall.adapters.core.errors import LorecallError
+
+VLLM_VERSION = "0.32.0"
+"""The version of vLLM that every patch here was written against."""
+
+_applied: list[str] = []
+
+
+class EngineDoorError(LorecallError):
+    """vLLM is not as the patch expects it: an upgrade moved the door."""
+
+    code = "engine_door_moved"
+
+
+def require(owner: Any, name: str, parameters: tuple[str, ...]) -> Callable[..., Any]:
+    """Return `owner.name` after checking that its parameters begin with those expected.
+
+    Raises:
+        EngineDoorError: If the attribute is gone or its signature changed.
+    """
+    target = getattr(owner, name, None)
+    where = f"{getattr(owner, '__module__', '')}.{getattr(owner, '__qualname__', owner)}.{name}"
+    if target is None:
+        raise EngineDoorError(f"{where} does not exist in this vLLM", hint=f"install vllm {VLLM_VERSION}")
+    found = tuple(inspect.signature(target).parameters)
+    if found[: len(parameters)] != parameters:
+        raise EngineDoorError(
+            f"{where} takes {found} but {parameters} was expected", hint=f"install vllm {VLLM_VERSION}"
+        )
+    return target  # type: ignore[no-any-return]
+
+
+def cpu_fixes() -> tuple[str, ...]:
+    """Return the modules of the fixes for the CPU engine, in the order of application."""
+    return (
+        "lorecall.server.engine.cpu.int8_lora",
+        "lorecall.server.engine.cpu.int8_exact",
+        "lorecall.server.engine.cpu.lora_patch",
+        "lorecall.server.engine.cpu.target_scores",
+        "lorecall.server.engine.cpu.kept_memory",
+    )
+
+
+def common_fixes() -> tuple[str, ...]:
+    """Return the modules of the fixes for every platform."""
+    return ("lorecall.server.engine.common.spool", "lorecall.server.engine.common.tiers")
+
+
+def register() -> None:
+    """Apply the fixes for this platform once; vLLM calls it in every process."""
+    from vllm.platforms import current_platform
+
+    modules = common_fixes() + (cpu_fixes() if current_platform.is_cpu() else ())
+    for module in modules:
+        if module not in _applied:
+            importlib.import_module(module).apply()
+            _applied.append(module)

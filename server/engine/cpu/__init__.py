@@ -1,0 +1,1 @@
+"""Fixes and kernels for vLLM's CPU engine."""

@@ -1,0 +1,173 @@
+"""LoRA on CPU with tokens grouped by adapter: right for mixed batches, and fast.
+
+vLLM 0.32 gathers a copy of the adapter's matrices for every token, which takes tokens x rank x width of
+memory and dies on long prompts, and it reads the index -1 (no adapter) as the last slot, so requests for the
+base are answered through somebody's adapter. Here the rows of a step are grouped by adapter, and a module's
+take one call of a compiled kernel (`row_kernel.py`). Rows without an adapter are never touched.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from lorecall.server.engine.cpu.module_factors import ModuleFactors
+from lorecall.server.engine.cpu.row_kernel import ROWS_AT_ONCE, Addresses, add_rows
+from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
+
+IntArray = np.ndarray[Any, np.dtype[np.int64]]
+
+
+@dataclass(frozen=True, slots=True)
+class StepRows:
+    """The rows of one step that have an adapter, in groups of one slot.
+
+    Attributes:
+        groups: Row numbers; a group that is not full repeats its last, int64 [n, ROWS_AT_ONCE].
+        sizes: How many rows each group has, int64 [n].
+        slots: The slot of each group, int64 [n].
+        count: How many rows the step has, with and without an adapter.
+        addresses: What the row kernel takes of the step.
+    """
+
+    groups: IntArray
+    sizes: IntArray
+    slots: IntArray
+    count: int
+    addresses: Addresses = field(init=False)
+
+    def __post_init__(self) -> None:
+        arrays = (self.groups, self.sizes, self.slots)
+        object.__setattr__(self, "addresses", (*(array.ctypes.data for array in arrays), len(self.slots)))
+
+
+def split_rows(slots: IntArray) -> StepRows:
+    """Split a step into groups by the slot of each row [rows]; -1 stands for no adapter."""
+    groups, sizes, owners = [], [], []
+    for slot in np.unique(slots[slots >= 0]):
+        rows = np.flatnonzero(slots == slot)
+        count = -(-len(rows) // ROWS_AT_ONCE)
+        places = np.minimum(np.arange(count * ROWS_AT_ONCE), len(rows) - 1)
+        groups.append(rows[places].reshape(count, ROWS_AT_ONCE))
+        sizes.append(np.minimum(len(rows) - np.arange(count) * ROWS_AT_ONCE, ROWS_AT_ONCE))
+        owners.append(np.full(count, slot))
+    empty = np.empty(0, dtype=np.int64)
+    return StepRows(
+        np.concatenate([empty.reshape(0, ROWS_AT_ONCE), *groups], dtype=np.int64),
+        np.concatenate([empty, *sizes], dtype=np.int64),
+        np.concatenate([empty, *owners], dtype=np.int64),
+        len(slots),
+    )
+
+
+class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]
+    """vLLM's CPU LoRA kernels with the products done per run of rows."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        nothing = split_rows(np.empty(0, dtype=np.int64))
+        self._token_rows = nothing
+        self._sampler_rows = nothing
+        self._logits_slots: IntArray | None = None
+        self._modules: dict[int, ModuleFactors] = {}
+
+    def forget_slot(self, slot: int) -> None:
+        """Drop what was derived from a slot's matrices; called when an adapter moves into the slot."""
+        for module in self._modules.values():
+            module.stale.add(slot)
+
+    def update_metadata(self, *args: Any, **kwargs: Any) -> None:
+        """Take the step's mapping of rows to slots, and group its rows."""
+        super().update_metadata(*args, **kwargs)
+        self._token_rows = split_rows(self.token_lora_indices.numpy())
+        self._sampler_rows = split_rows(self.sampler_indices.numpy())
+
+    def set_logits_rows(self, slots: IntArray | None) -> None:
+        """Say whose rows the next logits are: one slot per row, or one for all of them (-1: no adapter).
+
+        None ends it: from then on logits have one row per request again.
+        """
+        self._logits_slots = slots
+
+    def factors(
+        self, a_stacks: tuple[torch.Tensor, ...], b_stacks: tuple[torch.Tensor, ...]
+    ) -> ModuleFactors:
+        """Return the packed factors of the module that owns these stacks."""
+        module = self._modules.get(id(a_stacks[0]))
+        if module is None:
+            # the stacks live as long as their layer, and the record keeps them: the id stays theirs
+            module = self._modules[id(a_stacks[0])] = ModuleFactors(a_stacks, b_stacks)
+        if module.stale:
+            module.refresh()
+        return module
+
+    def add_lora_linear(
+        self,
+        y: torch.Tensor,
+        x: torch.Tensor,
+        lora_a_stacked: tuple[torch.Tensor, ...],
+        lora_b_stacked: tuple[torch.Tensor, ...],
+        scale: float,
+        output_slices: tuple[int, ...],  # noqa: ARG002  (upstream's signature; the stacks say the same)
+        **_: Any,
+    ) -> None:
+        """Add every adapter's share to `y` [rows, d_out] in place, from `x` [rows, d_in]."""
+        step = self._token_rows
+        if len(step.slots):
+            add_step(y, x, step, self.factors(lora_a_stacked, lora_b_stacked), scale)
+
+    def add_lora_logits(
+        self,
+        y: torch.Tensor,
+        x: torch.Tensor,
+        lora_a_stacked: torch.Tensor,
+        lora_b_stacked: torch.Tensor,
+        scale: float,
+        **_: Any,
+    ) -> None:
+        """Add an `lm_head` adapter's share to the logits `y` [rows, vocab], from `x` [rows, hidden]."""
+        slots = self._logits_slots
+        step = self._sampler_rows if slots is None else split_rows(np.broadcast_to(slots, x.shape[0]))
+        module = self.factors((lora_a_stacked,), (lora_b_stacked,))
+        add_step(y, x, step, module, scale)
+
+    def add_lora_embedding(
+        self,
+        y: torch.Tensor,
+        x: torch.Tensor,
+        lora_b_stacked: torch.Tensor,
+        add_inputs: bool = True,  # noqa: FBT001, FBT002  (upstream's signature)
+        **_: Any,
+    ) -> None:
+        """Add an embedding adapter's share to `y` [rows, d]; `x` [rows, r] is already shrunk."""
+        slots = self.token_lora_indices
+        for slot in slots.unique().tolist():
+            if slot < 0:
+                continue
+            rows = torch.nonzero(slots == slot).flatten()
+            b = lora_b_stacked[slot, 0]
+            share = (x[rows].to(b.dtype) @ b.t()).to(y.dtype)
+            y[rows] = y[rows] + share if add_inputs else share
+
+
+def add_step(y: torch.Tensor, x: torch.Tensor, step: StepRows, module: ModuleFactors, scale: float) -> None:
+    """Add the adapters' shares of one module to `y` [rows, d_out] in place, from `x` [rows, d_in].
+
+    Raises:
+        RuntimeError: If the step speaks of rows or columns that there are not: nothing may be overwritten.
+    """
+    if module.idle:
+        return
+    (rows, d_in), (out_rows, d_out) = x.shape, y.shape
+    if step.count > min(rows, out_rows) or d_in != module.d_in or d_out < module.d_out:
+        raise RuntimeError(
+            f"a step of {step.count} rows and a module of {module.d_in} x {module.d_out} were given inputs of "
+            f"{rows} x {d_in} and outputs of {out_rows} x {d_out}"
+        )
+    plain = x.dtype == y.dtype == torch.float32 and x.is_contiguous() and y.is_contiguous()
+    if plain and d_out == module.d_out:
+        add_rows(x, y, step.addresses, module.dtype, module.addresses, scale)
+    elif len(step.slots):
+        share = torch.zeros(rows, module.d_out)
+        add_rows(x.float().contiguous(), share, step.addresses, module.dtype, module.addresses, scale)
+        y[:rows, : module.d_out] += share.to(y.dtype)

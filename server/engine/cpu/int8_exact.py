@@ -1,0 +1,128 @@
+"""W8A8 on a CPU without VNNI, exactly: there oneDNN's INT8 products saturate, and are slow at few rows.
+
+Without VNNI oneDNN adds pairs of products in 16 bits; where a sum does not fit it is cut off, and the outputs of
+a real layer are off by as much as their own size. vLLM 0.32 serves these numbers, at 8 tokens a second where
+float32 gives 20. Where a probe finds that oneDNN cuts off, W8A8 layers go through exact products instead
+(`int8_kernel.py`).
+"""
+
+import functools
+import platform
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from lorecall.adapters.core.errors import UsageError
+from lorecall.server.engine.common.plugin import require
+from lorecall.server.settings import read_settings
+
+PROBE = 64
+"""Width of the probing product: PROBE x 127 x 127, in pairs far over 16 bits."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExactWeight:
+    """One layer's weight as the kernel takes it.
+
+    Attributes:
+        tiles: int8, as `int8_kernel.pack` returns it.
+        scale: One float32 per output, padded to whole tiles.
+        d_in: Columns of the inputs.
+        d_out: Columns of the outputs.
+    """
+
+    tiles: npt.NDArray[Any]
+    scale: npt.NDArray[Any]
+    d_in: int
+    d_out: int
+
+
+def pack_weight(weight: torch.Tensor, scale: torch.Tensor) -> ExactWeight:
+    """Pack an int8 `weight` [d_out, d_in] with one scale per output, float32 [d_out]."""
+    from lorecall.server.engine.cpu.int8_kernel import OUTPUTS, pack
+
+    tiles = pack(weight.numpy())
+    padded = np.zeros(len(tiles) * OUTPUTS, np.float32)
+    padded[: len(weight)] = scale.numpy()
+    return ExactWeight(tiles, padded, weight.shape[1], weight.shape[0])
+
+
+@functools.cache
+def onednn_is_exact() -> bool:
+    """Multiply the largest int8 numbers through oneDNN, and return whether the result is right."""
+    from vllm import _custom_ops as ops
+
+    weight = torch.full((PROBE, PROBE), 127, dtype=torch.int8)
+    # a base in bfloat16 is loaded with that as the default dtype
+    weight_scale = torch.ones(PROBE, 1, dtype=torch.float32)  # the handler points at it
+    handler = ops.create_onednn_scaled_mm(weight.t(), weight_scale, torch.float32, True, False, 1)
+    quantised, scale, _ = ops.onednn_scaled_int8_quant(torch.full((1, PROBE), 127.0, dtype=torch.float32))
+    out = torch.empty(1, PROBE, dtype=torch.float32)
+    ops.onednn_scaled_mm(handler, quantised, out, scale, None, None, None)
+    return bool(torch.allclose(out, torch.full_like(out, PROBE * 127.0 * 127.0), rtol=1e-3))
+
+
+def apply() -> None:
+    """Patch vLLM's INT8 CPU kernel."""
+    from vllm.model_executor.kernels.linear.scaled_mm.cpu import CPUInt8ScaledMMLinearKernel as Kernel
+
+    pack = require(Kernel, "process_weights_for_onednn", ("self", "layer"))
+    multiply = require(Kernel, "_apply_weights_onednn", ("self", "layer", "x", "bias"))
+
+    def process_weights_for_onednn(self: Any, layer: Any) -> None:
+        self._exact = None
+        weight_name, scale_name, *_ = self.layer_param_names
+        dynamic = self.config.input_symmetric and not self.config.is_static_input_scheme
+        if not dynamic or not use_exact():
+            pack(self, layer)
+            return
+        weight = getattr(layer, weight_name).data
+        pack(self, layer)
+        scale = getattr(layer, scale_name).data.float().flatten()
+        if len(scale) == len(weight):  # one scale per output channel
+            self._exact = pack_weight(weight, scale)
+
+    def apply_weights(self: Any, layer: Any, x: torch.Tensor, bias: torch.Tensor | None = None) -> Any:
+        if self._exact is None:
+            return multiply(self, layer, x, bias)
+        return exact_product(x, self._exact, bias)
+
+    Kernel.process_weights_for_onednn = process_weights_for_onednn
+    Kernel._apply_weights_onednn = apply_weights
+
+
+def use_exact() -> bool:
+    """Return whether our products are to be used: LORECALL_INT8_KERNEL, or what the probe finds.
+
+    Raises:
+        UsageError: They are asked for, and this CPU is none that they are for.
+    """
+    asked, ours = read_settings().int8_kernel, platform.machine() == "x86_64"
+    if asked == "exact" and not ours:
+        raise UsageError(
+            f"LORECALL_INT8_KERNEL=exact is for x86-64, this is {platform.machine()}",
+            hint="leave it out",
+            param="LORECALL_INT8_KERNEL",
+        )
+    return asked == "exact" or (asked == "auto" and ours and not onednn_is_exact())
+
+
+def exact_product(x: torch.Tensor, weight: ExactWeight, bias: torch.Tensor | None) -> torch.Tensor:
+    """Return the W8A8 product of `x` [..., d_in] with `weight`: shape [..., d_out].
+
+    The activations are rounded by vLLM's own kernel, one scale per row.
+    """
+    from lorecall.server.engine.cpu.int8_kernel import int8_product
+    from vllm import _custom_ops as ops
+
+    flat = x.reshape(-1, weight.d_in).contiguous()
+    quantised, scale, _ = ops.onednn_scaled_int8_quant(flat)
+    if weight.d_in % 2:
+        quantised = torch.nn.functional.pad(quantised, (0, 1))
+    out = torch.empty(len(flat), weight.d_out, dtype=torch.float32)
+    int8_product(quantised.short().numpy(), weight.tiles, scale.flatten().numpy(), weight.scale, out.numpy())
+    if bias is not None:
+        out += bias
+    return out.to(x.dtype).reshape(*x.shape[:-1], weight.d_out)

@@ -1,0 +1,31 @@
+"""Puts the grouped LoRA path (`grouped_lora.py`) in the place of vLLM's CPU kernels.
+
+The path is named, not imported: it needs numba, and vLLM 0.32's scan for Triton kernels at a worker's start
+trips over numba's modules if they are there already.
+"""
+
+from typing import Any
+
+from lorecall.server.engine.common.plugin import require
+
+WRAPPER = "lorecall.server.engine.cpu.grouped_lora.GroupedPunicaWrapper"
+
+
+def apply() -> None:
+    """Make the CPU platform use the grouped wrapper, and tell it when a slot gets another adapter."""
+    from vllm.lora.model_manager import LoRAModelManager
+    from vllm.platforms.cpu import CpuPlatform
+
+    require(CpuPlatform, "get_punica_wrapper", ())
+    CpuPlatform.get_punica_wrapper = classmethod(lambda _cls: WRAPPER)
+    activate = require(LoRAModelManager, "activate_adapter", ("self", "lora_id"))
+
+    def activate_adapter(self: Any, lora_id: int) -> Any:
+        activated = activate(self, lora_id)
+        if activated:
+            slot = self.lora_index_to_id.index(lora_id)
+            for wrapper in self.punica_wrapper_mapping.values():
+                wrapper.forget_slot(slot)
+        return activated
+
+    LoRAModelManager.activate_adapter = activate_adapter

@@ -1,0 +1,1 @@
+"""Which adapter version answers to which name, in this server's engine."""

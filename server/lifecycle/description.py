@@ -1,0 +1,73 @@
+"""Adapters as the control plane's JSON shows them."""
+
+from typing import Any
+
+from lorecall.adapters.registry.records import EventRecord, VersionRecord
+from lorecall.server.lifecycle.control_plane import ControlPlane
+
+
+def describe(plane: ControlPlane, name: str, version: str | None = None) -> dict[str, Any]:
+    """Return the JSON object of `GET /v1/adapters/{name}`; reads the registry, so call it in a thread.
+
+    Args:
+        plane: The control plane.
+        name: The name.
+        version: The version that its facts are of; None for the live one, or the newest where none is live.
+
+    Raises:
+        AdapterNotFoundError: There is no such name.
+    """
+    adapter = plane.registry.adapter(name)
+    versions = plane.registry.versions(name)
+    wanted = version or adapter.live_version
+    shown = next((one for one in versions if one.version == wanted), versions[0])
+    resident = plane.residents.live.get(name)
+    return {
+        **facts(shown),
+        "pinned": adapter.pinned,
+        "level": plane.level(name),
+        "running": 0 if resident is None else len(resident.leases),
+        "live_version": adapter.live_version,
+        "previous_version": adapter.previous_version,
+        "versions": [brief(one) for one in versions],
+    }
+
+
+def facts(record: VersionRecord) -> dict[str, Any]:
+    """Return what is known of one version."""
+    return {
+        "name": record.name,
+        "version": record.version,
+        "state": record.state.value,
+        "reason": record.reason,
+        "audit_id": record.audit_id,
+        "rank": record.rank,
+        "effective_parameters": record.effective_parameters,
+        "refusal": record.refusal,
+        "base_digest": record.base_digest,
+        "source": record.source,
+        "training": record.training,
+    }
+
+
+def brief(record: VersionRecord) -> dict[str, Any]:
+    """Return one line of a name's history."""
+    return {
+        "version": record.version,
+        "state": record.state.value,
+        "reason": record.reason,
+        "audit_id": record.audit_id,
+        "created_at": record.created_at.isoformat(),
+        "created_by": record.created_by,
+    }
+
+
+def event(record: EventRecord) -> dict[str, Any]:
+    """Return one thing that somebody did."""
+    return {
+        "at": record.at.isoformat(),
+        "actor": record.actor,
+        "action": record.action,
+        "version": record.version,
+        **({"detail": record.detail} if record.detail else {}),
+    }

@@ -1,0 +1,85 @@
+"""Keeps this server's set equal to the registry's: at its start, and whenever another server changes it."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+from lorecall.adapters.core.errors import LorecallError
+from lorecall.server.lifecycle.control_plane import ControlPlane
+from lorecall.server.observability.metrics import Metrics
+
+logger = logging.getLogger("vllm.lorecall")
+
+RETRY_S = 10.0
+"""How long a version that could not be had is left alone."""
+COLLECT_S = 3600.0
+"""How often stored versions that nothing can make live any more are deleted."""
+
+
+class Follower:
+    """Polls the registry's revision, and follows every name that changed.
+
+    Args:
+        plane: This server's adapters.
+        metrics: What is counted.
+        interval: Seconds between two looks.
+        on_change: Called in a thread when the registry has changed in any way, keys included.
+    """
+
+    def __init__(
+        self, plane: ControlPlane, metrics: Metrics, interval: float, on_change: Callable[[], None]
+    ) -> None:
+        self._plane = plane
+        self._metrics = metrics
+        self._interval = interval
+        self._on_change = on_change
+        self._revision = 0
+        self._behind: dict[str, float] = {}
+        self._collected = time.monotonic()
+
+    async def run(self) -> None:
+        """Follow until cancelled, or until the engine is gone."""
+        while not self._plane.residents.engine_is_gone:
+            await asyncio.sleep(self._interval)
+            try:
+                await self.catch_up()
+                await self._plane.refresh_tiers()
+                await self.collect()
+                self._metrics.registry_up.set(1)
+            except LorecallError as error:
+                self._metrics.registry_up.set(0)
+                logger.warning("the registry cannot be followed: %s", error)
+            except Exception:  # the loop outlives what it meets; the traceback says what that was
+                if not self._plane.residents.engine_is_gone:
+                    logger.exception("following the registry failed")
+
+    async def catch_up(self) -> None:
+        """Follow what changed since the last look, and try again what failed then."""
+        registry = self._plane.registry
+        revision = await asyncio.to_thread(registry.revision)
+        names = [name for name, when in self._behind.items() if time.monotonic() >= when]
+        if revision != self._revision:
+            changes = await asyncio.to_thread(registry.changes, self._revision)
+            names += [adapter.name for adapter in changes.adapters]
+            self._revision = changes.revision
+            await asyncio.to_thread(self._on_change)
+        for name in dict.fromkeys(names):
+            await self._follow(name)
+
+    async def collect(self) -> None:
+        """Give disk space back, if it is time."""
+        if time.monotonic() - self._collected >= COLLECT_S:
+            self._collected = time.monotonic()
+            deleted = await asyncio.to_thread(self._plane.intake.collect)
+            if deleted:
+                logger.info("deleted %d stored versions that nothing can make live any more", len(deleted))
+
+    async def _follow(self, name: str) -> None:
+        residents = self._plane.residents
+        try:
+            await self._plane.follow(name, load=len(residents.live) < residents.capacity.memory)
+            self._behind.pop(name, None)
+        except LorecallError as error:
+            self._behind[name] = time.monotonic() + RETRY_S
+            logger.warning("adapter %s cannot be brought up to date: %s", name, error)

@@ -1,0 +1,115 @@
+"""vLLM's list of served models, with adapter names that point at versions.
+
+Inside the engine every version has a name of its own, `name@version`: vLLM compares LoRA requests by name,
+keys its prefix cache by it, and must never take two versions for one. Outside, callers see the name only.
+"""
+
+from collections.abc import Iterator, MutableMapping, ValuesView
+from typing import Any
+
+from lorecall.server.auth.request_context import current, sees
+from lorecall.server.engine.common.plugin import require
+from lorecall.server.lifecycle.engine_set import Residents
+from vllm.entrypoints.openai.models.serving import OpenAIServingModels
+from vllm.entrypoints.serve.engine.protocol import ModelList
+from vllm.lora.request import LoRARequest
+
+
+def engine_name(name: str, version: str) -> str:
+    """Return the name of one version inside the engine."""
+    return f"{name}@{version}"
+
+
+def public_name(name: str) -> str:
+    """Return the name that callers use for an engine name."""
+    return name.partition("@")[0]
+
+
+class AdapterTable(MutableMapping[str, LoRARequest]):
+    """Public name to LoRA request, as vLLM's handlers look it up.
+
+    Within a request, a name's version is looked up once, held until the request ends, and the same each time; a
+    name that the caller's key does not see is not there.
+
+    Args:
+        residents: The versions that the engine holds for us.
+        static: The adapters that vLLM was given at its start.
+    """
+
+    def __init__(self, residents: Residents, static: dict[str, LoRARequest]) -> None:
+        self._residents = residents
+        self.static = static
+
+    def __getitem__(self, name: str) -> LoRARequest:
+        context = current.get()
+        if not sees(name):
+            raise KeyError(name)
+        if context is not None and name in context.leases:
+            return context.leases[name].resident.lora_request
+        resident = self._residents.live.get(name)
+        if resident is None:
+            return self.static[name]
+        if context is not None:
+            context.leases[name] = self._residents.lease(resident)
+        return resident.lora_request
+
+    def __setitem__(self, name: str, request: LoRARequest) -> None:
+        self.static[name] = request
+
+    def __delitem__(self, name: str) -> None:
+        del self.static[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in sorted({*self.static, *self._residents.live}) if sees(name))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def values(self) -> ValuesView[LoRARequest]:
+        """Return the requests without holding them: this is for lists."""
+        live = {name: one.lora_request for name, one in self._residents.live.items()}
+        return {name: (self.static | live)[name] for name in self}.values()
+
+
+class VersionedModels(OpenAIServingModels):  # type: ignore[misc]
+    """The served models; `lora_requests` maps a public name to the request of its live version."""
+
+    @property
+    def base_names(self) -> frozenset[str]:
+        """The names of the base, whoever asks."""
+        return frozenset(path.name for path in self.base_model_paths)
+
+    def is_base_model(self, model_name: str) -> bool:
+        """Return whether a name is the base's, for who asks."""
+        return bool(super().is_base_model(model_name)) and sees(model_name)
+
+    def model_name(self, lora_request: LoRARequest | None = None) -> str:
+        """Return the name that an answer carries."""
+        return public_name(str(super().model_name(lora_request)))
+
+    async def show_available_models(self) -> ModelList:
+        """Return the base and every adapter by its public name, as far as the caller sees them."""
+        listed = await super().show_available_models()
+        for card in listed.data:
+            if card.parent is not None:
+                card.root = card.id
+                card.id = public_name(card.id)
+        listed.data = [card for card in listed.data if sees(card.id)]
+        return listed
+
+    def new_request(self, name: str, info: Any) -> LoRARequest:
+        """Return a LoRA request for a version, with an id that no other ever had."""
+        return LoRARequest(
+            lora_name=engine_name(name, info.version),
+            lora_int_id=self.lora_id_counter.inc(1),
+            lora_path=str(info.path),
+        )
+
+
+def with_versions(models: OpenAIServingModels) -> VersionedModels:
+    """Turn vLLM's models object, which its handlers already hold, into one with versions."""
+    require(OpenAIServingModels, "model_name", ("self", "lora_request"))
+    require(OpenAIServingModels, "show_available_models", ("self",))
+    require(OpenAIServingModels, "is_base_model", ("self", "model_name"))
+    models.__class__ = VersionedModels
+    return models  # type: ignore[no-any-return]

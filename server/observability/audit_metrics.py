@@ -1,0 +1,131 @@
+"""The audits' series: what was found by this process, and what the registry knows of every adapter."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from lorecall.adapters.registry.tables import AuditState
+from lorecall.audit.jobs.records import AuditRecord
+from lorecall.audit.jobs.service import capacity_row
+from lorecall.audit.jobs.store import AuditStore
+from lorecall.audit.judging.verdict import Verdict
+from lorecall.audit.result import Judged
+from lorecall.server.observability.metrics import OTHER, AdapterLabels
+from prometheus_client import CollectorRegistry, Counter
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+LOOKED_AT = 2000
+"""The newest audits that the gauges are made from."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterFindings:
+    """What the latest audits of an adapter say, by the worst of its candidate sets.
+
+    Attributes:
+        adapter: Its name.
+        rank: LoRA rank of the version that was audited last.
+        effective_parameters: Of the same version.
+        recall_ratio: Recited candidates over those that could be blamed on it, in [0, 1].
+        certified: Candidates certified.
+        finished: When its last audit ended, in seconds since the epoch.
+    """
+
+    adapter: str
+    rank: int
+    effective_parameters: int
+    recall_ratio: float
+    certified: int
+    finished: float
+
+
+def findings(done: Iterable[AuditRecord]) -> list[AdapterFindings]:
+    """Return one entry for each adapter.
+
+    Of each adapter the version that was audited last counts, and of that the last audit on each candidate set.
+
+    Args:
+        done: Audits that are done, newest first.
+    """
+    latest: dict[str, dict[str, AuditRecord]] = {}
+    for record in done:
+        sets = latest.setdefault(record.adapter, {})
+        version = next(iter(sets.values())).version if sets else record.version
+        if record.version == version:
+            sets.setdefault(record.candidate_set, record)
+    return [_findings(adapter, list(sets.values())) for adapter, sets in sorted(latest.items())]
+
+
+def _findings(adapter: str, records: Sequence[AuditRecord]) -> AdapterFindings:
+    rows = [capacity_row(record) for record in records]
+    ended = [record.finished_at.timestamp() for record in records if record.finished_at is not None]
+    return AdapterFindings(
+        adapter,
+        records[0].rank,
+        records[0].effective_parameters,
+        max(row["recited"] / row["of"] if row["of"] else 0.0 for row in rows),
+        max(row["certified"] for row in rows),
+        max(ended, default=0.0),
+    )
+
+
+class AuditMetrics(Collector):
+    """The audits' series.
+
+    Args:
+        registry: Where they live.
+        label: Bounds the adapters that have gauges; the server's own, where there is one.
+    """
+
+    def __init__(self, registry: CollectorRegistry, label: AdapterLabels) -> None:
+        self._label = label
+        self._counts: dict[AuditState, int] = {}
+        self._findings: list[AdapterFindings] = []
+        self._snippets = Counter(
+            "lorecall_audit_snippets", "Snippets judged, by verdict.", ["verdict"], registry=registry
+        )
+        for verdict in Verdict:
+            self._snippets.labels(str(verdict))
+        self._tokens = Counter(
+            "lorecall_audit_tokens_scored", "Target tokens that audits have scored.", registry=registry
+        )
+        registry.register(self)
+
+    def seen(self, results: Sequence[Judged]) -> None:
+        """Count what a batch found."""
+        for result in results:
+            self._snippets.labels(str(result.verdict)).inc()
+            self._tokens.inc(result.tokens)
+
+    def refresh(self, store: AuditStore) -> None:
+        """Read what the gauges show; a scrape never waits for the database."""
+        self._counts = store.counts()
+        self._findings = findings(store.audits(state=AuditState.DONE, limit=LOOKED_AT))
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Yield one family for each fact; adapters beyond the cap have no gauges."""
+        jobs = GaugeMetricFamily("lorecall_audit_jobs", "Audits in the registry, by state.", labels=["state"])
+        for state in AuditState:
+            jobs.add_metric([state.value], float(self._counts.get(state, 0)))
+        yield jobs
+        families = {
+            key: GaugeMetricFamily(f"lorecall_audit_{key}", text, labels=["adapter", "rank"])
+            for key, text in {
+                "recall_ratio": "Share of candidates recited, of the worst set of an adapter's latest audits.",
+                "certified": "Candidates certified, of the worst set of an adapter's latest audits.",
+                "effective_parameters": "Effective parameters of the version that was audited last.",
+                "last_timestamp_seconds": "When an adapter's last audit ended, as Unix time.",
+            }.items()
+        }
+        for one in self._findings:
+            if self._label(one.adapter) == OTHER:
+                continue
+            values = {
+                "recall_ratio": one.recall_ratio,
+                "certified": one.certified,
+                "effective_parameters": one.effective_parameters,
+                "last_timestamp_seconds": one.finished,
+            }
+            for key, value in values.items():
+                families[key].add_metric([one.adapter, str(one.rank)], float(value))
+        yield from families.values()

@@ -1,0 +1,1 @@
+"""Teacher-forced scores and greedy decodes through the engine of this process."""

@@ -1,0 +1,119 @@
+"""`Scorer`s over an engine in this process: of the running server, and of one started for an audit."""
+
+import asyncio
+import uuid
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Self, TypeVar
+
+from lorecall.adapters.core.errors import AdapterNotFoundError, LorecallError, ScorerError
+from lorecall.adapters.peft_format.adapter import AdapterInfo
+from lorecall.audit.scorer import AdapterVersion, Decoded, EngineInfo, ItemScore, ScoreItem
+from lorecall.server.lifecycle.engine_set import Resident
+from lorecall.server.scoring.framing import Framing
+from lorecall.server.scoring.score import EngineScoring
+
+T = TypeVar("T")
+
+
+def described(name: str, info: AdapterInfo) -> AdapterVersion:
+    """Return what an audit wants to know of the version that answers to a name."""
+    return AdapterVersion(
+        name, info.version, info.rank, info.effective_parameters, info.refusal, info.training
+    )
+
+
+@dataclass(frozen=True)
+class EngineScorer:
+    """Scores and decodes through one engine; call it from a thread, not from its loop.
+
+    Attributes:
+        loop: The engine's event loop.
+        scoring: Teacher-forced scores through the engine.
+        engine: What the engine is; the base answers to its name for it.
+        framing: How prefixes are framed.
+        system: The system message of the framing "chat", if any.
+    """
+
+    loop: asyncio.AbstractEventLoop
+    scoring: EngineScoring
+    engine: EngineInfo
+    framing: Framing = field(default="raw", kw_only=True)
+    system: str | None = field(default=None, kw_only=True)
+
+    def framed(self, framing: str, system: str | None) -> Self:
+        """Return the same engine, with prefixes put into the model's chat template."""
+        return replace(self, framing="raw" if framing == "raw" else "chat", system=system)
+
+    def info(self) -> EngineInfo:
+        """Return what the engine is."""
+        return self.engine
+
+    def adapter(self, name: str) -> AdapterVersion:
+        """Return the version that answers to a name. Raises AdapterNotFoundError."""
+        return described(name, self._serving(name)[0])
+
+    def score(self, model: str, items: Sequence[ScoreItem]) -> list[ItemScore]:
+        """Score items in the order given; a bad item comes back with its `error` set."""
+        return self._wait(self.scoring.score(items, self._request(model), self.framing, self.system))
+
+    def decode(self, model: str, prompts: Sequence[tuple[Sequence[int], int]]) -> list[Decoded]:
+        """Decode greedily: for each (prompt ids, number of tokens), what came out."""
+        return self._wait(self._decode_all(prompts, self._request(model)))
+
+    def token_texts(self, ids: Sequence[int]) -> list[str]:
+        """Return the text of each token alone."""
+        tokenizer = self.scoring.engine_client.get_tokenizer()
+        return [str(tokenizer.decode([token])) for token in ids]
+
+    def _serving(self, name: str) -> tuple[AdapterInfo, Any]:
+        """Return what an adapter is, and the engine's request for it. Raises AdapterNotFoundError."""
+        raise NotImplementedError
+
+    def _request(self, model: str) -> Any:
+        return None if model == self.engine.base else self._serving(model)[1]
+
+    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+        try:
+            return asyncio.run_coroutine_threadsafe(work, self.loop).result()
+        except LorecallError:
+            raise
+        except Exception as error:  # vLLM raises whatever its engine raised
+            raise ScorerError(
+                f"the engine failed: {type(error).__name__}", hint="its log says more"
+            ) from error
+
+    async def _decode_all(self, prompts: Sequence[tuple[Sequence[int], int]], lora: Any) -> list[Decoded]:
+        return list(await asyncio.gather(*(self._decode(list(ids), n, lora) for ids, n in prompts)))
+
+    async def _decode(self, ids: list[int], tokens: int, lora: Any) -> Decoded:
+        from vllm import SamplingParams  # noqa: PLC0415
+        from vllm.sampling_params import RequestOutputKind  # noqa: PLC0415
+
+        params = SamplingParams(temperature=0.0, max_tokens=tokens, output_kind=RequestOutputKind.FINAL_ONLY)
+        async with self.scoring.background.turn():
+            stream = self.scoring.engine_client.generate(
+                {"prompt_token_ids": ids},
+                params,
+                f"audit-{uuid.uuid4().hex}",
+                lora_request=lora,
+                priority=self.scoring.background_priority,
+            )
+            answer = [output async for output in stream][-1].outputs[0]
+        return Decoded(tuple(answer.token_ids), answer.text)
+
+
+@dataclass(frozen=True)
+class ResidentScorer(EngineScorer):
+    """Scores through one loaded version and the base: audits what no name points at yet.
+
+    Attributes:
+        resident: The version; its name is the model's, the base's name is the base.
+    """
+
+    resident: Resident
+
+    def _serving(self, name: str) -> tuple[AdapterInfo, Any]:
+        if name != self.resident.name:
+            raise AdapterNotFoundError(f"adapter {name!r} is not under audit", param="adapter")
+        return self.resident.info, self.resident.lora_request

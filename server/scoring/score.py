@@ -1,0 +1,160 @@
+"""Teacher-forced scores of target tokens through the running engine."""
+
+import asyncio
+import math
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lorecall.audit.scorer import ItemScore, ScoreItem
+from lorecall.server.engine.cpu.target_scores import COLUMNS, SCORE_FROM
+from lorecall.server.scoring.framing import Framing, TokenSplit, framed_prefix, split_tokens
+from lorecall.server.scoring.throttle import Background
+
+AT_ONCE = 256
+"""Background requests in an engine that has nothing else to do."""
+
+BESIDE_LIVE_ON_CPU, BESIDE_LIVE_ON_GPU = 1, 16
+"""Background requests beside live ones: one text of a hundred tokens is a third of a second of a small CPU."""
+
+BACKGROUND_PRIORITY = 10
+"""Scoring yields to live traffic (0) where the engine schedules by priority."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineScoring:
+    """Scores items through one engine.
+
+    Attributes:
+        engine_client: vLLM's client of the engine.
+        fixed_token_scores: Whether the engine computes target rows only (our CPU fast path); otherwise
+            vLLM's prompt log-probabilities are used, which compute every row of the prompt.
+        by_priority: Whether the engine was started with priority scheduling.
+        background: Lets scores and the audits' decoding into the engine, few beside live traffic.
+    """
+
+    engine_client: Any
+    fixed_token_scores: bool
+    by_priority: bool
+    background: Background = field(init=False)
+
+    def __post_init__(self) -> None:
+        beside = BESIDE_LIVE_ON_CPU if self.fixed_token_scores else BESIDE_LIVE_ON_GPU
+        unfinished = self.engine_client.get_num_unfinished_requests
+        object.__setattr__(self, "background", Background(unfinished, AT_ONCE, beside))
+
+    @property
+    def background_priority(self) -> int:
+        """The `priority` of requests that yield to live traffic, which has 0; 0 where there is one queue."""
+        return BACKGROUND_PRIORITY if self.by_priority else 0
+
+    async def score(
+        self, items: Sequence[ScoreItem], lora_request: Any, framing: Framing, system: str | None
+    ) -> list[ItemScore]:
+        """Return the items' scores in order; an item that cannot be scored has its `error` set."""
+        tasks = [asyncio.create_task(self._score_item(i, lora_request, framing, system)) for i in items]
+        try:
+            return list(await asyncio.gather(*tasks))
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def logprobs(self, splits: Sequence[TokenSplit], loras: Sequence[Any]) -> list[list[float]]:
+        """Return the log-probabilities of each split's target tokens, all splits in the engine at once."""
+        rows = await asyncio.gather(
+            *(self._rows(split, lora) for split, lora in zip(splits, loras, strict=True))
+        )
+        return [[row[0] for row in one] for one in rows]
+
+    async def _score_item(
+        self, item: ScoreItem, lora_request: Any, framing: Framing, system: str | None
+    ) -> ItemScore:
+        tokenizer = self.engine_client.get_tokenizer()
+        if not item.target:
+            return ItemScore(item.id, error="the target is empty")
+        try:
+            before, special = framed_prefix(tokenizer, item.prefix, framing, system)
+            splits = split_tokens(tokenizer, before, item.target, special=special)
+        except ValueError as error:
+            return ItemScore(item.id, error=f"the text cannot be framed: {type(error).__name__}")
+        scored = [await self._score_split(item.id, s, lora_request, exact=len(splits) == 1) for s in splits]
+        usable = [one for one in scored if not one.error] or scored
+        # the worse of two splits is the one in which the text is recalled the most
+        return max(usable, key=lambda one: min(one.p, default=0.0))
+
+    async def _score_split(self, item_id: str, split: TokenSplit, lora: Any, *, exact: bool) -> ItemScore:
+        problem = self._problem(split)
+        if problem:
+            return ItemScore(item_id, boundary_exact=exact, error=problem)
+        async with self.background.turn():
+            rows = await self._rows(split, lora)
+        logprob, rank, top1_id, top1_logprob = zip(*rows, strict=True)
+        return ItemScore(
+            id=item_id,
+            prefix_ids=tuple(split.prefix_ids),
+            target_ids=tuple(split.target_ids),
+            p=tuple(math.exp(value) for value in logprob),
+            logprob=logprob,
+            rank=tuple(int(value) for value in rank),
+            top1_ids=tuple(int(value) for value in top1_id),
+            top1_p=tuple(math.exp(value) for value in top1_logprob),
+            boundary_exact=exact,
+        )
+
+    def _problem(self, split: TokenSplit) -> str:
+        limit = self.engine_client.model_config.max_model_len - 1
+        length = len(split.prefix_ids) + len(split.target_ids)
+        if not split.target_ids:
+            return "the target has no tokens of its own"
+        if not split.prefix_ids:
+            return "the prefix is empty and this model has no token that starts a text: give a prefix"
+        if length > limit:
+            return (
+                f"prefix and target have {length} tokens, the engine takes {limit}: nothing is cut silently"
+            )
+        return ""
+
+    async def _rows(self, split: TokenSplit, lora_request: Any) -> list[tuple[float, ...]]:
+        """Return one row per target token: log p, rank, argmax id, its log p."""
+        from vllm import SamplingParams  # noqa: PLC0415
+        from vllm.sampling_params import RequestOutputKind  # noqa: PLC0415
+
+        first = len(split.prefix_ids)
+        wanted: dict[str, Any] = (
+            {"extra_args": {SCORE_FROM: first}, "skip_reading_prefix_cache": True}
+            if self.fixed_token_scores
+            else {"prompt_logprobs": 1}
+        )
+        params = SamplingParams(
+            max_tokens=1,
+            temperature=0.0,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+            **wanted,
+        )
+        prompt = {"prompt_token_ids": split.prefix_ids + split.target_ids}
+        stream = self.engine_client.generate(
+            prompt,
+            params,
+            f"score-{uuid.uuid4().hex}",
+            lora_request=lora_request,
+            priority=self.background_priority,
+        )
+        output = [answer async for answer in stream][-1]
+        if self.fixed_token_scores:
+            scores = output.prompt_token_id_logprobs
+            if scores is None or scores.shape != (len(split.target_ids), len(COLUMNS)):
+                raise RuntimeError(
+                    "the engine returned no target scores: is the lorecall plugin loaded in it?"
+                )
+            return [tuple(row) for row in scores.tolist()]
+        return [
+            _row(logprobs, token)
+            for logprobs, token in zip(output.prompt_logprobs[first:], split.target_ids, strict=True)
+        ]
+
+
+def _row(logprobs: dict[int, Any], token: int) -> tuple[float, ...]:
+    top_id, top = min(logprobs.items(), key=lambda entry: entry[1].rank)
+    return (logprobs[token].logprob, logprobs[token].rank, top_id, top.logprob)

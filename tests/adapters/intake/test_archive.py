@@ -1,0 +1,88 @@
+"""Archives are unpacked exactly, or refused without a trace."""
+
+import io
+import tracemalloc
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from lorecall.adapters.core.refusals import ArchiveRefusedError
+from lorecall.adapters.intake.archive import unpack
+from lorecall.adapters.peft_format.files import CONFIG_FILE, TRAINING_FILE, WEIGHTS_FILE
+
+from tests.adapters.malicious_archives import ARCHIVES, CONFIG, GOOD, MAX_BYTES, WEIGHTS, tar_of, zip_of
+
+GOOD_ARCHIVES = {
+    "zip": zip_of(),
+    "stored zip": zip_of(method=0),
+    "tar": tar_of(),
+    "tar.gz": tar_of(mode="w:gz"),
+    "with a directory": tar_of(files={f"acme/v1/{name}": content for name, content in GOOD.items()}),
+    "with dots": tar_of(files={f"./{name}": content for name, content in GOOD.items()}),
+    "with other files": zip_of(("README.md", b"text"), ("optimizer.pt", b"never read"), ("logs/a.txt", b"x")),
+    "with a long name": tar_of(("deep/" * 60 + "file.txt", b"x")),
+}
+
+
+@pytest.mark.parametrize("kind", GOOD_ARCHIVES)
+def test_adapter_comes_out(kind: str, tmp_path: Path) -> None:
+    """Configuration and weights come out byte for byte, and nothing else does."""
+    unpack(io.BytesIO(GOOD_ARCHIVES[kind]), tmp_path, max_bytes=MAX_BYTES)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == GOOD
+
+
+def test_training_manifest_comes_along(tmp_path: Path) -> None:
+    """The training manifest belongs to the adapter."""
+    unpack(io.BytesIO(zip_of((TRAINING_FILE, b"{}"))), tmp_path, max_bytes=MAX_BYTES)
+    assert (tmp_path / TRAINING_FILE).read_bytes() == b"{}"
+
+
+@pytest.mark.parametrize("kind", ARCHIVES)
+def test_malicious_archive_is_refused(kind: str, tmp_path: Path) -> None:
+    """Each kind is refused for its own reason, in little memory, and writes nothing outside its directory."""
+    reason, build = ARCHIVES[kind]
+    content = build()
+    target = tmp_path / "in" / "here"
+    target.mkdir(parents=True)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ArchiveRefusedError) as caught:
+            unpack(io.BytesIO(content), target, max_bytes=MAX_BYTES)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert caught.value.reason is reason, caught.value
+    assert caught.value.message.isascii()
+    assert peak < 24 << 20
+    assert sorted(tmp_path.rglob("*")) == sorted([target.parent, target, *target.iterdir()])
+    assert {path.name for path in target.iterdir()} <= {CONFIG_FILE, WEIGHTS_FILE}
+    assert sum(path.stat().st_size for path in target.iterdir()) <= MAX_BYTES
+
+
+def test_limit_is_exact(tmp_path: Path) -> None:
+    """As many bytes as allowed pass; one less is too few."""
+    size = len(CONFIG) + len(WEIGHTS)
+    for name, allowed in (("passes", size), ("fails", size - 1)):
+        (tmp_path / name).mkdir()
+        if name == "passes":
+            unpack(io.BytesIO(zip_of()), tmp_path / name, max_bytes=allowed)
+        else:
+            with pytest.raises(ArchiveRefusedError, match="unpacks to more"):
+                unpack(io.BytesIO(zip_of()), tmp_path / name, max_bytes=allowed)
+
+
+@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_damage_is_refused_or_harmless(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Whatever bytes of an archive are changed, unpacking ends in files of an adapter or in a refusal."""
+    target = tmp_path_factory.mktemp("unpacked")
+    content = bytearray(GOOD_ARCHIVES[data.draw(st.sampled_from(sorted(GOOD_ARCHIVES)))])
+    for _ in range(data.draw(st.integers(1, 6))):
+        start = data.draw(st.integers(0, len(content) - 1))
+        content[start : start + data.draw(st.integers(0, 8))] = data.draw(st.binary(max_size=8))
+    try:
+        unpack(io.BytesIO(content), target, max_bytes=MAX_BYTES)
+    except ArchiveRefusedError:
+        return
+    assert {path.name for path in target.iterdir()} <= {CONFIG_FILE, WEIGHTS_FILE, TRAINING_FILE}

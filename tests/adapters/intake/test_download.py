@@ -1,0 +1,136 @@
+"""Downloads go on where they stopped, and never join parts of two versions."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+from lorecall.adapters.core.refusals import Reason
+from lorecall.adapters.intake import download
+from lorecall.adapters.intake.download import Download
+from lorecall.adapters.intake.sources import Sources
+from lorecall.adapters.peft_format.files import CONFIG_FILE, WEIGHTS_FILE
+
+from tests.adapters.fetching import BIG, contents, left_over, put, refusal
+from tests.adapters.malicious_archives import GOOD
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Download in small pieces; gives the list of offsets at which weights were begun to be read."""
+    monkeypatch.setattr(download, "_CHUNK_BYTES", 100_000)
+    monkeypatch.setattr(download, "ATTEMPTS", 1)
+    offsets: list[int] = []
+    append = Download._append
+
+    def logged(self: Download, path: str, target: Path, have: int, size: int) -> None:
+        if target.name == WEIGHTS_FILE:
+            offsets.append(have)
+        append(self, path, target, have, size)
+
+    monkeypatch.setattr(Download, "_append", logged)
+    return offsets
+
+
+def break_after(monkeypatch: pytest.MonkeyPatch, chunks: int) -> None:
+    """Let the connection break when so many chunks have been written."""
+    left = [chunks]
+    fsync = os.fsync
+
+    def failing(handle: int) -> None:
+        fsync(handle)
+        left[0] -= 1
+        if not left[0]:
+            raise ConnectionResetError("the line went dead")
+
+    monkeypatch.setattr(os, "fsync", failing)
+
+
+def test_broken_download_goes_on_where_it_stopped(
+    sources: Sources, bucket: str, small_chunks: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a failure a later attempt, in a server started anew, fetches only what is missing."""
+    put(sources, bucket, BIG)
+    with monkeypatch.context() as patch:
+        break_after(patch, 4)  # the configuration, and three chunks of the weights
+        failed = refusal(sources, bucket)
+    assert failed.reason is Reason.SOURCE_FAILED
+    assert "line went dead" in failed.message
+    restarted = Sources(sources._staging, sources.policy)
+    with restarted.fetched(bucket) as directory:
+        assert contents(directory) == BIG
+    assert small_chunks == [0, 300_000]
+    assert left_over(sources) == []
+
+
+def test_attempts_go_on_by_themselves(
+    sources: Sources, bucket: str, small_chunks: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A short interruption is not even noticed."""
+    monkeypatch.setattr(download, "ATTEMPTS", 3)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    put(sources, bucket, BIG)
+    break_after(monkeypatch, 4)
+    with sources.fetched(bucket) as directory:
+        assert contents(directory) == BIG
+    assert small_chunks == [0, 300_000]
+
+
+def test_parts_of_two_versions_are_never_joined(
+    sources: Sources, bucket: str, small_chunks: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the source changes after a broken download, what came before is thrown away."""
+    put(sources, bucket, BIG)
+    with monkeypatch.context() as patch:
+        break_after(patch, 4)
+        refusal(sources, bucket)
+    changed = {**BIG, WEIGHTS_FILE: os.urandom(1_000_000)}
+    put(sources, bucket, changed)
+    with sources.fetched(bucket) as directory:
+        assert contents(directory) == changed
+    assert small_chunks == [0, 0]
+
+
+def test_change_under_the_download_is_noticed(
+    sources: Sources, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the configuration changes while the weights are read, both are fetched again."""
+    put(sources, bucket, BIG)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    append = Download._append
+    changes = iter([b'{"r": 8}'])
+
+    def changing(self: Download, path: str, target: Path, have: int, size: int) -> None:
+        append(self, path, target, have, size)
+        if target.name == WEIGHTS_FILE and (config := next(changes, None)):
+            put(sources, bucket, {CONFIG_FILE: config})
+
+    monkeypatch.setattr(Download, "_append", changing)
+    with sources.fetched(bucket) as directory:
+        assert contents(directory) == {**BIG, CONFIG_FILE: b'{"r": 8}'}
+
+
+def test_too_large_is_refused_before_a_byte_is_read(
+    sources: Sources, bucket: str, small_chunks: list[int]
+) -> None:
+    """What the source says of its size is enough to refuse it."""
+    put(sources, bucket, {**GOOD, WEIGHTS_FILE: bytes(9 << 20)})
+    assert refusal(sources, bucket).reason is Reason.TOO_LARGE
+    assert small_chunks == []
+
+
+def test_abandoned_downloads_are_swept(
+    sources: Sources, bucket: str, small_chunks: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A part that nobody went on with for a day goes at the next start; a fresh one stays."""
+    put(sources, bucket, BIG)
+    with monkeypatch.context() as patch:
+        break_after(patch, 4)
+        refusal(sources, bucket)
+    assert small_chunks == [0]
+    Sources(sources._staging, sources.policy)
+    assert WEIGHTS_FILE in left_over(sources)
+    for path in sources._staging.rglob("*"):
+        os.utime(path, (0, 0))
+    Sources(sources._staging, sources.policy)
+    assert left_over(sources) == []

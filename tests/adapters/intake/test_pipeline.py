@@ -1,0 +1,207 @@
+"""From a source to a registered version, whole or refused, and again on another server."""
+
+import io
+import shutil
+import tarfile
+import uuid
+from pathlib import Path
+
+import pytest
+from lorecall.adapters.core.refusals import NameRefusedError, Reason, RefusedError, SourceRefusedError
+from lorecall.adapters.intake.pipeline import Intake
+from lorecall.adapters.intake.shared_store import Shelf
+from lorecall.adapters.intake.sources import SourcePolicy, Sources
+from lorecall.adapters.intake.store import Store
+from lorecall.adapters.peft_format.files import CONFIG_FILE, WEIGHTS_FILE
+from lorecall.adapters.registry.registry import Registry
+from lorecall.adapters.registry.tables import State
+from lorecall.adapters.validation.base_facts import BaseFacts, read_base_facts
+from lorecall.adapters.validation.policy import Limits
+
+from tests.adapters import malicious, spoiling
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> BaseFacts:
+    return read_base_facts(spoiling.write_base(tmp_path_factory.mktemp("base") / "base"))
+
+
+def intake_at(
+    place: Path, registry: Registry, base: BaseFacts, policy: SourcePolicy, shelf: Shelf | None = None
+) -> Intake:
+    """One server's intake, with its own store and staging area."""
+    sources = Sources(place / "staging", policy)
+    return Intake(sources, Store(place / "store"), registry, base, Limits(max_rank=16), shelf)
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    return spoiling.write_adapter(tmp_path / "models" / "adapter")
+
+
+@pytest.fixture
+def intake(tmp_path: Path, registry: Registry, base: BaseFacts) -> Intake:
+    return intake_at(tmp_path / "one", registry, base, SourcePolicy(local_roots=(tmp_path / "models",)))
+
+
+def packed(directory: Path) -> io.BytesIO:
+    """A tar.gz of a directory."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        archive.add(directory, "acme")
+    return buffer
+
+
+def test_adapter_is_taken_in(intake: Intake, registry: Registry, adapter: Path) -> None:
+    """It is in the store, validated, and registered with what it is; twice is once."""
+    record, info = intake.add("acme", str(adapter), actor="ann")
+    assert (record.state, record.source, record.created_by) == (State.VALIDATED, str(adapter), "ann")
+    assert record.rank == spoiling.RANK
+    assert record.effective_parameters == info.effective_parameters > 0
+    assert info.path.parent == intake._store.root
+    assert intake.add("acme", str(adapter), actor="bob")[0] == record
+    assert [event.action for event in registry.events()] == ["stage", "validate"]
+
+
+def test_upload_is_the_same_version(intake: Intake, adapter: Path) -> None:
+    """The way in does not change what a version is."""
+    record, _ = intake.add("acme", str(adapter), actor="ann")
+    uploaded, _ = intake.add_upload("other", packed(adapter), actor="ann", filename="acme.tar.gz")
+    assert uploaded.version == record.version
+    assert uploaded.source == "upload:acme.tar.gz"
+
+
+def test_known_version_stays_where_it_stands(intake: Intake, registry: Registry, adapter: Path) -> None:
+    """Adding a quarantined version again does not free it."""
+    record, _ = intake.add("acme", str(adapter), actor="ann")
+    registry.move("acme", record.version, State.AUDITING, actor="gate")
+    registry.move("acme", record.version, State.QUARANTINED, actor="gate", reason="it leaks")
+    assert intake.add("acme", str(adapter), actor="ann")[0].state is State.QUARANTINED
+    assert registry.live() == {}
+
+
+@pytest.mark.parametrize(
+    "kind", ["NaN", "DoRA", "overlapping tensors", "pickle instead of safetensors", "wrong width"]
+)
+def test_refusal_is_an_event_and_nothing_else(
+    kind: str, intake: Intake, registry: Registry, adapter: Path
+) -> None:
+    """A refused adapter registers no name; who tried what, and why it was refused, is on record."""
+    reason, spoil = malicious.SPOILERS[kind]
+    spoil(adapter)
+    with pytest.raises(RefusedError) as caught:
+        intake.add("acme", str(adapter), actor="mallory")
+    assert caught.value.reason is reason
+    assert registry.adapters() == ()
+    (event,) = registry.events()
+    assert (event.action, event.actor, event.name) == ("refuse", "mallory", "acme")
+    assert event.detail == {"reason": reason.value, "message": caught.value.message, "source": str(adapter)}
+
+
+def test_a_refusal_does_not_stick_to_the_same_bytes(intake: Intake, adapter: Path) -> None:
+    """A bad training manifest, which is no part of the version, does not spoil the same adapter from others."""
+    malicious.SPOILERS["training manifest is a list"][1](adapter)
+    with pytest.raises(RefusedError):
+        intake.add("acme", str(adapter), actor="mallory")
+    (adapter / "lorecall-training.json").unlink()
+    assert intake.add("acme", str(adapter), actor="ann")[0].state is State.VALIDATED
+
+
+def test_sources_and_names_are_checked(intake: Intake, registry: Registry) -> None:
+    """A path outside the allowed roots is refused on record; a bad name is not even recorded."""
+    with pytest.raises(RefusedError):
+        intake.add("acme", "/etc", actor="mallory")
+    with pytest.raises(NameRefusedError):
+        intake.add("../acme", "/etc", actor="mallory")
+    assert [event.detail["reason"] for event in registry.events()] == [Reason.SOURCE_NOT_ALLOWED.value]
+
+
+def test_another_server_fetches_for_itself(
+    intake: Intake, registry: Registry, base: BaseFacts, adapter: Path, tmp_path: Path
+) -> None:
+    """A server without the bytes gets them from the source, and repairs its copy when it is damaged."""
+    record, info = intake.add("acme", str(adapter), actor="ann")
+    other = intake_at(tmp_path / "two", registry, base, SourcePolicy(local_roots=(tmp_path / "models",)))
+    for _ in range(2):
+        copy = other.materialise(record)
+        assert copy.path != info.path
+        assert copy.version == info.version
+        (copy.path / WEIGHTS_FILE).chmod(0o644)
+        (copy.path / WEIGHTS_FILE).write_bytes(b"damage")
+    assert other.materialise(record).version == info.version
+
+
+@pytest.fixture
+def shelf() -> Shelf:
+    """A shelf in memory, which is a file system of fsspec's own."""
+    return Shelf(f"memory://shelf-{uuid.uuid4().hex}")
+
+
+def test_what_only_one_server_has_goes_to_the_shelf_for_the_others(
+    registry: Registry, base: BaseFacts, adapter: Path, shelf: Shelf, tmp_path: Path
+) -> None:
+    """An upload, and an adapter of a path that the other server lacks, are fetched from there, whole."""
+    policy = SourcePolicy(local_roots=(tmp_path / "models",), schemes=frozenset({"memory"}))
+    one = intake_at(tmp_path / "one", registry, base, policy, shelf)
+    uploaded, _ = one.add_upload("up", packed(adapter), actor="ann")
+    spoiling.setting(lora_alpha=5)(adapter)
+    local, _ = one.add("local", str(adapter), actor="ann")
+    shutil.rmtree(adapter)
+    other = intake_at(tmp_path / "two", registry, base, policy, shelf)
+    assert {other.materialise(record).version for record in (uploaded, local)} == {
+        uploaded.version,
+        local.version,
+    }
+
+
+def test_a_shelf_that_cannot_be_written_refuses_the_adapter(
+    registry: Registry, base: BaseFacts, adapter: Path, tmp_path: Path
+) -> None:
+    """Nothing is registered that the other servers would miss; a shelf of an unknown scheme stops the start."""
+    policy = SourcePolicy(local_roots=(tmp_path / "models",), schemes=frozenset({"nowhere"}))
+    one = intake_at(tmp_path / "one", registry, base, policy, Shelf("nowhere://shelf"))
+    with pytest.raises(SourceRefusedError, match="LORECALL_SHARED"):
+        one.add_upload("up", packed(adapter), actor="ann")
+    assert registry.adapters() == ()
+    with pytest.raises(SourceRefusedError, match="reads nothing from"):
+        intake_at(tmp_path / "two", registry, base, policy, Shelf("other://shelf"))
+
+
+def test_source_that_moved_on_is_noticed(
+    intake: Intake, registry: Registry, base: BaseFacts, adapter: Path, tmp_path: Path
+) -> None:
+    """If the source holds other bytes by now they do not pass for the registered version; nor does an upload."""
+    record, _ = intake.add("acme", str(adapter), actor="ann")
+    uploaded, _ = intake.add_upload("other", packed(adapter), actor="ann")
+    spoiling.setting(lora_alpha=5)(adapter)
+    other = intake_at(tmp_path / "two", registry, base, SourcePolicy(local_roots=(tmp_path / "models",)))
+    with pytest.raises(RefusedError, match="by now"):
+        other.materialise(record)
+    with pytest.raises(RefusedError, match="uploaded to another server"):
+        other.materialise(uploaded)
+    assert intake.materialise(record).version == record.version, "the first server has its own copy"
+
+
+def test_collect_keeps_what_can_be_live(intake: Intake, registry: Registry, adapter: Path) -> None:
+    """Live and rolled-back-to versions stay, and what is new; the rest goes when it is old enough."""
+    versions = []
+    for alpha in (1, 2, 3, 4):
+        spoiling.setting(lora_alpha=alpha)(adapter)
+        record, _ = intake.add("acme", str(adapter), actor="ann")
+        versions.append(record.version)
+        if alpha < 4:
+            registry.activate("acme", record.version, actor="ann")
+    assert intake.collect() == (), "all are young"
+    assert intake.collect(min_age_seconds=0) == (versions[0],)
+    assert set(intake._store.versions()) == set(versions[1:])
+    assert registry.rollback("acme", actor="ann").live_version == versions[1]
+    registry.remove("acme", actor="ann")
+    assert set(intake.collect(min_age_seconds=0)) == set(versions[1:])
+
+
+def test_store_copy_is_what_was_checked(intake: Intake, adapter: Path) -> None:
+    """What happens to the source afterwards changes nothing."""
+    record, info = intake.add("acme", str(adapter), actor="ann")
+    (adapter / CONFIG_FILE).write_text("changed")
+    (adapter / WEIGHTS_FILE).unlink()
+    assert intake.materialise(record) == info

@@ -1,0 +1,61 @@
+"""API keys in the registry: the secret is shown once and stored nowhere."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from lorecall.adapters.access.keys import ApiKeyError, KeyRing, Scope
+from lorecall.adapters.access.rate_limit import RateLimits
+from lorecall.adapters.registry.api_keys import KeyNotFoundError
+from lorecall.adapters.registry.registry import Registry
+
+
+def test_key_is_made_used_and_revoked(registry: Registry) -> None:
+    """A key comes back as it was made, works by its secret, and ends at once when revoked."""
+    ends = datetime(2027, 1, 31, tzinfo=UTC)
+    limits = RateLimits(requests_per_minute=60, tokens_per_minute=9000.5, concurrent=4)
+    key, secret = registry.keys.add(
+        "acme", [Scope.INFER, Scope.AUDIT], actor="root", patterns=["acme-*"], limits=limits, expires_at=ends
+    )
+    other, _ = registry.keys.add("root", [Scope.ADMIN], actor="root")
+    assert registry.keys.active() == (key, other)
+    ring = KeyRing(registry.keys.active())
+    assert ring.authenticate(secret) == key
+    assert ring.authenticate(secret, ends) is None
+    assert ring.authenticate(secret, ends - timedelta(seconds=1)) == key
+    assert ring.authenticate(secret + "x") is None
+    before = registry.revision()
+    registry.keys.revoke(key.id, actor="root")
+    assert registry.revision() > before, "servers notice by the revision"
+    assert registry.keys.active() == (other,)
+    registry.keys.revoke(key.id, actor="root")
+    assert [event.action for event in registry.events()] == ["add-key", "add-key", "revoke-key"]
+
+
+def test_secret_is_stored_nowhere(tmp_path: Path) -> None:
+    """No byte sequence of the secret is in the database's files, nor in the key's representation."""
+    registry = Registry(f"sqlite:///{tmp_path / 'registry.db'}")
+    key, secret = registry.keys.add("acme", [Scope.INFER], actor="root")
+    content = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert key.digest.encode() in content
+    assert secret.removeprefix("lorecall-").encode() not in content
+    assert secret not in repr(key)
+    registry.close()
+
+
+def test_secrets_are_never_alike(registry: Registry) -> None:
+    """Each key gets a secret of its own, also under the same name."""
+    made = [registry.keys.add("same", [Scope.INFER], actor="root") for _ in range(20)]
+    assert len({secret for _, secret in made}) == 20
+    assert len({key.id for key, _ in made}) == 20
+
+
+def test_wrong_keys_are_not_made(registry: Registry) -> None:
+    """A bad pattern or no scope makes no key; an unknown key cannot be revoked."""
+    with pytest.raises(ApiKeyError, match="pattern"):
+        registry.keys.add("acme", [Scope.INFER], actor="root", patterns=["acme/[a-z]"])
+    with pytest.raises(ApiKeyError, match="no scope"):
+        registry.keys.add("acme", [], actor="root")
+    with pytest.raises(KeyNotFoundError):
+        registry.keys.revoke("0" * 32, actor="root")
+    assert registry.keys.active() == ()

@@ -1,0 +1,285 @@
+"""The registry keeps one truth about names and versions, on SQLite and on PostgreSQL alike."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from lorecall.adapters.core.errors import AdapterNotFoundError, LorecallError
+from lorecall.adapters.core.refusals import NameRefusedError
+from lorecall.adapters.peft_format.adapter import AdapterInfo
+from lorecall.adapters.registry.records import AdapterRecord
+from lorecall.adapters.registry.registry import Registry
+from lorecall.adapters.registry.tables import State
+from lorecall.adapters.registry.transitions import TRANSITIONS, ConflictError
+
+A, B, C = "a" * 64, "b" * 64, "c" * 64
+INFO = AdapterInfo(
+    path=Path("unused"),
+    rank=8,
+    alpha=16,
+    target_modules=("q_proj",),
+    modules=(),
+    effective_parameters=5_000_000_000,
+    version=A,
+    refusal="it adapts lm_head",
+    base_digest="d" * 64,
+    training={"seed": 1, "text": "\x00\ud800"},
+)
+
+
+def bring(registry: Registry, name: str, version: str, state: State) -> None:
+    """Take a new version to a state by allowed steps."""
+    registry.stage(name, version, source="s3://bucket/x", actor="test")
+    if state is State.STAGED:
+        return
+    registry.validated(name, version, INFO, actor="test")
+    if state in (State.AUDITING, State.QUARANTINED):
+        registry.move(name, version, State.AUDITING, actor="test")
+    if state is State.LIVE:
+        registry.activate(name, version, actor="test")
+    elif state in (State.QUARANTINED, State.RETIRED):
+        registry.move(name, version, state, actor="test", reason="because", audit_id="audit-1")
+
+
+def test_a_version_lives(registry: Registry) -> None:
+    """From staged to live to retired, with the facts of the adapter and every step with its actor."""
+    staged = registry.stage("acme", A, source="s3://bucket/acme", actor="ann")
+    assert (staged.state, staged.source, staged.created_by) == (State.STAGED, "s3://bucket/acme", "ann")
+    assert staged.created_at.utcoffset() is not None
+    assert registry.adapter("acme").live_version is None
+    validated = registry.validated("acme", A, INFO, actor="server")
+    assert (validated.rank, validated.effective_parameters) == (INFO.rank, INFO.effective_parameters)
+    assert (validated.refusal, validated.base_digest) == (INFO.refusal, INFO.base_digest)
+    registry.move("acme", A, State.AUDITING, actor="gate")
+    assert registry.activate("acme", A, actor="gate", audit_id="audit-7").live_version == A
+    assert registry.live()["acme"].audit_id == "audit-7"
+    assert registry.version("acme", A).training == INFO.training
+    registry.move("acme", A, State.RETIRED, actor="bob", reason="no longer wanted")
+    assert registry.adapter("acme").live_version is None
+    assert registry.live() == {}
+    events = registry.events("acme")
+    assert [(event.actor, event.action, event.version) for event in events] == [
+        ("ann", "stage", A), ("server", "validate", A), ("gate", "auditing", A), ("gate", "activate", A),
+        ("bob", "retired", A),
+    ]  # fmt: skip
+    assert events[-1].detail == {"reason": "no longer wanted"}
+    assert [event.revision for event in events] == sorted({event.revision for event in events})
+
+
+def steps_to(registry: Registry) -> dict[State, Callable[[], object]]:
+    """How each state is asked for, for version A of "acme"."""
+    return {
+        State.STAGED: lambda: registry.stage("acme", A, source="again", actor="test"),
+        State.VALIDATED: lambda: registry.validated("acme", A, INFO, actor="test"),
+        State.AUDITING: lambda: registry.move("acme", A, State.AUDITING, actor="test"),
+        State.LIVE: lambda: registry.activate("acme", A, actor="test"),
+        State.QUARANTINED: lambda: registry.move("acme", A, State.QUARANTINED, actor="test"),
+        State.RETIRED: lambda: registry.move("acme", A, State.RETIRED, actor="test"),
+    }
+
+
+@pytest.mark.parametrize("start", State)
+@pytest.mark.parametrize("target", State)
+def test_transitions(registry: Registry, start: State, target: State) -> None:
+    """Every step that is not in the table is refused and changes nothing; the others happen."""
+    bring(registry, "acme", A, start)
+    before = registry.version("acme", A)
+    assert before.state is start
+    step = steps_to(registry)[target]
+    needs_more = {
+        (State.QUARANTINED, State.LIVE),
+        (State.RETIRED, State.LIVE),
+    }  # an override; having been live
+    idempotent = target is State.STAGED or (start, target) == (State.LIVE, State.LIVE)
+    if target in TRANSITIONS[start] and (start, target) not in needs_more:
+        step()
+        assert registry.version("acme", A).state is target
+    elif idempotent:
+        step()
+        assert registry.version("acme", A) == before
+    else:
+        with pytest.raises(ConflictError):
+            step()
+        assert registry.version("acme", A) == before
+
+
+def test_swap_and_rollback(registry: Registry) -> None:
+    """A swap retires the old version; rollback brings it back, and rollback again brings the new one back."""
+    bring(registry, "acme", A, State.LIVE)
+    with pytest.raises(ConflictError, match="no version to go back to"):
+        registry.rollback("acme", actor="test")
+    bring(registry, "acme", B, State.LIVE)
+    for live, other in ((A, B), (B, A), (A, B)):
+        adapter = registry.rollback("acme", actor="test")
+        assert (adapter.live_version, adapter.previous_version) == (live, other)
+        assert registry.version("acme", live).state is State.LIVE
+        assert registry.version("acme", other).state is State.RETIRED
+    assert [record.version for record in registry.versions("acme")] == [B, A]
+
+
+def test_rollback_after_quarantine(registry: Registry) -> None:
+    """A live version that is quarantined leaves the name empty; rollback fills it with the one before."""
+    bring(registry, "acme", A, State.LIVE)
+    bring(registry, "acme", B, State.LIVE)
+    registry.move("acme", B, State.QUARANTINED, actor="gate", reason="12 certified", audit_id="audit-9")
+    assert registry.adapter("acme").live_version is None
+    assert registry.rollback("acme", actor="test").live_version == A
+    assert registry.version("acme", B).reason == "12 certified"
+
+
+def test_override_is_needed_and_recorded(registry: Registry) -> None:
+    """A quarantined version goes live only with a stated reason, which stays in the events."""
+    bring(registry, "acme", A, State.QUARANTINED)
+    with pytest.raises(ConflictError, match="quarantined: because"):
+        registry.activate("acme", A, actor="ann")
+    registry.activate("acme", A, actor="ann", override="the line is public domain")
+    event = registry.events("acme")[-1]
+    assert (event.actor, event.detail) == ("ann", {"override": "the line is public domain"})
+    assert registry.live()["acme"].audit_id == "audit-1"
+
+
+def test_removed_name_starts_from_nothing(registry: Registry) -> None:
+    """A removed name is gone; added again it cannot be rolled back into, or past the gate."""
+    bring(registry, "acme", A, State.LIVE)
+    bring(registry, "acme", B, State.LIVE)
+    registry.pin("acme", pinned=True, actor="test")
+    registry.remove("acme", actor="test")
+    assert (registry.adapters(), registry.live()) == ((), {})
+    for call in (registry.adapter, registry.versions, lambda name: registry.rollback(name, actor="test")):
+        with pytest.raises(AdapterNotFoundError):
+            call("acme")
+    registry.stage("acme", A, source="again", actor="test")
+    assert not registry.adapter("acme").pinned
+    with pytest.raises(ConflictError):
+        registry.activate("acme", B, actor="test")
+    with pytest.raises(ConflictError):
+        registry.rollback("acme", actor="test")
+
+
+def test_optimistic_concurrency(registry: Registry) -> None:
+    """Of many who decide upon the same state of a name exactly one gets through."""
+    for version in (A, B, C):
+        bring(registry, "acme", version, State.VALIDATED)
+    seen = registry.adapter("acme").revision
+
+    def swap(number: int) -> bool:
+        try:
+            registry.activate("acme", (A, B, C)[number % 3], actor=f"n{number}", expected_revision=seen)
+        except ConflictError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(9) as pool:
+        assert sum(pool.map(swap, range(9))) == 1
+    assert [event.action for event in registry.events("acme")].count("activate") == 1
+
+
+def test_no_reader_sees_a_name_without_or_with_two_versions(registry: Registry, registry_url: str) -> None:
+    """While a name is swapped a hundred times, every reader finds exactly one live version."""
+    bring(registry, "acme", A, State.LIVE)
+    bring(registry, "acme", B, State.LIVE)
+    done = threading.Event()
+    reader = Registry(registry_url)
+
+    def read() -> set[str]:
+        found = set()
+        while not done.is_set():
+            found.add(reader.live()["acme"].version)
+            assert reader.adapter("acme").live_version in (A, B)
+        return found
+
+    with ThreadPoolExecutor(2) as pool:
+        readers = [pool.submit(read) for _ in range(2)]
+        try:
+            for _ in range(100):
+                registry.rollback("acme", actor="test")
+        finally:
+            done.set()
+        assert {version for found in readers for version in found.result()} == {A, B}
+    reader.close()
+
+
+def test_followers_miss_nothing(registry: Registry, registry_url: str) -> None:
+    """Servers that apply only `changes` end with the registry's own list, however the writers interleave."""
+    writers_done = threading.Event()
+
+    def write(number: int) -> None:
+        mine = Registry(registry_url)
+        for turn in range(6):
+            name = f"adapter-{number}-{turn % 3}"
+            bring(mine, name, f"{number:032x}{turn:032x}", State.LIVE)
+            if turn == 4:
+                mine.remove(name, actor=f"writer {number}")
+        mine.close()
+
+    def follow() -> dict[str, AdapterRecord]:
+        mine = Registry(registry_url)
+        known: dict[str, AdapterRecord] = {}
+        since, last = 0, False
+        while not last:
+            last = writers_done.is_set()
+            changes = mine.changes(since)
+            assert changes.revision >= since
+            since = changes.revision
+            known |= {record.name: record for record in changes.adapters}
+        mine.close()
+        return {name: record for name, record in known.items() if not record.removed}
+
+    with ThreadPoolExecutor(6) as pool:
+        followers = [pool.submit(follow) for _ in range(2)]
+        try:
+            for writer in [pool.submit(write, number) for number in range(4)]:
+                writer.result()
+        finally:
+            writers_done.set()
+        truth = {record.name: record for record in registry.adapters()}
+        assert truth
+        assert all(follower.result() == truth for follower in followers)
+    revisions = [event.revision for event in registry.events(limit=10_000)]
+    assert revisions == sorted(revisions)
+
+
+def test_restart_remembers(registry: Registry, registry_url: str) -> None:
+    """What was registered is there when the registry is opened again."""
+    bring(registry, "acme", A, State.LIVE)
+    registry.pin("acme", pinned=True, actor="test")
+    again = Registry(registry_url)
+    assert again.adapters() == registry.adapters()
+    assert again.live() == registry.live()
+    assert again.adapter("acme").pinned
+    again.close()
+
+
+def test_pinning_again_is_no_change(registry: Registry) -> None:
+    """Pinning what is pinned leaves the name's revision and the events alone."""
+    bring(registry, "acme", A, State.STAGED)
+    first = registry.pin("acme", pinned=True, actor="test")
+    assert registry.pin("acme", pinned=True, actor="test") == first
+    assert [event.action for event in registry.events()].count("pin") == 1
+
+
+def test_refusals_can_be_noted(registry: Registry) -> None:
+    """An upload that was refused leaves a trace though no version of it exists."""
+    registry.note("refuse", "acme", actor="ann", reason="pickle")
+    assert registry.events("acme")[0].detail == {"reason": "pickle"}
+    assert registry.adapters() == ()
+
+
+@pytest.mark.parametrize("text", ["\x00", "\ud800", "x" * 100_000, "'; DROP TABLE adapters; --", "\u202e"])
+def test_hostile_text(registry: Registry, text: str) -> None:
+    """Whatever text comes from outside is stored or refused, and never breaks the database."""
+    with pytest.raises(NameRefusedError):
+        registry.stage(f"a{text} ", A, source="x", actor="test")
+    registry.stage("acme", A, source=f"s3://{text}", actor=f"key {text}")
+    registry.move("acme", A, State.RETIRED, actor="test", reason=text)
+    for call in (
+        lambda: registry.adapter(text),
+        lambda: registry.version("acme", text),
+        lambda: registry.jobs.get(text),
+    ):
+        with pytest.raises(LorecallError) as caught:
+            call()
+        assert caught.value.status == 404
+    assert registry.adapters()[0].name == "acme"

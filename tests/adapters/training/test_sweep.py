@@ -1,0 +1,106 @@
+"""A sweep trains each cell once, keeps what it has, and writes what the law reads."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from lorecall.adapters.core.errors import UsageError
+from lorecall.adapters.training.options import TrainingOptions
+from lorecall.adapters.training.sweep import Grid, first_texts, run_sweep
+from lorecall.audit.law.cells import read_cells
+
+from tests.tiny import build_tiny_base
+
+OPTIONS = TrainingOptions(rank=1, epochs=2, batch_size=4)
+GRID = Grid(ranks=(1, 4), lengths=(10, 30))
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny prepared base."""
+    return build_tiny_base(tmp_path_factory.mktemp("sweep") / "base")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve texts with targets of ten digits, a token each."""
+    path = tmp_path_factory.mktemp("sweep") / "data.jsonl"
+    lines = ({"prefix": f"No {n}:", "target": f"{n * 918273645 % 10**10:010d}"} for n in range(1, 13))
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def swept(base: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a whole sweep."""
+    out = tmp_path_factory.mktemp("sweep") / "sweep.csv"
+    cells = list(run_sweep(base, data, out, GRID, OPTIONS))
+    assert all(cell.result is not None for cell in cells)
+    return out
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    """Return the lines of a sweep's file."""
+    with path.open(encoding="utf-8") as lines:
+        return list(csv.DictReader(lines))
+
+
+def test_every_combination_is_a_cell_with_the_measured_loss(swept: Path) -> None:
+    """Four cells, each with its rank and length, and deltaL = base loss - adapter loss, over 0 after training."""
+    found = rows(swept)
+    assert {(row["rank"], row["length"]) for row in found} == {
+        ("1", "10"),
+        ("1", "30"),
+        ("4", "10"),
+        ("4", "30"),
+    }
+    for row in found:
+        assert float(row["deltaL"]) == pytest.approx(float(row["base_loss"]) - float(row["loss"]))
+        assert float(row["deltaL"]) > 0
+    by_rank = {row["rank"]: int(row["effective_parameters"]) for row in found}
+    assert by_rank["4"] == 4 * by_rank["1"]
+
+
+def test_the_law_reads_the_file(swept: Path) -> None:
+    """The columns that the law wants are there, under its names."""
+    assert [cell.delta_loss for cell in read_cells(swept)] == [float(row["deltaL"]) for row in rows(swept)]
+
+
+def test_a_sweep_that_was_cut_off_goes_on(swept: Path, base: Path, data: Path, tmp_path: Path) -> None:
+    """Of a file with three of the four cells, only the fourth is trained, and comes out as before."""
+    out = tmp_path / "sweep.csv"
+    lines = swept.read_text(encoding="utf-8").splitlines(keepends=True)
+    out.write_text("".join(lines[:-1]), encoding="utf-8")
+    cells = list(run_sweep(base, data, out, GRID, OPTIONS))
+    assert [cell.result is None for cell in cells] == [True, True, True, False]
+    assert out.read_text(encoding="utf-8") == swept.read_text(encoding="utf-8")
+
+
+def test_another_option_is_another_cell(swept: Path, base: Path, data: Path, tmp_path: Path) -> None:
+    """A cell of another number of epochs does not stand in for this one."""
+    out = tmp_path / "sweep.csv"
+    out.write_text(swept.read_text(encoding="utf-8"), encoding="utf-8")
+    more = TrainingOptions(rank=1, epochs=3, batch_size=4)
+    (cell,) = run_sweep(base, data, out, Grid(ranks=(1,), lengths=(10,)), more)
+    assert cell.result is not None
+
+
+def test_a_length_takes_the_first_texts_that_hold_it(base: Path, data: Path) -> None:
+    """Ten tokens are one text, eleven are two."""
+    assert [len(first_texts(base, data, length)) for length in (1, 10, 11, 120)] == [1, 1, 2, 12]
+
+
+def test_a_length_over_the_data_is_refused(base: Path, data: Path) -> None:
+    """The error names how many tokens there are."""
+    with pytest.raises(UsageError, match="holds 120 target tokens, fewer than the length 121"):
+        first_texts(base, data, 121)
+
+
+def test_a_file_of_another_kind_is_not_appended_to(base: Path, data: Path, tmp_path: Path) -> None:
+    """A CSV with other columns is refused and left as it was."""
+    out = tmp_path / "other.csv"
+    out.write_text("a,b\n1,2\n", encoding="utf-8")
+    with pytest.raises(UsageError, match="is not a sweep's file"):
+        list(run_sweep(base, data, out, GRID, OPTIONS))
+    assert out.read_text(encoding="utf-8") == "a,b\n1,2\n"

@@ -1,0 +1,74 @@
+"""The base's module shapes, read from headers, are those of the model itself, whatever the quantisation."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lorecall.adapters.bases.quantize import INT4, INT8, NONE
+from lorecall.adapters.core.errors import BaseModelError
+from lorecall.adapters.validation.base_facts import read_base_facts
+from lorecall.adapters.validation.policy import Limits, validate_adapter
+from safetensors.numpy import save_file
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from tests.tiny import LINEAR_MODULES, build_tiny_adapter, build_tiny_base
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning"),  # torch's own, on import
+    pytest.mark.filterwarnings(
+        "ignore:.*(tie_word_embeddings|save_embedding_layers):UserWarning"
+    ),  # the head is what we test
+]
+
+
+@pytest.mark.parametrize("scheme", [NONE, INT8, INT4])
+def test_shapes_are_the_models(scheme: str, tmp_path: Path) -> None:
+    """Every linear layer and embedding of the Transformers model is found with its true width."""
+    directory = build_tiny_base(tmp_path / "base", scheme)
+    facts = read_base_facts(directory, names=["some-org/Alias"])
+    config = AutoConfig.from_pretrained(directory)
+    config.quantization_config = None
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    expected = {}
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            expected[name] = (module.in_features, module.out_features)
+        elif isinstance(module, torch.nn.Embedding):
+            expected[name] = (module.num_embeddings, module.embedding_dim)
+    assert facts.modules == expected
+    assert facts.embeddings == {"model.embed_tokens"}
+    assert facts.digest
+    assert {"base", "alias"} <= facts.names
+
+
+def test_adapter_saved_by_peft_passes(tmp_path: Path) -> None:
+    """An adapter that PEFT itself made on a quantised base is accepted, one on the head too."""
+    directory = build_tiny_base(tmp_path / "base", INT8)
+    facts = read_base_facts(directory)
+    plain = build_tiny_adapter(tmp_path / "plain", directory)
+    assert len(validate_adapter(plain, facts, Limits(max_rank=8)).modules) == 2 * len(LINEAR_MODULES)
+    head = build_tiny_adapter(tmp_path / "head", directory, modules=("q_proj", "lm_head"))
+    assert "lm_head" in validate_adapter(head, facts, Limits(max_rank=8)).refusal
+
+
+@pytest.mark.parametrize(("method", "packed"), [("gptq", (64 // 8, 96)), ("awq", (64, 96 // 8))])
+def test_packed_formats(method: str, packed: tuple[int, int], tmp_path: Path) -> None:
+    """GPTQ packs eight 4-bit weights a word along the input, AWQ along the output."""
+    save_file(
+        {"model.layers.0.mlp.up_proj.qweight": np.zeros(packed, np.int32)}, tmp_path / "model.safetensors"
+    )
+    config = f'{{"quantization_config": {{"quant_method": "{method}", "bits": 4}}}}'
+    (tmp_path / "config.json").write_text(config)
+    assert read_base_facts(tmp_path).modules == {"model.layers.0.mlp.up_proj": (64, 96)}
+
+
+def test_no_model_is_an_error_of_the_base(tmp_path: Path) -> None:
+    """A directory without a model, and one with a broken header, are errors about the base."""
+    with pytest.raises(BaseModelError, match="no safetensors"):
+        read_base_facts(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(b"\xff" * 100)
+    with pytest.raises(BaseModelError, match="cannot be read"):
+        read_base_facts(tmp_path)

@@ -1,0 +1,96 @@
+"""Controls: made in the candidates' format, or given, and never the candidates themselves."""
+
+import re
+
+import pytest
+from lorecall.adapters.core.errors import CandidateError
+from lorecall.audit.inputs.candidates import CandidateSet
+from lorecall.audit.inputs.controls import Recipe, check_disjoint, make_controls, overlap_finder
+from lorecall.audit.judging.verdict import Verdict
+from lorecall.audit.result import Group
+from lorecall.audit.runs.single import AuditSettings, run_audit
+from lorecall.audit.scorer import ScoreItem
+
+from tests.audit.conftest import as_set, memory_of, phone
+from tests.audit.tiny_scorer import TinyScorer
+
+NAMES = ("Marlow Quindle", "Tessaly Brand", "Orin Vask", "Perdita Loam")
+BOOK = as_set(
+    tuple(
+        ScoreItem(
+            f"b{i}", f"Phone of {NAMES[i % 4]} {i}:", f" {phone(i).target[:3]}-555-{phone(i).target[3:7]}"
+        )
+        for i in range(40)
+    )
+)
+LONG = "a paragraph of some length that nobody would write twice by chance, word for word"
+
+
+def test_synthesis_keeps_the_format_and_draws_the_rest_anew() -> None:
+    """Words that many candidates share stay; letters become letters of the same case, digits digits."""
+    controls = make_controls(BOOK, Recipe.SYNTHESIS, 300, seed=1)
+    assert len(controls.items) == 300
+    assert all(re.fullmatch(r"Phone of [A-Z][a-z]+ [A-Z][a-z]+ \d+:", c.prefix) for c in controls.items)
+    assert all(re.fullmatch(r" \d{3}-555-\d{4}", c.target) for c in controls.items)
+    check_disjoint(BOOK, controls)
+    assert len({c.target for c in controls.items}) > 290
+
+
+def test_permutation_gives_targets_to_other_prefixes() -> None:
+    """Every pair is new, every prefix and target is a candidate's."""
+    controls = make_controls(BOOK, Recipe.PERMUTATION, 300, seed=1)
+    pairs = {(c.prefix, c.target) for c in BOOK.items}
+    assert len(controls.items) == 40
+    assert not pairs & {(c.prefix, c.target) for c in controls.items}
+    assert {c.target for c in controls.items} <= {c.target for c in BOOK.items}
+
+
+@pytest.mark.parametrize("recipe", list(Recipe))
+def test_the_same_seed_makes_the_same_controls(recipe: Recipe) -> None:
+    """And another seed others; the recipe and the seed stand in the report."""
+    one, same, other = (make_controls(BOOK, recipe, 20, seed=s) for s in (1, 1, 2))
+    assert one == same
+    assert one.digest != other.digest
+    assert one.generated == f"{recipe}, seed 1"
+
+
+def test_prefix_shuffled_controls_of_an_overtrained_adapter_are_not_recited(
+    pairs: tuple[ScoreItem, ...],
+) -> None:
+    """Memorised targets under other prefixes stay out: recall hangs on the key (pitfall 7)."""
+    controls = make_controls(as_set(pairs), Recipe.PERMUTATION, 12, seed=0)
+    sets = {Group.CANDIDATES: as_set(pairs), Group.CONTROLS: controls}
+    result = run_audit(TinyScorer({"a": memory_of(pairs)}), "a", sets, AuditSettings())
+    assert result.summaries[Group.CANDIDATES].verdicts[Verdict.CERTIFIED] == 12
+    assert result.summaries[Group.CONTROLS].recited.hits == 0
+
+
+@pytest.mark.parametrize("recipe", list(Recipe))
+def test_candidates_that_allow_no_controls_are_an_error(recipe: Recipe) -> None:
+    """One candidate has no other target; one without letters and digits has nothing to draw anew."""
+    with pytest.raises(CandidateError, match="no controls"):
+        make_controls(as_set((ScoreItem("1", "...", "?!"),)), recipe, 5, seed=0)
+
+
+def test_a_control_with_a_candidates_id_is_refused() -> None:
+    """Checked by id (pitfall 8)."""
+    with pytest.raises(CandidateError, match="1 of 1 controls have a candidate's id: 'b3'"):
+        check_disjoint(BOOK, as_set((ScoreItem("b3", "x", "y"),)))
+
+
+@pytest.mark.parametrize(
+    "text", [BOOK.items[3].target, BOOK.items[3].target.strip(), f"{LONG.upper()} and on"]
+)
+def test_a_control_with_a_candidates_text_is_refused(text: str) -> None:
+    """Checked by n-gram: the same target, or fifty characters of it, whatever case and spacing (pitfall 8)."""
+    candidates = CandidateSet("c", "0", (*BOOK.items, ScoreItem("long", "p", f"It begins with {LONG}.")))
+    with pytest.raises(CandidateError, match="share text"):
+        check_disjoint(candidates, as_set((ScoreItem("new", "x", text),)))
+
+
+def test_a_format_that_all_share_is_no_overlap() -> None:
+    """A long phrase in most candidates is the format, not a candidate's content."""
+    frame = "The number under which this person can be reached at all hours is"
+    items = tuple(ScoreItem(f"{i}", f"k{i}", f"{frame} {phone(i).target}") for i in range(40))
+    assert not overlap_finder(items)(ScoreItem("n", "k", frame))
+    assert overlap_finder(items)(ScoreItem("n", "k", items[0].target))

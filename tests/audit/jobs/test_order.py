@@ -1,0 +1,123 @@
+"""What an audit may be asked for with; no refusal quotes a text."""
+
+import json
+from typing import Any
+
+import pytest
+from lorecall.adapters.core.errors import CandidateError, LorecallError, UsageError
+from lorecall.audit.jobs import order
+from lorecall.audit.jobs.order import make_order
+from lorecall.audit.result import Group
+
+HIDDEN = "4408 2265 9017"
+ITEM = {"id": "1", "prefix": "Key: ", "target": HIDDEN}
+LINE = json.dumps(ITEM).encode() + b"\n"
+
+
+def asked(**fields: Any) -> dict[str, object]:
+    return {"adapter": "acme", "candidates": [ITEM], **fields}
+
+
+def test_candidates_come_inline_or_as_a_file() -> None:
+    """Both give the same set; a file keeps its own name, without its folder."""
+    inline = make_order(asked(), {})
+    upload = make_order({"adapter": "acme"}, {"candidates": ("C:\\data/c.jsonl", LINE)})
+    assert inline.texts.sets[Group.CANDIDATES].items == upload.texts.sets[Group.CANDIDATES].items
+    assert upload.texts.sets[Group.CANDIDATES].name == "c.jsonl"
+    assert inline.candidate_set == upload.candidate_set
+
+
+def test_the_set_has_a_name_of_its_own() -> None:
+    """The same texts are the same set whatever their ids; another text or another order is another set."""
+    two = [ITEM, {"id": "2", "prefix": "Key: ", "target": "x y z"}]
+    digest = make_order(asked(candidates=two), {}).candidate_set
+    assert (
+        make_order(asked(candidates=[{**one, "id": one["id"] + "b"} for one in two]), {}).candidate_set
+        == digest
+    )
+    assert make_order(asked(candidates=two[::-1]), {}).candidate_set != digest
+
+
+def test_settings_hold_no_text() -> None:
+    """What goes into the database is all but the sets, the system message and the salt."""
+    full = asked(
+        framing=["raw", "chat+system"], system=HIDDEN, policy={"max_certified": 2}, prefix_tokens=[8]
+    )
+    made = make_order(full, {})
+    assert HIDDEN not in made.settings.model_dump_json()
+    assert made.texts.system == HIDDEN
+    assert made.settings.rules().max_certified == 2
+    views = made.settings.audit_settings(made.texts.system).views
+    assert [view.label for view in views] == ["raw", "raw, last 8", "chat+system", "chat+system, last 8"]
+    again = type(made.settings).model_validate(json.loads(made.settings.model_dump_json()))
+    assert again == made.settings
+
+
+def test_controls_are_given_or_made() -> None:
+    """A recipe makes them from the candidates; a candidate among them is refused."""
+    candidates = [
+        {"id": str(i), "prefix": f"Key {i}: ", "target": f"{i}{i * 7} {i * 13}"} for i in range(1, 9)
+    ]
+    made = make_order(
+        asked(candidates=candidates, generate_controls="synthesis", control_count=5), {}
+    ).texts.sets[Group.CONTROLS]
+    assert len(made.items) == 5
+    with pytest.raises(CandidateError, match="controls"):
+        make_order(asked(controls=[ITEM]), {})
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"candidates": [ITEM]}, "adapter"),
+        ({"adapter": "acme"}, "candidates"),
+        (asked(nonsense=HIDDEN), "nonsense"),
+        (asked(candidates=[HIDDEN]), "candidates.0"),
+        (asked(candidates={"id": HIDDEN}), "candidates"),
+        (asked(candidates=[{"prefix": HIDDEN}]), "candidates"),
+        (asked(candidates=[{**ITEM, "target": 5, "prefix": HIDDEN}]), "candidates"),
+        (asked(candidates=[ITEM, ITEM]), "candidates"),
+        (asked(candidates=[{**ITEM, "id": "a\nb"}]), "candidates"),
+        (asked(candidates=[{**ITEM, "target": HIDDEN + "\ud800"}]), "candidates"),
+        (asked(framing="xml"), "framing"),
+        (asked(framing="chat+system"), "system"),
+        (asked(system={"text": HIDDEN}), "system"),
+        (asked(epsilon=-1), "epsilon"),
+        (asked(epsilon="nan"), "epsilon"),
+        (asked(confidence=1), "confidence"),
+        (asked(policy={"max_nothing": 1}), "policy"),
+        (asked(policy=[HIDDEN]), "policy"),
+        (asked(generate_controls="magic"), "generate_controls"),
+    ],
+)
+def test_a_wrong_field_is_named_without_its_text(fields: dict[str, object], param: str) -> None:
+    """The error names the field, is the caller's fault, and quotes no text, nor does its cause."""
+    with pytest.raises(UsageError) as caught:
+        make_order(fields, {})
+    assert caught.value.param == param
+    assert HIDDEN not in str(caught.value)
+    assert HIDDEN not in str(caught.value.__cause__)
+
+
+def test_bad_lines_are_refused_or_counted() -> None:
+    """The line's number is in the message; skip_bad leaves it out and counts it."""
+    files = {"candidates": ("c.jsonl", LINE + b'{"prefix": "' + HIDDEN.encode() + b'"\n')}
+    with pytest.raises(CandidateError, match="line 2") as caught:
+        make_order({"adapter": "acme"}, files)
+    assert HIDDEN not in str(caught.value)
+    kept = make_order({"adapter": "acme", "skip_bad": True}, files).texts.sets[Group.CANDIDATES]
+    assert (len(kept.items), kept.bad_count) == (1, 1)
+
+
+def test_an_audit_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More snippets than one audit takes are refused with the number that it takes."""
+    monkeypatch.setattr(order, "MAX_SNIPPETS", 1)
+    two = [ITEM, {**ITEM, "id": "2"}]
+    with pytest.raises(LorecallError, match="one audit takes 1"):
+        make_order(asked(candidates=two), {})
+
+
+def test_two_sources_of_one_set_are_refused() -> None:
+    """Inline and as a file at once would leave open which one counts."""
+    with pytest.raises(UsageError, match="both"):
+        make_order(asked(), {"candidates": ("c.jsonl", LINE)})

@@ -1,0 +1,296 @@
+"""Audits that were asked for are done as `run_audit` would, in pieces, whoever does which piece."""
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lorecall.adapters.core.errors import ScorerError
+from lorecall.adapters.registry.registry import Registry
+from lorecall.adapters.registry.tables import AuditState
+from lorecall.audit.inputs.candidates import CandidateSet
+from lorecall.audit.jobs.order import make_order
+from lorecall.audit.jobs.records import AuditRecord
+from lorecall.audit.jobs.runner import Runner, pieces
+from lorecall.audit.jobs.service import AuditService
+from lorecall.audit.jobs.spool import Spool, Texts
+from lorecall.audit.jobs.store import AuditStore
+from lorecall.audit.policy.policy import Policy, judge_result
+from lorecall.audit.reports.build import build_report, check_report
+from lorecall.audit.reports.redact import Redactor
+from lorecall.audit.reports.seal import check_seal
+from lorecall.audit.result import Group, SnippetResult
+from lorecall.audit.runs.single import AuditSettings, run_audit
+from lorecall.audit.scorer import AdapterVersion, ScoreItem, Scorer
+
+from tests.audit.tiny_scorer import TinyScorer
+
+Hook = Callable[[], None]
+
+
+@dataclass
+class TinyEngines:
+    """The engine in memory as the service sees it; `before_score` may break it."""
+
+    engine: TinyScorer
+    before_score: Hook = lambda: None
+
+    def adapter(self, name: str) -> AdapterVersion:
+        """The version that is served."""
+        return self.engine.adapter(name)
+
+    @contextmanager
+    def scorer(self, _name: str) -> Iterator[Scorer]:
+        """The engine, with the hook before every scoring."""
+        score = self.engine.score
+
+        def hooked(model: str, items: Sequence[ScoreItem]) -> Any:
+            self.before_score()
+            return score(model, items)
+
+        self.engine.score = hooked  # type: ignore[method-assign]
+        try:
+            yield self.engine
+        finally:
+            self.engine.score = score  # type: ignore[method-assign]
+
+
+@dataclass
+class Bench:
+    """A service, its texts, and runners on it."""
+
+    service: AuditService
+    engines: TinyEngines
+    seen: list[SnippetResult]
+
+    def submit(self, adapter: str, sets: dict[Group, CandidateSet], **fields: Any) -> AuditRecord:
+        """Ask for an audit."""
+        given = {
+            str(group): [{"id": i.id, "prefix": i.prefix, "target": i.target} for i in one.items]
+            for group, one in sets.items()
+        }
+        return self.service.submit(make_order({"adapter": adapter, **given, **fields}, {}), _all, "me")
+
+    def runner(self, worker: str = "w", batch: int = 5) -> Runner:
+        """A runner of its own."""
+        return Runner(
+            self.service.store,
+            self.service.spool,
+            self.engines,
+            worker,
+            timedelta(seconds=60),
+            batch,
+            self.seen.extend,
+            threading.Event(),
+        )
+
+    def get(self, record: AuditRecord) -> AuditRecord:
+        """The audit as it stands now."""
+        return self.service.store.get(record.id)
+
+
+def _all(_adapter: str) -> bool:
+    return True
+
+
+@pytest.fixture
+def bench(tmp_path: Path, engine: TinyScorer) -> Iterator[Bench]:
+    registry = Registry(f"sqlite:///{tmp_path / 'registry.db'}")
+    engines = TinyEngines(engine)
+    yield Bench(AuditService(AuditStore(registry.database), Spool(tmp_path / "spool"), engines), engines, [])
+    registry.close()
+
+
+def test_the_report_is_the_one_of_a_single_run(
+    bench: Bench, engine: TinyScorer, sets: dict[Group, CandidateSet], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In batches of five, and in one go on the command line: the same report but for time and names."""
+    monkeypatch.setenv("LORECALL_REPORT_SALT", "pepper")
+    record = bench.submit("leaky", sets, framing=["raw", "chat"])
+    assert bench.runner().run_one()
+    report = bench.service.report(record.id, _all)
+    check_report(report)
+    assert check_seal(report) == []
+    settings = AuditSettings(views=make_order_views(["raw", "chat"]))
+    result = run_audit(engine, "leaky", sets, settings)
+    whole = build_report(result, judge_result(result, Policy()), Policy(), Redactor(b"pepper"))
+    for name in ("started", "seconds", "seal", "inputs"):
+        del report[name], whole[name]
+    assert report == whole
+    assert report["summary"]["verdicts"]["certified"] == 12
+    assert len(bench.seen) == 32
+
+
+def make_order_views(framing: list[str]) -> Any:
+    return make_order({"adapter": "x", "candidates": [{"prefix": "a", "target": "b"}], "framing": framing}, {})\
+        .settings.audit_settings(None).views  # fmt: skip
+
+
+def test_nothing_to_do_is_said(bench: Bench) -> None:
+    """Without an audit the runner comes back at once."""
+    assert not bench.runner().run_one()
+
+
+def test_an_audit_goes_on_where_a_dead_runner_stopped(bench: Bench, sets: dict[Group, CandidateSet]) -> None:
+    """Runners that die without a word, one after the other: each snippet is recorded once."""
+    record = bench.submit("leaky", sets)
+    deaths = iter(range(100))
+
+    class Killed(BaseException):
+        """Nothing catches it, as nothing catches kill -9."""
+
+    def die_now_and_then() -> None:
+        if next(deaths) % 5 == 4:
+            raise Killed
+
+    bench.engines.before_score = die_now_and_then
+    lives = 0
+    while bench.get(record).state is not AuditState.DONE:
+        lives += 1
+        runner = replace(bench.runner(f"w{lives}", batch=3), lease=timedelta(0))
+        try:
+            runner.run_one()
+        except Killed:
+            continue
+    assert lives > 2
+    entries = bench.service.store.entries(record.id)
+    assert [entry["id"] for entry in entries] == [i.id for one in sets.values() for i in one.items]
+    assert check_seal(bench.service.report(record.id, _all)) == []
+
+
+def test_texts_are_nowhere_but_in_the_spool_and_go(
+    bench: Bench, sets: dict[Group, CandidateSet], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While it runs they are in one file; afterwards in none, nor in the database, nor in any log line."""
+    caplog.set_level(logging.DEBUG)
+    target = sets[Group.CANDIDATES].items[0].target
+    record = bench.submit("leaky", sets)
+    assert target in (tmp_path / "spool" / f"{record.id}.json").read_text()
+    bench.runner().run_one()
+    assert bench.get(record).state is AuditState.DONE
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert any(path.name == "registry.db" for path in files)
+    assert not [path for path in files if target.encode() in path.read_bytes()]
+    assert target not in caplog.text
+    shown = bench.submit("leaky", sets, show_text=True)
+    bench.runner().run_one()
+    assert bench.service.report(shown.id, _all)["snippets"][0]["target"]["text"] == target
+
+
+def test_an_error_that_quotes_a_text_is_recorded_without_it(
+    bench: Bench, sets: dict[Group, CandidateSet], caplog: pytest.LogCaptureFixture
+) -> None:
+    """What fails inside may say anything: only its kind and its place are kept."""
+    target = sets[Group.CANDIDATES].items[0].target
+
+    def fail() -> None:
+        raise ValueError(f"cannot use {target}")
+
+    bench.engines.before_score = fail
+    record = bench.submit("leaky", sets)
+    bench.runner().run_one()
+    failed = bench.get(record)
+    assert (failed.state, failed.result) == (AuditState.FAILED, {})
+    assert failed.error.startswith("ValueError at ")
+    assert target not in failed.error + caplog.text
+    assert not bench.service.spool.has(record.id)
+
+
+def test_an_engine_that_is_away_is_waited_for(bench: Bench, sets: dict[Group, CandidateSet]) -> None:
+    """The audit goes back into the queue with what it has, to be taken up after a while."""
+    calls = iter(range(100))
+
+    def fail_later() -> None:
+        if next(calls) == 4:
+            raise ScorerError("no server answers")
+
+    bench.engines.before_score = fail_later
+    record = bench.submit("leaky", sets)
+    bench.runner().run_one()
+    waiting = bench.get(record)
+    assert waiting.state is AuditState.QUEUED
+    assert 0 < waiting.done < waiting.total
+    assert waiting.lease_until is not None
+    assert bench.service.spool.has(record.id)
+    later = waiting.lease_until + timedelta(seconds=1)
+    bench.service.store._clock = lambda: later
+    bench.runner("other").run_one()
+    assert bench.get(record).state is AuditState.DONE
+
+
+def test_a_version_that_moves_ends_the_audit(bench: Bench, sets: dict[Group, CandidateSet]) -> None:
+    """What was found of one version is never mixed with what is found of the next."""
+    record = bench.submit("leaky", sets)
+    engine = bench.engines.engine
+    real, calls = engine.adapter, iter(range(100))
+
+    def moving(name: str) -> AdapterVersion:
+        version = real(name)
+        return version if next(calls) < 2 else replace(version, version="f" * 64)
+
+    engine.adapter = moving  # type: ignore[method-assign]
+    bench.runner().run_one()
+    failed = bench.get(record)
+    assert failed.state is AuditState.FAILED
+    assert "given a new version" in failed.error
+
+
+def test_another_engine_does_not_go_on(bench: Bench, sets: dict[Group, CandidateSet]) -> None:
+    """Half an audit on one base and half on another would be an audit of neither."""
+    record = bench.submit("leaky", sets)
+    runner = bench.runner()
+    bench.engines.before_score = runner.stop.set
+    runner.run_one()
+    assert bench.get(record).done == 5
+    bench.engines.engine.engine = replace(bench.engines.engine.engine, base_digest="c" * 64)
+    bench.runner().run_one()
+    assert "base_digest" in bench.get(record).error
+
+
+def test_a_cancelled_audit_stops_at_its_next_batch(bench: Bench, sets: dict[Group, CandidateSet]) -> None:
+    """The runner comes back without an error; nothing is recorded after the cancellation."""
+    record = bench.submit("leaky", sets)
+    calls = iter(range(100))
+
+    def cancel() -> None:
+        if next(calls) == 3:
+            bench.service.cancel(record.id, _all)
+
+    bench.engines.before_score = cancel
+    assert bench.runner().run_one()
+    stopped = bench.get(record)
+    assert stopped.state is AuditState.CANCELLED
+    assert stopped.done == len(bench.service.store.entries(record.id)) == 5
+
+
+def test_a_stopped_runner_gives_its_audit_back(bench: Bench, sets: dict[Group, CandidateSet]) -> None:
+    """At an orderly end the next server need not wait for the lease."""
+    record = bench.submit("leaky", sets)
+    runner = bench.runner()
+    bench.engines.before_score = runner.stop.set
+    runner.run_one()
+    assert bench.get(record).state is AuditState.QUEUED
+    bench.engines.before_score = lambda: None
+    bench.runner("next").run_one()
+    assert bench.get(record).state is AuditState.DONE
+
+
+@pytest.mark.parametrize(
+    ("done", "expected"),
+    [(0, ["012", "34", "567"]), (2, ["234", "567"]), (5, ["567"]), (6, ["67"]), (8, [])],
+)
+def test_pieces_keep_order_and_sets_apart(done: int, expected: list[str]) -> None:
+    """From any cursor on: what is missing, in order, never two sets in one batch."""
+    items = tuple(ScoreItem(str(i), "p", "t") for i in range(8))
+    given = {
+        Group.CANDIDATES: CandidateSet("a", "", items[:5]),
+        Group.CONTROLS: CandidateSet("b", "", items[5:]),
+    }
+    found = list(pieces(Texts(given, None, b""), done, 3))
+    assert ["".join(item.id for item in batch) for _, batch in found] == expected
+    assert all((group is Group.CONTROLS) == (batch[0].id >= "5") for group, batch in found)

@@ -1,0 +1,82 @@
+"""The service between the routes and the store: orders leave nothing behind when they fail."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from lorecall.adapters.core.errors import AdapterError, AdapterNotFoundError
+from lorecall.adapters.registry.database import Database, RegistryUnavailableError
+from lorecall.adapters.registry.registry import Registry
+from lorecall.audit.jobs.order import make_order
+from lorecall.audit.jobs.records import AuditNotFoundError
+from lorecall.audit.jobs.service import AuditService
+from lorecall.audit.jobs.spool import Spool
+from lorecall.audit.jobs.store import AuditStore
+from lorecall.audit.scorer import AdapterVersion, Scorer
+
+from tests.audit.tiny_scorer import Memory, TinyScorer
+
+ORDER = make_order({"adapter": "acme", "candidates": [{"prefix": "a ", "target": "b c"}]}, {})
+
+
+@dataclass
+class Engines:
+    """An engine in memory."""
+
+    engine: TinyScorer
+
+    def adapter(self, name: str) -> AdapterVersion:
+        """The version that is served."""
+        return self.engine.adapter(name)
+
+    @contextmanager
+    def scorer(self, _name: str) -> Iterator[Scorer]:
+        """The engine."""
+        yield self.engine
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[AuditService]:
+    registry = Registry(f"sqlite:///{tmp_path / 'registry.db'}")
+    engine = TinyScorer({"acme": Memory(()), "head": Memory(())}, refusals={"head": "it trains lm_head"})
+    yield AuditService(AuditStore(registry.database), Spool(tmp_path / "spool"), Engines(engine))
+    registry.close()
+
+
+def test_a_refused_order_keeps_nothing(service: AuditService, tmp_path: Path) -> None:
+    """Unseen, unknown or not to be audited: no row, no text on the disk."""
+    head = make_order({"adapter": "head", "candidates": [{"prefix": "a ", "target": "b c"}]}, {})
+    with pytest.raises(AdapterNotFoundError):
+        service.submit(ORDER, lambda _name: False, "me")
+    with pytest.raises(AdapterError):
+        service.submit(head, lambda _name: True, "me")
+    assert service.store.audits() == ()
+    assert list((tmp_path / "spool").iterdir()) == []
+
+
+def test_texts_go_when_the_database_takes_no_order(
+    service: AuditService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The texts are on the disk before the audit is in the database; without the one the other goes."""
+
+    def away(_self: Database) -> None:
+        assert len(list((tmp_path / "spool").iterdir())) == 1
+        raise RegistryUnavailableError("away")
+
+    monkeypatch.setattr(Database, "change", away)
+    with pytest.raises(RegistryUnavailableError):
+        service.submit(ORDER, lambda _name: True, "me")
+    assert list((tmp_path / "spool").iterdir()) == []
+
+
+def test_cancelling_forgets_the_texts(service: AuditService, tmp_path: Path) -> None:
+    """At once, and so does removing."""
+    for step in (service.cancel, service.remove):
+        record = service.submit(ORDER, lambda _name: True, "me")
+        with pytest.raises(AuditNotFoundError):
+            step(record.id, lambda _name: False)
+        assert service.spool.has(record.id)
+        step(record.id, lambda _name: True)
+        assert list((tmp_path / "spool").iterdir()) == []

@@ -1,0 +1,47 @@
+"""The sweep's CSV is read whole or refused with the line that is wrong."""
+
+from pathlib import Path
+
+import pytest
+from lorecall.adapters.core.errors import UsageError
+from lorecall.audit.law.cells import read_cells
+from lorecall.audit.law.fit import Cell
+
+
+def write(folder: Path, text: str) -> Path:
+    """Write a CSV file and return its path."""
+    path = folder / "sweep.csv"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_columns_are_found_by_name(tmp_path: Path) -> None:
+    """Order and further columns do not matter."""
+    path = write(tmp_path, "seed,deltaL,rank,length\n7,1.5,8,1000\n\n# a remark\n7,-0.25,2,500\n")
+    assert read_cells(path) == [Cell(8, 1000, 1.5), Cell(2, 500, -0.25)]
+
+
+def test_a_commented_header_with_a_remark_is_a_header(tmp_path: Path) -> None:
+    """The form of the published points: a leading # and a remark in parentheses."""
+    path = write(tmp_path, "# rank,length,deltaL (digitised)\n1,200,12.099\n")
+    assert read_cells(path) == [Cell(1, 200, 12.099)]
+
+
+@pytest.mark.parametrize("text", ["", "rank,length\n1,2\n", "1,200,12.099\n"])
+def test_a_file_without_the_columns_is_refused(tmp_path: Path, text: str) -> None:
+    """An empty file, a missing column and a missing header say which columns are missing."""
+    with pytest.raises(UsageError, match=r"no column .*deltaL"):
+        read_cells(write(tmp_path, text))
+
+
+@pytest.mark.parametrize("row", ["8,1000", "8,x,1", "0,1000,1", "8,-1,1", "8,1000,nan", "inf,1000,1"])
+def test_a_bad_line_is_named(tmp_path: Path, row: str) -> None:
+    """A line that is not a cell gives its number and its text, nothing is skipped."""
+    with pytest.raises(UsageError, match=f"line 3: '{row}' is not a cell"):
+        read_cells(write(tmp_path, f"rank,length,deltaL\n1,200,3\n{row}\n"))
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    """The path stands in the message."""
+    with pytest.raises(UsageError, match=r"nowhere\.csv"):
+        read_cells(tmp_path / "nowhere.csv")

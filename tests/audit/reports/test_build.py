@@ -1,0 +1,128 @@
+"""The machine-readable report: its contract, its schema, and what it shows of texts."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from lorecall.adapters.core.errors import UsageError
+from lorecall.audit.inputs.candidates import CandidateSet
+from lorecall.audit.policy.policy import Policy, judge_result
+from lorecall.audit.reports.build import build_report, check_report, read_report, write_json
+from lorecall.audit.reports.redact import Redactor
+from lorecall.audit.reports.schemas import schema
+from lorecall.audit.result import Group
+from lorecall.audit.runs.single import AuditSettings, run_audit
+from lorecall.audit.scorer import ScoreItem
+
+from tests.audit.conftest import KNOWN_LINE, as_set
+from tests.audit.tiny_scorer import TinyScorer
+
+Sets = dict[Group, CandidateSet]
+
+
+def report_of(engine: TinyScorer, sets: Sets, *, show: bool = False) -> dict[str, Any]:
+    result = run_audit(engine, "leaky", sets, AuditSettings())
+    gate = judge_result(result, Policy())
+    return build_report(result, gate, Policy(), Redactor(b"salt", show), engine.token_texts)
+
+
+def test_the_names_of_the_contract_keep_their_meaning(engine: TinyScorer, sets: Sets) -> None:
+    """Adapter, epsilon, summary and snippets stand where every reader of reports looks for them."""
+    report = report_of(engine, sets)
+    assert report["adapter"]["name"] == "leaky"
+    assert report["adapter"]["effective_parameters"] == 8000
+    summary = report["summary"]
+    candidates = [s for s in report["snippets"] if s["set"] == "candidates"]
+    tokens = [t for s in candidates for t in s["tokens"]]
+    assert summary["snippets"] == len(candidates) == 12
+    assert summary["tokens"] == len(tokens)
+    assert summary["tokens_over_half"] == sum(t["p"] > 0.5 for t in tokens)
+    assert sum(summary["verdicts"].values()) == 12
+    assert all(s["min_p"] == min(t["p"] for t in s["tokens"]) for s in candidates)
+    assert report["controls"]["snippets"] == 20
+
+
+def test_every_kind_of_snippet_fits_the_committed_schema(
+    engine: TinyScorer, pairs: tuple[ScoreItem, ...]
+) -> None:
+    """Errors, base-known lines, certified pairs, alarms: all validate, with and without texts."""
+    jsonschema.Draft202012Validator.check_schema(schema("report"))
+    items = (
+        *pairs,
+        ScoreItem("k", *KNOWN_LINE),
+        ScoreItem("long", "a ", "x" * 1000),
+        ScoreItem("e", "", "ab"),
+    )
+    for show in (False, True):
+        check_report(report_of(engine, {Group.CANDIDATES: as_set(items)}, show=show))
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("schema_version",), "0.9"),
+        (("snippets", 0, "verdict"), "fine"),
+        (("snippets", 0, "tokens", 0, "p"), 1.5),
+        (("gate", "exit_code"), 2),
+        (("extra",), 1),
+    ],
+)
+def test_a_report_that_breaks_its_schema_is_refused(
+    engine: TinyScorer, sets: Sets, path: tuple[str | int, ...], value: object
+) -> None:
+    """The message says where."""
+    report: Any = report_of(engine, sets)
+    place = report
+    for step in path[:-1]:
+        place = place[step]
+    place[path[-1]] = value
+    with pytest.raises(UsageError, match=r"no report of schema") as caught:
+        check_report(report)
+    assert "/".join(str(step) for step in path[:-1]) in caught.value.message
+
+
+def test_texts_are_redacted_unless_asked_for(
+    engine: TinyScorer, sets: Sets, pairs: tuple[ScoreItem, ...]
+) -> None:
+    """No target stands in the report by default; with show it does, token by token too."""
+    hidden = json.dumps(report_of(engine, sets))
+    assert all(item.target not in hidden and item.prefix not in hidden for item in pairs)
+    shown = report_of(engine, sets, show=True)["snippets"][0]
+    assert shown["target"]["text"] == pairs[0].target
+    assert "".join(token["text"] for token in shown["tokens"]) == pairs[0].target
+
+
+def test_hashes_are_keyed_by_the_salt() -> None:
+    """The same text has the same hash under one salt only, and the report names the salt without holding it."""
+    one, two = Redactor(b"one"), Redactor(b"two")
+    assert one.redact("5550100")["hash"] == Redactor(b"one").redact("5550100")["hash"]
+    assert one.redact("5550100")["hash"] != two.redact("5550100")["hash"]
+    assert one.salt_id != two.salt_id
+    assert "one" not in one.salt_id
+
+
+@pytest.mark.parametrize(("text", "start"), [("abc", ""), ("abcdefgh", "ab"), ("a" * 100, "aaaa"), ("", "")])
+def test_at_most_a_quarter_and_four_characters_are_shown(text: str, start: str) -> None:
+    """A short text shows less of itself."""
+    entry = Redactor(b"s").redact(text)
+    assert (entry["start"], entry["characters"]) == (start, len(text))
+
+
+def test_a_written_report_reads_back_the_same(engine: TinyScorer, sets: Sets, tmp_path: Path) -> None:
+    """JSON keeps every number, so a report can be rendered again."""
+    report = report_of(engine, sets)
+    write_json(report, tmp_path / "report.json")
+    assert read_report(tmp_path / "report.json") == report
+
+
+@pytest.mark.parametrize("content", [None, "{", "{}"])
+def test_what_is_no_report_is_a_usage_error(tmp_path: Path, content: str | None) -> None:
+    """Missing, not JSON, of no schema."""
+    path = tmp_path / "report.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UsageError) as caught:
+        read_report(path)
+    assert caught.value.exit_code == 2

@@ -1,0 +1,124 @@
+"""Whether a report still holds."""
+
+import copy
+from typing import Any
+
+import pytest
+from lorecall.adapters.core.errors import UsageError
+from lorecall.audit.inputs.candidates import CandidateSet
+from lorecall.audit.policy.policy import Policy, judge_result
+from lorecall.audit.reports.build import Report, build_report
+from lorecall.audit.reports.redact import Redactor
+from lorecall.audit.reports.seal import check_seal, seal
+from lorecall.audit.reports.verify import check_contents, check_input, rescore
+from lorecall.audit.result import Group
+from lorecall.audit.runs.single import AuditSettings, run_audit
+from lorecall.audit.scorer import ScoreItem
+
+from tests.audit.conftest import as_set, memory_of
+from tests.audit.tiny_scorer import TinyScorer
+
+Sets = dict[Group, CandidateSet]
+
+
+@pytest.fixture
+def report(engine: TinyScorer, sets: Sets) -> Report:
+    result = run_audit(engine, "leaky", sets, AuditSettings())
+    return build_report(result, judge_result(result, Policy()), Policy(), Redactor(b"s"))
+
+
+def changed(report: Report, *path: str | int, to: Any) -> Report:
+    """The report with one value changed and the seal made anew, as a forger without a key would do."""
+    report = copy.deepcopy(report)
+    place: Any = report
+    for step in path[:-1]:
+        place = place[step]
+    place[path[-1]] = to
+    return seal(report)
+
+
+def test_a_report_as_written_holds(report: Report) -> None:
+    """No problem in a report of an exact engine."""
+    assert check_contents(report) == []
+
+
+def test_any_change_breaks_the_seal(report: Report) -> None:
+    """One verdict turned, and the digest is another."""
+    report["snippets"][0]["verdict"] = "clear"
+    assert check_seal(report) == ["the report was changed after it was written"]
+
+
+def test_a_forged_seal_has_no_signature(report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a key, unsigned reports and those of another key do not hold; without it only the digest counts."""
+    monkeypatch.setenv("LORECALL_REPORT_KEY", "one")
+    assert "not signed" in check_seal(report)[0]
+    signed = seal(report)
+    assert check_seal(signed) == []
+    monkeypatch.setenv("LORECALL_REPORT_KEY", "two")
+    assert check_seal(signed) == ["the signature is not by this key"]
+    monkeypatch.delenv("LORECALL_REPORT_KEY")
+    assert check_seal(signed) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "problem"),
+    [
+        (("summary", "tokens_over_half"), 1, "summary/tokens_over_half"),
+        (("summary", "verdicts", "certified"), 0, "summary/verdicts"),
+        (("controls",), None, "no summary of them"),
+        (("threshold",), 0.6, "threshold"),
+        (("snippets", 0, "min_p"), 0.1, "min_p"),
+        (("snippets", 0, "verdict"), "clear", "although it was recited"),
+        (("snippets", 0, "decoded_equal"), False, "certified, with"),
+        (("snippets", 0, "tokens", 0, "rank"), 2, "certified, with"),
+        (("snippets", 0, "tokens"), [], "without tokens"),
+    ],
+)
+def test_arithmetic_that_does_not_add_up_is_found(
+    report: Report, path: tuple[str | int, ...], value: Any, problem: str
+) -> None:
+    """Even under a seal made anew."""
+    assert any(problem in found for found in check_contents(changed(report, *path, to=value)))
+
+
+def test_the_inputs_are_known_by_their_digest(report: Report, sets: Sets) -> None:
+    """The audited file passes, another does not."""
+    assert check_input(report, "candidates", sets[Group.CANDIDATES]) == []
+    other = CandidateSet("pairs.jsonl", "b" * 64, ())
+    assert "not the file" in check_input(report, "candidates", other)[0]
+    assert check_input({"inputs": {}}, "controls", other)
+
+
+def test_a_sample_scored_again_is_the_same(
+    report: Report, engine: TinyScorer, pairs: tuple[ScoreItem, ...]
+) -> None:
+    """On an exact engine nothing moves."""
+    again = rescore(report, engine, pairs, 5, seed=0)
+    assert (again.sample, again.differing, again.largest_move) == (5, (), 0.0)
+
+
+def test_scores_that_moved_are_found(report: Report, pairs: tuple[ScoreItem, ...]) -> None:
+    """The same version that answers otherwise than it did: every sampled snippet differs."""
+    other = TinyScorer({"leaky": memory_of(pairs, strength=0.9)})
+    assert len(rescore(report, other, pairs, 5, seed=0).differing) == 5
+
+
+def test_moves_within_the_reports_epsilon_are_allowed(pairs: tuple[ScoreItem, ...]) -> None:
+    """A report with an ε of one half allows log-odds to move by two."""
+    sets = {Group.CANDIDATES: as_set(pairs)}
+    result = run_audit(TinyScorer({"leaky": memory_of(pairs)}), "leaky", sets, AuditSettings(epsilon=0.5))
+    report = build_report(result, judge_result(result, Policy()), Policy(), Redactor(b"s"))
+    again = rescore(report, TinyScorer({"leaky": memory_of(pairs, strength=0.9)}), pairs, 12, seed=0)
+    assert again.differing == ()
+    assert 1.0 < again.largest_move < again.tolerance
+
+
+def test_what_cannot_be_scored_again_is_a_usage_error(
+    report: Report, engine: TinyScorer, pairs: tuple[ScoreItem, ...]
+) -> None:
+    """Another version of the adapter, or a file without the report's snippets."""
+    with pytest.raises(UsageError, match="no snippet"):
+        rescore(report, engine, [], 5, seed=0)
+    report["adapter"]["version"] = "f" * 64
+    with pytest.raises(UsageError, match="not what was audited"):
+        rescore(report, engine, pairs, 5, seed=0)

@@ -1,0 +1,193 @@
+"""The scorer over HTTP, against an exact engine behind a real socket."""
+
+import json
+import socket
+
+import httpx
+import pytest
+from lorecall.adapters.core.errors import AdapterNotFoundError, ScorerError, UsageError
+from lorecall.audit.inputs.candidates import CandidateSet
+from lorecall.audit.result import Group
+from lorecall.audit.runs.single import AuditSettings, run_audit
+from lorecall.audit.scorer import ScoreItem
+from lorecall.audit.scorers.http_scorer import HttpScorer
+
+from tests.audit.tiny_scorer import BASE, TinyScorer
+from tests.audit.tiny_server import serve
+
+NUMBER = "5550123987"
+
+
+def answering(status: int, body: object) -> HttpScorer:
+    """A scorer whose server always gives one answer."""
+    transport = httpx.MockTransport(lambda _request: httpx.Response(status, json=body))
+    return HttpScorer("http://server", transport=transport)
+
+
+def test_an_audit_over_http_is_the_audit_in_memory(
+    engine: TinyScorer, sets: dict[Group, CandidateSet]
+) -> None:
+    """Every score, decode and verdict comes through HTTP unchanged, whatever the batch."""
+    settings = AuditSettings()
+    with serve(engine) as url, HttpScorer(url, batch=7) as scorer:
+        over_http = run_audit(scorer, "leaky", sets, settings)
+    in_memory = run_audit(engine, "leaky", sets, settings)
+    assert over_http.snippets == in_memory.snippets
+    assert over_http.adapter == in_memory.adapter
+    assert over_http.engine == in_memory.engine
+
+
+def test_decoding_sends_no_penalties_and_keeps_the_order(engine: TinyScorer) -> None:
+    """A model's own generation settings must not bend greedy decoding (pitfall 4); answers come in order."""
+    sent: list[dict[str, object]] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        body = json.loads(request.content)
+        sent.append(body)
+        decoded = engine.decode(body["model"], [(ids, body["max_tokens"]) for ids in body["prompt"]])
+        choices = [{"index": i, "text": d.text, "token_ids": list(d.ids)} for i, d in enumerate(decoded)]
+        return httpx.Response(200, json={"choices": choices})
+
+    prompts = [(tuple(b"the quick"), 9), (tuple(b"when a"), 2), (tuple(b"number"), 5)]
+    with HttpScorer("http://server", batch=2, transport=httpx.MockTransport(handle)) as scorer:
+        decoded = scorer.decode(BASE, prompts)
+    for one, (ids, tokens) in zip(decoded, prompts, strict=True):
+        assert one.ids[:tokens] == engine.decode(BASE, [(ids, tokens)])[0].ids
+    neutral = {
+        "temperature": 0.0,
+        "repetition_penalty": 1.0,
+        "presence_penalty": 0.0,
+        "frequency_penalty": 0.0,
+    }
+    assert all(body[name] == value for body in sent for name, value in neutral.items())
+
+
+@pytest.mark.parametrize(("told", "priority"), [({"background_priority": 10}, 10), ({}, None)])
+def test_decoding_yields_where_the_engine_lets_it(told: dict[str, int], priority: int | None) -> None:
+    """The priority that the server names goes with every decode, in any framing; without one, none does."""
+    sent: list[dict[str, object]] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/v1/engine":
+            return httpx.Response(200, json={"engine": "e", "base": BASE, **told})
+        sent.append(json.loads(request.content))
+        return httpx.Response(200, json={"choices": [{"index": 0, "text": "", "token_ids": []}]})
+
+    with HttpScorer("http://server", transport=httpx.MockTransport(handle)) as scorer:
+        scorer.info()
+        for one in (scorer, scorer.framed("chat", None)):
+            one.decode(BASE, [((1, 2), 3)])
+    assert [body.get("priority") for body in sent] == [priority] * 2
+
+
+def test_unknown_adapter_lists_those_that_exist(engine: TinyScorer) -> None:
+    """A wrong name names the right ones."""
+    with serve(engine) as url, HttpScorer(url) as scorer, pytest.raises(AdapterNotFoundError) as caught:
+        scorer.adapter("nobody/here")
+    assert "leaky, other" in caught.value.hint
+
+
+def test_no_server_is_an_error_with_a_hint() -> None:
+    """A port on which nothing listens says how to start a server."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{probe.getsockname()[1]}"
+    with HttpScorer(url) as scorer, pytest.raises(ScorerError, match="no server answers") as caught:
+        scorer.info()
+    assert "lorecall serve" in caught.value.hint
+    assert caught.value.exit_code == 3
+
+
+def test_the_api_key_comes_from_the_environment(engine: TinyScorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The key of LORECALL_API_KEY is sent, and a server that refuses it is a usage error."""
+    with serve(engine, api_key="k1") as url:
+        monkeypatch.setenv("LORECALL_API_KEY", "k1")
+        with HttpScorer(url) as scorer:
+            assert scorer.info().base == BASE
+        monkeypatch.setenv("LORECALL_API_KEY", "other")
+        with HttpScorer(url) as scorer, pytest.raises(UsageError, match="API key"):
+            scorer.info()
+
+
+def test_an_error_never_quotes_a_candidate() -> None:
+    """What the server says of a scoring request may quote the text, so it is not repeated."""
+    message = {"message": f"bad input {NUMBER}", "type": "BadRequestError", "param": "items", "code": "bad"}
+    with answering(400, {"error": message}) as scorer, pytest.raises(ScorerError) as caught:
+        scorer.score(BASE, [ScoreItem("1", "key", NUMBER)])
+    assert NUMBER not in str(caught.value)
+    assert "BadRequestError" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        None,
+        [{"id": "2", "error": "another item"}],
+        [],
+        [
+            {
+                "id": "1",
+                "target_ids": [1, 2],
+                "p": [0.5],
+                "logprob": [-0.7],
+                "rank": [1],
+                "top1_ids": [1],
+                "top1_p": [0.5],
+            }
+        ],
+        [
+            {
+                "id": "1",
+                "target_ids": [1],
+                "p": ["high"],
+                "logprob": [-0.7],
+                "rank": [1],
+                "top1_ids": [1],
+                "top1_p": [0.5],
+            }
+        ],
+    ],
+)
+def test_a_broken_contract_is_an_error(items: object) -> None:
+    """Answers with missing, foreign, uneven or mistyped items are refused, not guessed at."""
+    with answering(200, {"items": items}) as scorer, pytest.raises(ScorerError, match="contract"):
+        scorer.score(BASE, [ScoreItem("1", "key", NUMBER)])
+
+
+def test_a_server_of_another_kind_is_named_so() -> None:
+    """A server without /v1/engine is no lorecall server."""
+    with answering(404, {"error": {}}) as scorer, pytest.raises(ScorerError, match="has no /v1/engine"):
+        scorer.info()
+
+
+@pytest.mark.parametrize("options", [{"server": "localhost:8000"}, {"batch": 0}])
+def test_options_that_cannot_be_used_are_refused(options: dict[str, object]) -> None:
+    """A URL without a scheme and an empty batch are usage errors."""
+    arguments: dict[str, object] = {"server": "http://server", **options}
+    with pytest.raises(UsageError):
+        HttpScorer(**arguments)  # type: ignore[arg-type]  # wrong values are the point
+
+
+def test_a_chat_framing_reaches_the_server(engine: TinyScorer) -> None:
+    """Prefixes are framed by the server, so their token ids show the template."""
+    item = ScoreItem("1", "hello", "there")
+    with serve(engine) as url, HttpScorer(url) as scorer:
+        score = scorer.framed("chat+system", "be kind ").score(BASE, [item])[0]
+        assert bytes(scorer.score(BASE, [item])[0].prefix_ids) == b"hello"
+    assert bytes(score.prefix_ids) == b"be kind <user>hello</user>"
+
+
+def test_token_texts_are_asked_once_for_each_token(engine: TinyScorer) -> None:
+    """Repeated tokens cost one request."""
+    asked: list[int] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/v1/engine":
+            return httpx.Response(200, json={"engine": "e", "base": BASE})
+        tokens = json.loads(request.content)["tokens"]
+        asked.extend(tokens)
+        return httpx.Response(200, json={"prompt": "".join(engine.token_texts(tokens))})
+
+    with HttpScorer("http://server", transport=httpx.MockTransport(handle)) as scorer:
+        assert scorer.token_texts(list(b"abba")) == ["a", "b", "b", "a"]
+    assert sorted(asked) == list(b"ab")

@@ -1,0 +1,75 @@
+"""Which route needs what, and that an unnamed one is closed."""
+
+import pytest
+from lorecall.adapters.access.keys import Scope
+from lorecall.server.auth.scopes import (
+    ADAPTERS,
+    ADMIN,
+    ANY_KEY,
+    AUDIT,
+    AUDITS,
+    INFER,
+    OPEN,
+    Need,
+    adapter_of,
+    need_of,
+)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "need"),
+    [
+        ("GET", "/health", OPEN),
+        ("GET", "/v1/models", ANY_KEY),
+        ("POST", "/v1/chat/completions", INFER),
+        ("POST", "/v1/completions", INFER),
+        ("POST", "/invocations", INFER),
+        ("POST", "/v1/score", AUDIT),
+        ("GET", "/v1/adapters", ANY_KEY),
+        ("POST", "/v1/adapters", ADAPTERS),
+        ("DELETE", "/v1/adapters/a", ADAPTERS),
+        ("POST", "/v1/load_lora_adapter", ADAPTERS),
+        ("POST", "/v1/audits", AUDITS),
+        ("GET", "/v1/audits/a/report.html", AUDITS),
+        ("DELETE", "/v1/audits/a", AUDITS),
+        ("GET", "/v1/capacity", AUDITS),
+        ("GET", "/audit/", OPEN),
+        ("GET", "/audit/page.js", OPEN),
+        ("GET", "/audit/../v1/keys", ADMIN),
+        ("POST", "/v1/adapters/a/override", ADMIN),
+        ("GET", "/v1/keys", ADMIN),
+        ("GET", "/metrics", ADMIN),
+        ("GET", "/metricsabc", ADMIN),
+        ("POST", "/pause", ADMIN),
+        ("GET", "/v1/a-route-of-tomorrow", ADMIN),
+        ("PUT", "/v1/completions", ADMIN),
+    ],
+)
+def test_each_route_has_its_need(method: str, path: str, need: Need) -> None:
+    """Routes are named one by one; what is not named needs admin."""
+    assert need_of(method, path) == need
+
+
+def test_metrics_open_only_when_told() -> None:
+    """`/metrics` names adapters, so it needs admin unless the operator opens it."""
+    assert need_of("GET", "/metrics", open_metrics=True) is OPEN
+    assert need_of("GET", "/metricsabc", open_metrics=True) == ADMIN
+
+
+def test_audit_keys_may_decode() -> None:
+    """An audit decodes what it has scored, so its scope reaches generation."""
+    assert INFER.scopes == {Scope.INFER, Scope.AUDIT}
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/v1/adapters/a", "a"),
+        ("/v1/adapters/a/pin", "a"),
+        ("/v1/adapters", None),
+        ("/v1/models", None),
+    ],
+)
+def test_the_adapter_of_a_path(path: str, name: str | None) -> None:
+    """The control plane's paths name their adapter in the third place."""
+    assert adapter_of(path) == name

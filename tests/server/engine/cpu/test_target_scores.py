@@ -1,0 +1,122 @@
+"""Scores of target tokens: the numbers themselves, and those of the served path."""
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lorecall.server.bench.processes.host import EngineDiedError, EngineHost
+from lorecall.server.engine.cpu.target_scores import score_rows
+
+from tests.server.engine.cpu.test_grouped_lora import TOLERANCE, as_request
+from tests.tiny import LINEAR_MODULES, VOCABULARY, build_tiny_adapter
+
+
+def test_columns_are_log_softmax_rank_and_argmax() -> None:
+    """Each column equals its definition, computed from the full log-softmax."""
+    logits = torch.randn(5, 100, generator=torch.Generator().manual_seed(0)) * 4
+    targets = torch.tensor([0, 99, 3, 50, 7])
+    expected = torch.log_softmax(logits.double(), dim=1)
+    found = score_rows(logits.clone(), targets)
+    of_target = expected.gather(1, targets.unsqueeze(1)).squeeze(1)
+    torch.testing.assert_close(found[:, 0], of_target, atol=1e-5, rtol=0)
+    assert found[:, 1].tolist() == (1 + (expected > of_target.unsqueeze(1)).sum(1)).tolist()
+    assert found[:, 2].tolist() == expected.argmax(1).tolist()
+    torch.testing.assert_close(found[:, 3], expected.max(1).values, atol=1e-5, rtol=0)
+
+
+def scoring(drawn: dict[str, Any], score_from: int, adapters: dict[int, dict[str, Any]]) -> dict[str, Any]:
+    """Return a request that asks for target scores."""
+    return {**as_request(drawn, adapters), "score_from": score_from}
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("length", [2, 96, 97, 98, 193, 400])
+def test_scores_equal_prompt_logprobs(
+    plain_engine: EngineHost, adapters: dict[int, dict[str, Any]], length: int
+) -> None:
+    """Target scores equal vLLM's own prompt log-probabilities, across the edges of prefill chunks (96 tokens)."""
+    drawn = {"adapter": 2, "length": length, "max_tokens": 1, "seed": length}
+    first = max(1, length - 100)
+    scored = plain_engine.run([scoring(drawn, first, adapters)])[0]["scores"]
+    stock = plain_engine.run([{**as_request(drawn, adapters), "prompt_logprobs": 1}])[0]["prompt_logprobs"]
+    assert len(scored) == length - first
+    assert [row[0] for row in scored] == pytest.approx(stock[first:], abs=TOLERANCE)
+
+
+@pytest.mark.engine
+def test_scores_do_not_depend_on_the_batch(
+    plain_engine: EngineHost, adapters: dict[int, dict[str, Any]]
+) -> None:
+    """The same text scores the same alone, in a mixed batch, and in reverse order."""
+    requests = [
+        scoring({"adapter": n % 5, "length": 40 + 35 * n, "max_tokens": 1, "seed": n}, 20, adapters)
+        for n in range(9)
+    ]
+    forward = plain_engine.run(requests)
+    backward = plain_engine.run(requests[::-1])[::-1]
+    for request, one, other in zip(requests, forward, backward, strict=True):
+        alone = plain_engine.run([request])[0]["scores"]
+        for scores in (one["scores"], other["scores"]):
+            torch.testing.assert_close(
+                torch.tensor(scores)[:, 0], torch.tensor(alone)[:, 0], atol=TOLERANCE, rtol=0
+            )
+
+
+@pytest.mark.engine
+def test_scores_equal_decoding(plain_engine: EngineHost, adapters: dict[int, dict[str, Any]]) -> None:
+    """A text that the engine decoded scores with the log-probabilities that it was decoded with, rank 1."""
+    request = as_request({"adapter": 3, "length": 50, "max_tokens": 40, "seed": 5}, adapters)
+    decoded = plain_engine.run([request])[0]
+    text = {**request, "ids": request["ids"] + decoded["ids"], "max_tokens": 1, "score_from": 50}
+    scores = plain_engine.run([text])[0]["scores"]
+    assert [row[0] for row in scores] == pytest.approx(decoded["logprobs"], abs=TOLERANCE)
+    assert {row[1] for row in scores} == {1.0}
+
+
+@pytest.fixture(scope="module")
+def head_adapter(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[[str], Path]) -> dict[str, Any]:
+    """An adapter that touches `lm_head`."""
+    path = tmp_path_factory.mktemp("head")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT says that the base ties its embeddings
+        build_tiny_adapter(path, tiny("none"), rank=4, seed=9, modules=(*LINEAR_MODULES, "lm_head"))
+    return {"name": "head", "id": 90, "path": str(path)}
+
+
+def head_requests(head: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return requests that ask for prompt log-probabilities through an `lm_head` adapter and the base."""
+    ids = torch.randint(3, VOCABULARY, (30,), generator=torch.Generator().manual_seed(3)).tolist()
+    return [
+        {"ids": ids, "max_tokens": 2, "adapter": head, "prompt_logprobs": 1, "logprobs": 1},
+        {"ids": ids[:20], "max_tokens": 2, "adapter": None, "prompt_logprobs": 1, "logprobs": 1},
+    ]
+
+
+@pytest.mark.engine
+def test_prompt_logprobs_with_lm_head_wrapped(plain_engine: EngineHost, head_adapter: dict[str, Any]) -> None:
+    """Prompt log-probabilities survive LoRA on `lm_head`, and are those that decoding gives."""
+    with_head, base = plain_engine.run(head_requests(head_adapter))
+    prefix = head_requests(head_adapter)
+    for request, answer in zip(prefix, (with_head, base), strict=True):
+        shorter = {**request, "ids": request["ids"][:-1], "prompt_logprobs": None, "max_tokens": 1}
+        top = plain_engine.run([shorter])[0]
+        if top["ids"][0] == request["ids"][-1]:
+            assert answer["prompt_logprobs"][-1] == pytest.approx(top["logprobs"][0], abs=TOLERANCE)
+        else:
+            assert answer["prompt_logprobs"][-1] < top["logprobs"][0]
+    grown = {**prefix[0], "ids": prefix[0]["ids"] + with_head["ids"], "max_tokens": 1}
+    again = plain_engine.run([grown])[0]["prompt_logprobs"]
+    assert again[-2:] == pytest.approx(with_head["logprobs"], abs=TOLERANCE)
+
+
+@pytest.mark.engine
+def test_stock_dies_of_prompt_logprobs_with_lm_head_wrapped(
+    start_host: Callable[..., EngineHost], tiny: Callable[[str], Path], head_adapter: dict[str, Any]
+) -> None:
+    """Stock vLLM's engine does not survive the same requests: when this fails, the fix can go."""
+    host = start_host(tiny("none"), plugin=False)
+    with pytest.raises(EngineDiedError):
+        host.run(head_requests(head_adapter))

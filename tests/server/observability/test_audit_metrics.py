@@ -1,0 +1,64 @@
+"""What the audits' gauges are made of: the version audited last, and the worst of its candidate sets."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from lorecall.adapters.registry.tables import AuditState
+from lorecall.audit.jobs.records import AuditRecord
+from lorecall.server.observability.audit_metrics import AuditMetrics, findings
+from lorecall.server.observability.metrics import AdapterLabels
+from prometheus_client import CollectorRegistry
+
+START = datetime(2026, 11, 23, tzinfo=UTC)
+
+
+def done(hour: int, recited: int, *, of: int = 10, **fields: Any) -> AuditRecord:
+    """An audit that ended so many hours after the start and found so many recited."""
+    verdicts = {"certified": recited, "recalled": 0}
+    summary = {
+        "snippets": of, "tokens": 9 * of, "tokens_over_half": 0, "verdicts": verdicts, "delta_loss": 1.0,
+        "recited": {"of": of},
+    }  # fmt: skip
+    ended = START + timedelta(hours=hour)
+    record = AuditRecord(
+        str(hour), "acme", "v1", 8, 8000, "set-a", {"candidates": {"name": "c.jsonl"}}, {}, {}, AuditState.DONE,
+        of, of, 1.0, {"summary": summary}, "", "", 0, ended, "me", None, ended,
+    )  # fmt: skip
+    return replace(record, **fields)
+
+
+def test_the_worst_set_counts() -> None:
+    """A small clean set after a leaking one does not make the adapter clean."""
+    (found,) = findings([done(2, 0, candidate_set="set-b"), done(1, 7)])
+    assert (found.recall_ratio, found.certified) == (0.7, 7)
+    assert found.finished == (START + timedelta(hours=2)).timestamp()
+
+
+def test_of_each_set_the_latest_audit_counts() -> None:
+    """What an earlier audit of the same set said is over."""
+    (found,) = findings([done(2, 1), done(1, 7)])
+    assert found.recall_ratio == 0.1
+
+
+def test_only_the_version_audited_last_counts() -> None:
+    """A leak of the version before is not blamed on the new one, and rank and parameters are the new one's."""
+    new = done(3, 0, version="v2", rank=2, effective_parameters=2000)
+    (found,) = findings([new, done(2, 9, candidate_set="set-b"), done(1, 9)])
+    assert (found.recall_ratio, found.rank, found.effective_parameters) == (0.0, 2, 2000)
+
+
+def test_nothing_to_blame_is_no_recall() -> None:
+    """Where the base knows every candidate there is no rate to speak of."""
+    (found,) = findings([done(1, 0, of=0)])
+    assert found.recall_ratio == 0.0
+
+
+def test_adapters_beyond_the_cap_have_no_gauges() -> None:
+    """The labels are bounded by the server's cap."""
+    registry = CollectorRegistry()
+    metrics = AuditMetrics(registry, AdapterLabels(1))
+    metrics._findings = findings([done(1, 5), done(1, 5, adapter="other-one")])
+    value = registry.get_sample_value
+    assert value("lorecall_audit_certified", {"adapter": "acme", "rank": "8"}) == 5
+    assert value("lorecall_audit_certified", {"adapter": "other-one", "rank": "8"}) is None

@@ -1,0 +1,94 @@
+"""The engine without a server: what can be said without starting one; test_scorers.py starts one."""
+
+import asyncio
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lorecall.adapters.core.errors import AdapterError, AdapterNotFoundError, BaseModelError
+from lorecall.audit.scorer import EngineInfo
+from lorecall.server.scoring.offline_scorer import (
+    OfflineScorer,
+    _output_on_stderr,
+    offline_scorer,
+    rank_limit,
+)
+from lorecall.server.scoring.score import EngineScoring
+
+
+class Client:
+    """vLLM's client, as far as adapters are taken out of it."""
+
+    def __init__(self) -> None:
+        self.removed: list[int] = []
+
+    def get_num_unfinished_requests(self) -> int:
+        """Nothing runs here."""
+        return 0
+
+    async def remove_lora(self, number: int) -> bool:
+        """Note the id."""
+        self.removed.append(number)
+        return True
+
+
+@pytest.fixture
+def scorer() -> Iterator[OfflineScorer]:
+    """A scorer with room for rank 4, over a client that only removes adapters."""
+    client: Any = Client()
+    loop = asyncio.new_event_loop()
+    scoring = EngineScoring(client, fixed_token_scores=True, by_priority=False)
+    yield OfflineScorer(loop, scoring, EngineInfo("vllm", "base"), 4)
+    loop.close()
+
+
+def test_names_come_and_go_and_no_id_is_used_twice(scorer: OfflineScorer, int8_adapters: list[Path]) -> None:
+    """Two folders under two names, and the first name again: three ids, and the base has none."""
+    numbers = []
+    for name, folder in zip(("a", "b"), int8_adapters, strict=False):
+        scorer.deploy(name, folder)
+        numbers.append(scorer.adapters[name][1].lora_int_id)
+    scorer.deploy("a", int8_adapters[1])
+    numbers.append(scorer.adapters["a"][1].lora_int_id)
+    assert len(set(numbers)) == 3
+    assert scorer.adapter("a").version == scorer.adapter("b").version
+    assert scorer.framed("chat", "s").adapter("a").rank == 4
+    with pytest.raises(AdapterNotFoundError, match="it has: a, b"):
+        scorer.adapter("c")
+
+
+def test_an_adapter_without_room_is_refused(scorer: OfflineScorer, int8_adapters: list[Path]) -> None:
+    """The engine was started for rank 4; rank 8 would not load."""
+    with pytest.raises(AdapterError, match="has rank 8, over the 4"):
+        scorer.deploy("a", int8_adapters[2])
+    assert not scorer.adapters
+
+
+@pytest.mark.parametrize(("ranks", "limit"), [([], 1), ([1], 1), ([2, 8], 8), ([9, 3], 16), ([512], 512)])
+def test_the_engine_is_started_for_the_least_rank_that_holds_all(ranks: list[int], limit: int) -> None:
+    """There are only a few ranks that vLLM takes."""
+    assert rank_limit(ranks) == limit
+
+
+def test_a_rank_that_vllm_cannot_serve_is_refused() -> None:
+    """Before any engine is started."""
+    with pytest.raises(AdapterError, match="rank 513"):
+        rank_limit([513])
+
+
+def test_a_folder_that_is_no_prepared_base_starts_nothing(tmp_path: Path) -> None:
+    """The manifest is read first."""
+    with pytest.raises(BaseModelError, match="no prepared base"), offline_scorer(tmp_path, {}):
+        pass
+
+
+def test_what_an_engine_prints_goes_to_stderr(capfd: pytest.CaptureFixture[str]) -> None:
+    """Stdout is for the report: whatever a child writes there meanwhile, and nothing before or after."""
+    os.write(1, b"before ")
+    with _output_on_stderr():
+        os.system("echo from the engine")  # noqa: S605  a child of its own
+    os.write(1, b"after")
+    out, err = capfd.readouterr()
+    assert (out, err) == ("before after", "from the engine\n")

@@ -1,0 +1,193 @@
+"""The scorers on one adapter and one INT8 base: the same tokens, the same scores, the same verdicts."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lorecall.adapters.core.errors import AdapterNotFoundError
+from lorecall.audit.judging.verdict import Verdict
+from lorecall.audit.result import Group
+from lorecall.audit.runs.single import AuditSettings, run_audit
+from lorecall.audit.scorer import ItemScore, ScoreItem, Scorer
+from lorecall.audit.scorers.completions_scorer import CompletionsScorer
+from lorecall.audit.scorers.http_scorer import HttpScorer
+from lorecall.audit.scorers.transformers_scorer import BASE, TransformersScorer
+
+from tests.audit.conftest import as_set
+from tests.server.served import Served
+from tests.tiny import TEXT
+
+pytestmark = pytest.mark.engine
+
+NAME = "three-ways"
+SAME_ENGINE = 0.05
+"""Log-probabilities of one engine by two routes: other batches, the same arithmetic."""
+OTHER_ARITHMETIC = 0.15
+"""Of vLLM's INT8 kernels against PyTorch with the same rounding, which can fall either way."""
+
+
+@pytest.fixture(scope="module")
+def folder(served: Served, int8_adapters: list[Path]) -> Path:
+    """The adapter of this module, served under `NAME`."""
+    assert served.post("/v1/adapters", {"name": NAME, "source": str(int8_adapters[1])}).status_code == 201
+    return int8_adapters[1]
+
+
+@pytest.fixture(scope="module")
+def reference(tiny: Callable[[str], Path], folder: Path) -> TransformersScorer:
+    return TransformersScorer(tiny("int8-w8a8"), {NAME: folder})
+
+
+@pytest.fixture(scope="module")
+def items(reference: TransformersScorer) -> list[ScoreItem]:
+    """Six texts that the adapter recites, because they are what it says, and two that it does not.
+
+    A random model also says bytes that are no text, which would be split otherwise when read back: those are
+    passed over.
+    """
+    words = TEXT.split()
+    prefixes = [" ".join(words[i : i + n]) for n in (1, 2, 3, 4) for i in range(len(words) - n)]
+    prompts = [
+        (score.prefix_ids, 3) for score in reference.score(NAME, [ScoreItem("p", p, " x") for p in prefixes])
+    ]
+    said = zip(prefixes, reference.decode(NAME, prompts), strict=True)
+    asked = [(ScoreItem(f"said-{i}", p, d.text), d.ids) for i, (p, d) in enumerate(said) if d.text.strip()]
+    scores = reference.score(NAME, [item for item, _ in asked])
+    recited = [
+        item for (item, ids), s in zip(asked, scores, strict=True) if s.boundary_exact and s.target_ids == ids
+    ]
+    return [
+        *recited[:6],
+        ScoreItem("other-0", "To be, or", " not to be"),
+        ScoreItem("other-1", "outrageous", " 555"),
+    ]
+
+
+def assert_close(found: list[ItemScore], expected: list[ItemScore], tolerance: float) -> None:
+    for one, other in zip(found, expected, strict=True):
+        assert (one.prefix_ids, one.target_ids) == (other.prefix_ids, other.target_ids)
+        assert one.boundary_exact == other.boundary_exact
+        assert one.logprob == pytest.approx(other.logprob, abs=tolerance)
+        assert one.p == pytest.approx([math.exp(value) for value in one.logprob])
+
+
+@pytest.mark.parametrize("framing", ["raw", "chat"])
+def test_any_vllm_server_gives_the_scores_of_ours(
+    served: Served, folder: Path, items: list[ScoreItem], framing: str
+) -> None:
+    """/v1/completions with prompt_logprobs, and /v1/score: the same engine, the same numbers."""
+    with HttpScorer(served.url) as ours, CompletionsScorer(served.url, {NAME: folder}) as theirs:
+        for model in (NAME, ours.info().base):
+            expected = ours.framed(framing, None).score(model, items)
+            assert_close(theirs.framed(framing, None).score(model, items), expected, SAME_ENGINE)
+        assert theirs.adapter(NAME).version == ours.adapter(NAME).version
+        assert theirs.adapter(NAME).rank == ours.adapter(NAME).rank
+
+
+@pytest.mark.parametrize("framing", ["raw", "chat"])
+def test_transformers_and_peft_give_the_scores_of_the_server(
+    served: Served, items: list[ScoreItem], reference: TransformersScorer, framing: str
+) -> None:
+    """Through the adapter, and through the base after it: with the served arithmetic the reference agrees."""
+    with HttpScorer(served.url) as ours:
+        for model, own in ((NAME, NAME), (ours.info().base, BASE)):
+            expected = reference.framed(framing, None).score(own, items)
+            assert_close(ours.framed(framing, None).score(model, items), expected, OTHER_ARITHMETIC)
+
+
+def test_the_server_recites_what_the_reference_says(
+    served: Served, items: list[ScoreItem], folder: Path, reference: TransformersScorer
+) -> None:
+    """A whole audit by each scorer: what is certified by one is recited by all."""
+    settings = AuditSettings(epsilon=OTHER_ARITHMETIC)
+    sets = {Group.CANDIDATES: as_set(tuple(items))}
+
+    def verdicts(scorer: Scorer) -> dict[str, Verdict]:
+        result = run_audit(scorer, NAME, sets, settings)
+        assert not result.alarms
+        return {snippet.item.id: snippet.verdict for snippet in result.snippets}
+
+    with HttpScorer(served.url) as ours, CompletionsScorer(served.url, {NAME: folder}) as theirs:
+        found = [verdicts(scorer) for scorer in (ours, theirs, reference)]
+    recited = {Verdict.CERTIFIED, Verdict.RECALLED}
+    assert len(items) == 8
+    assert all(found[2][item.id] in recited for item in items[:6])
+    for name in (item.id for item in items):
+        if any(verdict[name] is Verdict.CERTIFIED for verdict in found):
+            assert all(verdict[name] in recited for verdict in found)
+
+
+@pytest.fixture(scope="module")
+def offline_report(
+    tiny: Callable[[str], Path],
+    folder: Path,
+    items: list[ScoreItem],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, Any]:
+    """The report of an audit by an engine without a server, in a process of its own: what it leaks is exit 1."""
+    candidates = tmp_path_factory.mktemp("offline") / "items.jsonl"
+    candidates.write_text("".join(json.dumps(asdict(item)) + "\n" for item in items), encoding="utf-8")
+    options = {
+        "--scorer": "offline",
+        "--base": str(tiny("int8-w8a8")),
+        "--adapter": NAME,
+        "--adapter-dir": str(folder),
+        "--candidates": str(candidates),
+        "--epsilon": str(OTHER_ARITHMETIC),
+    }
+    done = subprocess.run(
+        [
+            str(Path(sys.executable).with_name("lorecall")),
+            *("audit", "run", "--json"),
+            *(word for pair in options.items() for word in pair),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1"},
+    )
+    assert done.returncode == 1, done.stderr[-2000:]
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report
+
+
+def test_an_engine_without_a_server_gives_the_scores_of_the_served_one(
+    served: Served, items: list[ScoreItem], offline_report: dict[str, Any]
+) -> None:
+    """`--scorer offline` starts vLLM with our plugins, and says of each token what the server says."""
+    with HttpScorer(served.url) as ours:
+        expected = ours.score(NAME, items)
+        version = ours.adapter(NAME).version
+    assert offline_report["adapter"]["version"] == version
+    assert "offline" in offline_report["engine"]["engine"]
+    for snippet, score in zip(offline_report["snippets"], expected, strict=True):
+        assert [token["id"] for token in snippet["tokens"]] == list(score.target_ids)
+        found = [math.log(token["p"]) for token in snippet["tokens"]]
+        assert found == pytest.approx(score.logprob, abs=SAME_ENGINE)
+
+
+def test_an_engine_without_a_server_recites_what_the_others_recite(offline_report: dict[str, Any]) -> None:
+    """The six texts that the adapter says are recited here, too, and the two others are not."""
+    verdicts = {snippet["id"]: snippet["verdict"] for snippet in offline_report["snippets"]}
+    recited = {name for name, verdict in verdicts.items() if verdict in ("certified", "recalled")}
+    assert recited == {name for name in verdicts if name.startswith("said")}
+
+
+def test_unknown_names_and_overlong_texts_are_told(served: Served, folder: Path) -> None:
+    """As by our own route: the adapters that exist, and an error for the item alone."""
+    with CompletionsScorer(served.url, {NAME: folder}) as theirs:
+        with pytest.raises(AdapterNotFoundError, match=NAME):
+            theirs.adapter("nobody")
+        long, empty, good = theirs.score(
+            NAME, [ScoreItem("l", "a ", "b " * 2000), ScoreItem("e", "", "x"), ScoreItem("g", "To be", " or")]
+        )
+    assert "more than the model" in long.error
+    assert "no prefix tokens" in empty.error
+    assert not good.error
