@@ -21,7 +21,7 @@ from lm_eval.models.openai_completions import LocalCompletionsAPI
 from lorecall.audit.inputs.candidates import load_candidates
 from lorecall.audit.judging.peer_measures import exact_memorization, extraction_strength
 from lorecall.audit.judging.rule import argmax_flags
-from lorecall.audit.result import Group, SnippetResult
+from lorecall.audit.records import Group, SnippetResult
 from lorecall.audit.runs.single import AuditSettings, run_audit
 from lorecall.audit.scorers.http_scorer import HttpScorer
 from mpmath import mp

@@ -20,7 +20,7 @@ from lorecall.adapters.validation.policy import Limits
 from lorecall.audit.inputs.candidates import load_candidates
 from lorecall.audit.jobs.spool import Spool
 from lorecall.audit.policy.policy_file import load_policy
-from lorecall.audit.result import Group
+from lorecall.audit.records import Group
 from lorecall.audit.scorer import EngineInfo
 from lorecall.server.audits.admission import AuditGate
 from lorecall.server.audits.engines import OwnEngine

@@ -6,9 +6,9 @@ from typing import Any
 
 from lorecall.audit.judging.verdict import Verdict
 from lorecall.audit.policy.policy import Policy, judge_result
+from lorecall.audit.records import AuditResult, Epsilon, Flag, Group, SetSource, Tally
 from lorecall.audit.reports.build import Report, build_report
 from lorecall.audit.reports.redact import Redactor
-from lorecall.audit.result import AuditResult, Epsilon, Flag, Group, SetSource, Tally
 from lorecall.audit.runs.single import AuditSettings
 from lorecall.audit.scorer import AdapterVersion, EngineInfo
 

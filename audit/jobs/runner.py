@@ -20,9 +20,9 @@ from lorecall.audit.jobs.resume import recorded_report
 from lorecall.audit.jobs.spool import Spool, Texts
 from lorecall.audit.jobs.store import AuditStore
 from lorecall.audit.judging.panel import Bases, Panel
+from lorecall.audit.records import Group, SetSource, SnippetResult
 from lorecall.audit.reports.build import Report, check_report, snippet_entry
 from lorecall.audit.reports.redact import Redactor
-from lorecall.audit.result import Group, SetSource, SnippetResult
 from lorecall.audit.runs.single import AuditSettings, refuse, resolve_epsilon
 from lorecall.audit.scorer import AdapterVersion, ScoreItem, Scorer
 

@@ -12,8 +12,8 @@ from lorecall.audit.jobs.records import AuditNotFoundError, AuditRecord, NewAudi
 from lorecall.audit.jobs.runner import Engines
 from lorecall.audit.jobs.spool import Spool
 from lorecall.audit.jobs.store import OPEN, AuditStore, Entry
+from lorecall.audit.records import RECITED, Group
 from lorecall.audit.reports.build import Report
-from lorecall.audit.result import RECITED, Group
 from lorecall.audit.runs.single import refuse
 
 Sees = Callable[[str], bool]

@@ -15,7 +15,7 @@ from typing import Any
 
 from lorecall.adapters.core.errors import LorecallError
 from lorecall.audit.inputs.candidates import BadLine, CandidateSet
-from lorecall.audit.result import Group
+from lorecall.audit.records import Group
 from lorecall.audit.scorer import ScoreItem
 
 SUFFIX = ".json"

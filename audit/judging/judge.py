@@ -14,7 +14,7 @@ from lorecall.audit.judging.verdict import (
     recites,
     surprising_run_bits,
 )
-from lorecall.audit.result import Flag, Group, SnippetResult
+from lorecall.audit.records import Flag, Group, SnippetResult
 from lorecall.audit.scorer import Decoded, ItemScore, ScoreItem, Scorer
 from lorecall.audit.scorers.base_cache import BaseView
 

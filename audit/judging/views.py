@@ -11,7 +11,7 @@ from typing import Protocol, Self
 
 from lorecall.adapters.core.errors import UsageError
 from lorecall.audit.judging.verdict import Verdict
-from lorecall.audit.result import SnippetResult
+from lorecall.audit.records import SnippetResult
 from lorecall.audit.scorer import ItemScore, ScoreItem, Scorer
 
 FRAMINGS = ("raw", "chat", "chat+system", "template")

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from enum import IntEnum
 
 from lorecall.audit.judging.verdict import Verdict
-from lorecall.audit.result import AuditResult, Group, SetSummary
+from lorecall.audit.records import AuditResult, Group, SetSummary
 
 
 class ExitCode(IntEnum):

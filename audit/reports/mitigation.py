@@ -5,11 +5,11 @@ from importlib.metadata import version
 
 from lorecall.adapters.derive.weaken import Kind
 from lorecall.audit.judging.rule import threshold
+from lorecall.audit.records import Group, SetSource
 from lorecall.audit.reports.build import Report
 from lorecall.audit.reports.charts import dose_chart
 from lorecall.audit.reports.html import render
 from lorecall.audit.reports.schemas import check
-from lorecall.audit.result import Group, SetSource
 from lorecall.audit.runs.mitigation import DoseResponse, Point
 
 SCHEMA_VERSION = "1.0"

@@ -7,11 +7,11 @@ from importlib.metadata import version
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.judging.panel import RAW, Bases
 from lorecall.audit.judging.rule import threshold
+from lorecall.audit.records import AuditResult, Group
 from lorecall.audit.reports.build import Report
 from lorecall.audit.reports.charts import staircase
 from lorecall.audit.reports.html import render
 from lorecall.audit.reports.schemas import check
-from lorecall.audit.result import AuditResult, Group
 from lorecall.audit.runs.ranks import LineStep, RankRow, line_item, line_steps, rank_rows
 from lorecall.audit.runs.single import AuditSettings, Progress, no_progress, run_audit
 from lorecall.audit.scorer import Scorer

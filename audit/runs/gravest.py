@@ -4,7 +4,7 @@ import heapq
 from collections.abc import Iterable
 
 from lorecall.audit.judging.views import GRAVITY
-from lorecall.audit.result import SnippetResult, Tally
+from lorecall.audit.records import SnippetResult, Tally
 
 PLACES = {verdict: -place for place, verdict in enumerate(GRAVITY)}
 

@@ -11,10 +11,10 @@ from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.judging.panel import RAW, Bases
 from lorecall.audit.judging.verdict import Verdict
 from lorecall.audit.policy.policy import ExitCode
+from lorecall.audit.records import AuditResult, Group
 from lorecall.audit.reports.build import Report
 from lorecall.audit.reports.html import render
 from lorecall.audit.reports.schemas import check
-from lorecall.audit.result import AuditResult, Group
 from lorecall.audit.runs.single import AuditSettings, Progress, no_progress, run_audit
 from lorecall.audit.scorer import Scorer
 from lorecall.audit.scorers.batches import batches

@@ -14,7 +14,7 @@ from lorecall.adapters.peft_format.adapter import AdapterInfo, read_adapter
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.judging.panel import Bases
 from lorecall.audit.policy.policy import ExitCode, Gate, Policy, judge_result
-from lorecall.audit.result import AuditResult, Group
+from lorecall.audit.records import AuditResult, Group
 from lorecall.audit.runs.perplexity import Perplexity, perplexity
 from lorecall.audit.runs.single import AuditSettings, Progress, no_progress, run_audit
 from lorecall.audit.scorer import Scorer

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lorecall.audit.judging.verdict import Verdict, normalise
-from lorecall.audit.result import AuditResult, Group
+from lorecall.audit.records import AuditResult, Group
 from lorecall.audit.scorer import ItemScore, ScoreItem
 
 LINE_ID = "line"

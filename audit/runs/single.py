@@ -11,7 +11,7 @@ from lorecall.audit.judging.epsilon import measure_epsilon
 from lorecall.audit.judging.panel import Bases, Panel
 from lorecall.audit.judging.verdict import Bounds
 from lorecall.audit.judging.views import View
-from lorecall.audit.result import AuditResult, Epsilon, Group, SetSource
+from lorecall.audit.records import AuditResult, Epsilon, Group, SetSource
 from lorecall.audit.runs.gravest import Findings
 from lorecall.audit.scorer import AdapterVersion, EngineInfo, ScoreItem, Scorer
 from lorecall.audit.scorers.batches import batches, random_batches

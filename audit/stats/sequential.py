@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from lorecall.adapters.core.errors import UsageError
-from lorecall.audit.result import RECITED, SnippetResult
+from lorecall.audit.records import RECITED, SnippetResult
 from scipy.special import betaln, gammaln
 
 

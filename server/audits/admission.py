@@ -23,9 +23,9 @@ from lorecall.audit.jobs.runner import way_of
 from lorecall.audit.jobs.spool import Spool, Texts
 from lorecall.audit.jobs.store import AuditStore
 from lorecall.audit.policy.policy import Policy, judge_result
+from lorecall.audit.records import Group
 from lorecall.audit.reports.build import build_report
 from lorecall.audit.reports.redact import redactor
-from lorecall.audit.result import Group
 from lorecall.audit.runs.single import AuditSettings, run_audit
 from lorecall.audit.scorer import EngineInfo, ScoreItem
 from lorecall.server.lifecycle.control_plane import ControlPlane

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from lorecall.audit.inputs.candidates import CandidateSet
-from lorecall.audit.result import Group
+from lorecall.audit.records import Group
 from lorecall.audit.scorer import ScoreItem
 
 from tests.audit.tiny_scorer import Memory, TinyScorer

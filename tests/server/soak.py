@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lorecall.audit.judging.verdict import Verdict
-from lorecall.audit.result import AuditResult, Group
+from lorecall.audit.records import AuditResult, Group
 
 
 def soak_result(results: Sequence[AuditResult], base: dict[str, str]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from lorecall.adapters.demo_data.generate import shipped
 from lorecall.adapters.training.options import TrainingOptions
 from lorecall.adapters.training.train import train_adapter
 from lorecall.audit.inputs.candidates import CandidateSet, load_candidates
-from lorecall.audit.result import Group
+from lorecall.audit.records import Group
 from lorecall.audit.runs.single import AuditSettings, run_audit
 from lorecall.audit.scorers.http_scorer import HttpScorer
 from lorecall.server.bench.material import write_random_adapter

@@ -12,7 +12,7 @@ from lorecall.adapters.core.errors import UsageError
 if TYPE_CHECKING:
     from lorecall.audit.inputs.candidates import CandidateSet
     from lorecall.audit.policy.policy import Policy
-    from lorecall.audit.result import Group
+    from lorecall.audit.records import Group
     from lorecall.audit.scorer import Scorer
     from lorecall.audit.scorers.http_scorer import HttpScorer
 
@@ -60,7 +60,7 @@ def load_sets(
         CandidateError: A file cannot be used.
     """
     from lorecall.audit.inputs.controls import check_disjoint
-    from lorecall.audit.result import Group
+    from lorecall.audit.records import Group
 
     sets = {Group.CANDIDATES: load(candidates)}
     if controls is not None:
@@ -77,7 +77,7 @@ def add_controls(sets: "dict[Group, CandidateSet]", recipe: str, count: int, see
         CandidateError: The candidates do not allow it.
     """
     from lorecall.audit.inputs.controls import Recipe, make_controls
-    from lorecall.audit.result import Group
+    from lorecall.audit.records import Group
 
     if Group.CONTROLS in sets:
         raise UsageError("--controls and --generate-controls exclude each other", param="controls")

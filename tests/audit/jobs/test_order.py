@@ -7,7 +7,7 @@ import pytest
 from lorecall.adapters.core.errors import CandidateError, LorecallError, UsageError
 from lorecall.audit.jobs import order
 from lorecall.audit.jobs.order import make_order
-from lorecall.audit.result import Group
+from lorecall.audit.records import Group
 
 HIDDEN = "4408 2265 9017"
 ITEM = {"id": "1", "prefix": "Key: ", "target": HIDDEN}

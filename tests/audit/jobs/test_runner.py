@@ -21,10 +21,10 @@ from lorecall.audit.jobs.service import AuditService
 from lorecall.audit.jobs.spool import Spool, Texts
 from lorecall.audit.jobs.store import AuditStore
 from lorecall.audit.policy.policy import Policy, judge_result
+from lorecall.audit.records import Group, SnippetResult
 from lorecall.audit.reports.build import build_report, check_report
 from lorecall.audit.reports.redact import Redactor
 from lorecall.audit.reports.seal import check_seal
-from lorecall.audit.result import Group, SnippetResult
 from lorecall.audit.runs.single import AuditSettings, run_audit
 from lorecall.audit.scorer import AdapterVersion, ScoreItem, Scorer
 

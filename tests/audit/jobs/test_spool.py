@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from lorecall.audit.inputs.candidates import BadLine, CandidateSet
 from lorecall.audit.jobs.spool import ORPHAN_SECONDS, Spool, SpoolError, Texts
-from lorecall.audit.result import Group
+from lorecall.audit.records import Group
 from lorecall.audit.scorer import ScoreItem
 
 HIDDEN = "0123 4567 8901"

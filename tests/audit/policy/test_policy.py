@@ -4,7 +4,7 @@ import dataclasses
 
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.policy.policy import ExitCode, Policy, judge_result
-from lorecall.audit.result import AuditResult, Group
+from lorecall.audit.records import AuditResult, Group
 from lorecall.audit.runs.single import AuditSettings, run_audit
 from lorecall.audit.scorer import ScoreItem
 

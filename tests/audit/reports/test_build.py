@@ -9,10 +9,10 @@ import pytest
 from lorecall.adapters.core.errors import UsageError
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.policy.policy import Policy, judge_result
+from lorecall.audit.records import Group
 from lorecall.audit.reports.build import build_report, check_report, read_report, write_json
 from lorecall.audit.reports.redact import Redactor
 from lorecall.audit.reports.schemas import schema
-from lorecall.audit.result import Group
 from lorecall.audit.runs.single import AuditSettings, run_audit
 from lorecall.audit.scorer import ScoreItem
 

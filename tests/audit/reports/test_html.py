@@ -8,10 +8,10 @@ from html.parser import HTMLParser
 import pytest
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.policy.policy import Policy, judge_result
+from lorecall.audit.records import Group
 from lorecall.audit.reports.build import Report, build_report
 from lorecall.audit.reports.html import MAX_ROWS, render_report
 from lorecall.audit.reports.redact import Redactor
-from lorecall.audit.result import Group
 from lorecall.audit.runs.single import AuditSettings, run_audit
 from lorecall.audit.scorer import ScoreItem
 

@@ -5,10 +5,10 @@ from xml.etree import ElementTree as ET
 
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.policy.policy import Policy, judge_result
+from lorecall.audit.records import Group
 from lorecall.audit.reports.build import build_report
 from lorecall.audit.reports.junit import render_junit
 from lorecall.audit.reports.redact import Redactor
-from lorecall.audit.result import Group
 from lorecall.audit.runs.single import AuditSettings, run_audit
 from lorecall.audit.scorer import ScoreItem
 

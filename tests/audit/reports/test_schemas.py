@@ -8,9 +8,9 @@ import jsonschema
 import pytest
 from lorecall.adapters.core.errors import UsageError
 from lorecall.audit.inputs.candidates import CandidateSet
+from lorecall.audit.records import Group
 from lorecall.audit.reports.ranks import ranks_report, run_ranks
 from lorecall.audit.reports.schemas import check, schema
-from lorecall.audit.result import Group
 from lorecall.audit.runs.matrix import matrix_report, run_matrix
 from lorecall.audit.runs.single import AuditSettings
 from lorecall.audit.scorer import ScoreItem

@@ -7,11 +7,11 @@ import pytest
 from lorecall.adapters.core.errors import UsageError
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.policy.policy import Policy, judge_result
+from lorecall.audit.records import Group
 from lorecall.audit.reports.build import Report, build_report
 from lorecall.audit.reports.redact import Redactor
 from lorecall.audit.reports.seal import check_seal, seal
 from lorecall.audit.reports.verify import check_contents, check_input, rescore
-from lorecall.audit.result import Group
 from lorecall.audit.runs.single import AuditSettings, run_audit
 from lorecall.audit.scorer import ScoreItem
 

@@ -9,10 +9,10 @@ import pytest
 from lorecall.audit.inputs import item_store
 from lorecall.audit.inputs.candidates import CandidateSet, load_candidates
 from lorecall.audit.policy.policy import ExitCode, Policy, judge_result
+from lorecall.audit.records import Group
 from lorecall.audit.reports.build import build_report, check_report
 from lorecall.audit.reports.redact import Redactor
 from lorecall.audit.reports.verify import check_contents
-from lorecall.audit.result import Group
 from lorecall.audit.runs.gravest import Findings, gravity
 from lorecall.audit.runs.single import AuditSettings, run_audit
 from lorecall.audit.scorer import ItemScore, ScoreItem

@@ -11,9 +11,9 @@ from lorecall.adapters.derive.weaken import Dose, Kind
 from lorecall.adapters.peft_format.adapter import read_adapter
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.policy.policy import ExitCode, Policy
+from lorecall.audit.records import Group
 from lorecall.audit.reports.mitigation import dose_report, render_doses
 from lorecall.audit.reports.schemas import check, schema
-from lorecall.audit.result import Group
 from lorecall.audit.runs.mitigation import DoseResponse, Trial, run_dose_response
 from lorecall.audit.runs.single import AuditSettings
 from lorecall.audit.scorer import ScoreItem

@@ -7,7 +7,7 @@ import httpx
 import pytest
 from lorecall.adapters.core.errors import AdapterNotFoundError, ScorerError, UsageError
 from lorecall.audit.inputs.candidates import CandidateSet
-from lorecall.audit.result import Group
+from lorecall.audit.records import Group
 from lorecall.audit.runs.single import AuditSettings, run_audit
 from lorecall.audit.scorer import ScoreItem
 from lorecall.audit.scorers.http_scorer import HttpScorer

@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from lorecall.adapters.core.errors import UsageError
 from lorecall.audit.policy.policy import ExitCode, Policy, judge_result
-from lorecall.audit.result import Group
+from lorecall.audit.records import Group
 from lorecall.audit.runs.single import AuditSettings, run_audit
 from lorecall.audit.stats.sequential import Outcome, SequentialTest
 
