@@ -10,8 +10,8 @@ from typing import Any
 
 from lorecall.adapters.access.keys import parse_limits
 from lorecall.adapters.core.errors import UsageError
-from lorecall.adapters.intake.pipeline import Intake
-from lorecall.adapters.intake.shared_store import Shelf
+from lorecall.adapters.intake.pipeline import AdapterPipeline
+from lorecall.adapters.intake.shared_store import SharedStore
 from lorecall.adapters.intake.sources import SourcePolicy, Sources
 from lorecall.adapters.intake.store import Store
 from lorecall.adapters.registry.registry import Registry
@@ -26,10 +26,10 @@ from lorecall.server.audits.admission import AuditGate
 from lorecall.server.audits.engines import OwnEngine
 from lorecall.server.audits.wiring import make_audits
 from lorecall.server.auth.keyring import KeyGuard, check_exposure, is_loopback
-from lorecall.server.http.audits import AuditDesk
+from lorecall.server.http.audits import AuditRoutes
 from lorecall.server.http.state import Serving
 from lorecall.server.lifecycle.control_plane import ControlPlane
-from lorecall.server.lifecycle.engine_set import Capacity, Residents
+from lorecall.server.lifecycle.engine_set import Capacity, EngineSet
 from lorecall.server.lifecycle.follower import Follower
 from lorecall.server.lifecycle.served_models import AdapterTable, VersionedModels
 from lorecall.server.observability.metering import meter
@@ -57,11 +57,11 @@ async def build_serving(
     guard = await asyncio.to_thread(make_guard, registry, settings, args)
     metrics = Metrics(settings.metrics_adapters)
     meter(engine_client, metrics, engine.base)
-    residents = Residents(engine_client, models.new_request, capacity(engine_client, settings), metrics)
-    models.lora_requests = AdapterTable(residents, dict(models.lora_requests))
+    engine_set = EngineSet(engine_client, models.new_request, capacity(engine_client, settings), metrics)
+    models.lora_requests = AdapterTable(engine_set, dict(models.lora_requests))
     facts = await asyncio.to_thread(base_facts, args.model, models.base_names)
-    intake = make_intake(registry, facts, engine_client, settings, keyed=guard.enforced)
-    plane = ControlPlane(registry, intake, residents, models.base_names, metrics)
+    intake = make_pipeline(registry, facts, engine_client, settings, keyed=guard.enforced)
+    plane = ControlPlane(registry, intake, engine_set, models.base_names, metrics)
     metrics.show_adapters(plane.samples)
     config = engine_client.vllm_config
     scoring = EngineScoring(
@@ -91,7 +91,7 @@ async def build_serving(
     return serving, background
 
 
-def build_audits(serving: Serving, settings: ServerSettings) -> tuple[AuditDesk, Coroutine[Any, Any, None]]:
+def build_audits(serving: Serving, settings: ServerSettings) -> tuple[AuditRoutes, Coroutine[Any, Any, None]]:
     """Return what the audit routes share, and the work that is to run beside them."""
     plane = serving.adapters
     own = OwnEngine(asyncio.get_running_loop(), plane, serving.scoring, serving.info)
@@ -165,9 +165,9 @@ def base_facts(model: str, names: frozenset[str]) -> BaseFacts:
     return read_base_facts(directory, [model, *names])
 
 
-def make_intake(
+def make_pipeline(
     registry: Registry, facts: BaseFacts, engine_client: Any, settings: ServerSettings, *, keyed: bool
-) -> Intake:
+) -> AdapterPipeline:
     """Return the way in for adapters."""
     lora = engine_client.vllm_config.lora_config
     modules = getattr(lora, "target_modules", None)
@@ -181,5 +181,5 @@ def make_intake(
         served_modules=frozenset(modules) if modules else None,
     )
     store = Store(settings.store, max_bytes=settings.max_adapter_bytes)
-    shelf = Shelf(settings.shared) if settings.shared else None
-    return Intake(Sources(settings.store / STAGING, policy), store, registry, facts, limits, shelf)
+    shelf = SharedStore(settings.shared) if settings.shared else None
+    return AdapterPipeline(Sources(settings.store / STAGING, policy), store, registry, facts, limits, shelf)

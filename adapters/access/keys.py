@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from lorecall.adapters.access.rate_limit import NO_LIMITS, RateLimits
 from lorecall.adapters.core.errors import UsageError
-from lorecall.adapters.core.refusals import shown
+from lorecall.adapters.core.refusals import safe_repr
 
 MIN_SECRET_CHARACTERS = 20
 _PATTERN = re.compile(r"[A-Za-z0-9._*?-]{1,128}", re.ASCII)
@@ -63,13 +63,15 @@ class ApiKey:
         bad = [pattern for pattern in self.patterns if not _PATTERN.fullmatch(pattern)]
         if bad or not self.patterns:
             raise ApiKeyError(
-                f"the key {shown(self.name)} has the adapter pattern {shown(bad)}",
+                f"the key {safe_repr(self.name)} has the adapter pattern {safe_repr(bad)}",
                 hint="letters, digits, dots, underscores, hyphens, * and ?",
                 param="adapters",
             )
         if not self.scopes:
             raise ApiKeyError(
-                f"the key {shown(self.name)} has no scope", hint="some of " + ", ".join(Scope), param="scopes"
+                f"the key {safe_repr(self.name)} has no scope",
+                hint="some of " + ", ".join(Scope),
+                param="scopes",
             )
 
     def may(self, scope: Scope) -> bool:
@@ -149,7 +151,7 @@ def read_key_file(path: Path) -> tuple[ApiKey, ...]:
     names = [key.name for key in keys]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ApiKeyError(
-            f"the key file {path} has the name {shown(twice.pop())} twice", hint="one key a name"
+            f"the key file {path} has the name {safe_repr(twice.pop())} twice", hint="one key a name"
         )
     return keys
 
@@ -177,7 +179,7 @@ def parse_limits(values: Mapping[str, Any]) -> RateLimits:
         return RateLimits(**values)
     except (TypeError, ValueError) as error:
         raise ApiKeyError(
-            f"limits {shown(dict(values))} cannot be used",
+            f"limits {safe_repr(dict(values))} cannot be used",
             hint="positive numbers for " + ", ".join(sorted(known)),
         ) from error
 
@@ -194,7 +196,9 @@ def _entry(entry: Any, where: str) -> ApiKey:
             f"{where} has no sha256 of 64 lower-case hex digits", hint="lorecall adapters keys add"
         )
     if expires is not None and not isinstance(expires, datetime):
-        raise ApiKeyError(f"{where} expires at {shown(expires)}", hint="a time such as 2027-01-31T00:00:00Z")
+        raise ApiKeyError(
+            f"{where} expires at {safe_repr(expires)}", hint="a time such as 2027-01-31T00:00:00Z"
+        )
     scopes, patterns, limits = entry["scopes"], entry.get("adapters", ["*"]), entry.get("limits", {})
     if not isinstance(scopes, list) or not isinstance(patterns, list) or not isinstance(limits, dict):
         raise ApiKeyError(f"{where} is malformed", hint="scopes and adapters are lists, limits is a mapping")

@@ -99,7 +99,7 @@ class StoreFullError(LorecallError):
     code = "store_full"
 
 
-def shown(value: object, length: int = 80) -> str:
+def safe_repr(value: object, length: int = 80) -> str:
     """A value from an untrusted file, escaped to ASCII and cut, fit for a message or a log line."""
     text = ascii(value)
     return text if len(text) <= length else text[: length - 3] + "..."

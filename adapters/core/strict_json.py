@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from lorecall.adapters.core.refusals import ConfigRefusedError, Reason, shown
+from lorecall.adapters.core.refusals import ConfigRefusedError, Reason, safe_repr
 
 
 class _DuplicateKeyError(ValueError):
@@ -29,7 +29,7 @@ def parse_object(raw: bytes, name: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ConfigRefusedError(
             Reason.BAD_JSON,
-            f"{name} is not valid JSON: {shown(str(error))}",
+            f"{name} is not valid JSON: {safe_repr(str(error))}",
             hint="save the adapter again",
             param=name,
         ) from error
@@ -47,7 +47,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) < len(pairs):
         keys = [key for key, _ in pairs]
-        raise _DuplicateKeyError(shown(next(key for key in keys if keys.count(key) > 1)))
+        raise _DuplicateKeyError(safe_repr(next(key for key in keys if keys.count(key) > 1)))
     return result
 
 

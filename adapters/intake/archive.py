@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, TypeVar, cast
 
-from lorecall.adapters.core.refusals import ArchiveRefusedError, Reason, shown
+from lorecall.adapters.core.refusals import ArchiveRefusedError, Reason, safe_repr
 from lorecall.adapters.peft_format.files import ADAPTER_FILES, PICKLE_SUFFIXES, WEIGHTS_FILE
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
@@ -52,9 +52,9 @@ def unpack(archive: BinaryIO, target: Path, *, max_bytes: int) -> None:
         else:
             _untar(archive, target, max_bytes)
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, gzip.BadGzipFile) as error:
-        raise _bad(f"the archive is damaged or no archive: {shown(str(error))}") from error
+        raise _bad(f"the archive is damaged or no archive: {safe_repr(str(error))}") from error
     except (NotImplementedError, RuntimeError, ValueError, OverflowError) as error:
-        raise _bad(f"the archive cannot be read: {shown(str(error))}") from error
+        raise _bad(f"the archive cannot be read: {safe_repr(str(error))}") from error
 
 
 class _Frugal:
@@ -111,7 +111,7 @@ def _tar_members(headers: tarfile.TarFile, archive: BinaryIO) -> Iterator[tuple[
             link = member.issym() or member.islnk()
             raise ArchiveRefusedError(
                 Reason.SYMLINK if link else Reason.NOT_A_REGULAR_FILE,
-                f"{shown(member.name)} in the archive is a {'link' if link else 'special file'}",
+                f"{safe_repr(member.name)} in the archive is a {'link' if link else 'special file'}",
                 hint="pack plain files (tar --dereference)",
             )
         yield member.name, partial(_piece, archive, member.offset_data, member.size)
@@ -136,13 +136,13 @@ def _zip_members(archive: zipfile.ZipFile) -> Iterator[tuple[str, Content]]:
         if kind not in (0, 0o10):
             raise ArchiveRefusedError(
                 Reason.SYMLINK if kind == 0o12 else Reason.NOT_A_REGULAR_FILE,
-                f"{shown(member.filename)} in the archive is not a plain file",
+                f"{safe_repr(member.filename)} in the archive is not a plain file",
                 hint="pack plain files",
             )
         if member.flag_bits & _ENCRYPTED:
-            raise _bad(f"{shown(member.filename)} in the archive is encrypted")
+            raise _bad(f"{safe_repr(member.filename)} in the archive is encrypted")
         if member.compress_type not in _ZIP_METHODS:
-            raise _bad(f"{shown(member.filename)} is compressed by method {member.compress_type}")
+            raise _bad(f"{safe_repr(member.filename)} is compressed by method {member.compress_type}")
         yield member.filename, partial(_inflated, archive, member)
 
 
@@ -167,7 +167,7 @@ def _copy_out(members: Iterator[tuple[str, Content]], target: Path, max_bytes: i
         path = PurePosixPath(name)
         if path in seen:
             raise ArchiveRefusedError(
-                Reason.AMBIGUOUS, f"the archive has {shown(name)} twice", hint="pack it again"
+                Reason.AMBIGUOUS, f"the archive has {safe_repr(name)} twice", hint="pack it again"
             )
         seen.add(path)
         if path.name not in ADAPTER_FILES:
@@ -176,7 +176,7 @@ def _copy_out(members: Iterator[tuple[str, Content]], target: Path, max_bytes: i
         if len(homes) > 1:
             raise ArchiveRefusedError(
                 Reason.AMBIGUOUS,
-                f"the archive has adapters in several places: {shown(sorted(map(str, homes)))}",
+                f"the archive has adapters in several places: {safe_repr(sorted(map(str, homes)))}",
                 hint="pack one adapter",
             )
         with (target / path.name).open("xb") as sink:
@@ -221,7 +221,7 @@ def _check_path(name: str) -> None:
     if name.startswith("/") or ".." in parts or "\\" in name or "\0" in name or ":" in parts[0]:
         raise ArchiveRefusedError(
             Reason.UNSAFE_PATH,
-            f"{shown(name)} in the archive leads out of it",
+            f"{safe_repr(name)} in the archive leads out of it",
             hint="pack with relative paths",
         )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
-from lorecall.adapters.core.refusals import Reason, SourceRefusedError, StoreFullError, shown
+from lorecall.adapters.core.refusals import Reason, SourceRefusedError, StoreFullError, safe_repr
 from lorecall.adapters.peft_format.files import (
     ADAPTER_FILES,
     PICKLE_SUFFIXES,
@@ -83,7 +83,7 @@ class Download:
             failure = _InterruptedError("it changed while it was read")
         raise SourceRefusedError(
             Reason.SOURCE_FAILED,
-            f"{shown(self._location)} failed {ATTEMPTS} times: {failure}",
+            f"{safe_repr(self._location)} failed {ATTEMPTS} times: {failure}",
             hint="try again: what has arrived is kept",
             param="source",
         ) from failure
@@ -112,13 +112,13 @@ class Download:
                 if self._info(f"{self._location}/adapter_model{suffix}") is not None:
                     return SourceRefusedError(
                         Reason.PICKLE,
-                        f"{shown(self._location)} has its weights as a Python pickle (adapter_model{suffix})",
+                        f"{safe_repr(self._location)} has its weights as a Python pickle (adapter_model{suffix})",
                         hint=f"save them as {WEIGHTS_FILE}",
                         param="source",
                     )
         return SourceRefusedError(
             Reason.MISSING_FILE,
-            f"{shown(self._location)} has no {name}",
+            f"{safe_repr(self._location)} has no {name}",
             hint="name an adapter's directory",
             param="source",
         )
@@ -128,7 +128,7 @@ class Download:
         if any(type(size) is not int for size in sizes):
             raise SourceRefusedError(
                 Reason.SOURCE_FAILED,
-                f"{shown(self._location)} does not say how large it is",
+                f"{safe_repr(self._location)} does not say how large it is",
                 hint="upload the adapter instead",
                 param="source",
             )
@@ -136,7 +136,7 @@ class Download:
         if total > self._max_bytes:
             raise SourceRefusedError(
                 Reason.TOO_LARGE,
-                f"{shown(self._location)} has {total} bytes",
+                f"{safe_repr(self._location)} has {total} bytes",
                 hint=f"the limit is {self._max_bytes}",
                 param="source",
             )
@@ -180,7 +180,7 @@ class Download:
         except Exception as error:  # there are forty backends, with errors of their own
             raise SourceRefusedError(
                 Reason.SOURCE_FAILED,
-                f"{shown(self._location)} cannot be read: {type(error).__name__}: {shown(str(error), 200)}",
+                f"{safe_repr(self._location)} cannot be read: {type(error).__name__}: {safe_repr(str(error), 200)}",
                 hint="check the address, the server's rights to it and the network",
                 param="source",
             ) from error

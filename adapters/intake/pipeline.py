@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 from lorecall.adapters.core.errors import AdapterNotFoundError
 from lorecall.adapters.core.refusals import FileRefusedError, Reason, RefusedError, SourceRefusedError
-from lorecall.adapters.intake.shared_store import Shelf
+from lorecall.adapters.intake.shared_store import SharedStore
 from lorecall.adapters.intake.sources import Sources, is_local
 from lorecall.adapters.intake.store import Store, StoredVersion
 from lorecall.adapters.peft_format.adapter import AdapterInfo
@@ -22,7 +22,7 @@ from lorecall.adapters.validation.policy import Limits, validate_adapter
 UPLOAD = "upload:"
 
 
-class Intake:
+class AdapterPipeline:
     """Takes adapters in for one server. Safe for threads; several servers may share registry, store, or both.
 
     Args:
@@ -41,7 +41,7 @@ class Intake:
         registry: Registry,
         base: BaseFacts,
         limits: Limits,
-        shelf: Shelf | None = None,
+        shelf: SharedStore | None = None,
     ) -> None:
         self._sources = sources
         self._store = store
@@ -118,7 +118,7 @@ class Intake:
         try:
             yield
         except RefusedError as error:
-            self._registry.note(
+            self._registry.record_event(
                 "refuse", name, actor=actor, source=source, reason=error.reason.value, message=error.message
             )
             raise

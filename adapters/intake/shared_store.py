@@ -5,13 +5,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import fsspec
-from lorecall.adapters.core.refusals import Reason, SourceRefusedError, shown
+from lorecall.adapters.core.refusals import Reason, SourceRefusedError, safe_repr
 from lorecall.adapters.intake.store import StoredVersion
 from lorecall.adapters.peft_format.files import ADAPTER_FILES, CONFIG_FILE
 
 
 @dataclass(frozen=True)
-class Shelf:
+class SharedStore:
     """A content-addressed folder that fsspec speaks to, shared by the servers of one registry.
 
     Attributes:
@@ -44,7 +44,7 @@ class Shelf:
         except Exception as error:  # every file system has errors of its own
             raise SourceRefusedError(
                 Reason.SOURCE_FAILED,
-                f"the adapter could not be kept at {shown(self.address)} for the other servers: "
+                f"the adapter could not be kept at {safe_repr(self.address)} for the other servers: "
                 f"{type(error).__name__}",
                 hint="check LORECALL_SHARED and the server's credentials for it, then add the adapter again",
                 param="source",

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from lorecall.adapters.core.refusals import Reason, SourceRefusedError, shown
+from lorecall.adapters.core.refusals import Reason, SourceRefusedError, safe_repr
 from lorecall.adapters.intake.archive import ARCHIVE_SUFFIXES, unpack
 from lorecall.adapters.intake.download import Download
 
@@ -125,7 +125,7 @@ class Sources:
     def _parse(self, source: str) -> str:
         """The scheme of an allowed source; `_LOCAL` for local paths."""
         if len(source) > _MAX_SOURCE_CHARACTERS or not source.isprintable() or "::" in source:
-            raise _not_allowed(f"{shown(source)} is no source", "one plain path or address")
+            raise _not_allowed(f"{safe_repr(source)} is no source", "one plain path or address")
         match = _URL.fullmatch(source)
         scheme = match["scheme"] if match else _LOCAL
         if scheme == _LOCAL:
@@ -136,7 +136,7 @@ class Sources:
         elif ".." in source.split("/"):
             raise SourceRefusedError(
                 Reason.UNSAFE_PATH,
-                f"{shown(source)} has .. in it",
+                f"{safe_repr(source)} has .. in it",
                 hint="name the place itself",
                 param="source",
             )
@@ -150,7 +150,7 @@ class Sources:
         roots = [Path(os.path.realpath(root)) for root in self.policy.local_roots]
         if not path.is_absolute() or not any(resolved.is_relative_to(root) for root in roots):
             hint = "an absolute path under " + ", ".join(map(str, roots)) if roots else "upload an archive"
-            raise _not_allowed(f"this server does not read {shown(source)}", hint)
+            raise _not_allowed(f"this server does not read {safe_repr(source)}", hint)
         return resolved
 
     @contextmanager
@@ -164,7 +164,7 @@ class Sources:
         else:
             raise SourceRefusedError(
                 Reason.MISSING_FILE,
-                f"there is no adapter at {shown(source)}",
+                f"there is no adapter at {safe_repr(source)}",
                 hint="name a PEFT directory, or an archive: " + ", ".join(ARCHIVE_SUFFIXES),
                 param="source",
             )

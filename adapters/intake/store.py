@@ -181,7 +181,7 @@ class Store:
             except FileRefusedError:
                 self.remove(version)
             else:
-                os.utime(target)  # it is wanted again: see `Intake.collect`
+                os.utime(target)  # it is wanted again: see `AdapterPipeline.collect`
                 return stored
         try:
             staged.rename(target)

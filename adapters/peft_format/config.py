@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from lorecall.adapters.core.refusals import ConfigRefusedError, Reason, shown
+from lorecall.adapters.core.refusals import ConfigRefusedError, Reason, safe_repr
 from lorecall.adapters.core.strict_json import parse_object
 from lorecall.adapters.peft_format.files import CONFIG_FILE
 
@@ -108,11 +108,11 @@ def read_settings(raw: bytes, *, max_rank: int) -> LoraSettings:
         rslora=rslora,
         target_modules=_targets(config.get("target_modules")),
         rank_pattern={
-            key: _rank(f"rank_pattern[{shown(key)}]", value, max_rank)
+            key: _rank(f"rank_pattern[{safe_repr(key)}]", value, max_rank)
             for key, value in _patterns(config, "rank_pattern").items()
         },
         alpha_pattern={
-            key: _alpha(f"alpha_pattern[{shown(key)}]", value)
+            key: _alpha(f"alpha_pattern[{safe_repr(key)}]", value)
             for key, value in _patterns(config, "alpha_pattern").items()
         },
         base_model=base,
@@ -136,7 +136,7 @@ def _check_features(config: dict[str, Any]) -> None:
     if isinstance(init, str) and init.casefold() not in _HARMLESS_INITS:
         raise ConfigRefusedError(
             Reason.UNSUPPORTED_FEATURE,
-            f"init_lora_weights is {shown(init)}, which changes the base's weights under PEFT",
+            f"init_lora_weights is {safe_repr(init)}, which changes the base's weights under PEFT",
             hint="convert it to a plain LoRA (PEFT: path_initial_model_for_weight_conversion)",
             param="init_lora_weights",
         )
@@ -144,7 +144,7 @@ def _check_features(config: dict[str, Any]) -> None:
         if config[key]:
             raise ConfigRefusedError(
                 Reason.UNSUPPORTED_FEATURE,
-                f"the setting {shown(key)} is unknown here, so its effect cannot be served",
+                f"the setting {safe_repr(key)} is unknown here, so its effect cannot be served",
                 hint="remove it if it only describes the training",
                 param=CONFIG_FILE,
             )
@@ -188,7 +188,7 @@ def _patterns(config: dict[str, Any], key: str) -> dict[str, Any]:
         if not safe or not _compiles(pattern):
             raise ConfigRefusedError(
                 Reason.UNSAFE_PATTERN,
-                f"{key} has the pattern {shown(pattern)}, which could hold up the engine",
+                f"{key} has the pattern {safe_repr(pattern)}, which could hold up the engine",
                 hint="use module names; groups, ranges of digits and .* (at most twice) may be in them",
                 param=key,
             )
@@ -209,4 +209,6 @@ def _matching(patterns: Mapping[str, T], module: str) -> Iterator[T]:
 
 
 def _refused(reason: Reason, param: str, value: Any, right: str) -> ConfigRefusedError:
-    return ConfigRefusedError(reason, f"{param} is {shown(value)}", hint=f"it must be {right}", param=param)
+    return ConfigRefusedError(
+        reason, f"{param} is {safe_repr(value)}", hint=f"it must be {right}", param=param
+    )

@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from lorecall.adapters.core.refusals import ConfigRefusedError, Reason, WeightsRefusedError, shown
+from lorecall.adapters.core.refusals import ConfigRefusedError, Reason, WeightsRefusedError, safe_repr
 from lorecall.adapters.core.strict_json import parse_object
 from lorecall.adapters.peft_format.files import WEIGHTS_FILE
 
@@ -71,22 +71,24 @@ def read_header(source: BinaryIO, name: str = WEIGHTS_FILE) -> tuple[TensorEntry
 
 def _entry(key: str, value: Any, data: int, name: str) -> TensorEntry:
     if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
-        raise _bad(f"{shown(key)} in {name} is not described by dtype, shape and data_offsets", name)
+        raise _bad(f"{safe_repr(key)} in {name} is not described by dtype, shape and data_offsets", name)
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
         raise WeightsRefusedError(
             Reason.BAD_DTYPE,
-            f"{shown(key)} has the unknown dtype {shown(dtype)}",
+            f"{safe_repr(key)} has the unknown dtype {safe_repr(dtype)}",
             hint="save it as float32",
             param=name,
         )
     if not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2:
-        raise _bad(f"{shown(key)} has the shape {shown(shape)} and the offsets {shown(offsets)}", name)
+        raise _bad(
+            f"{safe_repr(key)} has the shape {safe_repr(shape)} and the offsets {safe_repr(offsets)}", name
+        )
     begin, end = offsets
     if end - begin != math.prod(shape) * DTYPE_BYTES[dtype]:
         raise WeightsRefusedError(
             Reason.BAD_OFFSETS,
-            f"{shown(key)} is {dtype} {shown(shape)}, but has {end - begin} bytes",
+            f"{safe_repr(key)} is {dtype} {safe_repr(shape)}, but has {end - begin} bytes",
             hint="save the adapter again",
             param=name,
         )
@@ -112,7 +114,10 @@ def _check_tiling(tensors: list[TensorEntry], data: int, size: int, name: str) -
         if tensor.begin != position:
             what = "overlaps the tensor before it" if tensor.begin < position else "leaves a gap before it"
             raise WeightsRefusedError(
-                Reason.BAD_OFFSETS, f"{shown(tensor.name)} {what}", hint="save the adapter again", param=name
+                Reason.BAD_OFFSETS,
+                f"{safe_repr(tensor.name)} {what}",
+                hint="save the adapter again",
+                param=name,
             )
         position = tensor.end
     if position != size:

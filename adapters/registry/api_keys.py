@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 from lorecall.adapters.access.keys import ApiKey, Scope, digest_secret, new_secret, parse_limits, parse_scopes
 from lorecall.adapters.access.rate_limit import NO_LIMITS, RateLimits
 from lorecall.adapters.core.errors import LorecallError
-from lorecall.adapters.core.refusals import shown
+from lorecall.adapters.core.refusals import safe_repr
 from lorecall.adapters.registry.database import Database
 from lorecall.adapters.registry.tables import KeyRow
-from lorecall.adapters.registry.transitions import is_key, plain_text, record_event
+from lorecall.adapters.registry.transitions import is_safe_identifier, plain_text, record_event
 from sqlalchemy import select
 
 
@@ -80,9 +80,9 @@ class Keys:
             KeyNotFoundError: There is no such key.
         """
         with self._database.write() as (session, revision):
-            row = session.get(KeyRow, key_id) if is_key(key_id) else None
+            row = session.get(KeyRow, key_id) if is_safe_identifier(key_id) else None
             if row is None:
-                raise KeyNotFoundError(f"there is no API key {shown(key_id)}", param="id")
+                raise KeyNotFoundError(f"there is no API key {safe_repr(key_id)}", param="id")
             if row.revoked_at is None:
                 row.revoked_at = datetime.now(UTC)
                 record_event(session, revision, actor, "revoke-key", "", "", key=key_id, key_name=row.name)

@@ -6,11 +6,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from lorecall.adapters.core.errors import LorecallError
-from lorecall.adapters.core.refusals import shown
+from lorecall.adapters.core.refusals import safe_repr
 from lorecall.adapters.registry.database import Database
 from lorecall.adapters.registry.records import JobRecord, record_of
 from lorecall.adapters.registry.tables import JobRow, JobState
-from lorecall.adapters.registry.transitions import ConflictError, find_version, is_key
+from lorecall.adapters.registry.transitions import ConflictError, find_version, is_safe_identifier
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
@@ -163,9 +163,9 @@ class Jobs:
 
 
 def _find(session: Session, job_id: str) -> JobRow:
-    row = session.get(JobRow, job_id) if is_key(job_id) else None
+    row = session.get(JobRow, job_id) if is_safe_identifier(job_id) else None
     if row is None:
-        raise JobNotFoundError(f"there is no job {shown(job_id)}", param="id")
+        raise JobNotFoundError(f"there is no job {safe_repr(job_id)}", param="id")
     return row
 
 

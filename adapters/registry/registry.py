@@ -268,7 +268,7 @@ class Registry:
             adapter.removed, adapter.pinned, adapter.revision = True, False, revision
             record_event(session, revision, actor, "remove", name, "")
 
-    def note(self, action: str, name: str, *, actor: str, version: str = "", **detail: Any) -> None:
+    def record_event(self, action: str, name: str, *, actor: str, version: str = "", **detail: Any) -> None:
         """Record something that happened around a name without changing it, such as a refused upload."""
         with self.database.write() as (session, revision):
             record_event(session, revision, actor, action, name, version, **detail)

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from lorecall.adapters.core.errors import AdapterNotFoundError, LorecallError
-from lorecall.adapters.core.refusals import shown
+from lorecall.adapters.core.refusals import safe_repr
 from lorecall.adapters.registry.tables import AdapterRow, EventRow, State, VersionRow
 from sqlalchemy.orm import Session
 
@@ -34,9 +34,9 @@ def find_adapter(session: Session, name: str) -> AdapterRow:
     Raises:
         AdapterNotFoundError: There is none, or it was removed.
     """
-    adapter = session.get(AdapterRow, name) if is_key(name) else None
+    adapter = session.get(AdapterRow, name) if is_safe_identifier(name) else None
     if adapter is None or adapter.removed:
-        raise AdapterNotFoundError(f"there is no adapter {shown(name)}", param="name")
+        raise AdapterNotFoundError(f"there is no adapter {safe_repr(name)}", param="name")
     return adapter
 
 
@@ -63,9 +63,9 @@ def find_version(session: Session, name: str, version: str) -> VersionRow:
         AdapterNotFoundError: There is no such name or version.
     """
     find_adapter(session, name)
-    row = session.get(VersionRow, (name, version)) if is_key(version) else None
+    row = session.get(VersionRow, (name, version)) if is_safe_identifier(version) else None
     if row is None:
-        raise AdapterNotFoundError(f"{name} has no version {shown(version[:64])}", param="version")
+        raise AdapterNotFoundError(f"{name} has no version {safe_repr(version[:64])}", param="version")
     return row
 
 
@@ -146,7 +146,7 @@ def record_event(
     )
 
 
-def is_key(value: str) -> bool:
+def is_safe_identifier(value: str) -> bool:
     """Whether a text from outside can be a name, version or id at all; not every database takes every text."""
     return value.isascii() and value.isprintable()
 

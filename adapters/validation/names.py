@@ -3,7 +3,7 @@
 import re
 from collections.abc import Collection
 
-from lorecall.adapters.core.refusals import NameRefusedError, Reason, shown
+from lorecall.adapters.core.refusals import NameRefusedError, Reason, safe_repr
 
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 _NAME = re.compile(NAME_PATTERN, re.ASCII)
@@ -24,7 +24,7 @@ def check_name(name: str, reserved: Collection[str] = ()) -> str:
     if not _NAME.fullmatch(name):
         raise NameRefusedError(
             Reason.BAD_NAME,
-            f"{shown(name)} is no adapter name",
+            f"{safe_repr(name)} is no adapter name",
             hint="1 to 128 ASCII letters, digits, dots, underscores and hyphens, a letter or digit first",
             param="name",
         )

@@ -8,7 +8,7 @@ from lorecall.adapters.core.refusals import (
     FileRefusedError,
     Reason,
     WeightsRefusedError,
-    shown,
+    safe_repr,
 )
 from lorecall.adapters.core.strict_json import parse_object
 from lorecall.adapters.peft_format.adapter import AdapterInfo, read_adapter
@@ -88,7 +88,7 @@ def _check_base(path: Path, stated: str, base: BaseFacts, limits: Limits) -> Non
         if digest != base.digest:
             raise BaseMismatchError(
                 Reason.WRONG_BASE,
-                f"the adapter was trained on the base with digest {shown(digest, 20)}",
+                f"the adapter was trained on the base with digest {safe_repr(digest, 20)}",
                 hint=f"this server's base has {base.digest[:16]}; train it on that one",
                 param="base_digest",
             )
@@ -96,7 +96,7 @@ def _check_base(path: Path, stated: str, base: BaseFacts, limits: Limits) -> Non
         if base_name(stated) not in base.names:
             raise BaseMismatchError(
                 Reason.WRONG_BASE,
-                f"the adapter states the base {shown(stated)}",
+                f"the adapter states the base {safe_repr(stated)}",
                 hint="this server's base is known as " + ", ".join(sorted(base.names)),
                 param="base_model_name_or_path",
             )
@@ -126,7 +126,7 @@ def _check_library(path: Path, names: set[str]) -> None:
     if seen != names:
         raise WeightsRefusedError(
             Reason.BAD_HEADER,
-            f"safetensors sees other tensors: {shown(sorted(seen ^ names))}",
+            f"safetensors sees other tensors: {safe_repr(sorted(seen ^ names))}",
             hint="save the adapter again",
             param=WEIGHTS_FILE,
         )

@@ -10,7 +10,7 @@ from lorecall.adapters.core.refusals import (
     Reason,
     RefusedError,
     WeightsRefusedError,
-    shown,
+    safe_repr,
 )
 from lorecall.adapters.peft_format.config import LoraSettings
 from lorecall.adapters.peft_format.files import WEIGHTS_FILE
@@ -59,7 +59,7 @@ def pair_up(tensors: Iterable[TensorEntry]) -> dict[str, Pair]:
         if tensor.dtype not in _FLOATS:
             raise WeightsRefusedError(
                 Reason.BAD_DTYPE,
-                f"{shown(tensor.name)} is {tensor.dtype}",
+                f"{safe_repr(tensor.name)} is {tensor.dtype}",
                 hint="save it as float32, bfloat16 or float16",
                 param=WEIGHTS_FILE,
             )
@@ -79,7 +79,7 @@ def pair_up(tensors: Iterable[TensorEntry]) -> dict[str, Pair]:
         if len(pair) < 2:
             raise WeightsRefusedError(
                 Reason.INCOMPLETE,
-                f"{shown(module)} has only lora_{next(iter(pair))}",
+                f"{safe_repr(module)} has only lora_{next(iter(pair))}",
                 hint="a LoRA has an A and a B for each module",
                 param=WEIGHTS_FILE,
             )
@@ -111,7 +111,7 @@ def check_pairs(
         if module not in base.modules:
             raise BaseMismatchError(
                 Reason.UNKNOWN_MODULE,
-                f"the base has no module {shown(module)}",
+                f"the base has no module {safe_repr(module)}",
                 hint="an adapter of another base, or saved with other names",
                 param=WEIGHTS_FILE,
             )
@@ -119,7 +119,7 @@ def check_pairs(
         if served_modules is not None and suffix not in served_modules:
             raise BaseMismatchError(
                 Reason.MODULE_NOT_SERVED,
-                f"the server puts no adapters on {shown(suffix)}: they would be silently left out",
+                f"the server puts no adapters on {safe_repr(suffix)}: they would be silently left out",
                 hint="served here: " + ", ".join(sorted(served_modules)),
                 param="target_modules",
             )
@@ -127,7 +127,7 @@ def check_pairs(
         if settings.scaling_of(module) > max_scaling:
             raise WeightsRefusedError(
                 Reason.ABSURD_SCALING,
-                f"alpha over rank is {settings.scaling_of(module):g} for {shown(module)}",
+                f"alpha over rank is {settings.scaling_of(module):g} for {safe_repr(module)}",
                 hint=f"it must be at most {max_scaling:g}",
                 param="lora_alpha",
             )
@@ -172,7 +172,7 @@ def check_values(source: BinaryIO, tensors: Iterable[TensorEntry]) -> None:
                 what = "NaN or infinite" if top >= exponent else "too large for float16"
                 raise WeightsRefusedError(
                     Reason.NOT_FINITE,
-                    f"{shown(tensor.name)} has values that are {what}",
+                    f"{safe_repr(tensor.name)} has values that are {what}",
                     hint="the training diverged: train it again with a lower learning rate",
                     param=WEIGHTS_FILE,
                 )
@@ -204,13 +204,13 @@ def _check_targets(pairs: Mapping[str, Pair], settings: LoraSettings, base: Base
         if any(_named(module, target) for module in base.modules):
             raise WeightsRefusedError(
                 Reason.INCOMPLETE,
-                f"target_modules lists {shown(target)}, but there are no weights for it",
+                f"target_modules lists {safe_repr(target)}, but there are no weights for it",
                 hint="the file is not whole: save the adapter again",
                 param="target_modules",
             )
         raise BaseMismatchError(
             Reason.UNKNOWN_MODULE,
-            f"target_modules lists {shown(target)}, which matches no module of the base",
+            f"target_modules lists {safe_repr(target)}, which matches no module of the base",
             hint="an adapter of another base, or a misspelt name",
             param="target_modules",
         )
@@ -225,13 +225,13 @@ def _unexpected(tensor: TensorEntry) -> RefusedError:
         if tensor.name.endswith(part) or f"{part}." in tensor.name:
             return WeightsRefusedError(
                 Reason.UNSUPPORTED_FEATURE,
-                f"{shown(tensor.name)} belongs to {feature}, which the engine does not apply",
+                f"{safe_repr(tensor.name)} belongs to {feature}, which the engine does not apply",
                 hint="train a plain LoRA",
                 param=WEIGHTS_FILE,
             )
     return WeightsRefusedError(
         Reason.UNEXPECTED_TENSOR,
-        f"{shown(tensor.name)} is no LoRA matrix of PEFT for this kind of module",
+        f"{safe_repr(tensor.name)} is no LoRA matrix of PEFT for this kind of module",
         hint="names are base_model.model.<module>.lora_A.weight and .lora_B.weight",
         param=WEIGHTS_FILE,
     )
@@ -241,7 +241,7 @@ def _misshapen(reason: Reason, tensor: TensorEntry, right: str) -> RefusedError:
     kind = BaseMismatchError if reason is Reason.BAD_SHAPE else WeightsRefusedError
     return kind(
         reason,
-        f"{shown(tensor.name)} has the shape {list(tensor.shape)}",
+        f"{safe_repr(tensor.name)} has the shape {list(tensor.shape)}",
         hint=f"it must be {right}",
         param=WEIGHTS_FILE,
     )

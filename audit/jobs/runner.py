@@ -19,7 +19,7 @@ from lorecall.audit.jobs.records import AuditNotFoundError, AuditRecord
 from lorecall.audit.jobs.resume import recorded_report
 from lorecall.audit.jobs.spool import Spool, Texts
 from lorecall.audit.jobs.store import AuditStore
-from lorecall.audit.judging.panel import Bases, Panel
+from lorecall.audit.judging.framed_judges import Bases, FramedJudges
 from lorecall.audit.records import Group, SetSource, SnippetResult
 from lorecall.audit.reports.build import Report, check_report, snippet_entry
 from lorecall.audit.reports.redact import Redactor
@@ -129,7 +129,7 @@ class Runner:
         self, record: AuditRecord, scorer: Scorer, texts: Texts, settings: AuditSettings, redactor: Redactor
     ) -> bool:
         """Record what is still missing; return False if the runner is to stop before the end."""
-        panel = Panel(
+        panel = FramedJudges(
             scorer,
             record.adapter,
             Bases(scorer),

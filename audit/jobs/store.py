@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from lorecall.adapters.core.refusals import shown
+from lorecall.adapters.core.refusals import safe_repr
 from lorecall.adapters.registry.database import Database
 from lorecall.adapters.registry.records import record_of
 from lorecall.adapters.registry.tables import AuditRow, AuditSnippetRow, AuditState
-from lorecall.adapters.registry.transitions import ConflictError, is_key, plain_text
+from lorecall.adapters.registry.transitions import ConflictError, is_safe_identifier, plain_text
 from lorecall.audit.jobs.records import AuditNotFoundError, AuditRecord, NewAudit
 from sqlalchemy import delete, func, insert, or_, select
 from sqlalchemy.orm import Session
@@ -241,9 +241,13 @@ def _values(audit_id: str, cursor: int, entries: Sequence[Entry]) -> list[dict[s
 
 
 def _find(session: Session, audit_id: str, *, lock: bool = False) -> AuditRow:
-    row = session.get(AuditRow, audit_id, with_for_update=lock or None) if is_key(audit_id) else None
+    row = (
+        session.get(AuditRow, audit_id, with_for_update=lock or None)
+        if is_safe_identifier(audit_id)
+        else None
+    )
     if row is None:
-        raise AuditNotFoundError(f"there is no audit {shown(audit_id)}", param="id")
+        raise AuditNotFoundError(f"there is no audit {safe_repr(audit_id)}", param="id")
     return row
 
 

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 
 from lorecall.audit.inputs.candidates import CandidateSet
-from lorecall.audit.judging.panel import RAW, Bases
+from lorecall.audit.judging.framed_judges import RAW, Bases
 from lorecall.audit.judging.rule import threshold
 from lorecall.audit.records import AuditResult, Group
 from lorecall.audit.reports.build import Report

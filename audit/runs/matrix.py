@@ -8,7 +8,7 @@ from threading import Lock
 
 from lorecall.adapters.core.errors import UsageError
 from lorecall.audit.inputs.candidates import CandidateSet
-from lorecall.audit.judging.panel import RAW, Bases
+from lorecall.audit.judging.framed_judges import RAW, Bases
 from lorecall.audit.judging.verdict import Verdict
 from lorecall.audit.policy.policy import ExitCode
 from lorecall.audit.records import AuditResult, Group

@@ -12,7 +12,7 @@ from lorecall.adapters.core.errors import UsageError
 from lorecall.adapters.derive.weaken import Derived, Dose, Kind, write_dose
 from lorecall.adapters.peft_format.adapter import AdapterInfo, read_adapter
 from lorecall.audit.inputs.candidates import CandidateSet
-from lorecall.audit.judging.panel import Bases
+from lorecall.audit.judging.framed_judges import Bases
 from lorecall.audit.policy.policy import ExitCode, Gate, Policy, judge_result
 from lorecall.audit.records import AuditResult, Group
 from lorecall.audit.runs.perplexity import Perplexity, perplexity

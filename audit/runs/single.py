@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from lorecall.adapters.core.errors import AdapterError, ScorerError
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.judging.epsilon import measure_epsilon
-from lorecall.audit.judging.panel import Bases, Panel
+from lorecall.audit.judging.framed_judges import Bases, FramedJudges
 from lorecall.audit.judging.verdict import Bounds
 from lorecall.audit.judging.views import View
 from lorecall.audit.records import AuditResult, Epsilon, Group, SetSource
@@ -80,7 +80,7 @@ def run_audit(
     engine, version = scorer.info(), scorer.adapter(adapter)
     refuse(version)
     epsilon = resolve_epsilon(scorer, version.name, sets[Group.CANDIDATES].items, settings, engine)
-    panel = Panel(
+    panel = FramedJudges(
         scorer, version.name, bases or Bases(scorer), settings.views, epsilon.value, settings.bounds
     )
     findings, outcome = _ask(panel, sets, settings, progress)
@@ -106,7 +106,7 @@ def run_audit(
 
 
 def _ask(
-    panel: Panel, sets: dict[Group, CandidateSet], settings: AuditSettings, progress: Progress
+    panel: FramedJudges, sets: dict[Group, CandidateSet], settings: AuditSettings, progress: Progress
 ) -> tuple[dict[Group, Findings], Outcome | None]:
     """Ask for the candidates, in random order until a sequential test is decided, and for the controls."""
     findings = {group: Findings(settings.keep) for group in sets}

@@ -29,8 +29,8 @@ from lorecall.audit.reports.redact import redactor
 from lorecall.audit.runs.single import AuditSettings, run_audit
 from lorecall.audit.scorer import EngineInfo, ScoreItem
 from lorecall.server.lifecycle.control_plane import ControlPlane
-from lorecall.server.lifecycle.engine_set import Lease, Resident
-from lorecall.server.scoring.engine_scorer import ResidentScorer
+from lorecall.server.lifecycle.engine_set import Lease, LoadedVersion
+from lorecall.server.scoring.engine_scorer import LoadedVersionScorer
 from lorecall.server.scoring.score import EngineScoring
 
 logger = logging.getLogger("vllm.lorecall")
@@ -162,13 +162,13 @@ class AuditGate:
 
     async def _audit(self, job: JobRecord, record: VersionRecord) -> dict[str, Any]:
         """Audit one version and decide; return what the job keeps."""
-        resident = await self.plane.candidate(record)
-        lease = Lease(resident, None)
-        self.plane.residents.retire(resident)  # it leaves after the lease, unless `activate` takes it back
+        loaded = await self.plane.candidate(record)
+        lease = Lease(loaded, None)
+        self.plane.engine_set.retire(loaded)  # it leaves after the lease, unless `activate` takes it back
         try:
-            passed, reasons = await asyncio.to_thread(self._judge, resident, asyncio.get_running_loop(), job)
+            passed, reasons = await asyncio.to_thread(self._judge, loaded, asyncio.get_running_loop(), job)
             if passed:
-                await self.plane.activate(record, resident.info, actor=ACTOR, audit_id=job.id)
+                await self.plane.activate(record, loaded.info, actor=ACTOR, audit_id=job.id)
             else:
                 await self._quarantine(job, "; ".join(reasons))
         finally:
@@ -176,12 +176,12 @@ class AuditGate:
         return {"passed": passed, "reasons": reasons}
 
     def _judge(
-        self, resident: Resident, loop: asyncio.AbstractEventLoop, job: JobRecord
+        self, loaded: LoadedVersion, loop: asyncio.AbstractEventLoop, job: JobRecord
     ) -> tuple[bool, list[str]]:
         """Audit a version, and keep the audit among all others under the job's id."""
-        scorer = ResidentScorer(loop, self.scoring, self.engine(), resident)
+        scorer = LoadedVersionScorer(loop, self.scoring, self.engine(), loaded)
         sets = merged(self.sets, self.spool.read(job.payload[SPOOLED]).sets)
-        result = run_audit(scorer, resident.name, sets, AuditSettings())
+        result = run_audit(scorer, loaded.name, sets, AuditSettings())
         verdict = judge_result(result, self.policy)
         report = build_report(result, verdict, self.policy, redactor(show=False), scorer.token_texts)
         policy = {name: limit for name, limit in self.policy.as_dict().items() if limit is not None}
@@ -189,8 +189,8 @@ class AuditGate:
             id=job.id,
             adapter=job.name,
             version=job.version,
-            rank=resident.info.rank,
-            effective_parameters=resident.info.effective_parameters,
+            rank=loaded.info.rank,
+            effective_parameters=loaded.info.effective_parameters,
             candidate_set=set_digest(sets[Group.CANDIDATES]),
             inputs=set_inputs(sets),
             settings=OrderSettings(policy=policy).model_dump(mode="json"),

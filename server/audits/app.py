@@ -12,7 +12,7 @@ from lorecall.adapters.registry.registry import Registry
 from lorecall.audit.scorers.remote_engine import HttpEngine
 from lorecall.server.audits.wiring import make_audits
 from lorecall.server.auth.keyring import KeyGuard, check_exposure, is_loopback
-from lorecall.server.auth.middleware import Door
+from lorecall.server.auth.middleware import ApiKeyMiddleware
 from lorecall.server.auth.request_context import sees
 from lorecall.server.error_responses import error_answer, error_body
 from lorecall.server.http import audits, page
@@ -74,7 +74,7 @@ def make_app(server: str, registry: Registry, settings: ServerSettings, host: st
 
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _refused)
-    app.add_middleware(Door, keys=guard, open_metrics=settings.open_metrics)
+    app.add_middleware(ApiKeyMiddleware, keys=guard, open_metrics=settings.open_metrics)
     return app
 
 

@@ -10,22 +10,22 @@ from typing import Any, TypeVar
 from lorecall.adapters.core.errors import AdapterNotFoundError
 from lorecall.audit.scorer import AdapterVersion, EngineInfo, Scorer
 from lorecall.server.lifecycle.control_plane import ControlPlane
-from lorecall.server.lifecycle.engine_set import Lease, Resident
-from lorecall.server.scoring.engine_scorer import ResidentScorer, described
+from lorecall.server.lifecycle.engine_set import Lease, LoadedVersion
+from lorecall.server.scoring.engine_scorer import LoadedVersionScorer, described
 from lorecall.server.scoring.score import EngineScoring
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class LiveScorer(ResidentScorer):
+class LiveScorer(LoadedVersionScorer):
     """Scores through the version that a name stood for when it was opened, and sees when the name moves.
 
     Attributes:
         live: What names stand for now.
     """
 
-    live: dict[str, Resident] = dataclasses.field(default_factory=dict)
+    live: dict[str, LoadedVersion] = dataclasses.field(default_factory=dict)
 
     def adapter(self, name: str) -> AdapterVersion:
         """Return the version that answers under the name now. Raises AdapterNotFoundError."""
@@ -53,20 +53,20 @@ class OwnEngine:
 
     def adapter(self, name: str) -> AdapterVersion:
         """Return the live version of a name, loaded if need be. Raises AdapterNotFoundError."""
-        return described(name, self._wait(self.plane.resident(name)).info)
+        return described(name, self._wait(self.plane.loaded(name)).info)
 
     @contextmanager
     def scorer(self, name: str) -> Iterator[Scorer]:
         """Open a scorer that holds the live version of a name."""
         lease = self._wait(self._hold(name))
         try:
-            live = self.plane.residents.live
-            yield LiveScorer(self.loop, self.scoring, self.engine(), lease.resident, live=live)
+            live = self.plane.engine_set.live
+            yield LiveScorer(self.loop, self.scoring, self.engine(), lease.loaded, live=live)
         finally:
             self.loop.call_soon_threadsafe(lease.release)
 
     async def _hold(self, name: str) -> Lease:
-        return Lease(await self.plane.resident(name), None)
+        return Lease(await self.plane.loaded(name), None)
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self.loop).result()

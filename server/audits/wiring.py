@@ -11,7 +11,7 @@ from lorecall.audit.jobs.service import AuditService
 from lorecall.audit.jobs.spool import Spool
 from lorecall.audit.jobs.store import AuditStore
 from lorecall.audit.jobs.worker import Worker
-from lorecall.server.http.audits import AuditDesk
+from lorecall.server.http.audits import AuditRoutes
 from lorecall.server.observability.audit_metrics import AuditMetrics
 from lorecall.server.observability.metrics import AdapterLabels
 from lorecall.server.settings import ServerSettings
@@ -28,7 +28,7 @@ class AuditParts:
         stop: Set to have the worker stop without waiting for it.
     """
 
-    desk: AuditDesk
+    desk: AuditRoutes
     worker: Worker
     stop: threading.Event
 
@@ -63,4 +63,4 @@ def make_audits(
     )
     worker = Worker(runner, lambda: metrics.refresh(store))
     service = AuditService(store, spool, engines)
-    return AuditParts(AuditDesk(service, registry.jobs, worker.wake), worker, stop)
+    return AuditParts(AuditRoutes(service, registry.jobs, worker.wake), worker, stop)

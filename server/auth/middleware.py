@@ -58,7 +58,7 @@ async def refuse(error: LorecallError, scope: Scope, receive: Receive, send: Sen
     await answer(scope, receive, send)
 
 
-class Door:
+class ApiKeyMiddleware:
     """The door of a service without an engine: key and scope alone. `request_context.current` is set inside.
 
     Args:

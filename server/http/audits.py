@@ -54,7 +54,7 @@ router = APIRouter(route_class=AnsweringRoute)
 
 
 @dataclass(frozen=True, slots=True)
-class AuditDesk:
+class AuditRoutes:
     """What the routes share: `app.state.lorecall_audits`.
 
     Attributes:
@@ -68,7 +68,7 @@ class AuditDesk:
     taken: Callable[[], None]
 
 
-def desk(request: Request) -> AuditDesk:
+def desk(request: Request) -> AuditRoutes:
     """Return the server's shared object."""
     return request.app.state.lorecall_audits  # type: ignore[no-any-return]
 
@@ -112,7 +112,7 @@ async def show_audit(audit_id: str, request: Request) -> Response:
     return JSONResponse(describe(record))
 
 
-async def _job(at: AuditDesk, audit_id: str, missing: AuditNotFoundError) -> JobRecord:
+async def _job(at: AuditRoutes, audit_id: str, missing: AuditNotFoundError) -> JobRecord:
     try:
         job = await asyncio.to_thread(at.jobs.get, audit_id)
     except JobNotFoundError:

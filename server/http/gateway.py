@@ -82,7 +82,7 @@ class Gateway:
         context = current.get()
         if context is not None and context.sees(name):
             if serving.adapters.known(name):
-                await serving.adapters.resident(name)
+                await serving.adapters.loaded(name)
             if name in serving.models.lora_requests or name in serving.models.base_names:
                 return receive, name
         raise AdapterNotFoundError(f"The model `{name[:200]}` does not exist.", param="model")

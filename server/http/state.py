@@ -57,10 +57,10 @@ class Serving:
 
     async def selfcheck(self, *, chunk_edge: bool) -> SelfCheck:
         """Measure the engine's spread over the base and every adapter that may be scored; it is remembered."""
-        residents = self.adapters.residents
-        held = [residents.lease(one) for _, one in sorted(residents.live.items()) if not one.info.refusal]
+        engine_set = self.adapters.engine_set
+        held = [engine_set.lease(one) for _, one in sorted(engine_set.live.items()) if not one.info.refusal]
         try:
-            loras = {lease.resident.name: lease.resident.lora_request for lease in held}
+            loras = {lease.loaded.name: lease.loaded.lora_request for lease in held}
             models = {self.engine.base: None, **loras}
             found = await check_engine(self.scoring, models, chunk_edge=chunk_edge)
         finally:
@@ -82,16 +82,16 @@ class Serving:
         if name not in self.models.lora_requests:
             raise AdapterNotFoundError(f"The model `{name}` does not exist.", param="model")
         request = self.models.lora_requests[name]
-        resident = self.adapters.residents.of(request)
-        if resident is None:  # given to vLLM itself at its start
+        loaded = self.adapters.engine_set.of(request)
+        if loaded is None:  # given to vLLM itself at its start
             return NamedModel("", request)
-        if for_prompt_scores and resident.info.refusal:
+        if for_prompt_scores and loaded.info.refusal:
             raise AdapterError(
-                f"adapter {name!r} cannot be scored by prompt log-probabilities: {resident.info.refusal}",
+                f"adapter {name!r} cannot be scored by prompt log-probabilities: {loaded.info.refusal}",
                 hint="decode its snippets instead",
                 param="model",
             )
-        return NamedModel(resident.version, request)
+        return NamedModel(loaded.version, request)
 
 
 def serving(request: Request) -> Serving:

@@ -7,14 +7,14 @@ from typing import Any, BinaryIO, Protocol
 
 from lorecall.adapters.core.errors import AdapterNotFoundError, LorecallError
 from lorecall.adapters.core.refusals import RefusedError
-from lorecall.adapters.intake.pipeline import Intake
+from lorecall.adapters.intake.pipeline import AdapterPipeline
 from lorecall.adapters.peft_format.adapter import AdapterInfo
 from lorecall.adapters.registry.records import AdapterRecord, VersionRecord
 from lorecall.adapters.registry.registry import Registry
 from lorecall.adapters.registry.tables import State
 from lorecall.adapters.registry.transitions import ConflictError
 from lorecall.adapters.validation.names import check_name
-from lorecall.server.lifecycle.engine_set import Resident, Residents
+from lorecall.server.lifecycle.engine_set import EngineSet, LoadedVersion
 from lorecall.server.observability.metrics import AdapterSample, Metrics
 
 logger = logging.getLogger("vllm.lorecall")
@@ -45,7 +45,7 @@ class ControlPlane:
     Args:
         registry: What is registered, shared by all servers.
         intake: The way in.
-        residents: What the engine holds.
+        engine_set: What the engine holds.
         base_names: Names that no adapter may have.
         metrics: What is counted.
     """
@@ -53,13 +53,13 @@ class ControlPlane:
     def __init__(
         self,
         registry: Registry,
-        intake: Intake,
-        residents: Residents,
+        intake: AdapterPipeline,
+        engine_set: EngineSet,
         base_names: frozenset[str],
         metrics: Metrics,
     ) -> None:
         self.registry = registry
-        self.residents = residents
+        self.engine_set = engine_set
         self.gate: Gate | None = None
         self.intake = intake
         self._base_names = base_names
@@ -98,7 +98,7 @@ class ControlPlane:
             AdapterError: If the adapter cannot be served here, with the reason.
         """
         if pin:
-            self.residents.check_pins(name)
+            self.engine_set.check_pins(name)
         if self.gate is not None:
             self.gate.check(candidates or {})
         try:
@@ -140,7 +140,7 @@ class ControlPlane:
                 if info is None:
                     info = await asyncio.to_thread(self.intake.materialise, record)
                 try:
-                    loaded = await self.residents.load(name, info)
+                    loaded = await self.engine_set.load(name, info)
                 except LorecallError as error:
                     await asyncio.to_thread(
                         self.registry.move,
@@ -155,10 +155,10 @@ class ControlPlane:
                     adapter = await asyncio.to_thread(
                         self.registry.activate, name, record.version, actor=actor, audit_id=audit_id
                     )
-                    await self.residents.point(loaded, pinned=adapter.pinned)
+                    await self.engine_set.point(loaded, pinned=adapter.pinned)
                 except LorecallError:
-                    if self.residents.live.get(name) is not loaded:
-                        self.residents.retire(loaded)
+                    if self.engine_set.live.get(name) is not loaded:
+                        self.engine_set.retire(loaded)
                     raise
             return await self._note(name, adapter)
 
@@ -176,8 +176,8 @@ class ControlPlane:
 
     async def pin(self, name: str, *, pinned: bool, actor: str) -> None:
         """Keep an adapter in the engine's memory, or no longer."""
-        resident = await self.resident(name)
-        await self.residents.pin(resident, pinned=pinned)
+        loaded = await self.loaded(name)
+        await self.engine_set.pin(loaded, pinned=pinned)
         await asyncio.to_thread(self.registry.pin, name, pinned=pinned, actor=actor)
         await self.follow(name)
 
@@ -186,7 +186,7 @@ class ControlPlane:
         await asyncio.to_thread(self.registry.remove, name, actor=actor)
         await self.follow(name)
 
-    async def resident(self, name: str) -> Resident:
+    async def loaded(self, name: str) -> LoadedVersion:
         """Return the live version of a name, loaded now if the engine does not have it yet.
 
         Raises:
@@ -195,14 +195,14 @@ class ControlPlane:
         """
         if not self.known(name):
             raise AdapterNotFoundError(f"adapter {name!r} does not exist", param="model")
-        if name not in self.residents.live:
+        if name not in self.engine_set.live:
             try:
                 await self.follow(name)
             except LorecallError as error:
                 raise AdapterUnavailableError(f"adapter {name!r} cannot be loaded: {error}") from error
-        if name not in self.residents.live:
+        if name not in self.engine_set.live:
             raise AdapterNotFoundError(f"adapter {name!r} does not exist", param="model")
-        return self.residents.live[name]
+        return self.engine_set.live[name]
 
     async def follow(self, name: str, *, load: bool = True) -> None:
         """Make the engine agree with the registry on one name.
@@ -220,26 +220,26 @@ class ControlPlane:
             except AdapterNotFoundError:
                 self._adapters.pop(name, None)
                 self._versions.pop(name, None)
-                self.residents.drop(name)
+                self.engine_set.drop(name)
                 return
             record = await self._note(name, adapter)
-            held = self.residents.live.get(name)
+            held = self.engine_set.live.get(name)
             if adapter.live_version is None:
-                self.residents.drop(name)
+                self.engine_set.drop(name)
             elif held is not None and held.version == adapter.live_version:
                 if held.pinned != adapter.pinned:
-                    await self.residents.pin(held, pinned=adapter.pinned)
+                    await self.engine_set.pin(held, pinned=adapter.pinned)
             elif held is not None or load or adapter.pinned:
                 with self._metrics.counted_swap():
                     info = await asyncio.to_thread(self.intake.materialise, record)
-                    loaded = await self.residents.load(name, info)
-                    await self.residents.point(loaded, pinned=adapter.pinned)
+                    loaded = await self.engine_set.load(name, info)
+                    await self.engine_set.point(loaded, pinned=adapter.pinned)
 
-    async def candidate(self, record: VersionRecord) -> Resident:
+    async def candidate(self, record: VersionRecord) -> LoadedVersion:
         """Load a version that no name points at, for its audit; retire it afterwards unless it goes live."""
         async with self._change:
             info = await asyncio.to_thread(self.intake.materialise, record)
-            return await self.residents.load(record.name, info)
+            return await self.engine_set.load(record.name, info)
 
     async def _note(self, name: str, adapter: AdapterRecord) -> VersionRecord:
         """Remember what the registry says of a name; return its live version, or the newest."""
@@ -250,19 +250,19 @@ class ControlPlane:
 
     async def refresh_tiers(self) -> None:
         """Ask the engine where the adapters sit, and count who lost a place unasked."""
-        before, self._tiers = self._tiers, await self.residents.tiers()
-        ours = {resident.id for resident in self.residents.live.values()}
+        before, self._tiers = self._tiers, await self.engine_set.tiers()
+        ours = {loaded.id for loaded in self.engine_set.live.values()}
         for level, ids in before.items():
             lost = (set(ids) - set(self._tiers[level])) & ours
             self._metrics.evictions.labels(level).inc(len(lost))
-        self._metrics.draining.set(self.residents.draining)
+        self._metrics.draining.set(self.engine_set.draining)
 
     def level(self, name: str) -> str:
         """Where an adapter's live version sits: "slots", "memory" or "disk"."""
-        resident = self.residents.live.get(name)
-        if resident is None:
+        loaded = self.engine_set.live.get(name)
+        if loaded is None:
             return "disk"
-        return next((level for level in ("slots", "memory") if resident.id in self._tiers[level]), "disk")
+        return next((level for level in ("slots", "memory") if loaded.id in self._tiers[level]), "disk")
 
     def samples(self) -> list[AdapterSample]:
         """Return every name as the metrics show it."""

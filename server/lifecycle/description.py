@@ -21,12 +21,12 @@ def describe(plane: ControlPlane, name: str, version: str | None = None) -> dict
     versions = plane.registry.versions(name)
     wanted = version or adapter.live_version
     shown = next((one for one in versions if one.version == wanted), versions[0])
-    resident = plane.residents.live.get(name)
+    loaded = plane.engine_set.live.get(name)
     return {
         **facts(shown),
         "pinned": adapter.pinned,
         "level": plane.level(name),
-        "running": 0 if resident is None else len(resident.leases),
+        "running": 0 if loaded is None else len(loaded.leases),
         "live_version": adapter.live_version,
         "previous_version": adapter.previous_version,
         "versions": [brief(one) for one in versions],

@@ -18,7 +18,7 @@ logger = logging.getLogger("vllm.lorecall")
 
 
 @dataclass(slots=True, eq=False)
-class Resident:
+class LoadedVersion:
     """One version under one name, known to the engine.
 
     Attributes:
@@ -57,21 +57,21 @@ class Lease:
     """A request's hold on a version, which stays in the engine until it is released.
 
     Args:
-        resident: The version.
+        loaded: The version.
         task: What runs on it, to be cancelled if it outlives the drain.
     """
 
-    def __init__(self, resident: Resident, task: "asyncio.Task[Any] | None") -> None:
-        self.resident = resident
+    def __init__(self, loaded: LoadedVersion, task: "asyncio.Task[Any] | None") -> None:
+        self.loaded = loaded
         self.task = task
-        resident.leases.add(self)
-        resident.idle.clear()
+        loaded.leases.add(self)
+        loaded.idle.clear()
 
     def release(self) -> None:
         """Let go; a second call does nothing."""
-        self.resident.leases.discard(self)
-        if not self.resident.leases:
-            self.resident.idle.set()
+        self.loaded.leases.discard(self)
+        if not self.loaded.leases:
+            self.loaded.idle.set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class Capacity:
         return max(0, self.memory - self.slots)
 
 
-class Residents:
+class EngineSet:
     """Loads versions into the engine, points names at them, and removes what is replaced.
 
     Args:
@@ -109,8 +109,8 @@ class Residents:
         self._new_request = new_request
         self.capacity = capacity
         self._metrics = metrics
-        self.live: dict[str, Resident] = {}
-        self._leaving: dict[tuple[str, str], Resident] = {}
+        self.live: dict[str, LoadedVersion] = {}
+        self._leaving: dict[tuple[str, str], LoadedVersion] = {}
         self._gone: set[int] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._tiers: dict[str, list[int]] = {"slots": [], "memory": []}
@@ -126,17 +126,17 @@ class Residents:
         """Versions on their way out."""
         return len(self._leaving)
 
-    def of(self, lora_request: Any) -> Resident | None:
+    def of(self, lora_request: Any) -> LoadedVersion | None:
         """Return the version that a LoRA request stands for, live or leaving; None if it is not ours."""
         held = (*self.live.values(), *self._leaving.values())
         return next((one for one in held if one.lora_request is lora_request), None)
 
-    def lease(self, resident: Resident) -> Lease:
+    def lease(self, loaded: LoadedVersion) -> Lease:
         """Hold a version for the current task."""
         self._moved = True
-        return Lease(resident, asyncio.current_task())
+        return Lease(loaded, asyncio.current_task())
 
-    async def load(self, name: str, info: AdapterInfo) -> Resident:
+    async def load(self, name: str, info: AdapterInfo) -> LoadedVersion:
         """Have the engine load a version, without any name pointing at it yet.
 
         A version that is still draining is taken back instead.
@@ -158,35 +158,35 @@ class Residents:
                 f"the engine refuses adapter {name!r}: {error}", hint="train it for this base", param="source"
             ) from error
         self._metrics.load_seconds.observe(time.perf_counter() - started)
-        return Resident(name, info, request)
+        return LoadedVersion(name, info, request)
 
-    async def point(self, resident: Resident, *, pinned: bool) -> None:
+    async def point(self, loaded: LoadedVersion, *, pinned: bool) -> None:
         """Make a loaded version the one that its name answers with: one step; the one before leaves."""
-        before = self.live.get(resident.name)
-        if before is not None and before is not resident and before.pinned:
+        before = self.live.get(loaded.name)
+        if before is not None and before is not loaded and before.pinned:
             await self.pin(before, pinned=False)
-        if pinned != resident.pinned:
-            await self.pin(resident, pinned=pinned)
-        self.live[resident.name] = resident
-        if before is not None and before is not resident:
+        if pinned != loaded.pinned:
+            await self.pin(loaded, pinned=pinned)
+        self.live[loaded.name] = loaded
+        if before is not None and before is not loaded:
             self.retire(before)
 
-    def drop(self, name: str) -> Resident | None:
+    def drop(self, name: str) -> LoadedVersion | None:
         """Take a name out of service; its version leaves."""
-        resident = self.live.pop(name, None)
-        if resident is not None:
-            self.retire(resident)
-        return resident
+        loaded = self.live.pop(name, None)
+        if loaded is not None:
+            self.retire(loaded)
+        return loaded
 
-    def retire(self, resident: Resident) -> None:
+    def retire(self, loaded: LoadedVersion) -> None:
         """Send a version on its way out: nothing new runs on it, what runs finishes, then it is removed."""
-        resident.retired = True
-        self._leaving[resident.name, resident.version] = resident
-        task = asyncio.create_task(self._leave(resident))
+        loaded.retired = True
+        self._leaving[loaded.name, loaded.version] = loaded
+        task = asyncio.create_task(self._leave(loaded))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def pin(self, resident: Resident, *, pinned: bool) -> None:
+    async def pin(self, loaded: LoadedVersion, *, pinned: bool) -> None:
         """Keep a version in the engine's memory, or no longer.
 
         Raises:
@@ -194,10 +194,10 @@ class Residents:
         """
         self._moved = True
         if pinned:
-            self.check_pins(resident.name)
-            await self._engine.add_lora(resident.lora_request)  # it may have been evicted
-        await self._engine.collective_rpc("lorecall_pin_adapter", args=(resident.id, pinned))
-        resident.pinned = pinned
+            self.check_pins(loaded.name)
+            await self._engine.add_lora(loaded.lora_request)  # it may have been evicted
+        await self._engine.collective_rpc("lorecall_pin_adapter", args=(loaded.id, pinned))
+        loaded.pinned = pinned
 
     def check_pins(self, name: str) -> None:
         """Check that one more adapter may be pinned.
@@ -229,31 +229,31 @@ class Residents:
             await self._engine.remove_lora(stray)
         return self._tiers
 
-    async def _leave(self, resident: Resident) -> None:
-        if not await self._drained(resident):
+    async def _leave(self, loaded: LoadedVersion) -> None:
+        if not await self._drained(loaded):
             logger.warning(
                 "%s did not drain in %g s: %d requests on it are cancelled",
-                resident.lora_request.lora_name,
+                loaded.lora_request.lora_name,
                 self.capacity.drain_seconds,
-                len(resident.leases),
+                len(loaded.leases),
             )
-            for lease in list(resident.leases):
+            for lease in list(loaded.leases):
                 if lease.task is not None:
                     lease.task.cancel()
-            await resident.idle.wait()
-        key = (resident.name, resident.version)
-        if not resident.retired or self._leaving.get(key) is not resident:
+            await loaded.idle.wait()
+        key = (loaded.name, loaded.version)
+        if not loaded.retired or self._leaving.get(key) is not loaded:
             return  # taken back meanwhile
         del self._leaving[key]
-        if resident.pinned:
-            await self._engine.collective_rpc("lorecall_pin_adapter", args=(resident.id, False))
-        await self._engine.remove_lora(resident.id)
+        if loaded.pinned:
+            await self._engine.collective_rpc("lorecall_pin_adapter", args=(loaded.id, False))
+        await self._engine.remove_lora(loaded.id)
         self._moved = True
-        self._gone.add(resident.id)
+        self._gone.add(loaded.id)
 
-    async def _drained(self, resident: Resident) -> bool:
+    async def _drained(self, loaded: LoadedVersion) -> bool:
         try:
-            await asyncio.wait_for(resident.idle.wait(), self.capacity.drain_seconds)
+            await asyncio.wait_for(loaded.idle.wait(), self.capacity.drain_seconds)
         except TimeoutError:
-            return not resident.retired
+            return not loaded.retired
         return True

@@ -40,7 +40,7 @@ class Follower:
 
     async def run(self) -> None:
         """Follow until cancelled, or until the engine is gone."""
-        while not self._plane.residents.engine_is_gone:
+        while not self._plane.engine_set.engine_is_gone:
             await asyncio.sleep(self._interval)
             try:
                 await self.catch_up()
@@ -51,7 +51,7 @@ class Follower:
                 self._metrics.registry_up.set(0)
                 logger.warning("the registry cannot be followed: %s", error)
             except Exception:  # the loop outlives what it meets; the traceback says what that was
-                if not self._plane.residents.engine_is_gone:
+                if not self._plane.engine_set.engine_is_gone:
                     logger.exception("following the registry failed")
 
     async def catch_up(self) -> None:
@@ -76,9 +76,9 @@ class Follower:
                 logger.info("deleted %d stored versions that nothing can make live any more", len(deleted))
 
     async def _follow(self, name: str) -> None:
-        residents = self._plane.residents
+        engine_set = self._plane.engine_set
         try:
-            await self._plane.follow(name, load=len(residents.live) < residents.capacity.memory)
+            await self._plane.follow(name, load=len(engine_set.live) < engine_set.capacity.memory)
             self._behind.pop(name, None)
         except LorecallError as error:
             self._behind[name] = time.monotonic() + RETRY_S

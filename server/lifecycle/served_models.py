@@ -9,7 +9,7 @@ from typing import Any
 
 from lorecall.server.auth.request_context import current, sees
 from lorecall.server.engine.common.plugin import require
-from lorecall.server.lifecycle.engine_set import Residents
+from lorecall.server.lifecycle.engine_set import EngineSet
 from vllm.entrypoints.openai.models.serving import OpenAIServingModels
 from vllm.entrypoints.serve.engine.protocol import ModelList
 from vllm.lora.request import LoRARequest
@@ -32,12 +32,12 @@ class AdapterTable(MutableMapping[str, LoRARequest]):
     name that the caller's key does not see is not there.
 
     Args:
-        residents: The versions that the engine holds for us.
+        engine_set: The versions that the engine holds for us.
         static: The adapters that vLLM was given at its start.
     """
 
-    def __init__(self, residents: Residents, static: dict[str, LoRARequest]) -> None:
-        self._residents = residents
+    def __init__(self, engine_set: EngineSet, static: dict[str, LoRARequest]) -> None:
+        self._residents = engine_set
         self.static = static
 
     def __getitem__(self, name: str) -> LoRARequest:
@@ -45,13 +45,13 @@ class AdapterTable(MutableMapping[str, LoRARequest]):
         if not sees(name):
             raise KeyError(name)
         if context is not None and name in context.leases:
-            return context.leases[name].resident.lora_request
-        resident = self._residents.live.get(name)
-        if resident is None:
+            return context.leases[name].loaded.lora_request
+        loaded = self._residents.live.get(name)
+        if loaded is None:
             return self.static[name]
         if context is not None:
-            context.leases[name] = self._residents.lease(resident)
-        return resident.lora_request
+            context.leases[name] = self._residents.lease(loaded)
+        return loaded.lora_request
 
     def __setitem__(self, name: str, request: LoRARequest) -> None:
         self.static[name] = request

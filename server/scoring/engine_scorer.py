@@ -9,7 +9,7 @@ from typing import Any, Self, TypeVar
 from lorecall.adapters.core.errors import AdapterNotFoundError, LorecallError, ScorerError
 from lorecall.adapters.peft_format.adapter import AdapterInfo
 from lorecall.audit.scorer import AdapterVersion, Decoded, EngineInfo, ItemScore, ScoreItem
-from lorecall.server.lifecycle.engine_set import Resident
+from lorecall.server.lifecycle.engine_set import LoadedVersion
 from lorecall.server.scoring.framing import Framing
 from lorecall.server.scoring.score import EngineScoring
 
@@ -104,16 +104,16 @@ class EngineScorer:
 
 
 @dataclass(frozen=True)
-class ResidentScorer(EngineScorer):
+class LoadedVersionScorer(EngineScorer):
     """Scores through one loaded version and the base: audits what no name points at yet.
 
     Attributes:
-        resident: The version; its name is the model's, the base's name is the base.
+        loaded: The version; its name is the model's, the base's name is the base.
     """
 
-    resident: Resident
+    loaded: LoadedVersion
 
     def _serving(self, name: str) -> tuple[AdapterInfo, Any]:
-        if name != self.resident.name:
+        if name != self.loaded.name:
             raise AdapterNotFoundError(f"adapter {name!r} is not under audit", param="adapter")
-        return self.resident.info, self.resident.lora_request
+        return self.loaded.info, self.loaded.lora_request

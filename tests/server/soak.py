@@ -88,14 +88,14 @@ def write(found: dict[str, Any], folder: Path) -> None:
     (folder / "README.md").write_text(to_markdown(found), encoding="utf-8")
 
 
-def write_memory(folder: Path, size: float, resident: Sequence[int]) -> None:
+def write_memory(folder: Path, size: float, loaded: Sequence[int]) -> None:
     """Write what a worker held after each swap, in MiB, between versions of one size."""
-    numbers = ", ".join(f"{mib:,}" for mib in resident)
+    numbers = ", ".join(f"{mib:,}" for mib in loaded)
     (folder / "memory.md").write_text(
         "# Memory over swaps\n\n"
         "Written by `make soak`. One name moved between three versions of rank 128 on every linear module of\n"
-        f"SmolLM2-135M-Instruct (INT8), {size:.0f} MiB each, {len(resident)} times. Each time a request was\n"
+        f"SmolLM2-135M-Instruct (INT8), {size:.0f} MiB each, {len(loaded)} times. Each time a request was\n"
         "answered and the version before removed.\n\n"
-        f"Resident memory of the engine's worker after each swap, MiB: {numbers}.\n",
+        f"LoadedVersion memory of the engine's worker after each swap, MiB: {numbers}.\n",
         encoding="utf-8",
     )

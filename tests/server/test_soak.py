@@ -144,14 +144,14 @@ def test_memory_returns_after_swaps(real_base: Path, real_server: Served, tmp_pa
     """Sixteen more swaps between versions of 150 MiB add less than one of them to the worker's memory."""
     versions = [write_random_adapter(tmp_path / f"v{n}", real_base, 128, n) for n in range(3)]
     size = (versions[0] / "adapter_model.safetensors").stat().st_size / 2**20
-    resident = []
+    loaded = []
     for number in range(SWAPS):
         added = real_server.post("/v1/adapters", {"name": "big", "source": str(versions[number % 3])})
         assert added.status_code == 201, added.text
         body = {"model": "big", "prompt": "To be", "max_tokens": 4}
         assert real_server.post("/v1/completions", body).is_success
         assert wait_for(lambda: real_server.draining == 0, 30)
-        resident.append(worker_mib(real_server.pid))
-    write_memory(ROOT / "docs" / "soak", size, resident)
+        loaded.append(worker_mib(real_server.pid))
+    write_memory(ROOT / "docs" / "soak", size, loaded)
     assert size > 100
-    assert max(resident[SETTLED:]) < max(resident[:SETTLED]) + size
+    assert max(loaded[SETTLED:]) < max(loaded[:SETTLED]) + size

@@ -4,7 +4,7 @@ from pathlib import Path
 
 
 def worker_mib(pid: int, *, peak: bool = False) -> int:
-    """Return the resident memory of a server's worker, its largest process, in MiB.
+    """Return the loaded memory of a server's worker, its largest process, in MiB.
 
     Args:
         pid: The server's process, which leads a process group of its own.

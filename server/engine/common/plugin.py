@@ -1,7 +1,7 @@
 """The `vllm.general_plugins` entry point: what is changed in vLLM, in every process that vLLM starts.
 
-Each fix sits alone in its file and offers `apply()`. Before it changes anything, it checks that the door is
-still where it was in the version of vLLM that it is for (`require`), so an upgrade fails loudly at start.
+Each fix sits alone in its file and offers `apply()`. Before it changes anything, it checks that vLLM's
+function still has the signature of the version that it is for (`require`), so an upgrade fails loudly at start.
 """
 
 import importlib
@@ -17,25 +17,25 @@ VLLM_VERSION = "0.32.0"
 _applied: list[str] = []
 
 
-class EngineDoorError(LorecallError):
-    """vLLM is not as the patch expects it: an upgrade moved the door."""
+class PatchPointError(LorecallError):
+    """vLLM is not as the patch expects it: an upgrade moved the patch point."""
 
-    code = "engine_door_moved"
+    code = "patch_point_moved"
 
 
 def require(owner: Any, name: str, parameters: tuple[str, ...]) -> Callable[..., Any]:
     """Return `owner.name` after checking that its parameters begin with those expected.
 
     Raises:
-        EngineDoorError: If the attribute is gone or its signature changed.
+        PatchPointError: If the attribute is gone or its signature changed.
     """
     target = getattr(owner, name, None)
     where = f"{getattr(owner, '__module__', '')}.{getattr(owner, '__qualname__', owner)}.{name}"
     if target is None:
-        raise EngineDoorError(f"{where} does not exist in this vLLM", hint=f"install vllm {VLLM_VERSION}")
+        raise PatchPointError(f"{where} does not exist in this vLLM", hint=f"install vllm {VLLM_VERSION}")
     found = tuple(inspect.signature(target).parameters)
     if found[: len(parameters)] != parameters:
-        raise EngineDoorError(
+        raise PatchPointError(
             f"{where} takes {found} but {parameters} was expected", hint=f"install vllm {VLLM_VERSION}"
         )
     return target  # type: ignore[no-any-return]

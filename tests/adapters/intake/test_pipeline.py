@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from lorecall.adapters.core.refusals import NameRefusedError, Reason, RefusedError, SourceRefusedError
-from lorecall.adapters.intake.pipeline import Intake
-from lorecall.adapters.intake.shared_store import Shelf
+from lorecall.adapters.intake.pipeline import AdapterPipeline
+from lorecall.adapters.intake.shared_store import SharedStore
 from lorecall.adapters.intake.sources import SourcePolicy, Sources
 from lorecall.adapters.intake.store import Store
 from lorecall.adapters.peft_format.files import CONFIG_FILE, WEIGHTS_FILE
@@ -27,11 +27,11 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> BaseFacts:
 
 
 def intake_at(
-    place: Path, registry: Registry, base: BaseFacts, policy: SourcePolicy, shelf: Shelf | None = None
-) -> Intake:
+    place: Path, registry: Registry, base: BaseFacts, policy: SourcePolicy, shelf: SharedStore | None = None
+) -> AdapterPipeline:
     """One server's intake, with its own store and staging area."""
     sources = Sources(place / "staging", policy)
-    return Intake(sources, Store(place / "store"), registry, base, Limits(max_rank=16), shelf)
+    return AdapterPipeline(sources, Store(place / "store"), registry, base, Limits(max_rank=16), shelf)
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def adapter(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def intake(tmp_path: Path, registry: Registry, base: BaseFacts) -> Intake:
+def intake(tmp_path: Path, registry: Registry, base: BaseFacts) -> AdapterPipeline:
     return intake_at(tmp_path / "one", registry, base, SourcePolicy(local_roots=(tmp_path / "models",)))
 
 
@@ -52,7 +52,7 @@ def packed(directory: Path) -> io.BytesIO:
     return buffer
 
 
-def test_adapter_is_taken_in(intake: Intake, registry: Registry, adapter: Path) -> None:
+def test_adapter_is_taken_in(intake: AdapterPipeline, registry: Registry, adapter: Path) -> None:
     """It is in the store, validated, and registered with what it is; twice is once."""
     record, info = intake.add("acme", str(adapter), actor="ann")
     assert (record.state, record.source, record.created_by) == (State.VALIDATED, str(adapter), "ann")
@@ -63,7 +63,7 @@ def test_adapter_is_taken_in(intake: Intake, registry: Registry, adapter: Path) 
     assert [event.action for event in registry.events()] == ["stage", "validate"]
 
 
-def test_upload_is_the_same_version(intake: Intake, adapter: Path) -> None:
+def test_upload_is_the_same_version(intake: AdapterPipeline, adapter: Path) -> None:
     """The way in does not change what a version is."""
     record, _ = intake.add("acme", str(adapter), actor="ann")
     uploaded, _ = intake.add_upload("other", packed(adapter), actor="ann", filename="acme.tar.gz")
@@ -71,7 +71,9 @@ def test_upload_is_the_same_version(intake: Intake, adapter: Path) -> None:
     assert uploaded.source == "upload:acme.tar.gz"
 
 
-def test_known_version_stays_where_it_stands(intake: Intake, registry: Registry, adapter: Path) -> None:
+def test_known_version_stays_where_it_stands(
+    intake: AdapterPipeline, registry: Registry, adapter: Path
+) -> None:
     """Adding a quarantined version again does not free it."""
     record, _ = intake.add("acme", str(adapter), actor="ann")
     registry.move("acme", record.version, State.AUDITING, actor="gate")
@@ -84,7 +86,7 @@ def test_known_version_stays_where_it_stands(intake: Intake, registry: Registry,
     "kind", ["NaN", "DoRA", "overlapping tensors", "pickle instead of safetensors", "wrong width"]
 )
 def test_refusal_is_an_event_and_nothing_else(
-    kind: str, intake: Intake, registry: Registry, adapter: Path
+    kind: str, intake: AdapterPipeline, registry: Registry, adapter: Path
 ) -> None:
     """A refused adapter registers no name; who tried what, and why it was refused, is on record."""
     reason, spoil = malicious.SPOILERS[kind]
@@ -98,7 +100,7 @@ def test_refusal_is_an_event_and_nothing_else(
     assert event.detail == {"reason": reason.value, "message": caught.value.message, "source": str(adapter)}
 
 
-def test_a_refusal_does_not_stick_to_the_same_bytes(intake: Intake, adapter: Path) -> None:
+def test_a_refusal_does_not_stick_to_the_same_bytes(intake: AdapterPipeline, adapter: Path) -> None:
     """A bad training manifest, which is no part of the version, does not spoil the same adapter from others."""
     malicious.SPOILERS["training manifest is a list"][1](adapter)
     with pytest.raises(RefusedError):
@@ -107,7 +109,7 @@ def test_a_refusal_does_not_stick_to_the_same_bytes(intake: Intake, adapter: Pat
     assert intake.add("acme", str(adapter), actor="ann")[0].state is State.VALIDATED
 
 
-def test_sources_and_names_are_checked(intake: Intake, registry: Registry) -> None:
+def test_sources_and_names_are_checked(intake: AdapterPipeline, registry: Registry) -> None:
     """A path outside the allowed roots is refused on record; a bad name is not even recorded."""
     with pytest.raises(RefusedError):
         intake.add("acme", "/etc", actor="mallory")
@@ -117,7 +119,7 @@ def test_sources_and_names_are_checked(intake: Intake, registry: Registry) -> No
 
 
 def test_another_server_fetches_for_itself(
-    intake: Intake, registry: Registry, base: BaseFacts, adapter: Path, tmp_path: Path
+    intake: AdapterPipeline, registry: Registry, base: BaseFacts, adapter: Path, tmp_path: Path
 ) -> None:
     """A server without the bytes gets them from the source, and repairs its copy when it is damaged."""
     record, info = intake.add("acme", str(adapter), actor="ann")
@@ -132,13 +134,13 @@ def test_another_server_fetches_for_itself(
 
 
 @pytest.fixture
-def shelf() -> Shelf:
+def shelf() -> SharedStore:
     """A shelf in memory, which is a file system of fsspec's own."""
-    return Shelf(f"memory://shelf-{uuid.uuid4().hex}")
+    return SharedStore(f"memory://shelf-{uuid.uuid4().hex}")
 
 
 def test_what_only_one_server_has_goes_to_the_shelf_for_the_others(
-    registry: Registry, base: BaseFacts, adapter: Path, shelf: Shelf, tmp_path: Path
+    registry: Registry, base: BaseFacts, adapter: Path, shelf: SharedStore, tmp_path: Path
 ) -> None:
     """An upload, and an adapter of a path that the other server lacks, are fetched from there, whole."""
     policy = SourcePolicy(local_roots=(tmp_path / "models",), schemes=frozenset({"memory"}))
@@ -159,16 +161,16 @@ def test_a_shelf_that_cannot_be_written_refuses_the_adapter(
 ) -> None:
     """Nothing is registered that the other servers would miss; a shelf of an unknown scheme stops the start."""
     policy = SourcePolicy(local_roots=(tmp_path / "models",), schemes=frozenset({"nowhere"}))
-    one = intake_at(tmp_path / "one", registry, base, policy, Shelf("nowhere://shelf"))
+    one = intake_at(tmp_path / "one", registry, base, policy, SharedStore("nowhere://shelf"))
     with pytest.raises(SourceRefusedError, match="LORECALL_SHARED"):
         one.add_upload("up", packed(adapter), actor="ann")
     assert registry.adapters() == ()
     with pytest.raises(SourceRefusedError, match="reads nothing from"):
-        intake_at(tmp_path / "two", registry, base, policy, Shelf("other://shelf"))
+        intake_at(tmp_path / "two", registry, base, policy, SharedStore("other://shelf"))
 
 
 def test_source_that_moved_on_is_noticed(
-    intake: Intake, registry: Registry, base: BaseFacts, adapter: Path, tmp_path: Path
+    intake: AdapterPipeline, registry: Registry, base: BaseFacts, adapter: Path, tmp_path: Path
 ) -> None:
     """If the source holds other bytes by now they do not pass for the registered version; nor does an upload."""
     record, _ = intake.add("acme", str(adapter), actor="ann")
@@ -182,7 +184,7 @@ def test_source_that_moved_on_is_noticed(
     assert intake.materialise(record).version == record.version, "the first server has its own copy"
 
 
-def test_collect_keeps_what_can_be_live(intake: Intake, registry: Registry, adapter: Path) -> None:
+def test_collect_keeps_what_can_be_live(intake: AdapterPipeline, registry: Registry, adapter: Path) -> None:
     """Live and rolled-back-to versions stay, and what is new; the rest goes when it is old enough."""
     versions = []
     for alpha in (1, 2, 3, 4):
@@ -199,7 +201,7 @@ def test_collect_keeps_what_can_be_live(intake: Intake, registry: Registry, adap
     assert set(intake.collect(min_age_seconds=0)) == set(versions[1:])
 
 
-def test_store_copy_is_what_was_checked(intake: Intake, adapter: Path) -> None:
+def test_store_copy_is_what_was_checked(intake: AdapterPipeline, adapter: Path) -> None:
     """What happens to the source afterwards changes nothing."""
     record, info = intake.add("acme", str(adapter), actor="ann")
     (adapter / CONFIG_FILE).write_text("changed")

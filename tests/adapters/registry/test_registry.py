@@ -262,7 +262,7 @@ def test_pinning_again_is_no_change(registry: Registry) -> None:
 
 def test_refusals_can_be_noted(registry: Registry) -> None:
     """An upload that was refused leaves a trace though no version of it exists."""
-    registry.note("refuse", "acme", actor="ann", reason="pickle")
+    registry.record_event("refuse", "acme", actor="ann", reason="pickle")
     assert registry.events("acme")[0].detail == {"reason": "pickle"}
     assert registry.adapters() == ()
 

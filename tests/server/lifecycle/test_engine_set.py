@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from lorecall.adapters.core.errors import AdapterError, UsageError
 from lorecall.adapters.peft_format.adapter import AdapterInfo
-from lorecall.server.lifecycle.engine_set import Capacity, Lease, Resident, Residents
+from lorecall.server.lifecycle.engine_set import Capacity, EngineSet, Lease, LoadedVersion
 from lorecall.server.observability.metrics import Metrics
 from prometheus_client import CollectorRegistry
 
@@ -44,42 +44,42 @@ def info(version: str) -> AdapterInfo:
     return AdapterInfo(Path("x"), 1, 1.0, (), (), 1, version)
 
 
-def residents(engine: RecordingEngine, drain: float = 5.0) -> Residents:
-    """Return a set of residents whose ids count up."""
+def engine_set(engine: RecordingEngine, drain: float = 5.0) -> EngineSet:
+    """Return an engine set whose ids count up."""
     count = iter(range(1, 100))
 
     def request(name: str, of: AdapterInfo) -> Any:
         return SimpleNamespace(lora_name=f"{name}@{of.version}", lora_int_id=next(count))
 
-    return Residents(engine, request, Capacity(2, 3, drain), Metrics(5, CollectorRegistry()))
+    return EngineSet(engine, request, Capacity(2, 3, drain), Metrics(5, CollectorRegistry()))
 
 
-def run(test: Callable[[RecordingEngine, Residents], Any], drain: float = 5.0) -> None:
+def run(test: Callable[[RecordingEngine, EngineSet], Any], drain: float = 5.0) -> None:
     """Run a test in a loop of its own."""
 
     async def main() -> None:
         engine = RecordingEngine()
-        await test(engine, residents(engine, drain))
+        await test(engine, engine_set(engine, drain))
 
     asyncio.run(main())
 
 
-async def settle(held: Residents) -> None:
+async def settle(held: EngineSet) -> None:
     """Let every drain finish."""
     await asyncio.gather(*held._tasks)
 
 
-async def put(held: Residents, version: str, name: str = "a") -> Resident:
+async def put(held: EngineSet, version: str, name: str = "a") -> LoadedVersion:
     """Load a version and point its name at it."""
-    resident = await held.load(name, info(version))
-    await held.point(resident, pinned=False)
-    return resident
+    loaded = await held.load(name, info(version))
+    await held.point(loaded, pinned=False)
+    return loaded
 
 
 def test_a_replaced_version_leaves_after_its_last_lease() -> None:
     """While a request holds it, it stays in the engine; then it is removed."""
 
-    async def test(engine: RecordingEngine, held: Residents) -> None:
+    async def test(engine: RecordingEngine, held: EngineSet) -> None:
         old = await put(held, "v1")
         lease = held.lease(old)
         new = await put(held, "v2")
@@ -98,7 +98,7 @@ def test_a_replaced_version_leaves_after_its_last_lease() -> None:
 def test_a_version_on_its_way_out_is_taken_back() -> None:
     """Rolling back to a version that still drains loads nothing and removes nothing of it."""
 
-    async def test(engine: RecordingEngine, held: Residents) -> None:
+    async def test(engine: RecordingEngine, held: EngineSet) -> None:
         old = await put(held, "v1")
         lease = held.lease(old)
         new = await put(held, "v2")
@@ -116,7 +116,7 @@ def test_a_version_on_its_way_out_is_taken_back() -> None:
 def test_a_drain_is_bounded() -> None:
     """What outlives the drain is cancelled, and the version still leaves."""
 
-    async def test(engine: RecordingEngine, held: Residents) -> None:
+    async def test(engine: RecordingEngine, held: EngineSet) -> None:
         old = await put(held, "v1")
 
         async def request() -> None:
@@ -140,7 +140,7 @@ def test_a_drain_is_bounded() -> None:
 def test_a_refused_version_changes_nothing() -> None:
     """The engine's refusal is an error with its reason, and the name keeps its version."""
 
-    async def test(engine: RecordingEngine, held: Residents) -> None:
+    async def test(engine: RecordingEngine, held: EngineSet) -> None:
         old = await put(held, "v1")
         engine.refuse = True
         with pytest.raises(AdapterError, match="shapes"):
@@ -153,7 +153,7 @@ def test_a_refused_version_changes_nothing() -> None:
 def test_strays_are_removed() -> None:
     """An id that was removed and came back, as by a request of the last moment, is removed again."""
 
-    async def test(engine: RecordingEngine, held: Residents) -> None:
+    async def test(engine: RecordingEngine, held: EngineSet) -> None:
         old = await put(held, "v1")
         held.drop("a")
         await settle(held)
@@ -167,7 +167,7 @@ def test_strays_are_removed() -> None:
 def test_an_idle_engine_is_left_alone() -> None:
     """The engine is asked where its adapters sit while something runs or has changed, and then no more."""
 
-    async def test(engine: RecordingEngine, held: Residents) -> None:
+    async def test(engine: RecordingEngine, held: EngineSet) -> None:
         first = await put(held, "v1")
         await held.tiers()
         assert engine.asked == 1
@@ -187,7 +187,7 @@ def test_an_idle_engine_is_left_alone() -> None:
 def test_pins_leave_room_for_a_batch() -> None:
     """Memory for 3 and batches of 2 allow one pin; its own name may move on to another version."""
 
-    async def test(_engine: RecordingEngine, held: Residents) -> None:
+    async def test(_engine: RecordingEngine, held: EngineSet) -> None:
         first = await held.load("a", info("v1"))
         await held.point(first, pinned=True)
         other = await put(held, "v1", "b")
@@ -203,13 +203,13 @@ def test_pins_leave_room_for_a_batch() -> None:
 def test_a_lease_is_released_once() -> None:
     """Releasing twice does not free what another request holds."""
 
-    async def test(_engine: RecordingEngine, held: Residents) -> None:
-        resident = await put(held, "v1")
-        one, other = Lease(resident, None), Lease(resident, None)
+    async def test(_engine: RecordingEngine, held: EngineSet) -> None:
+        loaded = await put(held, "v1")
+        one, other = Lease(loaded, None), Lease(loaded, None)
         one.release()
         one.release()
-        assert not resident.idle.is_set()
+        assert not loaded.idle.is_set()
         other.release()
-        assert resident.idle.is_set()
+        assert loaded.idle.is_set()
 
     run(test)

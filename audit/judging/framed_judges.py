@@ -48,7 +48,7 @@ def framed_scorer(scorer: Scorer, frame: Frame) -> Scorer:
     return cast("FramingScorer", scorer).framed(*frame)
 
 
-class Panel:
+class FramedJudges:
     """Asks for snippets in all views and merges the verdicts.
 
     Args:
