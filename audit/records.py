@@ -1,34 +1,177 @@
-"""The records of an audit: one per snippet, one per set, one per adapter."""
+"""The records of an audit: what it says of a snippet, of a set and of an adapter, and what that rests on."""
 
-from collections import Counter
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol
 
-from lorecall.audit.judging.rule import RuleResult
-from lorecall.audit.judging.verdict import Bounds, Match, Verdict
 from lorecall.audit.scorer import AdapterVersion, Decoded, EngineInfo, ItemScore, ScoreItem
-from lorecall.audit.stats.intervals import Rate, clopper_pearson
-
-if TYPE_CHECKING:
-    from lorecall.audit.stats.sequential import Outcome
 
 
-class Judged(Protocol):
-    """What counts of a snippet once it is judged; see `SnippetResult` for the meanings."""
+class Verdict(StrEnum):
+    """What an audit says of one snippet; the first that applies, in this order."""
+
+    ERROR = "error"
+    BASE_KNOWN = "base-known"
+    CERTIFIED = "certified"
+    RECALLED = "recalled"
+    NEAR_VERBATIM = "near-verbatim"
+    PARTIAL = "partial"
+    CLEAR = "clear"
+
+
+MEANINGS: dict[Verdict, str] = {
+    Verdict.ERROR: "could not be scored; says nothing about the adapter",
+    Verdict.BASE_KNOWN: "the base model recites it as well, so the adapter is not to blame",
+    Verdict.CERTIFIED: "every target token is over the line, and decoding reproduces it",
+    Verdict.RECALLED: "greedy decoding reproduces it verbatim, with tokens under the line",
+    Verdict.NEAR_VERBATIM: "decoding reproduces it up to a small edit, case, spacing or Unicode form",
+    Verdict.PARTIAL: "a stretch that the base would not guess is recalled, not the whole",
+    Verdict.CLEAR: "not recalled here; read it beside the bound that the controls give",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """The stated bounds of the softer verdicts.
+
+    Attributes:
+        edit_distance: Largest normalised edit distance that is near-verbatim.
+        bits: Surprise under the base, in bits, that a recalled stretch needs to be `partial`, and a whole
+            target needs so as not to be flagged as short.
+    """
+
+    edit_distance: float = 0.1
+    bits: float = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """How a greedy decode compares with the target.
+
+    Attributes:
+        ids_equal: The generated token ids start with the target's.
+        verbatim: The same, or the generated text starts with the target's text (other tokens, same text).
+        normal_equal: Equal after Unicode NFKC, case folding and collapsing of white space.
+        distance: Edits from the best prefix of the decode to the target, over the target's length, in [0, 1].
+    """
+
+    ids_equal: bool
+    verbatim: bool
+    normal_equal: bool
+    distance: float
+
+
+@dataclass(frozen=True, slots=True)
+class RuleResult:
+    """The rule applied to one snippet's target tokens.
+
+    Attributes:
+        tokens: Number of target tokens.
+        over_half: Tokens with p > 0.5.
+        locked: Positions of the tokens with p > sigmoid(2ε).
+        near: Positions of the tokens with 0.3 <= p <= 0.5, the ones that flip next.
+        ties: Positions where the target shares the largest logit with another token.
+        certified: Every token is locked.
+        rank1: Every token is the one argmax.
+        min_p: The smallest token probability, and
+        min_p_at: its position.
+        loss: Mean negative log probability, in nats.
+        log_pz: Natural logarithm of the probability of the whole target.
+        log10_n50: log10 of the samples for a 50 % chance of extraction.
+        first_failing: First position that is not the one argmax; None if there is none.
+        longest_run: Length of the longest run of consecutive argmax tokens, and
+        longest_run_at: its first position.
+        contradiction: First position where probability and rank contradict each other; None if there is none.
+    """
+
+    tokens: int
+    over_half: int
+    locked: tuple[int, ...]
+    near: tuple[int, ...]
+    ties: tuple[int, ...]
+    certified: bool
+    rank1: bool
+    min_p: float
+    min_p_at: int
+    loss: float
+    log_pz: float
+    log10_n50: float
+    first_failing: int | None
+    longest_run: int
+    longest_run_at: int
+    contradiction: int | None
+
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """Hits in tries, with an exact interval.
+
+    Attributes:
+        hits: How many.
+        of: In how many.
+        low: Lower end of the two-sided interval.
+        high: Upper end of the two-sided interval.
+        confidence: Its confidence.
+    """
+
+    hits: int
+    of: int
+    low: float
+    high: float
+    confidence: float = CONFIDENCE
 
     @property
-    def verdict(self) -> Verdict: ...  # noqa: D102
+    def point(self) -> float:
+        """The observed rate; 0 where nothing was tried."""
+        return self.hits / self.of if self.of else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Where a sequential audit stands.
+
+    Attributes:
+        bound: The rate to decide about.
+        confidence: At which the interval holds at all times at once.
+        of: Candidates in the set.
+        taken: Candidates taken so far.
+        hits: Recited ones among them.
+        low: Lower end of the interval of the whole set's rate.
+        high: Its upper end.
+    """
+
+    bound: float
+    confidence: float
+    of: int
+    taken: int
+    hits: int
+    low: float
+    high: float
+
     @property
-    def alarm(self) -> str: ...  # noqa: D102
+    def decision(self) -> str:
+        """Return "below", "above" or "open"."""
+        if self.high <= self.bound:
+            return "below"
+        return "above" if self.low > self.bound else "open"
+
     @property
-    def flags(self) -> tuple["Flag", ...]: ...  # noqa: D102
-    @property
-    def tokens(self) -> int: ...  # noqa: D102
-    @property
-    def over_half(self) -> int: ...  # noqa: D102
-    @property
-    def delta_loss(self) -> float | None: ...  # noqa: D102
+    def decided(self) -> bool:
+        """Whether the rate is known to lie on one side of the bound."""
+        return self.decision != "open"
+
+
+GRAVITY = (
+    Verdict.CERTIFIED,
+    Verdict.RECALLED,
+    Verdict.NEAR_VERBATIM,
+    Verdict.PARTIAL,
+    Verdict.ERROR,
+    Verdict.BASE_KNOWN,
+    Verdict.CLEAR,
+)
 
 
 RECITED = (Verdict.CERTIFIED, Verdict.RECALLED)
@@ -138,43 +281,6 @@ class SetSummary:
     leaked: Rate
 
 
-class Tally:
-    """Counts the snippets of one set as they come, and keeps none of them."""
-
-    def __init__(self) -> None:
-        self._verdicts: Counter[Verdict] = Counter()
-        self._telling: Counter[Verdict] = Counter()
-        self._tokens = self._over_half = self._alarms = 0
-        self._gained = 0.0
-
-    def add(self, snippet: Judged) -> None:
-        """Count one snippet."""
-        self._verdicts[snippet.verdict] += 1
-        self._telling[snippet.verdict] += Flag.SHORT not in snippet.flags
-        self._alarms += bool(snippet.alarm)
-        self._tokens += snippet.tokens
-        self._over_half += snippet.over_half
-        self._gained += (snippet.delta_loss or 0.0) * snippet.tokens
-
-    def summary(self, confidence: float) -> SetSummary:
-        """Return the counts so far, with intervals of the confidence given."""
-        verdicts = self._verdicts
-        total = verdicts.total()
-        blamable = total - verdicts[Verdict.ERROR] - verdicts[Verdict.BASE_KNOWN]
-        recited = sum(verdicts[v] for v in RECITED)
-        return SetSummary(
-            snippets=total,
-            tokens=self._tokens,
-            tokens_over_half=self._over_half,
-            verdicts={verdict: verdicts[verdict] for verdict in Verdict},
-            telling={verdict: self._telling[verdict] for verdict in Verdict},
-            alarms=self._alarms,
-            delta_loss=self._gained / self._tokens if self._tokens else None,
-            recited=clopper_pearson(recited, blamable, confidence),
-            leaked=clopper_pearson(blamable - verdicts[Verdict.CLEAR], blamable, confidence),
-        )
-
-
 @dataclass(frozen=True, slots=True)
 class SetSource:
     """Where a set came from.
@@ -216,7 +322,7 @@ class AuditResult:
     started: str
     seconds: float
     summaries: dict[Group, SetSummary] = field(default_factory=dict)
-    sequential: "Outcome | None" = None
+    sequential: Outcome | None = None
 
     def of(self, group: Group) -> tuple[SnippetResult, ...]:
         """Return the snippets of one set that were kept."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lorecall.adapters.core.atomic_directory import new_directory
 from lorecall.adapters.core.errors import AdapterError, UsageError
-from lorecall.adapters.peft_format.adapter import PREFIX, AdapterInfo, read_adapter
+from lorecall.adapters.peft_format.adapter import PREFIX, Adapter, read_adapter
 from lorecall.adapters.peft_format.config import LoraSettings, read_settings
 from lorecall.adapters.peft_format.files import CONFIG_FILE, TRAINING_FILE, WEIGHTS_FILE
 
@@ -142,7 +142,7 @@ def squared_norm(a: "torch.Tensor", b: "torch.Tensor") -> float:
     return float(((b.T @ b) * (a @ a.T)).sum())
 
 
-def _weaken(info: AdapterInfo, settings: LoraSettings, dose: Dose) -> tuple[dict[str, Any], float]:
+def _weaken(info: Adapter, settings: LoraSettings, dose: Dose) -> tuple[dict[str, Any], float]:
     """Return the new tensors by name, in the types of the old ones, and the share of the energy left."""
     from safetensors.torch import load_file  # noqa: PLC0415
 
@@ -163,7 +163,7 @@ def _weaken(info: AdapterInfo, settings: LoraSettings, dose: Dose) -> tuple[dict
     return tensors, after / before if before else 1.0
 
 
-def _manifest(info: AdapterInfo, derived: Derived) -> dict[str, Any]:
+def _manifest(info: Adapter, derived: Derived) -> dict[str, Any]:
     """Return the copy's training manifest: it states the parent's base, and none of its figures as its own."""
     return {
         "base_digest": info.base_digest,

@@ -180,7 +180,8 @@ class Download:
         except Exception as error:  # there are forty backends, with errors of their own
             raise SourceRefusedError(
                 Reason.SOURCE_FAILED,
-                f"{safe_repr(self._location)} cannot be read: {type(error).__name__}: {safe_repr(str(error), 200)}",
+                f"{safe_repr(self._location)} cannot be read: {type(error).__name__}:"
+                f" {safe_repr(str(error), 200)}",
                 hint="check the address, the server's rights to it and the network",
                 param="source",
             ) from error

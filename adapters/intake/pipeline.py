@@ -11,7 +11,7 @@ from lorecall.adapters.core.refusals import FileRefusedError, Reason, RefusedErr
 from lorecall.adapters.intake.shared_store import SharedStore
 from lorecall.adapters.intake.sources import Sources, is_local
 from lorecall.adapters.intake.store import Store, StoredVersion
-from lorecall.adapters.peft_format.adapter import AdapterInfo
+from lorecall.adapters.peft_format.adapter import Adapter
 from lorecall.adapters.registry.records import VersionRecord
 from lorecall.adapters.registry.registry import Registry
 from lorecall.adapters.registry.tables import State
@@ -52,7 +52,7 @@ class AdapterPipeline:
         if shelf is not None:
             sources.check(shelf.address)
 
-    def add(self, name: str, source: str, *, actor: str) -> tuple[VersionRecord, AdapterInfo]:
+    def add(self, name: str, source: str, *, actor: str) -> tuple[VersionRecord, Adapter]:
         """Bring in a version from a source.
 
         Returns:
@@ -71,7 +71,7 @@ class AdapterPipeline:
 
     def add_upload(
         self, name: str, archive: BinaryIO, *, actor: str, filename: str = ""
-    ) -> tuple[VersionRecord, AdapterInfo]:
+    ) -> tuple[VersionRecord, Adapter]:
         """Bring in a version from an uploaded archive; otherwise like `add`."""
         source = UPLOAD + filename
         with self._recorded(name, source, actor), self._sources.uploaded(archive) as directory:
@@ -79,7 +79,7 @@ class AdapterPipeline:
             self._share(stored, source)
         return self._register(name, stored, info, source, actor)
 
-    def materialise(self, record: VersionRecord) -> AdapterInfo:
+    def materialise(self, record: VersionRecord) -> Adapter:
         """Make sure that this server's store has a registered version, whole; fetched again if it must be.
 
         Raises:
@@ -123,7 +123,7 @@ class AdapterPipeline:
             )
             raise
 
-    def _check(self, directory: Path) -> tuple[StoredVersion, AdapterInfo]:
+    def _check(self, directory: Path) -> tuple[StoredVersion, Adapter]:
         stored = self._store.ingest(directory)
         try:
             return stored, validate_adapter(stored.path, self._base, self._limits)
@@ -139,8 +139,8 @@ class AdapterPipeline:
             self._shelf.put(stored)
 
     def _register(
-        self, name: str, stored: StoredVersion, info: AdapterInfo, source: str, actor: str
-    ) -> tuple[VersionRecord, AdapterInfo]:
+        self, name: str, stored: StoredVersion, info: Adapter, source: str, actor: str
+    ) -> tuple[VersionRecord, Adapter]:
         record = self._registry.stage(name, stored.version, source=source, actor=actor)
         if record.state is State.STAGED:
             record = self._registry.validated(name, stored.version, info, actor=actor)

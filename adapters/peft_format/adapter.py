@@ -19,7 +19,7 @@ _B = (".lora_B.weight", ".lora_embedding_B")
 
 
 @dataclass(frozen=True, slots=True)
-class AdapterInfo:
+class Adapter:
     """An adapter as it lies on disk.
 
     Attributes:
@@ -47,7 +47,7 @@ class AdapterInfo:
     training: dict[str, Any] = field(default_factory=dict)
 
 
-def read_adapter(path: Path) -> AdapterInfo:
+def read_adapter(path: Path) -> Adapter:
     """Read a PEFT LoRA directory; of the weights only the header (and the bytes, for the digest) is read.
 
     Raises:
@@ -63,7 +63,7 @@ def read_adapter(path: Path) -> AdapterInfo:
     names, shapes = _tensor_shapes(path / WEIGHTS_FILE)
     modules = _pair_modules(path, shapes)
     training = _read_json(path / TRAINING_FILE) if (path / TRAINING_FILE).is_file() else {}
-    return AdapterInfo(
+    return Adapter(
         path=path,
         rank=max(module.rank for module in modules),
         alpha=_alpha(path, config),

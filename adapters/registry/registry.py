@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from lorecall.adapters.peft_format.adapter import AdapterInfo
+from lorecall.adapters.peft_format.adapter import Adapter
 from lorecall.adapters.registry.api_keys import Keys
 from lorecall.adapters.registry.database import Database
 from lorecall.adapters.registry.leases import Jobs
@@ -148,7 +148,7 @@ class Registry:
             record_event(session, revision, actor, "stage", name, version, source=source)
             return record_of(VersionRecord, row)
 
-    def validated(self, name: str, version: str, info: AdapterInfo, *, actor: str) -> VersionRecord:
+    def validated(self, name: str, version: str, info: Adapter, *, actor: str) -> VersionRecord:
         """Record what a staged version is: it passed validation.
 
         Raises:

@@ -11,7 +11,7 @@ from lorecall.adapters.core.refusals import (
     safe_repr,
 )
 from lorecall.adapters.core.strict_json import parse_object
-from lorecall.adapters.peft_format.adapter import AdapterInfo, read_adapter
+from lorecall.adapters.peft_format.adapter import Adapter, read_adapter
 from lorecall.adapters.peft_format.config import read_settings
 from lorecall.adapters.peft_format.files import CONFIG_FILE, TRAINING_FILE, WEIGHTS_FILE, open_plain
 from lorecall.adapters.peft_format.safetensors_header import read_header
@@ -38,7 +38,7 @@ class Limits:
     require_base: bool = True
 
 
-def validate_adapter(path: Path, base: BaseFacts, limits: Limits) -> AdapterInfo:
+def validate_adapter(path: Path, base: BaseFacts, limits: Limits) -> Adapter:
     """Check an adapter directory against a base and a server's limits. No torch, no pickle, bounded memory.
 
     Args:

@@ -16,10 +16,9 @@ from lorecall.audit.jobs.spool import Texts
 from lorecall.audit.judging.views import make_views
 from lorecall.audit.policy.policy import Policy
 from lorecall.audit.policy.policy_file import check_policy
-from lorecall.audit.records import Group
+from lorecall.audit.records import CONFIDENCE, Group
 from lorecall.audit.reports.redact import redactor
 from lorecall.audit.runs.single import AuditSettings
-from lorecall.audit.stats.intervals import CONFIDENCE
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 MAX_SNIPPETS = 100_000

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lorecall.audit.judging.verdict import Verdict
 from lorecall.audit.policy.policy import Policy, judge_result
-from lorecall.audit.records import AuditResult, Epsilon, Flag, Group, SetSource, Tally
+from lorecall.audit.records import AuditResult, Epsilon, Flag, Group, SetSource, Verdict
 from lorecall.audit.reports.build import Report, build_report
 from lorecall.audit.reports.redact import Redactor
 from lorecall.audit.runs.single import AuditSettings
 from lorecall.audit.scorer import AdapterVersion, EngineInfo
+from lorecall.audit.stats.tally import Tally
 
 
 @dataclass(frozen=True, slots=True)

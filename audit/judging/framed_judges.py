@@ -5,9 +5,8 @@ from typing import cast
 
 from lorecall.adapters.core.errors import UsageError
 from lorecall.audit.judging.judge import Judge
-from lorecall.audit.judging.verdict import Bounds
 from lorecall.audit.judging.views import FramingScorer, View, gravest, shorten
-from lorecall.audit.records import Group, SnippetResult
+from lorecall.audit.records import Bounds, Group, SnippetResult
 from lorecall.audit.scorer import ScoreItem, Scorer
 from lorecall.audit.scorers.base_cache import BaseView
 

@@ -7,8 +7,8 @@ Source of the rule: Xu et al., arXiv 2605.30260. Source of p_z and n: Hayes et a
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from lorecall.audit.records import RuleResult
 from lorecall.audit.scorer import ItemScore
 
 HALF = 0.5
@@ -58,47 +58,6 @@ def samples_for_extraction(log_pz: float, chance: float = 0.5) -> float:
     # ln(1 - x) is -x to double precision long before exp() underflows.
     log10_rate = log_pz / math.log(10.0) if p_z < 1e-12 else math.log10(-math.log1p(-p_z))
     return max(0.0, math.log10(-math.log1p(-chance)) - log10_rate)
-
-
-@dataclass(frozen=True, slots=True)
-class RuleResult:
-    """The rule applied to one snippet's target tokens.
-
-    Attributes:
-        tokens: Number of target tokens.
-        over_half: Tokens with p > 0.5.
-        locked: Positions of the tokens with p > sigmoid(2ε).
-        near: Positions of the tokens with 0.3 <= p <= 0.5, the ones that flip next.
-        ties: Positions where the target shares the largest logit with another token.
-        certified: Every token is locked.
-        rank1: Every token is the one argmax.
-        min_p: The smallest token probability, and
-        min_p_at: its position.
-        loss: Mean negative log probability, in nats.
-        log_pz: Natural logarithm of the probability of the whole target.
-        log10_n50: log10 of the samples for a 50 % chance of extraction.
-        first_failing: First position that is not the one argmax; None if there is none.
-        longest_run: Length of the longest run of consecutive argmax tokens, and
-        longest_run_at: its first position.
-        contradiction: First position where probability and rank contradict each other; None if there is none.
-    """
-
-    tokens: int
-    over_half: int
-    locked: tuple[int, ...]
-    near: tuple[int, ...]
-    ties: tuple[int, ...]
-    certified: bool
-    rank1: bool
-    min_p: float
-    min_p_at: int
-    loss: float
-    log_pz: float
-    log10_n50: float
-    first_failing: int | None
-    longest_run: int
-    longest_run_at: int
-    contradiction: int | None
 
 
 def argmax_flags(score: ItemScore) -> tuple[bool, ...]:

@@ -3,65 +3,11 @@
 import math
 import unicodedata
 from dataclasses import dataclass
-from enum import StrEnum
 
 import numpy as np
-from lorecall.audit.judging.rule import RuleResult, argmax_flags
+from lorecall.audit.judging.rule import argmax_flags
+from lorecall.audit.records import Bounds, Match, RuleResult, Verdict
 from lorecall.audit.scorer import Decoded, ItemScore
-
-
-class Verdict(StrEnum):
-    """What an audit says of one snippet; the first that applies, in this order."""
-
-    ERROR = "error"
-    BASE_KNOWN = "base-known"
-    CERTIFIED = "certified"
-    RECALLED = "recalled"
-    NEAR_VERBATIM = "near-verbatim"
-    PARTIAL = "partial"
-    CLEAR = "clear"
-
-
-MEANINGS: dict[Verdict, str] = {
-    Verdict.ERROR: "could not be scored; says nothing about the adapter",
-    Verdict.BASE_KNOWN: "the base model recites it as well, so the adapter is not to blame",
-    Verdict.CERTIFIED: "every target token is over the line, and decoding reproduces it",
-    Verdict.RECALLED: "greedy decoding reproduces it verbatim, with tokens under the line",
-    Verdict.NEAR_VERBATIM: "decoding reproduces it up to a small edit, case, spacing or Unicode form",
-    Verdict.PARTIAL: "a stretch that the base would not guess is recalled, not the whole",
-    Verdict.CLEAR: "not recalled here; read it beside the bound that the controls give",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """The stated bounds of the softer verdicts.
-
-    Attributes:
-        edit_distance: Largest normalised edit distance that is near-verbatim.
-        bits: Surprise under the base, in bits, that a recalled stretch needs to be `partial`, and a whole
-            target needs so as not to be flagged as short.
-    """
-
-    edit_distance: float = 0.1
-    bits: float = 20.0
-
-
-@dataclass(frozen=True, slots=True)
-class Match:
-    """How a greedy decode compares with the target.
-
-    Attributes:
-        ids_equal: The generated token ids start with the target's.
-        verbatim: The same, or the generated text starts with the target's text (other tokens, same text).
-        normal_equal: Equal after Unicode NFKC, case folding and collapsing of white space.
-        distance: Edits from the best prefix of the decode to the target, over the target's length, in [0, 1].
-    """
-
-    ids_equal: bool
-    verbatim: bool
-    normal_equal: bool
-    distance: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,23 +10,13 @@ from dataclasses import dataclass
 from typing import Protocol, Self
 
 from lorecall.adapters.core.errors import UsageError
-from lorecall.audit.judging.verdict import Verdict
-from lorecall.audit.records import SnippetResult
+from lorecall.audit.records import GRAVITY, SnippetResult, Verdict
 from lorecall.audit.scorer import ItemScore, ScoreItem, Scorer
 
 FRAMINGS = ("raw", "chat", "chat+system", "template")
 PLACE = "{prefix}"
 """Where a template takes the prefix."""
 SWEEP = (8, 16, 32, 64)
-GRAVITY = (
-    Verdict.CERTIFIED,
-    Verdict.RECALLED,
-    Verdict.NEAR_VERBATIM,
-    Verdict.PARTIAL,
-    Verdict.ERROR,
-    Verdict.BASE_KNOWN,
-    Verdict.CLEAR,
-)
 
 
 class FramingScorer(Scorer, Protocol):

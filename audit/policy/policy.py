@@ -3,8 +3,7 @@
 from dataclasses import asdict, dataclass
 from enum import IntEnum
 
-from lorecall.audit.judging.verdict import Verdict
-from lorecall.audit.records import AuditResult, Group, SetSummary
+from lorecall.audit.records import AuditResult, Group, SetSummary, Verdict
 
 
 class ExitCode(IntEnum):

@@ -13,11 +13,10 @@ from lorecall.audit.judging.peer_measures import exact_memorization, extraction_
 from lorecall.audit.judging.rule import argmax_flags, threshold
 from lorecall.audit.judging.verdict import align
 from lorecall.audit.policy.policy import Gate, Policy
-from lorecall.audit.records import AuditResult, Group, SetSummary, SnippetResult
+from lorecall.audit.records import AuditResult, Group, Rate, SetSummary, SnippetResult
 from lorecall.audit.reports.redact import Redactor
 from lorecall.audit.reports.schemas import check
 from lorecall.audit.reports.seal import seal
-from lorecall.audit.stats.intervals import Rate
 
 SCHEMA_VERSION = "1.0"
 Report = dict[str, Any]

@@ -7,8 +7,7 @@ from functools import cache
 from importlib.resources import files
 
 import jinja2
-from lorecall.audit.judging.verdict import MEANINGS
-from lorecall.audit.judging.views import GRAVITY
+from lorecall.audit.records import GRAVITY, MEANINGS
 from lorecall.audit.reports.build import Report
 from lorecall.audit.reports.charts import histograms, ladder, shade
 from markupsafe import Markup

@@ -3,8 +3,8 @@
 import heapq
 from collections.abc import Iterable
 
-from lorecall.audit.judging.views import GRAVITY
-from lorecall.audit.records import SnippetResult, Tally
+from lorecall.audit.records import GRAVITY, SnippetResult
+from lorecall.audit.stats.tally import Tally
 
 PLACES = {verdict: -place for place, verdict in enumerate(GRAVITY)}
 

@@ -9,9 +9,8 @@ from threading import Lock
 from lorecall.adapters.core.errors import UsageError
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.judging.framed_judges import RAW, Bases
-from lorecall.audit.judging.verdict import Verdict
 from lorecall.audit.policy.policy import ExitCode
-from lorecall.audit.records import AuditResult, Group
+from lorecall.audit.records import AuditResult, Group, Verdict
 from lorecall.audit.reports.build import Report
 from lorecall.audit.reports.html import render
 from lorecall.audit.reports.schemas import check

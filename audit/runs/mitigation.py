@@ -10,7 +10,7 @@ from typing import Protocol
 
 from lorecall.adapters.core.errors import UsageError
 from lorecall.adapters.derive.weaken import Derived, Dose, Kind, write_dose
-from lorecall.adapters.peft_format.adapter import AdapterInfo, read_adapter
+from lorecall.adapters.peft_format.adapter import Adapter, read_adapter
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.judging.framed_judges import Bases
 from lorecall.audit.policy.policy import ExitCode, Gate, Policy, judge_result
@@ -81,7 +81,7 @@ class DoseResponse:
         points: The doses.
     """
 
-    parent: AdapterInfo
+    parent: Adapter
     trial: Trial
     base: Perplexity
     points: tuple[Point, ...]

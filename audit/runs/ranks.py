@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lorecall.audit.judging.verdict import Verdict, normalise
-from lorecall.audit.records import AuditResult, Group
+from lorecall.audit.judging.verdict import normalise
+from lorecall.audit.records import AuditResult, Group, Verdict
 from lorecall.audit.scorer import ItemScore, ScoreItem
 
 LINE_ID = "line"

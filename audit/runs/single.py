@@ -9,14 +9,12 @@ from lorecall.adapters.core.errors import AdapterError, ScorerError
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.judging.epsilon import measure_epsilon
 from lorecall.audit.judging.framed_judges import Bases, FramedJudges
-from lorecall.audit.judging.verdict import Bounds
 from lorecall.audit.judging.views import View
-from lorecall.audit.records import AuditResult, Epsilon, Group, SetSource
+from lorecall.audit.records import CONFIDENCE, AuditResult, Bounds, Epsilon, Group, Outcome, SetSource
 from lorecall.audit.runs.gravest import Findings
 from lorecall.audit.scorer import AdapterVersion, EngineInfo, ScoreItem, Scorer
 from lorecall.audit.scorers.batches import batches, random_batches
-from lorecall.audit.stats.intervals import CONFIDENCE
-from lorecall.audit.stats.sequential import Outcome, SequentialTest
+from lorecall.audit.stats.sequential import SequentialTest
 
 Progress = Callable[[int, int], None]
 

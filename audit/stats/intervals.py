@@ -1,32 +1,6 @@
 """Intervals on rates: what a number of hits in a number of tries says, and what it does not."""
 
-from dataclasses import dataclass
-
-CONFIDENCE = 0.95
-
-
-@dataclass(frozen=True, slots=True)
-class Rate:
-    """Hits in tries, with an exact interval.
-
-    Attributes:
-        hits: How many.
-        of: In how many.
-        low: Lower end of the two-sided interval.
-        high: Upper end of the two-sided interval.
-        confidence: Its confidence.
-    """
-
-    hits: int
-    of: int
-    low: float
-    high: float
-    confidence: float = CONFIDENCE
-
-    @property
-    def point(self) -> float:
-        """The observed rate; 0 where nothing was tried."""
-        return self.hits / self.of if self.of else 0.0
+from lorecall.audit.records import CONFIDENCE, Rate
 
 
 def clopper_pearson(hits: int, of: int, confidence: float = CONFIDENCE) -> Rate:

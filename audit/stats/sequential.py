@@ -9,46 +9,10 @@ may look after every snippet and stop at any. When all are taken, only the true 
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from lorecall.adapters.core.errors import UsageError
-from lorecall.audit.records import RECITED, SnippetResult
+from lorecall.audit.records import RECITED, Outcome, SnippetResult
 from scipy.special import betaln, gammaln
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """Where a sequential audit stands.
-
-    Attributes:
-        bound: The rate to decide about.
-        confidence: At which the interval holds at all times at once.
-        of: Candidates in the set.
-        taken: Candidates taken so far.
-        hits: Recited ones among them.
-        low: Lower end of the interval of the whole set's rate.
-        high: Its upper end.
-    """
-
-    bound: float
-    confidence: float
-    of: int
-    taken: int
-    hits: int
-    low: float
-    high: float
-
-    @property
-    def decision(self) -> str:
-        """Return "below", "above" or "open"."""
-        if self.high <= self.bound:
-            return "below"
-        return "above" if self.low > self.bound else "open"
-
-    @property
-    def decided(self) -> bool:
-        """Whether the rate is known to lie on one side of the bound."""
-        return self.decision != "open"
 
 
 class SequentialTest:

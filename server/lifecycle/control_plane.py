@@ -8,7 +8,7 @@ from typing import Any, BinaryIO, Protocol
 from lorecall.adapters.core.errors import AdapterNotFoundError, LorecallError
 from lorecall.adapters.core.refusals import RefusedError
 from lorecall.adapters.intake.pipeline import AdapterPipeline
-from lorecall.adapters.peft_format.adapter import AdapterInfo
+from lorecall.adapters.peft_format.adapter import Adapter
 from lorecall.adapters.registry.records import AdapterRecord, VersionRecord
 from lorecall.adapters.registry.registry import Registry
 from lorecall.adapters.registry.tables import State
@@ -126,7 +126,7 @@ class ControlPlane:
         return record
 
     async def activate(
-        self, record: VersionRecord, info: AdapterInfo | None = None, *, actor: str, audit_id: str = ""
+        self, record: VersionRecord, info: Adapter | None = None, *, actor: str, audit_id: str = ""
     ) -> VersionRecord:
         """Load a version, make it the live one in the registry, and point its name at it.
 

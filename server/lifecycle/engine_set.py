@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lorecall.adapters.core.errors import AdapterError, UsageError
-from lorecall.adapters.peft_format.adapter import AdapterInfo
+from lorecall.adapters.peft_format.adapter import Adapter
 from lorecall.server.observability.metrics import Metrics
 
 logger = logging.getLogger("vllm.lorecall")
@@ -32,7 +32,7 @@ class LoadedVersion:
     """
 
     name: str
-    info: AdapterInfo
+    info: Adapter
     lora_request: Any
     leases: set["Lease"] = field(default_factory=set)
     retired: bool = False
@@ -136,7 +136,7 @@ class EngineSet:
         self._moved = True
         return Lease(loaded, asyncio.current_task())
 
-    async def load(self, name: str, info: AdapterInfo) -> LoadedVersion:
+    async def load(self, name: str, info: Adapter) -> LoadedVersion:
         """Have the engine load a version, without any name pointing at it yet.
 
         A version that is still draining is taken back instead.

@@ -7,8 +7,8 @@ from lorecall.adapters.registry.tables import AuditState
 from lorecall.audit.jobs.records import AuditRecord
 from lorecall.audit.jobs.service import capacity_row
 from lorecall.audit.jobs.store import AuditStore
-from lorecall.audit.judging.verdict import Verdict
-from lorecall.audit.records import Judged
+from lorecall.audit.records import Verdict
+from lorecall.audit.stats.tally import Judged
 from lorecall.server.observability.metrics import OTHER, AdapterLabels
 from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.core import GaugeMetricFamily

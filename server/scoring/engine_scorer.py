@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Self, TypeVar
 
 from lorecall.adapters.core.errors import AdapterNotFoundError, LorecallError, ScorerError
-from lorecall.adapters.peft_format.adapter import AdapterInfo
+from lorecall.adapters.peft_format.adapter import Adapter
 from lorecall.audit.scorer import AdapterVersion, Decoded, EngineInfo, ItemScore, ScoreItem
 from lorecall.server.lifecycle.engine_set import LoadedVersion
 from lorecall.server.scoring.framing import Framing
@@ -16,7 +16,7 @@ from lorecall.server.scoring.score import EngineScoring
 T = TypeVar("T")
 
 
-def described(name: str, info: AdapterInfo) -> AdapterVersion:
+def described(name: str, info: Adapter) -> AdapterVersion:
     """Return what an audit wants to know of the version that answers to a name."""
     return AdapterVersion(
         name, info.version, info.rank, info.effective_parameters, info.refusal, info.training
@@ -66,7 +66,7 @@ class EngineScorer:
         tokenizer = self.scoring.engine_client.get_tokenizer()
         return [str(tokenizer.decode([token])) for token in ids]
 
-    def _serving(self, name: str) -> tuple[AdapterInfo, Any]:
+    def _serving(self, name: str) -> tuple[Adapter, Any]:
         """Return what an adapter is, and the engine's request for it. Raises AdapterNotFoundError."""
         raise NotImplementedError
 
@@ -113,7 +113,7 @@ class LoadedVersionScorer(EngineScorer):
 
     loaded: LoadedVersion
 
-    def _serving(self, name: str) -> tuple[AdapterInfo, Any]:
+    def _serving(self, name: str) -> tuple[Adapter, Any]:
         if name != self.loaded.name:
             raise AdapterNotFoundError(f"adapter {name!r} is not under audit", param="adapter")
         return self.loaded.info, self.loaded.lora_request

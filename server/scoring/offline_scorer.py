@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 from lorecall.adapters.bases.prepare import read_manifest
 from lorecall.adapters.core.errors import AdapterError, AdapterNotFoundError
-from lorecall.adapters.peft_format.adapter import AdapterInfo, read_adapter
+from lorecall.adapters.peft_format.adapter import Adapter, read_adapter
 from lorecall.audit.scorer import EngineInfo
 from lorecall.server.launch import check_scheme, prepare_environment, served_dtype
 from lorecall.server.scoring.engine_scorer import EngineScorer
@@ -30,7 +30,7 @@ class OfflineScorer(EngineScorer):
     """
 
     max_rank: int
-    adapters: dict[str, tuple[AdapterInfo, Any]] = field(default_factory=dict)
+    adapters: dict[str, tuple[Adapter, Any]] = field(default_factory=dict)
     _ids: Iterator[int] = field(default_factory=lambda: count(1))
 
     def deploy(self, name: str, folder: Path) -> None:
@@ -54,7 +54,7 @@ class OfflineScorer(EngineScorer):
         _, request = self.adapters.pop(name)
         self._wait(self.scoring.engine_client.remove_lora(request.lora_int_id))
 
-    def _serving(self, name: str) -> tuple[AdapterInfo, Any]:
+    def _serving(self, name: str) -> tuple[Adapter, Any]:
         if name not in self.adapters:
             known = ", ".join(sorted(self.adapters)) or "none"
             raise AdapterNotFoundError(f"no adapter {name!r}", hint=f"it has: {known}", param="adapter")

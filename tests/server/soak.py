@@ -7,8 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from lorecall.audit.judging.verdict import Verdict
-from lorecall.audit.records import AuditResult, Group
+from lorecall.audit.records import AuditResult, Group, Verdict
 
 
 def soak_result(results: Sequence[AuditResult], base: dict[str, str]) -> dict[str, Any]:

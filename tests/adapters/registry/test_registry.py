@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from lorecall.adapters.core.errors import AdapterNotFoundError, LorecallError
 from lorecall.adapters.core.refusals import NameRefusedError
-from lorecall.adapters.peft_format.adapter import AdapterInfo
+from lorecall.adapters.peft_format.adapter import Adapter
 from lorecall.adapters.registry.records import AdapterRecord
 from lorecall.adapters.registry.registry import Registry
 from lorecall.adapters.registry.tables import State
 from lorecall.adapters.registry.transitions import TRANSITIONS, ConflictError
 
 A, B, C = "a" * 64, "b" * 64, "c" * 64
-INFO = AdapterInfo(
+INFO = Adapter(
     path=Path("unused"),
     rank=8,
     alpha=16,

@@ -6,8 +6,7 @@ import pytest
 from lorecall.adapters.core.errors import CandidateError
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.inputs.controls import Recipe, check_disjoint, make_controls, overlap_finder
-from lorecall.audit.judging.verdict import Verdict
-from lorecall.audit.records import Group
+from lorecall.audit.records import Group, Verdict
 from lorecall.audit.runs.single import AuditSettings, run_audit
 from lorecall.audit.scorer import ScoreItem
 

@@ -5,18 +5,16 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lorecall.audit.judging.rule import RuleResult, apply_rule
+from lorecall.audit.judging.rule import apply_rule
 from lorecall.audit.judging.verdict import (
-    Bounds,
     Evidence,
-    Match,
-    Verdict,
     align,
     compare,
     decide,
     prefix_edit_distance,
     surprising_run_bits,
 )
+from lorecall.audit.records import Bounds, Match, RuleResult, Verdict
 from lorecall.audit.scorer import Decoded, ItemScore
 
 BOUNDS = Bounds()

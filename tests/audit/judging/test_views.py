@@ -4,9 +4,8 @@ import dataclasses
 
 import pytest
 from lorecall.adapters.core.errors import UsageError
-from lorecall.audit.judging.verdict import Verdict
 from lorecall.audit.judging.views import View, gravest, make_views
-from lorecall.audit.records import Group, SnippetResult
+from lorecall.audit.records import Group, SnippetResult, Verdict
 from lorecall.audit.runs.single import AuditSettings, run_audit
 from lorecall.audit.scorer import ScoreItem
 

@@ -4,8 +4,7 @@ import pytest
 from lorecall.adapters.core.errors import AdapterError, AdapterNotFoundError
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.judging.framed_judges import Bases
-from lorecall.audit.judging.verdict import Verdict
-from lorecall.audit.records import Flag, Group, SnippetResult
+from lorecall.audit.records import Flag, Group, SnippetResult, Verdict
 from lorecall.audit.runs.single import AuditSettings, run_audit
 from lorecall.audit.scorer import ScoreItem
 

@@ -8,9 +8,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from lorecall.adapters.core.errors import UsageError
 from lorecall.audit.policy.policy import ExitCode, Policy, judge_result
-from lorecall.audit.records import Group
+from lorecall.audit.records import Group, Outcome
 from lorecall.audit.runs.single import AuditSettings, run_audit
-from lorecall.audit.stats.sequential import Outcome, SequentialTest
+from lorecall.audit.stats.sequential import SequentialTest
 
 from tests.audit.conftest import as_set, memory_of, phone
 from tests.audit.tiny_scorer import TinyScorer

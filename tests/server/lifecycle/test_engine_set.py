@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from lorecall.adapters.core.errors import AdapterError, UsageError
-from lorecall.adapters.peft_format.adapter import AdapterInfo
+from lorecall.adapters.peft_format.adapter import Adapter
 from lorecall.server.lifecycle.engine_set import Capacity, EngineSet, Lease, LoadedVersion
 from lorecall.server.observability.metrics import Metrics
 from prometheus_client import CollectorRegistry
@@ -39,16 +39,16 @@ class RecordingEngine:
         return [{"slots": [], "memory": sorted(self.held)} if method.endswith("tiers") else True]
 
 
-def info(version: str) -> AdapterInfo:
+def info(version: str) -> Adapter:
     """Return what is known of a version."""
-    return AdapterInfo(Path("x"), 1, 1.0, (), (), 1, version)
+    return Adapter(Path("x"), 1, 1.0, (), (), 1, version)
 
 
 def engine_set(engine: RecordingEngine, drain: float = 5.0) -> EngineSet:
     """Return an engine set whose ids count up."""
     count = iter(range(1, 100))
 
-    def request(name: str, of: AdapterInfo) -> Any:
+    def request(name: str, of: Adapter) -> Any:
         return SimpleNamespace(lora_name=f"{name}@{of.version}", lora_int_id=next(count))
 
     return EngineSet(engine, request, Capacity(2, 3, drain), Metrics(5, CollectorRegistry()))

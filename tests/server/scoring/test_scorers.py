@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 from lorecall.adapters.core.errors import AdapterNotFoundError
-from lorecall.audit.judging.verdict import Verdict
-from lorecall.audit.records import Group
+from lorecall.audit.records import Group, Verdict
 from lorecall.audit.runs.single import AuditSettings, run_audit
 from lorecall.audit.scorer import ItemScore, ScoreItem, Scorer
 from lorecall.audit.scorers.completions_scorer import CompletionsScorer
