@@ -9,8 +9,8 @@ from typing import Any, Self, TypeVar
 from lorecall.adapters.core.errors import AdapterNotFoundError, LorecallError, ScorerError
 from lorecall.adapters.peft_format.adapter import Adapter
 from lorecall.audit.scorer import AdapterVersion, Decoded, EngineInfo, ItemScore, ScoreItem
+from lorecall.audit.scorers.framing import Framing
 from lorecall.server.lifecycle.engine_set import LoadedVersion
-from lorecall.server.scoring.framing import Framing
 from lorecall.server.scoring.score import EngineScoring
 
 T = TypeVar("T")

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lorecall.audit.scorer import ItemScore, ScoreItem
+from lorecall.audit.scorers.framing import Framing, TokenSplit, framed_prefix, split_tokens
 from lorecall.server.engine.cpu.target_scores import COLUMNS, SCORE_FROM
-from lorecall.server.scoring.framing import Framing, TokenSplit, framed_prefix, split_tokens
 from lorecall.server.scoring.throttle import Background
 
 AT_ONCE = 256

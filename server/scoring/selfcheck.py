@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lorecall.audit.judging.rule import threshold
-from lorecall.server.scoring.framing import TokenSplit
+from lorecall.audit.scorers.framing import TokenSplit
 from lorecall.server.scoring.score import EngineScoring
 
 TEXTS = (
