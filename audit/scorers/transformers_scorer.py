@@ -12,7 +12,8 @@ from typing import Any, Self
 from lorecall.adapters.core.errors import AdapterNotFoundError
 from lorecall.adapters.peft_format.adapter import read_adapter
 from lorecall.audit.scorer import AdapterVersion, Decoded, EngineInfo, ItemScore, ScoreItem
-from lorecall.audit.scorers.splits import Split, split_tokens, worse
+from lorecall.audit.scorers.framing import split_text
+from lorecall.audit.scorers.splits import Split, worse
 
 BASE = "base"
 
@@ -98,22 +99,9 @@ class TransformersScorer:
         self._model.set_adapter(name)
         self._model.eval()
 
-    def _splits(self, item: ScoreItem) -> list[Split]:
-        before, special = item.prefix, True
-        if self.framing != "raw":
-            messages = [{"role": "system", "content": self.system}] if self.system is not None else []
-            messages.append({"role": "user", "content": item.prefix})
-            before = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-            special = False
-        encode = self._tokenizer.encode
-        return split_tokens(
-            encode(before, add_special_tokens=special),
-            encode(item.target, add_special_tokens=False),
-            encode(before + item.target, add_special_tokens=special),
-        )
-
     def _score(self, item: ScoreItem) -> ItemScore:
-        return worse([self._score_split(item.id, split) for split in self._splits(item)])
+        splits = split_text(self._tokenizer, item.prefix, item.target, self.framing, self.system)
+        return worse([self._score_split(item.id, split) for split in splits])
 
     def _score_split(self, name: str, split: Split) -> ItemScore:
         if not split.prefix_ids or not split.target_ids:
