@@ -10,7 +10,7 @@ from enum import StrEnum
 
 from lorecall.adapters.core.errors import CandidateError
 from lorecall.audit.inputs.candidates import CandidateSet
-from lorecall.audit.judging.verdict import normalise
+from lorecall.audit.judging.match import normalise
 from lorecall.audit.scorer import ScoreItem
 
 NGRAM = 50  # as in the contamination check of the GPT-4 report, arXiv 2303.08774, appendix C

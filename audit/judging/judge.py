@@ -4,8 +4,9 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from lorecall.audit.judging.match import compare, recites
 from lorecall.audit.judging.rule import apply_rule
-from lorecall.audit.judging.verdict import Evidence, bits, compare, decide, recites, surprising_run_bits
+from lorecall.audit.judging.verdict import Evidence, bits, decide, surprising_run_bits
 from lorecall.audit.records import Bounds, Flag, Group, RuleResult, SnippetResult
 from lorecall.audit.scorer import Decoded, ItemScore, ScoreItem, Scorer
 from lorecall.audit.scorers.base_cache import BaseView
