@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from lorecall.audit.judging.match import compare, recites
 from lorecall.audit.judging.rule import apply_rule
 from lorecall.audit.judging.verdict import Evidence, bits, decide, surprising_run_bits
-from lorecall.audit.records import Bounds, Flag, Group, RuleResult, SnippetResult
+from lorecall.audit.records import Bounds, Flag, Group, RuleResult, SnippetResult, Verdict
 from lorecall.audit.scorer import Decoded, ItemScore, ScoreItem, Scorer
 from lorecall.audit.scorers.base_cache import BaseView
 
@@ -59,9 +59,7 @@ class Judge:
     ) -> _Scored | SnippetResult:
         error = score_error(score) or score_error(base)
         if error:
-            return SnippetResult(
-                item, group, decide(Evidence(None, error=error), self.bounds).verdict, error=error
-            )
+            return SnippetResult(item, group, Verdict.ERROR, error=error)
         rules = (apply_rule(score, self.epsilon), apply_rule(base, self.epsilon))
         return _Scored(group, item, score, base, *rules)
 

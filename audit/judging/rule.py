@@ -13,7 +13,6 @@ from lorecall.audit.scorer import ItemScore
 
 HALF = 0.5
 NEAR_FROM = 0.3
-LN2 = math.log(2.0)
 
 
 def threshold(epsilon: float) -> float:

@@ -14,19 +14,17 @@ class Evidence:
     """All that is known of one snippet when its verdict is given.
 
     Attributes:
-        adapter: The rule on the adapter's scores; None if there are none (then `error` says why).
+        adapter: The rule on the adapter's scores; None if it could not be scored.
         match: The adapter's greedy decode against the target; None if it was not decoded.
         base_match: The base's greedy decode against the target; None if it cannot recite it.
         run_bits: Most surprise, in bits under the base, of one stretch that the adapter recalls and the base
             does not.
-        error: Why the snippet could not be scored, "" if it was.
     """
 
     adapter: RuleResult | None
     match: Match | None = None
     base_match: Match | None = None
     run_bits: float = 0.0
-    error: str = ""
 
 
 @dataclass(frozen=True, slots=True)

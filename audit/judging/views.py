@@ -16,7 +16,6 @@ from lorecall.audit.scorer import ItemScore, ScoreItem, Scorer
 FRAMINGS = ("raw", "chat", "chat+system", "template")
 PLACE = "{prefix}"
 """Where a template takes the prefix."""
-SWEEP = (8, 16, 32, 64)
 
 
 class FramingScorer(Scorer, Protocol):

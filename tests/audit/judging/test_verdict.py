@@ -36,7 +36,7 @@ UNDER: RuleResult = apply_rule(scores(0.9, 0.4, argmax=(True, True)), 0.0)
 @pytest.mark.parametrize(
     ("evidence", "verdict"),
     [
-        (Evidence(None, VERBATIM, VERBATIM, error="too long"), Verdict.ERROR),
+        (Evidence(None, VERBATIM, VERBATIM), Verdict.ERROR),
         (Evidence(OVER, VERBATIM, VERBATIM), Verdict.BASE_KNOWN),
         (Evidence(OVER, FAR, VERBATIM), Verdict.BASE_KNOWN),
         (Evidence(UNDER, NEAR, NEAR), Verdict.BASE_KNOWN),
