@@ -1,8 +1,8 @@
 """A `Scorer` over any server of vLLM's OpenAI API, for adapters that are served without lorecall.
 
-It needs `/v1/models`, `/tokenize`, `/detokenize` and `/v1/completions` with `prompt_logprobs`. Such a server does
-not say what an adapter is: give its PEFT folder, so that rank, version and an lm_head are known. Its ε is not
-known either, and is measured by the audit.
+It needs `/v1/models`, `/tokenize`, `/detokenize` and `/v1/completions` with `prompt_logprobs`. Of an adapter such
+a server tells only the name: give its PEFT folder, so that rank, version and a trained lm_head are known. The
+server's ε is not known either; the audit measures it.
 """
 
 import math
@@ -17,7 +17,7 @@ from lorecall.audit.scorer import AdapterVersion, EngineInfo, ItemScore, ScoreIt
 from lorecall.audit.scorers.batches import batches
 from lorecall.audit.scorers.framing import chat_messages
 from lorecall.audit.scorers.http_scorer import GREEDY, HttpScorer, broken, parse
-from lorecall.audit.scorers.prompt_logprobs import problem, read_rows
+from lorecall.audit.scorers.prompt_logprobs import read_rows, split_error
 from lorecall.audit.scorers.splits import Split, split_tokens, worse
 from pydantic import BaseModel
 
@@ -72,7 +72,7 @@ class CompletionsScorer(HttpScorer):
         return self._info
 
     def adapter(self, name: str) -> AdapterVersion:
-        """Return what the adapter's folder says of it; without one, its version and rank stay unknown."""
+        """Return what the adapter's folder holds; without one, its version and rank stay unknown."""
         if name not in self.adapter_names():
             known = ", ".join(self.adapter_names()) or "none"
             raise AdapterNotFoundError(
@@ -80,10 +80,7 @@ class CompletionsScorer(HttpScorer):
             )
         if name not in self._folders:
             return AdapterVersion(name, version="", rank=0, effective_parameters=0)
-        found = read_adapter(self._folders[name])
-        return AdapterVersion(
-            name, found.version, found.rank, found.effective_parameters, found.refusal, found.training
-        )
+        return AdapterVersion.of(name, read_adapter(self._folders[name]))
 
     def adapter_names(self) -> list[str]:
         """Return the names of all models that have a parent: the adapters."""
@@ -117,7 +114,7 @@ class CompletionsScorer(HttpScorer):
         splits = split_tokens(prefix, target, joint.tokens, joint.token_strs or (), item.target)
         if special or splits[0].exact or self._tokenize(before, special=False).tokens == prefix:
             return splits
-        # The template's text cannot be had back from its tokens, so nothing is known of the two as one text.
+        # The tokens do not give the template's text back, so it cannot be tokenized together with the target.
         return [Split(splits[0].prefix_ids, splits[0].target_ids)]
 
     def _tokenize(self, text: str, *, special: bool) -> _Tokens:
@@ -133,7 +130,7 @@ class CompletionsScorer(HttpScorer):
 
     def _score_splits(self, model: str, work: Sequence[tuple[str, Split]]) -> list[ItemScore]:
         limit = next((m.max_model_len for m in self._list() if m.max_model_len), None) or math.inf
-        errors = [problem(split, limit) for _, split in work]
+        errors = [split_error(split, limit) for _, split in work]
         asked = [split for (_, split), error in zip(work, errors, strict=True) if not error]
         rows = iter(
             self._prompt_logprobs(model, [[*s.prefix_ids, *s.target_ids] for s in asked]) if asked else []

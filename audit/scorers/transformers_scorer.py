@@ -1,7 +1,7 @@
 """The reference `Scorer`: transformers and PEFT, one text at a time, with the arithmetic that the engine serves.
 
-It is slow and plain on purpose. On an unquantised base it is what vLLM is compared with; on a quantised one it
-rounds activations as the engine's kernel does, and agrees with it up to the engine's ε.
+It is slow and simple on purpose. On an unquantised base vLLM is compared with it. On a quantised one it rounds
+activations as the engine's kernel does, and agrees with the engine up to its ε.
 """
 
 import copy
@@ -56,15 +56,12 @@ class TransformersScorer:
         return self._engine
 
     def adapter(self, name: str) -> AdapterVersion:
-        """Return what the adapter's folder says of it."""
+        """Return what the adapter's folder holds."""
         if name not in self._folders:
             raise AdapterNotFoundError(
                 f"no adapter {name!r}", hint=f"it has: {', '.join(sorted(self._folders))}"
             )
-        found = read_adapter(self._folders[name])
-        return AdapterVersion(
-            name, found.version, found.rank, found.effective_parameters, found.refusal, found.training
-        )
+        return AdapterVersion.of(name, read_adapter(self._folders[name]))
 
     def score(self, model: str, items: Sequence[ScoreItem]) -> list[ItemScore]:
         """Score each item in a forward pass of its own."""

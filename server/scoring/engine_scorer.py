@@ -16,13 +16,6 @@ from lorecall.server.scoring.score import EngineScoring
 T = TypeVar("T")
 
 
-def described(name: str, info: Adapter) -> AdapterVersion:
-    """Return what an audit wants to know of the version that answers to a name."""
-    return AdapterVersion(
-        name, info.version, info.rank, info.effective_parameters, info.refusal, info.training
-    )
-
-
 @dataclass(frozen=True)
 class EngineScorer:
     """Scores and decodes through one engine; call it from a thread, not from its loop.
@@ -51,7 +44,7 @@ class EngineScorer:
 
     def adapter(self, name: str) -> AdapterVersion:
         """Return the version that answers to a name. Raises AdapterNotFoundError."""
-        return described(name, self._serving(name)[0])
+        return AdapterVersion.of(name, self._serving(name)[0])
 
     def score(self, model: str, items: Sequence[ScoreItem]) -> list[ItemScore]:
         """Score items in the order given; a bad item comes back with its `error` set."""
