@@ -55,9 +55,10 @@ class BadLineError(ValueError):
 class TextSplit(StrEnum):
     """How plain text becomes snippets.
 
-    SENTENCE gives each sentence for a target, after the one before it. WINDOW takes windows of sixty words, each
-    starting thirty words after the last: the first thirty are the prefix, the others the target. TOKENS cuts each
-    paragraph into stretches of fifty tokens: each but the first is a target, after the one before it.
+    SENTENCE makes each sentence a target, with the sentence before it as prefix. WINDOW takes windows of sixty
+    words, each starting thirty words after the last: the first thirty are the prefix, the others the target.
+    TOKENS cuts each paragraph into stretches of fifty tokens: each but the first is a target, with the stretch
+    before it as prefix.
     """
 
     SENTENCE = "sentence"

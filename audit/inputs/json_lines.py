@@ -55,7 +55,7 @@ def _digested(lines: Iterable[bytes], digest: "hashlib._Hash") -> Iterator[bytes
 
 
 def parse_lines(lines: Iterable[bytes], turns: Turns = Turns.ONLY) -> Parsed:
-    """Parse JSON Lines; blank lines are passed over, a bad line is counted with its number and reason."""
+    """Parse JSON Lines; blank lines are skipped, a bad line is counted with its number and reason."""
     numbered = ((number, raw) for number, raw in enumerate(lines, start=1) if raw.strip())
     return parse_records(numbered, lambda raw, number: to_items(parse_line(raw, number), str(number), turns))
 

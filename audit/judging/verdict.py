@@ -1,4 +1,4 @@
-"""From the evidence about one snippet to its verdict: pure functions, in a stated order of precedence."""
+"""Decide the verdict on one snippet from the evidence, in a stated order of precedence: pure functions."""
 
 import math
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from lorecall.audit.scorer import ItemScore
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """All that is known of one snippet when its verdict is given.
+    """What the verdict on one snippet is decided from.
 
     Attributes:
         adapter: The rule on the adapter's scores; None if it could not be scored.
