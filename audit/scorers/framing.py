@@ -2,6 +2,7 @@
 
 from typing import Any, Literal
 
+from jinja2 import TemplateError
 from lorecall.audit.scorers.splits import Split, split_tokens
 
 Framing = Literal["raw", "chat"]
@@ -25,7 +26,10 @@ def framed_prefix(tokenizer: Any, prefix: str, framing: str, system: str | None)
     if framing == "raw":
         return prefix, True
     messages = chat_messages(prefix, system)
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    try:
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    except TemplateError as error:
+        raise ValueError(f"the chat template refuses the messages: {error}") from error
     return str(text), False
 
 

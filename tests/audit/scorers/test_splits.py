@@ -176,3 +176,12 @@ def test_the_worse_split_is_the_one_recalled_the_most() -> None:
     failed = ItemScore("1", error="too long")
     assert worse([weak, strong, failed]) == strong
     assert worse([failed, failed]) == failed
+
+
+@pytest.mark.parametrize("template", [None, "{{ raise_exception('no system message') }}"])
+def test_a_prefix_that_cannot_be_framed_is_a_value_error(template: str | None) -> None:
+    """A model without a chat template, and a template that refuses the messages."""
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = template
+    with pytest.raises(ValueError, match="template"):
+        framed_prefix(tokenizer, "a", "chat", "Be kind.")
