@@ -70,7 +70,7 @@ class ItemStore(Sequence[ScoreItem]):
         return self._rows(place, place + 1)[0]
 
     def _rows(self, start: int, stop: int) -> list[ScoreItem]:
-        query = f"SELECT {COLUMNS} FROM items WHERE place >= ? AND place < ? ORDER BY place"  # noqa: S608
+        query = f"SELECT {COLUMNS} FROM items WHERE place >= ? AND place < ? ORDER BY place"  # noqa: S608  COLUMNS is a constant
         with self._lock:  # SQLite may be built to allow only one thread at a time on a connection
             rows = self._db.execute(query, (start, stop)).fetchall()
         return [ScoreItem(*row) for row in rows]

@@ -29,7 +29,7 @@ def load_input(
 
     Raises:
         CandidateError: It is missing, holds no candidate, or holds a bad row.
-        UsageError: The tokenizer is missing or none.
+        UsageError: TOKENS is asked for without a tokenizer.
     """
     if path.is_dir():
         return load_folder(path, turns, skip_bad=skip_bad)

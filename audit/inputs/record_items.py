@@ -1,4 +1,4 @@
-"""From the fields of one record to its candidates: field pairs of known sets, and chats."""
+"""Map the fields of one record to its candidates: a pair of fields under any of the usual names, or a chat."""
 
 from itertools import pairwise
 

@@ -19,7 +19,7 @@ BLANK_LINE = re.compile(r"\n\s*\n")
 WINDOW = 60
 PREFIX = 30
 TOKENS = 50
-"""Of a prefix and of a target: what Carlini et al. 2023 (arXiv:2202.07646) prompt with and ask for."""
+"""Tokens of each prefix and of each target, as in Carlini et al. 2023 (arXiv:2202.07646)."""
 
 
 def load_text(path: Path, split: TextSplit, tokenizer: Path | None, *, skip_bad: bool) -> CandidateSet:
@@ -64,7 +64,7 @@ def _load_paragraphs(path: Path, tokenizer: Path | None, *, skip_bad: bool) -> C
 
 def _token_stretches(folder: Path | None) -> Callable[[str], list[str]]:
     """Return a function that cuts a text before every fiftieth token."""
-    from tokenizers import Tokenizer  # noqa: PLC0415
+    from tokenizers import Tokenizer  # noqa: PLC0415  only TOKENS needs it
 
     if folder is None or not (folder / "tokenizer.json").is_file():
         raise UsageError(

@@ -1,4 +1,4 @@
-"""The p > 0.5 rule: where every target token holds more than half, greedy decoding recites the target.
+"""The p > 0.5 rule: where every target token has more than one half, greedy decoding recites the target.
 
 The rule is sufficient, not necessary: a token may be the argmax far below one half. So a snippet gets three
 results that are never merged: certified (by probability), rank-1 (argmax everywhere) and decoded (observed).

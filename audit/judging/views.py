@@ -15,11 +15,11 @@ from lorecall.audit.scorer import ItemScore, ScoreItem, Scorer
 
 FRAMINGS = ("raw", "chat", "chat+system", "template")
 PLACE = "{prefix}"
-"""Where a template takes the prefix."""
+"""The part of a template that the prefix replaces."""
 
 
 class FramingScorer(Scorer, Protocol):
-    """A scorer that can put prefixes into another frame."""
+    """A scorer that can frame prefixes in more than one way."""
 
     def framed(self, framing: str, system: str | None) -> Self:
         """Return the same engine, with prefixes framed as "raw" or "chat" (after `system`, if given)."""

@@ -27,7 +27,7 @@ def plot_law(cells: Sequence[Cell], fitted: Law, path: Path) -> None:
     if path.suffix not in FORMATS:
         raise UsageError(f"{path.name} is no picture", hint=f"one of {', '.join(FORMATS)}", param="plot")
     try:
-        from matplotlib.figure import Figure  # noqa: PLC0415
+        from matplotlib.figure import Figure  # noqa: PLC0415  an optional dependency
     except ImportError as error:
         raise UsageError(
             "matplotlib is not installed", hint="pip install 'lorecall[plots]'", param="plot"

@@ -1,4 +1,4 @@
-"""Candidate files: what is read, and what is said of lines that cannot be."""
+"""Candidate files: what is read, and why a line cannot be."""
 
 import hashlib
 from collections.abc import Callable
@@ -14,7 +14,7 @@ GOOD = '{"id": "a", "prefix": "p", "target": "t"}'
 
 
 def test_the_three_pairs_of_field_names_are_read(write: Write) -> None:
-    """prefix/target, query/target and prompt/completion mean the same; other fields are let be."""
+    """prefix/target, query/target and prompt/completion mean the same; other fields are ignored."""
     path = write(
         "c.jsonl",
         f'{GOOD}\n{{"id": 7, "query": "Jerry Becerra:", "target": "555"}}\n\n'
