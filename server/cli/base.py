@@ -34,7 +34,7 @@ def prepare(
 ) -> None:
     """Make a model directory that stock vLLM loads, with a manifest of its source, digest and scheme."""
     from lorecall.adapters.bases.prepare import prepare_base
-    from lorecall.server.cli.progress import quiet_libraries, steps_bar
+    from lorecall.server.cli.common.progress import quiet_libraries, steps_bar
     from rich.console import Console
 
     quiet_libraries()

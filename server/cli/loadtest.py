@@ -102,8 +102,8 @@ def compare_servers(
         from lorecall.loadtest.run import Means, run
         from lorecall.loadtest.scenario import load_scenario
         from lorecall.loadtest.target import Target
-        from lorecall.server.bench.processes.versus import both, write_adapters
         from lorecall.server.bench.report import machine
+        from lorecall.server.bench.versus import both, write_adapters
         from lorecall.server.launch import prepare_environment
 
         chosen = load_scenario(scenario)

@@ -15,7 +15,7 @@ def selfcheck(
     as_json: Annotated[bool, typer.Option("--json", help="Print the server's answer as JSON.")] = False,
 ) -> None:
     """Measure how far a running engine disagrees with itself; audits take the result as their margin."""
-    from lorecall.server.cli.client import Client
+    from lorecall.server.cli.common.client import Client
 
     found = Client(server).call("GET", "/v1/engine/selfcheck")
     if as_json:

@@ -34,7 +34,7 @@ def sweep(
     Stop it at any time; run again, it goes on where it was.
     """
     from lorecall.adapters.training.sweep import Grid, run_sweep
-    from lorecall.server.cli.progress import quiet_libraries, training_bar
+    from lorecall.server.cli.common.progress import quiet_libraries, training_bar
     from rich.console import Console
 
     grid = Grid(

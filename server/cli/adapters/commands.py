@@ -9,7 +9,7 @@ from urllib.parse import quote
 import typer
 from lorecall.server.cli.adapters import keys
 from lorecall.server.cli.adapters.train import train
-from lorecall.server.cli.client import Client
+from lorecall.server.cli.common.client import Client
 from rich.console import Console
 from rich.table import Table
 

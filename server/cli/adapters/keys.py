@@ -4,7 +4,7 @@ import json
 from typing import Annotated, Any
 
 import typer
-from lorecall.server.cli.client import Client
+from lorecall.server.cli.common.client import Client
 from rich.console import Console
 from rich.table import Table
 

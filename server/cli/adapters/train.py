@@ -38,7 +38,7 @@ def train(
 ) -> None:
     """Train LoRA adapters to recite the targets, against the quantised weights as they will be served."""
     from lorecall.adapters.training.train import train_ranks
-    from lorecall.server.cli.progress import quiet_libraries, training_bar
+    from lorecall.server.cli.common.progress import quiet_libraries, training_bar
     from rich.console import Console
 
     outs = out_directories(out, rank)

@@ -16,7 +16,9 @@ from lorecall.server.cli.audit.inputs import (
     reader,
 )
 from lorecall.server.cli.audit.mitigate import mitigate
-from lorecall.server.cli.audit.options import (
+from lorecall.server.cli.audit.reports import report, verify
+from lorecall.server.cli.audit.serve import serve
+from lorecall.server.cli.common.options import (
     Batch,
     Candidates,
     Controls,
@@ -35,8 +37,6 @@ from lorecall.server.cli.audit.options import (
     Tokenizer,
     TurnsOption,
 )
-from lorecall.server.cli.audit.reports import report, verify
-from lorecall.server.cli.audit.serve import serve
 
 app = typer.Typer(no_args_is_help=True, help="Audit what a served adapter has memorised.")
 

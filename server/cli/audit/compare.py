@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from lorecall.adapters.core.errors import UsageError
 from lorecall.server.cli.audit.inputs import load_sets, print_json, reader, split_pair
-from lorecall.server.cli.audit.options import (
+from lorecall.server.cli.common.options import (
     Batch,
     Candidates,
     Controls,

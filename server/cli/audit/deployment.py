@@ -5,7 +5,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from lorecall.adapters.core.errors import ScorerError
-from lorecall.server.cli.client import Client
+from lorecall.server.cli.common.client import Client
 
 
 @dataclass(frozen=True, slots=True)

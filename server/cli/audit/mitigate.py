@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from lorecall.adapters.core.errors import UsageError
 from lorecall.server.cli.audit.inputs import choose_policy, load_sets, print_json, reader
-from lorecall.server.cli.audit.options import (
+from lorecall.server.cli.common.options import (
     Batch,
     Candidates,
     Controls,
@@ -123,7 +123,7 @@ def _open_engine(
     if server is not None:
         from lorecall.audit.scorers.http_scorer import HttpScorer
         from lorecall.server.cli.audit.deployment import ServerDeployment
-        from lorecall.server.cli.client import Client
+        from lorecall.server.cli.common.client import Client
 
         with HttpScorer(server, batch=batch, timeout=timeout) as scorer:
             yield scorer, ServerDeployment(Client(server))

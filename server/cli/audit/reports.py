@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from lorecall.adapters.core.errors import UsageError
 from lorecall.server.cli.audit.inputs import check_formats, reader
-from lorecall.server.cli.audit.options import (
+from lorecall.server.cli.common.options import (
     Formats,
     Seed,
     Split,
