@@ -1,11 +1,11 @@
-"""What is known of the HTTP request that the current task serves; vLLM's handlers run inside it."""
+"""The HTTP request that the current task serves: its API key, leases and tokens; vLLM's handlers read it too."""
 
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from lorecall.adapters.access.keys import ApiKey, Scope
 from lorecall.adapters.core.errors import LorecallError
-from lorecall.server.lifecycle.engine_set import Lease
 
 ANONYMOUS = "anonymous"
 
@@ -18,13 +18,24 @@ class ForbiddenError(LorecallError):
     code = "forbidden"
 
 
+class Lease(Protocol):
+    """A request's hold on one version of an adapter."""
+
+    @property
+    def lora_request(self) -> Any:
+        """The engine's request for the version."""
+
+    def release(self) -> None:
+        """Give the version back; a second call does nothing."""
+
+
 @dataclass(slots=True, eq=False)
 class RequestContext:
-    """One request: who asks, what it holds in the engine, what it used.
+    """One request: its caller, the versions that it holds in the engine, the tokens that it used.
 
     Attributes:
         key: The caller's key; None on a server without keys.
-        leases: The adapter versions that it runs on, by name: looked up once, and the same until its end.
+        leases: The adapter versions that it runs on, by name; a name keeps its version until the request ends.
         tokens: Tokens of prompts and answers that it has used so far.
     """
 

@@ -9,20 +9,11 @@ from typing import Any
 
 from lorecall.server.auth.request_context import current, sees
 from lorecall.server.engine.common.plugin import require
+from lorecall.server.engine.common.version_names import engine_name, public_name
 from lorecall.server.lifecycle.engine_set import EngineSet
 from vllm.entrypoints.openai.models.serving import OpenAIServingModels
 from vllm.entrypoints.serve.engine.protocol import ModelList
 from vllm.lora.request import LoRARequest
-
-
-def engine_name(name: str, version: str) -> str:
-    """Return the name of one version inside the engine."""
-    return f"{name}@{version}"
-
-
-def public_name(name: str) -> str:
-    """Return the name that callers use for an engine name."""
-    return name.partition("@")[0]
 
 
 class AdapterTable(MutableMapping[str, LoRARequest]):
@@ -37,7 +28,7 @@ class AdapterTable(MutableMapping[str, LoRARequest]):
     """
 
     def __init__(self, engine_set: EngineSet, static: dict[str, LoRARequest]) -> None:
-        self._residents = engine_set
+        self._engine_set = engine_set
         self.static = static
 
     def __getitem__(self, name: str) -> LoRARequest:
@@ -45,12 +36,12 @@ class AdapterTable(MutableMapping[str, LoRARequest]):
         if not sees(name):
             raise KeyError(name)
         if context is not None and name in context.leases:
-            return context.leases[name].loaded.lora_request
-        loaded = self._residents.live.get(name)
+            return context.leases[name].lora_request
+        loaded = self._engine_set.live.get(name)
         if loaded is None:
             return self.static[name]
         if context is not None:
-            context.leases[name] = self._residents.lease(loaded)
+            context.leases[name] = self._engine_set.lease(loaded)
         return loaded.lora_request
 
     def __setitem__(self, name: str, request: LoRARequest) -> None:
@@ -60,14 +51,14 @@ class AdapterTable(MutableMapping[str, LoRARequest]):
         del self.static[name]
 
     def __iter__(self) -> Iterator[str]:
-        return (name for name in sorted({*self.static, *self._residents.live}) if sees(name))
+        return (name for name in sorted({*self.static, *self._engine_set.live}) if sees(name))
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
     def values(self) -> ValuesView[LoRARequest]:
         """Return the requests without holding them: this is for lists."""
-        live = {name: one.lora_request for name, one in self._residents.live.items()}
+        live = {name: one.lora_request for name, one in self._engine_set.live.items()}
         return {name: (self.static | live)[name] for name in self}.values()
 
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from lorecall.server.auth.request_context import current
-from lorecall.server.lifecycle.served_models import public_name
+from lorecall.server.engine.common.version_names import public_name
 from lorecall.server.observability.metrics import Metrics
 
 
