@@ -5,17 +5,14 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
-from importlib.metadata import distribution
 from pathlib import Path
 
-from lorecall.adapters.bases.prepare import read_manifest
 from lorecall.adapters.core.errors import BaseModelError, UsageError
 from lorecall.server.auth.keyring import KeyGuard, check_exposure, is_loopback
+from lorecall.server.engine.common.environment import check_scheme, prepare_environment, served_dtype
 from lorecall.server.settings import ServerSettings, read_settings
 
-PLUGIN = "lorecall"
 HUB_PREFIX = "hf://"
-KV_CACHE_GIB = 2
 
 DEFAULTS = {
     "--enable-lora": "",
@@ -76,18 +73,6 @@ def engine_flags(model: str, served_name: str, port: int, extra: Sequence[str]) 
     return [*flags, *extra]
 
 
-def served_dtype(model: str) -> str:
-    """Return the dtype that a prepared base is meant to be served in; "auto" for a base of another origin.
-
-    What vLLM's own "auto" does would turn a float32 base into bfloat16, which is another arithmetic than the one
-    that its adapters were trained against.
-    """
-    try:
-        return read_manifest(Path(model)).dtype
-    except BaseModelError:
-        return "auto"
-
-
 def check_port(host: str, port: int) -> None:
     """Find out before the engine starts whether the port is free.
 
@@ -105,65 +90,6 @@ def check_port(host: str, port: int) -> None:
                     f"port {port} on {host} is in use", hint="choose another with --port", param="port"
                 ) from error
             raise UsageError(f"{host}:{port} cannot be bound: {error}", param="host") from error
-
-
-def cpu_environment(environ: dict[str, str], cores: Sequence[int], library: Path | None) -> dict[str, str]:
-    """Return the variables that a CPU engine needs and the caller did not set.
-
-    Every core that this process may use is bound, and Intel's OpenMP runtime preloaded: without the two, vLLM
-    0.32 leaves cores idle. The key/value cache gets KV_CACHE_GIB.
-    """
-    wanted = {
-        "VLLM_CPU_OMP_THREADS_BIND": ",".join(str(core) for core in cores),
-        "VLLM_CPU_KVCACHE_SPACE": str(KV_CACHE_GIB),
-    }
-    if library is not None and "iomp" not in environ.get("LD_PRELOAD", ""):
-        wanted["LD_PRELOAD"] = ":".join(filter(None, [str(library), environ.get("LD_PRELOAD", "")]))
-    return {key: value for key, value in wanted.items() if key == "LD_PRELOAD" or key not in environ}
-
-
-def openmp_library() -> Path | None:
-    """Return Intel's OpenMP runtime as installed beside us, or None."""
-    try:
-        files = distribution("intel-openmp").files or []
-    except ModuleNotFoundError:
-        return None
-    found = [file.locate() for file in files if file.name == "libiomp5.so"]
-    return Path(str(found[0])).resolve() if found else None
-
-
-def prepare_environment() -> None:
-    """Set what vLLM reads from the environment, keeping what the caller set."""
-    plugins = os.environ.get("VLLM_PLUGINS", "")
-    if PLUGIN not in plugins.split(","):
-        os.environ["VLLM_PLUGINS"] = ",".join(filter(None, [plugins, PLUGIN]))
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # nothing leaves the machine unasked
-    from vllm.platforms import current_platform
-
-    if current_platform.is_cpu():
-        cores = sorted(os.sched_getaffinity(0))
-        os.environ.update(cpu_environment(dict(os.environ), cores, openmp_library()))
-
-
-def check_scheme(model: str) -> None:
-    """Refuse a base whose kernel this machine lacks: vLLM would load it and die on the first request.
-
-    Raises:
-        BaseModelError: If the base is INT4 and the CPU library has no INT4 kernel.
-    """
-    import torch
-    from vllm.platforms import current_platform
-
-    config = Path(model) / "config.json"
-    if not current_platform.is_cpu() or not config.is_file() or "pack-quantized" not in config.read_text():
-        return
-    current_platform.import_kernels()
-    if not hasattr(torch.ops._C, "cpu_gemm_wna16"):
-        raise BaseModelError(
-            f"{model} is INT4 and this CPU has no INT4 kernel in vLLM (AVX-512 is needed)",
-            hint="prepare an INT8 base: lorecall base prepare --quantize int8 --out DIR",
-            param="base",
-        )
 
 
 def check_keys(host: str, extra: Sequence[str], settings: ServerSettings) -> None:

@@ -105,7 +105,7 @@ def bench_parity(bases: dict[str, Path], work: Path) -> list[str]:
     """Measure every base alone and with a random adapter on all linear modules; return a Markdown table."""
     from lorecall.server.bench.lora import ENGINE, RANK  # noqa: PLC0415
     from lorecall.server.bench.material import write_random_adapter  # noqa: PLC0415
-    from lorecall.server.launch import served_dtype  # noqa: PLC0415
+    from lorecall.server.engine.common.environment import served_dtype  # noqa: PLC0415
     from lorecall.server.scoring.selfcheck import TEXTS  # noqa: PLC0415
     from transformers import AutoTokenizer  # noqa: PLC0415
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lorecall.server.bench.material import write_random_adapter
 from lorecall.server.bench.processes.serving import HttpServer
-from lorecall.server.launch import cpu_environment, openmp_library, served_dtype
+from lorecall.server.engine.common.environment import cpu_environment, openmp_library, served_dtype
 
 RANKS = (8, 16, 32, 64, 128, 256)
 """What vLLM takes for --max-lora-rank."""

@@ -104,7 +104,7 @@ def compare_servers(
         from lorecall.loadtest.target import Target
         from lorecall.server.bench.report import machine
         from lorecall.server.bench.versus import both, write_adapters
-        from lorecall.server.launch import prepare_environment
+        from lorecall.server.engine.common.environment import prepare_environment
 
         chosen = load_scenario(scenario)
         if not (base / "config.json").is_file():

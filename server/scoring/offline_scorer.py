@@ -15,7 +15,7 @@ from lorecall.adapters.bases.prepare import read_manifest
 from lorecall.adapters.core.errors import AdapterError, AdapterNotFoundError
 from lorecall.adapters.peft_format.adapter import Adapter, read_adapter
 from lorecall.audit.scorer import EngineInfo
-from lorecall.server.launch import check_scheme, prepare_environment, served_dtype
+from lorecall.server.engine.common.environment import check_scheme, prepare_environment, served_dtype
 from lorecall.server.scoring.engine_scorer import EngineScorer
 from lorecall.server.scoring.score import EngineScoring
 

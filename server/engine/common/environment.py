@@ -1,0 +1,83 @@
+"""What a vLLM engine needs of its environment: variables, OpenMP runtime, dtype, kernels."""
+
+import os
+from collections.abc import Sequence
+from importlib.metadata import distribution
+from pathlib import Path
+
+from lorecall.adapters.bases.prepare import read_manifest
+from lorecall.adapters.core.errors import BaseModelError
+
+PLUGIN = "lorecall"
+KV_CACHE_GIB = 2
+
+
+def served_dtype(model: str) -> str:
+    """Return the dtype that a prepared base is meant to be served in; "auto" for a base of another origin.
+
+    What vLLM's own "auto" does would turn a float32 base into bfloat16, which is another arithmetic than the one
+    that its adapters were trained against.
+    """
+    try:
+        return read_manifest(Path(model)).dtype
+    except BaseModelError:
+        return "auto"
+
+
+def cpu_environment(environ: dict[str, str], cores: Sequence[int], library: Path | None) -> dict[str, str]:
+    """Return the variables that a CPU engine needs and the caller did not set.
+
+    Every core that this process may use is bound, and Intel's OpenMP runtime preloaded: without the two, vLLM
+    0.32 leaves cores idle. The key/value cache gets KV_CACHE_GIB.
+    """
+    wanted = {
+        "VLLM_CPU_OMP_THREADS_BIND": ",".join(str(core) for core in cores),
+        "VLLM_CPU_KVCACHE_SPACE": str(KV_CACHE_GIB),
+    }
+    if library is not None and "iomp" not in environ.get("LD_PRELOAD", ""):
+        wanted["LD_PRELOAD"] = ":".join(filter(None, [str(library), environ.get("LD_PRELOAD", "")]))
+    return {key: value for key, value in wanted.items() if key == "LD_PRELOAD" or key not in environ}
+
+
+def openmp_library() -> Path | None:
+    """Return Intel's OpenMP runtime as installed beside us, or None."""
+    try:
+        files = distribution("intel-openmp").files or []
+    except ModuleNotFoundError:
+        return None
+    found = [file.locate() for file in files if file.name == "libiomp5.so"]
+    return Path(str(found[0])).resolve() if found else None
+
+
+def prepare_environment() -> None:
+    """Set what vLLM reads from the environment, keeping what the caller set."""
+    plugins = os.environ.get("VLLM_PLUGINS", "")
+    if PLUGIN not in plugins.split(","):
+        os.environ["VLLM_PLUGINS"] = ",".join(filter(None, [plugins, PLUGIN]))
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # nothing leaves the machine unasked
+    from vllm.platforms import current_platform
+
+    if current_platform.is_cpu():
+        cores = sorted(os.sched_getaffinity(0))
+        os.environ.update(cpu_environment(dict(os.environ), cores, openmp_library()))
+
+
+def check_scheme(model: str) -> None:
+    """Refuse a base whose kernel this machine lacks: vLLM would load it and die on the first request.
+
+    Raises:
+        BaseModelError: If the base is INT4 and the CPU library has no INT4 kernel.
+    """
+    import torch
+    from vllm.platforms import current_platform
+
+    config = Path(model) / "config.json"
+    if not current_platform.is_cpu() or not config.is_file() or "pack-quantized" not in config.read_text():
+        return
+    current_platform.import_kernels()
+    if not hasattr(torch.ops._C, "cpu_gemm_wna16"):
+        raise BaseModelError(
+            f"{model} is INT4 and this CPU has no INT4 kernel in vLLM (AVX-512 is needed)",
+            hint="prepare an INT8 base: lorecall base prepare --quantize int8 --out DIR",
+            param="base",
+        )
