@@ -7,15 +7,12 @@ from pathlib import Path
 
 from lorecall.server.bench.material import write_random_adapter
 from lorecall.server.bench.processes.serving import HttpServer
-from lorecall.server.engine.common.environment import cpu_environment, openmp_library, served_dtype
-
-RANKS = (8, 16, 32, 64, 128, 256)
-"""What vLLM takes for --max-lora-rank."""
-
-
-def max_rank(rank: int) -> int:
-    """Return the smallest --max-lora-rank that holds adapters of a rank."""
-    return next((allowed for allowed in RANKS if allowed >= rank), RANKS[-1])
+from lorecall.server.engine.common.environment import (
+    cpu_environment,
+    openmp_library,
+    rank_limit,
+    served_dtype,
+)
 
 
 def write_adapters(base: Path, work: Path, count: int, rank: int) -> list[Path]:
@@ -44,7 +41,7 @@ def both(
     cores = sorted(os.sched_getaffinity(0))
     environ = cpu_environment({"VLLM_CPU_KVCACHE_SPACE": "1"}, cores, openmp_library())
     environ |= {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
-    lora = ("--enable-lora", "--max-loras", str(slots), "--max-lora-rank", str(max_rank(rank)))
+    lora = ("--enable-lora", "--max-loras", str(slots), "--max-lora-rank", str(rank_limit([rank])))
     same = (*lora, "--dtype", served_dtype(str(base)), "--scheduling-policy", "priority", *flags)
     with ExitStack() as started:
         own = {**environ, "LORECALL_STORE": str(work / "store")}

@@ -9,13 +9,18 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from threading import Thread
-from typing import Any, get_args
+from typing import Any
 
 from lorecall.adapters.bases.prepare import read_manifest
 from lorecall.adapters.core.errors import AdapterError, AdapterNotFoundError
 from lorecall.adapters.peft_format.adapter import Adapter, read_adapter
 from lorecall.audit.scorer import EngineInfo
-from lorecall.server.engine.common.environment import check_scheme, prepare_environment, served_dtype
+from lorecall.server.engine.common.environment import (
+    check_scheme,
+    prepare_environment,
+    rank_limit,
+    served_dtype,
+)
 from lorecall.server.scoring.engine_scorer import EngineScorer
 from lorecall.server.scoring.score import EngineScoring
 
@@ -104,21 +109,6 @@ def offline_scorer(base: Path, adapters: dict[str, Path], **engine: Any) -> Iter
             yield scorer
         finally:
             loop.call_soon_threadsafe(client.shutdown)
-
-
-def rank_limit(ranks: list[int]) -> int:
-    """Return the least rank that vLLM can be started for and that holds all of these.
-
-    Raises:
-        AdapterError: One of them is over vLLM's largest.
-    """
-    from vllm.config.lora import MaxLoRARanks  # noqa: PLC0415
-
-    allowed = sorted(get_args(MaxLoRARanks))
-    wanted = max(ranks, default=1)
-    if wanted > allowed[-1]:
-        raise AdapterError(f"rank {wanted} cannot be served", hint=f"vLLM takes ranks up to {allowed[-1]}")
-    return int(next(limit for limit in allowed if limit >= wanted))
 
 
 async def _start(arguments: dict[str, Any]) -> Any:

@@ -4,9 +4,10 @@ import os
 from collections.abc import Sequence
 from importlib.metadata import distribution
 from pathlib import Path
+from typing import get_args
 
 from lorecall.adapters.bases.prepare import read_manifest
-from lorecall.adapters.core.errors import BaseModelError
+from lorecall.adapters.core.errors import AdapterError, BaseModelError
 
 PLUGIN = "lorecall"
 KV_CACHE_GIB = 2
@@ -81,3 +82,18 @@ def check_scheme(model: str) -> None:
             hint="prepare an INT8 base: lorecall base prepare --quantize int8 --out DIR",
             param="base",
         )
+
+
+def rank_limit(ranks: list[int]) -> int:
+    """Return the smallest `--max-lora-rank` of vLLM that has room for all of these ranks.
+
+    Raises:
+        AdapterError: One of them is over vLLM's largest.
+    """
+    from vllm.config.lora import MaxLoRARanks
+
+    allowed = sorted(get_args(MaxLoRARanks))
+    wanted = max(ranks, default=1)
+    if wanted > allowed[-1]:
+        raise AdapterError(f"rank {wanted} cannot be served", hint=f"vLLM takes ranks up to {allowed[-1]}")
+    return int(next(limit for limit in allowed if limit >= wanted))

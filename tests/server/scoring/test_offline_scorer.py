@@ -9,12 +9,8 @@ from typing import Any
 import pytest
 from lorecall.adapters.core.errors import AdapterError, AdapterNotFoundError, BaseModelError
 from lorecall.audit.scorer import EngineInfo
-from lorecall.server.scoring.offline_scorer import (
-    OfflineScorer,
-    _output_on_stderr,
-    offline_scorer,
-    rank_limit,
-)
+from lorecall.server.engine.common.environment import rank_limit
+from lorecall.server.scoring.offline_scorer import OfflineScorer, _output_on_stderr, offline_scorer
 from lorecall.server.scoring.score import EngineScoring
 
 
