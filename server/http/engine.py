@@ -5,9 +5,10 @@ import dataclasses
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
+from lorecall.server.error_responses import AnsweringRoute
 from lorecall.server.http.state import serving
 
-router = APIRouter()
+router = APIRouter(route_class=AnsweringRoute)
 _one_at_a_time = asyncio.Lock()
 
 
