@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from lorecall.server.cli.common.console import say
 
 app = typer.Typer(no_args_is_help=True, help="The base model: fetched, quantised once, ready to serve.")
 
@@ -35,18 +36,13 @@ def prepare(
     """Make a model directory that stock vLLM loads, with a manifest of its source, digest and scheme."""
     from lorecall.adapters.bases.prepare import prepare_base
     from lorecall.server.cli.common.progress import quiet_libraries, steps_bar
-    from rich.console import Console
 
     quiet_libraries()
     with steps_bar() as on_step:
         prepared = prepare_base(out, from_, quantize, force=force, on_step=on_step)
     manifest = prepared.manifest
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(
-        f"{'Reused' if prepared.reused else 'Prepared'} {out}: {manifest.name}, {manifest.scheme}",
-        markup=False,
-    )
-    console.print(f"  why this scheme  {manifest.reason}", markup=False)
-    console.print(f"  source           {manifest.source}", markup=False)
-    console.print(f"  digest           {manifest.digest}", markup=False)
-    console.print(f"  serve in         {manifest.dtype}", markup=False)
+    say(f"{'Reused' if prepared.reused else 'Prepared'} {out}: {manifest.name}, {manifest.scheme}")
+    say(f"  why this scheme  {manifest.reason}")
+    say(f"  source           {manifest.source}")
+    say(f"  digest           {manifest.digest}")
+    say(f"  serve in         {manifest.dtype}")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from lorecall.adapters.core.errors import UsageError
+from lorecall.server.cli.common.options import AsJson
 
 if TYPE_CHECKING:
     from lorecall.audit.law.fit import Law, Prediction
@@ -35,7 +36,7 @@ def fit(
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE.svg", help="Draw cells and law; .svg, .png or .pdf.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Fit deltaL(r, l) = C * r^alpha * l^(-beta) + b to the cells of a sweep."""
     from lorecall.audit.law.cells import read_cells

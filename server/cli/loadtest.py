@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from lorecall.server.cli.common.console import note
+from lorecall.server.cli.common.options import LOCAL, AsJson, PageFolder, Server
 from rich.console import Console
 from rich.table import Table
 
 app = typer.Typer(help="Put load on a server: vLLM's own client, churn, audits.", no_args_is_help=True)
 
 BENCH = (sys.executable, "-m", "lorecall.server.bench.processes.load_client")
-LOCAL = "http://127.0.0.1:8000"
 Name = Annotated[str, typer.Argument(metavar="SCENARIO", help="A YAML file, or the name of a shipped one.")]
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Where raw results and logs are kept.")]
 
@@ -38,7 +39,7 @@ def list_scenarios() -> None:
 @app.command("run")
 def run_once(
     scenario: Name,
-    server: Annotated[str, typer.Option(envvar="LORECALL_SERVER", help="URL of the server.")] = LOCAL,
+    server: Server = LOCAL,
     adapter: Annotated[
         list[Path] | None,
         typer.Option(metavar="DIR", help="PEFT directory, as the server sees it, to load; repeat."),
@@ -47,7 +48,7 @@ def run_once(
         str,
         typer.Option(help="Directory or hub id of the base's tokenizer; by default what the server names."),
     ] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: AsJson = False,
     out: Out = None,
 ) -> None:
     """Run a scenario on a running server: exit 0 if every request was answered, else 1.
@@ -76,7 +77,7 @@ def run_once(
             table.add_row(what, value)
         Console().print(table)
     for error in found.errors:
-        Console(stderr=True, highlight=False).print(error, markup=False)
+        note(error)
     raise typer.Exit(1 if found.failed else 0)
 
 
@@ -84,9 +85,7 @@ def run_once(
 def compare_servers(
     scenario: Name,
     base: Annotated[Path, typer.Option(help="The base that both servers serve.")],
-    out: Annotated[Path, typer.Option(help="Where the JSON and the Markdown page go.")] = Path(
-        "docs/loadtests"
-    ),
+    out: PageFolder = Path("docs/loadtests"),
     rounds: Annotated[
         int | None, typer.Option(min=2, help="Counted rounds; the scenario says how many.")
     ] = None,
@@ -124,7 +123,7 @@ def compare_servers(
         command = "lorecall " + shlex.join(sys.argv[1:])
         page = write_comparison(out, chosen, found, command, machine())
     Console().print(page.read_text(encoding="utf-8"), markup=False)
-    Console(stderr=True).print(f"written: {page}", markup=False)
+    note(f"written: {page}")
 
 
 def _stop(*_: object) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from lorecall.server.cli.common.options import Port
 
 PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True}
 """Flags that are not ours go to vLLM unchanged."""
@@ -13,7 +14,7 @@ PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True}
 def serve(
     context: typer.Context,
     base: Annotated[str, typer.Option(help="Base model: a directory, or hf://org/name.")],
-    port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 8000,
+    port: Port = 8000,
     require_audit: Annotated[
         Path | None,
         typer.Option(

@@ -1,18 +1,15 @@
 """`lorecall adapters keys`: the API keys of a running server's registry."""
 
-import json
 from typing import Annotated, Any
 
 import typer
-from lorecall.server.cli.common.client import Client
+from lorecall.server.cli.common.client import call
+from lorecall.server.cli.common.console import print_json
+from lorecall.server.cli.common.options import LOCAL, AsJson, Server
 from rich.console import Console
 from rich.table import Table
 
 app = typer.Typer(help="Manage the API keys of a running server.", no_args_is_help=True)
-
-Server = Annotated[str, typer.Option(envvar="LORECALL_SERVER", help="URL of the server.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the server's answer as JSON.")]
-LOCAL = "http://127.0.0.1:8000"
 
 
 @app.command("add")
@@ -40,7 +37,7 @@ def add(
         "adapters": adapter or ["*"],
         "limits": {key: value for key, value in limits.items() if value is not None},
     }
-    key = Client(server).call("POST", "/v1/keys", body)
+    key = call(server, "POST", "/v1/keys", body)
     _show([key], as_json=as_json)
     if not as_json:
         typer.echo(key["secret"])
@@ -49,18 +46,18 @@ def add(
 @app.command("list")
 def list_keys(server: Server = LOCAL, as_json: AsJson = False) -> None:
     """List the keys that are not revoked."""
-    _show(Client(server).call("GET", "/v1/keys")["keys"], as_json=as_json)
+    _show(call(server, "GET", "/v1/keys")["keys"], as_json=as_json)
 
 
 @app.command("revoke")
 def revoke(key_id: Annotated[str, typer.Argument(metavar="ID")], server: Server = LOCAL) -> None:
     """End a key now."""
-    Client(server).call("DELETE", f"/v1/keys/{key_id}")
+    call(server, "DELETE", f"/v1/keys/{key_id}")
 
 
 def _show(keys: list[dict[str, Any]], *, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(keys, indent=2))
+        print_json(keys)
         return
     table = Table("id", "name", "scopes", "adapters", "limits", "expires")
     for key in keys:

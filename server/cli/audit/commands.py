@@ -12,20 +12,20 @@ from lorecall.server.cli.audit.inputs import (
     choose_policy,
     load_sets,
     open_scorer,
-    print_json,
     reader,
 )
 from lorecall.server.cli.audit.mitigate import mitigate
 from lorecall.server.cli.audit.reports import report, verify
 from lorecall.server.cli.audit.serve import serve
+from lorecall.server.cli.common.console import print_json
 from lorecall.server.cli.common.options import (
+    AsJson,
     Batch,
     Candidates,
     Controls,
     EpsilonOption,
     Formats,
     Framing,
-    Json,
     Out,
     PrefixTokens,
     Seed,
@@ -70,7 +70,7 @@ def run(
     control_count: Annotated[int, typer.Option(min=1, help="Controls to make.")] = 300,
     out: Out = None,
     formats: Formats = None,
-    as_json: Json = False,
+    as_json: AsJson = False,
     show_text: Annotated[
         bool, typer.Option("--show-text", help="Show candidates' text in the reports, not hashes.")
     ] = False,
@@ -128,7 +128,8 @@ def run(
     from lorecall.audit.reports.build import build_report
     from lorecall.audit.reports.redact import redactor
     from lorecall.audit.runs.single import AuditSettings, run_audit
-    from lorecall.server.cli.audit.output import print_summary, print_table, progress, write_reports
+    from lorecall.server.cli.audit.output import print_summary, print_table, write_reports
+    from lorecall.server.cli.common.progress import count_bar
 
     wanted = check_formats(formats)
     views = make_views(framing or (), system, prefix_tokens or (), template)
@@ -157,7 +158,7 @@ def run(
     )
     folders = {} if adapter_dir is None else {adapter: adapter_dir}
     with open_scorer(scorer, server, base, folders, batch=batch, timeout=timeout) as engine:
-        with progress(f"auditing {adapter}") as report_progress:
+        with count_bar(f"auditing {adapter}") as report_progress:
             result = run_audit(engine, adapter, sets, settings, progress=report_progress)
         gate = judge_result(result, rules)
         content = build_report(result, gate, rules, redactor(show=show_text), engine.token_texts)

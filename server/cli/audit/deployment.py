@@ -5,7 +5,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from lorecall.adapters.core.errors import ScorerError
-from lorecall.server.cli.common.client import Client
+from lorecall.audit.scorers.http_client import HttpClient
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,13 +16,13 @@ class ServerDeployment:
         client: The server's.
     """
 
-    client: Client
+    client: HttpClient
 
     def deploy(self, name: str, folder: Path) -> None:
         """Serve a folder under a name.
 
         Raises:
-            RefusedError: The server does not take it.
+            RequestRefusedError: The server does not take it.
             ScorerError: The server keeps it back for an audit of its own.
         """
         added = self.client.call("POST", "/v1/adapters", {"name": name, "source": str(folder.resolve())})

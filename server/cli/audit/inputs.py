@@ -1,6 +1,5 @@
 """What the `lorecall audit` commands make of their options."""
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -114,13 +113,6 @@ def check_confidence(confidence: float) -> None:
     """
     if not 0.0 < confidence < 1.0:
         raise UsageError(f"--confidence must be within (0, 1), not {confidence}", param="confidence")
-
-
-def print_json(report: dict[str, object]) -> None:
-    """Print a report on stdout."""
-    import json
-
-    sys.stdout.write(json.dumps(report, ensure_ascii=False, allow_nan=False, indent=1) + "\n")
 
 
 def split_pair(text: str) -> tuple[str, Path]:

@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from lorecall.adapters.core.errors import UsageError
-from lorecall.server.cli.audit.inputs import choose_policy, load_sets, print_json, reader
+from lorecall.server.cli.audit.inputs import choose_policy, load_sets, reader
+from lorecall.server.cli.common.console import note, print_json
 from lorecall.server.cli.common.options import (
+    AsJson,
     Batch,
     Candidates,
     Controls,
     EpsilonOption,
     Framing,
-    Json,
     PrefixTokens,
     Seed,
     SkipBad,
@@ -64,7 +65,7 @@ def mitigate(
     policy: Annotated[
         Path | None, typer.Option(metavar="FILE.yaml", help="What a weaker adapter must meet.")
     ] = None,
-    as_json: Json = False,
+    as_json: AsJson = False,
     skip_bad: SkipBad = False,
     framing: Framing = None,
     system: System = None,
@@ -85,7 +86,8 @@ def mitigate(
     from lorecall.audit.reports.mitigation import dose_report
     from lorecall.audit.runs.mitigation import Trial, run_dose_response
     from lorecall.audit.runs.single import AuditSettings
-    from lorecall.server.cli.audit.output import note, print_doses, progress, write_doses
+    from lorecall.server.cli.audit.output import print_doses, write_doses
+    from lorecall.server.cli.common.progress import count_bar
 
     doses = parse_doses(scales, ranks, adapter)
     views = make_views(framing or (), system, prefix_tokens or (), template)
@@ -98,7 +100,7 @@ def mitigate(
     )
     with (
         _open_engine(server, base, adapter, batch=batch, timeout=timeout) as (scorer, deployment),
-        progress(f"auditing {len(doses)} doses") as report_progress,
+        count_bar(f"auditing {len(doses)} doses") as report_progress,
     ):
         response = run_dose_response(
             scorer, deployment, adapter, doses, trial, out=out, progress=report_progress
@@ -123,10 +125,9 @@ def _open_engine(
     if server is not None:
         from lorecall.audit.scorers.http_scorer import HttpScorer
         from lorecall.server.cli.audit.deployment import ServerDeployment
-        from lorecall.server.cli.common.client import Client
 
         with HttpScorer(server, batch=batch, timeout=timeout) as scorer:
-            yield scorer, ServerDeployment(Client(server))
+            yield scorer, ServerDeployment(scorer.client)
     elif base is not None:
         from lorecall.server.scoring.offline_scorer import offline_scorer
 

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from lorecall.adapters.core.errors import UsageError
 from lorecall.server.cli.audit.inputs import check_formats, reader
+from lorecall.server.cli.common.console import note
 from lorecall.server.cli.common.options import (
     Formats,
     Seed,
@@ -23,7 +24,7 @@ def report(
 ) -> None:
     """Render a report.json again, as HTML and JUnit XML, without an engine."""
     from lorecall.audit.reports.build import read_report
-    from lorecall.server.cli.audit.output import note, write_reports
+    from lorecall.server.cli.audit.output import write_reports
 
     for path in write_reports(read_report(file), out, check_formats(formats)):
         note(f"wrote {path}")
@@ -49,7 +50,6 @@ def verify(
     from lorecall.audit.reports.build import read_report
     from lorecall.audit.reports.verify import check_contents, check_input, rescore
     from lorecall.audit.scorers.http_scorer import HttpScorer
-    from lorecall.server.cli.audit.output import note
 
     content = read_report(file)
     problems = check_contents(content)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from lorecall.server.cli.common.options import Port
 
 
 def serve(
@@ -18,7 +19,7 @@ def serve(
         ),
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 8001,
+    port: Port = 8001,
     spool: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder of the texts of audits that are not over.")
     ] = None,

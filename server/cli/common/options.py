@@ -1,11 +1,33 @@
-"""Options that several `lorecall audit` commands share."""
+"""Options that several commands share."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-Server = Annotated[str, typer.Option(metavar="URL", help="A running lorecall server.")]
+LOCAL = "http://127.0.0.1:8000"
+"""The server of commands that need not name one."""
+
+Server = Annotated[str, typer.Option(envvar="LORECALL_SERVER", help="URL of the server.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Port = Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)]
+Seed = Annotated[int, typer.Option(help="Seed of every random choice.")]
+PageFolder = Annotated[Path, typer.Option(help="Where the JSON and the Markdown page go.")]
+
+# Training.
+PreparedBase = Annotated[Path, typer.Option(help="A base made by `lorecall base prepare`.")]
+TrainingTexts = Annotated[Path, typer.Option(help='JSON Lines of {"prefix", "target"}.')]
+Layers = Annotated[
+    str,
+    typer.Option(metavar="LIST", help='"all", or such as 20-29 or 3,7.', show_default="the last but one"),
+]
+Modules = Annotated[str, typer.Option(metavar="LIST", help="mlp, attention, all, or module names.")]
+Epochs = Annotated[int, typer.Option(help="The most passes over the texts.")]
+LearningRate = Annotated[float, typer.Option(help="Peak learning rate, falling linearly to 0.")]
+BatchSize = Annotated[int, typer.Option(help="Texts in one step.")]
+
+# Audits.
+AuditedServer = Annotated[str, typer.Option(metavar="URL", help="A running lorecall server.")]
 Candidates = Annotated[
     Path,
     typer.Option(
@@ -26,7 +48,6 @@ Tokenizer = Annotated[
     typer.Option(metavar="DIR", help="Folder of the tokenizer.json that --split tokens counts by."),
 ]
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Write the reports here.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the report instead of the table.")]
 Framing = Annotated[
     list[str] | None,
     typer.Option(
@@ -49,7 +70,6 @@ EpsilonOption = Annotated[
 ]
 Batch = Annotated[int, typer.Option(min=1, help="Snippets in one request.")]
 Timeout = Annotated[float, typer.Option(min=1.0, help="Seconds to wait for one answer.")]
-Seed = Annotated[int, typer.Option(help="Seed of every random choice.")]
 Formats = Annotated[
     list[str] | None, typer.Option("--format", help="json, html or junit; repeatable; all by default.")
 ]
