@@ -1,8 +1,9 @@
 """One run of a scenario against one server: adapters in, background on, traffic measured, all out again."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from lorecall.loadtest.background import PREFIX, background, plan, summarise
 from lorecall.loadtest.errors import LoadtestError
@@ -11,13 +12,42 @@ from lorecall.loadtest.scenario import Scenario
 from lorecall.loadtest.target import Target
 from lorecall.loadtest.traffic import BENCH, Served, send
 
+METRICS: Mapping[str, tuple[str, Literal["more", "less"]]] = {
+    "requests_per_s": ("requests per second", "more"),
+    "tokens_per_s": ("generated tokens per second", "more"),
+    "ttft_p50_ms": ("time to first token, median, ms", "less"),
+    "ttft_p99_ms": ("time to first token, p99, ms", "less"),
+    "itl_p50_ms": ("time between tokens, median, ms", "less"),
+    "itl_p99_ms": ("time between tokens, p99, ms", "less"),
+    "e2el_p50_ms": ("whole answer, median, ms", "less"),
+    "e2el_p99_ms": ("whole answer, p99, ms", "less"),
+    "completed": ("requests answered", "more"),
+    "failed": ("requests failed", "less"),
+    "swap_per_s": ("swaps per second", "more"),
+    "swap_p50_ms": ("swap, median, ms", "less"),
+    "swap_failed": ("swaps failed", "less"),
+    "add_per_s": ("adapters added per second", "more"),
+    "add_p50_ms": ("adding an adapter, median, ms", "less"),
+    "add_failed": ("additions failed", "less"),
+    "remove_per_s": ("adapters removed per second", "more"),
+    "remove_p50_ms": ("removing an adapter, median, ms", "less"),
+    "remove_failed": ("removals failed", "less"),
+    "stream_per_s": ("streams through churning adapters per second", "more"),
+    "stream_p50_ms": ("such a stream, median, ms", "less"),
+    "stream_failed": ("such streams broken", "less"),
+    "audit_texts_per_s": ("texts scored per second", "more"),
+    "audit_p50_ms": ("a scoring call, median, ms", "less"),
+    "audit_failed": ("scoring calls failed", "less"),
+}
+"""Metric to what it is and whether more or less of it is better; the order is that of the tables."""
+
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
     """What one run found.
 
     Attributes:
-        values: Metric to value; see `report.METRICS`.
+        values: Metric to value; see `METRICS`.
         errors: The distinct errors of requests that failed, of traffic and background.
     """
 

@@ -1,7 +1,7 @@
 """A scheme's arithmetic as served, against transformers and PEFT on the same dequantised weights."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +34,6 @@ class Parity:
             f"| {scheme} | {through} | {self.tokens} | {self.largest:.1e} | {self.mean:.1e} | {self.argmax:.1%} "
             f"| {clear} |"
         )
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the numbers as a JSON object."""
-        return asdict(self)
 
 
 HEADER = (

