@@ -91,9 +91,10 @@ def take_turns(
         variants: What is measured, by name.
         settle_s: Seconds to wait before each; `SETTLE_S` where they run in engines of their own.
     """
+    order = list(variants)
     for number in range(rounds + 1):
         measured = {}
-        for name in sorted(variants, key=list(variants).index, reverse=number % 2 == 1):
+        for name in order[::-1] if number % 2 else order:
             time.sleep(settle_s)
             measured[name] = variants[name]()
         if number:
