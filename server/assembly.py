@@ -1,4 +1,4 @@
-"""Puts a running server's parts together: registry, store, keys, control plane, metrics."""
+"""Wires a running server: registry, store, keys, control plane, metrics."""
 
 import asyncio
 import logging
@@ -48,7 +48,7 @@ Background = list[Coroutine[Any, Any, None]]
 async def build_serving(
     engine_client: Any, models: VersionedModels, engine: EngineInfo, args: Namespace, settings: ServerSettings
 ) -> tuple[Serving, Background]:
-    """Return what the routes share, with the registry's adapters loaded, and what is to run beside them.
+    """Return what the routes share, with the registry's adapters loaded, and the background work.
 
     Raises:
         UsageError: A setting is wrong, or the server would serve others without keys.
@@ -121,7 +121,7 @@ def make_gate(serving: Serving, settings: ServerSettings) -> AuditGate:
 
 
 def make_guard(registry: Registry, settings: ServerSettings, args: Namespace) -> KeyGuard:
-    """Return who may call, and say so where everybody may.
+    """Return the valid API keys; warn where none are required.
 
     Raises:
         UsageError: Others could reach a server without keys, or two kinds of keys exclude each other.
@@ -144,7 +144,7 @@ def make_guard(registry: Registry, settings: ServerSettings, args: Namespace) ->
 
 
 def capacity(engine_client: Any, settings: ServerSettings) -> Capacity:
-    """Return what the engine was started for."""
+    """Return the engine's capacity for adapters."""
     lora = engine_client.vllm_config.lora_config
     if lora is None:
         return Capacity(0, 0, settings.drain_seconds)
@@ -152,7 +152,7 @@ def capacity(engine_client: Any, settings: ServerSettings) -> Capacity:
 
 
 def base_facts(model: str, names: frozenset[str]) -> BaseFacts:
-    """Return what adapters must fit; a hub model is looked up where vLLM has downloaded it.
+    """Return the facts of the base that adapters must match; vLLM has downloaded a hub model by now.
 
     Raises:
         BaseModelError: Its weights are no safetensors.

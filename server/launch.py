@@ -1,4 +1,4 @@
-"""Starts vLLM's own OpenAI server with our plugins: checks first, defaults where the caller said nothing."""
+"""Starts vLLM's OpenAI server with our plugins, after checks, and with our defaults for flags left out."""
 
 import errno
 import os
@@ -26,10 +26,10 @@ DEFAULTS = {
 
 
 def base_location(base: str) -> str:
-    """Return what vLLM is to load: a local directory, or the id behind `hf://`.
+    """Return the model that vLLM loads: a local directory, or the hub id after `hf://`.
 
     Raises:
-        BaseModelError: If there is no such directory, or it is no model.
+        BaseModelError: There is no such directory, or it is no model.
     """
     if base.startswith(HUB_PREFIX):
         return base.removeprefix(HUB_PREFIX)
@@ -58,7 +58,7 @@ def flag_value(flags: Sequence[str], name: str) -> str | None:
 
 
 def engine_flags(model: str, served_name: str, port: int, extra: Sequence[str]) -> list[str]:
-    """Return vLLM's command line: the caller's flags unchanged, our defaults for what they leave open."""
+    """Return vLLM's command line: the caller's flags, and our defaults for flags that they leave out."""
     flags = ["--model", model, "--port", str(port)]
     if flag_value(extra, "--dtype") is None:
         flags += ["--dtype", served_dtype(model)]
@@ -74,10 +74,10 @@ def engine_flags(model: str, served_name: str, port: int, extra: Sequence[str]) 
 
 
 def check_port(host: str, port: int) -> None:
-    """Find out before the engine starts whether the port is free.
+    """Check that the port is free, before the engine starts.
 
     Raises:
-        UsageError: If it is not, or the address cannot be bound.
+        UsageError: It is in use, or the address cannot be bound.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -93,10 +93,10 @@ def check_port(host: str, port: int) -> None:
 
 
 def check_keys(host: str, extra: Sequence[str], settings: ServerSettings) -> None:
-    """Find out before the engine starts whether this server may be reached from elsewhere.
+    """Refuse a server without API keys that other machines could reach, before the engine starts.
 
     Raises:
-        UsageError: It could be, and there is no API key.
+        UsageError: Others could reach it, and there is no API key.
     """
     if is_loopback(host) or flag_value(extra, "--uds") is not None:
         return
@@ -110,7 +110,7 @@ def check_keys(host: str, extra: Sequence[str], settings: ServerSettings) -> Non
 
 
 def check_gate(settings: ServerSettings) -> None:
-    """Read the gate's policy and sets before the engine starts.
+    """Check that the gate's policy and sets can be read, before the engine starts.
 
     Raises:
         UsageError: One cannot be read.
@@ -129,7 +129,7 @@ def serve(base: str, port: int, extra: Sequence[str]) -> None:
     """Run the server until it is stopped.
 
     Raises:
-        UsageError: On a bad setting, base, flag or port; nothing has been started then.
+        UsageError: A setting, base, flag or port is wrong; nothing was started.
     """
     settings = read_settings()
     model = base_location(base)

@@ -1,4 +1,4 @@
-"""The first requests of a CPU engine run at a third of its speed: they are ours, before it is ready."""
+"""Warms the engine up before the server is ready: a CPU engine's first requests run at a third of its speed."""
 
 import uuid
 from typing import Any

@@ -11,7 +11,7 @@ ANONYMOUS = "anonymous"
 
 
 class ForbiddenError(LorecallError):
-    """The API key is known, but may not do this."""
+    """The API key is valid, but may not do this."""
 
     exit_code = 2
     status = 403
@@ -44,7 +44,7 @@ class RequestContext:
     tokens: int = 0
 
     def sees(self, model: str) -> bool:
-        """Whether a model of that name exists for the caller."""
+        """Whether the caller may see a model of that name."""
         return self.key is None or self.key.sees(model)
 
     def require(self, scope: Scope) -> None:
@@ -58,7 +58,7 @@ class RequestContext:
 
     @property
     def actor(self) -> str:
-        """The name that the registry records."""
+        """The caller's name, as the registry records it."""
         return self.key.name if self.key is not None else ANONYMOUS
 
     def release(self) -> None:
@@ -71,12 +71,12 @@ current: ContextVar[RequestContext | None] = ContextVar("lorecall_request", defa
 
 
 def sees(model: str) -> bool:
-    """Whether the request being served sees a model; outside any request, everything is seen."""
+    """Whether the current request may see a model; outside a request, everything may be seen."""
     context = current.get()
     return context is None or context.sees(model)
 
 
 def actor() -> str:
-    """Return who makes the request being served."""
+    """Return the caller's name of the current request; "server" outside a request."""
     context = current.get()
     return context.actor if context is not None else "server"

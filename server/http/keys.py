@@ -30,7 +30,7 @@ class KeyRequest(BaseModel):
 
 
 def shown(key: ApiKey) -> dict[str, Any]:
-    """Return a key as people may see it: without its digest."""
+    """Return a key without its digest."""
     return {
         "id": key.id,
         "name": key.name,
@@ -43,7 +43,7 @@ def shown(key: ApiKey) -> dict[str, Any]:
 
 @router.post("/v1/keys", status_code=201, dependencies=[Depends(validate_json_request)])
 async def add_key(request: KeyRequest, raw_request: Request) -> Response:
-    """Make a key; its secret is in this answer and nowhere else. The first one must have the scope admin."""
+    """Make a key; only this answer holds its secret. The first key must have the scope admin."""
     state = serving(raw_request)
     scopes = parse_scopes(request.scopes)
     if not state.keys.enforced and Scope.ADMIN not in scopes:
@@ -75,7 +75,7 @@ async def list_keys(raw_request: Request) -> Response:
 
 @router.delete("/v1/keys/{key_id}")
 async def revoke_key(key_id: str, raw_request: Request) -> Response:
-    """End a key now."""
+    """Revoke a key; it ends at once."""
     state = serving(raw_request)
     await asyncio.to_thread(state.adapters.registry.keys.revoke, key_id, actor=actor())
     await asyncio.to_thread(state.keys.reload)

@@ -15,7 +15,7 @@ from vllm.entrypoints.serve.utils.api_utils import validate_json_request, with_c
 router = APIRouter(route_class=AnsweringRoute)
 
 MAX_ITEMS = 4096
-"""Items of one call; a longer list is to be sent in parts."""
+"""The most items in one call."""
 
 
 class Item(BaseModel):
@@ -40,7 +40,7 @@ class ScoreRequest(BaseModel):
 @router.post("/v1/score", dependencies=[Depends(validate_json_request)])
 @with_cancellation  # type: ignore[untyped-decorator]  # vLLM ships no type for it
 async def score(request: ScoreRequest, raw_request: Request) -> Response:
-    """Score target tokens, teacher-forced: probability, rank, argmax and its probability, one entry a token."""
+    """Score target tokens, teacher-forced: probability, rank, argmax and its probability of each token."""
     state = serving(raw_request)
     model = await state.model(request.model, for_prompt_scores=True)
     items = [ScoreItem(item.id, item.prefix, item.target) for item in request.items]

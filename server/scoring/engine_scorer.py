@@ -1,4 +1,4 @@
-"""`Scorer`s over an engine in this process: of the running server, and of one started for an audit."""
+"""`Scorer`s over an engine in this process: the running server's, or one that was started for an audit."""
 
 import asyncio
 import uuid
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 def described(name: str, info: Adapter) -> AdapterVersion:
-    """Return what an audit wants to know of the version that answers to a name."""
+    """Return an audit's description of the version behind a name."""
     return AdapterVersion(
         name, info.version, info.rank, info.effective_parameters, info.refusal, info.training
     )
@@ -30,7 +30,7 @@ class EngineScorer:
     Attributes:
         loop: The engine's event loop.
         scoring: Teacher-forced scores through the engine.
-        engine: What the engine is; the base answers to its name for it.
+        engine: The engine's description, with the base's name.
         framing: How prefixes are framed.
         system: The system message of the framing "chat", if any.
     """
@@ -50,7 +50,7 @@ class EngineScorer:
         return self.engine
 
     def adapter(self, name: str) -> AdapterVersion:
-        """Return the version that answers to a name. Raises AdapterNotFoundError."""
+        """Return the version behind a name. Raises AdapterNotFoundError."""
         return described(name, self._serving(name)[0])
 
     def score(self, model: str, items: Sequence[ScoreItem]) -> list[ItemScore]:
@@ -58,7 +58,7 @@ class EngineScorer:
         return self._wait(self.scoring.score(items, self._request(model), self.framing, self.system))
 
     def decode(self, model: str, prompts: Sequence[tuple[Sequence[int], int]]) -> list[Decoded]:
-        """Decode greedily: for each (prompt ids, number of tokens), what came out."""
+        """Decode greedily; each prompt is (token ids, number of tokens to generate)."""
         return self._wait(self._decode_all(prompts, self._request(model)))
 
     def token_texts(self, ids: Sequence[int]) -> list[str]:
@@ -67,7 +67,7 @@ class EngineScorer:
         return [str(tokenizer.decode([token])) for token in ids]
 
     def _serving(self, name: str) -> tuple[Adapter, Any]:
-        """Return what an adapter is, and the engine's request for it. Raises AdapterNotFoundError."""
+        """Return an adapter and the engine's request for it. Raises AdapterNotFoundError."""
         raise NotImplementedError
 
     def _request(self, model: str) -> Any:
@@ -105,10 +105,10 @@ class EngineScorer:
 
 @dataclass(frozen=True)
 class LoadedVersionScorer(EngineScorer):
-    """Scores through one loaded version and the base: audits what no name points at yet.
+    """Scores through one loaded version and the base; the version needs no public name yet.
 
     Attributes:
-        loaded: The version; its name is the model's, the base's name is the base.
+        loaded: The version; `score` and `decode` take its name or the base's.
     """
 
     loaded: LoadedVersion

@@ -1,4 +1,4 @@
-"""What a vLLM engine needs of its environment: variables, OpenMP runtime, dtype, kernels."""
+"""Prepares the environment of a vLLM engine: variables, OpenMP runtime, dtype, kernel checks."""
 
 import os
 from collections.abc import Sequence
@@ -14,10 +14,9 @@ KV_CACHE_GIB = 2
 
 
 def served_dtype(model: str) -> str:
-    """Return the dtype that a prepared base is meant to be served in; "auto" for a base of another origin.
+    """Return the dtype to serve a base in: its manifest's, or "auto" for a base without one.
 
-    What vLLM's own "auto" does would turn a float32 base into bfloat16, which is another arithmetic than the one
-    that its adapters were trained against.
+    vLLM's "auto" would serve a float32 base in bfloat16, but its adapters were trained against float32.
     """
     try:
         return read_manifest(Path(model)).dtype
@@ -28,8 +27,8 @@ def served_dtype(model: str) -> str:
 def cpu_environment(environ: dict[str, str], cores: Sequence[int], library: Path | None) -> dict[str, str]:
     """Return the variables that a CPU engine needs and the caller did not set.
 
-    Every core that this process may use is bound, and Intel's OpenMP runtime preloaded: without the two, vLLM
-    0.32 leaves cores idle. The key/value cache gets KV_CACHE_GIB.
+    They bind every core that this process may use and preload Intel's OpenMP runtime, because vLLM 0.32 leaves
+    cores idle otherwise. The key/value cache gets KV_CACHE_GIB.
     """
     wanted = {
         "VLLM_CPU_OMP_THREADS_BIND": ",".join(str(core) for core in cores),
@@ -41,7 +40,7 @@ def cpu_environment(environ: dict[str, str], cores: Sequence[int], library: Path
 
 
 def openmp_library() -> Path | None:
-    """Return Intel's OpenMP runtime as installed beside us, or None."""
+    """Return Intel's OpenMP runtime as installed in this environment, or None."""
     try:
         files = distribution("intel-openmp").files or []
     except ModuleNotFoundError:
@@ -51,11 +50,11 @@ def openmp_library() -> Path | None:
 
 
 def prepare_environment() -> None:
-    """Set what vLLM reads from the environment, keeping what the caller set."""
+    """Set the variables that vLLM reads, except those that the caller set."""
     plugins = os.environ.get("VLLM_PLUGINS", "")
     if PLUGIN not in plugins.split(","):
         os.environ["VLLM_PLUGINS"] = ",".join(filter(None, [plugins, PLUGIN]))
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # nothing leaves the machine unasked
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # no usage statistics leave the machine
     from vllm.platforms import current_platform
 
     if current_platform.is_cpu():
@@ -64,10 +63,10 @@ def prepare_environment() -> None:
 
 
 def check_scheme(model: str) -> None:
-    """Refuse a base whose kernel this machine lacks: vLLM would load it and die on the first request.
+    """Refuse a base whose kernel this machine lacks: vLLM would load it and crash on the first request.
 
     Raises:
-        BaseModelError: If the base is INT4 and the CPU library has no INT4 kernel.
+        BaseModelError: The base is INT4 and the CPU library has no INT4 kernel.
     """
     import torch
     from vllm.platforms import current_platform
