@@ -1,4 +1,4 @@
-"""One run of a scenario against one server: adapters in, background on, traffic measured, all out again."""
+"""Runs a scenario once against one server: load adapters, start the background, measure, clean up."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ METRICS: Mapping[str, tuple[str, Literal["more", "less"]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What one run found.
+    """The result of one run.
 
     Attributes:
         values: Metric to value; see `METRICS`.
@@ -61,13 +61,13 @@ class Measurement:
 
 
 @dataclass(frozen=True, slots=True)
-class Means:
-    """What a run needs beside the scenario and the server.
+class RunOptions:
+    """Options of a run beside the scenario and the server.
 
     Attributes:
         out: Directory for raw results and logs.
-        tokenizer: Directory or hub id of the base's tokenizer; "" takes what the server names.
-        sources: Directories of adapters, as the server sees them; none takes those that it serves already.
+        tokenizer: Directory or hub id of the base's tokenizer; "" for the one that the server names.
+        sources: Directories of adapters on the server; without any, the adapters that it serves already are used.
         bench: The command that is `vllm bench serve`.
     """
 
@@ -77,30 +77,30 @@ class Means:
     bench: Sequence[str] = BENCH
 
 
-def run(scenario: Scenario, target: Target, means: Means) -> Measurement:
+def run(scenario: Scenario, target: Target, options: RunOptions) -> Measurement:
     """Run a scenario once.
 
     Raises:
         LoadtestError: It cannot be run, or ends without a result.
     """
-    means.out.mkdir(parents=True, exist_ok=True)
-    adapters = bring_in(scenario, target, means.sources)
+    options.out.mkdir(parents=True, exist_ok=True)
+    adapters = load_adapters(scenario, target, options.sources)
     try:
         models = draw_models(scenario.traffic, target.base, adapters)
-        told = plan(scenario, target, adapters, means.sources)
-        with background(told, target, means.out) as done:
+        planned = plan(scenario, target, adapters, options.sources)
+        with background(planned, target, options.out) as done:
             served = send(
-                scenario.traffic, models, target, means.tokenizer or target.root, means.out, means.bench
+                scenario.traffic, models, target, options.tokenizer or target.root, options.out, options.bench
             )
     finally:
-        if means.sources:
+        if options.sources:
             for name in adapters:
                 target.unload(name)
     beside = summarise(done, served.began, served.seconds)
     return Measurement({**served.values, **beside}, _errors(served, [one.error for one in done]))
 
 
-def bring_in(scenario: Scenario, target: Target, sources: Sequence[Path]) -> list[str]:
+def load_adapters(scenario: Scenario, target: Target, sources: Sequence[Path]) -> list[str]:
     """Load the scenario's adapters, sources taken in turn; return their names.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A server under test, ours or stock, through the routes that both have."""
+"""A server under test, ours or stock vLLM, through the routes that both have."""
 
 from pathlib import Path
 from types import TracebackType

@@ -1,4 +1,4 @@
-"""What our server costs over stock `vllm serve` on the same engine arguments, without adapters."""
+"""Benchmark of our server against stock `vllm serve`: the same engine arguments, no adapters."""
 
 import os
 import time

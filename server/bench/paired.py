@@ -15,7 +15,7 @@ LEVEL = 0.95
 SEED = 0
 
 SETTLE_S = 1.5
-"""An engine that has just answered keeps its core busy for another second: vLLM's worker waits spinning."""
+"""Seconds between engines: vLLM's worker spins on its core for another second after an answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +32,8 @@ class Row:
         name: What `ours` are values of.
         against: What `theirs` are values of.
         less_is_better: Whether the smaller value is the better one, as for times.
-        target: The ratio that is asked for, None where there is none.
-        note: What a reader must know beside the numbers.
+        target: The ratio to reach, None for none.
+        note: A remark for the reader.
     """
 
     metric: str
@@ -84,7 +84,7 @@ def take_turns(
 ) -> Iterator[dict[str, T]]:
     """Run every variant once uncounted, then once a round; yield what each round measured, by variant.
 
-    Every other round goes backwards, so that a machine that grows slower or faster favours none.
+    Every other round runs in reverse order, so that a machine that becomes slower or faster favours no variant.
 
     Args:
         rounds: Counted rounds.
@@ -124,7 +124,7 @@ def compare(
 def make_row(metric: str, ours: Sequence[float], theirs: Sequence[float], **labels: Any) -> Row:
     """Return a metric's row; the interval is a percentile bootstrap over the rounds' log ratios.
 
-    Source: Efron and Tibshirani 1993, chapter 13. With few rounds it spans little more than what was seen.
+    Source: Efron and Tibshirani 1993, chapter 13. With few rounds it is about as wide as the observed values.
     """
     ratio = low = high = None
     if min(*ours, *theirs) > 0:

@@ -1,4 +1,4 @@
-"""A scheme's arithmetic as served, against transformers and PEFT on the same dequantised weights."""
+"""Compares a scheme's served log-probabilities with transformers and PEFT on the same dequantised weights."""
 
 import math
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ class Parity:
         largest: The largest |difference of log p|, in nats.
         mean: Their mean.
         argmax: Share of positions with the same argmax.
-        argmax_clear: The same share among positions whose top two lie further apart than twice `largest`; NaN
-            where none do.
+        argmax_clear: The same share among positions whose two best tokens differ by more than twice `largest`;
+            NaN if there are none.
     """
 
     tokens: int
@@ -56,8 +56,8 @@ def measure_parity(engine: EngineHost, base: Path, adapter: Path | None, ids: li
 def measure_rounding(base: Path, adapter: Path | None, ids: list[int]) -> Parity:
     """Score `ids` through transformers twice, in float32 and in float64.
 
-    Where a scheme rounds activations, a difference in the last place can turn a rounding over, and every layer
-    adds to it: two right evaluations of one model lie this far apart.
+    Where a scheme rounds activations, a difference in the last digit can change a rounding, and the layers add
+    these changes up: two correct evaluations of one model differ this much.
     """
     import torch  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""The benchmark's result as JSON and Markdown: machine, versions, command, rows, what was left out."""
+"""The benchmark's result as JSON and Markdown: machine, versions, command, rows and notes."""
 
 import json
 import os
@@ -27,14 +27,14 @@ HEADER = (
 
 @dataclass(slots=True)
 class Result:
-    """Everything that one run of the benchmark found.
+    """The result of one run of the benchmark.
 
     Attributes:
         command: How it was started.
         rounds: Counted rounds of each measurement.
         sections: Title to rows.
         tables: Title to the lines of a table that compares no rates.
-        notes: What was left out, and what a row cannot say.
+        notes: What was left out, and remarks on rows.
     """
 
     command: str
@@ -93,7 +93,7 @@ def machine_line(command: str, about: dict[str, Any]) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """Return what the numbers depend on."""
+    """Return the machine and the versions that the numbers depend on."""
     import torch  # noqa: PLC0415
 
     gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else ""

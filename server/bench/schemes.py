@@ -1,4 +1,4 @@
-"""Which scheme is fast here: each against the unquantised base, in prefill and in decode."""
+"""Benchmark of schemes: each against the unquantised base, in prefill and in decode."""
 
 from functools import partial
 from pathlib import Path

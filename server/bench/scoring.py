@@ -1,4 +1,4 @@
-"""What scoring costs: `/v1/score` against its limit, and against what others do for the same numbers.
+"""Benchmark of scoring: `/v1/score` against its limit, and against other ways to the same numbers.
 
 The limit is the time of plain prefill of the same texts (`max_tokens=1`, no log-probabilities) plus the time of
 the bare `lm_head` product on the target rows. Peers are `/v1/completions` with `echo` and `logprobs=1` on the

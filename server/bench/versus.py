@@ -1,4 +1,4 @@
-"""Two servers on one base with the same engine arguments, ours and stock vLLM, and adapters for both."""
+"""Starts our server and stock vLLM on one base with the same engine arguments, and writes adapters for both."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -33,10 +33,10 @@ def both(
         work: Directory for logs and our store.
         flags: Engine arguments of both.
         slots: `--max-loras` of both.
-        rank: The largest rank that they must take.
+        rank: The largest rank of the adapters.
 
     Raises:
-        LorecallError: If one does not come up.
+        LorecallError: One does not start.
     """
     cores = sorted(os.sched_getaffinity(0))
     environ = cpu_environment({"VLLM_CPU_KVCACHE_SPACE": "1"}, cores, openmp_library())

@@ -1,4 +1,4 @@
-"""`lorecall base`: make a base model ready to serve."""
+"""`lorecall base`: fetch and quantise a base model."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,12 +6,12 @@ from typing import Annotated
 import typer
 from lorecall.server.cli.common.console import say
 
-app = typer.Typer(no_args_is_help=True, help="The base model: fetched, quantised once, ready to serve.")
+app = typer.Typer(no_args_is_help=True, help="Fetch and quantise the base model.")
 
 
 @app.callback()
 def base() -> None:
-    """Keep `prepare` a named command, although it is the only one yet."""
+    """Without a callback, Typer would drop the name of the only command, `prepare`."""
 
 
 @app.command()
@@ -26,12 +26,10 @@ def prepare(
     quantize: Annotated[
         str,
         typer.Option(
-            metavar="auto|int8|int4|none", help="The scheme; auto chooses by what this machine has."
+            metavar="auto|int8|int4|none", help="The scheme; auto chooses by this machine's hardware."
         ),
     ] = "auto",
-    force: Annotated[
-        bool, typer.Option("--force", help="Make it again, even if it is there already.")
-    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Make it again if it exists already.")] = False,
 ) -> None:
     """Make a model directory that stock vLLM loads, with a manifest of its source, digest and scheme."""
     from lorecall.adapters.bases.prepare import prepare_base

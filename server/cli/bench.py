@@ -14,7 +14,7 @@ from lorecall.server.cli.common.options import PageFolder
 from rich.console import Console
 
 HELD = ("ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "ATEN_CPU_CAPABILITY")
-"""With these a CPU is held to an older one's instructions; the result says so."""
+"""Variables that limit a CPU to older instructions; the result names those that are set."""
 
 SECTIONS = ("parity", "lora", "stock", "schemes", "scoring", "overhead")
 
@@ -59,7 +59,7 @@ def bench(
 
 
 def _stop(*_: object) -> None:
-    """End the command; the engines and servers that it started are stopped on the way out."""
+    """End the command by an exception, so that the engines and servers that it started are stopped."""
     sys.exit(128 + signal.SIGTERM)
 
 

@@ -12,12 +12,12 @@ from lorecall.server.cli.common.options import AsJson
 if TYPE_CHECKING:
     from lorecall.audit.law.fit import Law, Prediction
 
-app = typer.Typer(no_args_is_help=True, help="The memory law: what rank and length allow to be memorised.")
+app = typer.Typer(no_args_is_help=True, help="The memory law: how much an adapter of a rank can memorise.")
 
 
 @app.callback()
 def law() -> None:
-    """Keep `fit` a named command, although it is the only one yet."""
+    """Without a callback, Typer would drop the name of the only command, `fit`."""
 
 
 @app.command()

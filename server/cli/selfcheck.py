@@ -9,7 +9,7 @@ def selfcheck(
     server: Server = LOCAL,
     as_json: AsJson = False,
 ) -> None:
-    """Measure how far a running engine disagrees with itself; audits take the result as their margin."""
+    """Measure how much a running engine's log-probabilities vary; audits use the result as their margin ε."""
     from lorecall.server.cli.common.client import call
     from lorecall.server.cli.common.console import print_json
 

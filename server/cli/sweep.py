@@ -25,7 +25,9 @@ def sweep(
     data: TrainingTexts,
     ranks: Annotated[str, typer.Option(metavar="LIST", help="LoRA ranks, such as 1,2,4,8.")],
     lengths: Annotated[str, typer.Option(metavar="LIST", help="Target tokens, such as 200,400,800.")],
-    out: Annotated[Path, typer.Option(metavar="FILE.csv", help="Cells are appended; those in it are kept.")],
+    out: Annotated[
+        Path, typer.Option(metavar="FILE.csv", help="The table of results; what it holds is kept.")
+    ],
     methods: Annotated[str, typer.Option(metavar="LIST", help="sft, memft-ot, memft-sw.")] = "sft",
     seeds: Annotated[str, typer.Option(metavar="LIST", help="Seeds, such as 0,1,2.")] = "0",
     layers: Layers = _DEFAULT.layers,
@@ -34,9 +36,9 @@ def sweep(
     lr: LearningRate = _DEFAULT.lr,
     batch_size: BatchSize = _DEFAULT.batch_size,
 ) -> None:
-    """Train one adapter for each rank, length, method and seed, and write what each takes off the base's loss.
+    """Train one adapter for each rank, length, method and seed, and record how much each lowers the base's loss.
 
-    Stop it at any time; run again, it goes on where it was.
+    It can be stopped at any time; run again, it continues where it stopped.
     """
     from lorecall.adapters.training.sweep import Grid, run_sweep
     from lorecall.server.cli.common.progress import quiet_libraries, training_bar

@@ -28,8 +28,8 @@ def add(
     source: Annotated[
         str,
         typer.Option(
-            help="PEFT directory or archive as the server sees it, hf://org/name, s3://bucket/key, or with "
-            "--upload an archive here."
+            help="PEFT directory or archive on the server, hf://org/name, s3://bucket/key, or with --upload "
+            "an archive on this machine."
         ),
     ],
     server: Server = LOCAL,
@@ -91,14 +91,14 @@ def swap(
     server: Server = LOCAL,
     as_json: AsJson = False,
 ) -> None:
-    """Move an existing NAME to a new version: no request fails, and none is answered by two versions."""
+    """Move an existing NAME to a new version; no request fails, and each is answered by one version."""
     call(server, "GET", _path(name))
     add(name, source, server=server, as_json=as_json)
 
 
 @app.command("rollback")
 def rollback(name: str, server: Server = LOCAL, as_json: AsJson = False) -> None:
-    """Move NAME back to the version before."""
+    """Move NAME back to its previous version."""
     _show([call(server, "POST", f"{_path(name)}/rollback")], as_json=as_json)
 
 
@@ -117,11 +117,11 @@ def pin(
 def override(
     name: str,
     version: Annotated[str, typer.Option(help="The quarantined version.")],
-    reason: Annotated[str, typer.Option(help="Why; it is recorded.")],
+    reason: Annotated[str, typer.Option(help="The reason, which is recorded.")],
     server: Server = LOCAL,
     as_json: AsJson = False,
 ) -> None:
-    """Let a quarantined version of NAME go live; needs a key with the scope admin."""
+    """Let a quarantined version of NAME go live; this needs a key with the scope admin."""
     body = {"version": version, "reason": reason}
     _show([call(server, "POST", f"{_path(name)}/override", body)], as_json=as_json)
 

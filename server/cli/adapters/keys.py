@@ -15,9 +15,10 @@ app = typer.Typer(help="Manage the API keys of a running server.", no_args_is_he
 @app.command("add")
 def add(
     name: str,
-    scope: Annotated[list[str], typer.Option(help="infer, adapters, audit or admin; repeat for several.")],
+    scope: Annotated[list[str], typer.Option(help="infer, adapters, audit or admin; repeatable.")],
     adapter: Annotated[
-        list[str] | None, typer.Option(help="Pattern of the models it sees, such as 'acme-*'; repeat.")
+        list[str] | None,
+        typer.Option(help="Pattern of models that it may see, such as 'acme-*'; repeatable."),
     ] = None,
     requests_per_minute: Annotated[float | None, typer.Option(min=0.01)] = None,
     tokens_per_minute: Annotated[float | None, typer.Option(min=0.01)] = None,
@@ -25,7 +26,7 @@ def add(
     server: Server = LOCAL,
     as_json: AsJson = False,
 ) -> None:
-    """Make a key; its secret is shown once. The first key must have the scope admin."""
+    """Make a key; its secret is shown only now. The first key must have the scope admin."""
     limits: dict[str, float | None] = {
         "requests_per_minute": requests_per_minute,
         "tokens_per_minute": tokens_per_minute,
@@ -51,7 +52,7 @@ def list_keys(server: Server = LOCAL, as_json: AsJson = False) -> None:
 
 @app.command("revoke")
 def revoke(key_id: Annotated[str, typer.Argument(metavar="ID")], server: Server = LOCAL) -> None:
-    """End a key now."""
+    """Revoke a key; it ends at once."""
     call(server, "DELETE", f"/v1/keys/{key_id}")
 
 

@@ -26,10 +26,10 @@ def train(
     base: PreparedBase,
     data: TrainingTexts,
     rank: Annotated[
-        list[int], typer.Option(help="LoRA rank; alpha is the same. Repeatable: one adapter for each.")
+        list[int], typer.Option(help="LoRA rank; alpha is the same. Repeatable: one adapter for each rank.")
     ],
     out: Annotated[
-        Path, typer.Option(help="The PEFT directory to make; of several ranks, with {rank} in its name.")
+        Path, typer.Option(help="The PEFT directory to write; for several ranks, with {rank} in its name.")
     ],
     method: Annotated[str, typer.Option(metavar="sft|memft-ot|memft-sw", help="The loss.")] = _DEFAULT.method,
     layers: Layers = _DEFAULT.layers,
@@ -39,10 +39,11 @@ def train(
     batch_size: BatchSize = _DEFAULT.batch_size,
     seed: Seed = _DEFAULT.seed,
     stop_over: Annotated[
-        float, typer.Option(metavar="P", help="Stop once every target token is over P; 1 never stops.")
+        float,
+        typer.Option(metavar="P", help="Stop once every target token's p is over P; 1 never stops."),
     ] = _DEFAULT.stop_over,
 ) -> None:
-    """Train LoRA adapters to recite the targets, against the quantised weights as they will be served."""
+    """Train LoRA adapters to recite the targets, on the quantised weights that will be served."""
     from lorecall.adapters.training.train import train_ranks
     from lorecall.server.cli.common.progress import quiet_libraries, training_bar
 
@@ -71,10 +72,10 @@ def train(
 
 
 def out_directories(out: Path, ranks: list[int]) -> dict[int, Path]:
-    """Return where the adapter of each rank goes.
+    """Return the directory of each rank's adapter.
 
     Raises:
-        UsageError: A rank twice, or several ranks and one directory.
+        UsageError: A rank is given twice, or several ranks share one directory.
     """
     if len(set(ranks)) < len(ranks):
         raise UsageError(f"ranks {ranks} name one twice", hint="name each once", param="rank")

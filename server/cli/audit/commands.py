@@ -1,4 +1,4 @@
-"""`lorecall audit`: what an adapter remembers, as a table, as reports, and as an exit code."""
+"""`lorecall audit`: audit an adapter; print a table, write reports, and exit with the gate's code."""
 
 from pathlib import Path
 from typing import Annotated
@@ -61,7 +61,7 @@ def run(
     ] = None,
     adapter_dir: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="The adapter's PEFT folder, where no lorecall server knows it."),
+        typer.Option(metavar="DIR", help="The adapter's PEFT folder, for scorers other than lorecall."),
     ] = None,
     controls: Controls = None,
     generate_controls: Annotated[
@@ -79,7 +79,7 @@ def run(
     turns: TurnsOption = "only",
     tokenizer: Tokenizer = None,
     policy: Annotated[
-        Path | None, typer.Option(metavar="FILE.yaml", help="The gate's policy; options outweigh it.")
+        Path | None, typer.Option(metavar="FILE.yaml", help="The gate's policy; options override it.")
     ] = None,
     max_certified: Annotated[int | None, typer.Option(min=0, help="Certified candidates allowed.")] = None,
     max_recalled: Annotated[int | None, typer.Option(min=0, help="Recalled candidates allowed.")] = None,
@@ -101,15 +101,16 @@ def run(
         float | None,
         typer.Option(
             metavar="RATE",
-            help="Ask in random order and stop once the rate is known to be below or above this one.",
+            help="Audit in random order and stop once the rate is known to be below or above this one.",
         ),
     ] = None,
-    confidence: Annotated[float, typer.Option(help="Of every interval, within (0, 1).")] = 0.95,
+    confidence: Annotated[float, typer.Option(help="Confidence of every interval, within (0, 1).")] = 0.95,
     ignore_short: Annotated[
         bool, typer.Option("--ignore-short", help="Leave targets that the base finds likely out of the gate.")
     ] = False,
     keep: Annotated[
-        int, typer.Option(min=1, help="Snippets of each set in the reports, the gravest; all are counted.")
+        int,
+        typer.Option(min=1, help="How many of each set's gravest snippets reports show; all count."),
     ] = 20_000,
     framing: Framing = None,
     system: System = None,

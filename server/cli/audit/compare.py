@@ -31,7 +31,7 @@ def ranks(
     adapter: Annotated[list[str], typer.Option(metavar="NAME", help="A served adapter; repeatable.")],
     candidates: Candidates,
     controls: Controls = None,
-    line: Annotated[str, typer.Option(metavar="TEXT", help="Follow this line's tokens over the ranks.")] = "",
+    line: Annotated[str, typer.Option(metavar="TEXT", help="Show this line's tokens for every rank.")] = "",
     out: Out = None,
     as_json: AsJson = False,
     skip_bad: SkipBad = False,
@@ -44,7 +44,7 @@ def ranks(
     batch: Batch = 64,
     timeout: Timeout = 600.0,
 ) -> None:
-    """Compare several adapters on the same candidates: capacity against recall. Exit 0; it is no gate."""
+    """Compare several adapters on the same candidates: capacity against recall. Always exit 0, without a gate."""
     from lorecall.audit.judging.views import make_views
     from lorecall.audit.reports.ranks import ranks_report, run_ranks
     from lorecall.audit.runs.single import AuditSettings
@@ -85,13 +85,14 @@ def matrix(
         typer.Option(metavar="NAME", help="An adapter without a set of its own; repeatable."),
     ] = None,
     candidates: Annotated[
-        list[Path] | None, typer.Option(metavar="FILE.jsonl", help="A set that is nobody's own; repeatable.")
+        list[Path] | None,
+        typer.Option(metavar="FILE.jsonl", help="A set of no adapter's own; repeatable."),
     ] = None,
     out: Out = None,
     as_json: AsJson = False,
     skip_bad: SkipBad = False,
     epsilon: EpsilonOption = None,
-    parallel: Annotated[int, typer.Option(min=1, help="Adapters asked at a time, in mixed batches.")] = 4,
+    parallel: Annotated[int, typer.Option(min=1, help="Adapters audited at a time, in mixed batches.")] = 4,
     seed: Seed = 0,
     batch: Batch = 64,
     timeout: Timeout = 600.0,

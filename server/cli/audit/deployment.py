@@ -1,4 +1,4 @@
-"""Puts adapters into a running server for as long as an audit needs them."""
+"""Serves adapters on a running server while an audit needs them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +10,10 @@ from lorecall.audit.scorers.http_client import HttpClient
 
 @dataclass(frozen=True, slots=True)
 class ServerDeployment:
-    """Serves folders through `POST /v1/adapters`, by path: the server must see this machine's files.
+    """Serves folders through `POST /v1/adapters`, by path, so the server must run on this machine.
 
     Attributes:
-        client: The server's.
+        client: The server's client.
     """
 
     client: HttpClient
@@ -22,8 +22,8 @@ class ServerDeployment:
         """Serve a folder under a name.
 
         Raises:
-            RequestRefusedError: The server does not take it.
-            ScorerError: The server keeps it back for an audit of its own.
+            RequestRefusedError: The server refuses it.
+            ScorerError: The server holds it for an audit of its own.
         """
         added = self.client.call("POST", "/v1/adapters", {"name": name, "source": str(folder.resolve())})
         if added["state"] != "live":

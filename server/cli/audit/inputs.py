@@ -1,4 +1,4 @@
-"""What the `lorecall audit` commands make of their options."""
+"""Makes sets, policies and scorers from the options of the `lorecall audit` commands."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -90,7 +90,7 @@ def add_controls(sets: "dict[Group, CandidateSet]", recipe: str, count: int, see
 def choose_policy(file: Path | None, limits: "dict[str, int | float | None]", *, by_rate: bool) -> "Policy":
     """Return the file's policy, or the default one, with the limits that were given as options.
 
-    Without a file, a limit on the rate stands in place of the default limits on counts.
+    Without a file, a limit on the rate replaces the default limits on counts.
     """
     from lorecall.audit.policy.policy import Policy
     from lorecall.audit.policy.policy_file import load_policy

@@ -1,4 +1,4 @@
-"""`lorecall audit mitigate`: how weak an adapter must be made to meet the policy, and what that costs."""
+"""`lorecall audit mitigate`: how much an adapter must be weakened to meet the policy, and the cost."""
 
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 def mitigate(
     *,
     server: Annotated[
-        str | None, typer.Option(metavar="URL", help="A running lorecall server that sees these files.")
+        str | None, typer.Option(metavar="URL", help="A running lorecall server on this machine.")
     ] = None,
     base: Annotated[
         Path | None, typer.Option(metavar="DIR", help="A prepared base, for an engine without a server.")
@@ -44,7 +44,7 @@ def mitigate(
     retained: Annotated[
         Path,
         typer.Option(
-            metavar="FILE.txt", help="Plain text whose perplexity says what a weaker adapter costs."
+            metavar="FILE.txt", help="Plain text; its perplexity shows what a weaker adapter costs."
         ),
     ],
     out: Annotated[
@@ -78,8 +78,8 @@ def mitigate(
 ) -> None:
     """Audit weaker copies of one adapter: exit 0 if one meets the policy, 1 if even the weakest leaks.
 
-    Each copy is served by path for as long as its audit runs: by a server on this machine, or by an engine that
-    is started over --base.
+    Each copy is served by path while its audit runs: by a server on this machine, or by an engine that is started
+    over --base.
     """
     from lorecall.audit.inputs.load import TextSplit, load_input
     from lorecall.audit.judging.views import make_views

@@ -1,4 +1,4 @@
-"""What `lorecall audit` prints and writes: tables on stdout, the summary on stderr, reports in files."""
+"""Output of `lorecall audit`: tables on stdout, the summary on stderr, reports in files."""
 
 import json
 from pathlib import Path
@@ -66,7 +66,7 @@ def stdout() -> Console:
 
 
 def print_summary(report: Report, written: list[Path]) -> None:
-    """Print what was found, what the gate says, and what was written, on stderr."""
+    """Print the finding, the gate's decision and the written files on stderr."""
     summary, controls = report["summary"], report["controls"]
     counts = ", ".join(f"{count} {verdict}" for verdict, count in summary["verdicts"].items() if count)
     note(finding(report))

@@ -1,4 +1,4 @@
-"""`lorecall audit report` and `verify`: what can be done with a report that was written."""
+"""`lorecall audit report` and `verify`: render and check a written report."""
 
 from pathlib import Path
 from typing import Annotated
@@ -34,7 +34,8 @@ def verify(
     file: Annotated[Path, typer.Argument(metavar="REPORT.json", help="A report that an audit wrote.")],
     *,
     candidates: Annotated[
-        Path | None, typer.Option(metavar="FILE.jsonl", help="The audited file: is it the same?")
+        Path | None,
+        typer.Option(metavar="FILE.jsonl", help="The audited file, to check that it is the same."),
     ] = None,
     server: Annotated[
         str | None, typer.Option(metavar="URL", help="Score a sample again; needs --candidates.")

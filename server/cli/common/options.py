@@ -35,17 +35,22 @@ Candidates = Annotated[
     ),
 ]
 Controls = Annotated[
-    Path | None, typer.Option(metavar="FILE.jsonl", help="The same format, never trained on; 300 or more.")
+    Path | None,
+    typer.Option(metavar="FILE.jsonl", help="Snippets that were never trained on; 300 or more."),
 ]
-SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Count bad lines where they would be an error.")]
+SkipBad = Annotated[
+    bool, typer.Option("--skip-bad", help="Skip and count bad lines instead of stopping at one.")
+]
 Split = Annotated[str, typer.Option(help="sentence, window or tokens: how a .txt file becomes snippets.")]
 TurnsOption = Annotated[
     str,
-    typer.Option(help="only, last or all: which turns of a chat are asked for, each after the one before."),
+    typer.Option(
+        help="only, last or all: which answers of a chat become snippets; the turn before is given."
+    ),
 ]
 Tokenizer = Annotated[
     Path | None,
-    typer.Option(metavar="DIR", help="Folder of the tokenizer.json that --split tokens counts by."),
+    typer.Option(metavar="DIR", help="Folder of the tokenizer.json that --split tokens uses."),
 ]
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Write the reports here.")]
 Framing = Annotated[
@@ -56,17 +61,17 @@ Framing = Annotated[
 ]
 System = Annotated[str | None, typer.Option(help="System message of the framing chat+system.")]
 Template = Annotated[
-    str | None, typer.Option(help="Text of the framing template, with {prefix} where the prefix goes.")
+    str | None, typer.Option(help="Text of the framing template; {prefix} marks the prefix.")
 ]
 PrefixTokens = Annotated[
     list[int] | None,
     typer.Option(
-        min=1, metavar="N", help="Ask with only the last N prefix tokens, too; repeatable: 8, 16, 32, 64."
+        min=1, metavar="N", help="Score also with only the last N prefix tokens; repeatable: 8, 16, 32, 64."
     ),
 ]
 EpsilonOption = Annotated[
     float | None,
-    typer.Option(min=0.0, help="Bound on the engine's logit error; the engine's own by default."),
+    typer.Option(min=0.0, help="Bound ε on the engine's logit error; by default the engine's own."),
 ]
 Batch = Annotated[int, typer.Option(min=1, help="Snippets in one request.")]
 Timeout = Annotated[float, typer.Option(min=1.0, help="Seconds to wait for one answer.")]

@@ -55,9 +55,7 @@ def onednn_is_exact() -> bool:
 
     weight = torch.full((PROBE, PROBE), 127, dtype=torch.int8)
     # a base in bfloat16 is loaded with bfloat16 as torch's default dtype
-    weight_scale = torch.ones(
-        PROBE, 1, dtype=torch.float32
-    )  # a variable, because the handler keeps only its address
+    weight_scale = torch.ones(PROBE, 1, dtype=torch.float32)  # the handler keeps only its address
     handler = ops.create_onednn_scaled_mm(weight.t(), weight_scale, torch.float32, True, False, 1)
     quantised, scale, _ = ops.onednn_scaled_int8_quant(torch.full((1, PROBE), 127.0, dtype=torch.float32))
     out = torch.empty(1, PROBE, dtype=torch.float32)

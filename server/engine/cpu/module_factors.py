@@ -1,7 +1,7 @@
 """The low-rank factors of one module, packed: only the ranks in use, in the row kernel's layout.
 
-They are packed in bfloat16 where that is exact. This halves the bytes to read, and reading factors is most of what
-a decode step with many adapters costs.
+They are packed in bfloat16 where that is exact. This halves the bytes to read, and reading factors is most of
+what a decode step with many adapters costs.
 """
 
 from dataclasses import dataclass, field
