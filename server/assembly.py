@@ -92,7 +92,7 @@ async def build_serving(
 
 
 def build_audits(serving: Serving, settings: ServerSettings) -> tuple[AuditRoutes, Coroutine[Any, Any, None]]:
-    """Return what the audit routes share, and the work that is to run beside them."""
+    """Return what the audit routes share, and the background work."""
     plane = serving.adapters
     own = OwnEngine(asyncio.get_running_loop(), plane, serving.scoring, serving.info)
     parts = make_audits(plane.registry, own, settings, REGISTRY, serving.metrics.label)
@@ -159,7 +159,7 @@ def base_facts(model: str, names: frozenset[str]) -> BaseFacts:
     """
     directory = Path(model)
     if not directory.is_dir():
-        from huggingface_hub import snapshot_download  # noqa: PLC0415
+        from huggingface_hub import snapshot_download
 
         directory = Path(snapshot_download(model, local_files_only=True))
     return read_base_facts(directory, [model, *names])
@@ -168,7 +168,7 @@ def base_facts(model: str, names: frozenset[str]) -> BaseFacts:
 def make_pipeline(
     registry: Registry, facts: BaseFacts, engine_client: Any, settings: ServerSettings, *, keyed: bool
 ) -> AdapterPipeline:
-    """Return the way in for adapters."""
+    """Return the pipeline that fetches, stores, validates and registers adapters."""
     lora = engine_client.vllm_config.lora_config
     modules = getattr(lora, "target_modules", None)
     policy = SourcePolicy(
@@ -181,5 +181,5 @@ def make_pipeline(
         served_modules=frozenset(modules) if modules else None,
     )
     store = Store(settings.store, max_bytes=settings.max_adapter_bytes)
-    shelf = SharedStore(settings.shared) if settings.shared else None
-    return AdapterPipeline(Sources(settings.store / STAGING, policy), store, registry, facts, limits, shelf)
+    shared = SharedStore(settings.shared) if settings.shared else None
+    return AdapterPipeline(Sources(settings.store / STAGING, policy), store, registry, facts, limits, shared)

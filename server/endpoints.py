@@ -53,7 +53,7 @@ class LorecallEndpoints:
 
 def describe_engine(model: str, models: Any, *, on_cpu: bool) -> EngineInfo:
     """Return the description of engine and base for audit reports."""
-    import vllm  # noqa: PLC0415
+    import vllm
 
     digest, scheme = "", ""
     try:

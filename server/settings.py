@@ -123,7 +123,7 @@ class ServerSettings(BaseSettings):
 
     def open_registry(self) -> "Registry":
         """Open the registry, after making the folder of the default one."""
-        from lorecall.adapters.registry.registry import Registry  # noqa: PLC0415  # sqlalchemy takes long to import, and `--help` needs none
+        from lorecall.adapters.registry.registry import Registry  # sqlalchemy takes long to import
 
         self.store.mkdir(parents=True, exist_ok=True)
         return Registry(self.registry_url())

@@ -9,7 +9,7 @@ DECODE_TOKENS = 8
 
 async def warm_up(engine_client: Any) -> None:
     """Run one prompt of PREFILL_TOKENS tokens and DECODE_TOKENS steps through the base, twice."""
-    from vllm import SamplingParams  # noqa: PLC0415
+    from vllm import SamplingParams
 
     length = min(PREFILL_TOKENS, engine_client.model_config.max_model_len - DECODE_TOKENS - 1)
     vocabulary = engine_client.model_config.get_vocab_size()

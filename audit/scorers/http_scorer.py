@@ -105,9 +105,9 @@ class HttpScorer:
                     hint="it is no lorecall server; start one with `lorecall serve`",
                     param="server",
                 )
-            told = read_json(response)
-            self._info = parse(EngineInfo, told, "/v1/engine")
-            self._priority = parse(int, told.get("background_priority", 0), "/v1/engine")
+            answer = read_json(response)
+            self._info = parse(EngineInfo, answer, "/v1/engine")
+            self._priority = parse(int, answer.get("background_priority", 0), "/v1/engine")
         return self._info
 
     def adapter(self, name: str) -> AdapterVersion:

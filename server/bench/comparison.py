@@ -50,7 +50,7 @@ class Comparison:
 
     @property
     def rows(self) -> list[Row]:
-        """One row for each metric that both servers have in every round, whoever is better."""
+        """One row for each metric that both servers have in every round."""
         return [
             make_row(metric, ours, theirs, less_is_better=better == "less")
             for metric, (_, better) in self.metrics.items()
@@ -90,8 +90,8 @@ def compare_servers(
                 found.notes.append(f"{name} ended without a result {when}: {error}")
                 raise
             done += 1
-            said = [f"{name}: {error}" for error in measured.errors]
-            found.notes += [note for note in said if note not in found.notes]
+            errors = [f"{name}: {error}" for error in measured.errors]
+            found.notes += [error for error in errors if error not in found.notes]
             return measured
 
         return once

@@ -70,7 +70,7 @@ def rate(engine: EngineHost, load: Load, adapters: list[dict[str, Any]]) -> floa
 
 def adapter_counts() -> tuple[int, ...]:
     """Return how many adapters are mixed in one batch: up to eight on a CPU, up to 32 on a GPU."""
-    import torch  # noqa: PLC0415
+    import torch
 
     return (1, 8, 32) if torch.cuda.is_available() else (1, 8)
 

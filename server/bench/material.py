@@ -41,8 +41,8 @@ def write_random_adapter(path: Path, base: Path, rank: int, seed: int, dtype: st
         seed: Seed of the weights.
         dtype: Their dtype, a name of torch's.
     """
-    import torch  # noqa: PLC0415
-    from safetensors.torch import save_file  # noqa: PLC0415
+    import torch
+    from safetensors.torch import save_file
 
     config = json.loads((base / "config.json").read_text())
     generator = torch.Generator().manual_seed(seed)

@@ -1,4 +1,4 @@
-"""Pairs measured side by side: both once a round, round after round, compared within the round."""
+"""Variants measured side by side: each once a round, compared within the round."""
 
 import statistics
 import time
@@ -134,7 +134,7 @@ def make_row(metric: str, ours: Sequence[float], theirs: Sequence[float], **labe
 
 
 def _interval(logs: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> tuple[float, float]:
-    from scipy.stats import bootstrap  # noqa: PLC0415  half a second to import
+    from scipy.stats import bootstrap
 
     if len(logs) == 1 or np.ptp(logs) == 0:
         return float(np.exp(logs.min())), float(np.exp(logs.max()))

@@ -5,7 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lorecall.server.bench.lora import ENGINE, RANK
+from lorecall.server.bench.material import write_random_adapter
 from lorecall.server.bench.processes.host import EngineHost
+from lorecall.server.engine.common.environment import served_dtype
+from lorecall.server.scoring.selfcheck import TEXTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +48,7 @@ HEADER = (
 
 def measure_parity(engine: EngineHost, base: Path, adapter: Path | None, ids: list[int]) -> Parity:
     """Score `ids` through the engine and through transformers (with PEFT, if an adapter is given)."""
-    import torch  # noqa: PLC0415
+    import torch
 
     request: dict[str, Any] = {"ids": ids, "max_tokens": 1, "score_from": 1}
     if adapter is not None:
@@ -59,7 +63,7 @@ def measure_rounding(base: Path, adapter: Path | None, ids: list[int]) -> Parity
     Where a scheme rounds activations, a difference in the last digit can change a rounding, and the layers add
     these changes up: two correct evaluations of one model differ this much.
     """
-    import torch  # noqa: PLC0415
+    import torch
 
     single = reference_logprobs(base, adapter, ids)
     chosen = single[:-1].gather(1, torch.tensor(ids[1:]).unsqueeze(1)).squeeze(1)
@@ -68,7 +72,7 @@ def measure_rounding(base: Path, adapter: Path | None, ids: list[int]) -> Parity
 
 def _parity(found: Any, top: Any, reference: Any, ids: list[int]) -> Parity:
     """Compare log p [tokens] and argmax [tokens] of the tokens after the first with a reference."""
-    import torch  # noqa: PLC0415
+    import torch
 
     logprobs = reference[:-1]
     expected = logprobs.gather(1, torch.tensor(ids[1:]).unsqueeze(1)).squeeze(1)
@@ -84,9 +88,9 @@ def reference_logprobs(base: Path, adapter: Path | None, ids: list[int], *, doub
 
     The model itself runs in float32, or in float64 as well.
     """
-    import torch  # noqa: PLC0415
-    from lorecall.adapters.bases.served_model import load_served_model  # noqa: PLC0415
-    from peft import PeftModel  # noqa: PLC0415
+    import torch
+    from lorecall.adapters.bases.served_model import load_served_model
+    from peft import PeftModel
 
     model = load_served_model(base)
     if adapter is not None:
@@ -99,11 +103,7 @@ def reference_logprobs(base: Path, adapter: Path | None, ids: list[int], *, doub
 
 def bench_parity(bases: dict[str, Path], work: Path) -> list[str]:
     """Measure every base alone and with a random adapter on all linear modules; return a Markdown table."""
-    from lorecall.server.bench.lora import ENGINE, RANK  # noqa: PLC0415
-    from lorecall.server.bench.material import write_random_adapter  # noqa: PLC0415
-    from lorecall.server.engine.common.environment import served_dtype  # noqa: PLC0415
-    from lorecall.server.scoring.selfcheck import TEXTS  # noqa: PLC0415
-    from transformers import AutoTokenizer  # noqa: PLC0415
+    from transformers import AutoTokenizer
 
     lines = HEADER.splitlines()
     for scheme, base in bases.items():

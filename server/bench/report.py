@@ -94,7 +94,7 @@ def machine_line(command: str, about: dict[str, Any]) -> str:
 
 def machine() -> dict[str, Any]:
     """Return the machine and the versions that the numbers depend on."""
-    import torch  # noqa: PLC0415
+    import torch
 
     gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else ""
     return {

@@ -87,8 +87,8 @@ class EngineScorer:
         return list(await asyncio.gather(*(self._decode(list(ids), n, lora) for ids, n in prompts)))
 
     async def _decode(self, ids: list[int], tokens: int, lora: Any) -> Decoded:
-        from vllm import SamplingParams  # noqa: PLC0415
-        from vllm.sampling_params import RequestOutputKind  # noqa: PLC0415
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
 
         params = SamplingParams(temperature=0.0, max_tokens=tokens, output_kind=RequestOutputKind.FINAL_ONLY)
         async with self.scoring.background.turn():

@@ -44,7 +44,7 @@ class OfflineScorer(EngineScorer):
         Raises:
             AdapterError: The folder is no PEFT LoRA adapter, or its rank is over `max_rank`.
         """
-        from vllm.lora.request import LoRARequest  # noqa: PLC0415
+        from vllm.lora.request import LoRARequest
 
         info = read_adapter(folder)
         if info.rank > self.max_rank:
@@ -112,14 +112,14 @@ def offline_scorer(base: Path, adapters: dict[str, Path], **engine: Any) -> Iter
 
 
 async def _start(arguments: dict[str, Any]) -> Any:
-    from vllm.engine.arg_utils import AsyncEngineArgs  # noqa: PLC0415  vLLM reads its environment when it is imported
-    from vllm.v1.engine.async_llm import AsyncLLM  # noqa: PLC0415
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.v1.engine.async_llm import AsyncLLM
 
     return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
 
 
 def _engine_name() -> str:
-    import vllm  # noqa: PLC0415
+    import vllm
 
     return f"vllm {vllm.__version__} (offline)"
 

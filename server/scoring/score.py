@@ -117,8 +117,8 @@ class EngineScoring:
 
     async def _rows(self, split: TokenSplit, lora_request: Any) -> list[tuple[float, ...]]:
         """Return one row per target token: log p, rank, argmax id, its log p."""
-        from vllm import SamplingParams  # noqa: PLC0415
-        from vllm.sampling_params import RequestOutputKind  # noqa: PLC0415
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
 
         first = len(split.prefix_ids)
         wanted: dict[str, Any] = (

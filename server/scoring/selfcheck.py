@@ -115,7 +115,7 @@ def _pairs(a: list[list[float]], b: list[list[float]]) -> list[tuple[float, floa
 
 
 async def _continued(scoring: EngineScoring, text: str, lora: Any) -> _Text:
-    from vllm import SamplingParams  # noqa: PLC0415
+    from vllm import SamplingParams
 
     client = scoring.engine_client
     prompt = client.get_tokenizer().encode(text)

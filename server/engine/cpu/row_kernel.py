@@ -215,7 +215,7 @@ def _entry(factor: Any) -> tuple[Callable[..., None], Any]:
     of_module = (factors, factors, integers, integers, *[types.intp] * 5)
 
     @numba.cfunc(types.void(*of_step, *of_module, types.float32), cache=True)  # type: ignore[untyped-decorator]
-    def enter(  # noqa: PLR0913, PLR0917
+    def enter(  # noqa: PLR0913, PLR0917  (as above)
         x: Any,
         y: Any,
         tokens: int,
