@@ -43,7 +43,7 @@ class AddRequest(BaseModel):
     controls: list[Snippet] = Field(default_factory=list, max_length=MAX_SNIPPETS)
 
     def snippets(self) -> dict[str, Any]:
-        """Return the snippets for the gate's audit, as its job stores them."""
+        """Return the sets for the gate's audit, as they are kept with its job."""
         return self.model_dump(include={"candidates", "controls"})
 
 
@@ -140,7 +140,7 @@ async def pin_adapter(name: str, request: PinRequest, raw_request: Request) -> R
 
 @router.post("/v1/adapters/{name}/override", dependencies=JSON_ONLY)
 async def override_gate(name: str, request: OverrideRequest, raw_request: Request) -> Response:
-    """Let a quarantined version go live by an operator's decision; operator and reason are recorded."""
+    """Let a quarantined version go live on an operator's word; who and why is recorded."""
     state = serving(raw_request)
     (current.get() or RequestContext()).require(Scope.ADMIN)
     await state.adapters.override(name, request.version, reason=request.reason, actor=actor())
@@ -149,7 +149,7 @@ async def override_gate(name: str, request: OverrideRequest, raw_request: Reques
 
 @router.post("/v1/load_lora_adapter", dependencies=JSON_ONLY)
 async def load_lora_adapter(request: LoadLoRAAdapterRequest, raw_request: Request) -> Response:
-    """Take vLLM's own request and give its answer, through our pipeline."""
+    """VLLM's own request and answer, through our pipeline."""
     plane = serving(raw_request).adapters
     check_own(request.lora_name)
     if plane.known(request.lora_name) and not request.load_inplace:
@@ -164,7 +164,7 @@ async def load_lora_adapter(request: LoadLoRAAdapterRequest, raw_request: Reques
 
 @router.post("/v1/unload_lora_adapter", dependencies=JSON_ONLY)
 async def unload_lora_adapter(request: UnloadLoRAAdapterRequest, raw_request: Request) -> Response:
-    """Take vLLM's own request and give its answer, through our pipeline."""
+    """VLLM's own request and answer, through our pipeline."""
     if not sees(request.lora_name):
         raise AdapterNotFoundError(f"there is no adapter {request.lora_name!r}", param="lora_name")
     await serving(raw_request).adapters.remove(request.lora_name, actor=actor())
@@ -174,7 +174,7 @@ async def unload_lora_adapter(request: UnloadLoRAAdapterRequest, raw_request: Re
 async def described(
     state: Serving, name: str, version: str | None = None, *, status: int = 200
 ) -> JSONResponse:
-    """Return an adapter's current description as an answer."""
+    """Return an answer that shows an adapter as it is now."""
     await state.adapters.refresh_tiers()
     return JSONResponse(await asyncio.to_thread(describe, state.adapters, name, version), status)
 
