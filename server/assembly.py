@@ -92,7 +92,7 @@ async def build_serving(
 
 
 def build_audits(serving: Serving, settings: ServerSettings) -> tuple[AuditRoutes, Coroutine[Any, Any, None]]:
-    """Return what the audit routes share, and the background work."""
+    """Return what the audit routes share, and the work that is to run beside them."""
     plane = serving.adapters
     own = OwnEngine(asyncio.get_running_loop(), plane, serving.scoring, serving.info)
     parts = make_audits(plane.registry, own, settings, REGISTRY, serving.metrics.label)

@@ -49,10 +49,10 @@ def make_app(server: str, registry: Registry, settings: ServerSettings, host: st
         registry.close()
 
     app = FastAPI(title="lorecall audit", lifespan=lifespan)
-    app.router.route_class = AnsweringRoute
     app.state.lorecall_audits = parts.desk
     app.include_router(audits.router)
     app.include_router(page.router)
+    app.router.route_class = AnsweringRoute
 
     @app.get("/health")
     async def health() -> Response:
