@@ -1,1 +1,1 @@
-"""Load on a running server over HTTP only; imports nothing of the other folders."""
+"""Load tests of a running server over HTTP; imports nothing of the other folders."""

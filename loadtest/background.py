@@ -1,4 +1,4 @@
-"""What goes on beside the measured traffic: churn and audits, by Locust in a process of its own."""
+"""Background load beside the measured traffic: churn and audits, by Locust in a process of its own."""
 
 import dataclasses
 import json
@@ -22,14 +22,14 @@ LOCUSTFILE = Path(__file__).with_name("locustfile.py")
 START_S = 60
 STOP_S = 60
 LAST_S = 20
-"""Seconds that a request under way has to end after the stop."""
+"""Seconds that a running request may take to end after the stop."""
 KINDS = ("add", "swap", "remove", "stream", "audit")
 PREFIX = "loadtest-"
 SWAPPED, PASSING = f"{PREFIX}swapped", f"{PREFIX}passing"
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class BackgroundRequest:
     """One request of the background; times in seconds on the monotonic clock."""
 
     name: str
@@ -42,10 +42,10 @@ class Done:
 def plan(
     scenario: Scenario, target: Target, adapters: Sequence[str], sources: Sequence[Path]
 ) -> dict[str, Any]:
-    """Return what the locustfile is told, less where it writes.
+    """Return the locustfile's plan, except the file for its records.
 
     Raises:
-        LoadtestError: Churn needs directories of adapters, and there are none.
+        LoadtestError: Churn needs directories of adapters, and none were given.
     """
     churn: dict[str, Any] | None = None
     if scenario.churn is not None:
@@ -64,19 +64,19 @@ def plan(
 
 
 @contextmanager
-def background(told: dict[str, Any], target: Target, out: Path) -> Iterator[list[Done]]:
-    """Run the background inside the block; the list is filled when the block ends.
+def background(planned: dict[str, Any], target: Target, out: Path) -> Iterator[list[BackgroundRequest]]:
+    """Run the background load inside the block; the list is filled when the block ends.
 
     Args:
-        told: What `plan` returned.
+        planned: The result of `plan`.
         target: The server.
         out: Directory for Locust's log.
 
     Raises:
         LoadtestError: Locust does not start, or ends by itself.
     """
-    found: list[Done] = []
-    users = [name for name, key in (("ChurnUser", "churn"), ("AuditUser", "audit")) if told[key]]
+    found: list[BackgroundRequest] = []
+    users = [name for name, key in (("ChurnUser", "churn"), ("AuditUser", "audit")) if planned[key]]
     if not users:
         yield found
         return
@@ -89,7 +89,7 @@ def background(told: dict[str, Any], target: Target, out: Path) -> Iterator[list
             command(users, target.url),
             stdout=sink,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "LOADTEST_BACKGROUND": json.dumps({**told, "record": str(record)})},
+            env={**os.environ, "LOADTEST_BACKGROUND": json.dumps({**planned, "record": str(record)})},
         )
         try:
             _wait(process, record, log)
@@ -100,11 +100,13 @@ def background(told: dict[str, Any], target: Target, out: Path) -> Iterator[list
             _clear(target)
         if ended is not None:
             raise LoadtestError(f"Locust ended by itself with {ended}; its log is {log}")
-        found += [Done(**json.loads(line)) for line in record.read_text(encoding="utf-8").splitlines()]
+        found += [
+            BackgroundRequest(**json.loads(line)) for line in record.read_text(encoding="utf-8").splitlines()
+        ]
 
 
 def command(users: Sequence[str], url: str) -> list[str]:
-    """Return Locust's command line: one of each user, until it is stopped."""
+    """Return Locust's command line: one user of each kind, until it is stopped."""
     count = str(len(users))
     return [
         *(sys.executable, "-m", "locust", "--locustfile", str(LOCUSTFILE), "--headless", "--host", url),
@@ -114,7 +116,7 @@ def command(users: Sequence[str], url: str) -> list[str]:
 
 
 def _clear(target: Target) -> None:
-    """Remove what churn left behind."""
+    """Remove the adapters of churn."""
     for name in (SWAPPED, PASSING):
         target.unload(name)
 
@@ -142,8 +144,8 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def summarise(done: Sequence[Done], began: float, seconds: float) -> dict[str, float]:
-    """Return metric to value over the requests that began while the measured traffic was under way.
+def summarise(done: Sequence[BackgroundRequest], began: float, seconds: float) -> dict[str, float]:
+    """Return metric to value over the requests that began during the measured traffic.
 
     Args:
         done: The background's requests.

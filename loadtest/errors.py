@@ -1,11 +1,11 @@
-"""What can go wrong in a load test through no fault of the server's."""
+"""Errors of load tests."""
 
 
 class LoadtestError(Exception):
     """A load test that cannot be run, or that ended without a result.
 
     Args:
-        message: What was wrong, with the offending value.
+        message: What is wrong, with the offending value.
         hint: What would be right.
     """
 
@@ -16,4 +16,4 @@ class LoadtestError(Exception):
 
 
 class ScenarioError(LoadtestError):
-    """A scenario file that is missing, no YAML, or not what the schema asks for."""
+    """A scenario file that is missing, no YAML, or invalid by the schema."""

@@ -1,7 +1,7 @@
-"""Locust's users of the background: run by `background.py` in a process of its own, never imported by ours.
+"""Locust's users of the background load; `background.py` runs it in a process of its own, nothing imports it.
 
 Every request becomes a JSON line of {"name", "start", "seconds", "error", "texts"} in the file that
-LOADTEST_BACKGROUND names; `start` is on the machine's monotonic clock, as that of `bench serve` is.
+LOADTEST_BACKGROUND names; `start` is on the machine's monotonic clock, like the times of `bench serve`.
 """
 
 import json
@@ -23,7 +23,7 @@ AUDIT: dict[str, Any] = PLAN["audit"] or {}
 
 @events.request.add_listener  # type: ignore[untyped-decorator]  # locust's hooks have no types
 def note(name: str, start_time: float, response_time: float, exception: Any, **_rest: Any) -> None:
-    """Write one request down; `start_time` is the wall clock's, so the end is taken from the monotonic one."""
+    """Record one request; `start_time` is on the wall clock and is converted to the monotonic one."""
     texts = AUDIT.get("texts", 0) if name == "audit" and exception is None else 0
     seconds = response_time / 1000
     line = {
@@ -60,7 +60,7 @@ class ChurnUser(HttpUser):
         self.come_and_go()
 
     def swap(self) -> None:
-        """Move the name to another version while a stream is under way; the stream must come to its end."""
+        """Move the name to another version during a stream; the stream must be complete."""
         self.turn += 1
         stream = gevent.spawn(self._stream, CHURN["swapped"])
         self._load(CHURN["swapped"], "swap", load_inplace=True)
@@ -88,7 +88,7 @@ class ChurnUser(HttpUser):
             "/v1/completions", json=body, headers=HEADERS, name="stream", stream=True, catch_response=True
         ) as answer:
             lines = [line for line in answer.iter_lines() if line]
-            # To the stream's end: Locust itself takes the time until the headers.
+            # The time to the stream's end: Locust itself measures to the headers.
             answer.request_meta["response_time"] = 1000 * (time.perf_counter() - began)
             if not answer.ok:
                 answer.failure(f"{answer.status_code}: {b' '.join(lines)[:150]!r}")
@@ -105,13 +105,13 @@ class AuditUser(HttpUser):
     wait_time = constant(AUDIT.get("pause_s", 0))
 
     def on_start(self) -> None:
-        """Draw the texts, the same in every run."""
+        """Start the random texts, which are the same in every run."""
         self.turn = 0
         self.draw = random.Random(0)  # noqa: S311  (not for secrets)
 
     @task
     def score(self) -> None:
-        """Ask for the probabilities of texts that were not asked for before."""
+        """Score texts that were not scored before."""
         model = AUDIT["models"][self.turn % len(AUDIT["models"])]
         self.turn += 1
         pairs = [self._pair() for _ in range(AUDIT["texts"])]

@@ -1,4 +1,4 @@
-"""Which request goes to which adapter: the same sequence for every server that is compared."""
+"""Chooses the adapter of each request: the same sequence for every server that is compared."""
 
 import numpy as np
 from lorecall.loadtest.scenario import Traffic

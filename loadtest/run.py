@@ -1,8 +1,9 @@
-"""One run of a scenario against one server: adapters in, background on, traffic measured, all out again."""
+"""Runs a scenario once against one server: load adapters, start the background, measure, clean up."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from lorecall.loadtest.background import PREFIX, background, plan, summarise
 from lorecall.loadtest.errors import LoadtestError
@@ -11,13 +12,42 @@ from lorecall.loadtest.scenario import Scenario
 from lorecall.loadtest.target import Target
 from lorecall.loadtest.traffic import BENCH, Served, send
 
+METRICS: Mapping[str, tuple[str, Literal["more", "less"]]] = {
+    "requests_per_s": ("requests per second", "more"),
+    "tokens_per_s": ("generated tokens per second", "more"),
+    "ttft_p50_ms": ("time to first token, median, ms", "less"),
+    "ttft_p99_ms": ("time to first token, p99, ms", "less"),
+    "itl_p50_ms": ("time between tokens, median, ms", "less"),
+    "itl_p99_ms": ("time between tokens, p99, ms", "less"),
+    "e2el_p50_ms": ("whole answer, median, ms", "less"),
+    "e2el_p99_ms": ("whole answer, p99, ms", "less"),
+    "completed": ("requests answered", "more"),
+    "failed": ("requests failed", "less"),
+    "swap_per_s": ("swaps per second", "more"),
+    "swap_p50_ms": ("swap, median, ms", "less"),
+    "swap_failed": ("swaps failed", "less"),
+    "add_per_s": ("adapters added per second", "more"),
+    "add_p50_ms": ("adding an adapter, median, ms", "less"),
+    "add_failed": ("additions failed", "less"),
+    "remove_per_s": ("adapters removed per second", "more"),
+    "remove_p50_ms": ("removing an adapter, median, ms", "less"),
+    "remove_failed": ("removals failed", "less"),
+    "stream_per_s": ("streams through churning adapters per second", "more"),
+    "stream_p50_ms": ("such a stream, median, ms", "less"),
+    "stream_failed": ("such streams broken", "less"),
+    "audit_texts_per_s": ("texts scored per second", "more"),
+    "audit_p50_ms": ("a scoring call, median, ms", "less"),
+    "audit_failed": ("scoring calls failed", "less"),
+}
+"""Metric to what it is and whether more or less of it is better; the order is that of the tables."""
+
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What one run found.
+    """The result of one run.
 
     Attributes:
-        values: Metric to value; see `report.METRICS`.
+        values: Metric to value; see `METRICS`.
         errors: The distinct errors of requests that failed, of traffic and background.
     """
 
@@ -31,13 +61,13 @@ class Measurement:
 
 
 @dataclass(frozen=True, slots=True)
-class Means:
-    """What a run needs beside the scenario and the server.
+class RunOptions:
+    """Options of a run beside the scenario and the server.
 
     Attributes:
         out: Directory for raw results and logs.
-        tokenizer: Directory or hub id of the base's tokenizer; "" takes what the server names.
-        sources: Directories of adapters, as the server sees them; none takes those that it serves already.
+        tokenizer: Directory or hub id of the base's tokenizer; "" for the one that the server names.
+        sources: Directories of adapters on the server; without any, the adapters that it serves already are used.
         bench: The command that is `vllm bench serve`.
     """
 
@@ -47,30 +77,30 @@ class Means:
     bench: Sequence[str] = BENCH
 
 
-def run(scenario: Scenario, target: Target, means: Means) -> Measurement:
+def run(scenario: Scenario, target: Target, options: RunOptions) -> Measurement:
     """Run a scenario once.
 
     Raises:
         LoadtestError: It cannot be run, or ends without a result.
     """
-    means.out.mkdir(parents=True, exist_ok=True)
-    adapters = bring_in(scenario, target, means.sources)
+    options.out.mkdir(parents=True, exist_ok=True)
+    adapters = load_adapters(scenario, target, options.sources)
     try:
         models = draw_models(scenario.traffic, target.base, adapters)
-        told = plan(scenario, target, adapters, means.sources)
-        with background(told, target, means.out) as done:
+        planned = plan(scenario, target, adapters, options.sources)
+        with background(planned, target, options.out) as done:
             served = send(
-                scenario.traffic, models, target, means.tokenizer or target.root, means.out, means.bench
+                scenario.traffic, models, target, options.tokenizer or target.root, options.out, options.bench
             )
     finally:
-        if means.sources:
+        if options.sources:
             for name in adapters:
                 target.unload(name)
     beside = summarise(done, served.began, served.seconds)
     return Measurement({**served.values, **beside}, _errors(served, [one.error for one in done]))
 
 
-def bring_in(scenario: Scenario, target: Target, sources: Sequence[Path]) -> list[str]:
+def load_adapters(scenario: Scenario, target: Target, sources: Sequence[Path]) -> list[str]:
     """Load the scenario's adapters, sources taken in turn; return their names.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Scenarios: what is asked of a server, in YAML, checked against `scenario.schema.json`."""
+"""Scenarios of load tests in YAML, checked against `scenario.schema.json`."""
 
 import json
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ SHIPPED = files("lorecall.loadtest") / "scenarios"
 
 @dataclass(frozen=True, slots=True)
 class Adapters:
-    """The adapters of a scenario: how many, and what `compare` makes and gives room to."""
+    """The adapters of a scenario: how many, their rank, and the slots of the servers that `compare` starts."""
 
     count: int
     rank: int = 8
@@ -31,9 +31,9 @@ class Traffic:
         requests: How many.
         input_tokens: Tokens of each prompt.
         output_tokens: Tokens of each answer.
-        concurrency: Requests under way at once, at most.
-        rate: Arrivals a second (Poisson); None sends the next one when one has ended.
-        zipf: Exponent of the popularity of the adapters; 0 asks for all alike.
+        concurrency: The most requests at a time.
+        rate: Arrivals per second (Poisson); None sends the next request when one has ended.
+        zipf: Exponent of the adapters' popularity; 0 makes all equally popular.
         base_share: Share of requests to the base.
         seed: Of prompts and order.
     """
@@ -50,7 +50,7 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True)
 class Churn:
-    """Adapters swapped, added and removed meanwhile; pauses in seconds, streams in tokens."""
+    """Adapters that are swapped, added and removed meanwhile; a pause in seconds, streams in tokens."""
 
     pause_s: float = 0.5
     output_tokens: int = 16
@@ -58,7 +58,7 @@ class Churn:
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """Texts scored meanwhile; `texts` in one call, each of so many words."""
+    """Texts that are scored meanwhile: a pause in seconds, texts in one call, words in each."""
 
     pause_s: float = 0.0
     texts: int = 8
@@ -89,7 +89,7 @@ def load_scenario(source: str | Path) -> Scenario:
     """Read a scenario: a YAML file, or the name of a shipped one.
 
     Raises:
-        ScenarioError: There is no such file, or it is not what the schema asks for.
+        ScenarioError: There is no such file, or it is invalid by the schema.
     """
     path = Path(source)
     if not path.is_file() and str(source) in shipped():
@@ -108,7 +108,7 @@ def parse_scenario(body: Any, where: str = "the scenario") -> Scenario:
     """Return the scenario of a parsed file.
 
     Raises:
-        ScenarioError: It is not what the schema asks for.
+        ScenarioError: It is invalid by the schema.
     """
     schema = json.loads((files("lorecall.loadtest") / "scenario.schema.json").read_text(encoding="utf-8"))
     wrong = best_match(Draft202012Validator(schema).iter_errors(body))

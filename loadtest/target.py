@@ -1,4 +1,4 @@
-"""A server under test, ours or stock, through the routes that both have."""
+"""A server under test, ours or stock vLLM, through the routes that both have."""
 
 from pathlib import Path
 from types import TracebackType
@@ -27,7 +27,7 @@ class Target:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._http = httpx.Client(base_url=self.url, headers=headers, timeout=TIMEOUT_S)
         try:
-            models = self._get("/v1/models")["data"]
+            models = self._models()
         except LoadtestError:
             self._http.close()
             raise
@@ -35,7 +35,7 @@ class Target:
             (str(model["id"]), str(model["root"])) for model in models if not model.get("parent")
         )
         self.adapters = [str(model["id"]) for model in models if model.get("parent")]
-        """Adapters that it served when we came."""
+        """Adapters that it served at the start."""
 
     def __enter__(self) -> Self:
         return self
@@ -46,23 +46,17 @@ class Target:
         self._http.close()
 
     def scores(self) -> bool:
-        """Whether it has `/v1/score`: whether it is ours."""
-        try:
-            return self._http.get("/v1/engine").is_success
-        except httpx.HTTPError as error:
-            raise LoadtestError(f"{self.url} no longer answers: {error}") from error
+        """Whether it is a lorecall server, which has `/v1/score`."""
+        return self._send("GET", "/v1/engine").is_success
 
     def load(self, name: str, source: Path) -> None:
         """Load an adapter through vLLM's route.
 
         Raises:
-            LoadtestError: It refuses, or is gone.
+            LoadtestError: It refuses, or does not answer.
         """
         body = {"lora_name": name, "lora_path": str(source)}
-        try:
-            answer = self._http.post("/v1/load_lora_adapter", json=body)
-        except httpx.HTTPError as error:
-            raise LoadtestError(f"{self.url} no longer answers: {error}") from error
+        answer = self._send("POST", "/v1/load_lora_adapter", body)
         if not answer.is_success:
             raise LoadtestError(
                 f"{self.url} does not load {source}: {answer.text[:300]}",
@@ -70,17 +64,23 @@ class Target:
             )
 
     def unload(self, name: str) -> bool:
-        """Unload an adapter; return whether there was one, and a server to do it."""
+        """Unload an adapter; return whether the server had it and answered."""
         try:
-            return self._http.post("/v1/unload_lora_adapter", json={"lora_name": name}).is_success
-        except httpx.HTTPError:
+            return self._send("POST", "/v1/unload_lora_adapter", {"lora_name": name}).is_success
+        except LoadtestError:
             return False
 
-    def _get(self, path: str) -> dict[str, list[dict[str, object]]]:
+    def _models(self) -> list[dict[str, object]]:
+        answer = self._send("GET", "/v1/models")
+        if not answer.is_success:
+            raise LoadtestError(
+                f"{self.url}/v1/models answered HTTP {answer.status_code}", hint="check server and API key"
+            )
+        models: list[dict[str, object]] = answer.json()["data"]
+        return models
+
+    def _send(self, method: str, path: str, body: dict[str, str] | None = None) -> httpx.Response:
         try:
-            answer = self._http.get(path)
-            answer.raise_for_status()
+            return self._http.request(method, path, json=body)
         except httpx.HTTPError as error:
             raise LoadtestError(f"{self.url}{path}: {error}", hint="start the server, or name it") from error
-        body: dict[str, list[dict[str, object]]] = answer.json()
-        return body

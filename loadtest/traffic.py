@@ -21,13 +21,13 @@ TIMES = ("ttft", "itl", "e2el")
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What `bench serve` measured.
+    """The result of `bench serve`.
 
     Attributes:
         values: Metric to value; times in milliseconds.
         began: When the first request was sent, on this machine's monotonic clock, in seconds.
         seconds: How long all of them took.
-        errors: The last lines of the errors of requests that failed, each once.
+        errors: The distinct last lines of failed requests' errors.
     """
 
     values: dict[str, float]
@@ -79,7 +79,7 @@ def send(
 def arguments(
     traffic: Traffic, models: Sequence[str], target: Target, tokenizer: str, result: Path
 ) -> list[str]:
-    """Return the options of `vllm bench serve`; round-robin over one model a request keeps their sequence."""
+    """Return the options of `vllm bench serve`; round-robin over one model per request keeps their sequence."""
     rate = [] if traffic.rate is None else ["--request-rate", str(traffic.rate)]
     return [
         *("--backend", "openai", "--base-url", target.url, "--model", target.base, "--tokenizer", tokenizer),

@@ -1,4 +1,4 @@
-"""Puts a running server's parts together: registry, store, keys, control plane, metrics."""
+"""Wires a running server: registry, store, keys, control plane, metrics."""
 
 import asyncio
 import logging
@@ -48,7 +48,7 @@ Background = list[Coroutine[Any, Any, None]]
 async def build_serving(
     engine_client: Any, models: VersionedModels, engine: EngineInfo, args: Namespace, settings: ServerSettings
 ) -> tuple[Serving, Background]:
-    """Return what the routes share, with the registry's adapters loaded, and what is to run beside them.
+    """Return what the routes share, with the registry's adapters loaded, and the background work.
 
     Raises:
         UsageError: A setting is wrong, or the server would serve others without keys.
@@ -121,7 +121,7 @@ def make_gate(serving: Serving, settings: ServerSettings) -> AuditGate:
 
 
 def make_guard(registry: Registry, settings: ServerSettings, args: Namespace) -> KeyGuard:
-    """Return who may call, and say so where everybody may.
+    """Return the valid API keys; warn where none are required.
 
     Raises:
         UsageError: Others could reach a server without keys, or two kinds of keys exclude each other.
@@ -144,7 +144,7 @@ def make_guard(registry: Registry, settings: ServerSettings, args: Namespace) ->
 
 
 def capacity(engine_client: Any, settings: ServerSettings) -> Capacity:
-    """Return what the engine was started for."""
+    """Return the engine's capacity for adapters."""
     lora = engine_client.vllm_config.lora_config
     if lora is None:
         return Capacity(0, 0, settings.drain_seconds)
@@ -152,14 +152,14 @@ def capacity(engine_client: Any, settings: ServerSettings) -> Capacity:
 
 
 def base_facts(model: str, names: frozenset[str]) -> BaseFacts:
-    """Return what adapters must fit; a hub model is looked up where vLLM has downloaded it.
+    """Return the facts of the base that adapters must match; vLLM has downloaded a hub model by now.
 
     Raises:
         BaseModelError: Its weights are no safetensors.
     """
     directory = Path(model)
     if not directory.is_dir():
-        from huggingface_hub import snapshot_download  # noqa: PLC0415
+        from huggingface_hub import snapshot_download
 
         directory = Path(snapshot_download(model, local_files_only=True))
     return read_base_facts(directory, [model, *names])
@@ -168,7 +168,7 @@ def base_facts(model: str, names: frozenset[str]) -> BaseFacts:
 def make_pipeline(
     registry: Registry, facts: BaseFacts, engine_client: Any, settings: ServerSettings, *, keyed: bool
 ) -> AdapterPipeline:
-    """Return the way in for adapters."""
+    """Return the pipeline that fetches, stores, validates and registers adapters."""
     lora = engine_client.vllm_config.lora_config
     modules = getattr(lora, "target_modules", None)
     policy = SourcePolicy(
@@ -181,5 +181,5 @@ def make_pipeline(
         served_modules=frozenset(modules) if modules else None,
     )
     store = Store(settings.store, max_bytes=settings.max_adapter_bytes)
-    shelf = SharedStore(settings.shared) if settings.shared else None
-    return AdapterPipeline(Sources(settings.store / STAGING, policy), store, registry, facts, limits, shelf)
+    shared = SharedStore(settings.shared) if settings.shared else None
+    return AdapterPipeline(Sources(settings.store / STAGING, policy), store, registry, facts, limits, shared)

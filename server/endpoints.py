@@ -1,4 +1,4 @@
-"""The `vllm.endpoint_plugins` entry point: our routes and our door on vLLM's OpenAI server."""
+"""The `vllm.endpoint_plugins` entry point: our routes and our middleware on vLLM's OpenAI server."""
 
 import asyncio
 import os
@@ -25,7 +25,7 @@ class LorecallEndpoints:
     required_tasks = ("generate",)
 
     def attach_router(self, app: FastAPI) -> None:
-        """Put our routes on the app; those with a path of vLLM's own go in front of it."""
+        """Add our routes to the app; one with the same path as vLLM's comes before it."""
         app.include_router(logprobs.router(app))
         app.include_router(adapters.router)
         app.include_router(keys.router)
@@ -36,7 +36,7 @@ class LorecallEndpoints:
         app.add_middleware(Gateway, state=app.state)
 
     async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
-        """Build what the routes share, load the registry's adapters, warm up and measure the spread."""
+        """Build what the routes share, load the registry's adapters, warm up and measure ε."""
         settings = read_settings()
         models = with_versions(state.openai_serving_models)
         on_cpu = engine_client.vllm_config.device_config.device_type == "cpu"
@@ -44,7 +44,7 @@ class LorecallEndpoints:
         serving, background = await build_serving(engine_client, models, described, args, settings)
         state.lorecall = serving
         state.lorecall_audits, audits_work = build_audits(serving, settings)
-        for name, source in settings.started_with().items():
+        for name, source in settings.initial_adapters().items():
             await serving.adapters.add(name, source, actor="LORECALL_ADAPTERS")
         await warm_up(engine_client)
         await serving.selfcheck(chunk_edge=False)
@@ -52,14 +52,14 @@ class LorecallEndpoints:
 
 
 def describe_engine(model: str, models: Any, *, on_cpu: bool) -> EngineInfo:
-    """Return what this server's reports say of its engine and base."""
-    import vllm  # noqa: PLC0415
+    """Return the description of engine and base for audit reports."""
+    import vllm
 
     digest, scheme = "", ""
     try:
         manifest = read_manifest(Path(model))
         digest, scheme = manifest.digest, manifest.scheme
     except (BaseModelError, OSError):
-        pass  # a base that lorecall did not prepare has no manifest
+        pass  # a base that was not prepared by lorecall has no manifest
     device = "cpu" if on_cpu else os.environ.get("VLLM_TARGET_DEVICE", "gpu")
     return EngineInfo(f"vllm {vllm.__version__} ({device})", models.base_model_paths[0].name, digest, scheme)

@@ -1,8 +1,11 @@
-"""Answers in OpenAI's shape."""
+"""Error answers in OpenAI's shape, and the route class that makes them of our errors."""
 
+from collections.abc import Callable, Coroutine
 from typing import Any
 
-from fastapi.responses import JSONResponse
+from fastapi import Request
+from fastapi.responses import JSONResponse, Response
+from fastapi.routing import APIRoute
 from lorecall.adapters.core.errors import LorecallError
 
 
@@ -16,3 +19,19 @@ def error_body(message: str, status: int, *, code: str, param: str | None = None
     kind = "invalid_request_error" if status < 500 else "server_error"
     body: dict[str, Any] = {"error": {"message": message, "type": kind, "param": param, "code": code}}
     return JSONResponse(body, status_code=status)
+
+
+class AnsweringRoute(APIRoute):
+    """A route that answers a `LorecallError` of its handler with `error_answer`."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return the handler of one request."""
+        handler = super().get_route_handler()
+
+        async def answer(request: Request) -> Response:
+            try:
+                return await handler(request)
+            except LorecallError as error:
+                return error_answer(error)
+
+        return answer

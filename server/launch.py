@@ -1,21 +1,18 @@
-"""Starts vLLM's own OpenAI server with our plugins: checks first, defaults where the caller said nothing."""
+"""Starts vLLM's OpenAI server with our plugins, after checks, and with our defaults for flags left out."""
 
 import errno
 import os
 import socket
 import sys
 from collections.abc import Sequence
-from importlib.metadata import distribution
 from pathlib import Path
 
-from lorecall.adapters.bases.prepare import read_manifest
 from lorecall.adapters.core.errors import BaseModelError, UsageError
 from lorecall.server.auth.keyring import KeyGuard, check_exposure, is_loopback
+from lorecall.server.engine.common.environment import check_scheme, prepare_environment, served_dtype
 from lorecall.server.settings import ServerSettings, read_settings
 
-PLUGIN = "lorecall"
 HUB_PREFIX = "hf://"
-KV_CACHE_GIB = 2
 
 DEFAULTS = {
     "--enable-lora": "",
@@ -29,10 +26,10 @@ DEFAULTS = {
 
 
 def base_location(base: str) -> str:
-    """Return what vLLM is to load: a local directory, or the id behind `hf://`.
+    """Return the model that vLLM loads: a local directory, or the hub id after `hf://`.
 
     Raises:
-        BaseModelError: If there is no such directory, or it is no model.
+        BaseModelError: There is no such directory, or it is no model.
     """
     if base.startswith(HUB_PREFIX):
         return base.removeprefix(HUB_PREFIX)
@@ -61,7 +58,7 @@ def flag_value(flags: Sequence[str], name: str) -> str | None:
 
 
 def engine_flags(model: str, served_name: str, port: int, extra: Sequence[str]) -> list[str]:
-    """Return vLLM's command line: the caller's flags unchanged, our defaults for what they leave open."""
+    """Return vLLM's command line: the caller's flags, and our defaults for flags that they leave out."""
     flags = ["--model", model, "--port", str(port)]
     if flag_value(extra, "--dtype") is None:
         flags += ["--dtype", served_dtype(model)]
@@ -76,23 +73,11 @@ def engine_flags(model: str, served_name: str, port: int, extra: Sequence[str]) 
     return [*flags, *extra]
 
 
-def served_dtype(model: str) -> str:
-    """Return the dtype that a prepared base is meant to be served in; "auto" for a base of another origin.
-
-    What vLLM's own "auto" does would turn a float32 base into bfloat16, which is another arithmetic than the one
-    that its adapters were trained against.
-    """
-    try:
-        return read_manifest(Path(model)).dtype
-    except BaseModelError:
-        return "auto"
-
-
 def check_port(host: str, port: int) -> None:
-    """Find out before the engine starts whether the port is free.
+    """Check that the port is free, before the engine starts.
 
     Raises:
-        UsageError: If it is not, or the address cannot be bound.
+        UsageError: It is in use, or the address cannot be bound.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -107,70 +92,11 @@ def check_port(host: str, port: int) -> None:
             raise UsageError(f"{host}:{port} cannot be bound: {error}", param="host") from error
 
 
-def cpu_environment(environ: dict[str, str], cores: Sequence[int], library: Path | None) -> dict[str, str]:
-    """Return the variables that a CPU engine needs and the caller did not set.
-
-    Every core that this process may use is bound, and Intel's OpenMP runtime preloaded: without the two, vLLM
-    0.32 leaves cores idle. The key/value cache gets KV_CACHE_GIB.
-    """
-    wanted = {
-        "VLLM_CPU_OMP_THREADS_BIND": ",".join(str(core) for core in cores),
-        "VLLM_CPU_KVCACHE_SPACE": str(KV_CACHE_GIB),
-    }
-    if library is not None and "iomp" not in environ.get("LD_PRELOAD", ""):
-        wanted["LD_PRELOAD"] = ":".join(filter(None, [str(library), environ.get("LD_PRELOAD", "")]))
-    return {key: value for key, value in wanted.items() if key == "LD_PRELOAD" or key not in environ}
-
-
-def openmp_library() -> Path | None:
-    """Return Intel's OpenMP runtime as installed beside us, or None."""
-    try:
-        files = distribution("intel-openmp").files or []
-    except ModuleNotFoundError:
-        return None
-    found = [file.locate() for file in files if file.name == "libiomp5.so"]
-    return Path(str(found[0])).resolve() if found else None
-
-
-def prepare_environment() -> None:
-    """Set what vLLM reads from the environment, keeping what the caller set."""
-    plugins = os.environ.get("VLLM_PLUGINS", "")
-    if PLUGIN not in plugins.split(","):
-        os.environ["VLLM_PLUGINS"] = ",".join(filter(None, [plugins, PLUGIN]))
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # nothing leaves the machine unasked
-    from vllm.platforms import current_platform
-
-    if current_platform.is_cpu():
-        cores = sorted(os.sched_getaffinity(0))
-        os.environ.update(cpu_environment(dict(os.environ), cores, openmp_library()))
-
-
-def check_scheme(model: str) -> None:
-    """Refuse a base whose kernel this machine lacks: vLLM would load it and die on the first request.
-
-    Raises:
-        BaseModelError: If the base is INT4 and the CPU library has no INT4 kernel.
-    """
-    import torch
-    from vllm.platforms import current_platform
-
-    config = Path(model) / "config.json"
-    if not current_platform.is_cpu() or not config.is_file() or "pack-quantized" not in config.read_text():
-        return
-    current_platform.import_kernels()
-    if not hasattr(torch.ops._C, "cpu_gemm_wna16"):
-        raise BaseModelError(
-            f"{model} is INT4 and this CPU has no INT4 kernel in vLLM (AVX-512 is needed)",
-            hint="prepare an INT8 base: lorecall base prepare --quantize int8 --out DIR",
-            param="base",
-        )
-
-
 def check_keys(host: str, extra: Sequence[str], settings: ServerSettings) -> None:
-    """Find out before the engine starts whether this server may be reached from elsewhere.
+    """Refuse a server without API keys that other machines could reach, before the engine starts.
 
     Raises:
-        UsageError: It could be, and there is no API key.
+        UsageError: Others could reach it, and there is no API key.
     """
     if is_loopback(host) or flag_value(extra, "--uds") is not None:
         return
@@ -184,7 +110,7 @@ def check_keys(host: str, extra: Sequence[str], settings: ServerSettings) -> Non
 
 
 def check_gate(settings: ServerSettings) -> None:
-    """Read the gate's policy and sets before the engine starts.
+    """Check that the gate's policy and sets can be read, before the engine starts.
 
     Raises:
         UsageError: One cannot be read.
@@ -203,7 +129,7 @@ def serve(base: str, port: int, extra: Sequence[str]) -> None:
     """Run the server until it is stopped.
 
     Raises:
-        UsageError: On a bad setting, base, flag or port; nothing has been started then.
+        UsageError: A setting, base, flag or port is wrong; nothing was started.
     """
     settings = read_settings()
     model = base_location(base)

@@ -1,4 +1,4 @@
-"""What the server is told through the environment: typed, one prefix, nothing unknown."""
+"""The server's settings: typed environment variables with one prefix; unknown ones are refused."""
 
 import os
 from pathlib import Path
@@ -68,7 +68,7 @@ class ServerSettings(BaseSettings):
         default=200, ge=1, description="adapters with metrics of their own; the others share `other`"
     )
     poll_seconds: float = Field(
-        default=1.0, gt=0, le=3600, description="seconds between two looks at the registry"
+        default=1.0, gt=0, le=3600, description="seconds between two polls of the registry"
     )
     drain_seconds: float = Field(
         default=300.0, gt=0, description="seconds that a replaced version may take to finish its requests"
@@ -84,8 +84,8 @@ class ServerSettings(BaseSettings):
     )
     audit_spool: Path | None = Field(
         default=None,
-        description="folder of the texts of audits that are not over, for its owner only; empty for `audits` in "
-        "the store; a server that is to take over another one's audits needs the same folder",
+        description="folder for the texts of unfinished audits, readable by its owner only; empty for `audits` "
+        "in the store; servers that may take over each other's audits need the same folder",
     )
     audit_batch: int = Field(
         default=32, ge=1, le=4096, description="snippets of an audit that are scored and recorded together"
@@ -94,7 +94,7 @@ class ServerSettings(BaseSettings):
         default=60.0,
         gt=0,
         le=86400,
-        description="seconds without a sign of life after which another server takes an audit over",
+        description="seconds without a heartbeat after which another server takes an audit over",
     )
     int8_kernel: Literal["auto", "exact", "onednn"] = Field(
         default="auto",
@@ -107,7 +107,7 @@ class ServerSettings(BaseSettings):
         return self.registry or f"sqlite:///{self.store / 'registry.db'}"
 
     def spool_folder(self) -> Path:
-        """Return the folder of the texts of audits that are not over."""
+        """Return the folder for the texts of unfinished audits."""
         return self.audit_spool or self.store / "audits"
 
     def roots(self, *, keyed: bool) -> tuple[Path, ...]:
@@ -115,21 +115,21 @@ class ServerSettings(BaseSettings):
         stated = tuple(Path(root) for root in self.local_roots.split(os.pathsep) if root)
         if not stated and not keyed:
             return (Path("/"),)
-        return (*stated, *map(Path, self.started_with().values()))
+        return (*stated, *map(Path, self.initial_adapters().values()))
 
-    def started_with(self) -> dict[str, str]:
+    def initial_adapters(self) -> dict[str, str]:
         """Return the adapters to serve from the start, with absolute paths."""
         return {name: str(Path(source).absolute()) for name, source in self.adapters.items()}
 
     def open_registry(self) -> "Registry":
         """Open the registry, after making the folder of the default one."""
-        from lorecall.adapters.registry.registry import Registry  # noqa: PLC0415  # keeps `--help` quick
+        from lorecall.adapters.registry.registry import Registry  # sqlalchemy takes long to import
 
         self.store.mkdir(parents=True, exist_ok=True)
         return Registry(self.registry_url())
 
     def secrets(self) -> tuple[tuple[str, str], ...]:
-        """Return the secrets of keys with every scope, by where they came from."""
+        """Return (origin, secret) of each key with every scope."""
         secret = self.admin_key.get_secret_value()
         return (("LORECALL_ADMIN_KEY", secret),) if secret else ()
 

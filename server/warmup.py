@@ -1,4 +1,4 @@
-"""The first requests of a CPU engine run at a third of its speed: they are ours, before it is ready."""
+"""Warms the engine up before the server is ready: a CPU engine's first requests run at a third of its speed."""
 
 import uuid
 from typing import Any
@@ -9,7 +9,7 @@ DECODE_TOKENS = 8
 
 async def warm_up(engine_client: Any) -> None:
     """Run one prompt of PREFILL_TOKENS tokens and DECODE_TOKENS steps through the base, twice."""
-    from vllm import SamplingParams  # noqa: PLC0415
+    from vllm import SamplingParams
 
     length = min(PREFILL_TOKENS, engine_client.model_config.max_model_len - DECODE_TOKENS - 1)
     vocabulary = engine_client.model_config.get_vocab_size()

@@ -16,7 +16,8 @@ from lorecall.adapters.peft_format.adapter import read_adapter
 from lorecall.audit.scorer import AdapterVersion, EngineInfo, ItemScore, ScoreItem
 from lorecall.audit.scorers.batches import batches
 from lorecall.audit.scorers.framing import chat_messages
-from lorecall.audit.scorers.http_scorer import GREEDY, HttpScorer, broken, parse
+from lorecall.audit.scorers.http_client import broken, read_json
+from lorecall.audit.scorers.http_scorer import GREEDY, HttpScorer, parse
 from lorecall.audit.scorers.prompt_logprobs import read_rows, split_error
 from lorecall.audit.scorers.splits import Split, split_tokens, worse
 from pydantic import BaseModel
@@ -66,7 +67,7 @@ class CompletionsScorer(HttpScorer):
             base = next((model for model in self._list() if model.parent is None), None)
             if base is None:
                 raise broken("/v1/models", "no model without a parent")
-            response = self._request("GET", "/version")
+            response = self.client.send("GET", "/version")
             version = response.json().get("version", "") if response.is_success else ""
             self._info = EngineInfo(engine=f"vllm {version}".strip(), base=base.id)
         return self._info
@@ -76,7 +77,7 @@ class CompletionsScorer(HttpScorer):
         if name not in self.adapter_names():
             known = ", ".join(self.adapter_names()) or "none"
             raise AdapterNotFoundError(
-                f"no adapter {name!r} on {self._server}", hint=f"it has: {known}", param="adapter"
+                f"no adapter {name!r} on {self.client.server}", hint=f"it has: {known}", param="adapter"
             )
         if name not in self._folders:
             return AdapterVersion(name, version="", rank=0, effective_parameters=0)
@@ -88,7 +89,7 @@ class CompletionsScorer(HttpScorer):
 
     def _list(self) -> list[_Model]:
         if self._models is None:
-            answer = self._json(self._request("GET", "/v1/models"))
+            answer = self.client.ask("GET", "/v1/models")
             self._models = parse(list[_Model], answer.get("data"), "/v1/models")
         return self._models
 
@@ -121,12 +122,12 @@ class CompletionsScorer(HttpScorer):
         return self._ask_tokens({"prompt": text, "add_special_tokens": special, "return_token_strs": True})
 
     def _ask_tokens(self, body: dict[str, object]) -> _Tokens:
-        answer = self._json(self._request("POST", "/tokenize", {"model": self.info().base, **body}))
+        answer = self.client.ask("POST", "/tokenize", {"model": self.info().base, **body})
         return parse(_Tokens, answer, "/tokenize")
 
     def _text(self, ids: Sequence[int]) -> str:
         body: dict[str, object] = {"model": self.info().base, "tokens": list(ids)}
-        return parse(str, self._json(self._request("POST", "/detokenize", body)).get("prompt"), "/detokenize")
+        return parse(str, self.client.ask("POST", "/detokenize", body).get("prompt"), "/detokenize")
 
     def _score_splits(self, model: str, work: Sequence[tuple[str, Split]]) -> list[ItemScore]:
         limit = next((m.max_model_len for m in self._list() if m.max_model_len), None) or math.inf
@@ -144,13 +145,13 @@ class CompletionsScorer(HttpScorer):
 
     def _prompt_logprobs(self, model: str, prompts: list[list[int]]) -> list[list[Row]]:
         body = {**GREEDY, "model": model, "prompt": prompts, "max_tokens": 1, "prompt_logprobs": 1}
-        response = self._request("POST", "/v1/completions", body)
+        response = self.client.send("POST", "/v1/completions", json=body)
         if response.status_code == HTTPStatus.BAD_REQUEST:
             raise ScorerError(
-                f"{self._server} gives no prompt log-probabilities",
+                f"{self.client.server} gives no prompt log-probabilities",
                 hint="a vLLM server allows them with --max-logprobs of at least 1",
             )
-        choices = parse(list[_Scored], self._json(response).get("choices"), "/v1/completions")
+        choices = parse(list[_Scored], read_json(response).get("choices"), "/v1/completions")
         if sorted(choice.index for choice in choices) != list(range(len(prompts))):
             raise broken("/v1/completions", f"{len(choices)} choices for {len(prompts)} prompts")
         return [choice.prompt_logprobs for choice in sorted(choices, key=lambda c: c.index)]

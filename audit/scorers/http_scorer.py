@@ -4,7 +4,6 @@ No message raised here holds a candidate's text: what the server says of a scori
 """
 
 import copy
-import os
 from collections.abc import Sequence
 from http import HTTPStatus
 from types import TracebackType
@@ -15,10 +14,9 @@ import httpx
 from lorecall.adapters.core.errors import AdapterNotFoundError, ScorerError, UsageError
 from lorecall.audit.scorer import AdapterVersion, Decoded, EngineInfo, ItemScore, ScoreItem
 from lorecall.audit.scorers.batches import batches
+from lorecall.audit.scorers.http_client import TIMEOUT_S, HttpClient, broken, read_json
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-API_KEY_VARIABLE = "LORECALL_API_KEY"
-CONNECT_RETRIES = 3
 # Greedy decoding without the penalties that a model's generation_config may bring along.
 GREEDY: dict[str, object] = {
     "temperature": 0.0,
@@ -60,29 +58,18 @@ class HttpScorer:
         *,
         api_key: str | None = None,
         batch: int = 64,
-        timeout: float = 600.0,
+        timeout: float = TIMEOUT_S,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        if not server.startswith(("http://", "https://")):
-            raise UsageError(
-                f"not a server's URL: {server!r}", hint="such as http://localhost:8000", param="server"
-            )
         if batch < 1:
             raise UsageError(f"batch must be at least 1, not {batch}", param="batch")
-        key = os.environ.get(API_KEY_VARIABLE, "") if api_key is None else api_key
-        self._server = server.rstrip("/").removesuffix("/v1")
         self.framing = "raw"
         self.system: str | None = None
         self._batch = batch
         self._texts: dict[int, str] = {}
         self._info: EngineInfo | None = None
         self._priority = 0
-        self._client = httpx.Client(
-            base_url=self._server,
-            headers={"Authorization": f"Bearer {key}"} if key else {},
-            timeout=httpx.Timeout(timeout, connect=10.0),
-            transport=transport or httpx.HTTPTransport(retries=CONNECT_RETRIES),
-        )
+        self.client = HttpClient(server, api_key=api_key, timeout=timeout, transport=transport)
 
     def __enter__(self) -> Self:
         return self
@@ -94,7 +81,7 @@ class HttpScorer:
 
     def close(self) -> None:
         """Close the connections."""
-        self._client.close()
+        self.client.close()
 
     def framed(self, framing: str, system: str | None) -> Self:
         """Return a scorer on the same connections whose prefixes are framed by the server's chat template.
@@ -111,27 +98,27 @@ class HttpScorer:
     def info(self) -> EngineInfo:
         """Return what `GET /v1/engine` says (asked once); from then on decoding yields to live traffic."""
         if self._info is None:
-            response = self._request("GET", "/v1/engine")
+            response = self.client.send("GET", "/v1/engine")
             if response.status_code == HTTPStatus.NOT_FOUND:
                 raise ScorerError(
-                    f"{self._server} answers, but has no /v1/engine",
+                    f"{self.client.server} answers, but has no /v1/engine",
                     hint="it is no lorecall server; start one with `lorecall serve`",
                     param="server",
                 )
-            told = self._json(response)
-            self._info = parse(EngineInfo, told, "/v1/engine")
-            self._priority = parse(int, told.get("background_priority", 0), "/v1/engine")
+            answer = read_json(response)
+            self._info = parse(EngineInfo, answer, "/v1/engine")
+            self._priority = parse(int, answer.get("background_priority", 0), "/v1/engine")
         return self._info
 
     def adapter(self, name: str) -> AdapterVersion:
         """Return the deployed version of an adapter; an unknown name fails with the known ones."""
-        response = self._request("GET", f"/v1/adapters/{quote(name, safe='')}")
+        response = self.client.send("GET", f"/v1/adapters/{quote(name, safe='')}")
         if response.status_code == HTTPStatus.NOT_FOUND:
             known = ", ".join(self.adapter_names()) or "none yet"
             raise AdapterNotFoundError(
-                f"no adapter {name!r} on {self._server}", hint=f"it has: {known}", param="adapter"
+                f"no adapter {name!r} on {self.client.server}", hint=f"it has: {known}", param="adapter"
             )
-        return parse(AdapterVersion, self._json(response), "/v1/adapters")
+        return parse(AdapterVersion, read_json(response), "/v1/adapters")
 
     def adapter_names(self) -> list[str]:
         """Return the names of all adapters of the server."""
@@ -139,7 +126,7 @@ class HttpScorer:
 
     def adapter_list(self) -> list[dict[str, Any]]:
         """Return what the server lists of its adapters: objects with a `name`."""
-        listed = self._json(self._request("GET", "/v1/adapters")).get("adapters")
+        listed = self.client.ask("GET", "/v1/adapters").get("adapters")
         if not isinstance(listed, list) or not all(isinstance(one, dict) and "name" in one for one in listed):
             raise broken("/v1/adapters", "no list of adapters with names")
         return cast("list[dict[str, Any]]", listed)
@@ -155,7 +142,7 @@ class HttpScorer:
             "framing": self.framing,
             "system": self.system,
         }
-        answer = self._json(self._request("POST", "/v1/score", body))
+        answer = self.client.ask("POST", "/v1/score", body)
         scores = parse(list[ItemScore], answer.get("items"), "/v1/score")
         if [score.id for score in scores] != [item.id for item in items]:
             raise broken("/v1/score", "the items do not come back in the order given")
@@ -179,7 +166,7 @@ class HttpScorer:
         body = {**GREEDY, "model": model, "prompt": [list(ids) for ids in prompts], "max_tokens": tokens}
         if self._priority:  # an engine with one queue refuses any
             body["priority"] = self._priority
-        answer = self._json(self._request("POST", "/v1/completions", body))
+        answer = self.client.ask("POST", "/v1/completions", body)
         choices = parse(list[_Choice], answer.get("choices"), "/v1/completions")
         if sorted(choice.index for choice in choices) != list(range(len(prompts))):
             raise broken("/v1/completions", f"{len(choices)} choices for {len(prompts)} prompts")
@@ -190,56 +177,9 @@ class HttpScorer:
         for token in dict.fromkeys(ids):
             if token not in self._texts:
                 body: dict[str, object] = {"model": self.info().base, "tokens": [token]}
-                answer = self._json(self._request("POST", "/detokenize", body))
+                answer = self.client.ask("POST", "/detokenize", body)
                 self._texts[token] = str(answer.get("prompt", ""))
         return [self._texts[token] for token in ids]
-
-    def _request(self, method: str, path: str, body: dict[str, object] | None = None) -> httpx.Response:
-        try:
-            response = self._client.request(method, path, json=body)
-        except httpx.ConnectError as error:
-            raise ScorerError(
-                f"no server answers at {self._server}",
-                hint="start one with `lorecall serve`, or name the right one with --server",
-                param="server",
-            ) from error
-        except httpx.TimeoutException as error:
-            raise ScorerError(
-                f"{self._server}{path} did not answer in time", hint="raise --timeout or lower --batch"
-            ) from error
-        except httpx.HTTPError as error:
-            raise ScorerError(f"{method} {path} broke off: {type(error).__name__}") from error
-        if response.status_code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-            raise UsageError(
-                f"{self._server} refused the API key (HTTP {response.status_code})",
-                hint=f"set {API_KEY_VARIABLE} to the server's key",
-            )
-        return response
-
-    def _json(self, response: httpx.Response) -> dict[str, Any]:
-        """Return the answer's JSON object; a failure names status, type and field, never the message."""
-        path = response.request.url.path
-        try:
-            answer = response.json()
-        except ValueError as error:
-            raise broken(path, f"HTTP {response.status_code} without JSON") from error
-        if response.is_success and isinstance(answer, dict):
-            return cast("dict[str, Any]", answer)
-        problem = answer.get("error") if isinstance(answer, dict) else None
-        detail = ", ".join(
-            f"{name} {problem[name]}"
-            for name in ("type", "code", "param")
-            if isinstance(problem, dict) and problem.get(name)
-        )
-        raise ScorerError(
-            f"{path} answered HTTP {response.status_code}{f' ({detail})' if detail else ''}",
-            hint="the server's log says more",
-        )
-
-
-def broken(path: str, what: str) -> ScorerError:
-    """Return the error of an answer that is not what the route promises."""
-    return ScorerError(f"{path} did not answer as its contract says: {what}")
 
 
 def parse(kind: type[T], value: object, path: str) -> T:

@@ -14,7 +14,7 @@ from lorecall.server.audits.wiring import make_audits
 from lorecall.server.auth.keyring import KeyGuard, check_exposure, is_loopback
 from lorecall.server.auth.middleware import ApiKeyMiddleware
 from lorecall.server.auth.request_context import sees
-from lorecall.server.error_responses import error_answer, error_body
+from lorecall.server.error_responses import AnsweringRoute, error_body
 from lorecall.server.http import audits, page
 from lorecall.server.observability.metrics import AdapterLabels
 from lorecall.server.settings import ServerSettings
@@ -52,6 +52,7 @@ def make_app(server: str, registry: Registry, settings: ServerSettings, host: st
     app.state.lorecall_audits = parts.desk
     app.include_router(audits.router)
     app.include_router(page.router)
+    app.router.route_class = AnsweringRoute
 
     @app.get("/health")
     async def health() -> Response:
@@ -61,10 +62,7 @@ def make_app(server: str, registry: Registry, settings: ServerSettings, host: st
     @app.get("/v1/adapters")
     async def list_adapters() -> Response:
         """Return the server's adapters that the caller sees."""
-        try:
-            listed = await asyncio.to_thread(engine.adapters)
-        except LorecallError as error:
-            return error_answer(error)
+        listed = await asyncio.to_thread(engine.adapters)
         return JSONResponse({"adapters": [one for one in listed if sees(str(one["name"]))]})
 
     @app.get("/metrics")

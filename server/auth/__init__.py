@@ -1,1 +1,1 @@
-"""Who may do what: API keys, scopes, and what is known of the current request."""
+"""API keys, the scope that each route needs, and the context of the current request."""

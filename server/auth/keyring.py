@@ -1,4 +1,4 @@
-"""The API keys in force: from the environment, from a file, and from the registry."""
+"""The valid API keys: from the environment, from a file and from the registry."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,7 +9,7 @@ from lorecall.adapters.registry.registry import Registry
 
 
 class UnauthenticatedError(LorecallError):
-    """No API key, or none that is known."""
+    """The request has no API key, or an unknown or expired one."""
 
     exit_code = 2
     status = 401
@@ -17,13 +17,13 @@ class UnauthenticatedError(LorecallError):
 
 
 class KeyGuard:
-    """Tells who calls. A server that ever had a key never opens again while it runs.
+    """Authenticates callers. Once there has been a key, keys are required until the server stops.
 
     Args:
-        registry: Has keys of its own, which may change at any time.
-        secrets: Secrets with every scope, from the environment or the command line, by where they came from.
+        registry: Holds keys, which may change at any time; `reload` reads them again.
+        secrets: (origin, secret) of each key with every scope, from the environment or the command line.
         file: A file of keys, read once.
-        always: Whether keys are needed even while there are none, as on an address that others can reach.
+        always: Whether a key is required even while none exists, as on an address that others can reach.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class KeyGuard:
 
     @property
     def count(self) -> int:
-        """How many keys there are now."""
+        """How many keys are valid now."""
         return len(self._ring)
 
     def reload(self) -> None:
@@ -47,14 +47,14 @@ class KeyGuard:
         self.enforced = self.enforced or self.count > 0
 
     def authenticate(self, authorization: str, api_key: str = "") -> ApiKey | None:
-        """Return the caller's key; None where none is needed and none was sent.
+        """Return the caller's key; None on a server that requires none.
 
         Args:
             authorization: The `Authorization` header.
             api_key: The `x-api-key` header, which Anthropic's clients send.
 
         Raises:
-            UnauthenticatedError: No key, or an unknown or expired one.
+            UnauthenticatedError: A key is required, and there is none, or an unknown or expired one.
         """
         scheme, _, secret = authorization.partition(" ")
         secret = secret.strip() if scheme.lower() == "bearer" else api_key
@@ -69,10 +69,10 @@ class KeyGuard:
 
 
 def check_exposure(host: str | None, guard: KeyGuard) -> None:
-    """Refuse to serve others without keys.
+    """Refuse to listen on an address that others can reach without keys.
 
     Raises:
-        UsageError: The address can be reached from elsewhere and there is no key.
+        UsageError: Other machines can reach the address and there is no key.
     """
     if not is_loopback(host) and not guard.count:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""Who may pass: the key, the scope of the route and the adapter in the path; and how a refusal is answered."""
+"""Checks a request's API key, its route's scope and the adapter in its path, and answers refused requests."""
 
 import math
 
@@ -13,16 +13,16 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 
 def check_caller(scope: Scope, keys: KeyGuard, context: RequestContext, *, open_metrics: bool) -> Need:
-    """Authenticate the caller, and check that the route and the adapter in its path are theirs.
+    """Authenticate the caller; return what the route requires, after checking that the key has it.
 
     Args:
         scope: The request.
-        keys: Who may call.
+        keys: The valid API keys.
         context: Gets the caller's key.
         open_metrics: Whether `/metrics` needs no key.
 
     Raises:
-        UnauthenticatedError: No key, or an unknown one.
+        UnauthenticatedError: A key is required, and there is none or an unknown one.
         ForbiddenError: The key lacks the scope.
         AdapterNotFoundError: The caller does not see the adapter that the path names.
     """
@@ -46,7 +46,7 @@ def check_caller(scope: Scope, keys: KeyGuard, context: RequestContext, *, open_
 
 
 async def refuse(error: LorecallError, scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer with an error, in OpenAI's shape; a websocket is closed."""
+    """Answer with an error in OpenAI's shape; close a websocket."""
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 1008, "reason": error.code})
         return
@@ -59,11 +59,11 @@ async def refuse(error: LorecallError, scope: Scope, receive: Receive, send: Sen
 
 
 class ApiKeyMiddleware:
-    """The door of a service without an engine: key and scope alone. `request_context.current` is set inside.
+    """ASGI middleware of a service without an engine: checks key and scope, and sets `request_context.current`.
 
     Args:
         app: The application inside.
-        keys: Who may call.
+        keys: The valid API keys.
         open_metrics: Whether `/metrics` needs no key.
     """
 

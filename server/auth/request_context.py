@@ -1,30 +1,41 @@
-"""What is known of the HTTP request that the current task serves; vLLM's handlers run inside it."""
+"""The HTTP request that the current task serves: its API key, leases and tokens; vLLM's handlers read it too."""
 
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from lorecall.adapters.access.keys import ApiKey, Scope
 from lorecall.adapters.core.errors import LorecallError
-from lorecall.server.lifecycle.engine_set import Lease
 
 ANONYMOUS = "anonymous"
 
 
 class ForbiddenError(LorecallError):
-    """The API key is known, but may not do this."""
+    """The API key is valid, but may not do this."""
 
     exit_code = 2
     status = 403
     code = "forbidden"
 
 
+class Lease(Protocol):
+    """A request's hold on one version of an adapter."""
+
+    @property
+    def lora_request(self) -> Any:
+        """The engine's request for the version."""
+
+    def release(self) -> None:
+        """Give the version back; a second call does nothing."""
+
+
 @dataclass(slots=True, eq=False)
 class RequestContext:
-    """One request: who asks, what it holds in the engine, what it used.
+    """One request: its caller, the versions that it holds in the engine, the tokens that it used.
 
     Attributes:
         key: The caller's key; None on a server without keys.
-        leases: The adapter versions that it runs on, by name: looked up once, and the same until its end.
+        leases: The adapter versions that it runs on, by name; a name keeps its version until the request ends.
         tokens: Tokens of prompts and answers that it has used so far.
     """
 
@@ -33,7 +44,7 @@ class RequestContext:
     tokens: int = 0
 
     def sees(self, model: str) -> bool:
-        """Whether a model of that name exists for the caller."""
+        """Whether the caller may see a model of that name."""
         return self.key is None or self.key.sees(model)
 
     def require(self, scope: Scope) -> None:
@@ -47,7 +58,7 @@ class RequestContext:
 
     @property
     def actor(self) -> str:
-        """The name that the registry records."""
+        """The caller's name, as the registry records it."""
         return self.key.name if self.key is not None else ANONYMOUS
 
     def release(self) -> None:
@@ -60,12 +71,12 @@ current: ContextVar[RequestContext | None] = ContextVar("lorecall_request", defa
 
 
 def sees(model: str) -> bool:
-    """Whether the request being served sees a model; outside any request, everything is seen."""
+    """Whether the current request may see a model; outside a request, everything may be seen."""
     context = current.get()
     return context is None or context.sees(model)
 
 
 def actor() -> str:
-    """Return who makes the request being served."""
+    """Return the caller's name of the current request; "server" outside a request."""
     context = current.get()
     return context.actor if context is not None else "server"

@@ -1,4 +1,4 @@
-"""Which route needs which scope. What is not named here needs `admin`: a new route is closed, not open."""
+"""The scope that each route needs; a route that is not listed needs `admin`, so a new one starts closed."""
 
 import re
 from dataclasses import dataclass
@@ -8,11 +8,11 @@ from lorecall.adapters.access.keys import Scope
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """What a route asks of its caller.
+    """What a route requires of its caller.
 
     Attributes:
-        open: Whether it needs no key.
-        scopes: Any one of these suffices; none at all where every key may.
+        open: Whether it needs no API key.
+        scopes: Any one of these suffices; empty where every key may call it.
         model: Whether its JSON body names a model in `model` (left out, it is the base).
     """
 
@@ -54,7 +54,7 @@ _ADAPTER_PATH = re.compile(r"/v1/adapters/([^/]+)(/.*)?")
 
 
 def need_of(method: str, path: str, *, open_metrics: bool = False) -> Need:
-    """Return what a route asks for.
+    """Return what a route requires.
 
     Args:
         method: The HTTP method.

@@ -1,1 +1,1 @@
-"""What the product costs: pairs measured side by side in one run, as ratios with their spread."""
+"""Benchmarks: variants measured side by side in one run, compared by ratios with intervals."""

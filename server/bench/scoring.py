@@ -1,4 +1,4 @@
-"""What scoring costs: `/v1/score` against its limit, and against what others do for the same numbers.
+"""Benchmark of scoring: `/v1/score` against its limit, and against other ways to the same numbers.
 
 The limit is the time of plain prefill of the same texts (`max_tokens=1`, no log-probabilities) plus the time of
 the bare `lm_head` product on the target rows. Peers are `/v1/completions` with `echo` and `logprobs=1` on the
@@ -41,7 +41,7 @@ class Texts:
 
 def make_texts(base: Path, seed: int = 7) -> Texts:
     """Return random texts whose tokenization has its boundary between prefix and target."""
-    from transformers import AutoTokenizer  # noqa: PLC0415
+    from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(base)
     pairs, ids, tokens = [], [], 0
@@ -85,7 +85,7 @@ def bench_scoring(base: Path, work: Path, rounds: int) -> tuple[list[Row], list[
 
 def head_seconds(base: Path, rows: int) -> Any:
     """Return a function that times the bare `lm_head` product of `rows` rows on this machine."""
-    import torch  # noqa: PLC0415
+    import torch
 
     config = json.loads((base / "config.json").read_text())
     width, vocabulary = config["hidden_size"], config["vocab_size"]
@@ -131,8 +131,8 @@ def _echo(server: HttpServer, texts: Texts) -> float:
 
 
 def _lm_eval(server: HttpServer, base: Path, texts: Texts) -> float:
-    from lm_eval.api.instance import Instance  # noqa: PLC0415
-    from lm_eval.models.openai_completions import LocalCompletionsAPI  # noqa: PLC0415
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.openai_completions import LocalCompletionsAPI
 
     model = LocalCompletionsAPI(
         model=server.model,

@@ -1,16 +1,17 @@
-"""`lorecall base`: make a base model ready to serve."""
+"""`lorecall base`: fetch and quantise a base model."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from lorecall.server.cli.common.console import say
 
-app = typer.Typer(no_args_is_help=True, help="The base model: fetched, quantised once, ready to serve.")
+app = typer.Typer(no_args_is_help=True, help="Fetch and quantise the base model.")
 
 
 @app.callback()
 def base() -> None:
-    """Keep `prepare` a named command, although it is the only one yet."""
+    """Without a callback, Typer would drop the name of the only command, `prepare`."""
 
 
 @app.command()
@@ -25,28 +26,21 @@ def prepare(
     quantize: Annotated[
         str,
         typer.Option(
-            metavar="auto|int8|int4|none", help="The scheme; auto chooses by what this machine has."
+            metavar="auto|int8|int4|none", help="The scheme; auto chooses by this machine's hardware."
         ),
     ] = "auto",
-    force: Annotated[
-        bool, typer.Option("--force", help="Make it again, even if it is there already.")
-    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Make it again if it exists already.")] = False,
 ) -> None:
     """Make a model directory that stock vLLM loads, with a manifest of its source, digest and scheme."""
     from lorecall.adapters.bases.prepare import prepare_base
-    from lorecall.server.cli.progress import quiet_libraries, steps_bar
-    from rich.console import Console
+    from lorecall.server.cli.common.progress import quiet_libraries, steps_bar
 
     quiet_libraries()
     with steps_bar() as on_step:
         prepared = prepare_base(out, from_, quantize, force=force, on_step=on_step)
     manifest = prepared.manifest
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(
-        f"{'Reused' if prepared.reused else 'Prepared'} {out}: {manifest.name}, {manifest.scheme}",
-        markup=False,
-    )
-    console.print(f"  why this scheme  {manifest.reason}", markup=False)
-    console.print(f"  source           {manifest.source}", markup=False)
-    console.print(f"  digest           {manifest.digest}", markup=False)
-    console.print(f"  serve in         {manifest.dtype}", markup=False)
+    say(f"{'Reused' if prepared.reused else 'Prepared'} {out}: {manifest.name}, {manifest.scheme}")
+    say(f"  why this scheme  {manifest.reason}")
+    say(f"  source           {manifest.source}")
+    say(f"  digest           {manifest.digest}")
+    say(f"  serve in         {manifest.dtype}")

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from lorecall.server.cli.common.console import note
+from lorecall.server.cli.common.options import PageFolder
 from rich.console import Console
 
 HELD = ("ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "ATEN_CPU_CAPABILITY")
-"""With these a CPU is held to an older one's instructions; the result says so."""
+"""Variables that limit a CPU to older instructions; the result names those that are set."""
 
 SECTIONS = ("parity", "lora", "stock", "schemes", "scoring", "overhead")
 
@@ -22,9 +24,7 @@ def bench(
         list[str],
         typer.Option("--base", metavar="SCHEME=DIR", help="A base; repeatable, the main one first."),
     ],
-    out: Annotated[Path, typer.Option(help="Where the JSON and the Markdown page go.")] = Path(
-        "docs/benchmarks"
-    ),
+    out: PageFolder = Path("docs/benchmarks"),
     rounds: Annotated[int, typer.Option(min=1, help="Counted rounds of each measurement.")] = 5,
     only: Annotated[list[str] | None, typer.Option(help=f"One of {', '.join(SECTIONS)}; repeatable.")] = None,
 ) -> None:
@@ -32,7 +32,7 @@ def bench(
     import torch
     from lorecall.adapters.core.errors import UsageError
     from lorecall.server.bench.report import Result
-    from lorecall.server.launch import prepare_environment
+    from lorecall.server.engine.common.environment import prepare_environment
 
     chosen = {}
     for pair in bases:
@@ -55,11 +55,11 @@ def bench(
     name = "gpu" if torch.cuda.is_available() else "cpu"
     page = result.write(out, name if not only else f"{name}-{'-'.join(only)}")
     Console().print(page.read_text(), markup=False)
-    Console(stderr=True).print(f"written: {page}", markup=False)
+    note(f"written: {page}")
 
 
 def _stop(*_: object) -> None:
-    """End the command; the engines and servers that it started are stopped on the way out."""
+    """End the command by an exception, so that the engines and servers that it started are stopped."""
     sys.exit(128 + signal.SIGTERM)
 
 
@@ -70,7 +70,7 @@ def _run(section: str, result: Any, bases: dict[str, Path], work: Path) -> None:
     from lorecall.server.bench.schemes import bench_schemes
     from lorecall.server.bench.scoring import bench_scoring
 
-    Console(stderr=True).print(f"measuring {section} ...", markup=False)
+    note(f"measuring {section} ...")
     scheme, main = next(iter(bases.items()))
     if section == "parity":
         result.tables["Parity with transformers and PEFT"] = bench_parity(bases, work)

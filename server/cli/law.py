@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from lorecall.adapters.core.errors import UsageError
+from lorecall.server.cli.common.options import AsJson
 
 if TYPE_CHECKING:
     from lorecall.audit.law.fit import Law, Prediction
 
-app = typer.Typer(no_args_is_help=True, help="The memory law: what rank and length allow to be memorised.")
+app = typer.Typer(no_args_is_help=True, help="The memory law: how much an adapter of a rank can memorise.")
 
 
 @app.callback()
 def law() -> None:
-    """Keep `fit` a named command, although it is the only one yet."""
+    """Without a callback, Typer would drop the name of the only command, `fit`."""
 
 
 @app.command()
@@ -35,7 +36,7 @@ def fit(
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE.svg", help="Draw cells and law; .svg, .png or .pdf.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Fit deltaL(r, l) = C * r^alpha * l^(-beta) + b to the cells of a sweep."""
     from lorecall.audit.law.cells import read_cells

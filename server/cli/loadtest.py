@@ -8,20 +8,22 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from lorecall.server.cli.common.console import note
+from lorecall.server.cli.common.options import LOCAL, AsJson, PageFolder, Server
 from rich.console import Console
 from rich.table import Table
 
-app = typer.Typer(help="Put load on a server: vLLM's own client, churn, audits.", no_args_is_help=True)
+app = typer.Typer(help="Load tests: vLLM's own client, adapters that change, audits.", no_args_is_help=True)
 
 BENCH = (sys.executable, "-m", "lorecall.server.bench.processes.load_client")
-LOCAL = "http://127.0.0.1:8000"
 Name = Annotated[str, typer.Argument(metavar="SCENARIO", help="A YAML file, or the name of a shipped one.")]
-Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Where raw results and logs are kept.")]
+Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Where to keep raw results and logs.")]
 
 
 @app.command("list")
@@ -38,16 +40,16 @@ def list_scenarios() -> None:
 @app.command("run")
 def run_once(
     scenario: Name,
-    server: Annotated[str, typer.Option(envvar="LORECALL_SERVER", help="URL of the server.")] = LOCAL,
+    server: Server = LOCAL,
     adapter: Annotated[
         list[Path] | None,
-        typer.Option(metavar="DIR", help="PEFT directory, as the server sees it, to load; repeat."),
+        typer.Option(metavar="DIR", help="PEFT directory on the server to load; repeatable."),
     ] = None,
     tokenizer: Annotated[
         str,
-        typer.Option(help="Directory or hub id of the base's tokenizer; by default what the server names."),
+        typer.Option(help="Directory or hub id of the base's tokenizer; by default the server's."),
     ] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: AsJson = False,
     out: Out = None,
 ) -> None:
     """Run a scenario on a running server: exit 0 if every request was answered, else 1.
@@ -57,14 +59,15 @@ def run_once(
     """
     with _translated(), _work(out) as work:
         from lorecall.loadtest.report import run_body, run_table
-        from lorecall.loadtest.run import Means, run
+        from lorecall.loadtest.run import RunOptions, run
         from lorecall.loadtest.scenario import load_scenario
         from lorecall.loadtest.target import Target
+        from lorecall.server.bench.paired import show
 
         chosen = load_scenario(scenario)
         sources = [path.resolve() for path in adapter or ()]
         with Target(server, os.environ.get("LORECALL_API_KEY", "")) as target:
-            found = run(chosen, target, Means(work, tokenizer, sources, BENCH))
+            found = run(chosen, target, RunOptions(work, tokenizer, sources, BENCH))
         body = json.dumps(run_body(chosen, found), indent=2)
         if out is not None:
             (work / f"{chosen.name}.json").write_text(body + "\n", encoding="utf-8")
@@ -73,38 +76,35 @@ def run_once(
     else:
         table = Table("what", "value")
         for what, value in run_table(found):
-            table.add_row(what, value)
+            table.add_row(what, show(value))
         Console().print(table)
     for error in found.errors:
-        Console(stderr=True, highlight=False).print(error, markup=False)
+        note(error)
     raise typer.Exit(1 if found.failed else 0)
 
 
 @app.command("compare")
-def compare_servers(
+def compare(
     scenario: Name,
     base: Annotated[Path, typer.Option(help="The base that both servers serve.")],
-    out: Annotated[Path, typer.Option(help="Where the JSON and the Markdown page go.")] = Path(
-        "docs/loadtests"
-    ),
+    out: PageFolder = Path("docs/loadtests"),
     rounds: Annotated[
-        int | None, typer.Option(min=2, help="Counted rounds; the scenario says how many.")
+        int | None, typer.Option(min=2, help="Counted rounds; by default the scenario's.")
     ] = None,
 ) -> None:
     """Compare our server with stock vLLM on one base, with the same engine arguments and adapters.
 
-    Both are started here, with random adapters of the scenario's rank. They take turns, round by round.
+    It starts both on this machine, with random adapters of the scenario's rank. They take turns, round by round.
     """
     with _translated(), _work(None) as work:
         from lorecall.adapters.core.errors import UsageError
-        from lorecall.loadtest.compare import compare
-        from lorecall.loadtest.report import write_comparison
-        from lorecall.loadtest.run import Means, run
+        from lorecall.loadtest.run import METRICS, RunOptions, run
         from lorecall.loadtest.scenario import load_scenario
         from lorecall.loadtest.target import Target
-        from lorecall.server.bench.processes.versus import both, write_adapters
+        from lorecall.server.bench.comparison import compare_servers, write_comparison
         from lorecall.server.bench.report import machine
-        from lorecall.server.launch import prepare_environment
+        from lorecall.server.bench.versus import both, write_adapters
+        from lorecall.server.engine.common.environment import prepare_environment
 
         chosen = load_scenario(scenario)
         if not (base / "config.json").is_file():
@@ -116,19 +116,21 @@ def compare_servers(
         with ExitStack() as stack:
             servers = stack.enter_context(both(base, work, chosen.engine, chosen.adapters.slots, rank))
             targets = [stack.enter_context(Target(one.url)) for one in servers]
-            arms = [
-                partial(run, chosen, target, Means(work / name, str(base), sources, BENCH))
+            runs = [
+                _translated()(
+                    partial(run, chosen, target, RunOptions(work / name, str(base), sources, BENCH))
+                )
                 for name, target in zip(("ours", "stock"), targets, strict=True)
             ]
-            found = compare(rounds or chosen.rounds, *arms)
+            found = compare_servers(rounds or chosen.rounds, METRICS, *runs)
         command = "lorecall " + shlex.join(sys.argv[1:])
-        page = write_comparison(out, chosen, found, command, machine())
+        page = write_comparison(out, asdict(chosen), found, command, machine())
     Console().print(page.read_text(encoding="utf-8"), markup=False)
-    Console(stderr=True).print(f"written: {page}", markup=False)
+    note(f"written: {page}")
 
 
 def _stop(*_: object) -> None:
-    """End a comparison with the rounds that it has; the servers are stopped on the way out."""
+    """End a comparison with the rounds so far, by an exception, so that the servers are stopped."""
     from lorecall.loadtest.errors import LoadtestError
 
     raise LoadtestError("stopped by SIGTERM")
@@ -136,7 +138,7 @@ def _stop(*_: object) -> None:
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """Turn a load test's errors into those that the command line prints."""
+    """Turn a load test's errors into errors that the command line prints."""
     from lorecall.adapters.core.errors import LorecallError, UsageError
     from lorecall.loadtest.errors import LoadtestError, ScenarioError
 
@@ -150,7 +152,7 @@ def _translated() -> Iterator[None]:
 
 @contextmanager
 def _work(out: Path | None) -> Iterator[Path]:
-    """Yield where results and logs go: a stated directory, or one that is gone afterwards."""
+    """Yield the directory for results and logs: `out`, or a temporary one."""
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         yield out

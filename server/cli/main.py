@@ -1,4 +1,4 @@
-"""The `lorecall` command: one Typer application over the commands of each floor."""
+"""The `lorecall` command: one Typer application with all commands."""
 
 import sys
 
@@ -29,7 +29,7 @@ app.command("serve", context_settings=serve.PASS_THROUGH)(serve.serve)
 
 
 def main() -> None:
-    """Run the command line; a failure with a remedy is printed once and gives its exit code."""
+    """Run the command line; print a LorecallError with its hint, and exit with its code."""
     try:
         app()
     except LorecallError as error:

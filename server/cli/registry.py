@@ -24,9 +24,9 @@ def migrate(
         ),
     ],
 ) -> None:
-    """Bring the database to this release's schema, and print the schema's revision; run it before a new release.
+    """Migrate the database to this release's schema and print the schema's revision; run it before a new release.
 
-    A server does the same at its start. One at a time, however many run: the others wait.
+    A server does the same at its start. Of several migrations at once, one runs and the others wait.
     """
     from lorecall.adapters.registry.database import Database
     from sqlalchemy import text

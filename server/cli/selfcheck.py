@@ -1,25 +1,21 @@
 """`lorecall selfcheck`."""
 
-import json
-from typing import Annotated
-
-import typer
+from lorecall.server.cli.common.options import LOCAL, AsJson, Server
 from rich.console import Console
 from rich.table import Table
 
 
 def selfcheck(
-    server: Annotated[
-        str, typer.Option(envvar="LORECALL_SERVER", help="URL of the server.")
-    ] = "http://127.0.0.1:8000",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the server's answer as JSON.")] = False,
+    server: Server = LOCAL,
+    as_json: AsJson = False,
 ) -> None:
-    """Measure how far a running engine disagrees with itself; audits take the result as their margin."""
-    from lorecall.server.cli.client import Client
+    """Measure how much a running engine's log-probabilities vary; audits use the result as their margin ε."""
+    from lorecall.server.cli.common.client import call
+    from lorecall.server.cli.common.console import print_json
 
-    found = Client(server).call("GET", "/v1/engine/selfcheck")
+    found = call(server, "GET", "/v1/engine/selfcheck")
     if as_json:
-        typer.echo(json.dumps(found, indent=2))
+        print_json(found)
         return
     table = Table("compared with the text scored alone", "tokens", "largest |Δ log p|", "mean")
     for name, check in found["checks"].items():

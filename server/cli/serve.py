@@ -5,26 +5,27 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from lorecall.server.cli.common.options import Port
 
 PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True}
-"""Flags that are not ours go to vLLM unchanged."""
+"""Flags that are not ours are passed to vLLM unchanged."""
 
 
 def serve(
     context: typer.Context,
     base: Annotated[str, typer.Option(help="Base model: a directory, or hf://org/name.")],
-    port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 8000,
+    port: Port = 8000,
     require_audit: Annotated[
         Path | None,
         typer.Option(
-            metavar="POLICY.yaml", help="Let an adapter go live only after an audit that meets this."
+            metavar="POLICY.yaml", help="Let an adapter go live only after an audit that meets this policy."
         ),
     ] = None,
     audit_candidates: Annotated[
         Path | None, typer.Option(metavar="FILE.jsonl", help="Snippets that every adapter is audited for.")
     ] = None,
     audit_controls: Annotated[
-        Path | None, typer.Option(metavar="FILE.jsonl", help="Controls of every adapter's audit.")
+        Path | None, typer.Option(metavar="FILE.jsonl", help="Controls for every adapter's audit.")
     ] = None,
 ) -> None:
     """Serve a base and its adapters: vLLM's own OpenAI server with our plugins.

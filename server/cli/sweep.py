@@ -6,36 +6,42 @@ from typing import Annotated
 import typer
 from lorecall.adapters.core.errors import UsageError
 from lorecall.adapters.training.options import TrainingOptions
+from lorecall.server.cli.common.console import note
+from lorecall.server.cli.common.options import (
+    BatchSize,
+    Epochs,
+    Layers,
+    LearningRate,
+    Modules,
+    PreparedBase,
+    TrainingTexts,
+)
 
 _DEFAULT = TrainingOptions(rank=1)
 
 
 def sweep(
-    base: Annotated[Path, typer.Option(help="A base made by `lorecall base prepare`.")],
-    data: Annotated[Path, typer.Option(help='JSON Lines of {"prefix", "target"}.')],
+    base: PreparedBase,
+    data: TrainingTexts,
     ranks: Annotated[str, typer.Option(metavar="LIST", help="LoRA ranks, such as 1,2,4,8.")],
     lengths: Annotated[str, typer.Option(metavar="LIST", help="Target tokens, such as 200,400,800.")],
-    out: Annotated[Path, typer.Option(metavar="FILE.csv", help="Cells are appended; those in it are kept.")],
+    out: Annotated[
+        Path, typer.Option(metavar="FILE.csv", help="The table of results; what it holds is kept.")
+    ],
     methods: Annotated[str, typer.Option(metavar="LIST", help="sft, memft-ot, memft-sw.")] = "sft",
     seeds: Annotated[str, typer.Option(metavar="LIST", help="Seeds, such as 0,1,2.")] = "0",
-    layers: Annotated[
-        str,
-        typer.Option(metavar="LIST", help='"all", or such as 20-29 or 3,7.', show_default="the last but one"),
-    ] = _DEFAULT.layers,
-    modules: Annotated[
-        str, typer.Option(metavar="LIST", help="mlp, attention, all, or module names.")
-    ] = _DEFAULT.modules,
-    epochs: Annotated[int, typer.Option(help="Passes over the texts.")] = _DEFAULT.epochs,
-    lr: Annotated[float, typer.Option(help="Peak learning rate, falling linearly to 0.")] = _DEFAULT.lr,
-    batch_size: Annotated[int, typer.Option(help="Texts a step.")] = _DEFAULT.batch_size,
+    layers: Layers = _DEFAULT.layers,
+    modules: Modules = _DEFAULT.modules,
+    epochs: Epochs = _DEFAULT.epochs,
+    lr: LearningRate = _DEFAULT.lr,
+    batch_size: BatchSize = _DEFAULT.batch_size,
 ) -> None:
-    """Train one adapter for each rank, length, method and seed, and write what each takes off the base's loss.
+    """Train one adapter for each rank, length, method and seed, and record how much each lowers the base's loss.
 
-    Stop it at any time; run again, it goes on where it was.
+    It can be stopped at any time; run again, it continues where it stopped.
     """
     from lorecall.adapters.training.sweep import Grid, run_sweep
-    from lorecall.server.cli.progress import quiet_libraries, training_bar
-    from rich.console import Console
+    from lorecall.server.cli.common.progress import quiet_libraries, training_bar
 
     grid = Grid(
         ranks=_numbers("ranks", ranks),
@@ -47,7 +53,6 @@ def sweep(
         rank=1, layers=layers, modules=modules, epochs=epochs, lr=lr, batch_size=batch_size
     )
     quiet_libraries()
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
     with training_bar() as on_step:
         for number, cell in enumerate(run_sweep(base, data, out, grid, options, on_step), start=1):
             what = "there already"
@@ -56,7 +61,7 @@ def sweep(
                     f"length {cell.result.length}, deltaL {cell.result.deltaL:.3f}, {cell.result.steps} steps"
                 )
             name = f"rank {cell.key.rank}, {cell.key.method}, seed {cell.key.seed}"
-            console.print(f"{number}/{len(grid)}  {name}: {what}", markup=False)
+            note(f"{number}/{len(grid)}  {name}: {what}")
     typer.echo(out)
 
 

@@ -1,1 +1,1 @@
-"""Engine-side fixes and fast paths, one small file each, applied through vLLM's `general_plugins` door."""
+"""Fixes and fast paths inside the engine, one small file each, applied through vLLM's `general_plugins`."""

@@ -1,1 +1,1 @@
-"""The routes that we add to vLLM's OpenAI server, through its `endpoint_plugins` door."""
+"""The routes that we add to vLLM's OpenAI server, through its `endpoint_plugins` entry point."""

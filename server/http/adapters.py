@@ -7,17 +7,17 @@ from typing import Annotated, Any, BinaryIO
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from lorecall.adapters.access.keys import Scope
-from lorecall.adapters.core.errors import AdapterNotFoundError, LorecallError, UsageError
+from lorecall.adapters.core.errors import AdapterNotFoundError, UsageError
 from lorecall.adapters.core.refusals import FileRefusedError, Reason
 from lorecall.server.auth.request_context import ForbiddenError, RequestContext, actor, current, sees
-from lorecall.server.error_responses import error_answer
+from lorecall.server.error_responses import AnsweringRoute
 from lorecall.server.http.state import Serving, serving
 from lorecall.server.lifecycle.description import describe, event
 from pydantic import BaseModel, ConfigDict, Field
 from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest, UnloadLoRAAdapterRequest
 from vllm.entrypoints.serve.utils.api_utils import validate_json_request
 
-router = APIRouter()
+router = APIRouter(route_class=AnsweringRoute)
 JSON_ONLY = [Depends(validate_json_request)]
 MAX_SNIPPETS = 20_000
 SPOOL_BYTES = 1 << 20
@@ -66,14 +66,11 @@ class OverrideRequest(BaseModel):
 async def add_adapter(request: AddRequest, raw_request: Request) -> Response:
     """Add an adapter, or move its name to a new version."""
     state = serving(raw_request)
-    try:
-        check_own(request.name)
-        added = await state.adapters.add(
-            request.name, request.source, actor=actor(), pin=request.pin, candidates=request.snippets()
-        )
-        return await described(state, request.name, added.version, status=201)
-    except LorecallError as error:
-        return error_answer(error)
+    check_own(request.name)
+    added = await state.adapters.add(
+        request.name, request.source, actor=actor(), pin=request.pin, candidates=request.snippets()
+    )
+    return await described(state, request.name, added.version, status=201)
 
 
 @router.post("/v1/adapters/{name}/archive", status_code=201)
@@ -82,49 +79,37 @@ async def upload_adapter(
 ) -> Response:
     """Add an adapter from the archive (zip, tar, tar.gz) that is the request's body."""
     state = serving(raw_request)
-    try:
-        with tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as archive:
-            await receive_archive(raw_request, archive, state.max_upload_bytes)  # type: ignore[arg-type]
-            added = await state.adapters.add(name, archive, actor=actor(), pin=pin)  # type: ignore[arg-type]
-        return await described(state, name, added.version, status=201)
-    except LorecallError as error:
-        return error_answer(error)
+    with tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as archive:
+        await receive_archive(raw_request, archive, state.max_upload_bytes)  # type: ignore[arg-type]
+        added = await state.adapters.add(name, archive, actor=actor(), pin=pin)  # type: ignore[arg-type]
+    return await described(state, name, added.version, status=201)
 
 
 @router.get("/v1/adapters")
 async def list_adapters(raw_request: Request) -> Response:
     """Return the adapters that the caller sees."""
     state = serving(raw_request)
-    try:
-        await state.adapters.refresh_tiers()
-        records = await asyncio.to_thread(state.adapters.registry.adapters)
-        found = [
-            await asyncio.to_thread(describe, state.adapters, record.name)
-            for record in records
-            if sees(record.name)
-        ]
-    except LorecallError as error:
-        return error_answer(error)
+    await state.adapters.refresh_tiers()
+    records = await asyncio.to_thread(state.adapters.registry.adapters)
+    found = [
+        await asyncio.to_thread(describe, state.adapters, record.name)
+        for record in records
+        if sees(record.name)
+    ]
     return JSONResponse({"adapters": found})
 
 
 @router.get("/v1/adapters/{name}")
 async def show_adapter(name: str, raw_request: Request) -> Response:
     """Return one adapter with its versions."""
-    try:
-        return await described(serving(raw_request), name)
-    except LorecallError as error:
-        return error_answer(error)
+    return await described(serving(raw_request), name)
 
 
 @router.get("/v1/adapters/{name}/events")
 async def show_events(name: str, raw_request: Request) -> Response:
     """Return who did what with an adapter, oldest first."""
     registry = serving(raw_request).adapters.registry
-    try:
-        found = await asyncio.to_thread(registry.events, name)
-    except LorecallError as error:
-        return error_answer(error)
+    found = await asyncio.to_thread(registry.events, name)
     return JSONResponse({"events": [event(one) for one in found]})
 
 
@@ -132,11 +117,8 @@ async def show_events(name: str, raw_request: Request) -> Response:
 async def remove_adapter(name: str, raw_request: Request) -> Response:
     """Take an adapter out of service; what runs on it finishes, then it leaves the engine."""
     state = serving(raw_request)
-    try:
-        before = await asyncio.to_thread(describe, state.adapters, name)
-        await state.adapters.remove(name, actor=actor())
-    except LorecallError as error:
-        return error_answer(error)
+    before = await asyncio.to_thread(describe, state.adapters, name)
+    await state.adapters.remove(name, actor=actor())
     return JSONResponse({**before, "state": "retired", "live_version": None})
 
 
@@ -144,63 +126,48 @@ async def remove_adapter(name: str, raw_request: Request) -> Response:
 async def rollback_adapter(name: str, raw_request: Request) -> Response:
     """Move a name back to the version before."""
     state = serving(raw_request)
-    try:
-        await state.adapters.rollback(name, actor=actor())
-        return await described(state, name)
-    except LorecallError as error:
-        return error_answer(error)
+    await state.adapters.rollback(name, actor=actor())
+    return await described(state, name)
 
 
 @router.post("/v1/adapters/{name}/pin", dependencies=JSON_ONLY)
 async def pin_adapter(name: str, request: PinRequest, raw_request: Request) -> Response:
     """Keep an adapter in the engine's memory, or no longer."""
     state = serving(raw_request)
-    try:
-        await state.adapters.pin(name, pinned=request.pinned, actor=actor())
-        return await described(state, name)
-    except LorecallError as error:
-        return error_answer(error)
+    await state.adapters.pin(name, pinned=request.pinned, actor=actor())
+    return await described(state, name)
 
 
 @router.post("/v1/adapters/{name}/override", dependencies=JSON_ONLY)
 async def override_gate(name: str, request: OverrideRequest, raw_request: Request) -> Response:
     """Let a quarantined version go live on an operator's word; who and why is recorded."""
     state = serving(raw_request)
-    try:
-        (current.get() or RequestContext()).require(Scope.ADMIN)
-        await state.adapters.override(name, request.version, reason=request.reason, actor=actor())
-        return await described(state, name)
-    except LorecallError as error:
-        return error_answer(error)
+    (current.get() or RequestContext()).require(Scope.ADMIN)
+    await state.adapters.override(name, request.version, reason=request.reason, actor=actor())
+    return await described(state, name)
 
 
 @router.post("/v1/load_lora_adapter", dependencies=JSON_ONLY)
 async def load_lora_adapter(request: LoadLoRAAdapterRequest, raw_request: Request) -> Response:
     """VLLM's own request and answer, through our pipeline."""
     plane = serving(raw_request).adapters
-    try:
-        check_own(request.lora_name)
-        if plane.known(request.lora_name) and not request.load_inplace:
-            raise UsageError(
-                f"The lora adapter '{request.lora_name}' has already been loaded.",
-                hint="set load_inplace to true to move the name to a new version",
-                param="lora_name",
-            )
-        await plane.add(request.lora_name, request.lora_path, actor=actor())
-    except LorecallError as error:
-        return error_answer(error)
+    check_own(request.lora_name)
+    if plane.known(request.lora_name) and not request.load_inplace:
+        raise UsageError(
+            f"The lora adapter '{request.lora_name}' has already been loaded.",
+            hint="set load_inplace to true to move the name to a new version",
+            param="lora_name",
+        )
+    await plane.add(request.lora_name, request.lora_path, actor=actor())
     return PlainTextResponse(f"Success: LoRA adapter '{request.lora_name}' added successfully.")
 
 
 @router.post("/v1/unload_lora_adapter", dependencies=JSON_ONLY)
 async def unload_lora_adapter(request: UnloadLoRAAdapterRequest, raw_request: Request) -> Response:
     """VLLM's own request and answer, through our pipeline."""
-    try:
-        if not sees(request.lora_name):
-            raise AdapterNotFoundError(f"there is no adapter {request.lora_name!r}", param="lora_name")
-        await serving(raw_request).adapters.remove(request.lora_name, actor=actor())
-    except LorecallError as error:
-        return error_answer(error)
+    if not sees(request.lora_name):
+        raise AdapterNotFoundError(f"there is no adapter {request.lora_name!r}", param="lora_name")
+    await serving(raw_request).adapters.remove(request.lora_name, actor=actor())
     return PlainTextResponse(f"Success: LoRA adapter '{request.lora_name}' removed successfully.")
 
 

@@ -5,14 +5,13 @@ Bodies are read here and not by FastAPI, whose messages would quote the texts in
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
-from fastapi.routing import APIRoute
-from lorecall.adapters.core.errors import LorecallError, UsageError
+from lorecall.adapters.core.errors import UsageError
 from lorecall.adapters.registry.leases import JobNotFoundError, Jobs
 from lorecall.adapters.registry.records import JobRecord
 from lorecall.audit.jobs.order import Upload, make_order
@@ -21,7 +20,7 @@ from lorecall.audit.jobs.service import AuditService, describe
 from lorecall.audit.reports.html import render_report
 from lorecall.audit.reports.junit import render_junit
 from lorecall.server.auth.request_context import actor, sees
-from lorecall.server.error_responses import error_answer
+from lorecall.server.error_responses import AnsweringRoute
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
@@ -30,25 +29,6 @@ LISTED = 1000
 PAGE = 500
 TEXT_FIELDS = frozenset({"adapter", "system", "template", "generate_controls"})
 """Fields of a form that are taken as they are; the others are JSON."""
-
-Handler = Callable[[Request], Coroutine[Any, Any, Response]]
-
-
-class AnsweringRoute(APIRoute):
-    """A route that answers our errors in OpenAI's shape."""
-
-    def get_route_handler(self) -> Handler:
-        """Return the handler of one request."""
-        handler = super().get_route_handler()
-
-        async def answer(request: Request) -> Response:
-            try:
-                return await handler(request)
-            except LorecallError as error:
-                return error_answer(error)
-
-        return answer
-
 
 router = APIRouter(route_class=AnsweringRoute)
 

@@ -1,6 +1,6 @@
-"""The one door that every request passes: who asks, what for, through which adapter, and how much of it.
+"""ASGI middleware that every request passes: API key, scope, model, rate limits and the adapter version's lease.
 
-A pure ASGI middleware, so that streams pass untouched. Inside it `request_context.current` is set.
+It is plain ASGI, so that streamed answers are not buffered. It sets `request_context.current`.
 """
 
 import json
@@ -18,15 +18,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 SAGEMAKER_PATH = "/invocations"
 SAGEMAKER_ADAPTER = "x-amzn-sagemaker-adapter-identifier"
-"""On that path vLLM takes the model from this header alone, whatever the body says."""
+"""On that path vLLM takes the model from this header and ignores the body's."""
 
 
 class Gateway:
-    """Checks key, scope, model and limits of each request, and holds its adapter version until its end.
+    """Checks each request's key, scope, model and limits, and leases its adapter version until it ends.
 
     Args:
         app: The application inside.
-        state: The application's state; `state.lorecall` is there once the engine is up.
+        state: The application's state; `state.lorecall` is set once the engine is up.
     """
 
     def __init__(self, app: ASGIApp, state: State) -> None:
@@ -67,10 +67,10 @@ class Gateway:
                 serving.metrics.count_request(model, status)
 
     async def _model(self, scope: Scope, receive: Receive, serving: Serving) -> tuple[Receive, str]:
-        """Read the model out of the body, have it loaded, and return a `receive` that gives the body again.
+        """Read the model's name from the body and have it loaded; return a `receive` that repeats the body.
 
         Raises:
-            AdapterNotFoundError: There is no such model, or none that the caller sees.
+            AdapterNotFoundError: There is no such model, or the caller may not see it.
         """
         headers = Headers(scope=scope)
         body = b""
@@ -120,7 +120,7 @@ async def _buffered(receive: Receive) -> tuple[bytes, Receive]:
 
 
 def _model_of(body: bytes) -> str:
-    """Return the model that a JSON body names; "" where it names none, or is no JSON: vLLM says so."""
+    """Return the model that a JSON body names; "" for none, or for no JSON, which vLLM then refuses."""
     try:
         content: Any = json.loads(body)
     except (ValueError, RecursionError):

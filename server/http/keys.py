@@ -8,14 +8,14 @@ from typing import Any
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 from lorecall.adapters.access.keys import ApiKey, Scope, parse_limits, parse_scopes
-from lorecall.adapters.core.errors import LorecallError, UsageError
+from lorecall.adapters.core.errors import UsageError
 from lorecall.server.auth.request_context import actor
-from lorecall.server.error_responses import error_answer
+from lorecall.server.error_responses import AnsweringRoute
 from lorecall.server.http.state import serving
 from pydantic import BaseModel, ConfigDict, Field
 from vllm.entrypoints.serve.utils.api_utils import validate_json_request
 
-router = APIRouter()
+router = APIRouter(route_class=AnsweringRoute)
 
 
 class KeyRequest(BaseModel):
@@ -30,7 +30,7 @@ class KeyRequest(BaseModel):
 
 
 def shown(key: ApiKey) -> dict[str, Any]:
-    """Return a key as people may see it: without its digest."""
+    """Return a key without its digest."""
     return {
         "id": key.id,
         "name": key.name,
@@ -43,49 +43,40 @@ def shown(key: ApiKey) -> dict[str, Any]:
 
 @router.post("/v1/keys", status_code=201, dependencies=[Depends(validate_json_request)])
 async def add_key(request: KeyRequest, raw_request: Request) -> Response:
-    """Make a key; its secret is in this answer and nowhere else. The first one must have the scope admin."""
+    """Make a key; only this answer holds its secret. The first key must have the scope admin."""
     state = serving(raw_request)
-    try:
-        scopes = parse_scopes(request.scopes)
-        if not state.keys.enforced and Scope.ADMIN not in scopes:
-            raise UsageError(
-                "the first key must have the scope admin: nobody could make or revoke keys otherwise",
-                param="scopes",
-            )
-        expires = request.expires_at.astimezone() if request.expires_at else None
-        key, secret = await asyncio.to_thread(
-            lambda: state.adapters.registry.keys.add(
-                request.name,
-                scopes,
-                actor=actor(),
-                patterns=request.adapters,
-                limits=parse_limits(request.limits),
-                expires_at=expires,
-            )
+    scopes = parse_scopes(request.scopes)
+    if not state.keys.enforced and Scope.ADMIN not in scopes:
+        raise UsageError(
+            "the first key must have the scope admin: nobody could make or revoke keys otherwise",
+            param="scopes",
         )
-        await asyncio.to_thread(state.keys.reload)
-    except LorecallError as error:
-        return error_answer(error)
+    expires = request.expires_at.astimezone() if request.expires_at else None
+    key, secret = await asyncio.to_thread(
+        lambda: state.adapters.registry.keys.add(
+            request.name,
+            scopes,
+            actor=actor(),
+            patterns=request.adapters,
+            limits=parse_limits(request.limits),
+            expires_at=expires,
+        )
+    )
+    await asyncio.to_thread(state.keys.reload)
     return JSONResponse({**shown(key), "secret": secret}, status_code=201)
 
 
 @router.get("/v1/keys")
 async def list_keys(raw_request: Request) -> Response:
     """Return the registry's keys that are not revoked."""
-    try:
-        keys = await asyncio.to_thread(serving(raw_request).adapters.registry.keys.active)
-    except LorecallError as error:
-        return error_answer(error)
+    keys = await asyncio.to_thread(serving(raw_request).adapters.registry.keys.active)
     return JSONResponse({"keys": [shown(key) for key in keys]})
 
 
 @router.delete("/v1/keys/{key_id}")
 async def revoke_key(key_id: str, raw_request: Request) -> Response:
-    """End a key now."""
+    """Revoke a key; it ends at once."""
     state = serving(raw_request)
-    try:
-        await asyncio.to_thread(state.adapters.registry.keys.revoke, key_id, actor=actor())
-        await asyncio.to_thread(state.keys.reload)
-    except LorecallError as error:
-        return error_answer(error)
+    await asyncio.to_thread(state.adapters.registry.keys.revoke, key_id, actor=actor())
+    await asyncio.to_thread(state.keys.reload)
     return JSONResponse({"id": key_id, "revoked": True})

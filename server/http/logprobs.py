@@ -1,4 +1,4 @@
-"""Top-1 log-probabilities with every generated token, without asking: routes in front of vLLM's own.
+"""Top-1 log-probabilities with every generated token by default: routes in front of vLLM's own.
 
 The routes take vLLM's own request models, fill in what the caller left out, and call vLLM's own handlers.
 """
@@ -16,14 +16,14 @@ Handler = Callable[[Any, Request], Awaitable[Any]]
 
 
 def default_chat_logprobs(request: ChatCompletionRequest) -> None:
-    """Ask for top-1 log-probabilities unless the caller said something of `logprobs` (false turns them off)."""
+    """Ask for top-1 log-probabilities unless the caller set `logprobs` (false turns them off)."""
     if not {"logprobs", "top_logprobs"} & request.model_fields_set:
         request.logprobs = True
         request.top_logprobs = 1
 
 
 def default_completion_logprobs(request: CompletionRequest, raw: Any) -> None:
-    """Ask for top-1 log-probabilities unless the caller said something of `logprobs` (null or false: off).
+    """Ask for top-1 log-probabilities unless the caller set `logprobs` (null or false turns them off).
 
     With `echo`, log-probabilities would be those of the prompt as well, so they stay off unless asked for.
     """

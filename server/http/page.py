@@ -1,4 +1,4 @@
-"""The page at `/audit/`: files of our own, nothing loaded from elsewhere, no data in them."""
+"""The page at `/audit/`: static files of our own, which load nothing from elsewhere and hold no data."""
 
 from functools import cache
 from importlib.resources import files
@@ -24,7 +24,7 @@ HEADERS = {
 
 @cache
 def assets() -> dict[str, bytes]:
-    """Return the page's files by name; its style is that of the HTML report, and some of its own."""
+    """Return the page's files by name, with the style sheet that it shares with the HTML report."""
     home = files("lorecall.audit")
     entries = [*home.joinpath("page").iterdir(), home.joinpath("reports", "templates", "report.css")]
     return {entry.name: entry.read_bytes() for entry in entries if entry.name.split(".")[-1] in TYPES}
@@ -32,7 +32,7 @@ def assets() -> dict[str, bytes]:
 
 @router.get("/audit")
 async def to_page() -> Response:
-    """Lead to the page; relative, since a proxy may have put it below another path."""
+    """Redirect to the page, by a relative URL because a proxy may serve it below another path."""
     return RedirectResponse("audit/")
 
 

@@ -5,18 +5,17 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
-from lorecall.adapters.core.errors import LorecallError
 from lorecall.audit.scorer import ScoreItem
 from lorecall.audit.scorers.framing import Framing
-from lorecall.server.error_responses import error_answer
+from lorecall.server.error_responses import AnsweringRoute
 from lorecall.server.http.state import Serving, serving
 from pydantic import BaseModel, ConfigDict, Field
 from vllm.entrypoints.serve.utils.api_utils import validate_json_request, with_cancellation
 
-router = APIRouter()
+router = APIRouter(route_class=AnsweringRoute)
 
 MAX_ITEMS = 4096
-"""Items of one call; a longer list is to be sent in parts."""
+"""The most items in one call."""
 
 
 class Item(BaseModel):
@@ -41,14 +40,11 @@ class ScoreRequest(BaseModel):
 @router.post("/v1/score", dependencies=[Depends(validate_json_request)])
 @with_cancellation  # type: ignore[untyped-decorator]  # vLLM ships no type for it
 async def score(request: ScoreRequest, raw_request: Request) -> Response:
-    """Score target tokens, teacher-forced: probability, rank, argmax and its probability, one entry a token."""
+    """Score target tokens, teacher-forced: probability, rank, argmax and its probability of each token."""
     state = serving(raw_request)
-    try:
-        model = await state.model(request.model, for_prompt_scores=True)
-        items = [ScoreItem(item.id, item.prefix, item.target) for item in request.items]
-        scores = await state.scoring.score(items, model.lora_request, request.framing, request.system)
-    except LorecallError as error:
-        return error_answer(error)
+    model = await state.model(request.model, for_prompt_scores=True)
+    items = [ScoreItem(item.id, item.prefix, item.target) for item in request.items]
+    scores = await state.scoring.score(items, model.lora_request, request.framing, request.system)
     return JSONResponse(score_body(state, request.model, model.version, scores))
 
 

@@ -1,4 +1,4 @@
-"""What our routes share: one object on `app.state`, made when the engine is up."""
+"""The object on `app.state` that our routes share; it is made once the engine is up."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from lorecall.server.scoring.selfcheck import SelfCheck, check_engine
 
 @dataclass(frozen=True, slots=True)
 class NamedModel:
-    """What a `model` stands for: the base (no LoRA request, version "") or an adapter's live version."""
+    """The base (no LoRA request, version "") or the live version of an adapter."""
 
     version: str
     lora_request: Any
@@ -33,9 +33,9 @@ class Serving:
         models: vLLM's list of served models.
         adapters: The control plane.
         scoring: Teacher-forced scores through the engine.
-        engine: What the engine is; its epsilon is the largest spread that was measured since the start.
-        keys: Who may call.
-        metrics: Our series.
+        engine: What the engine is; its epsilon is the largest that was measured since the start.
+        keys: The valid API keys.
+        metrics: Our metrics.
         adapter_limits: Rate limits by pattern of the model's name; the first that matches counts.
         open_metrics: Whether `/metrics` needs no key.
         max_upload_bytes: The largest archive that may be uploaded.
@@ -52,11 +52,11 @@ class Serving:
     max_upload_bytes: int = 8 << 30
 
     def info(self) -> EngineInfo:
-        """Return what answers here."""
+        """Return the engine's description, with the ε measured so far."""
         return self.engine
 
     async def selfcheck(self, *, chunk_edge: bool) -> SelfCheck:
-        """Measure the engine's spread over the base and every adapter that may be scored; it is remembered."""
+        """Measure ε over the base and every adapter that can be scored; `info` reports the largest so far."""
         engine_set = self.adapters.engine_set
         held = [engine_set.lease(one) for _, one in sorted(engine_set.live.items()) if not one.info.refusal]
         try:
@@ -71,7 +71,7 @@ class Serving:
         return found
 
     async def model(self, name: str, *, for_prompt_scores: bool = False) -> NamedModel:
-        """Return what `name` stands for, held for the request being served.
+        """Return the model of a name; an adapter's version is leased until the request ends.
 
         Raises:
             AdapterNotFoundError: If there is neither a base nor an adapter of that name.

@@ -67,6 +67,11 @@ class Lease:
         loaded.leases.add(self)
         loaded.idle.clear()
 
+    @property
+    def lora_request(self) -> Any:
+        """The engine's request for the version."""
+        return self.loaded.lora_request
+
     def release(self) -> None:
         """Let go; a second call does nothing."""
         self.loaded.leases.discard(self)

@@ -1,4 +1,4 @@
-"""The audits' series: what was found by this process, and what the registry knows of every adapter."""
+"""Metrics of audits: counters of this process, and gauges of every adapter's latest audits."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,18 +14,18 @@ from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-LOOKED_AT = 2000
-"""The newest audits that the gauges are made from."""
+NEWEST_AUDITS = 2000
+"""How many of the newest audits the gauges are computed from."""
 
 
 @dataclass(frozen=True, slots=True)
 class AdapterFindings:
-    """What the latest audits of an adapter say, by the worst of its candidate sets.
+    """What the latest audits of an adapter found; of several candidate sets, the worst.
 
     Attributes:
         adapter: Its name.
         rank: LoRA rank of the version that was audited last.
-        effective_parameters: Of the same version.
+        effective_parameters: Effective LoRA parameters of that version.
         recall_ratio: Recited candidates over those that could be blamed on it, in [0, 1].
         certified: Candidates certified.
         finished: When its last audit ended, in seconds since the epoch.
@@ -42,7 +42,7 @@ class AdapterFindings:
 def findings(done: Iterable[AuditRecord]) -> list[AdapterFindings]:
     """Return one entry for each adapter.
 
-    Of each adapter the version that was audited last counts, and of that the last audit on each candidate set.
+    It covers the version that was audited last, and of that version the last audit on each candidate set.
 
     Args:
         done: Audits that are done, newest first.
@@ -70,11 +70,11 @@ def _findings(adapter: str, records: Sequence[AuditRecord]) -> AdapterFindings:
 
 
 class AuditMetrics(Collector):
-    """The audits' series.
+    """The audits' Prometheus metrics.
 
     Args:
-        registry: Where they live.
-        label: Bounds the adapters that have gauges; the server's own, where there is one.
+        registry: The Prometheus registry.
+        label: Limits the adapters that have gauges.
     """
 
     def __init__(self, registry: CollectorRegistry, label: AdapterLabels) -> None:
@@ -92,18 +92,18 @@ class AuditMetrics(Collector):
         registry.register(self)
 
     def seen(self, results: Sequence[Judged]) -> None:
-        """Count what a batch found."""
+        """Count the results of one batch."""
         for result in results:
             self._snippets.labels(str(result.verdict)).inc()
             self._tokens.inc(result.tokens)
 
     def refresh(self, store: AuditStore) -> None:
-        """Read what the gauges show; a scrape never waits for the database."""
+        """Read the gauges' values from the database, so that a scrape need not wait for it."""
         self._counts = store.counts()
-        self._findings = findings(store.audits(state=AuditState.DONE, limit=LOOKED_AT))
+        self._findings = findings(store.audits(state=AuditState.DONE, limit=NEWEST_AUDITS))
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Yield one family for each fact; adapters beyond the cap have no gauges."""
+        """Yield the gauges; adapters beyond the cap have none."""
         jobs = GaugeMetricFamily("lorecall_audit_jobs", "Audits in the registry, by state.", labels=["state"])
         for state in AuditState:
             jobs.add_metric([state.value], float(self._counts.get(state, 0)))

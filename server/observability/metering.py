@@ -1,4 +1,4 @@
-"""Counts what the engine does for each adapter, where all requests pass: around `generate`."""
+"""Counts tokens and latencies by adapter around the engine client's `generate`, which every request calls."""
 
 import contextlib
 import time
@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from lorecall.server.auth.request_context import current
-from lorecall.server.lifecycle.served_models import public_name
+from lorecall.server.engine.common.version_names import public_name
 from lorecall.server.observability.metrics import Metrics
 
 
 def meter(engine_client: Any, metrics: Metrics, base: str) -> None:
-    """Make an engine client count tokens and latencies by adapter, and charge tokens to the request served.
+    """Make an engine client count tokens and latencies by adapter, and add the tokens to the current request.
 
     Args:
         engine_client: vLLM's client of the engine.
@@ -43,7 +43,7 @@ def _is_delta(sampling_params: Any) -> bool:
 
 
 class _Tally:
-    """What one generation has used."""
+    """Tokens and times of one generation."""
 
     def __init__(self, metrics: Metrics, label: str, *, is_delta: bool) -> None:
         self._metrics = metrics
@@ -69,7 +69,7 @@ class _Tally:
             self._first = stats.first_token_latency
 
     def close(self) -> None:
-        """Hand the counts in; also when the caller went away half-way."""
+        """Record the counts, also those of a generation that was cancelled."""
         generated = sum(self._generated.values())
         self._metrics.tokens.labels(self._label, "prompt").inc(self._prompt)
         self._metrics.tokens.labels(self._label, "generated").inc(generated)

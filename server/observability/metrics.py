@@ -1,4 +1,4 @@
-"""Our series beside vLLM's own, under one prefix and with bounded labels."""
+"""Our Prometheus metrics beside vLLM's own: one prefix, and a bounded number of labels."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -39,21 +39,21 @@ class AdapterLabels:
         self._own: set[str] = set()
 
     def __call__(self, name: str) -> str:
-        """Return the label of an adapter; only names that exist may be asked for."""
+        """Return the label of an existing adapter."""
         if name not in self._own and len(self._own) < self._cap:
             self._own.add(name)
         return name if name in self._own else OTHER
 
 
 class _AdapterCollector(Collector):
-    """The adapters' gauges, made from what is true when they are scraped."""
+    """The adapters' gauges, computed when they are scraped."""
 
     def __init__(self, samples: Callable[[], Iterable[AdapterSample]], labels: AdapterLabels) -> None:
         self._samples = samples
         self._labels = labels
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Yield one family per fact; adapters beyond the cap have no gauges."""
+        """Yield the gauges; adapters beyond the cap have none."""
         families = {
             key: GaugeMetricFamily(f"lorecall_adapter_{key}", text, labels=["adapter"])
             for key, text in {
@@ -80,11 +80,11 @@ class _AdapterCollector(Collector):
 
 
 class Metrics:
-    """The server's series.
+    """The server's metrics.
 
     Args:
         cap: Adapters with a label value of their own.
-        registry: Where the series live; vLLM's `/metrics` shows the default one.
+        registry: The Prometheus registry; vLLM's `/metrics` shows the default one.
     """
 
     def __init__(self, cap: int, registry: CollectorRegistry = REGISTRY) -> None:

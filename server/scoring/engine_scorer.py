@@ -1,4 +1,4 @@
-"""`Scorer`s over an engine in this process: of the running server, and of one started for an audit."""
+"""`Scorer`s over an engine in this process: the running server's, or one that was started for an audit."""
 
 import asyncio
 import uuid
@@ -23,7 +23,7 @@ class EngineScorer:
     Attributes:
         loop: The engine's event loop.
         scoring: Teacher-forced scores through the engine.
-        engine: What the engine is; the base answers to its name for it.
+        engine: The engine's description, with the base's name.
         framing: How prefixes are framed.
         system: The system message of the framing "chat", if any.
     """
@@ -51,7 +51,7 @@ class EngineScorer:
         return self._wait(self.scoring.score(items, self._request(model), self.framing, self.system))
 
     def decode(self, model: str, prompts: Sequence[tuple[Sequence[int], int]]) -> list[Decoded]:
-        """Decode greedily: for each (prompt ids, number of tokens), what came out."""
+        """Decode greedily; each prompt is (token ids, number of tokens to generate)."""
         return self._wait(self._decode_all(prompts, self._request(model)))
 
     def token_texts(self, ids: Sequence[int]) -> list[str]:
@@ -60,7 +60,7 @@ class EngineScorer:
         return [str(tokenizer.decode([token])) for token in ids]
 
     def _serving(self, name: str) -> tuple[Adapter, Any]:
-        """Return what an adapter is, and the engine's request for it. Raises AdapterNotFoundError."""
+        """Return an adapter and the engine's request for it. Raises AdapterNotFoundError."""
         raise NotImplementedError
 
     def _request(self, model: str) -> Any:
@@ -80,8 +80,8 @@ class EngineScorer:
         return list(await asyncio.gather(*(self._decode(list(ids), n, lora) for ids, n in prompts)))
 
     async def _decode(self, ids: list[int], tokens: int, lora: Any) -> Decoded:
-        from vllm import SamplingParams  # noqa: PLC0415
-        from vllm.sampling_params import RequestOutputKind  # noqa: PLC0415
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
 
         params = SamplingParams(temperature=0.0, max_tokens=tokens, output_kind=RequestOutputKind.FINAL_ONLY)
         async with self.scoring.background.turn():
@@ -98,10 +98,10 @@ class EngineScorer:
 
 @dataclass(frozen=True)
 class LoadedVersionScorer(EngineScorer):
-    """Scores through one loaded version and the base: audits what no name points at yet.
+    """Scores through one loaded version and the base; the version needs no public name yet.
 
     Attributes:
-        loaded: The version; its name is the model's, the base's name is the base.
+        loaded: The version; `score` and `decode` take its name or the base's.
     """
 
     loaded: LoadedVersion

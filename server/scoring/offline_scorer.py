@@ -1,4 +1,4 @@
-"""A vLLM engine without a server, for one audit: the same plugins, the same scoring, no HTTP."""
+"""A vLLM engine without a server, for one audit: the same plugins and scoring, no HTTP."""
 
 import asyncio
 import os
@@ -9,13 +9,18 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from threading import Thread
-from typing import Any, get_args
+from typing import Any
 
 from lorecall.adapters.bases.prepare import read_manifest
 from lorecall.adapters.core.errors import AdapterError, AdapterNotFoundError
 from lorecall.adapters.peft_format.adapter import Adapter, read_adapter
 from lorecall.audit.scorer import EngineInfo
-from lorecall.server.launch import check_scheme, prepare_environment, served_dtype
+from lorecall.server.engine.common.environment import (
+    check_scheme,
+    prepare_environment,
+    rank_limit,
+    served_dtype,
+)
 from lorecall.server.scoring.engine_scorer import EngineScorer
 from lorecall.server.scoring.score import EngineScoring
 
@@ -25,8 +30,8 @@ class OfflineScorer(EngineScorer):
     """Scores through an engine of its own; `offline_scorer` starts one.
 
     Attributes:
-        max_rank: The largest rank that the engine has room for.
-        adapters: What each name stands for, and the engine's request for it.
+        max_rank: The largest rank that the engine was started for.
+        adapters: By name, the adapter and the engine's request for it.
     """
 
     max_rank: int
@@ -34,12 +39,12 @@ class OfflineScorer(EngineScorer):
     _ids: Iterator[int] = field(default_factory=lambda: count(1))
 
     def deploy(self, name: str, folder: Path) -> None:
-        """Let a PEFT folder answer to a name, under an id that no other ever had.
+        """Serve a PEFT folder under a name, with an id that was never used before.
 
         Raises:
-            AdapterError: The folder is no PEFT LoRA adapter, or its rank has no room.
+            AdapterError: The folder is no PEFT LoRA adapter, or its rank is over `max_rank`.
         """
-        from vllm.lora.request import LoRARequest  # noqa: PLC0415
+        from vllm.lora.request import LoRARequest
 
         info = read_adapter(folder)
         if info.rank > self.max_rank:
@@ -50,7 +55,7 @@ class OfflineScorer(EngineScorer):
         self.adapters[name] = (info, LoRARequest(name, next(self._ids), str(folder.resolve())))
 
     def withdraw(self, name: str) -> None:
-        """Forget a name, and take its weights out of the engine."""
+        """Remove a name, and its weights from the engine."""
         _, request = self.adapters.pop(name)
         self._wait(self.scoring.engine_client.remove_lora(request.lora_int_id))
 
@@ -63,7 +68,7 @@ class OfflineScorer(EngineScorer):
 
 @contextmanager
 def offline_scorer(base: Path, adapters: dict[str, Path], **engine: Any) -> Iterator[OfflineScorer]:
-    """Start an engine over a prepared base, and stop it after use; what it prints goes to stderr.
+    """Start an engine over a prepared base, and stop it after the block; its output goes to stderr.
 
     Args:
         base: A directory made by `lorecall base prepare`.
@@ -106,30 +111,15 @@ def offline_scorer(base: Path, adapters: dict[str, Path], **engine: Any) -> Iter
             loop.call_soon_threadsafe(client.shutdown)
 
 
-def rank_limit(ranks: list[int]) -> int:
-    """Return the least rank that vLLM can be started for and that holds all of these.
-
-    Raises:
-        AdapterError: One of them is over vLLM's largest.
-    """
-    from vllm.config.lora import MaxLoRARanks  # noqa: PLC0415
-
-    allowed = sorted(get_args(MaxLoRARanks))
-    wanted = max(ranks, default=1)
-    if wanted > allowed[-1]:
-        raise AdapterError(f"rank {wanted} cannot be served", hint=f"vLLM takes ranks up to {allowed[-1]}")
-    return int(next(limit for limit in allowed if limit >= wanted))
-
-
 async def _start(arguments: dict[str, Any]) -> Any:
-    from vllm.engine.arg_utils import AsyncEngineArgs  # noqa: PLC0415  the environment must be set before
-    from vllm.v1.engine.async_llm import AsyncLLM  # noqa: PLC0415
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.v1.engine.async_llm import AsyncLLM
 
     return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
 
 
 def _engine_name() -> str:
-    import vllm  # noqa: PLC0415
+    import vllm
 
     return f"vllm {vllm.__version__} (offline)"
 
@@ -150,7 +140,7 @@ def _running_loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 
 async def _finish() -> None:
-    """Cancel what still runs on this loop, and wait for it."""
+    """Cancel all other tasks of this loop, and wait for them."""
     others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
     for task in others:
         task.cancel()
@@ -159,7 +149,7 @@ async def _finish() -> None:
 
 @contextmanager
 def _output_on_stderr() -> Iterator[None]:
-    """Send to stderr what this process and its children write to stdout, which is for reports."""
+    """Redirect the stdout of this process and its children to stderr, because stdout is for reports."""
     sys.stdout.flush()
     kept = os.dup(1)
     os.dup2(2, 1)

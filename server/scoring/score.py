@@ -14,13 +14,13 @@ from lorecall.server.engine.cpu.target_scores import COLUMNS, SCORE_FROM
 from lorecall.server.scoring.throttle import Background
 
 AT_ONCE = 256
-"""Background requests in an engine that has nothing else to do."""
+"""Background requests at a time while there is no live request."""
 
 BESIDE_LIVE_ON_CPU, BESIDE_LIVE_ON_GPU = 1, 16
-"""Background requests beside live ones: one text of a hundred tokens is a third of a second of a small CPU."""
+"""The same while there are live requests: a small CPU scores a hundred tokens in a third of a second."""
 
 BACKGROUND_PRIORITY = 10
-"""Scoring yields to live traffic (0) where the engine schedules by priority."""
+"""vLLM's priority of scoring where the engine schedules by priority; live traffic has 0 and goes first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class EngineScoring:
         fixed_token_scores: Whether the engine computes target rows only (our CPU fast path); otherwise
             vLLM's prompt log-probabilities are used, which compute every row of the prompt.
         by_priority: Whether the engine was started with priority scheduling.
-        background: Lets scores and the audits' decoding into the engine, few beside live traffic.
+        background: Throttles scores and the audits' decoding while there is live traffic.
     """
 
     engine_client: Any
@@ -47,7 +47,7 @@ class EngineScoring:
 
     @property
     def background_priority(self) -> int:
-        """The `priority` of requests that yield to live traffic, which has 0; 0 where there is one queue."""
+        """The `priority` of background requests: after live traffic, which has 0; 0 without priorities."""
         return BACKGROUND_PRIORITY if self.by_priority else 0
 
     async def score(
@@ -114,8 +114,8 @@ class EngineScoring:
 
     async def _rows(self, split: Split, lora_request: Any) -> list[tuple[float, ...]]:
         """Return one row per target token: log p, rank, argmax id, its log p."""
-        from vllm import SamplingParams  # noqa: PLC0415
-        from vllm.sampling_params import RequestOutputKind  # noqa: PLC0415
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
 
         first = len(split.prefix_ids)
         wanted: dict[str, Any] = (

@@ -1,8 +1,8 @@
-"""How far the engine disagrees with itself.
+"""Measures how much the engine's log-probabilities of the same tokens differ from batch to batch.
 
-The same tokens are scored alone, in company, in reverse order and across another chunk edge, and decoded. The
-largest |difference of log-probabilities| is ε. A token's lead over any other is a difference of two
-log-probabilities, so p > sigmoid(2ε) survives every disagreement that was seen.
+The same tokens are scored alone, together with others, in reverse order and across another chunk edge, and
+decoded. The largest |difference of log-probabilities| is ε. A token's lead over any other is a difference of two
+log-probabilities, so p > sigmoid(2ε) holds under every difference that was measured.
 """
 
 import math
@@ -37,7 +37,7 @@ EDGE_SHIFT = 64
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """How one way of asking differed from another.
+    """The differences between two ways of scoring the same tokens.
 
     Attributes:
         tokens: Token probabilities compared.
@@ -55,8 +55,8 @@ class SelfCheck:
     """One measurement of a running engine.
 
     Attributes:
-        checks: By name, what was compared with each text scored alone.
-        models: The models that took part.
+        checks: By name, the differences from each text scored alone.
+        models: The models that were measured.
         epsilon: The largest spread of all checks, in nats.
     """
 
@@ -87,8 +87,8 @@ async def check_engine(scoring: EngineScoring, models: dict[str, Any], *, chunk_
 
     Args:
         scoring: The engine.
-        models: What takes part; the texts go round them.
-        chunk_edge: Whether to score a text longer than a prefill chunk as well, which takes that long.
+        models: The models to measure; the texts are divided among them.
+        chunk_edge: Whether to score a text longer than a prefill chunk, too; that takes a while.
     """
     loras = list(models.values())
     texts = [
@@ -115,7 +115,7 @@ def _pairs(a: list[list[float]], b: list[list[float]]) -> list[tuple[float, floa
 
 
 async def _continued(scoring: EngineScoring, text: str, lora: Any) -> _Text:
-    from vllm import SamplingParams  # noqa: PLC0415
+    from vllm import SamplingParams
 
     client = scoring.engine_client
     prompt = client.get_tokenizer().encode(text)

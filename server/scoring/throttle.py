@@ -1,8 +1,8 @@
-"""Audits go into the engine beside live traffic, and must not be felt there.
+"""Throttle audits so that live requests keep their latency.
 
-vLLM's priority orders its queue. What has been let in shares every step with live requests, and a step lasts as
-long as all that is in it: eight texts to score between two tokens of an answer make that answer's reader wait for
-eight texts. So how many background requests are in the engine depends on whether a live one is.
+vLLM's priority only orders its queue. Requests that are running share every step, and a step takes as long as all
+of them need: eight texts to score between two tokens of an answer delay that answer by eight texts. So fewer
+background requests may run while a live request runs.
 """
 
 import asyncio
@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class Background:
-    """Lets background requests into the engine; all of them on one event loop.
+    """Limits the background requests in the engine; all on one event loop.
 
     Attributes:
-        unfinished: Says how many requests the engine has, those of the background included.
-        alone: The most at a time in an engine without live requests.
-        beside: The most at a time beside live ones; at least 1, so that an audit always comes to its end.
-        inside: How many are in the engine now.
+        unfinished: Returns how many requests the engine has, background requests included.
+        alone: The limit while there is no live request.
+        beside: The limit while there are live requests; at least 1, so that every audit ends.
+        inside: How many background requests are in the engine now.
     """
 
     unfinished: Callable[[], int]
@@ -30,13 +30,13 @@ class Background:
 
     @property
     def room(self) -> int:
-        """How many more may enter now."""
+        """How many more background requests may start now."""
         live = self.unfinished() > self.inside
         return (self.beside if live else self.alone) - self.inside
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """Wait for room, and hold a place in the engine inside the block."""
+        """Wait for room, and count as one background request inside the block."""
         async with self._left:
             await self._left.wait_for(lambda: self.room > 0)
             self.inside += 1

@@ -68,8 +68,8 @@ def breaking() -> Iterator[Target]:
 
 def test_a_stream_without_its_end_is_broken(breaking: Target, tmp_path: Path) -> None:
     """A stream counts as answered only with its `[DONE]`; a failed scoring call has scored no text."""
-    told = plan(SCENARIO, breaking, ["a"], [tmp_path])
-    with background(told, breaking, tmp_path) as done:
+    planned = plan(SCENARIO, breaking, ["a"], [tmp_path])
+    with background(planned, breaking, tmp_path) as done:
         assert Breaking.done.wait(60)
     streams = [one for one in done if one.name == "stream"]
     broken = [one for one in streams if one.error]

@@ -1,8 +1,8 @@
-"""One real vLLM engine in a process of its own, driven by JSON lines: an engine that dies takes no caller along.
+"""A vLLM engine in a process of its own, driven by JSON lines, so that its crash does not end the caller.
 
 Run as `python -m lorecall.server.bench.processes.engine_host '{"model": ..., ...}'` (keyword arguments of
-`vllm.LLM`). Each line on stdin is a list of requests that enter the engine together; the answer is a line with
-the seconds that they took and one object per request.
+`vllm.LLM`). Each line on stdin is a list of requests that are sent to the engine together; the answer is a
+line with the seconds that they took and one object per request.
 """
 
 import json

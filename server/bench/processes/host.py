@@ -1,4 +1,4 @@
-"""Starts an engine host and speaks to it."""
+"""Starts an engine host and exchanges JSON lines with it."""
 
 import json
 import os
@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from lorecall.adapters.core.errors import LorecallError
-from lorecall.server.bench.processes.last_words import last_words
+from lorecall.server.bench.processes.error_lines import error_lines
 
 CLOSE_S = 30
 
 MARK = "HOST "
-"""Begins the lines of the host's stdout that are answers; what else stands there is the engine's own output."""
+"""Starts each line of the host's stdout that is an answer; other lines are the engine's own output."""
 
 
 class EngineDiedError(LorecallError):
@@ -33,7 +33,7 @@ class EngineHost:
         environ: Variables to set beside the caller's.
 
     Raises:
-        EngineDiedError: If the engine does not start.
+        EngineDiedError: The engine does not start.
     """
 
     def __init__(
@@ -58,15 +58,15 @@ class EngineHost:
         )
         try:
             self._read()
-        except BaseException:  # as in serving.py
+        except BaseException:  # also SIGTERM's SystemExit: no engine may be left running
             self.close()
             raise
 
     def timed(self, requests: list[dict[str, Any]]) -> tuple[float, list[dict[str, Any]]]:
-        """Let requests enter the engine together; return the seconds they took and their answers.
+        """Send requests to the engine together; return the seconds that they took, and their answers.
 
         Raises:
-            EngineDiedError: If the engine does not survive them.
+            EngineDiedError: The engine dies of them.
         """
         stdin = self._process.stdin
         if stdin is None:
@@ -92,8 +92,9 @@ class EngineHost:
 
     def _died(self) -> EngineDiedError:
         self._log.flush()
-        words = last_words(self.log)
-        return EngineDiedError(f"the engine died; its log is {self.log}, its last words: {words}")
+        return EngineDiedError(
+            f"the engine died; its log is {self.log}, its last errors: {error_lines(self.log)}"
+        )
 
     def close(self) -> None:
         """Stop the engine and everything that it started."""

@@ -1,4 +1,4 @@
-"""vLLM's `bench serve` as a module: the console command of the CPU wheel asks for metadata that it lacks.
+"""vLLM's `bench serve` as a module, because the CPU wheel's `vllm` command fails on missing metadata.
 
 Run as `python -m lorecall.server.bench.processes.load_client OPTION...`; every option is one of
 `vllm bench serve`.

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 from lorecall.adapters.core.errors import LorecallError
-from lorecall.server.bench.processes.last_words import last_words
+from lorecall.server.bench.processes.error_lines import error_lines
 
 START_S = 300
 STOP_S = 30
@@ -27,17 +27,17 @@ def free_port() -> int:
 
 
 class HttpServer:
-    """A server process of ours, or a stock one, until `close`.
+    """A process of our server or of stock vLLM; `close` ends it.
 
     Args:
         base: Model directory.
         log: File for its output.
         flags: Engine flags, the same for both kinds.
-        stock: Whether to start vLLM without our plugins and defaults.
+        stock: Whether it is vLLM without our plugins and defaults.
         environ: Variables to set beside the caller's.
 
     Raises:
-        LorecallError: If it does not come up.
+        LorecallError: It does not start.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class HttpServer:
         self.http = httpx.Client(base_url=self.url, timeout=600)
         try:
             self._wait(log)
-        except BaseException:  # whatever ends the start, also SIGTERM's SystemExit, must not leave a server
+        except BaseException:  # also SIGTERM's SystemExit: no server may be left running
             self.close()
             raise
 
@@ -81,7 +81,7 @@ class HttpServer:
             time.sleep(1)
         code = self._process.poll()
         how = f"exited with {code}" if code is not None else f"was not up after {START_S} s"
-        raise LorecallError(f"a server {how}; its log is {log}, its last words: {last_words(log)}")
+        raise LorecallError(f"a server {how}; its log is {log}, its last errors: {error_lines(log)}")
 
     @property
     def alive(self) -> bool:
@@ -90,7 +90,7 @@ class HttpServer:
 
     @property
     def pid(self) -> int:
-        """The process that was started; the engine's are below it."""
+        """The started process, parent of the engine's processes."""
         return self._process.pid
 
     def close(self) -> None:

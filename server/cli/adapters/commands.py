@@ -1,15 +1,17 @@
 """`lorecall adapters`: train adapters here, and manage those of a running server."""
 
-import json
 import time
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
 
 import typer
+from lorecall.audit.scorers.http_client import HttpClient
 from lorecall.server.cli.adapters import keys
 from lorecall.server.cli.adapters.train import train
-from lorecall.server.cli.client import Client
+from lorecall.server.cli.common.client import call
+from lorecall.server.cli.common.console import note, print_json
+from lorecall.server.cli.common.options import LOCAL, AsJson, Server
 from rich.console import Console
 from rich.table import Table
 
@@ -17,9 +19,6 @@ app = typer.Typer(help="Train adapters, and manage those of a running server.", 
 app.command("train")(train)
 app.add_typer(keys.app, name="keys")
 
-Server = Annotated[str, typer.Option(envvar="LORECALL_SERVER", help="URL of the server.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the server's answer as JSON.")]
-LOCAL = "http://127.0.0.1:8000"
 POLL_S = 1.0
 
 
@@ -29,8 +28,8 @@ def add(
     source: Annotated[
         str,
         typer.Option(
-            help="PEFT directory or archive as the server sees it, hf://org/name, s3://bucket/key, or with "
-            "--upload an archive here."
+            help="PEFT directory or archive on the server, hf://org/name, s3://bucket/key, or with --upload "
+            "an archive on this machine."
         ),
     ],
     server: Server = LOCAL,
@@ -46,19 +45,19 @@ def add(
     as_json: AsJson = False,
 ) -> None:
     """Add an adapter under NAME, or move NAME to a new version."""
-    client, path = Client(server), Path(source)
+    path = Path(source)
     if upload:
-        route = f"/v1/adapters/{quote(name, safe='')}/archive?pin={str(pin).lower()}"
-        added = client.upload(route, path)
+        with HttpClient(server) as client:
+            added = client.upload(f"{_path(name)}/archive?pin={str(pin).lower()}", path)
     else:
         body = {"name": name, "source": str(path.resolve()) if path.exists() else source, "pin": pin}
         for key, file in {"candidates": candidates, "controls": controls}.items():
             if file is not None:
                 body[key] = _snippets(file)
-        added = client.call("POST", "/v1/adapters", body)
+        added = call(server, "POST", "/v1/adapters", body)
     while wait and added["state"] == "auditing":
         time.sleep(POLL_S)
-        shown = client.call("GET", _path(name))
+        shown = call(server, "GET", _path(name))
         version = next(one for one in shown["versions"] if one["version"] == added["version"])
         added |= version
     _show([added], as_json=as_json)
@@ -67,13 +66,13 @@ def add(
 @app.command("list")
 def list_adapters(server: Server = LOCAL, as_json: AsJson = False) -> None:
     """List the adapters of a server."""
-    _show(Client(server).call("GET", "/v1/adapters")["adapters"], as_json=as_json)
+    _show(call(server, "GET", "/v1/adapters")["adapters"], as_json=as_json)
 
 
 @app.command("show")
 def show(name: str, server: Server = LOCAL, as_json: AsJson = False) -> None:
     """Show one adapter and its versions."""
-    found = Client(server).call("GET", _path(name))
+    found = call(server, "GET", _path(name))
     _show([found], as_json=as_json)
     if not as_json:
         table = Table("version", "state", "since", "by", "audit", "reason")
@@ -92,15 +91,15 @@ def swap(
     server: Server = LOCAL,
     as_json: AsJson = False,
 ) -> None:
-    """Move an existing NAME to a new version: no request fails, and none is answered by two versions."""
-    Client(server).call("GET", _path(name))
+    """Move an existing NAME to a new version; no request fails, and each is answered by one version."""
+    call(server, "GET", _path(name))
     add(name, source, server=server, as_json=as_json)
 
 
 @app.command("rollback")
 def rollback(name: str, server: Server = LOCAL, as_json: AsJson = False) -> None:
-    """Move NAME back to the version before."""
-    _show([Client(server).call("POST", f"{_path(name)}/rollback")], as_json=as_json)
+    """Move NAME back to its previous version."""
+    _show([call(server, "POST", f"{_path(name)}/rollback")], as_json=as_json)
 
 
 @app.command("pin")
@@ -111,26 +110,26 @@ def pin(
     as_json: AsJson = False,
 ) -> None:
     """Keep NAME in the engine's memory."""
-    _show([Client(server).call("POST", f"{_path(name)}/pin", {"pinned": not off})], as_json=as_json)
+    _show([call(server, "POST", f"{_path(name)}/pin", {"pinned": not off})], as_json=as_json)
 
 
 @app.command("override")
 def override(
     name: str,
     version: Annotated[str, typer.Option(help="The quarantined version.")],
-    reason: Annotated[str, typer.Option(help="Why; it is recorded.")],
+    reason: Annotated[str, typer.Option(help="The reason, which is recorded.")],
     server: Server = LOCAL,
     as_json: AsJson = False,
 ) -> None:
-    """Let a quarantined version of NAME go live; needs a key with the scope admin."""
+    """Let a quarantined version of NAME go live; this needs a key with the scope admin."""
     body = {"version": version, "reason": reason}
-    _show([Client(server).call("POST", f"{_path(name)}/override", body)], as_json=as_json)
+    _show([call(server, "POST", f"{_path(name)}/override", body)], as_json=as_json)
 
 
 @app.command("rm")
 def remove(name: str, server: Server = LOCAL, as_json: AsJson = False) -> None:
     """Take an adapter out of service."""
-    _show([Client(server).call("DELETE", _path(name))], as_json=as_json)
+    _show([call(server, "DELETE", _path(name))], as_json=as_json)
 
 
 def _path(name: str) -> str:
@@ -148,7 +147,7 @@ def _snippets(file: Path) -> list[dict[str, str]]:
 
 def _show(adapters: list[dict[str, Any]], *, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(adapters, indent=2))
+        print_json(adapters)
         return
     table = Table("name", "version", "state", "level", "rank", "effective parameters", "pinned")
     for one in adapters:
@@ -164,4 +163,4 @@ def _show(adapters: list[dict[str, Any]], *, as_json: bool) -> None:
     Console().print(table)
     for one in adapters:
         if one["reason"]:
-            Console(stderr=True, highlight=False).print(f"{one['name']}: {one['reason']}", markup=False)
+            note(f"{one['name']}: {one['reason']}")

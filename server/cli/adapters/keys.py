@@ -1,26 +1,24 @@
 """`lorecall adapters keys`: the API keys of a running server's registry."""
 
-import json
 from typing import Annotated, Any
 
 import typer
-from lorecall.server.cli.client import Client
+from lorecall.server.cli.common.client import call
+from lorecall.server.cli.common.console import print_json
+from lorecall.server.cli.common.options import LOCAL, AsJson, Server
 from rich.console import Console
 from rich.table import Table
 
 app = typer.Typer(help="Manage the API keys of a running server.", no_args_is_help=True)
 
-Server = Annotated[str, typer.Option(envvar="LORECALL_SERVER", help="URL of the server.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the server's answer as JSON.")]
-LOCAL = "http://127.0.0.1:8000"
-
 
 @app.command("add")
 def add(
     name: str,
-    scope: Annotated[list[str], typer.Option(help="infer, adapters, audit or admin; repeat for several.")],
+    scope: Annotated[list[str], typer.Option(help="infer, adapters, audit or admin; repeatable.")],
     adapter: Annotated[
-        list[str] | None, typer.Option(help="Pattern of the models it sees, such as 'acme-*'; repeat.")
+        list[str] | None,
+        typer.Option(help="Pattern of models that it may see, such as 'acme-*'; repeatable."),
     ] = None,
     requests_per_minute: Annotated[float | None, typer.Option(min=0.01)] = None,
     tokens_per_minute: Annotated[float | None, typer.Option(min=0.01)] = None,
@@ -28,7 +26,7 @@ def add(
     server: Server = LOCAL,
     as_json: AsJson = False,
 ) -> None:
-    """Make a key; its secret is shown once. The first key must have the scope admin."""
+    """Make a key; its secret is shown only now. The first key must have the scope admin."""
     limits: dict[str, float | None] = {
         "requests_per_minute": requests_per_minute,
         "tokens_per_minute": tokens_per_minute,
@@ -40,7 +38,7 @@ def add(
         "adapters": adapter or ["*"],
         "limits": {key: value for key, value in limits.items() if value is not None},
     }
-    key = Client(server).call("POST", "/v1/keys", body)
+    key = call(server, "POST", "/v1/keys", body)
     _show([key], as_json=as_json)
     if not as_json:
         typer.echo(key["secret"])
@@ -49,18 +47,18 @@ def add(
 @app.command("list")
 def list_keys(server: Server = LOCAL, as_json: AsJson = False) -> None:
     """List the keys that are not revoked."""
-    _show(Client(server).call("GET", "/v1/keys")["keys"], as_json=as_json)
+    _show(call(server, "GET", "/v1/keys")["keys"], as_json=as_json)
 
 
 @app.command("revoke")
 def revoke(key_id: Annotated[str, typer.Argument(metavar="ID")], server: Server = LOCAL) -> None:
-    """End a key now."""
-    Client(server).call("DELETE", f"/v1/keys/{key_id}")
+    """Revoke a key; it ends at once."""
+    call(server, "DELETE", f"/v1/keys/{key_id}")
 
 
 def _show(keys: list[dict[str, Any]], *, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(keys, indent=2))
+        print_json(keys)
         return
     table = Table("id", "name", "scopes", "adapters", "limits", "expires")
     for key in keys:

@@ -1,4 +1,4 @@
-"""`lorecall audit`: what an adapter remembers, as a table, as reports, and as an exit code."""
+"""`lorecall audit`: audit an adapter; print a table, write reports, and exit with the gate's code."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,18 +12,20 @@ from lorecall.server.cli.audit.inputs import (
     choose_policy,
     load_sets,
     open_scorer,
-    print_json,
     reader,
 )
 from lorecall.server.cli.audit.mitigate import mitigate
-from lorecall.server.cli.audit.options import (
+from lorecall.server.cli.audit.reports import report, verify
+from lorecall.server.cli.audit.serve import serve
+from lorecall.server.cli.common.console import print_json
+from lorecall.server.cli.common.options import (
+    AsJson,
     Batch,
     Candidates,
     Controls,
     EpsilonOption,
     Formats,
     Framing,
-    Json,
     Out,
     PrefixTokens,
     Seed,
@@ -35,8 +37,6 @@ from lorecall.server.cli.audit.options import (
     Tokenizer,
     TurnsOption,
 )
-from lorecall.server.cli.audit.reports import report, verify
-from lorecall.server.cli.audit.serve import serve
 
 app = typer.Typer(no_args_is_help=True, help="Audit what a served adapter has memorised.")
 
@@ -61,7 +61,7 @@ def run(
     ] = None,
     adapter_dir: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="The adapter's PEFT folder, where no lorecall server knows it."),
+        typer.Option(metavar="DIR", help="The adapter's PEFT folder, for scorers other than lorecall."),
     ] = None,
     controls: Controls = None,
     generate_controls: Annotated[
@@ -70,7 +70,7 @@ def run(
     control_count: Annotated[int, typer.Option(min=1, help="Controls to make.")] = 300,
     out: Out = None,
     formats: Formats = None,
-    as_json: Json = False,
+    as_json: AsJson = False,
     show_text: Annotated[
         bool, typer.Option("--show-text", help="Show candidates' text in the reports, not hashes.")
     ] = False,
@@ -79,7 +79,7 @@ def run(
     turns: TurnsOption = "only",
     tokenizer: Tokenizer = None,
     policy: Annotated[
-        Path | None, typer.Option(metavar="FILE.yaml", help="The gate's policy; options outweigh it.")
+        Path | None, typer.Option(metavar="FILE.yaml", help="The gate's policy; options override it.")
     ] = None,
     max_certified: Annotated[int | None, typer.Option(min=0, help="Certified candidates allowed.")] = None,
     max_recalled: Annotated[int | None, typer.Option(min=0, help="Recalled candidates allowed.")] = None,
@@ -101,15 +101,16 @@ def run(
         float | None,
         typer.Option(
             metavar="RATE",
-            help="Ask in random order and stop once the rate is known to be below or above this one.",
+            help="Audit in random order and stop once the rate is known to be below or above this one.",
         ),
     ] = None,
-    confidence: Annotated[float, typer.Option(help="Of every interval, within (0, 1).")] = 0.95,
+    confidence: Annotated[float, typer.Option(help="Confidence of every interval, within (0, 1).")] = 0.95,
     ignore_short: Annotated[
         bool, typer.Option("--ignore-short", help="Leave targets that the base finds likely out of the gate.")
     ] = False,
     keep: Annotated[
-        int, typer.Option(min=1, help="Snippets of each set in the reports, the gravest; all are counted.")
+        int,
+        typer.Option(min=1, help="How many of each set's gravest snippets reports show; all count."),
     ] = 20_000,
     framing: Framing = None,
     system: System = None,
@@ -128,7 +129,8 @@ def run(
     from lorecall.audit.reports.build import build_report
     from lorecall.audit.reports.redact import redactor
     from lorecall.audit.runs.single import AuditSettings, run_audit
-    from lorecall.server.cli.audit.output import print_summary, print_table, progress, write_reports
+    from lorecall.server.cli.audit.output import print_summary, print_table, write_reports
+    from lorecall.server.cli.common.progress import count_bar
 
     wanted = check_formats(formats)
     views = make_views(framing or (), system, prefix_tokens or (), template)
@@ -157,7 +159,7 @@ def run(
     )
     folders = {} if adapter_dir is None else {adapter: adapter_dir}
     with open_scorer(scorer, server, base, folders, batch=batch, timeout=timeout) as engine:
-        with progress(f"auditing {adapter}") as report_progress:
+        with count_bar(f"auditing {adapter}") as report_progress:
             result = run_audit(engine, adapter, sets, settings, progress=report_progress)
         gate = judge_result(result, rules)
         content = build_report(result, gate, rules, redactor(show=show_text), engine.token_texts)

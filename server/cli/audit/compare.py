@@ -5,18 +5,19 @@ from typing import Annotated
 
 import typer
 from lorecall.adapters.core.errors import UsageError
-from lorecall.server.cli.audit.inputs import load_sets, print_json, reader, split_pair
-from lorecall.server.cli.audit.options import (
+from lorecall.server.cli.audit.inputs import load_sets, reader, split_pair
+from lorecall.server.cli.common.console import note, print_json
+from lorecall.server.cli.common.options import (
+    AsJson,
+    AuditedServer,
     Batch,
     Candidates,
     Controls,
     EpsilonOption,
     Framing,
-    Json,
     Out,
     PrefixTokens,
     Seed,
-    Server,
     SkipBad,
     System,
     Template,
@@ -26,13 +27,13 @@ from lorecall.server.cli.audit.options import (
 
 def ranks(
     *,
-    server: Server,
+    server: AuditedServer,
     adapter: Annotated[list[str], typer.Option(metavar="NAME", help="A served adapter; repeatable.")],
     candidates: Candidates,
     controls: Controls = None,
-    line: Annotated[str, typer.Option(metavar="TEXT", help="Follow this line's tokens over the ranks.")] = "",
+    line: Annotated[str, typer.Option(metavar="TEXT", help="Show this line's tokens for every rank.")] = "",
     out: Out = None,
-    as_json: Json = False,
+    as_json: AsJson = False,
     skip_bad: SkipBad = False,
     framing: Framing = None,
     system: System = None,
@@ -43,12 +44,13 @@ def ranks(
     batch: Batch = 64,
     timeout: Timeout = 600.0,
 ) -> None:
-    """Compare several adapters on the same candidates: capacity against recall. Exit 0; it is no gate."""
+    """Compare several adapters on the same candidates: capacity against recall. Always exit 0, without a gate."""
     from lorecall.audit.judging.views import make_views
     from lorecall.audit.reports.ranks import ranks_report, run_ranks
     from lorecall.audit.runs.single import AuditSettings
     from lorecall.audit.scorers.http_scorer import HttpScorer
-    from lorecall.server.cli.audit.output import note, print_ranks, progress, write_ranks
+    from lorecall.server.cli.audit.output import print_ranks, write_ranks
+    from lorecall.server.cli.common.progress import count_bar
 
     if line and len(line.split()) < 2:
         raise UsageError(
@@ -60,7 +62,7 @@ def ranks(
     names = list(dict.fromkeys(adapter))
     with (
         HttpScorer(server, batch=batch, timeout=timeout) as scorer,
-        progress(f"auditing {len(names)} adapters") as report_progress,
+        count_bar(f"auditing {len(names)} adapters") as report_progress,
     ):
         report = ranks_report(run_ranks(scorer, names, sets, settings, line=line, progress=report_progress))
     if as_json:
@@ -73,7 +75,7 @@ def ranks(
 
 def matrix(
     *,
-    server: Server,
+    server: AuditedServer,
     pair: Annotated[
         list[str],
         typer.Option(metavar="NAME=FILE.jsonl", help="An adapter and the set that it may know; repeatable."),
@@ -83,13 +85,14 @@ def matrix(
         typer.Option(metavar="NAME", help="An adapter without a set of its own; repeatable."),
     ] = None,
     candidates: Annotated[
-        list[Path] | None, typer.Option(metavar="FILE.jsonl", help="A set that is nobody's own; repeatable.")
+        list[Path] | None,
+        typer.Option(metavar="FILE.jsonl", help="A set of no adapter's own; repeatable."),
     ] = None,
     out: Out = None,
-    as_json: Json = False,
+    as_json: AsJson = False,
     skip_bad: SkipBad = False,
     epsilon: EpsilonOption = None,
-    parallel: Annotated[int, typer.Option(min=1, help="Adapters asked at a time, in mixed batches.")] = 4,
+    parallel: Annotated[int, typer.Option(min=1, help="Adapters audited at a time, in mixed batches.")] = 4,
     seed: Seed = 0,
     batch: Batch = 64,
     timeout: Timeout = 600.0,
@@ -99,7 +102,8 @@ def matrix(
     from lorecall.audit.runs.matrix import matrix_report, run_matrix
     from lorecall.audit.runs.single import AuditSettings
     from lorecall.audit.scorers.http_scorer import HttpScorer
-    from lorecall.server.cli.audit.output import note, print_matrix, progress, write_matrix
+    from lorecall.server.cli.audit.output import print_matrix, write_matrix
+    from lorecall.server.cli.common.progress import count_bar
 
     pairs = [split_pair(text) for text in pair]
     files = list(dict.fromkeys([*(file for _, file in pairs), *(candidates or ())]))
@@ -109,7 +113,7 @@ def matrix(
     settings = AuditSettings(epsilon=epsilon, seed=seed, chunk=batch)
     with (
         HttpScorer(server, batch=batch, timeout=timeout) as scorer,
-        progress(f"auditing {len(names)} adapters on {len(sets)} sets") as report_progress,
+        count_bar(f"auditing {len(names)} adapters on {len(sets)} sets") as report_progress,
     ):
         found = run_matrix(scorer, names, sets, own, settings, parallel=parallel, progress=report_progress)
     report = matrix_report(found)

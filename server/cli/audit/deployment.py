@@ -1,29 +1,29 @@
-"""Puts adapters into a running server for as long as an audit needs them."""
+"""Serves adapters on a running server while an audit needs them."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
 from lorecall.adapters.core.errors import ScorerError
-from lorecall.server.cli.client import Client
+from lorecall.audit.scorers.http_client import HttpClient
 
 
 @dataclass(frozen=True, slots=True)
 class ServerDeployment:
-    """Serves folders through `POST /v1/adapters`, by path: the server must see this machine's files.
+    """Serves folders through `POST /v1/adapters`, by path, so the server must run on this machine.
 
     Attributes:
-        client: The server's.
+        client: The server's client.
     """
 
-    client: Client
+    client: HttpClient
 
     def deploy(self, name: str, folder: Path) -> None:
         """Serve a folder under a name.
 
         Raises:
-            RefusedError: The server does not take it.
-            ScorerError: The server keeps it back for an audit of its own.
+            RequestRefusedError: The server refuses it.
+            ScorerError: The server holds it for an audit of its own.
         """
         added = self.client.call("POST", "/v1/adapters", {"name": name, "source": str(folder.resolve())})
         if added["state"] != "live":

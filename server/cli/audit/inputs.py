@@ -1,6 +1,5 @@
-"""What the `lorecall audit` commands make of their options."""
+"""Makes sets, policies and scorers from the options of the `lorecall audit` commands."""
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -91,7 +90,7 @@ def add_controls(sets: "dict[Group, CandidateSet]", recipe: str, count: int, see
 def choose_policy(file: Path | None, limits: "dict[str, int | float | None]", *, by_rate: bool) -> "Policy":
     """Return the file's policy, or the default one, with the limits that were given as options.
 
-    Without a file, a limit on the rate stands in place of the default limits on counts.
+    Without a file, a limit on the rate replaces the default limits on counts.
     """
     from lorecall.audit.policy.policy import Policy
     from lorecall.audit.policy.policy_file import load_policy
@@ -114,13 +113,6 @@ def check_confidence(confidence: float) -> None:
     """
     if not 0.0 < confidence < 1.0:
         raise UsageError(f"--confidence must be within (0, 1), not {confidence}", param="confidence")
-
-
-def print_json(report: dict[str, object]) -> None:
-    """Print a report on stdout."""
-    import json
-
-    sys.stdout.write(json.dumps(report, ensure_ascii=False, allow_nan=False, indent=1) + "\n")
 
 
 def split_pair(text: str) -> tuple[str, Path]:

@@ -1,4 +1,4 @@
-"""`lorecall audit mitigate`: how weak an adapter must be made to meet the policy, and what that costs."""
+"""`lorecall audit mitigate`: how much an adapter must be weakened to meet the policy, and the cost."""
 
 from contextlib import contextmanager
 from pathlib import Path
@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from lorecall.adapters.core.errors import UsageError
-from lorecall.server.cli.audit.inputs import choose_policy, load_sets, print_json, reader
-from lorecall.server.cli.audit.options import (
+from lorecall.server.cli.audit.inputs import choose_policy, load_sets, reader
+from lorecall.server.cli.common.console import note, print_json
+from lorecall.server.cli.common.options import (
+    AsJson,
     Batch,
     Candidates,
     Controls,
     EpsilonOption,
     Framing,
-    Json,
     PrefixTokens,
     Seed,
     SkipBad,
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 def mitigate(
     *,
     server: Annotated[
-        str | None, typer.Option(metavar="URL", help="A running lorecall server that sees these files.")
+        str | None, typer.Option(metavar="URL", help="A running lorecall server on this machine.")
     ] = None,
     base: Annotated[
         Path | None, typer.Option(metavar="DIR", help="A prepared base, for an engine without a server.")
@@ -43,7 +44,7 @@ def mitigate(
     retained: Annotated[
         Path,
         typer.Option(
-            metavar="FILE.txt", help="Plain text whose perplexity says what a weaker adapter costs."
+            metavar="FILE.txt", help="Plain text; its perplexity shows what a weaker adapter costs."
         ),
     ],
     out: Annotated[
@@ -64,7 +65,7 @@ def mitigate(
     policy: Annotated[
         Path | None, typer.Option(metavar="FILE.yaml", help="What a weaker adapter must meet.")
     ] = None,
-    as_json: Json = False,
+    as_json: AsJson = False,
     skip_bad: SkipBad = False,
     framing: Framing = None,
     system: System = None,
@@ -77,8 +78,8 @@ def mitigate(
 ) -> None:
     """Audit weaker copies of one adapter: exit 0 if one meets the policy, 1 if even the weakest leaks.
 
-    Each copy is served by path for as long as its audit runs: by a server on this machine, or by an engine that
-    is started over --base.
+    Each copy is served by path while its audit runs: by a server on this machine, or by an engine that is started
+    over --base.
     """
     from lorecall.audit.inputs.candidates import TextSplit
     from lorecall.audit.inputs.load import load_input
@@ -86,7 +87,8 @@ def mitigate(
     from lorecall.audit.reports.mitigation import dose_report
     from lorecall.audit.runs.mitigation import Trial, run_dose_response
     from lorecall.audit.runs.single import AuditSettings
-    from lorecall.server.cli.audit.output import note, print_doses, progress, write_doses
+    from lorecall.server.cli.audit.output import print_doses, write_doses
+    from lorecall.server.cli.common.progress import count_bar
 
     doses = parse_doses(scales, ranks, adapter)
     views = make_views(framing or (), system, prefix_tokens or (), template)
@@ -99,7 +101,7 @@ def mitigate(
     )
     with (
         _open_engine(server, base, adapter, batch=batch, timeout=timeout) as (scorer, deployment),
-        progress(f"auditing {len(doses)} doses") as report_progress,
+        count_bar(f"auditing {len(doses)} doses") as report_progress,
     ):
         response = run_dose_response(
             scorer, deployment, adapter, doses, trial, out=out, progress=report_progress
@@ -124,10 +126,9 @@ def _open_engine(
     if server is not None:
         from lorecall.audit.scorers.http_scorer import HttpScorer
         from lorecall.server.cli.audit.deployment import ServerDeployment
-        from lorecall.server.cli.client import Client
 
         with HttpScorer(server, batch=batch, timeout=timeout) as scorer:
-            yield scorer, ServerDeployment(Client(server))
+            yield scorer, ServerDeployment(scorer.client)
     elif base is not None:
         from lorecall.server.scoring.offline_scorer import offline_scorer
 

@@ -1,8 +1,6 @@
-"""What `lorecall audit` prints and writes: tables on stdout, progress and summary on stderr, reports in files."""
+"""Output of `lorecall audit`: tables on stdout, the summary on stderr, reports in files."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from lorecall.adapters.core.errors import UsageError
@@ -12,12 +10,10 @@ from lorecall.audit.reports.junit import write_junit
 from lorecall.audit.reports.mitigation import render_doses
 from lorecall.audit.reports.ranks import render_ranks
 from lorecall.audit.runs.matrix import render_matrix
-from lorecall.audit.runs.single import Progress
+from lorecall.server.cli.common.console import note
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
 from rich.table import Table
 
 TABLE_ROWS = 25
@@ -31,21 +27,6 @@ STYLES = {
     "clear": "green",
     "error": "bold magenta",
 }
-
-
-@contextmanager
-def progress(what: str) -> Iterator[Progress]:
-    """Show a bar on stderr while the block runs; nothing where stderr is no terminal."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Bar(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task(escape(what), total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def note(text: str) -> None:
-    """Print one line on stderr."""
-    Console(stderr=True, highlight=False, soft_wrap=True).print(text, markup=False)
 
 
 def print_table(report: Report) -> None:
@@ -85,7 +66,7 @@ def stdout() -> Console:
 
 
 def print_summary(report: Report, written: list[Path]) -> None:
-    """Print what was found, what the gate says, and what was written, on stderr."""
+    """Print the finding, the gate's decision and the written files on stderr."""
     summary, controls = report["summary"], report["controls"]
     counts = ", ".join(f"{count} {verdict}" for verdict, count in summary["verdicts"].items() if count)
     note(finding(report))

@@ -1,4 +1,4 @@
-"""`lorecall audit report` and `verify`: what can be done with a report that was written."""
+"""`lorecall audit report` and `verify`: render and check a written report."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 from lorecall.adapters.core.errors import UsageError
 from lorecall.server.cli.audit.inputs import check_formats, reader
-from lorecall.server.cli.audit.options import (
+from lorecall.server.cli.common.console import note
+from lorecall.server.cli.common.options import (
     Formats,
     Seed,
     Split,
@@ -23,7 +24,7 @@ def report(
 ) -> None:
     """Render a report.json again, as HTML and JUnit XML, without an engine."""
     from lorecall.audit.reports.build import read_report
-    from lorecall.server.cli.audit.output import note, write_reports
+    from lorecall.server.cli.audit.output import write_reports
 
     for path in write_reports(read_report(file), out, check_formats(formats)):
         note(f"wrote {path}")
@@ -33,7 +34,8 @@ def verify(
     file: Annotated[Path, typer.Argument(metavar="REPORT.json", help="A report that an audit wrote.")],
     *,
     candidates: Annotated[
-        Path | None, typer.Option(metavar="FILE.jsonl", help="The audited file: is it the same?")
+        Path | None,
+        typer.Option(metavar="FILE.jsonl", help="The audited file, to check that it is the same."),
     ] = None,
     server: Annotated[
         str | None, typer.Option(metavar="URL", help="Score a sample again; needs --candidates.")
@@ -49,7 +51,6 @@ def verify(
     from lorecall.audit.reports.build import read_report
     from lorecall.audit.reports.verify import check_contents, check_input, rescore
     from lorecall.audit.scorers.http_scorer import HttpScorer
-    from lorecall.server.cli.audit.output import note
 
     content = read_report(file)
     problems = check_contents(content)

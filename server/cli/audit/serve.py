@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from lorecall.server.cli.common.options import Port
 
 
 def serve(
@@ -18,15 +19,15 @@ def serve(
         ),
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 8001,
+    port: Port = 8001,
     spool: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder of the texts of audits that are not over.")
+        Path | None, typer.Option(metavar="DIR", help="Folder for the texts of unfinished audits.")
     ] = None,
 ) -> None:
     """Serve `/v1/audits`, `/v1/capacity`, `/metrics` and the page `/audit/` without an engine of its own.
 
-    Scores come from the server, with the API key of LORECALL_API_KEY. Everything else is set as for `lorecall
-    serve`. Stopped at any point, killed even, and started again, it goes on where it was.
+    The server computes the scores; its API key is LORECALL_API_KEY. Other settings are those of `lorecall serve`.
+    Audits continue where they were after a restart, even if the service was killed.
     """
     import uvicorn
     from lorecall.server.audits.app import make_app

@@ -1,1 +1,1 @@
-"""Fixes in vLLM for every platform, and how a fix is applied and checked."""
+"""Fixes of vLLM for every platform, how they are applied and checked, and the engine's environment."""

@@ -1,7 +1,7 @@
-"""The `vllm.general_plugins` entry point: what is changed in vLLM, in every process that vLLM starts.
+"""The `vllm.general_plugins` entry point: applies our fixes in every process that vLLM starts.
 
-Each fix sits alone in its file and offers `apply()`. Before it changes anything, it checks that vLLM's
-function still has the signature of the version that it is for (`require`), so an upgrade fails loudly at start.
+Each fix is a module with an `apply()`. It first checks with `require` that the function at its patch point still
+has the expected signature, so that an upgrade of vLLM fails at the start and not during a request.
 """
 
 import importlib
@@ -18,7 +18,7 @@ _applied: list[str] = []
 
 
 class PatchPointError(LorecallError):
-    """vLLM is not as the patch expects it: an upgrade moved the patch point."""
+    """vLLM has no such function, or another signature, at a patch point."""
 
     code = "patch_point_moved"
 
@@ -27,7 +27,7 @@ def require(owner: Any, name: str, parameters: tuple[str, ...]) -> Callable[...,
     """Return `owner.name` after checking that its parameters begin with those expected.
 
     Raises:
-        PatchPointError: If the attribute is gone or its signature changed.
+        PatchPointError: The attribute is missing or its signature changed.
     """
     target = getattr(owner, name, None)
     where = f"{getattr(owner, '__module__', '')}.{getattr(owner, '__qualname__', owner)}.{name}"

@@ -1,7 +1,7 @@
-"""An adapter whose files are gone when the engine wants them again must not kill the engine.
+"""Keeps the worker's own copies of loaded adapters, so that deleting an adapter's files cannot kill the engine.
 
 vLLM 0.32 reads an evicted adapter again from the path it was given; if the path is gone, the step fails and the
-engine with it. Here the worker keeps its own copy of the bytes from the first load until the adapter is removed.
+engine with it. The worker's copy lasts from the first load until the adapter is removed.
 """
 
 import atexit
@@ -18,7 +18,7 @@ FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 
 
 class AdapterSpool:
-    """Copies of the adapters that this worker has loaded, by their integer id, under one directory."""
+    """Copies of the adapters that this worker has loaded, in one directory, by integer id."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -26,7 +26,7 @@ class AdapterSpool:
     def path(self, lora_int_id: int, source: str) -> str:
         """Return our copy of the adapter at `source`, made on the first call for this id.
 
-        Only a local directory is copied; what vLLM resolves by itself (a hub id) stays as it is.
+        Only a local directory is copied; a hub id is returned unchanged, because vLLM resolves it.
         """
         kept = self._root / str(lora_int_id)
         if kept.is_dir():

@@ -1,7 +1,7 @@
-"""Which adapters sit in the engine's slots and which in its memory, and pins that are safe.
+"""Lists the adapters in the engine's slots and in its memory, and pins adapters in memory.
 
-vLLM's own pin holds a slot as well; a batch of `--max-loras` other adapters then finds too few slots, and the
-engine dies. Here a pin holds an adapter in the worker's memory only, from where a slot is filled in no time.
+vLLM's own pin also occupies a slot; a batch of `--max-loras` other adapters then has too few slots, and the
+engine dies. Our pin keeps an adapter in the worker's memory only, from which a slot is filled quickly.
 """
 
 from typing import Any
@@ -14,8 +14,8 @@ def adapter_tiers(self: Any) -> dict[str, list[int]]:
     return {"slots": slots, "memory": sorted(manager.list_adapters())}
 
 
-def pin_adapter(self: Any, lora_id: int, pinned: bool) -> bool:  # noqa: FBT001  # called over RPC
-    """Keep an adapter in the worker's memory, or no longer; return whether it was there to be kept."""
+def pin_adapter(self: Any, lora_id: int, pinned: bool) -> bool:  # noqa: FBT001  # vLLM's RPC passes positional values
+    """Pin or unpin an adapter in the worker's memory; return whether it was there."""
     cache = self.model_runner.lora_manager._adapter_manager._registered_adapters
     if lora_id not in cache:
         return False

@@ -1,9 +1,9 @@
-"""LoRA on CPU with tokens grouped by adapter: right for mixed batches, and fast.
+"""LoRA on CPU with tokens grouped by adapter: correct for mixed batches, and fast.
 
-vLLM 0.32 gathers a copy of the adapter's matrices for every token, which takes tokens x rank x width of
-memory and dies on long prompts, and it reads the index -1 (no adapter) as the last slot, so requests for the
-base are answered through somebody's adapter. Here the rows of a step are grouped by adapter, and a module's
-take one call of a compiled kernel (`row_kernel.py`). Rows without an adapter are never touched.
+vLLM 0.32 copies the adapter's matrices for every token, which takes tokens x rank x width of memory and fails on
+long prompts. It also reads the index -1 (no adapter) as the last slot, so requests to the base are answered
+through some adapter. Here the rows of a step are grouped by adapter, and one call of a compiled kernel
+(`row_kernel.py`) computes all groups of a module. Rows without an adapter are never touched.
 """
 
 from dataclasses import dataclass, field
@@ -23,11 +23,11 @@ class StepRows:
     """The rows of one step that have an adapter, in groups of one slot.
 
     Attributes:
-        groups: Row numbers; a group that is not full repeats its last, int64 [n, ROWS_AT_ONCE].
+        groups: Row numbers; an incomplete group repeats its last row, int64 [n, ROWS_AT_ONCE].
         sizes: How many rows each group has, int64 [n].
         slots: The slot of each group, int64 [n].
         count: How many rows the step has, with and without an adapter.
-        addresses: What the row kernel takes of the step.
+        addresses: Pointers to the three arrays and their length, for the row kernel.
     """
 
     groups: IntArray
@@ -42,7 +42,7 @@ class StepRows:
 
 
 def split_rows(slots: IntArray) -> StepRows:
-    """Split a step into groups by the slot of each row [rows]; -1 stands for no adapter."""
+    """Split a step into groups by the slot of each row [rows]; -1 means no adapter."""
     groups, sizes, owners = [], [], []
     for slot in np.unique(slots[slots >= 0]):
         rows = np.flatnonzero(slots == slot)
@@ -72,7 +72,7 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]
         self._modules: dict[int, ModuleFactors] = {}
 
     def forget_slot(self, slot: int) -> None:
-        """Drop what was derived from a slot's matrices; called when an adapter moves into the slot."""
+        """Drop the packed factors of a slot; called when another adapter is loaded into it."""
         for module in self._modules.values():
             module.stale.add(slot)
 
@@ -83,9 +83,9 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]
         self._sampler_rows = split_rows(self.sampler_indices.numpy())
 
     def set_logits_rows(self, slots: IntArray | None) -> None:
-        """Say whose rows the next logits are: one slot per row, or one for all of them (-1: no adapter).
+        """Set the slots of the next logits' rows: one per row, or one for all of them (-1: no adapter).
 
-        None ends it: from then on logits have one row per request again.
+        None restores vLLM's mapping of one row per request.
         """
         self._logits_slots = slots
 
@@ -95,7 +95,7 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]
         """Return the packed factors of the module that owns these stacks."""
         module = self._modules.get(id(a_stacks[0]))
         if module is None:
-            # the stacks live as long as their layer, and the record keeps them: the id stays theirs
+            # ModuleFactors holds the stacks, so that no other object can get this id
             module = self._modules[id(a_stacks[0])] = ModuleFactors(a_stacks, b_stacks)
         if module.stale:
             module.refresh()
@@ -154,7 +154,7 @@ def add_step(y: torch.Tensor, x: torch.Tensor, step: StepRows, module: ModuleFac
     """Add the adapters' shares of one module to `y` [rows, d_out] in place, from `x` [rows, d_in].
 
     Raises:
-        RuntimeError: If the step speaks of rows or columns that there are not: nothing may be overwritten.
+        RuntimeError: The step or the module does not fit the tensors; the kernel would write out of bounds.
     """
     if module.idle:
         return

@@ -1,9 +1,8 @@
-"""W8A8 on a CPU without VNNI, exactly: there oneDNN's INT8 products saturate, and are slow at few rows.
+"""Exact W8A8 products on CPUs without VNNI, where oneDNN's INT8 products saturate and are slow at few rows.
 
-Without VNNI oneDNN adds pairs of products in 16 bits; where a sum does not fit it is cut off, and the outputs of
-a real layer are off by as much as their own size. vLLM 0.32 serves these numbers, at 8 tokens a second where
-float32 gives 20. Where a probe finds that oneDNN cuts off, W8A8 layers go through exact products instead
-(`int8_kernel.py`).
+Without VNNI oneDNN adds pairs of products in 16 bits. Sums that do not fit saturate, and the outputs of a real
+layer are wrong by as much as their own size. vLLM 0.32 serves these numbers, at 8 tokens a second where float32
+gives 20. Where a probe finds that oneDNN saturates, W8A8 layers use exact products instead (`int8_kernel.py`).
 """
 
 import functools
@@ -19,12 +18,12 @@ from lorecall.server.engine.common.plugin import require
 from lorecall.server.settings import read_settings
 
 PROBE = 64
-"""Width of the probing product: PROBE x 127 x 127, in pairs far over 16 bits."""
+"""Width of the probe's product; its factors are all 127, so that pairs of products overflow 16 bits."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExactWeight:
-    """One layer's weight as the kernel takes it.
+    """One layer's weight in the kernel's layout.
 
     Attributes:
         tiles: int8, as `int8_kernel.pack` returns it.
@@ -55,8 +54,8 @@ def onednn_is_exact() -> bool:
     from vllm import _custom_ops as ops
 
     weight = torch.full((PROBE, PROBE), 127, dtype=torch.int8)
-    # a base in bfloat16 is loaded with that as the default dtype
-    weight_scale = torch.ones(PROBE, 1, dtype=torch.float32)  # the handler points at it
+    # a base in bfloat16 is loaded with bfloat16 as torch's default dtype
+    weight_scale = torch.ones(PROBE, 1, dtype=torch.float32)  # the handler keeps only its address
     handler = ops.create_onednn_scaled_mm(weight.t(), weight_scale, torch.float32, True, False, 1)
     quantised, scale, _ = ops.onednn_scaled_int8_quant(torch.full((1, PROBE), 127.0, dtype=torch.float32))
     out = torch.empty(1, PROBE, dtype=torch.float32)
@@ -94,10 +93,10 @@ def apply() -> None:
 
 
 def use_exact() -> bool:
-    """Return whether our products are to be used: LORECALL_INT8_KERNEL, or what the probe finds.
+    """Return whether to use our products, by LORECALL_INT8_KERNEL or by the probe.
 
     Raises:
-        UsageError: They are asked for, and this CPU is none that they are for.
+        UsageError: They are asked for on a CPU that is not x86-64.
     """
     asked, ours = read_settings().int8_kernel, platform.machine() == "x86_64"
     if asked == "exact" and not ours:

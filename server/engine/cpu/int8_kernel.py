@@ -1,9 +1,9 @@
 """A compiled INT8 product for CPUs without VNNI, exact in integers: every product of a W8A8 base on AVX2.
 
-oneDNN's INT8 kernels need VNNI to be right and fast. Here the int8 numbers are widened to int16, of which AVX2
+oneDNN's INT8 kernels need VNNI to be correct and fast. Here the int8 numbers are widened to int16, of which AVX2
 multiplies sixteen at a time and adds neighbours as int32 (`vpmaddwd`): twice what float32 does in a cycle. The
-integers are those that oneDNN computes where it is right, so both give the same bits. Few rows and many take the
-same way: what a row gives does not depend on its company.
+integer sums are those of oneDNN with VNNI, so both give the same bits. Few rows and many use the same code, so a
+row's result does not depend on the other rows.
 """
 
 from typing import Any
@@ -22,7 +22,7 @@ OUTPUTS = 16
 """Outputs of one tile: two vectors of eight int32."""
 
 ROWS = 128
-"""Rows that go through a tile's weights together: with d_in in the hundreds they stay in a core's L2 cache."""
+"""Rows that are multiplied with a tile together; with d_in in the hundreds they stay in a core's L2 cache."""
 
 
 def pack(weight: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -37,9 +37,8 @@ def pack(weight: npt.NDArray[Any]) -> npt.NDArray[Any]:
 def _tile(rows: int) -> Any:
     """Return an intrinsic that computes a tile of OUTPUTS outputs for a number of neighbouring rows.
 
-    Its arguments are one-dimensional arrays that begin where the tile does: `x` int16 and the elements from one
-    row to the next, the tile's `weight` int8, its pairs, the scale of each row and of each output, `y` float32
-    and the elements from one row to the next.
+    Its arguments are one-dimensional arrays that begin where the tile does: `x` int16 and its row stride, the
+    tile's `weight` int8, its pairs, the scale of each row and of each output, `y` float32 and its row stride.
     """
 
     @intrinsic  # type: ignore[untyped-decorator]
@@ -93,7 +92,7 @@ def _multiply(builder: Any, rows: int, x: Any, x_step: Any, weights: Any, pairs:
 
 
 def _write(builder: Any, sums: Any, x_scale: Any, weight_scale: Any, y: Any, y_step: Any) -> None:
-    """Emit y = (sum · weight_scale) · x_scale, in this order: oneDNN's."""
+    """Emit y = (sum · weight_scale) · x_scale, in oneDNN's order."""
     for row, halves in enumerate(sums):
         of_row = v.splat(builder, v.load(builder, x_scale, v.size(row), v.FLOAT))
         for half, total in enumerate(halves):

@@ -1,7 +1,7 @@
-"""LoRA over INT8 (W8A8) on CPU: vLLM 0.32 asks a released weight for its device and does not start.
+"""LoRA over an INT8 (W8A8) base on CPU, with which vLLM 0.32 does not start.
 
-The CPU INT8 kernel hands the weight to oneDNN and sets `layer.weight = None`; `_get_lora_device` then reads
-`None.device`. On a CPU there is one device, so the answer needs no weight.
+The CPU INT8 kernel passes the weight to oneDNN and sets `layer.weight = None`; `_get_lora_device` then reads
+`None.device`. A CPU has one device, so the function can return it without the weight.
 """
 
 import importlib

@@ -1,7 +1,7 @@
-"""Keeps the memory of activations from step to step: the CPU engine gave it back and had it zeroed each time.
+"""Keeps freed activation memory in the process, because the kernel would zero it again for every step.
 
 An activation of a long prompt is tens of megabytes, which glibc maps from the kernel and unmaps again, or trims
-from its heap: every layer of every step then writes to fresh pages, and the kernel zeroes them first. vLLM 0.32
+from its heap: every layer of every step then writes to new pages, which the kernel zeroes first. vLLM 0.32
 preloads tcmalloc for this reason, where its wheel has it; the community's CPU wheel has not.
 """
 
@@ -11,29 +11,31 @@ from typing import Any
 from lorecall.server.engine.common.plugin import require
 
 KEPT_BYTES = 1 << 30
-"""Freed memory that the worker's heap holds at most: several times the activations of a step of 4,096 tokens."""
+"""The most freed memory that the heap keeps: several times the activations of a step of 4,096 tokens."""
 
 LARGEST_BYTES = 1 << 27
-"""Larger blocks are given back at once, as ever: all logits of a prompt would leave the heap full of holes."""
+"""Larger blocks, such as all logits of a prompt, go back at once: they would fragment the heap."""
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -2, -3, -4
 """glibc's malloc.h."""
 
 STEP_BYTES = 64 << 20
-"""How much the heap grows by at a time, beyond what is asked for."""
+"""How much more than was asked for the heap grows by."""
 
 
 def keep_freed_memory() -> bool:
-    """Serve large allocations from the heap, and keep freed ones there; return whether malloc took it."""
+    """Serve large allocations from the heap and keep freed ones there; return whether malloc supports it."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:  # not glibc
         return False
-    heap = mallopt(M_MMAP_THRESHOLD, LARGEST_BYTES) or mallopt(M_MMAP_MAX, 0)  # older ones refuse the first
+    heap = mallopt(M_MMAP_THRESHOLD, LARGEST_BYTES) or mallopt(
+        M_MMAP_MAX, 0
+    )  # older versions of glibc refuse the first
     return bool(heap and mallopt(M_TRIM_THRESHOLD, KEPT_BYTES) and mallopt(M_TOP_PAD, STEP_BYTES))
 
 
 def apply() -> None:
-    """Do it in the worker once the model is loaded, so that what loading took is given back as ever."""
+    """Apply it in the worker after the model is loaded, so that the memory of loading is still freed."""
     from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 
     load = require(CPUModelRunner, "load_model", ("self", "load_dummy_weights"))

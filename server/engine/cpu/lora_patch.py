@@ -1,7 +1,7 @@
-"""Puts the grouped LoRA path (`grouped_lora.py`) in the place of vLLM's CPU kernels.
+"""Replaces vLLM's CPU LoRA kernels by the grouped ones of `grouped_lora.py`.
 
-The path is named, not imported: it needs numba, and vLLM 0.32's scan for Triton kernels at a worker's start
-trips over numba's modules if they are there already.
+The wrapper is named and not imported, because it needs numba, and vLLM 0.32's scan for Triton kernels at a
+worker's start fails on numba's modules.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ WRAPPER = "lorecall.server.engine.cpu.grouped_lora.GroupedPunicaWrapper"
 
 
 def apply() -> None:
-    """Make the CPU platform use the grouped wrapper, and tell it when a slot gets another adapter."""
+    """Make the CPU platform use the grouped wrapper, and notify it when a slot gets another adapter."""
     from vllm.lora.model_manager import LoRAModelManager
     from vllm.platforms.cpu import CpuPlatform
 

@@ -1,7 +1,7 @@
-"""The low-rank factors of one module, packed: only ranks in use, laid out for the products that are done.
+"""The low-rank factors of one module, packed: only the ranks in use, in the row kernel's layout.
 
-They are packed in bfloat16 where that loses nothing: an adapter that was saved in bfloat16 is then half as many
-bytes to read, which is most of what many adapters in one decode step cost.
+They are packed in bfloat16 where that is exact. This halves the bytes to read, and reading factors is most of
+what a decode step with many adapters costs.
 """
 
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ def used_rank(a: torch.Tensor, b: torch.Tensor) -> int:
 
 
 def is_bfloat16(numbers: torch.Tensor) -> bool:
-    """Return whether every number is one of bfloat16's."""
+    """Return whether bfloat16 can represent every number."""
     return bool((numbers.bfloat16().to(numbers.dtype) == numbers).all())
 
 
@@ -30,7 +30,7 @@ class ModuleFactors:
     Attributes:
         a_stacks: vLLM's shrinking stacks, one per slice of the output: [slots, 1, max rank, d_in].
         b_stacks: vLLM's expanding stacks, one per slice: [slots, 1, width of the slice, max rank].
-        ranks: Rank in use by slot, rounded up to what the row kernel takes at once, int64 [slots]; 0 where
+        ranks: Rank in use by slot, rounded up to a multiple of RANKS_AT_ONCE, int64 [slots]; 0 where
             the adapter leaves the module alone.
         exact: By slot, whether its factors are bfloat16 numbers, bool [slots].
         dtype: Of the packed factors: bfloat16 if that is exact for every slot, else float32.
@@ -39,8 +39,8 @@ class ModuleFactors:
         starts: First column of each slice, and the end of the last, int64 [slices + 1].
         d_in: Columns of the inputs.
         d_out: Columns of the outputs, those of all slices.
-        addresses: What the row kernel takes of this module.
-        idle: Whether no adapter touches this module.
+        addresses: Pointers and sizes of this module, for the row kernel.
+        idle: Whether no adapter changes this module.
         stale: Slots whose adapter changed since they were packed.
     """
 

@@ -1,12 +1,12 @@
-"""One compiled kernel for LoRA on all rows of a CPU engine's step, of whatever adapters.
+"""One compiled kernel for LoRA on all rows of a CPU engine's step, whatever their adapters.
 
-Sixteen rows of eight adapters are thousands of tiny matrix products a step, each cheaper than its call; thousands
-of rows of one adapter are bound by memory, which products done one after the other go through again and again.
-Here a module's rows go through in one call, four of one adapter at a time, spread over the threads that PyTorch's
-OpenMP runtime already has. It is called a hundred times a step, between products that leave no cache warm, so it
-takes addresses: handing over nine arrays costs more there than the sums of a few rows.
+A decode step of sixteen rows and eight adapters is thousands of tiny matrix products, each cheaper than its call.
+A prefill of thousands of rows is bound by memory, which separate products would read again and again. Here one
+call computes all rows of a module, four rows of one adapter at a time, on PyTorch's OpenMP threads. It is called
+a hundred times a step with cold caches, so it takes addresses: passing nine arrays would cost more than the sums
+of a few rows.
 
-A row's sums are added in the same order in any company: prefill and decode share one arithmetic.
+The sums of a row are added in the same order whatever the other rows are: prefill and decode give equal numbers.
 """
 
 import ctypes
@@ -30,21 +30,21 @@ RANKS_AT_ONCE = 8
 """Packed ranks are padded with zeros to a multiple: one vector of float32."""
 
 ROWS_AT_ONCE = 4
-"""Rows of one slot that go together, so that each factor is read once for all of them."""
+"""Rows of one slot that are computed together, so that each factor is read once for all of them."""
 
 COLUMNS = 16
 """Output columns of a tile: two vectors."""
 
 
 def _rows_of(builder: Any, group: Any, rows: int, width: Any) -> list[Any]:
-    """Return where each row of a group begins."""
+    """Return the offset of each row of a group."""
     return [builder.mul(v.load(builder, group, v.size(row), v.SIZE), width) for row in range(rows)]
 
 
 def _shrink(rows: int) -> Any:
     """Return an intrinsic: `shrunk` [rows, used] = scale · x · A for the rows of a group, of one slice.
 
-    Of A [d_in, r] the first `used` ranks count.
+    Only the first `used` ranks of A [d_in, r] are read.
     """
 
     @intrinsic  # type: ignore[untyped-decorator]
@@ -176,17 +176,17 @@ def _add_rows(  # noqa: PLR0913, PLR0917  (a kernel takes its arrays one by one)
 ) -> None:  # pragma: no cover  (compiled)
     """Add scale · x·A·B of each row's own adapter to `y`, in place.
 
-    A group of three rows has its last row twice: both are read before either is written, and get the same.
+    A group of three rows holds its last row twice; both are read before either is written, with one result.
 
     Args:
         x: Inputs, shape [tokens, d_in].
         y: Outputs, shape [tokens, d_out].
         groups: Rows to work on, those of a group of the same slot, shape [n, ROWS_AT_ONCE].
-        sizes: How many rows a group has; what is beyond repeats the last, shape [n].
+        sizes: How many rows a group has; the places beyond repeat the last row, shape [n].
         slots: The slot of each group, shape [n].
         a: Shrinking factors, shape [slots, slices, d_in, r].
         b: Expanding factors of all slices side by side, shape [slots, r, d_out].
-        ranks: Rank in use by slot, a multiple of RANKS_AT_ONCE, shape [slots]; 0 leaves a row alone.
+        ranks: Rank in use by slot, a multiple of RANKS_AT_ONCE, shape [slots]; rows with 0 stay unchanged.
         starts: First column of each slice, and the end of the last, shape [slices + 1].
         scale: Scaling factor.
     """
@@ -209,13 +209,13 @@ def _add_rows(  # noqa: PLR0913, PLR0917  (a kernel takes its arrays one by one)
 
 
 def _entry(factor: Any) -> tuple[Callable[..., None], Any]:
-    """Return the kernel for factors of one type as a C function, and the object that keeps its code."""
+    """Return the kernel for factors of one type as a C function, and the object that keeps its code alive."""
     floats, integers, factors = (types.CPointer(kind) for kind in (types.float32, types.int64, factor))
     of_step = (floats, floats, types.intp, integers, integers, integers, types.intp)
     of_module = (factors, factors, integers, integers, *[types.intp] * 5)
 
     @numba.cfunc(types.void(*of_step, *of_module, types.float32), cache=True)  # type: ignore[untyped-decorator]
-    def enter(  # noqa: PLR0913, PLR0917
+    def enter(  # noqa: PLR0913, PLR0917  (as above)
         x: Any,
         y: Any,
         tokens: int,

@@ -2,8 +2,8 @@
 
 The GPU's second model runner has fixed-token scoring (`prompt_logprob_token_ids`); the CPU's runner computes the
 logits of every prompt row, a full log-softmax and a top-k. Here a request whose sampling parameters carry
-`extra_args={"lorecall_score_from": k}` gets, for its prompt tokens k, k+1, ... the numbers the audit needs, and
-nothing else is computed. They travel in the engine's own field for fixed-token scores.
+`extra_args={"lorecall_score_from": k}` gets the scores of its prompt tokens k, k+1, ..., and nothing else is
+computed. They are returned in the engine's own field for fixed-token scores.
 """
 
 from collections.abc import Iterator
@@ -22,16 +22,16 @@ COLUMNS = ("logprob", "rank", "top1_id", "top1_logprob")
 """The columns of a request's scores, float64, one row per scored token."""
 
 ROWS_AT_ONCE = 64
-"""Rows of logits that exist at a time: 64 x 49,152 float32 is 12.6 MB, which stays in a CPU's cache."""
+"""Rows of logits in memory at a time: 64 x 49,152 float32 is 12.6 MB, which fits into a CPU's cache."""
 
 
 @dataclass(slots=True)
 class PendingScores:
-    """The scores of requests whose prompt is not yet through, and of those that finished in this step.
+    """The scores of requests whose prompt is still processed, and of those whose prompt ended in this step.
 
     Attributes:
         partial: By request id, shape [targets, len(COLUMNS)], filled chunk by chunk.
-        finished: What goes out with this step.
+        finished: By request id, what this step's output returns.
     """
 
     partial: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -40,7 +40,7 @@ class PendingScores:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """What one step contributes to one request's scores.
+    """The targets of one request that one step scores.
 
     Attributes:
         first_row: Row of the step's hidden states that predicts the first token of this chunk.
@@ -71,7 +71,7 @@ def score_rows(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 def take_chunk(runner: Any, request: Any, row: int, scheduled: int, scores: PendingScores) -> Chunk | None:
-    """Return what this step holds of one request's targets; a prompt that ends here moves to `finished`."""
+    """Return the targets of one request that this step scores; a prompt that ends here moves to `finished`."""
     prompt, start = request.prompt_token_ids, request.num_computed_tokens
     if start >= len(prompt):
         return None  # decoding
@@ -107,7 +107,7 @@ def score_chunks(runner: Any, hidden_states: torch.Tensor, chunks: list[Chunk]) 
 
 @contextmanager
 def logits_of(runner: Any, lora_ids: list[int]) -> Iterator[None]:
-    """Tell the LoRA wrappers whose rows the next logits are, should an adapter touch `lm_head`.
+    """Set the adapter of each row of the next logits, for adapters that change `lm_head`.
 
     `lora_ids` has one entry per row of the logits, or one for all of them.
     """
@@ -131,7 +131,7 @@ def logits_of(runner: Any, lora_ids: list[int]) -> Iterator[None]:
 def score_step(
     runner: Any, hidden_states: torch.Tensor, scheduled: dict[str, int]
 ) -> dict[str, torch.Tensor]:
-    """Score what the step `scheduled` (tokens by request id) holds; return the finished requests' scores."""
+    """Score the targets of the step `scheduled` (tokens by request id); return the finished requests' scores."""
     scores: PendingScores = runner.__dict__.setdefault("_lorecall_scores", PendingScores())
     scores.finished = {}
     for req_id in [req_id for req_id in scores.partial if req_id not in runner.requests]:
@@ -150,9 +150,9 @@ def score_step(
 
 
 def prompt_logprobs_by_owner(upstream: Any, runner: Any, *args: Any) -> dict[str, Any]:
-    """Call vLLM's prompt log-probabilities one request at a time, so that the rows have a known owner.
+    """Call vLLM's prompt log-probabilities one request at a time, so that each row's adapter is known.
 
-    With LoRA on `lm_head` vLLM 0.32 takes the batch's request mapping for the rows of a prompt and dies of it.
+    With LoRA on `lm_head` vLLM 0.32 applies the mapping of requests to the rows of a prompt, and fails.
     """
     wanted, found = runner.num_prompt_logprobs, {}
     for req_id in list(wanted):
@@ -172,7 +172,7 @@ def prompt_logprobs_by_owner(upstream: Any, runner: Any, *args: Any) -> dict[str
 
 
 def apply() -> None:
-    """Give the CPU model runner target scores, and prompt log-probabilities whose rows have an owner."""
+    """Give the CPU model runner target scores, and prompt log-probabilities through the right adapter."""
     from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 
     prompt_logprobs = require(

@@ -1,6 +1,6 @@
-"""Building blocks of our kernels: vectors of eight numbers, loaded, widened and stored as the processor does it.
+"""Building blocks of our kernels, for numba's `intrinsic` functions: vectors of eight numbers.
 
-What a loop over scalars becomes depends on the compiler's mood; these say it. For numba's `intrinsic` functions.
+They state the vector instructions, because how a compiler vectorises a loop over scalars varies.
 """
 
 from typing import Any
@@ -24,17 +24,17 @@ def start(context: Any, builder: Any, signature: Any, arguments: Any, position: 
 
 
 def load(builder: Any, base: Any, index: Any, kind: ir.Type) -> Any:
-    """Load a `kind` from element `index` of `base`, wherever that lies."""
+    """Load a `kind` from element `index` of `base`, at any alignment."""
     return builder.load(builder.bitcast(builder.gep(base, [index]), kind.as_pointer()), align=1)
 
 
 def store(builder: Any, value: Any, base: Any, index: Any) -> None:
-    """Store a vector at element `index` of `base`, wherever that lies."""
+    """Store a vector at element `index` of `base`, at any alignment."""
     builder.store(value, builder.bitcast(builder.gep(base, [index]), value.type.as_pointer()), align=1)
 
 
 def splat(builder: Any, value: Any) -> Any:
-    """Return eight times a scalar."""
+    """Return a vector of eight copies of a scalar."""
     vector = builder.insert_element(
         ir.Constant(ir.VectorType(value.type, 8), ir.Undefined), value, ir.Constant(WORD, 0)
     )
@@ -42,7 +42,7 @@ def splat(builder: Any, value: Any) -> Any:
 
 
 def load_floats(builder: Any, base: Any, index: Any, count: int = 8) -> Any:
-    """Load eight float32 or one; numbers of bfloat16 lie there as the 16-bit integers of their bits."""
+    """Load eight float32 or one; bfloat16 is stored as the 16-bit integers of its bits."""
     short, word, number = (SHORT, WORD, FLOAT) if count == 1 else (ir.VectorType(SHORT, 8), WORDS, FLOATS)
     if base.type.pointee == FLOAT:
         return load(builder, base, index, number)
@@ -52,7 +52,7 @@ def load_floats(builder: Any, base: Any, index: Any, count: int = 8) -> Any:
 
 
 def fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
-    """Return a · b + c, rounded once: of eight float32 or one."""
+    """Return a · b + c, rounded once, of eight float32 or one."""
     name = "llvm.fma.f32" if c.type == FLOAT else "llvm.fma.v8f32"
     kind = ir.FunctionType(c.type, [c.type] * 3)
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [a, b, c])

@@ -14,7 +14,9 @@ from tests.server.served import Served
 
 pytestmark = pytest.mark.engine
 
-SCORE_FROM = {"lorecall_score_from": st.sampled_from(["x", 999_999, -1, 0, True, 1e9, None, [1], {}])}
+SCORE_FROM: dict[str, st.SearchStrategy[Any]] = {
+    "lorecall_score_from": st.sampled_from(["x", 999_999, -1, 0, True, 1e9, None, [1], {}])
+}
 HOSTILE: st.SearchStrategy[Any] = st.one_of(
     st.sampled_from([None, True, -1, 0, 2, 2**31, 2**63, -(2**63), 2**64, 10**400, 1e30, -0.5]),
     st.sampled_from(["", "x", "x" * 5000, "\ud800", "\x00", "auto", "required"]),

@@ -9,12 +9,7 @@ from typing import Any
 import pytest
 from lorecall.adapters.core.errors import AdapterError, AdapterNotFoundError, BaseModelError
 from lorecall.audit.scorer import EngineInfo
-from lorecall.server.scoring.offline_scorer import (
-    OfflineScorer,
-    _output_on_stderr,
-    offline_scorer,
-    rank_limit,
-)
+from lorecall.server.scoring.offline_scorer import OfflineScorer, _output_on_stderr, offline_scorer
 from lorecall.server.scoring.score import EngineScoring
 
 
@@ -64,18 +59,6 @@ def test_an_adapter_without_room_is_refused(scorer: OfflineScorer, int8_adapters
     with pytest.raises(AdapterError, match="has rank 8, over the 4"):
         scorer.deploy("a", int8_adapters[2])
     assert not scorer.adapters
-
-
-@pytest.mark.parametrize(("ranks", "limit"), [([], 1), ([1], 1), ([2, 8], 8), ([9, 3], 16), ([512], 512)])
-def test_the_engine_is_started_for_the_least_rank_that_holds_all(ranks: list[int], limit: int) -> None:
-    """There are only a few ranks that vLLM takes."""
-    assert rank_limit(ranks) == limit
-
-
-def test_a_rank_that_vllm_cannot_serve_is_refused() -> None:
-    """Before any engine is started."""
-    with pytest.raises(AdapterError, match="rank 513"):
-        rank_limit([513])
 
 
 def test_a_folder_that_is_no_prepared_base_starts_nothing(tmp_path: Path) -> None:

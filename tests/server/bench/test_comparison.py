@@ -1,12 +1,13 @@
-"""Ratios, intervals and winners, from measurements that are known."""
+"""Ratios, intervals and winners of two servers, from measurements that are known."""
 
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
-from lorecall.loadtest.compare import METRICS, compare, make_row
-from lorecall.loadtest.errors import LoadtestError
-from lorecall.loadtest.run import Measurement
+from lorecall.adapters.core.errors import LorecallError
+from lorecall.loadtest.run import METRICS, Measurement
+from lorecall.server.bench.comparison import compare_servers
+from lorecall.server.bench.paired import make_row
 
 
 def runs(*values: dict[str, float] | str) -> Callable[[], Measurement]:
@@ -16,7 +17,7 @@ def runs(*values: dict[str, float] | str) -> Callable[[], Measurement]:
     def once() -> Measurement:
         value = next(left)
         if isinstance(value, str):
-            raise LoadtestError(value)
+            raise LorecallError(value)
         return Measurement(value, ())
 
     return once
@@ -24,8 +25,9 @@ def runs(*values: dict[str, float] | str) -> Callable[[], Measurement]:
 
 def test_the_first_round_is_not_counted() -> None:
     """What a server does while it is cold is not in the ratio."""
-    found = compare(
+    found = compare_servers(
         2,
+        METRICS,
         runs({"requests_per_s": 1}, {"requests_per_s": 20}, {"requests_per_s": 40}),
         runs({"requests_per_s": 9}, {"requests_per_s": 10}, {"requests_per_s": 20}),
     )
@@ -45,7 +47,7 @@ def test_the_servers_take_turns_in_alternating_order() -> None:
 
         return run
 
-    compare(2, once("ours"), once("stock"))
+    compare_servers(2, METRICS, once("ours"), once("stock"))
     assert order == ["ours", "stock", "stock", "ours", "ours", "stock"]
 
 
@@ -63,7 +65,7 @@ def test_the_winner_is_named_only_beyond_the_interval(
     metric: str, ours: tuple[float, ...], winner: str
 ) -> None:
     """More is better for rates, less for times; an interval over 1 names nobody. Stock's wins stay."""
-    row = make_row(metric, ours, (10, 10, 10))
+    row = make_row(metric, ours, (10, 10, 10), less_is_better=METRICS[metric][1] == "less")
     assert row.low is not None
     assert row.high is not None
     assert row.ratio is not None
@@ -92,7 +94,9 @@ def test_counts_of_nothing_have_no_ratio() -> None:
 def test_a_server_that_dies_ends_the_comparison_and_is_named() -> None:
     """The rounds before it count, and a note says who ended when; nothing is dropped in silence."""
     ours = runs(*[{"requests_per_s": 2.0}] * 3)
-    found = compare(5, ours, runs({"requests_per_s": 1.0}, {"requests_per_s": 1.0}, "the engine died"))
+    found = compare_servers(
+        5, METRICS, ours, runs({"requests_per_s": 1.0}, {"requests_per_s": 1.0}, "the engine died")
+    )
     assert [row.ratio for row in found.rows] == [pytest.approx(2)]
     assert found.notes == ["stock ended without a result in round 2 of 5: the engine died"]
 
@@ -101,5 +105,5 @@ def test_a_metric_that_one_round_lacks_is_no_row() -> None:
     """Ratios are within rounds: where a round has no value there is none."""
     ours = runs({}, {"swap_p50_ms": 1, "completed": 1}, {"completed": 1})
     stock = runs({}, *[{"swap_p50_ms": 1.0, "completed": 1.0}] * 2)
-    assert [row.metric for row in compare(2, ours, stock).rows] == ["completed"]
+    assert [row.metric for row in compare_servers(2, METRICS, ours, stock).rows] == ["completed"]
     assert "swap_p50_ms" in METRICS

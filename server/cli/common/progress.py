@@ -19,22 +19,31 @@ def quiet_libraries() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 
-def _bar(*columns: TextColumn) -> Progress:
+def _bar(*columns: TextColumn, transient: bool = False) -> Progress:
     console = Console(stderr=True)
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         *columns,
         TimeRemainingColumn(),
         console=console,
         disable=not console.is_terminal,
+        transient=transient,
     )
 
 
 @contextmanager
+def count_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Yield a function that shows (done, total); the bar is removed after the block."""
+    with _bar(transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
 def steps_bar() -> Iterator[Callable[[str, int, int], None]]:
-    """Yield a function that shows (what is being done, done, total); a total of 0 is one without a count."""
+    """Yield a function that shows (step's name, done, total); a total of 0 shows no count."""
     with _bar() as bar:
         task = bar.add_task("starting", total=None)
 

@@ -2,7 +2,7 @@
 
 import pytest
 from lorecall.adapters.training.train import Progress
-from lorecall.server.cli.progress import steps_bar, training_bar
+from lorecall.server.cli.common.progress import steps_bar, training_bar
 
 
 def draw() -> None:

@@ -1,4 +1,4 @@
-"""Two servers on one base with the same engine arguments, ours and stock vLLM, and adapters for both."""
+"""Starts our server and stock vLLM on one base with the same engine arguments, and writes adapters for both."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -7,15 +7,12 @@ from pathlib import Path
 
 from lorecall.server.bench.material import write_random_adapter
 from lorecall.server.bench.processes.serving import HttpServer
-from lorecall.server.launch import cpu_environment, openmp_library, served_dtype
-
-RANKS = (8, 16, 32, 64, 128, 256)
-"""What vLLM takes for --max-lora-rank."""
-
-
-def max_rank(rank: int) -> int:
-    """Return the smallest --max-lora-rank that holds adapters of a rank."""
-    return next((allowed for allowed in RANKS if allowed >= rank), RANKS[-1])
+from lorecall.server.engine.common.environment import (
+    cpu_environment,
+    openmp_library,
+    rank_limit,
+    served_dtype,
+)
 
 
 def write_adapters(base: Path, work: Path, count: int, rank: int) -> list[Path]:
@@ -36,15 +33,15 @@ def both(
         work: Directory for logs and our store.
         flags: Engine arguments of both.
         slots: `--max-loras` of both.
-        rank: The largest rank that they must take.
+        rank: The largest rank of the adapters.
 
     Raises:
-        LorecallError: If one does not come up.
+        LorecallError: One does not start.
     """
     cores = sorted(os.sched_getaffinity(0))
     environ = cpu_environment({"VLLM_CPU_KVCACHE_SPACE": "1"}, cores, openmp_library())
     environ |= {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
-    lora = ("--enable-lora", "--max-loras", str(slots), "--max-lora-rank", str(max_rank(rank)))
+    lora = ("--enable-lora", "--max-loras", str(slots), "--max-lora-rank", str(rank_limit([rank])))
     same = (*lora, "--dtype", served_dtype(str(base)), "--scheduling-policy", "priority", *flags)
     with ExitStack() as started:
         own = {**environ, "LORECALL_STORE": str(work / "store")}

@@ -1,13 +1,13 @@
 """The page and the JSON of a comparison say everything that was found."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lorecall.loadtest.compare import Comparison
-from lorecall.loadtest.report import write_comparison
-from lorecall.loadtest.run import Measurement
+from lorecall.loadtest.run import METRICS, Measurement
 from lorecall.loadtest.scenario import Adapters, Scenario, Traffic
+from lorecall.server.bench.comparison import Comparison, write_comparison
 
 MACHINE: dict[str, Any] = {
     "date": "2026-01-02",
@@ -21,16 +21,15 @@ SCENARIO = Scenario("mine", "What it is.", Adapters(1), Traffic(1, 1, 1, 1), eng
 
 def written(tmp_path: Path, found: Comparison) -> tuple[str, dict[str, Any]]:
     """Write a comparison; return its page and its JSON."""
-    page = write_comparison(tmp_path, SCENARIO, found, "lorecall loadtest compare mine", MACHINE)
+    page = write_comparison(tmp_path, asdict(SCENARIO), found, "lorecall loadtest compare mine", MACHINE)
     return page.read_text(), json.loads((tmp_path / "mine.json").read_text())
 
 
 def test_a_row_that_stock_wins_is_kept(tmp_path: Path) -> None:
     """The table names stock where it is better, and the JSON has every round."""
-    found = Comparison(
-        [Measurement({"tokens_per_s": 5.0, "failed": 0}, ())] * 2,
-        [Measurement({"tokens_per_s": 10.0, "failed": 0}, ())] * 2,
-    )
+    ours = Measurement({"tokens_per_s": 5.0, "failed": 0}, ())
+    stock = Measurement({"tokens_per_s": 10.0, "failed": 0}, ())
+    found = Comparison(METRICS, [{"ours": ours, "stock": stock}] * 2)
     page, body = written(tmp_path, found)
     assert "| generated tokens per second | 5 | 10 | 0.500 | 0.500 to 0.500 | stock |" in page
     assert "| requests failed | 0 | 0 |  |  |  |" in page
@@ -40,7 +39,7 @@ def test_a_row_that_stock_wins_is_kept(tmp_path: Path) -> None:
 
 def test_machine_versions_command_and_arguments_are_there(tmp_path: Path) -> None:
     """A number can be had again from the page alone; notes say what ended early."""
-    page, body = written(tmp_path, Comparison(notes=["stock died"]))
+    page, body = written(tmp_path, Comparison(METRICS, notes=["stock died"]))
     for said in (
         "a CPU, 2 cores, no GPU",
         "vllm 0.32.0",

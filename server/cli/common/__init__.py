@@ -1,0 +1,1 @@
+"""What several commands share: options, console output, requests to a server, progress bars."""

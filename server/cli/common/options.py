@@ -1,0 +1,80 @@
+"""Options that several commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+LOCAL = "http://127.0.0.1:8000"
+"""The server of commands that need not name one."""
+
+Server = Annotated[str, typer.Option(envvar="LORECALL_SERVER", help="URL of the server.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Port = Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)]
+Seed = Annotated[int, typer.Option(help="Seed of every random choice.")]
+PageFolder = Annotated[Path, typer.Option(help="Where the JSON and the Markdown page go.")]
+
+# Training.
+PreparedBase = Annotated[Path, typer.Option(help="A base made by `lorecall base prepare`.")]
+TrainingTexts = Annotated[Path, typer.Option(help='JSON Lines of {"prefix", "target"}.')]
+Layers = Annotated[
+    str,
+    typer.Option(metavar="LIST", help='"all", or such as 20-29 or 3,7.', show_default="the last but one"),
+]
+Modules = Annotated[str, typer.Option(metavar="LIST", help="mlp, attention, all, or module names.")]
+Epochs = Annotated[int, typer.Option(help="The most passes over the texts.")]
+LearningRate = Annotated[float, typer.Option(help="Peak learning rate, falling linearly to 0.")]
+BatchSize = Annotated[int, typer.Option(help="Texts in one step.")]
+
+# Audits.
+AuditedServer = Annotated[str, typer.Option(metavar="URL", help="A running lorecall server.")]
+Candidates = Annotated[
+    Path,
+    typer.Option(
+        metavar="FILE", help="JSON Lines of id, prefix and target; or .parquet, .txt, a dataset's folder."
+    ),
+]
+Controls = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE.jsonl", help="Snippets that were never trained on; 300 or more."),
+]
+SkipBad = Annotated[
+    bool, typer.Option("--skip-bad", help="Skip and count bad lines instead of stopping at one.")
+]
+Split = Annotated[str, typer.Option(help="sentence, window or tokens: how a .txt file becomes snippets.")]
+TurnsOption = Annotated[
+    str,
+    typer.Option(
+        help="only, last or all: which answers of a chat become snippets; the turn before is given."
+    ),
+]
+Tokenizer = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Folder of the tokenizer.json that --split tokens uses."),
+]
+Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Write the reports here.")]
+Framing = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="raw, chat, chat+system or template; repeatable: the gravest verdict counts. raw by default."
+    ),
+]
+System = Annotated[str | None, typer.Option(help="System message of the framing chat+system.")]
+Template = Annotated[
+    str | None, typer.Option(help="Text of the framing template; {prefix} marks the prefix.")
+]
+PrefixTokens = Annotated[
+    list[int] | None,
+    typer.Option(
+        min=1, metavar="N", help="Score also with only the last N prefix tokens; repeatable: 8, 16, 32, 64."
+    ),
+]
+EpsilonOption = Annotated[
+    float | None,
+    typer.Option(min=0.0, help="Bound ε on the engine's logit error; by default the engine's own."),
+]
+Batch = Annotated[int, typer.Option(min=1, help="Snippets in one request.")]
+Timeout = Annotated[float, typer.Option(min=1.0, help="Seconds to wait for one answer.")]
+Formats = Annotated[
+    list[str] | None, typer.Option("--format", help="json, html or junit; repeatable; all by default.")
+]
