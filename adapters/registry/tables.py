@@ -9,9 +9,7 @@ from sqlalchemy import (
     BigInteger,
     DateTime,
     Dialect,
-    Double,
     Enum,
-    ForeignKey,
     ForeignKeyConstraint,
     Index,
     String,
@@ -41,18 +39,8 @@ class JobState(StrEnum):
     FAILED = "failed"
 
 
-class AuditState(StrEnum):
-    """Where an audit stands."""
-
-    QUEUED = "queued"
-    RUNNING = "running"
-    DONE = "done"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
-
-def _stored(kind: type[StrEnum]) -> Enum:
-    """Keep a string enumeration as its values, in a plain text column."""
+def text_enum(kind: type[StrEnum]) -> Enum:
+    """Return a column type that stores a string enumeration as its values, in plain text."""
     return Enum(kind, native_enum=False, length=16, values_callable=lambda members: [str(m) for m in members])
 
 
@@ -75,9 +63,8 @@ class Model(DeclarativeBase):
         datetime: UtcDateTime,
         dict[str, Any]: JSON,
         list[str]: JSON,
-        State: _stored(State),
-        JobState: _stored(JobState),
-        AuditState: _stored(AuditState),
+        State: text_enum(State),
+        JobState: text_enum(JobState),
     }
 
 
@@ -159,43 +146,6 @@ class JobRow(Model):
     created_at: Mapped[datetime]
     lease_until: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
-
-
-class AuditRow(Model):
-    """An audit that was asked for: who works on it, how far it is, what it found; no candidate's text."""
-
-    __tablename__ = "audits"
-    id: Mapped[str] = mapped_column(String(32), primary_key=True)
-    adapter: Mapped[str] = mapped_column(String(128), index=True)
-    version: Mapped[str] = mapped_column(String(64))
-    rank: Mapped[int]
-    effective_parameters: Mapped[int] = mapped_column(BigInteger)
-    candidate_set: Mapped[str] = mapped_column(String(64), index=True)
-    inputs: Mapped[dict[str, Any]]
-    settings: Mapped[dict[str, Any]]
-    run: Mapped[dict[str, Any]]
-    state: Mapped[AuditState] = mapped_column(index=True)
-    total: Mapped[int]
-    done: Mapped[int]
-    seconds: Mapped[float] = mapped_column(Double)
-    result: Mapped[dict[str, Any]]
-    error: Mapped[str]
-    worker: Mapped[str]
-    attempts: Mapped[int]
-    created_at: Mapped[datetime]
-    created_by: Mapped[str]
-    lease_until: Mapped[datetime | None]
-    finished_at: Mapped[datetime | None]
-
-
-class AuditSnippetRow(Model):
-    """What an audit found of one snippet: its entry in the report, written once, together with the cursor."""
-
-    __tablename__ = "audit_snippets"
-    audit_id: Mapped[str] = mapped_column(ForeignKey("audits.id"), primary_key=True)
-    position: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
-    verdict: Mapped[str] = mapped_column(String(16))
-    entry: Mapped[dict[str, Any]]
 
 
 class KeyRow(Model):

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from lorecall.adapters.core.errors import LorecallError
-from lorecall.adapters.registry.tables import AuditState
+from lorecall.adapters.registry.audit_tables import AuditState
 
 
 class AuditNotFoundError(LorecallError):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lorecall.adapters.core.errors import AdapterNotFoundError
-from lorecall.adapters.registry.tables import AuditState
+from lorecall.adapters.registry.audit_tables import AuditState
 from lorecall.adapters.registry.transitions import ConflictError
 from lorecall.audit.jobs.order import Order, set_inputs
 from lorecall.audit.jobs.records import AuditNotFoundError, AuditRecord, NewAudit, new_id

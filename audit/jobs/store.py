@@ -5,9 +5,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from lorecall.adapters.core.refusals import safe_repr
+from lorecall.adapters.registry.audit_tables import AuditRow, AuditSnippetRow, AuditState
 from lorecall.adapters.registry.database import Database
 from lorecall.adapters.registry.records import record_of
-from lorecall.adapters.registry.tables import AuditRow, AuditSnippetRow, AuditState
 from lorecall.adapters.registry.transitions import ConflictError, is_safe_identifier, plain_text
 from lorecall.audit.jobs.records import AuditNotFoundError, AuditRecord, NewAudit
 from sqlalchemy import delete, func, insert, or_, select

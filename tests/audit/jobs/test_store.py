@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from lorecall.adapters.registry.audit_tables import AuditSnippetRow, AuditState
 from lorecall.adapters.registry.registry import Registry
-from lorecall.adapters.registry.tables import AuditSnippetRow, AuditState
 from lorecall.adapters.registry.transitions import ConflictError
 from lorecall.audit.jobs.records import AuditNotFoundError, AuditRecord, NewAudit, new_id
 from lorecall.audit.jobs.store import MAX_ATTEMPTS, AuditStore

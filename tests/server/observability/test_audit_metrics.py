@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from lorecall.adapters.registry.tables import AuditState
+from lorecall.adapters.registry.audit_tables import AuditState
 from lorecall.audit.jobs.records import AuditRecord
 from lorecall.server.observability.audit_metrics import AuditMetrics, findings
 from lorecall.server.observability.metrics import AdapterLabels
