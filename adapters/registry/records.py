@@ -19,7 +19,7 @@ class AdapterRecord:
         previous_version: What `rollback` goes back to; None if nothing.
         pinned: Whether servers should keep it loaded.
         removed: Whether it is a tombstone (only `changes` shows those).
-        revision: The registry's revision when it last changed; for optimistic concurrency.
+        revision: The registry's revision when it last changed.
     """
 
     name: str

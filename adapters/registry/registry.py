@@ -12,7 +12,6 @@ from lorecall.adapters.registry.tables import AdapterRow, CounterRow, EventRow, 
 from lorecall.adapters.registry.transitions import (
     ConflictError,
     activate_version,
-    expected_adapter,
     find_adapter,
     find_version,
     move_version,
@@ -73,12 +72,6 @@ class Registry:
         """
         with self.database.read() as session:
             return record_of(AdapterRecord, find_adapter(session, name))
-
-    def live(self) -> dict[str, VersionRecord]:
-        """The live version of every name that has one."""
-        with self.database.read() as session:
-            query = select(VersionRow).where(VersionRow.state == State.LIVE)
-            return {row.name: record_of(VersionRecord, row) for row in session.scalars(query)}
 
     def wanted_versions(self) -> frozenset[str]:
         """The versions, of any name, that are on their way, live, quarantined, or to be rolled back to."""
@@ -193,7 +186,6 @@ class Registry:
         actor: str,
         audit_id: str = "",
         override: str = "",
-        expected_revision: int | None = None,
     ) -> AdapterRecord:
         """Make a version the one that the name answers with; the one before retires. One step for all readers.
 
@@ -203,14 +195,13 @@ class Registry:
             actor: Who does it.
             audit_id: The audit that allowed it.
             override: Why a quarantined version may go live nevertheless; recorded. The caller checks the scope.
-            expected_revision: The adapter's revision that the caller decided upon.
 
         Raises:
             AdapterNotFoundError: There is no such name or version.
-            ConflictError: The version is in no state to go live, or the name was changed in between.
+            ConflictError: The version is in no state to go live.
         """
         with self.database.write() as (session, revision):
-            adapter = expected_adapter(session, name, expected_revision)
+            adapter = find_adapter(session, name)
             row = find_version(session, name, version)
             if adapter.live_version == version:
                 return record_of(AdapterRecord, adapter)
@@ -224,15 +215,15 @@ class Registry:
             record_event(session, revision, actor, "activate", name, version, audit_id=audit_id, **detail)
             return record_of(AdapterRecord, adapter)
 
-    def rollback(self, name: str, *, actor: str, expected_revision: int | None = None) -> AdapterRecord:
+    def rollback(self, name: str, *, actor: str) -> AdapterRecord:
         """Swap a name back to the version before; twice is forth again.
 
         Raises:
             AdapterNotFoundError: There is no such name.
-            ConflictError: There is nothing to go back to, or the name was changed in between.
+            ConflictError: There is nothing to go back to.
         """
         with self.database.write() as (session, revision):
-            adapter = expected_adapter(session, name, expected_revision)
+            adapter = find_adapter(session, name)
             if adapter.previous_version is None:
                 raise ConflictError(f"{name} has no version to go back to", hint="add a second version first")
             row = find_version(session, name, adapter.previous_version)
@@ -253,15 +244,14 @@ class Registry:
                 record_event(session, revision, actor, "pin" if pinned else "unpin", name, "")
             return record_of(AdapterRecord, adapter)
 
-    def remove(self, name: str, *, actor: str, expected_revision: int | None = None) -> None:
+    def remove(self, name: str, *, actor: str) -> None:
         """Retire all versions of a name and take it away. Added again, it starts from nothing.
 
         Raises:
             AdapterNotFoundError: There is no such name.
-            ConflictError: The name was changed in between.
         """
         with self.database.write() as (session, revision):
-            adapter = expected_adapter(session, name, expected_revision)
+            adapter = find_adapter(session, name)
             for row in session.scalars(select(VersionRow).where(VersionRow.name == name)):
                 row.state, row.was_live, row.reason = State.RETIRED, False, "the name was removed"
             adapter.live_version = adapter.previous_version = None

@@ -40,22 +40,6 @@ def find_adapter(session: Session, name: str) -> AdapterRow:
     return adapter
 
 
-def expected_adapter(session: Session, name: str, revision: int | None) -> AdapterRow:
-    """The row of a name, if it is still at the revision that the caller saw (None: whatever it is).
-
-    Raises:
-        AdapterNotFoundError: There is none.
-        ConflictError: It was changed in between.
-    """
-    adapter = find_adapter(session, name)
-    if revision is not None and adapter.revision != revision:
-        raise ConflictError(
-            f"{name} was changed in between: it is at revision {adapter.revision}, not {revision}",
-            hint="look at it again and decide anew",
-        )
-    return adapter
-
-
 def find_version(session: Session, name: str, version: str) -> VersionRow:
     """The row of one version of a name.
 
