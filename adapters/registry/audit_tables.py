@@ -20,7 +20,7 @@ class AuditState(StrEnum):
 
 
 class AuditRow(Model):
-    """An audit that was asked for: who works on it, how far it is, what it found; no candidate's text."""
+    """An audit that was asked for: its worker, its progress, what it found; no candidate's text."""
 
     __tablename__ = "audits"
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
@@ -31,6 +31,7 @@ class AuditRow(Model):
     candidate_set: Mapped[str] = mapped_column(String(64), index=True)
     inputs: Mapped[dict[str, Any]]
     settings: Mapped[dict[str, Any]]
+    admits: Mapped[bool]
     run: Mapped[dict[str, Any]]
     state: Mapped[AuditState] = mapped_column(text_enum(AuditState), index=True)
     total: Mapped[int]

@@ -68,23 +68,17 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[tuple[Session, int]]:
-        """A session that commits at the end, and its revision.
-
-        Writers stand in line for the revision's row until they commit: a reader that sees revision n has
-        seen every change up to n.
+        """A session that commits at the end, and its revision; see `next_revision`.
 
         Raises:
             RegistryUnavailableError: The database did not answer.
         """
-        with _translated(), self._begin() as connection, Session(connection) as session:
-            session.execute(update(CounterRow).values(value=CounterRow.value + 1))
-            revision = session.scalars(select(CounterRow.value)).one()
-            yield session, revision
-            session.flush()
+        with self.change() as session:
+            yield session, next_revision(session)
 
     @contextmanager
     def change(self) -> Iterator[Session]:
-        """A session that commits at the end and leaves the revision alone, for rows that no server follows.
+        """A session that commits at the end and leaves the revision alone, for rows that servers do not follow.
 
         Raises:
             RegistryUnavailableError: The database did not answer.
@@ -106,6 +100,16 @@ class Database:
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
+
+
+def next_revision(session: Session) -> int:
+    """Raise the registry's revision and return it.
+
+    Its row is locked until the transaction ends, so writers take turns: a reader that sees revision n has seen
+    every change up to n. Rows of audits are locked before it and all other rows after it, against deadlocks.
+    """
+    session.execute(update(CounterRow).values(value=CounterRow.value + 1))
+    return session.scalars(select(CounterRow.value)).one()
 
 
 def _create_engine(url: str) -> Engine:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, TypeVar
 
-from lorecall.adapters.registry.tables import JobState, Model, State
+from lorecall.adapters.registry.tables import Model, State
 
 R = TypeVar("R")
 
@@ -39,7 +39,7 @@ class VersionRecord:
         version: 64 hex digits, sha256 over configuration and weights.
         state: Where it stands.
         reason: Why it stands there, when it is quarantined or retired; "" otherwise.
-        audit_id: The audit that decided last; "" for none.
+        audit_id: The audit that it waits for, or that decided last; "" for none.
         was_live: Whether it ever went live under this name since the name was added.
         rank: Its largest rank; 0 until validated, like the facts below.
         effective_parameters: Σ r · (d_in + d_out).
@@ -79,24 +79,6 @@ class EventRecord:
     name: str
     version: str
     detail: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class JobRecord:
-    """Work that one server must do; `worker` holds it until `lease_until`, then another may take it."""
-
-    id: str
-    kind: str
-    name: str
-    version: str
-    state: JobState
-    payload: dict[str, Any]
-    result: dict[str, Any]
-    worker: str
-    attempts: int
-    created_at: datetime
-    lease_until: datetime | None
-    finished_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)

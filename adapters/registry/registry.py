@@ -6,7 +6,6 @@ from typing import Any
 from lorecall.adapters.peft_format.adapter import Adapter
 from lorecall.adapters.registry.api_keys import Keys
 from lorecall.adapters.registry.database import Database
-from lorecall.adapters.registry.leases import Jobs
 from lorecall.adapters.registry.records import AdapterRecord, Changes, EventRecord, VersionRecord, record_of
 from lorecall.adapters.registry.tables import AdapterRow, CounterRow, EventRow, State, VersionRow
 from lorecall.adapters.registry.transitions import (
@@ -33,13 +32,11 @@ class Registry:
 
     Attributes:
         database: Where it all is; audits keep theirs in the same one.
-        jobs: Work to be done once by some server.
         keys: API keys.
     """
 
     def __init__(self, url: str) -> None:
         self.database = Database(url)
-        self.jobs = Jobs(self.database)
         self.keys = Keys(self.database)
 
     def close(self) -> None:
@@ -47,7 +44,7 @@ class Registry:
         self.database.close()
 
     def revision(self) -> int:
-        """The number of changes so far, those of keys and jobs included; cheap to ask often."""
+        """The number of changes so far, those of keys included; cheap to ask often."""
         with self.database.read() as session:
             return session.scalars(select(CounterRow.value)).one()
 

@@ -30,15 +30,6 @@ class State(StrEnum):
     RETIRED = "retired"
 
 
-class JobState(StrEnum):
-    """Where a job stands."""
-
-    QUEUED = "queued"
-    RUNNING = "running"
-    DONE = "done"
-    FAILED = "failed"
-
-
 def text_enum(kind: type[StrEnum]) -> Enum:
     """Return a column type that stores a string enumeration as its values, in plain text."""
     return Enum(kind, native_enum=False, length=16, values_callable=lambda members: [str(m) for m in members])
@@ -64,7 +55,6 @@ class Model(DeclarativeBase):
         dict[str, Any]: JSON,
         list[str]: JSON,
         State: text_enum(State),
-        JobState: text_enum(JobState),
     }
 
 
@@ -127,25 +117,6 @@ class EventRow(Model):
     name: Mapped[str] = mapped_column(String(128), index=True)
     version: Mapped[str] = mapped_column(String(64))
     detail: Mapped[dict[str, Any]]
-
-
-class JobRow(Model):
-    """Work on a version that some server must do once, such as the audit that admits it."""
-
-    __tablename__ = "jobs"
-    id: Mapped[str] = mapped_column(String(32), primary_key=True)
-    kind: Mapped[str] = mapped_column(String(32))
-    name: Mapped[str] = mapped_column(String(128), index=True)
-    version: Mapped[str] = mapped_column(String(64))
-    state: Mapped[JobState] = mapped_column(index=True)
-    payload: Mapped[dict[str, Any]]
-    result: Mapped[dict[str, Any]]
-    worker: Mapped[str]
-    attempts: Mapped[int]
-    created_revision: Mapped[int]
-    created_at: Mapped[datetime]
-    lease_until: Mapped[datetime | None]
-    finished_at: Mapped[datetime | None]
 
 
 class KeyRow(Model):

@@ -24,12 +24,13 @@ class AuditRecord:
     Attributes:
         id: Its id.
         adapter: The adapter's name.
-        version: The version that was live when it was asked for, 64 hex digits.
+        version: The version that is audited, 64 hex digits.
         rank: LoRA rank of that version.
         effective_parameters: Σ r · (d_in + d_out).
         candidate_set: sha256 of the candidates, in hex.
         inputs: What the sets were, without their texts: name, digest, snippets.
         settings: What the audit was told.
+        admits: Whether it decides that the version goes live.
         run: What the first batch fixed for all of them: engine, epsilon, time; {} before.
         state: Where it stands.
         total: Snippets, controls included.
@@ -53,6 +54,7 @@ class AuditRecord:
     candidate_set: str
     inputs: dict[str, Any]
     settings: dict[str, Any]
+    admits: bool
     run: dict[str, Any]
     state: AuditState
     total: int

@@ -112,7 +112,7 @@ class Spool:
         """
         old = time.time() - ORPHAN_SECONDS
         found = []
-        for path in self._folder.glob("*.*"):
+        for path in self._folder.rglob("*.*"):  # older servers kept some texts in a subfolder
             known = path.stem in ended
             unknown = path.stem not in waiting and path.stat().st_mtime < old
             if known or unknown:

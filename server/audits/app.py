@@ -49,7 +49,7 @@ def make_app(server: str, registry: Registry, settings: ServerSettings, host: st
         registry.close()
 
     app = FastAPI(title="lorecall audit", lifespan=lifespan)
-    app.state.lorecall_audits = parts.desk
+    app.state.lorecall_audits = parts.service
     app.include_router(audits.router)
     app.include_router(page.router)
 

@@ -43,7 +43,7 @@ class AddRequest(BaseModel):
     controls: list[Snippet] = Field(default_factory=list, max_length=MAX_SNIPPETS)
 
     def snippets(self) -> dict[str, Any]:
-        """Return the sets for the gate's audit, as they are kept with its job."""
+        """Return the candidates and controls for the audit that admits the adapter."""
         return self.model_dump(include={"candidates", "controls"})
 
 

@@ -27,7 +27,7 @@ class Gate(Protocol):
         """Raise UsageError if an audit would have nothing to ask for."""
         ...
 
-    async def admit(self, record: VersionRecord, snippets: dict[str, Any]) -> VersionRecord:
+    async def admit(self, record: VersionRecord, snippets: dict[str, Any]) -> None:
         """Put a version under audit, which lets it go live or not."""
         ...
 
@@ -114,7 +114,8 @@ class ControlPlane:
         if record.state is State.LIVE:
             await self.follow(name)
         elif self.gate is not None:
-            record = await self.gate.admit(record, candidates or {})
+            await self.gate.admit(record, candidates or {})
+            record = await asyncio.to_thread(self.registry.version, name, record.version)
         elif record.state is State.VALIDATED:
             record = await self.activate(record, info, actor=actor)
             self._metrics.swap_seconds.observe(time.perf_counter() - started)
