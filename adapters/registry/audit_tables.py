@@ -10,7 +10,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 
 class AuditState(StrEnum):
-    """Where an audit stands."""
+    """The state of an audit."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -48,7 +48,7 @@ class AuditRow(Model):
 
 
 class AuditSnippetRow(Model):
-    """What an audit found of one snippet: its entry in the report, written once, together with the cursor."""
+    """The result of one snippet: its entry in the report, written in the transaction that moves the cursor."""
 
     __tablename__ = "audit_snippets"
     audit_id: Mapped[str] = mapped_column(ForeignKey("audits.id"), primary_key=True)

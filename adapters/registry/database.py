@@ -1,4 +1,4 @@
-"""The registry's database: SQLite or PostgreSQL, its migrations, and transactions in one order."""
+"""The registry's database: SQLite or PostgreSQL, its migrations, and its transactions."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +23,7 @@ from sqlalchemy.orm import Session
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _MIGRATION_LOCK = 0x10EC_A11
 _BUSY_SECONDS = 30
-_BUGS = (IntegrityError, ProgrammingError, DataError)  # ours, not the database's
+_BUGS = (IntegrityError, ProgrammingError, DataError)  # errors of our code: they are not translated
 
 
 class RegistryUnavailableError(LorecallError):
@@ -96,7 +96,7 @@ class Database:
         config = Config()
         config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
         with _translated(), self._begin() as connection:
-            if connection.dialect.name == "postgresql":  # one server at a time; SQLite is locked by its BEGIN
+            if connection.dialect.name == "postgresql":  # one server at a time; on SQLite the BEGIN locks
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
@@ -146,7 +146,7 @@ def _create_sqlite(url: URL) -> Engine:
 
     @event.listens_for(engine, "connect")
     def configure(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None  # SQLAlchemy's recipe: we begin, not the driver
+        connection.isolation_level = None  # SQLAlchemy's recipe: `begin` starts transactions, not the driver
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA foreign_keys = ON")
 
@@ -160,7 +160,7 @@ def _create_sqlite(url: URL) -> Engine:
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """Turn the driver's errors into ours, without the statement and its values."""
+    """Raise the driver's errors as RegistryUnavailableError, without the statement and its values."""
     try:
         yield
     except DBAPIError as error:

@@ -20,7 +20,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
 class State(StrEnum):
-    """Where a version stands in its life."""
+    """The state of a version; `transitions.TRANSITIONS` says which state may follow which."""
 
     STAGED = "staged"
     VALIDATED = "validated"
@@ -36,13 +36,13 @@ def text_enum(kind: type[StrEnum]) -> Enum:
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """Points in time, in UTC, with their zone also where the database forgets it."""
+    """A point in time in UTC, with its zone; SQLite does not store the zone."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Give a value from SQLite its zone back."""
+        """Return a value from the database with its zone."""
         del dialect
         return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
 
@@ -59,7 +59,7 @@ class Model(DeclarativeBase):
 
 
 class CounterRow(Model):
-    """One row: the revision. Every writer locks it first, so revisions are committed in their order."""
+    """One row: the revision. Writers lock it, so revisions are committed in their order."""
 
     __tablename__ = "registry_revision"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -67,7 +67,7 @@ class CounterRow(Model):
 
 
 class AdapterRow(Model):
-    """A name and the version that it points at. A removed name stays as a tombstone, for other servers to see."""
+    """A name and the version that it points at. A removed name stays as a row, so that other servers notice."""
 
     __tablename__ = "adapters"
     name: Mapped[str] = mapped_column(String(128), primary_key=True)
@@ -79,7 +79,7 @@ class AdapterRow(Model):
 
 
 class VersionRow(Model):
-    """One version under one name: what it is, and where it stands."""
+    """One version under one name: its facts and its state."""
 
     __tablename__ = "adapter_versions"
     __table_args__ = (
@@ -106,7 +106,7 @@ class VersionRow(Model):
 
 
 class EventRow(Model):
-    """Who did what, when."""
+    """Who did what, and when."""
 
     __tablename__ = "events"
     id: Mapped[int] = mapped_column(primary_key=True)

@@ -1,4 +1,4 @@
-"""What the store of audits takes and gives: frozen records, detached from any database session."""
+"""The records of the store of audits: frozen, detached from any database session."""
 
 import uuid
 from dataclasses import dataclass
@@ -28,21 +28,21 @@ class AuditRecord:
         rank: LoRA rank of that version.
         effective_parameters: Σ r · (d_in + d_out).
         candidate_set: sha256 of the candidates, in hex.
-        inputs: What the sets were, without their texts: name, digest, snippets.
-        settings: What the audit was told.
+        inputs: The sets without their texts: name, digest, number of snippets.
+        settings: Its settings, `OrderSettings` as JSON.
         admits: Whether it decides that the version goes live.
-        run: What the first batch fixed for all of them: engine, epsilon, time; {} before.
-        state: Where it stands.
+        run: What the first batch fixes for all of them: engine, epsilon, time; {} before.
+        state: Its state.
         total: Snippets, controls included.
         done: The cursor: snippets recorded so far.
-        seconds: Time spent on recorded batches.
+        seconds: Time spent on the recorded batches.
         result: The report without its snippets, once it is done.
         error: Why it failed, "" if it did not.
         worker: Who holds it.
-        attempts: Times it was taken up since something was last recorded.
+        attempts: Times it was taken since a batch was last recorded.
         created_at: When it was asked for, UTC.
         created_by: Who asked.
-        lease_until: Until when the worker holds it; of a queued one, when it may be taken up again.
+        lease_until: Until when the worker holds it; of a queued one, when it may be taken again.
         finished_at: When it ended, UTC.
     """
 

@@ -28,8 +28,6 @@ from lorecall.audit.scorer import AdapterVersion, ScoreItem, Scorer
 
 logger = logging.getLogger("lorecall.audit")
 
-LEASE = timedelta(seconds=60)
-BATCH = 32
 RETRY_SECONDS = (2, 4, 8, 16, 32, 60)
 LOST = (ConflictError, AuditNotFoundError)
 """Errors that mean that another worker has the audit, or that it was cancelled or removed."""
@@ -101,13 +99,13 @@ class Runner:
         except LOST as error:
             logger.info("audit %s stops here: %s", record.id, error.message)
         except RegistryUnavailableError:
-            raise  # the lease runs out, and the audit goes on from its cursor
+            raise  # the lease runs out, and a worker goes on from the cursor
         except ScorerError as error:  # the engine may come back
             logger.warning("audit %s waits: %s", record.id, error.message)
             self._release(record, RETRY_SECONDS[min(record.attempts, len(RETRY_SECONDS)) - 1])
         except LorecallError as error:
             self._fail(record, error.message)
-        except Exception as error:  # noqa: BLE001  it could quote a text: only its place is logged
+        except Exception as error:  # noqa: BLE001  its message could quote a text: only its place is logged
             places = places_of(error)
             self._fail(record, f"{type(error).__name__} at {places[-1]}")
             logger.error("audit %s: %s by way of %s", record.id, type(error).__name__, places)  # noqa: TRY400
@@ -189,23 +187,23 @@ class Runner:
 
     @contextmanager
     def _held(self, record: AuditRecord) -> Iterator[None]:
-        """Renew the lease beside the work: a batch may take longer than a lease."""
+        """Renew the lease in a thread: a batch may take longer than a lease."""
         over = threading.Event()
 
-        def keep() -> None:
+        def renew() -> None:
             while not over.wait(self.lease.total_seconds() / 3):
                 try:
                     self.store.renew(record.id, self.worker, self.lease)
                 except LorecallError as error:
                     logger.info("audit %s cannot be held: %s", record.id, error.message)
 
-        keeper = threading.Thread(target=keep, name="audit-lease", daemon=True)
-        keeper.start()
+        thread = threading.Thread(target=renew, name="audit-lease", daemon=True)
+        thread.start()
         try:
             yield
         finally:
             over.set()
-            keeper.join()
+            thread.join()
 
     def _fail(self, record: AuditRecord, reason: str) -> None:
         logger.warning("audit %s failed: %s", record.id, reason)
@@ -214,13 +212,13 @@ class Runner:
             self.store.finish(record.id, self.worker, {}, error=reason)
             self.spool.remove(record.id)
 
-        self._leave(record, fail)
+        self._last_step(record, fail)
 
     def _release(self, record: AuditRecord, seconds: float) -> None:
         delay = timedelta(seconds=0 if self.stop.is_set() else seconds)
-        self._leave(record, lambda: self.store.release(record.id, self.worker, delay))
+        self._last_step(record, lambda: self.store.release(record.id, self.worker, delay))
 
-    def _leave(self, record: AuditRecord, step: Callable[[], None]) -> None:
+    def _last_step(self, record: AuditRecord, step: Callable[[], None]) -> None:
         """Do the last step of an audit, unless it is no longer ours."""
         try:
             step()
@@ -241,11 +239,11 @@ def pieces(texts: Texts, done: int, size: int) -> Iterator[tuple[Group, list[Sco
         done: Snippets that are recorded.
         size: Snippets of a batch.
     """
-    skipped = done
+    skip = done
     for group in Group:
         items = texts.sets[group].items if group in texts.sets else ()
-        rest = islice(items, min(skipped, len(items)), None)
-        skipped = max(0, skipped - len(items))
+        rest = islice(items, min(skip, len(items)), None)
+        skip = max(0, skip - len(items))
         while batch := list(islice(rest, size)):
             yield group, batch
 

@@ -38,7 +38,7 @@ class AuditService:
     queued: Callable[[], None] = field(default=lambda: None)
 
     def submit(self, order: Order, sees: Sees, actor: str) -> AuditRecord:
-        """Queue an audit of the version that a name stands for now.
+        """Queue an audit of the live version of a name.
 
         Raises:
             AdapterNotFoundError: There is no such adapter, or the caller does not see it.
@@ -102,7 +102,7 @@ class AuditService:
         return [record for record in self.store.audits(adapter=adapter) if sees(record.adapter)][:limit]
 
     def cancel(self, audit_id: str, sees: Sees) -> AuditRecord:
-        """Stop an audit; what it has recorded stays, a version that it was to admit is quarantined.
+        """Stop an audit; its entries stay, and a version that it was to admit is quarantined.
 
         Raises like `get`.
         """
@@ -112,14 +112,14 @@ class AuditService:
         return record
 
     def remove(self, audit_id: str, sees: Sees) -> AuditRecord:
-        """Remove an audit with everything of it. Raises like `get`."""
+        """Remove an audit and its entries, after cancelling it if it is open. Raises like `get`."""
         record = self.get(audit_id, sees)
         self.store.remove(audit_id)
         self.spool.remove(audit_id)
         return record
 
     def snippets(self, audit_id: str, sees: Sees, offset: int, limit: int) -> list[Entry]:
-        """Return entries of what is recorded so far, from a position on. Raises like `get`."""
+        """Return the entries recorded so far, from a position on. Raises like `get`."""
         self.get(audit_id, sees)
         return self.store.entries(audit_id, offset, limit)
 

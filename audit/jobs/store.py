@@ -1,4 +1,4 @@
-"""Audits in the registry's database: who works on which, how far it is, and what it found."""
+"""The queue of audits in the registry's database, with their progress and results."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -35,7 +35,7 @@ def _now() -> datetime:
 
 
 class AuditStore:
-    """Audits and their snippets. A worker holds an audit for a lease; another goes on where a dead one stopped.
+    """Audits and their entries. A worker holds an audit for a lease; another goes on where a dead one stopped.
 
     Args:
         database: The registry's.
@@ -136,7 +136,7 @@ class AuditStore:
             return None
 
     def begin(self, audit_id: str, worker: str, run: dict[str, Any]) -> AuditRecord:
-        """Fix what holds for all batches. Raises like `record`."""
+        """Store what the first batch fixes for all of them. Raises like `record`."""
         with self._database.change() as session:
             row = _held(session, audit_id, worker)
             row.run = run
@@ -151,19 +151,19 @@ class AuditStore:
         lease: timedelta,
         seconds: float,
     ) -> AuditRecord:
-        """Write one batch and move the cursor behind it, in one transaction; the lease starts anew.
+        """Write one batch and move the cursor past it, in one transaction; the lease starts anew.
 
         Args:
             audit_id: The audit.
             worker: Who did the batch.
-            cursor: The position of its first snippet.
+            cursor: The position of its first snippet in the audit.
             entries: The snippets' entries in the report, in order.
             lease: For how long the worker holds the audit from now on.
             seconds: Time spent on the batch.
 
         Raises:
-            AuditNotFoundError: There is no such audit any more.
-            ConflictError: It is over, somebody else has it, or the cursor is elsewhere.
+            AuditNotFoundError: The audit was removed.
+            ConflictError: It is over, another worker has it, or the cursor is elsewhere.
         """
         with self._database.change() as session:
             row = _held(session, audit_id, worker)
@@ -175,12 +175,12 @@ class AuditStore:
             return record_of(AuditRecord, row)
 
     def renew(self, audit_id: str, worker: str, lease: timedelta) -> None:
-        """Hold an audit longer. Raises like `record`."""
+        """Hold an audit for another lease. Raises like `record`."""
         with self._database.change() as session:
             _held(session, audit_id, worker).lease_until = self._clock() + lease
 
     def release(self, audit_id: str, worker: str, delay: timedelta = timedelta(0)) -> None:
-        """Give an audit back, to be taken up by anybody after a delay. Raises like `record`."""
+        """Put an audit back into the queue, to be taken after a delay. Raises like `record`."""
         with self._database.change() as session:
             row = _held(session, audit_id, worker)
             row.state, row.worker = AuditState.QUEUED, ""
@@ -198,7 +198,7 @@ class AuditStore:
             return record_of(AuditRecord, row)
 
     def cancel(self, audit_id: str) -> AuditRecord:
-        """Stop an audit; what it has recorded stays. One that is over stays as it is.
+        """Stop an audit; its entries stay. One that is over is not changed.
 
         A version that it was to admit is quarantined.
 
@@ -259,14 +259,14 @@ class AuditStore:
             return list(session.scalars(query))
 
     def counts(self) -> dict[AuditState, int]:
-        """How many audits stand in each state."""
+        """The number of audits in each state."""
         with self._database.read() as session:
             query = select(AuditRow.state, func.count()).group_by(AuditRow.state)
             found = {row[0]: row[1] for row in session.execute(query)}
             return {state: found.get(state, 0) for state in AuditState}
 
     def ids(self) -> tuple[frozenset[str], frozenset[str]]:
-        """The ids of the audits that are not over, and of those that are."""
+        """The ids of the open audits, and of those that are over."""
         with self._database.read() as session:
             found = session.execute(select(AuditRow.id, AuditRow.state)).all()
             open_ids = frozenset(row[0] for row in found if row[1] in OPEN)
@@ -301,7 +301,7 @@ def _held(session: Session, audit_id: str, worker: str) -> AuditRow:
 
 
 def _end(session: Session, row: AuditRow, state: AuditState, now: datetime, error: str = "") -> None:
-    """End an audit; a version that it does not admit is quarantined with the reason, if it is still waiting."""
+    """End an audit. A version that waits for it and is not admitted is quarantined with the reason."""
     row.state, row.finished_at, row.lease_until, row.error = state, now, None, plain_text(error)
     reason = _objection(row) if row.admits else ""
     if not reason:

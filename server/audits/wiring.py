@@ -24,7 +24,7 @@ class AuditParts:
     Attributes:
         service: What its routes call.
         worker: Does the audits; to be started, and closed at the end.
-        stop: Set to have the worker stop without waiting for it.
+        stop: Stops the worker after its current batch, without waiting for that.
     """
 
     service: AuditService

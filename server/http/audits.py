@@ -76,7 +76,7 @@ async def list_audits(
 
 @router.get("/v1/capacity")
 async def show_capacity(request: Request, adapter: Annotated[str | None, Query()] = None) -> Response:
-    """Return what each audited version of each rank held of each candidate set, oldest first."""
+    """Return the recall of each candidate set by version and rank, oldest first."""
     return JSONResponse({"rows": await asyncio.to_thread(service(request).capacity, sees, adapter)})
 
 
@@ -121,7 +121,7 @@ async def cancel_audit(audit_id: str, request: Request) -> Response:
 
 @router.delete("/v1/audits/{audit_id}")
 async def remove_audit(audit_id: str, request: Request) -> Response:
-    """Remove an audit with everything that it has recorded; one under way stops."""
+    """Remove an audit with everything that it has recorded; a running one is stopped first."""
     record = await asyncio.to_thread(service(request).remove, audit_id, sees)
     return JSONResponse({"id": record.id, "adapter": record.adapter, "removed": True})
 
