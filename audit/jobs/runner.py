@@ -249,7 +249,7 @@ def pieces(texts: Texts, done: int, size: int) -> Iterator[tuple[Group, list[Sco
 
 
 def _checked(scorer: Scorer, record: AuditRecord) -> AdapterVersion:
-    """Return the adapter, if its name still stands for the version that is audited.
+    """Return the adapter, if its name still points at the version that is audited.
 
     Raises:
         MovedError: It does not, so its scores would be of another version than those recorded.

@@ -76,7 +76,7 @@ class AuditStore:
             row = session.scalars(same.with_for_update()).first()
             held = row is not None and row.lease_until is not None and row.lease_until >= now
             if row is not None and not held and not ready(row.id):
-                _end(session, row, AuditState.CANCELLED, now)
+                _end(session, row, AuditState.CANCELLED, now, "its texts were lost")
             revision = next_revision(session)
             row = session.scalars(same).first()  # asked again: another server may have been quicker
             row = row or self._insert(session, new, admits=True)

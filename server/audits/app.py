@@ -27,7 +27,7 @@ def make_app(server: str, registry: Registry, settings: ServerSettings, host: st
 
     Args:
         server: URL of the lorecall server that scores.
-        registry: Where audits, and API keys, are kept; closed with the application.
+        registry: Stores the audits and the API keys; closed with the application.
         settings: The settings.
         host: The address that it will listen on.
 

@@ -43,8 +43,8 @@ def make_audits(
     """Return the audit service over a registry and an engine.
 
     Args:
-        registry: Where audits are kept.
-        engines: What scores them.
+        registry: Stores the audits.
+        engines: Scores served adapters.
         settings: Lease, batch and spool.
         series: The registry of its metrics.
         label: Bounds the adapters that have gauges.

@@ -110,7 +110,9 @@ def test_texts_sent_again_revive_an_audit_that_lost_them(
     first = store.admit(new(), here)
     second = store.admit(new(), lost)
     assert second.id != first.id
-    assert store.get(first.id).state is AuditState.CANCELLED
+    assert (store.get(first.id).state, store.get(first.id).error) == (
+        AuditState.CANCELLED, "its texts were lost",
+    )  # fmt: skip
     assert (version_of(registry, second).state, version_of(registry, second).audit_id) == (
         State.AUDITING, second.id,
     )  # fmt: skip
