@@ -84,6 +84,9 @@ class OwnEngine:
         return Lease(await self.plane.loaded(name), None)
 
     async def _hold_candidate(self, name: str, version: str) -> Lease:
+        live = self.plane.engine_set.live.get(name)
+        if live is not None and live.version == version:  # it went live before its audit was over
+            return Lease(live, None)
         record = await asyncio.to_thread(self.plane.registry.version, name, version)
         loaded = await self.plane.candidate(record)
         lease = Lease(loaded, None)
