@@ -19,7 +19,7 @@ from lorecall.audit.jobs.records import AuditNotFoundError, AuditRecord
 from lorecall.audit.jobs.resume import recorded_report
 from lorecall.audit.jobs.spool import Spool, Texts
 from lorecall.audit.jobs.store import AuditStore
-from lorecall.audit.judging.framed_judges import Bases, FramedJudges
+from lorecall.audit.judging.framed_judges import BaseCaches, FramedJudges
 from lorecall.audit.records import Group, SetSource, SnippetResult
 from lorecall.audit.reports.build import Report, check_report, snippet_entry
 from lorecall.audit.reports.redact import Redactor
@@ -167,7 +167,7 @@ class Runner:
         judges = FramedJudges(
             scorer,
             record.adapter,
-            Bases(scorer),
+            BaseCaches(scorer),
             settings.views,
             record.run["epsilon"]["value"],
             settings.bounds,
@@ -177,7 +177,7 @@ class Runner:
                 self.store.release(record.id, self.worker)
                 return False
             started = time.monotonic()
-            results = judges.chunk(group, items)
+            results = judges.judge(group, items)
             _checked(scorer, record)
             entries: list[Report] = [snippet_entry(one, redactor, scorer.token_texts) for one in results]
             spent = time.monotonic() - started

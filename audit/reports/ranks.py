@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 
 from lorecall.audit.inputs.candidates import CandidateSet
-from lorecall.audit.judging.framed_judges import RAW, Bases
+from lorecall.audit.judging.framed_judges import RAW, BaseCaches
 from lorecall.audit.judging.rule import threshold
 from lorecall.audit.records import AuditResult, Group
 from lorecall.audit.reports.build import Report
@@ -54,7 +54,7 @@ def run_ranks(
     """
     versions = [scorer.adapter(name) for name in adapters]
     item = line_item(line, sets[Group.CANDIDATES].items) if line else None
-    bases = Bases(scorer)
+    bases = BaseCaches(scorer)
     size = sum(len(candidates.items) for candidates in sets.values())
 
     def part(index: int) -> Progress:

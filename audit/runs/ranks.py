@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lorecall.audit.judging.verdict import normalise
+from lorecall.audit.judging.match import normalise
 from lorecall.audit.records import AuditResult, Group, Verdict
 from lorecall.audit.scorer import ItemScore, ScoreItem
 
