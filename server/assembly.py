@@ -18,7 +18,7 @@ from lorecall.adapters.registry.registry import Registry
 from lorecall.adapters.validation.base_facts import BaseFacts, read_base_facts
 from lorecall.adapters.validation.policy import Limits
 from lorecall.audit.inputs.json_lines import load_json_lines
-from lorecall.audit.jobs.spool import Spool
+from lorecall.audit.jobs.service import AuditService
 from lorecall.audit.policy.policy_file import load_policy
 from lorecall.audit.records import Group
 from lorecall.audit.scorer import EngineInfo
@@ -26,7 +26,6 @@ from lorecall.server.audits.admission import AuditGate
 from lorecall.server.audits.engines import OwnEngine
 from lorecall.server.audits.wiring import make_audits
 from lorecall.server.auth.keyring import KeyGuard, check_exposure, is_loopback
-from lorecall.server.http.audits import AuditRoutes
 from lorecall.server.http.state import Serving
 from lorecall.server.lifecycle.control_plane import ControlPlane
 from lorecall.server.lifecycle.engine_set import Capacity, EngineSet
@@ -41,7 +40,6 @@ from prometheus_client import REGISTRY
 logger = logging.getLogger("vllm.lorecall")
 
 STAGING = "downloads"
-ADMISSIONS = "admissions"
 Background = list[Coroutine[Any, Any, None]]
 
 
@@ -83,19 +81,23 @@ async def build_serving(
     )
     follower = Follower(plane, metrics, settings.poll_seconds, guard.reload)
     background: Background = [follower.run()]
-    if settings.require_audit is not None:
-        gate = make_gate(serving, settings)
-        plane.gate = gate
-        background.append(gate.run())
     await follower.catch_up()
     return serving, background
 
 
-def build_audits(serving: Serving, settings: ServerSettings) -> tuple[AuditRoutes, Coroutine[Any, Any, None]]:
-    """Return what the audit routes share, and the work that is to run beside them."""
+def build_audits(
+    serving: Serving, settings: ServerSettings
+) -> tuple[AuditService, Coroutine[Any, Any, None]]:
+    """Return the audit service, and the work that is to run beside the routes.
+
+    Raises:
+        UsageError: The policy or a set of `--require-audit` cannot be read.
+    """
     plane = serving.adapters
     own = OwnEngine(asyncio.get_running_loop(), plane, serving.scoring, serving.info)
-    parts = make_audits(plane.registry, own, settings, REGISTRY, serving.metrics.label)
+    parts = make_audits(plane.registry, own, settings, REGISTRY, serving.metrics.label, own)
+    if settings.require_audit is not None:
+        plane.gate = make_gate(parts.service, settings.require_audit, settings)
 
     async def work() -> None:
         parts.worker.start()
@@ -104,20 +106,18 @@ def build_audits(serving: Serving, settings: ServerSettings) -> tuple[AuditRoute
         finally:
             parts.stop.set()  # without waiting: its batch needs the loop that ends here
 
-    return parts.desk, work()
+    return parts.service, work()
 
 
-def make_gate(serving: Serving, settings: ServerSettings) -> AuditGate:
-    """Return the gate that the settings ask for.
+def make_gate(audits: AuditService, policy: Path, settings: ServerSettings) -> AuditGate:
+    """Return the gate that holds audits against a policy file.
 
     Raises:
         UsageError: The policy or a set cannot be read.
     """
     files = {Group.CANDIDATES: settings.audit_candidates, Group.CONTROLS: settings.audit_controls}
     sets = {group: load_json_lines(file) for group, file in files.items() if file is not None}
-    policy = load_policy(settings.require_audit or Path())
-    spool = Spool(settings.spool_folder() / ADMISSIONS)
-    return AuditGate(serving.adapters, serving.scoring, serving.info, policy, sets, spool)
+    return AuditGate(audits, load_policy(policy), sets)
 
 
 def make_guard(registry: Registry, settings: ServerSettings, args: Namespace) -> KeyGuard:

@@ -1,1 +1,1 @@
-"""Names, their immutable versions and who did what when, in SQLite or PostgreSQL."""
+"""Names, their immutable versions and who did what, in SQLite or PostgreSQL."""

@@ -1,4 +1,4 @@
-"""API keys in the registry: made, listed and revoked by name; the secret is shown once and never stored."""
+"""API keys in the registry: made, listed and revoked; a secret is returned once and never stored."""
 
 import uuid
 from collections.abc import Iterable
@@ -42,7 +42,7 @@ class Keys:
         """Make a key.
 
         Returns:
-            The key and its secret, which cannot be had again.
+            The key and its secret, which is not stored.
 
         Raises:
             ApiKeyError: A pattern is malformed or there is no scope.
@@ -88,7 +88,7 @@ class Keys:
                 record_event(session, revision, actor, "revoke-key", "", "", key=key_id, key_name=row.name)
 
     def active(self) -> tuple[ApiKey, ...]:
-        """The keys that are not revoked, by name; expired ones included, which `KeyRing` turns away."""
+        """The keys that are not revoked, sorted by name; `KeyRing` refuses those that have expired."""
         with self._database.read() as session:
             query = select(KeyRow).where(KeyRow.revoked_at.is_(None)).order_by(KeyRow.name, KeyRow.id)
             return tuple(_key_of(row) for row in session.scalars(query))

@@ -1,4 +1,4 @@
-"""The registry's database: SQLite or PostgreSQL, its migrations, and transactions in one order."""
+"""The registry's database: SQLite or PostgreSQL, its migrations, and its transactions."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +23,7 @@ from sqlalchemy.orm import Session
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _MIGRATION_LOCK = 0x10EC_A11
 _BUSY_SECONDS = 30
-_BUGS = (IntegrityError, ProgrammingError, DataError)  # ours, not the database's
+_BUGS = (IntegrityError, ProgrammingError, DataError)  # errors of our code: they are not translated
 
 
 class RegistryUnavailableError(LorecallError):
@@ -68,23 +68,17 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[tuple[Session, int]]:
-        """A session that commits at the end, and its revision.
-
-        Writers stand in line for the revision's row until they commit: a reader that sees revision n has
-        seen every change up to n.
+        """A session that commits at the end, and its revision; see `next_revision`.
 
         Raises:
             RegistryUnavailableError: The database did not answer.
         """
-        with _translated(), self._begin() as connection, Session(connection) as session:
-            session.execute(update(CounterRow).values(value=CounterRow.value + 1))
-            revision = session.scalars(select(CounterRow.value)).one()
-            yield session, revision
-            session.flush()
+        with self.change() as session:
+            yield session, next_revision(session)
 
     @contextmanager
     def change(self) -> Iterator[Session]:
-        """A session that commits at the end and leaves the revision alone, for rows that no server follows.
+        """A session that commits at the end and leaves the revision alone, for rows that servers do not follow.
 
         Raises:
             RegistryUnavailableError: The database did not answer.
@@ -102,10 +96,20 @@ class Database:
         config = Config()
         config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
         with _translated(), self._begin() as connection:
-            if connection.dialect.name == "postgresql":  # one server at a time; SQLite is locked by its BEGIN
+            if connection.dialect.name == "postgresql":  # one server at a time; on SQLite the BEGIN locks
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
+
+
+def next_revision(session: Session) -> int:
+    """Raise the registry's revision and return it.
+
+    Its row is locked until the transaction ends, so writers take turns: a reader that sees revision n has seen
+    every change up to n. Rows of audits are locked before it and all other rows after it, against deadlocks.
+    """
+    session.execute(update(CounterRow).values(value=CounterRow.value + 1))
+    return session.scalars(select(CounterRow.value)).one()
 
 
 def _create_engine(url: str) -> Engine:
@@ -142,7 +146,7 @@ def _create_sqlite(url: URL) -> Engine:
 
     @event.listens_for(engine, "connect")
     def configure(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None  # SQLAlchemy's recipe: we begin, not the driver
+        connection.isolation_level = None  # SQLAlchemy's recipe: `begin` starts transactions, not the driver
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA foreign_keys = ON")
 
@@ -156,7 +160,7 @@ def _create_sqlite(url: URL) -> Engine:
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """Turn the driver's errors into ours, without the statement and its values."""
+    """Raise the driver's errors as RegistryUnavailableError, without the statement and its values."""
     try:
         yield
     except DBAPIError as error:

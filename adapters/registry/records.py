@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, TypeVar
 
-from lorecall.adapters.registry.tables import JobState, Model, State
+from lorecall.adapters.registry.tables import Model, State
 
 R = TypeVar("R")
 
@@ -14,12 +14,12 @@ class AdapterRecord:
     """A name.
 
     Attributes:
-        name: What requests call it.
+        name: What requests give as `model`.
         live_version: The version it answers with; None while it has none.
         previous_version: What `rollback` goes back to; None if nothing.
         pinned: Whether servers should keep it loaded.
-        removed: Whether it is a tombstone (only `changes` shows those).
-        revision: The registry's revision when it last changed; for optimistic concurrency.
+        removed: Whether it was removed (only `changes` returns those).
+        revision: The registry's revision when it last changed.
     """
 
     name: str
@@ -37,14 +37,14 @@ class VersionRecord:
     Attributes:
         name: The name.
         version: 64 hex digits, sha256 over configuration and weights.
-        state: Where it stands.
-        reason: Why it stands there, when it is quarantined or retired; "" otherwise.
-        audit_id: The audit that decided last; "" for none.
+        state: Its state.
+        reason: Why it is quarantined or retired; "" otherwise.
+        audit_id: The audit that it waits for, or that decided last; "" for none.
         was_live: Whether it ever went live under this name since the name was added.
-        rank: Its largest rank; 0 until validated, like the facts below.
+        rank: Its largest LoRA rank; this and the facts below are 0 or empty until it is validated.
         effective_parameters: Σ r · (d_in + d_out).
         base_digest: The base that it was trained on; "" if unknown.
-        refusal: Why prompt scoring is not its own; "" if it is.
+        refusal: Why the engine's prompt scores would not be its own; "" if they are.
         training: Its training manifest; {} for none.
         source: Where it came from.
         created_at: When it was added, UTC.
@@ -69,7 +69,7 @@ class VersionRecord:
 
 @dataclass(frozen=True, slots=True)
 class EventRecord:
-    """Who did what, when; `version` is "" where an event is about the name alone."""
+    """Who did what, and when; `version` is "" where an event concerns the name alone."""
 
     id: int
     revision: int
@@ -82,26 +82,8 @@ class EventRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class JobRecord:
-    """Work that one server must do; `worker` holds it until `lease_until`, then another may take it."""
-
-    id: str
-    kind: str
-    name: str
-    version: str
-    state: JobState
-    payload: dict[str, Any]
-    result: dict[str, Any]
-    worker: str
-    attempts: int
-    created_at: datetime
-    lease_until: datetime | None
-    finished_at: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
 class Changes:
-    """What changed: the revision to ask from next time, and the names changed since, tombstones included."""
+    """What changed: the revision to ask from next time, and the names changed since, removed ones included."""
 
     revision: int
     adapters: tuple[AdapterRecord, ...]

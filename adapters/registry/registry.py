@@ -1,4 +1,4 @@
-"""The registry: names, their immutable versions, who did what when. One database, any number of servers."""
+"""The registry: names, their immutable versions, and who did what. One database for any number of servers."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -6,13 +6,11 @@ from typing import Any
 from lorecall.adapters.peft_format.adapter import Adapter
 from lorecall.adapters.registry.api_keys import Keys
 from lorecall.adapters.registry.database import Database
-from lorecall.adapters.registry.leases import Jobs
 from lorecall.adapters.registry.records import AdapterRecord, Changes, EventRecord, VersionRecord, record_of
 from lorecall.adapters.registry.tables import AdapterRow, CounterRow, EventRow, State, VersionRow
 from lorecall.adapters.registry.transitions import (
     ConflictError,
     activate_version,
-    expected_adapter,
     find_adapter,
     find_version,
     move_version,
@@ -33,14 +31,12 @@ class Registry:
         url: `sqlite:///path` or `postgresql://user@host/database`; the schema is brought up to date.
 
     Attributes:
-        database: Where it all is; audits keep theirs in the same one.
-        jobs: Work to be done once by some server.
+        database: Its database, which also holds the audits.
         keys: API keys.
     """
 
     def __init__(self, url: str) -> None:
         self.database = Database(url)
-        self.jobs = Jobs(self.database)
         self.keys = Keys(self.database)
 
     def close(self) -> None:
@@ -48,12 +44,12 @@ class Registry:
         self.database.close()
 
     def revision(self) -> int:
-        """The number of changes so far, those of keys and jobs included; cheap to ask often."""
+        """The number of changes so far, those of keys included; cheap enough to poll."""
         with self.database.read() as session:
             return session.scalars(select(CounterRow.value)).one()
 
     def changes(self, since: int) -> Changes:
-        """The names changed after a revision; 0 for all. A change may come twice, never not at all."""
+        """The names changed after a revision; 0 for all. A change may come twice, but is never left out."""
         with self.database.read() as session:
             revision = session.scalars(select(CounterRow.value)).one()
             query = select(AdapterRow).where(AdapterRow.revision > since).order_by(AdapterRow.revision)
@@ -74,14 +70,8 @@ class Registry:
         with self.database.read() as session:
             return record_of(AdapterRecord, find_adapter(session, name))
 
-    def live(self) -> dict[str, VersionRecord]:
-        """The live version of every name that has one."""
-        with self.database.read() as session:
-            query = select(VersionRow).where(VersionRow.state == State.LIVE)
-            return {row.name: record_of(VersionRecord, row) for row in session.scalars(query)}
-
     def wanted_versions(self) -> frozenset[str]:
-        """The versions, of any name, that are on their way, live, quarantined, or to be rolled back to."""
+        """The versions, of any name, that are not retired, or that `rollback` would go back to."""
         with self.database.read() as session:
             moving = select(VersionRow.version).where(VersionRow.state != State.RETIRED)
             before = select(AdapterRow.previous_version).where(AdapterRow.previous_version.is_not(None))
@@ -120,7 +110,7 @@ class Registry:
     def stage(self, name: str, version: str, *, source: str, actor: str) -> VersionRecord:
         """Add a stored version to a name, making the name if needed.
 
-        A version that the name has already is returned as it stands, but a retired one starts again.
+        A version that the name has already is returned unchanged, but a retired one is staged again.
 
         Raises:
             NameRefusedError: No adapter may have that name.
@@ -167,7 +157,7 @@ class Registry:
     def move(
         self, name: str, version: str, state: State, *, actor: str, reason: str = "", audit_id: str = ""
     ) -> VersionRecord:
-        """Take a version to `auditing`, `quarantined` or `retired`. Leaving `live` leaves the name without one.
+        """Move a version to `auditing`, `quarantined` or `retired`; leaving `live`, its name has no version.
 
         Raises:
             AdapterNotFoundError: There is no such name or version.
@@ -193,24 +183,22 @@ class Registry:
         actor: str,
         audit_id: str = "",
         override: str = "",
-        expected_revision: int | None = None,
     ) -> AdapterRecord:
-        """Make a version the one that the name answers with; the one before retires. One step for all readers.
+        """Make a version the one that the name answers with, and retire the one before, in one transaction.
 
         Args:
             name: The name.
-            version: A version of it that is validated, audited, or was live before.
+            version: A version of it that is validated, under audit, or was live before.
             actor: Who does it.
             audit_id: The audit that allowed it.
             override: Why a quarantined version may go live nevertheless; recorded. The caller checks the scope.
-            expected_revision: The adapter's revision that the caller decided upon.
 
         Raises:
             AdapterNotFoundError: There is no such name or version.
-            ConflictError: The version is in no state to go live, or the name was changed in between.
+            ConflictError: The version is in no state to go live.
         """
         with self.database.write() as (session, revision):
-            adapter = expected_adapter(session, name, expected_revision)
+            adapter = find_adapter(session, name)
             row = find_version(session, name, version)
             if adapter.live_version == version:
                 return record_of(AdapterRecord, adapter)
@@ -224,15 +212,15 @@ class Registry:
             record_event(session, revision, actor, "activate", name, version, audit_id=audit_id, **detail)
             return record_of(AdapterRecord, adapter)
 
-    def rollback(self, name: str, *, actor: str, expected_revision: int | None = None) -> AdapterRecord:
-        """Swap a name back to the version before; twice is forth again.
+    def rollback(self, name: str, *, actor: str) -> AdapterRecord:
+        """Swap a name back to the version before; a second rollback undoes the first.
 
         Raises:
             AdapterNotFoundError: There is no such name.
-            ConflictError: There is nothing to go back to, or the name was changed in between.
+            ConflictError: There is nothing to go back to.
         """
         with self.database.write() as (session, revision):
-            adapter = expected_adapter(session, name, expected_revision)
+            adapter = find_adapter(session, name)
             if adapter.previous_version is None:
                 raise ConflictError(f"{name} has no version to go back to", hint="add a second version first")
             row = find_version(session, name, adapter.previous_version)
@@ -241,7 +229,7 @@ class Registry:
             return record_of(AdapterRecord, adapter)
 
     def pin(self, name: str, *, pinned: bool, actor: str) -> AdapterRecord:
-        """Say whether servers should keep an adapter loaded.
+        """Set whether servers should keep an adapter loaded.
 
         Raises:
             AdapterNotFoundError: There is no such name.
@@ -253,15 +241,14 @@ class Registry:
                 record_event(session, revision, actor, "pin" if pinned else "unpin", name, "")
             return record_of(AdapterRecord, adapter)
 
-    def remove(self, name: str, *, actor: str, expected_revision: int | None = None) -> None:
-        """Retire all versions of a name and take it away. Added again, it starts from nothing.
+    def remove(self, name: str, *, actor: str) -> None:
+        """Retire all versions of a name and remove it. Added again, none of its versions can be rolled back to.
 
         Raises:
             AdapterNotFoundError: There is no such name.
-            ConflictError: The name was changed in between.
         """
         with self.database.write() as (session, revision):
-            adapter = expected_adapter(session, name, expected_revision)
+            adapter = find_adapter(session, name)
             for row in session.scalars(select(VersionRow).where(VersionRow.name == name)):
                 row.state, row.was_live, row.reason = State.RETIRED, False, "the name was removed"
             adapter.live_version = adapter.previous_version = None
@@ -269,6 +256,6 @@ class Registry:
             record_event(session, revision, actor, "remove", name, "")
 
     def record_event(self, action: str, name: str, *, actor: str, version: str = "", **detail: Any) -> None:
-        """Record something that happened around a name without changing it, such as a refused upload."""
+        """Record an event that changes no name, such as a refused upload."""
         with self.database.write() as (session, revision):
             record_event(session, revision, actor, action, name, version, **detail)

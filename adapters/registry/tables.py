@@ -9,9 +9,7 @@ from sqlalchemy import (
     BigInteger,
     DateTime,
     Dialect,
-    Double,
     Enum,
-    ForeignKey,
     ForeignKeyConstraint,
     Index,
     String,
@@ -22,7 +20,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
 class State(StrEnum):
-    """Where a version stands in its life."""
+    """The state of a version; `transitions.TRANSITIONS` says which state may follow which."""
 
     STAGED = "staged"
     VALIDATED = "validated"
@@ -32,38 +30,19 @@ class State(StrEnum):
     RETIRED = "retired"
 
 
-class JobState(StrEnum):
-    """Where a job stands."""
-
-    QUEUED = "queued"
-    RUNNING = "running"
-    DONE = "done"
-    FAILED = "failed"
-
-
-class AuditState(StrEnum):
-    """Where an audit stands."""
-
-    QUEUED = "queued"
-    RUNNING = "running"
-    DONE = "done"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
-
-def _stored(kind: type[StrEnum]) -> Enum:
-    """Keep a string enumeration as its values, in a plain text column."""
+def text_enum(kind: type[StrEnum]) -> Enum:
+    """Return a column type that stores a string enumeration as its values, in plain text."""
     return Enum(kind, native_enum=False, length=16, values_callable=lambda members: [str(m) for m in members])
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """Points in time, in UTC, with their zone also where the database forgets it."""
+    """A point in time in UTC, with its zone; SQLite does not store the zone."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Give a value from SQLite its zone back."""
+        """Return a value from the database with its zone."""
         del dialect
         return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
 
@@ -75,14 +54,12 @@ class Model(DeclarativeBase):
         datetime: UtcDateTime,
         dict[str, Any]: JSON,
         list[str]: JSON,
-        State: _stored(State),
-        JobState: _stored(JobState),
-        AuditState: _stored(AuditState),
+        State: text_enum(State),
     }
 
 
 class CounterRow(Model):
-    """One row: the revision. Every writer locks it first, so revisions are committed in their order."""
+    """One row: the revision. Writers lock it, so revisions are committed in their order."""
 
     __tablename__ = "registry_revision"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -90,7 +67,7 @@ class CounterRow(Model):
 
 
 class AdapterRow(Model):
-    """A name and the version that it points at. A removed name stays as a tombstone, for other servers to see."""
+    """A name and the version that it points at. A removed name stays as a row, so that other servers notice."""
 
     __tablename__ = "adapters"
     name: Mapped[str] = mapped_column(String(128), primary_key=True)
@@ -102,7 +79,7 @@ class AdapterRow(Model):
 
 
 class VersionRow(Model):
-    """One version under one name: what it is, and where it stands."""
+    """One version under one name: its facts and its state."""
 
     __tablename__ = "adapter_versions"
     __table_args__ = (
@@ -129,7 +106,7 @@ class VersionRow(Model):
 
 
 class EventRow(Model):
-    """Who did what, when."""
+    """Who did what, and when."""
 
     __tablename__ = "events"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -140,62 +117,6 @@ class EventRow(Model):
     name: Mapped[str] = mapped_column(String(128), index=True)
     version: Mapped[str] = mapped_column(String(64))
     detail: Mapped[dict[str, Any]]
-
-
-class JobRow(Model):
-    """Work on a version that some server must do once, such as the audit that admits it."""
-
-    __tablename__ = "jobs"
-    id: Mapped[str] = mapped_column(String(32), primary_key=True)
-    kind: Mapped[str] = mapped_column(String(32))
-    name: Mapped[str] = mapped_column(String(128), index=True)
-    version: Mapped[str] = mapped_column(String(64))
-    state: Mapped[JobState] = mapped_column(index=True)
-    payload: Mapped[dict[str, Any]]
-    result: Mapped[dict[str, Any]]
-    worker: Mapped[str]
-    attempts: Mapped[int]
-    created_revision: Mapped[int]
-    created_at: Mapped[datetime]
-    lease_until: Mapped[datetime | None]
-    finished_at: Mapped[datetime | None]
-
-
-class AuditRow(Model):
-    """An audit that was asked for: who works on it, how far it is, what it found; no candidate's text."""
-
-    __tablename__ = "audits"
-    id: Mapped[str] = mapped_column(String(32), primary_key=True)
-    adapter: Mapped[str] = mapped_column(String(128), index=True)
-    version: Mapped[str] = mapped_column(String(64))
-    rank: Mapped[int]
-    effective_parameters: Mapped[int] = mapped_column(BigInteger)
-    candidate_set: Mapped[str] = mapped_column(String(64), index=True)
-    inputs: Mapped[dict[str, Any]]
-    settings: Mapped[dict[str, Any]]
-    run: Mapped[dict[str, Any]]
-    state: Mapped[AuditState] = mapped_column(index=True)
-    total: Mapped[int]
-    done: Mapped[int]
-    seconds: Mapped[float] = mapped_column(Double)
-    result: Mapped[dict[str, Any]]
-    error: Mapped[str]
-    worker: Mapped[str]
-    attempts: Mapped[int]
-    created_at: Mapped[datetime]
-    created_by: Mapped[str]
-    lease_until: Mapped[datetime | None]
-    finished_at: Mapped[datetime | None]
-
-
-class AuditSnippetRow(Model):
-    """What an audit found of one snippet: its entry in the report, written once, together with the cursor."""
-
-    __tablename__ = "audit_snippets"
-    audit_id: Mapped[str] = mapped_column(ForeignKey("audits.id"), primary_key=True)
-    position: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
-    verdict: Mapped[str] = mapped_column(String(16))
-    entry: Mapped[dict[str, Any]]
 
 
 class KeyRow(Model):

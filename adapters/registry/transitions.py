@@ -1,4 +1,4 @@
-"""The single steps that the registry's transactions are made of."""
+"""The steps that the registry's transactions consist of."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -21,7 +21,7 @@ _MAX_TEXT = 2000
 
 
 class ConflictError(LorecallError):
-    """The registry is not in the state that the step needs, or was changed by somebody else."""
+    """The registry, or an audit, is not in the state that a step needs."""
 
     exit_code = 2
     status = 409
@@ -40,22 +40,6 @@ def find_adapter(session: Session, name: str) -> AdapterRow:
     return adapter
 
 
-def expected_adapter(session: Session, name: str, revision: int | None) -> AdapterRow:
-    """The row of a name, if it is still at the revision that the caller saw (None: whatever it is).
-
-    Raises:
-        AdapterNotFoundError: There is none.
-        ConflictError: It was changed in between.
-    """
-    adapter = find_adapter(session, name)
-    if revision is not None and adapter.revision != revision:
-        raise ConflictError(
-            f"{name} was changed in between: it is at revision {adapter.revision}, not {revision}",
-            hint="look at it again and decide anew",
-        )
-    return adapter
-
-
 def find_version(session: Session, name: str, version: str) -> VersionRow:
     """The row of one version of a name.
 
@@ -70,7 +54,7 @@ def find_version(session: Session, name: str, version: str) -> VersionRow:
 
 
 def new_version(name: str, version: str) -> VersionRow:
-    """A row of which only name and version are known."""
+    """A new row with name and version; its other facts are still empty."""
     return VersionRow(
         name=name,
         version=version,
@@ -86,7 +70,7 @@ def new_version(name: str, version: str) -> VersionRow:
 def move_version(
     session: Session, row: VersionRow, state: State, revision: int, *, reason: str = "", audit_id: str = ""
 ) -> None:
-    """Take a version to another state; its adapter follows.
+    """Move a version to another state, and mark its name as changed.
 
     Raises:
         ConflictError: That step is not in `TRANSITIONS`.
@@ -121,7 +105,7 @@ def activate_version(
     if before is not None:
         old = find_version(session, adapter.name, before)
         move_version(session, old, State.RETIRED, revision, reason=f"replaced by {row.version[:12]}")
-        session.flush()  # never two live versions, not even for a moment
+        session.flush()  # the index `one_live_version` allows no second one
     move_version(session, row, State.LIVE, revision, audit_id=audit_id)
     row.was_live = True
     kept = adapter.previous_version if adapter.previous_version != row.version else None
@@ -131,7 +115,7 @@ def activate_version(
 def record_event(
     session: Session, revision: int, actor: str, action: str, name: str, version: str, **detail: Any
 ) -> None:
-    """Write down who did what; empty details are left out."""
+    """Record who did what; empty details are left out."""
     texts = {key: plain_text(value) if isinstance(value, str) else value for key, value in detail.items()}
     session.add(
         EventRow(
@@ -147,10 +131,10 @@ def record_event(
 
 
 def is_safe_identifier(value: str) -> bool:
-    """Whether a text from outside can be a name, version or id at all; not every database takes every text."""
+    """Whether a text from outside can be a name, version or id; databases do not accept every text."""
     return value.isascii() and value.isprintable()
 
 
 def plain_text(value: str) -> str:
-    """A text that every database takes: no NUL, no lone surrogates, of bounded length."""
+    """The text as every database accepts it: without NUL and lone surrogates, of bounded length."""
     return value.replace("\0", "").encode(errors="replace").decode()[:_MAX_TEXT]

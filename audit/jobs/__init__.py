@@ -1,1 +1,1 @@
-"""Audits as jobs in the registry's database: ordered, claimed, resumed, finished."""
+"""The queue of audits in the registry's database, and the worker that does them."""

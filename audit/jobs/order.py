@@ -1,6 +1,6 @@
-"""What an audit is asked for with: the fields of `POST /v1/audits`, checked before anything is kept.
+"""The order of an audit: the fields of `POST /v1/audits`, checked before anything is stored.
 
-No message quotes a text: a field is named, its value never is.
+No message quotes a text: messages name a field, never its value.
 """
 
 import hashlib
@@ -28,17 +28,17 @@ Upload = tuple[str, bytes]
 
 
 class OrderSettings(BaseModel):
-    """What an audit is told; kept in the registry, so it holds no text.
+    """The settings of an audit. They are stored in the registry, so they hold no candidate's text.
 
     Attributes:
-        framing: Framings of the prefix; the gravest verdict counts.
+        framing: Framings of the prefix; the gravest verdict of all of them counts.
         template: The text of the framing "template", with {prefix} in it.
-        prefix_tokens: Shorter prefixes to ask with as well, in tokens.
+        prefix_tokens: Lengths of shorter prefixes to ask with as well, in tokens.
         epsilon: Bound on the engine's per-logit error; None takes the engine's own, or measures one.
-        seed: Of every random choice.
-        confidence: Of every interval.
+        seed: The seed of every random choice.
+        confidence: The confidence of every interval.
         show_text: Whether reports show texts in place of hashes.
-        policy: The limits that the gate holds the result against.
+        policy: The limits that the result must meet.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -62,7 +62,7 @@ class OrderSettings(BaseModel):
         return check_policy({"schema_version": 1, **self.policy}, "of the request")
 
     def audit_settings(self, system: str | None) -> AuditSettings:
-        """Return the settings as `run_audit` knows them.
+        """Return the settings as `run_audit` takes them.
 
         Raises:
             UsageError: A framing is unknown, or lacks its system message.
@@ -87,8 +87,8 @@ class Order:
 
     Attributes:
         adapter: The adapter's name.
-        settings: What the audit is told.
-        texts: What must stay secret.
+        settings: Its settings.
+        texts: Its texts, which must stay secret.
     """
 
     adapter: str
@@ -97,18 +97,13 @@ class Order:
 
     @property
     def candidate_set(self) -> str:
-        """The name of the candidates as a set."""
-        return set_digest(self.texts.sets[Group.CANDIDATES])
-
-
-def set_digest(candidates: CandidateSet) -> str:
-    """Return the sha256 of candidates as they are asked, in hex: the same texts in the same order."""
-    pairs = [[item.prefix, item.target] for item in candidates.items]
-    return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
+        """The sha256 of the candidates' texts in their order, in hex; their ids do not count."""
+        pairs = [[item.prefix, item.target] for item in self.texts.sets[Group.CANDIDATES].items]
+        return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
 
 
 def set_inputs(sets: Mapping[Group, CandidateSet]) -> dict[str, Any]:
-    """Return what is kept of sets without their texts."""
+    """Return what the registry stores of sets: all but their texts."""
     return {
         str(group): {"name": one.name, "digest": one.digest, "snippets": len(one.items)}
         for group, one in sets.items()
@@ -133,7 +128,7 @@ def make_order(fields: Mapping[str, object], files: Mapping[str, Upload]) -> Ord
         where = ".".join(str(part) for part in first["loc"])
         raise UsageError(
             f"{where}: {first['msg']}", hint="see the API in docs/audit-service.md", param=where
-        ) from None  # the cause holds the values
+        ) from None  # the cause quotes the values
     settings = OrderSettings(**asked.model_dump(include=set(OrderSettings.model_fields)))
     settings.rules()
     settings.audit_settings(asked.system)
@@ -171,7 +166,7 @@ def _sets(asked: _Fields, files: Mapping[str, Upload]) -> dict[Group, CandidateS
 
 
 def _file_name(name: str) -> str:
-    """Return an uploaded file's own name: no folder, nothing that is not printable, not too long."""
+    """Return an uploaded file's name without its folder and unprintable characters, cut to a bounded length."""
     plain = "".join(c for c in name.replace("\\", "/").rsplit("/", 1)[-1] if c.isprintable())
     return plain.encode(errors="replace").decode()[:FILE_NAME_LENGTH] or "upload"
 

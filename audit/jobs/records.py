@@ -1,4 +1,4 @@
-"""What the store of audits takes and gives: frozen records, detached from any database session."""
+"""The records of the store of audits: frozen, detached from any database session."""
 
 import uuid
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from lorecall.adapters.core.errors import LorecallError
-from lorecall.adapters.registry.tables import AuditState
+from lorecall.adapters.registry.audit_tables import AuditState
 
 
 class AuditNotFoundError(LorecallError):
@@ -24,24 +24,25 @@ class AuditRecord:
     Attributes:
         id: Its id.
         adapter: The adapter's name.
-        version: The version that was live when it was asked for, 64 hex digits.
+        version: The version that is audited, 64 hex digits.
         rank: LoRA rank of that version.
         effective_parameters: Σ r · (d_in + d_out).
         candidate_set: sha256 of the candidates, in hex.
-        inputs: What the sets were, without their texts: name, digest, snippets.
-        settings: What the audit was told.
-        run: What the first batch fixed for all of them: engine, epsilon, time; {} before.
-        state: Where it stands.
+        inputs: The sets without their texts: name, digest, number of snippets.
+        settings: Its settings, `OrderSettings` as JSON.
+        admits: Whether it decides that the version goes live.
+        run: What the first batch fixes for all of them: engine, epsilon, time; {} before.
+        state: Its state.
         total: Snippets, controls included.
         done: The cursor: snippets recorded so far.
-        seconds: Time spent on recorded batches.
+        seconds: Time spent on the recorded batches.
         result: The report without its snippets, once it is done.
         error: Why it failed, "" if it did not.
         worker: Who holds it.
-        attempts: Times it was taken up since something was last recorded.
+        attempts: Times it was taken since a batch was last recorded.
         created_at: When it was asked for, UTC.
         created_by: Who asked.
-        lease_until: Until when the worker holds it; of a queued one, when it may be taken up again.
+        lease_until: Until when the worker holds it; of a queued one, when it may be taken again.
         finished_at: When it ended, UTC.
     """
 
@@ -53,6 +54,7 @@ class AuditRecord:
     candidate_set: str
     inputs: dict[str, Any]
     settings: dict[str, Any]
+    admits: bool
     run: dict[str, Any]
     state: AuditState
     total: int

@@ -1,4 +1,4 @@
-"""From the entries that an audit recorded, batch by batch, to its result and its report."""
+"""The report of an audit, made from the entries that it recorded batch by batch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from lorecall.audit.stats.tally import Tally
 
 @dataclass(frozen=True, slots=True)
 class RecordedSnippet:
-    """What counts of a snippet, read back from its entry; the meanings are those of `SnippetResult`."""
+    """The fields of a snippet that the summary needs, read from its entry; see `SnippetResult`."""
 
     verdict: Verdict
     alarm: str
@@ -26,7 +26,7 @@ class RecordedSnippet:
 
 
 def read_entry(entry: Report) -> RecordedSnippet:
-    """Return what counts of an entry of a report."""
+    """Return the fields of a report's entry that the summary needs."""
     return RecordedSnippet(
         verdict=Verdict(entry["verdict"]),
         alarm=entry["alarm"],
@@ -51,11 +51,11 @@ def recorded_report(
 
     Args:
         adapter: The audited version.
-        run: What the first batch fixed: `engine`, `epsilon` with its source, `started`.
+        run: What the first batch fixed: `engine`, `epsilon` with its source, `started`; see `AuditRecord`.
         sources: Where the sets came from.
-        settings: What the audit was told.
-        policy: What the result is held against.
-        redactor: What the entries show of texts.
+        settings: Its settings.
+        policy: The limits that the result must meet.
+        redactor: How the entries show texts.
         entries: All entries, in order.
         seconds: Time spent on them.
     """

@@ -1,4 +1,4 @@
-"""Does the audits that were asked for, one at a time, batch by batch; a dead runner's work is taken over."""
+"""Takes audits from the queue, one at a time, and does them batch by batch."""
 
 import logging
 import threading
@@ -28,11 +28,9 @@ from lorecall.audit.scorer import AdapterVersion, ScoreItem, Scorer
 
 logger = logging.getLogger("lorecall.audit")
 
-LEASE = timedelta(seconds=60)
-BATCH = 32
 RETRY_SECONDS = (2, 4, 8, 16, 32, 60)
 LOST = (ConflictError, AuditNotFoundError)
-"""What says that an audit is no longer ours: cancelled, removed, or taken over."""
+"""Errors that mean that another worker has the audit, or that it was cancelled or removed."""
 
 
 class Engines(Protocol):
@@ -43,23 +41,36 @@ class Engines(Protocol):
         ...
 
     def scorer(self, name: str) -> AbstractContextManager[Scorer]:
-        """Open a scorer whose adapter of that name stays the same while it is open, or says that it moved."""
+        """Open a scorer whose adapter of that name stays the same while it is open, or says that it changed."""
+        ...
+
+
+class Admissions(Protocol):
+    """Loads versions that wait for their audit, and lets them go live."""
+
+    def candidate(self, name: str, version: str) -> AbstractContextManager[Scorer]:
+        """Open a scorer for a version that its name does not point at, loaded while the scorer is open."""
+        ...
+
+    def activate(self, name: str, version: str, audit_id: str) -> None:
+        """Make a version live that passed its audit, if it still waits for that."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Runner:
-    """Takes up one audit after the other.
+    """Does one audit at a time.
 
     Attributes:
         store: The audits.
         spool: Their texts.
         engines: What scores them.
         worker: Under which name this runner holds audits.
-        lease: How long it holds one without a sign of life.
+        lease: How long it holds an audit without renewing the lease.
         batch: Snippets recorded together.
-        seen: Called with what each batch found, after it was recorded.
-        stop: Set to stop after the batch under way; the audit goes back into the queue.
+        seen: Called with the results of each batch, after it was recorded.
+        stop: Set to stop after the current batch; the audit goes back into the queue.
+        admissions: What admits versions; None takes no audit that does.
     """
 
     store: AuditStore
@@ -70,14 +81,16 @@ class Runner:
     batch: int
     seen: Callable[[Sequence[SnippetResult]], None]
     stop: threading.Event
+    admissions: Admissions | None = None
 
     def run_one(self) -> bool:
-        """Take up an audit and do it to its end; return whether there was one.
+        """Take an audit and do it to its end; return whether there was one.
 
         Raises:
             RegistryUnavailableError: The database does not answer.
         """
-        record = self.store.claim(self.worker, self.lease, self.spool.has)
+        admissions = self.admissions is not None
+        record = self.store.claim(self.worker, self.lease, self.spool.has, admissions=admissions)
         if record is None:
             return False
         try:
@@ -86,15 +99,16 @@ class Runner:
         except LOST as error:
             logger.info("audit %s stops here: %s", record.id, error.message)
         except RegistryUnavailableError:
-            raise  # the lease runs out, and the audit goes on from its cursor
+            raise  # the lease runs out, and a worker goes on from the cursor
         except ScorerError as error:  # the engine may come back
             logger.warning("audit %s waits: %s", record.id, error.message)
             self._release(record, RETRY_SECONDS[min(record.attempts, len(RETRY_SECONDS)) - 1])
         except LorecallError as error:
             self._fail(record, error.message)
-        except Exception as error:  # noqa: BLE001  it could quote a text: only its place is logged
-            self._fail(record, f"{type(error).__name__} at {way_of(error)[-1]}")
-            logger.error("audit %s: %s by way of %s", record.id, type(error).__name__, way_of(error))  # noqa: TRY400
+        except Exception as error:  # noqa: BLE001  its message could quote a text: only its place is logged
+            places = places_of(error)
+            self._fail(record, f"{type(error).__name__} at {places[-1]}")
+            logger.error("audit %s: %s by way of %s", record.id, type(error).__name__, places)  # noqa: TRY400
         return True
 
     def sweep(self) -> None:
@@ -104,32 +118,53 @@ class Runner:
 
     def _do(self, record: AuditRecord) -> None:
         texts = self.spool.read(record.id)
-        told = OrderSettings.model_validate(record.settings)
-        settings = told.audit_settings(texts.system)
-        with self.engines.scorer(record.adapter) as scorer:
+        order = OrderSettings.model_validate(record.settings)
+        settings = order.audit_settings(texts.system)
+        redactor = Redactor(texts.salt, order.show_text)
+        with self._scorer(record) as scorer:
             adapter = _checked(scorer, record)
             if not record.run:
                 record = self.store.begin(record.id, self.worker, _start(scorer, adapter, texts, settings))
             _check_engine(scorer, record)
-            redactor = Redactor(texts.salt, told.show_text)
-            if not self._ask(record, scorer, texts, settings, redactor):
-                return
-        record = self.store.get(record.id)
+            if self._ask(record, scorer, texts, settings, redactor):
+                record = self.store.get(record.id)
+                self._finish(record, self._report(record, adapter, texts, order, redactor))
+
+    def _scorer(self, record: AuditRecord) -> AbstractContextManager[Scorer]:
+        if self.admissions is not None and record.admits:
+            return self.admissions.candidate(record.adapter, record.version)
+        return self.engines.scorer(record.adapter)
+
+    def _report(
+        self,
+        record: AuditRecord,
+        adapter: AdapterVersion,
+        texts: Texts,
+        order: OrderSettings,
+        redactor: Redactor,
+    ) -> Report:
         sources = {g: SetSource(s.name, s.digest, s.bad_count, s.generated) for g, s in texts.sets.items()}
-        entries = self.store.entries(record.id)
+        settings, entries = order.audit_settings(texts.system), self.store.entries(record.id)
         report = recorded_report(
-            adapter, record.run, sources, settings, told.rules(), redactor, entries, record.seconds
+            adapter, record.run, sources, settings, order.rules(), redactor, entries, record.seconds
         )
         check_report(report)
+        return report
+
+    def _finish(self, record: AuditRecord, report: Report) -> None:
+        """Let the version go live that the audit admits, and end the audit."""
         del report["snippets"]  # they have their own rows
+        if self.admissions is not None and record.admits and report["gate"]["passed"]:
+            self.store.renew(record.id, self.worker, self.lease)  # it is still ours
+            self.admissions.activate(record.adapter, record.version, record.id)
         self.store.finish(record.id, self.worker, report)
         self.spool.remove(record.id)
 
     def _ask(
         self, record: AuditRecord, scorer: Scorer, texts: Texts, settings: AuditSettings, redactor: Redactor
     ) -> bool:
-        """Record what is still missing; return False if the runner is to stop before the end."""
-        panel = FramedJudges(
+        """Score and record the snippets still missing; return False if the runner was stopped before the end."""
+        judges = FramedJudges(
             scorer,
             record.adapter,
             BaseCaches(scorer),
@@ -142,7 +177,7 @@ class Runner:
                 self.store.release(record.id, self.worker)
                 return False
             started = time.monotonic()
-            results = panel.judge(group, items)
+            results = judges.judge(group, items)
             _checked(scorer, record)
             entries: list[Report] = [snippet_entry(one, redactor, scorer.token_texts) for one in results]
             spent = time.monotonic() - started
@@ -152,23 +187,23 @@ class Runner:
 
     @contextmanager
     def _held(self, record: AuditRecord) -> Iterator[None]:
-        """Renew the lease beside the work: a batch may take longer than a lease."""
+        """Renew the lease in a thread: a batch may take longer than a lease."""
         over = threading.Event()
 
-        def keep() -> None:
+        def renew() -> None:
             while not over.wait(self.lease.total_seconds() / 3):
                 try:
                     self.store.renew(record.id, self.worker, self.lease)
                 except LorecallError as error:
                     logger.info("audit %s cannot be held: %s", record.id, error.message)
 
-        keeper = threading.Thread(target=keep, name="audit-lease", daemon=True)
-        keeper.start()
+        thread = threading.Thread(target=renew, name="audit-lease", daemon=True)
+        thread.start()
         try:
             yield
         finally:
             over.set()
-            keeper.join()
+            thread.join()
 
     def _fail(self, record: AuditRecord, reason: str) -> None:
         logger.warning("audit %s failed: %s", record.id, reason)
@@ -177,47 +212,48 @@ class Runner:
             self.store.finish(record.id, self.worker, {}, error=reason)
             self.spool.remove(record.id)
 
-        self._leave(record, fail)
+        self._last_step(record, fail)
 
     def _release(self, record: AuditRecord, seconds: float) -> None:
         delay = timedelta(seconds=0 if self.stop.is_set() else seconds)
-        self._leave(record, lambda: self.store.release(record.id, self.worker, delay))
+        self._last_step(record, lambda: self.store.release(record.id, self.worker, delay))
 
-    def _leave(self, record: AuditRecord, step: Callable[[], None]) -> None:
-        """Take the last step on an audit, unless it is no longer ours."""
+    def _last_step(self, record: AuditRecord, step: Callable[[], None]) -> None:
+        """Do the last step of an audit, unless it is no longer ours."""
         try:
             step()
         except LOST as error:
             logger.info("audit %s is left: %s", record.id, error.message)
 
 
-def way_of(error: Exception) -> list[str]:
-    """Return the places that an exception came by, the innermost last; its message could quote a text."""
+def places_of(error: Exception) -> list[str]:
+    """Return the places in an exception's traceback, the innermost last; its message could quote a text."""
     return [f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)]
 
 
 def pieces(texts: Texts, done: int, size: int) -> Iterator[tuple[Group, list[ScoreItem]]]:
-    """Yield what is not recorded yet in batches of one set each: candidates first, then controls.
+    """Yield the snippets not yet recorded, in batches of one set each: candidates first, then controls.
 
     Args:
         texts: The sets.
         done: Snippets that are recorded.
         size: Snippets of a batch.
     """
-    skipped = done
+    skip = done
     for group in Group:
         items = texts.sets[group].items if group in texts.sets else ()
-        rest = islice(items, min(skipped, len(items)), None)
-        skipped = max(0, skipped - len(items))
+        rest = islice(items, min(skip, len(items)), None)
+        skip = max(0, skip - len(items))
         while batch := list(islice(rest, size)):
             yield group, batch
 
 
 def _checked(scorer: Scorer, record: AuditRecord) -> AdapterVersion:
-    """Return the adapter, if its name still stands for the version that is audited.
+    """Return the adapter, if its name still points at the version that is audited.
 
     Raises:
-        ConflictError: It does not: what was recorded is of another version.
+        MovedError: It does not, so its scores would be of another version than those recorded.
+        AdapterError: Its prompt scores would not be its own.
     """
     adapter = scorer.adapter(record.adapter)
     refuse(adapter)
@@ -229,14 +265,14 @@ def _checked(scorer: Scorer, record: AuditRecord) -> AdapterVersion:
 
 
 class MovedError(LorecallError):
-    """What was to be audited is no longer what is served."""
+    """The version, the base or the engine is no longer the one that the audit began on."""
 
     status = 409
     code = "audit_moved"
 
 
 def _start(scorer: Scorer, adapter: AdapterVersion, texts: Texts, settings: AuditSettings) -> dict[str, Any]:
-    """Return what holds for all batches, whoever does them."""
+    """Return what the first batch fixes for all of them: `AuditRecord.run`."""
     engine, items = scorer.info(), texts.sets[Group.CANDIDATES].items
     epsilon = resolve_epsilon(scorer, adapter.name, items, settings, engine)
     started = datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,20 +1,21 @@
-"""The audit service: takes orders, shows what became of them, and keeps capacity against recall over time."""
+"""The audit service: queues audits, shows their state and results, and capacity against recall."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from lorecall.adapters.core.errors import AdapterNotFoundError
-from lorecall.adapters.registry.tables import AuditState
+from lorecall.adapters.registry.audit_tables import AuditState
 from lorecall.adapters.registry.transitions import ConflictError
 from lorecall.audit.jobs.order import Order, set_inputs
 from lorecall.audit.jobs.records import AuditNotFoundError, AuditRecord, NewAudit, new_id
 from lorecall.audit.jobs.runner import Engines
 from lorecall.audit.jobs.spool import Spool
-from lorecall.audit.jobs.store import OPEN, AuditStore, Entry
+from lorecall.audit.jobs.store import ACTOR, OPEN, AuditStore, Entry
 from lorecall.audit.records import RECITED, Group
 from lorecall.audit.reports.build import Report
 from lorecall.audit.runs.single import refuse
+from lorecall.audit.scorer import AdapterVersion
 
 Sees = Callable[[str], bool]
 """Whether the caller sees an adapter of that name."""
@@ -28,14 +29,16 @@ class AuditService:
         store: The audits.
         spool: The texts of the open ones.
         engines: What knows the served adapters.
+        queued: Called when an audit was queued, to wake the worker.
     """
 
     store: AuditStore
     spool: Spool
     engines: Engines
+    queued: Callable[[], None] = field(default=lambda: None)
 
     def submit(self, order: Order, sees: Sees, actor: str) -> AuditRecord:
-        """Queue an audit of the version that a name stands for now.
+        """Queue an audit of the live version of a name.
 
         Raises:
             AdapterNotFoundError: There is no such adapter, or the caller does not see it.
@@ -45,6 +48,21 @@ class AuditService:
             raise AdapterNotFoundError(f"no adapter {order.adapter[:128]!r}", param="adapter")
         adapter = self.engines.adapter(order.adapter)
         refuse(adapter)
+        return self._queue(order, adapter, actor, self.store.add)
+
+    def admit(self, order: Order, adapter: AdapterVersion) -> AuditRecord:
+        """Queue the audit that decides whether a version goes live; asked again, return the open one.
+
+        Raises:
+            AdapterNotFoundError: There is no such name or version.
+            ConflictError: The version is in no state to be audited.
+        """
+        return self._queue(order, adapter, ACTOR, lambda new: self.store.admit(new, self.spool.has))
+
+    def _queue(
+        self, order: Order, adapter: AdapterVersion, actor: str, add: Callable[[NewAudit], AuditRecord]
+    ) -> AuditRecord:
+        """Write the texts, then the audit: a worker that sees the audit finds them."""
         new = NewAudit(
             id=new_id(),
             adapter=adapter.name,
@@ -59,10 +77,14 @@ class AuditService:
         )
         self.spool.write(new.id, order.texts)
         try:
-            return self.store.add(new)
+            record = add(new)
         except Exception:
             self.spool.remove(new.id)
             raise
+        if record.id != new.id:
+            self.spool.remove(new.id)
+        self.queued()
+        return record
 
     def get(self, audit_id: str, sees: Sees) -> AuditRecord:
         """Return one audit.
@@ -80,21 +102,24 @@ class AuditService:
         return [record for record in self.store.audits(adapter=adapter) if sees(record.adapter)][:limit]
 
     def cancel(self, audit_id: str, sees: Sees) -> AuditRecord:
-        """Stop an audit; what it has recorded stays. Raises like `get`."""
+        """Stop an audit; its entries stay, and a version that it was to admit is quarantined.
+
+        Raises like `get`.
+        """
         self.get(audit_id, sees)
         record = self.store.cancel(audit_id)
         self.spool.remove(audit_id)
         return record
 
     def remove(self, audit_id: str, sees: Sees) -> AuditRecord:
-        """Remove an audit with everything of it. Raises like `get`."""
+        """Remove an audit and its entries, after cancelling it if it is open. Raises like `get`."""
         record = self.get(audit_id, sees)
         self.store.remove(audit_id)
         self.spool.remove(audit_id)
         return record
 
     def snippets(self, audit_id: str, sees: Sees, offset: int, limit: int) -> list[Entry]:
-        """Return entries of what is recorded so far, from a position on. Raises like `get`."""
+        """Return the entries recorded so far, from a position on. Raises like `get`."""
         self.get(audit_id, sees)
         return self.store.entries(audit_id, offset, limit)
 
@@ -114,7 +139,7 @@ class AuditService:
         return {**record.result, "snippets": self.store.entries(audit_id)}
 
     def capacity(self, sees: Sees, adapter: str | None = None) -> list[dict[str, Any]]:
-        """Return one row for each audit that is done, oldest first: what a version of a rank held of a set."""
+        """Return one row for each audit that is done, oldest first; see `capacity_row`."""
         done = self.store.audits(adapter=adapter, state=AuditState.DONE)
         return [capacity_row(record) for record in reversed(done) if sees(record.adapter)]
 
@@ -132,6 +157,7 @@ def describe(record: AuditRecord) -> dict[str, Any]:
         "candidate_set": record.candidate_set,
         "inputs": record.inputs,
         "settings": record.settings,
+        "admits": record.admits,
         "created_at": record.created_at.isoformat(),
         "created_by": record.created_by,
         "finished_at": record.finished_at.isoformat() if record.finished_at else None,
@@ -144,7 +170,7 @@ def describe(record: AuditRecord) -> dict[str, Any]:
 
 
 def capacity_row(record: AuditRecord) -> dict[str, Any]:
-    """Return what one audit says of capacity against recall."""
+    """Return one audit as a point of recall against capacity: the rank, and what was recited of which set."""
     summary = record.result["summary"]
     verdicts = summary["verdicts"]
     return {

@@ -1,8 +1,8 @@
-"""The texts of audits that are not over yet: files that only their owner can read, outside the database.
+"""The texts of open audits: files that only their owner can read, outside the database.
 
-An audit needs its candidates until its end, and they are secrets. A file is there before the audit is, and goes
-when the audit ends; the database holds hashes and counts alone. A server that is to take over another one's
-audits needs the same folder.
+An audit needs its candidates until its end, and they are secrets, so the database holds only hashes and counts.
+A file is written before the audit is queued, and removed when the audit ends. A server that is to take over
+another one's audits needs the same folder.
 """
 
 import json
@@ -30,7 +30,7 @@ class SpoolError(LorecallError):
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """What must stay secret of one audit.
+    """The secrets of one audit.
 
     Attributes:
         sets: The candidates, and the controls if there are any.
@@ -53,13 +53,13 @@ class Spool:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         for missing in [one for one in reversed([folder, *folder.parents]) if not one.exists()]:
-            missing.mkdir(mode=0o700, exist_ok=True)  # `parents=True` would leave those to the umask
+            missing.mkdir(mode=0o700, exist_ok=True)  # `parents=True` would apply the umask to them
 
     def write(self, audit_id: str, texts: Texts) -> None:
-        """Keep an audit's texts; when this returns they are on the disk.
+        """Write an audit's texts to the disk, synced.
 
         Raises:
-            SpoolError: The disk does not take them.
+            SpoolError: They cannot be written.
         """
         value = {
             "sets": {str(group): _set_value(one) for group, one in texts.sets.items()},
@@ -100,19 +100,19 @@ class Spool:
             ) from None  # the cause could quote a text
 
     def remove(self, audit_id: str) -> None:
-        """Forget an audit's texts."""
+        """Remove an audit's texts, if they are here."""
         self._path(audit_id).unlink(missing_ok=True)
 
     def sweep(self, waiting: Collection[str], ended: Collection[str]) -> list[str]:
-        """Remove what a server that died left behind, and return the ids.
+        """Remove the texts that a dead server left, and return their audits' ids.
 
         Args:
-            waiting: The audits that are not over.
-            ended: The audits that are over.
+            waiting: The ids of open audits.
+            ended: The ids of audits that are over.
         """
         old = time.time() - ORPHAN_SECONDS
         found = []
-        for path in self._folder.glob("*.*"):
+        for path in self._folder.rglob("*.*"):  # older servers kept some texts in a subfolder
             known = path.stem in ended
             unknown = path.stem not in waiting and path.stat().st_mtime < old
             if known or unknown:

@@ -1,19 +1,30 @@
-"""Audits in the registry's database: who works on which, how far it is, and what it found."""
+"""The queue of audits in the registry's database, with their progress and results."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from lorecall.adapters.core.refusals import safe_repr
-from lorecall.adapters.registry.database import Database
+from lorecall.adapters.registry.audit_tables import AuditRow, AuditSnippetRow, AuditState
+from lorecall.adapters.registry.database import Database, next_revision
 from lorecall.adapters.registry.records import record_of
-from lorecall.adapters.registry.tables import AuditRow, AuditSnippetRow, AuditState
-from lorecall.adapters.registry.transitions import ConflictError, is_safe_identifier, plain_text
+from lorecall.adapters.registry.tables import State, VersionRow
+from lorecall.adapters.registry.transitions import (
+    ConflictError,
+    find_version,
+    is_safe_identifier,
+    move_version,
+    plain_text,
+    record_event,
+)
 from lorecall.audit.jobs.records import AuditNotFoundError, AuditRecord, NewAudit
 from sqlalchemy import delete, func, insert, or_, select
 from sqlalchemy.orm import Session
 
 MAX_ATTEMPTS = 10
+ACTOR = "audit"
+"""Who admits or quarantines a version after its audit, in the registry's events."""
 OPEN = (AuditState.QUEUED, AuditState.RUNNING)
 Entry = dict[str, Any]
 """A snippet's entry in the report."""
@@ -24,7 +35,7 @@ def _now() -> datetime:
 
 
 class AuditStore:
-    """Audits and their snippets. A worker holds an audit for a lease; another goes on where a dead one stopped.
+    """Audits and their entries. A worker holds an audit for a lease; another goes on where a dead one stopped.
 
     Args:
         database: The registry's.
@@ -38,37 +49,50 @@ class AuditStore:
     def add(self, new: NewAudit) -> AuditRecord:
         """Queue an audit."""
         with self._database.change() as session:
-            row = self._row(new)
-            session.add(row)
-            return record_of(AuditRecord, row)
+            return record_of(AuditRecord, self._insert(session, new, admits=False))
 
-    def keep(self, new: NewAudit, result: dict[str, Any], entries: Sequence[Entry]) -> AuditRecord:
-        """Keep an audit that was done elsewhere, in place of one of the same id."""
+    def admit(self, new: NewAudit, ready: Callable[[str], bool]) -> AuditRecord:
+        """Queue the audit that decides whether a version goes live, and put the version under audit.
+
+        While such an audit of the version is open, that one is returned instead, unless nobody works on it and
+        its texts are lost: then it is cancelled, and the new one takes its place.
+
+        Args:
+            new: The audit; its adapter and version are in the registry.
+            ready: Whether the texts of an audit are here, by its id.
+
+        Raises:
+            AdapterNotFoundError: There is no such name or version.
+            ConflictError: The version is in no state to be audited.
+        """
+        same = select(AuditRow).where(
+            AuditRow.admits,
+            AuditRow.adapter == new.adapter,
+            AuditRow.version == new.version,
+            AuditRow.state.in_(OPEN),
+        )
         with self._database.change() as session:
-            session.execute(delete(AuditSnippetRow).where(AuditSnippetRow.audit_id == new.id))
-            session.execute(delete(AuditRow).where(AuditRow.id == new.id))
-            row = self._row(new)
-            session.add(row)
-            session.flush()
-            if entries:
-                session.execute(insert(AuditSnippetRow), _values(new.id, 0, entries))
-            row.done, row.result, row.seconds = len(entries), result, float(result["seconds"])
-            _end(row, AuditState.DONE, self._clock())
+            now = self._clock()
+            row = session.scalars(same.with_for_update()).first()
+            held = row is not None and row.lease_until is not None and row.lease_until >= now
+            if row is not None and not held and not ready(row.id):
+                _end(session, row, AuditState.CANCELLED, now, "its texts were lost")
+            revision = next_revision(session)
+            row = session.scalars(same).first()  # asked again: another server may have been quicker
+            row = row or self._insert(session, new, admits=True)
+            version = find_version(session, new.adapter, new.version)
+            if version.state is not State.AUDITING:
+                move_version(session, version, State.AUDITING, revision, audit_id=row.id)
+                event = {"audit_id": row.id}
+                record_event(session, revision, ACTOR, "auditing", new.adapter, new.version, **event)
             return record_of(AuditRecord, row)
 
-    def _row(self, new: NewAudit) -> AuditRow:
-        return AuditRow(
-            id=new.id,
-            adapter=new.adapter,
-            version=new.version,
-            rank=new.rank,
-            effective_parameters=new.effective_parameters,
-            candidate_set=new.candidate_set,
-            inputs=new.inputs,
-            settings=new.settings,
+    def _insert(self, session: Session, new: NewAudit, *, admits: bool) -> AuditRow:
+        row = AuditRow(
+            **asdict(new),
+            admits=admits,
             run={},
             state=AuditState.QUEUED,
-            total=new.total,
             done=0,
             seconds=0.0,
             result={},
@@ -76,36 +100,43 @@ class AuditStore:
             worker="",
             attempts=0,
             created_at=self._clock(),
-            created_by=plain_text(new.created_by),
         )
+        row.created_by = plain_text(new.created_by)
+        session.add(row)
+        return row
 
-    def claim(self, worker: str, lease: timedelta, ready: Callable[[str], bool]) -> AuditRecord | None:
+    def claim(
+        self, worker: str, lease: timedelta, ready: Callable[[str], bool], *, admissions: bool = False
+    ) -> AuditRecord | None:
         """Take the oldest audit that waits, or whose worker let its lease run out; None if there is none.
+
+        An audit taken `MAX_ATTEMPTS` times without one recorded batch has failed.
 
         Args:
             worker: Who takes it.
             lease: For how long.
             ready: Whether this worker has the texts of an audit, by its id.
+            admissions: Whether it can do audits that admit a version; those come first.
         """
         with self._database.change() as session:
             now = self._clock()
             free = or_(AuditRow.lease_until.is_(None), AuditRow.lease_until < now)
             query = select(AuditRow).where(AuditRow.state.in_(OPEN), free)
-            rows = session.scalars(
-                query.order_by(AuditRow.created_at, AuditRow.id).with_for_update(skip_locked=True)
-            )
-            for row in rows:
+            if not admissions:
+                query = query.where(~AuditRow.admits)
+            order = (AuditRow.admits.desc(), AuditRow.created_at, AuditRow.id)
+            for row in session.scalars(query.order_by(*order).with_for_update(skip_locked=True)):
                 if not ready(row.id):
                     continue
                 if row.attempts < MAX_ATTEMPTS:
                     row.state, row.worker, row.attempts = AuditState.RUNNING, worker, row.attempts + 1
                     row.lease_until = now + lease
                     return record_of(AuditRecord, row)
-                _end(row, AuditState.FAILED, now, error=f"given up after {row.attempts} attempts")
+                _end(session, row, AuditState.FAILED, now, f"given up after {row.attempts} attempts")
             return None
 
     def begin(self, audit_id: str, worker: str, run: dict[str, Any]) -> AuditRecord:
-        """Fix what holds for all batches. Raises like `record`."""
+        """Store what the first batch fixes for all of them. Raises like `record`."""
         with self._database.change() as session:
             row = _held(session, audit_id, worker)
             row.run = run
@@ -120,19 +151,19 @@ class AuditStore:
         lease: timedelta,
         seconds: float,
     ) -> AuditRecord:
-        """Write one batch and move the cursor behind it, in one transaction; the lease starts anew.
+        """Write one batch and move the cursor past it, in one transaction; the lease starts anew.
 
         Args:
             audit_id: The audit.
             worker: Who did the batch.
-            cursor: The position of its first snippet.
+            cursor: The position of its first snippet in the audit.
             entries: The snippets' entries in the report, in order.
             lease: For how long the worker holds the audit from now on.
             seconds: Time spent on the batch.
 
         Raises:
-            AuditNotFoundError: There is no such audit any more.
-            ConflictError: It is over, somebody else has it, or the cursor is elsewhere.
+            AuditNotFoundError: The audit was removed.
+            ConflictError: It is over, another worker has it, or the cursor is elsewhere.
         """
         with self._database.change() as session:
             row = _held(session, audit_id, worker)
@@ -144,35 +175,39 @@ class AuditStore:
             return record_of(AuditRecord, row)
 
     def renew(self, audit_id: str, worker: str, lease: timedelta) -> None:
-        """Hold an audit longer. Raises like `record`."""
+        """Hold an audit for another lease. Raises like `record`."""
         with self._database.change() as session:
             _held(session, audit_id, worker).lease_until = self._clock() + lease
 
     def release(self, audit_id: str, worker: str, delay: timedelta = timedelta(0)) -> None:
-        """Give an audit back, to be taken up by anybody after a delay. Raises like `record`."""
+        """Put an audit back into the queue, to be taken after a delay. Raises like `record`."""
         with self._database.change() as session:
             row = _held(session, audit_id, worker)
             row.state, row.worker = AuditState.QUEUED, ""
             row.lease_until = self._clock() + delay if delay else None
 
     def finish(self, audit_id: str, worker: str, result: dict[str, Any], *, error: str = "") -> AuditRecord:
-        """End an audit with its result, or with the error that stopped it. Raises like `record`."""
+        """End an audit with its report, or with the error that stopped it. Raises like `record`.
+
+        A version that it was to admit is quarantined in the same transaction unless the report's gate passed.
+        """
         with self._database.change() as session:
             row = _held(session, audit_id, worker)
-            _end(row, AuditState.FAILED if error else AuditState.DONE, self._clock(), error=error)
             row.result = result
+            _end(session, row, AuditState.FAILED if error else AuditState.DONE, self._clock(), error)
             return record_of(AuditRecord, row)
 
     def cancel(self, audit_id: str) -> AuditRecord:
-        """Stop an audit; what it has recorded stays. One that is over stays as it is.
+        """Stop an audit; its entries stay. One that is over is not changed.
+
+        A version that it was to admit is quarantined.
 
         Raises:
             AuditNotFoundError: There is no such audit.
         """
         with self._database.change() as session:
             row = _find(session, audit_id, lock=True)
-            if row.state in OPEN:
-                _end(row, AuditState.CANCELLED, self._clock())
+            self._cancel(session, row)
             return record_of(AuditRecord, row)
 
     def remove(self, audit_id: str) -> None:
@@ -183,8 +218,13 @@ class AuditStore:
         """
         with self._database.change() as session:
             row = _find(session, audit_id, lock=True)
+            self._cancel(session, row)
             session.execute(delete(AuditSnippetRow).where(AuditSnippetRow.audit_id == audit_id))
             session.delete(row)
+
+    def _cancel(self, session: Session, row: AuditRow) -> None:
+        if row.state in OPEN:
+            _end(session, row, AuditState.CANCELLED, self._clock())
 
     def get(self, audit_id: str) -> AuditRecord:
         """One audit.
@@ -219,14 +259,14 @@ class AuditStore:
             return list(session.scalars(query))
 
     def counts(self) -> dict[AuditState, int]:
-        """How many audits stand in each state."""
+        """The number of audits in each state."""
         with self._database.read() as session:
             query = select(AuditRow.state, func.count()).group_by(AuditRow.state)
             found = {row[0]: row[1] for row in session.execute(query)}
             return {state: found.get(state, 0) for state in AuditState}
 
     def ids(self) -> tuple[frozenset[str], frozenset[str]]:
-        """The ids of the audits that are not over, and of those that are."""
+        """The ids of the open audits, and of those that are over."""
         with self._database.read() as session:
             found = session.execute(select(AuditRow.id, AuditRow.state)).all()
             open_ids = frozenset(row[0] for row in found if row[1] in OPEN)
@@ -260,5 +300,24 @@ def _held(session: Session, audit_id: str, worker: str) -> AuditRow:
     return row
 
 
-def _end(row: AuditRow, state: AuditState, now: datetime, *, error: str = "") -> None:
+def _end(session: Session, row: AuditRow, state: AuditState, now: datetime, error: str = "") -> None:
+    """End an audit. A version that waits for it and is not admitted is quarantined with the reason."""
     row.state, row.finished_at, row.lease_until, row.error = state, now, None, plain_text(error)
+    reason = _objection(row) if row.admits else ""
+    if not reason:
+        return
+    revision = next_revision(session)
+    version = session.get(VersionRow, (row.adapter, row.version))
+    if version is not None and version.state is State.AUDITING:
+        move_version(session, version, State.QUARANTINED, revision, reason=reason, audit_id=row.id)
+        event = {"reason": reason, "audit_id": row.id}
+        record_event(session, revision, ACTOR, "quarantined", row.adapter, row.version, **event)
+
+
+def _objection(row: AuditRow) -> str:
+    """Return why an audit that is over does not admit its version, or ""."""
+    if row.state is AuditState.CANCELLED:
+        return "the audit was cancelled"
+    if row.state is AuditState.FAILED:
+        return f"the audit could not be done: {row.error}"
+    return "" if row.result["gate"]["passed"] else "; ".join(row.result["gate"]["reasons"])

@@ -19,18 +19,18 @@ class Worker:
 
     Args:
         runner: Does one audit.
-        refresh: Called when something may have changed, and now and then; it reads the database.
+        refresh: Called before and after each audit, and every `IDLE_SECONDS`; it may read the database.
     """
 
     def __init__(self, runner: Runner, refresh: Callable[[], None]) -> None:
         self._runner = runner
         self._refresh = refresh
         self._wake = threading.Event()
-        # A daemon: a batch that waits for an engine which is gone must not keep the process alive.
+        # A daemon: a batch that waits for a dead engine must not keep the process alive.
         self._thread = threading.Thread(target=self._run, name="audits", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
 
     def wake(self) -> None:
@@ -38,7 +38,7 @@ class Worker:
         self._wake.set()
 
     def close(self) -> None:
-        """Stop after the batch under way, or after `STOP_SECONDS`; the lease sees to the rest."""
+        """Stop after the current batch, or after `STOP_SECONDS`: then the lease runs out and another goes on."""
         self._runner.stop.set()
         self._wake.set()
         self._thread.join(STOP_SECONDS)
@@ -61,7 +61,7 @@ class Worker:
         except LorecallError as error:
             logger.warning("audits wait: %s", error.message)
             return False
-        except Exception as error:  # noqa: BLE001  the thread outlives what it meets, and quotes no text
+        except Exception as error:  # noqa: BLE001  the thread must survive, and log no text
             logger.error("audits stumbled over %s", type(error).__name__)  # noqa: TRY400
             return False
         return worked

@@ -1,1 +1,1 @@
-"""The audit service of a running server, and the gate before an adapter goes live."""
+"""The audit service of a running server, and the audits that let a version go live."""

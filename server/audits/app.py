@@ -1,4 +1,4 @@
-"""`lorecall audit serve`: the audit routes and the page as a service of its own, without an engine."""
+"""`lorecall audit serve`: the audit routes and the page as a separate service, without an engine."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -27,12 +27,12 @@ def make_app(server: str, registry: Registry, settings: ServerSettings, host: st
 
     Args:
         server: URL of the lorecall server that scores.
-        registry: Where audits, and API keys, are kept; closed with the application.
+        registry: Stores the audits and the API keys; closed with the application.
         settings: The settings.
         host: The address that it will listen on.
 
     Raises:
-        UsageError: Others could reach it, and there are no API keys.
+        UsageError: Other machines could reach it, and there are no API keys.
     """
     guard = KeyGuard(registry, settings.secrets(), settings.api_keys_file, always=not is_loopback(host))
     check_exposure(host, guard)
@@ -49,7 +49,7 @@ def make_app(server: str, registry: Registry, settings: ServerSettings, host: st
         registry.close()
 
     app = FastAPI(title="lorecall audit", lifespan=lifespan)
-    app.state.lorecall_audits = parts.desk
+    app.state.lorecall_audits = parts.service
     app.include_router(audits.router)
     app.include_router(page.router)
     app.router.route_class = AnsweringRoute
@@ -77,7 +77,7 @@ def make_app(server: str, registry: Registry, settings: ServerSettings, host: st
 
 
 async def _follow_keys(guard: KeyGuard, seconds: float) -> None:
-    """Take keys in and out as the registry's change."""
+    """Reload the keys again and again, since the registry's may change."""
     while True:
         await asyncio.sleep(seconds)
         try:
@@ -87,14 +87,14 @@ async def _follow_keys(guard: KeyGuard, seconds: float) -> None:
 
 
 async def _invalid(_request: Request, error: Exception) -> Response:
-    """Answer a wrong query or path; its values are not quoted."""
+    """Answer a wrong query or path without quoting its values."""
     first = error.errors()[0] if isinstance(error, RequestValidationError) else {}
     where = ".".join(str(part) for part in first.get("loc", ())[1:])
     return error_body(f"{where}: {first.get('msg', 'is wrong')}", 400, code="invalid_request", param=where)
 
 
 async def _refused(_request: Request, error: Exception) -> Response:
-    """Answer what no route answers."""
+    """Answer an unknown path, or a method that the path does not take."""
     status = error.status_code if isinstance(error, HTTPException) else 500
-    said = "no such route" if status == 404 else "the route does not take this method"
-    return error_body(said, status, code="not_found" if status == 404 else "invalid_request")
+    message = "no such route" if status == 404 else "the route does not take this method"
+    return error_body(message, status, code="not_found" if status == 404 else "invalid_request")

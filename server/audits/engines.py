@@ -1,4 +1,4 @@
-"""The audit service's way to the engine of its own server."""
+"""The engine of this server, as the audit service uses it."""
 
 import asyncio
 import dataclasses
@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from lorecall.adapters.core.errors import AdapterNotFoundError
+from lorecall.adapters.registry.tables import State
+from lorecall.audit.jobs.store import ACTOR
 from lorecall.audit.scorer import AdapterVersion, EngineInfo, Scorer
 from lorecall.server.lifecycle.control_plane import ControlPlane
 from lorecall.server.lifecycle.engine_set import Lease, LoadedVersion
@@ -19,10 +21,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class LiveScorer(LoadedVersionScorer):
-    """Scores through the version that a name stood for when it was opened, and sees when the name moves.
+    """Scores through the version that was live when it was opened, and tells which version is live now.
 
     Attributes:
-        live: What names stand for now.
+        live: The live version of each name.
     """
 
     live: dict[str, LoadedVersion] = dataclasses.field(default_factory=dict)
@@ -37,7 +39,7 @@ class LiveScorer(LoadedVersionScorer):
 
 @dataclass(frozen=True, slots=True)
 class OwnEngine:
-    """The engine of this server; called from threads, never from the server's loop.
+    """The engine of this server: `Engines` and `Admissions`. Call it from threads, never from the server's loop.
 
     Attributes:
         loop: The server's event loop.
@@ -65,8 +67,36 @@ class OwnEngine:
         finally:
             self.loop.call_soon_threadsafe(lease.release)
 
+    @contextmanager
+    def candidate(self, name: str, version: str) -> Iterator[Scorer]:
+        """Open a scorer that holds a version which waits for its audit, loaded for that long."""
+        lease = self._wait(self._hold_candidate(name, version))
+        try:
+            yield LoadedVersionScorer(self.loop, self.scoring, self.engine(), lease.loaded)
+        finally:
+            self.loop.call_soon_threadsafe(lease.release)
+
+    def activate(self, name: str, version: str, audit_id: str) -> None:
+        """Make a version live, unless it no longer waits for its audit."""
+        self._wait(self._activate(name, version, audit_id))
+
     async def _hold(self, name: str) -> Lease:
         return Lease(await self.plane.loaded(name), None)
+
+    async def _hold_candidate(self, name: str, version: str) -> Lease:
+        live = self.plane.engine_set.live.get(name)
+        if live is not None and live.version == version:  # it went live before its audit was over
+            return Lease(live, None)
+        record = await asyncio.to_thread(self.plane.registry.version, name, version)
+        loaded = await self.plane.candidate(record)
+        lease = Lease(loaded, None)
+        self.plane.engine_set.retire(loaded)  # it leaves after the lease, unless `activate` takes it back
+        return lease
+
+    async def _activate(self, name: str, version: str, audit_id: str) -> None:
+        record = await asyncio.to_thread(self.plane.registry.version, name, version)
+        if record.state is State.AUDITING:
+            await self.plane.activate(record, actor=ACTOR, audit_id=audit_id)
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self.loop).result()

@@ -1,4 +1,4 @@
-"""Puts the audit service together, for `lorecall serve` and for `lorecall audit serve`."""
+"""Builds the audit service and its worker, for `lorecall serve` and for `lorecall audit serve`."""
 
 import threading
 import uuid
@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from lorecall.adapters.registry.registry import Registry
-from lorecall.audit.jobs.runner import Engines, Runner
+from lorecall.audit.jobs.runner import Admissions, Engines, Runner
 from lorecall.audit.jobs.service import AuditService
 from lorecall.audit.jobs.spool import Spool
 from lorecall.audit.jobs.store import AuditStore
 from lorecall.audit.jobs.worker import Worker
-from lorecall.server.http.audits import AuditRoutes
 from lorecall.server.observability.audit_metrics import AuditMetrics
 from lorecall.server.observability.metrics import AdapterLabels
 from lorecall.server.settings import ServerSettings
@@ -23,12 +22,12 @@ class AuditParts:
     """What a server needs of the audit service.
 
     Attributes:
-        desk: What its routes share.
+        service: What its routes call.
         worker: Does the audits; to be started, and closed at the end.
-        stop: Set to have the worker stop without waiting for it.
+        stop: Stops the worker after its current batch, without waiting for that.
     """
 
-    desk: AuditRoutes
+    service: AuditService
     worker: Worker
     stop: threading.Event
 
@@ -39,15 +38,17 @@ def make_audits(
     settings: ServerSettings,
     series: CollectorRegistry,
     label: AdapterLabels,
+    admissions: Admissions | None = None,
 ) -> AuditParts:
     """Return the audit service over a registry and an engine.
 
     Args:
-        registry: Where audits are kept.
-        engines: What scores them.
+        registry: Stores the audits.
+        engines: Scores served adapters.
         settings: Lease, batch and spool.
-        series: Where its metrics live.
+        series: The registry of its metrics.
         label: Bounds the adapters that have gauges.
+        admissions: What admits versions, where this server has an engine to load them into.
     """
     store, spool = AuditStore(registry.database), Spool(settings.spool_folder())
     metrics, stop = AuditMetrics(series, label), threading.Event()
@@ -60,7 +61,7 @@ def make_audits(
         batch=settings.audit_batch,
         seen=metrics.seen,
         stop=stop,
+        admissions=admissions,
     )
     worker = Worker(runner, lambda: metrics.refresh(store))
-    service = AuditService(store, spool, engines)
-    return AuditParts(AuditRoutes(service, registry.jobs, worker.wake), worker, stop)
+    return AuditParts(AuditService(store, spool, engines, worker.wake), worker, stop)

@@ -1,4 +1,4 @@
-"""The control plane over HTTP: `/v1/adapters`, and vLLM's two adapter routes through the same pipeline."""
+"""The control plane over HTTP: `/v1/adapters`, and vLLM's two adapter routes on top of it."""
 
 import asyncio
 import tempfile
@@ -24,7 +24,7 @@ SPOOL_BYTES = 1 << 20
 
 
 class Snippet(BaseModel):
-    """One text that the gate's audit asks for."""
+    """One text that the admitting audit asks for."""
 
     model_config = ConfigDict(extra="forbid")
     id: str
@@ -43,7 +43,7 @@ class AddRequest(BaseModel):
     controls: list[Snippet] = Field(default_factory=list, max_length=MAX_SNIPPETS)
 
     def snippets(self) -> dict[str, Any]:
-        """Return the sets for the gate's audit, as they are kept with its job."""
+        """Return the candidates and controls for the audit that admits the adapter."""
         return self.model_dump(include={"candidates", "controls"})
 
 
@@ -107,7 +107,7 @@ async def show_adapter(name: str, raw_request: Request) -> Response:
 
 @router.get("/v1/adapters/{name}/events")
 async def show_events(name: str, raw_request: Request) -> Response:
-    """Return who did what with an adapter, oldest first."""
+    """Return an adapter's events, oldest first: who did what."""
     registry = serving(raw_request).adapters.registry
     found = await asyncio.to_thread(registry.events, name)
     return JSONResponse({"events": [event(one) for one in found]})
@@ -115,7 +115,7 @@ async def show_events(name: str, raw_request: Request) -> Response:
 
 @router.delete("/v1/adapters/{name}")
 async def remove_adapter(name: str, raw_request: Request) -> Response:
-    """Take an adapter out of service; what runs on it finishes, then it leaves the engine."""
+    """Remove an adapter; its running requests finish, then it is unloaded."""
     state = serving(raw_request)
     before = await asyncio.to_thread(describe, state.adapters, name)
     await state.adapters.remove(name, actor=actor())
@@ -132,7 +132,7 @@ async def rollback_adapter(name: str, raw_request: Request) -> Response:
 
 @router.post("/v1/adapters/{name}/pin", dependencies=JSON_ONLY)
 async def pin_adapter(name: str, request: PinRequest, raw_request: Request) -> Response:
-    """Keep an adapter in the engine's memory, or no longer."""
+    """Pin an adapter in the engine's memory, or unpin it."""
     state = serving(raw_request)
     await state.adapters.pin(name, pinned=request.pinned, actor=actor())
     return await described(state, name)
@@ -140,7 +140,7 @@ async def pin_adapter(name: str, request: PinRequest, raw_request: Request) -> R
 
 @router.post("/v1/adapters/{name}/override", dependencies=JSON_ONLY)
 async def override_gate(name: str, request: OverrideRequest, raw_request: Request) -> Response:
-    """Let a quarantined version go live on an operator's word; who and why is recorded."""
+    """Let a quarantined version go live for a stated reason; who and why is recorded."""
     state = serving(raw_request)
     (current.get() or RequestContext()).require(Scope.ADMIN)
     await state.adapters.override(name, request.version, reason=request.reason, actor=actor())
@@ -174,7 +174,7 @@ async def unload_lora_adapter(request: UnloadLoRAAdapterRequest, raw_request: Re
 async def described(
     state: Serving, name: str, version: str | None = None, *, status: int = 200
 ) -> JSONResponse:
-    """Return an answer that shows an adapter as it is now."""
+    """Return an answer that describes an adapter as it is now."""
     await state.adapters.refresh_tiers()
     return JSONResponse(await asyncio.to_thread(describe, state.adapters, name, version), status)
 

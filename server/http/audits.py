@@ -5,17 +5,13 @@ Bodies are read here and not by FastAPI, whose messages would quote the texts in
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass
-from typing import Annotated, Any
+from collections.abc import AsyncGenerator
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from lorecall.adapters.core.errors import UsageError
-from lorecall.adapters.registry.leases import JobNotFoundError, Jobs
-from lorecall.adapters.registry.records import JobRecord
 from lorecall.audit.jobs.order import Upload, make_order
-from lorecall.audit.jobs.records import AuditNotFoundError
 from lorecall.audit.jobs.service import AuditService, describe
 from lorecall.audit.reports.html import render_report
 from lorecall.audit.reports.junit import render_junit
@@ -33,23 +29,8 @@ TEXT_FIELDS = frozenset({"adapter", "system", "template", "generate_controls"})
 router = APIRouter(route_class=AnsweringRoute)
 
 
-@dataclass(frozen=True, slots=True)
-class AuditRoutes:
-    """What the routes share: `app.state.lorecall_audits`.
-
-    Attributes:
-        service: The audits.
-        jobs: The audits of adapters that wait for admission.
-        taken: Called when an audit was queued.
-    """
-
-    service: AuditService
-    jobs: Jobs
-    taken: Callable[[], None]
-
-
-def desk(request: Request) -> AuditRoutes:
-    """Return the server's shared object."""
+def service(request: Request) -> AuditService:
+    """Return the server's audit service."""
     return request.app.state.lorecall_audits  # type: ignore[no-any-return]
 
 
@@ -58,9 +39,7 @@ async def submit_audit(request: Request) -> Response:
     """Ask for an audit: a JSON object, or a form with the candidates as a file of JSON Lines."""
     fields, files = await read_order(request)
     order = await asyncio.to_thread(make_order, fields, files)
-    at = desk(request)
-    record = await asyncio.to_thread(at.service.submit, order, sees, actor())
-    at.taken()
+    record = await asyncio.to_thread(service(request).submit, order, sees, actor())
     return JSONResponse(describe(record), 202, {"Location": f"/v1/audits/{record.id}"})
 
 
@@ -71,48 +50,20 @@ async def list_audits(
     limit: Annotated[int, Query(ge=1, le=LISTED)] = 100,
 ) -> Response:
     """Return the newest audits that the caller sees."""
-    found = await asyncio.to_thread(desk(request).service.audits, sees, adapter, limit)
+    found = await asyncio.to_thread(service(request).audits, sees, adapter, limit)
     return JSONResponse({"audits": [describe(record) for record in found]})
 
 
 @router.get("/v1/capacity")
 async def show_capacity(request: Request, adapter: Annotated[str | None, Query()] = None) -> Response:
-    """Return what each audited version of each rank held of each candidate set, oldest first."""
-    return JSONResponse({"rows": await asyncio.to_thread(desk(request).service.capacity, sees, adapter)})
+    """Return the recall of each candidate set by version and rank, oldest first."""
+    return JSONResponse({"rows": await asyncio.to_thread(service(request).capacity, sees, adapter)})
 
 
 @router.get("/v1/audits/{audit_id}")
 async def show_audit(audit_id: str, request: Request) -> Response:
     """Return an audit's state and progress, and its decision once it is done."""
-    at = desk(request)
-    try:
-        record = await asyncio.to_thread(at.service.get, audit_id, sees)
-    except AuditNotFoundError as missing:
-        return JSONResponse(admission(await _job(at, audit_id, missing)))
-    return JSONResponse(describe(record))
-
-
-async def _job(at: AuditRoutes, audit_id: str, missing: AuditNotFoundError) -> JobRecord:
-    try:
-        job = await asyncio.to_thread(at.jobs.get, audit_id)
-    except JobNotFoundError:
-        raise missing from None
-    if not sees(job.name):
-        raise missing
-    return job
-
-
-def admission(job: JobRecord) -> dict[str, Any]:
-    """Return the audit that admitted a version, or did not."""
-    return {
-        "id": job.id,
-        "adapter": job.name,
-        "version": job.version,
-        "state": job.state.value,
-        "created_at": job.created_at.isoformat(),
-        "finished_at": job.finished_at.isoformat() if job.finished_at else None,
-        "result": job.result,
-    }
+    return JSONResponse(describe(await asyncio.to_thread(service(request).get, audit_id, sees)))
 
 
 @router.get("/v1/audits/{audit_id}/snippets")
@@ -123,7 +74,7 @@ async def show_snippets(
     limit: Annotated[int, Query(ge=1, le=PAGE)] = 100,
 ) -> Response:
     """Return the entries recorded so far, from a position on."""
-    found = await asyncio.to_thread(desk(request).service.snippets, audit_id, sees, offset, limit)
+    found = await asyncio.to_thread(service(request).snippets, audit_id, sees, offset, limit)
     return JSONResponse({"offset": offset, "snippets": found})
 
 
@@ -134,7 +85,7 @@ async def show_report(audit_id: str, kind: str, request: Request) -> Response:
         raise UsageError(
             f"no report.{kind[:20]}", hint="report.json, report.html or report.xml", param="kind"
         )
-    report = await asyncio.to_thread(desk(request).service.report, audit_id, sees)
+    report = await asyncio.to_thread(service(request).report, audit_id, sees)
     if kind == "json":
         return JSONResponse(report)
     if kind == "html":
@@ -145,13 +96,13 @@ async def show_report(audit_id: str, kind: str, request: Request) -> Response:
 @router.post("/v1/audits/{audit_id}/cancel")
 async def cancel_audit(audit_id: str, request: Request) -> Response:
     """Stop an audit; what it has recorded stays."""
-    return JSONResponse(describe(await asyncio.to_thread(desk(request).service.cancel, audit_id, sees)))
+    return JSONResponse(describe(await asyncio.to_thread(service(request).cancel, audit_id, sees)))
 
 
 @router.delete("/v1/audits/{audit_id}")
 async def remove_audit(audit_id: str, request: Request) -> Response:
-    """Remove an audit with everything that it has recorded; one under way stops."""
-    record = await asyncio.to_thread(desk(request).service.remove, audit_id, sees)
+    """Remove an audit with everything that it has recorded; a running one is stopped first."""
+    record = await asyncio.to_thread(service(request).remove, audit_id, sees)
     return JSONResponse({"id": record.id, "adapter": record.adapter, "removed": True})
 
 

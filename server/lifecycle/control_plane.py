@@ -1,4 +1,4 @@
-"""The adapters of one server: from the registry into the engine, and every change of them by this server."""
+"""Adds, swaps and removes adapters: in the registry, and in this server's engine."""
 
 import asyncio
 import logging
@@ -21,14 +21,14 @@ logger = logging.getLogger("vllm.lorecall")
 
 
 class Gate(Protocol):
-    """What stands between a validated version and its going live; see `admission.py`."""
+    """Decides whether a validated version goes live; see `server/audits/admission.py`."""
 
     def check(self, snippets: dict[str, Any]) -> None:
-        """Raise UsageError if an audit would have nothing to ask for."""
+        """Check that an audit would have candidates. Raises UsageError."""
         ...
 
-    async def admit(self, record: VersionRecord, snippets: dict[str, Any]) -> VersionRecord:
-        """Put a version under audit, which lets it go live or not."""
+    async def admit(self, record: VersionRecord, snippets: dict[str, Any]) -> None:
+        """Queue the audit that lets a version go live or quarantines it."""
         ...
 
 
@@ -40,14 +40,14 @@ class AdapterUnavailableError(LorecallError):
 
 
 class ControlPlane:
-    """Adds, swaps and removes adapters while the server runs; one change of the engine's set at a time.
+    """Adds, swaps and removes adapters while the server runs; one change of the engine set at a time.
 
     Args:
-        registry: What is registered, shared by all servers.
-        intake: The way in.
-        engine_set: What the engine holds.
+        registry: The registry, shared by all servers.
+        intake: Fetches, stores, validates and registers adapters.
+        engine_set: The versions that the engine holds.
         base_names: Names that no adapter may have.
-        metrics: What is counted.
+        metrics: Counts swaps, refusals and evictions.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class ControlPlane:
         pin: bool = False,
         candidates: dict[str, Any] | None = None,
     ) -> VersionRecord:
-        """Bring in a version and let the name move to it, at once or after the audit that admits it.
+        """Add a version and point the name at it, at once or after the audit that admits it.
 
         The same bytes under the same name change nothing.
 
@@ -92,10 +92,10 @@ class ControlPlane:
             source: An address, or the file of an uploaded archive.
             actor: Who does it.
             pin: Whether the engine is to keep it in memory.
-            candidates: What the gate's audit asks for beside the operator's own set.
+            candidates: Snippets that the admitting audit asks for beside the operator's own.
 
         Raises:
-            AdapterError: If the adapter cannot be served here, with the reason.
+            AdapterError: The adapter cannot be served here, with the reason.
         """
         if pin:
             self.engine_set.check_pins(name)
@@ -114,7 +114,8 @@ class ControlPlane:
         if record.state is State.LIVE:
             await self.follow(name)
         elif self.gate is not None:
-            record = await self.gate.admit(record, candidates or {})
+            await self.gate.admit(record, candidates or {})
+            record = await asyncio.to_thread(self.registry.version, name, record.version)
         elif record.state is State.VALIDATED:
             record = await self.activate(record, info, actor=actor)
             self._metrics.swap_seconds.observe(time.perf_counter() - started)
@@ -160,15 +161,15 @@ class ControlPlane:
                     if self.engine_set.live.get(name) is not loaded:
                         self.engine_set.retire(loaded)
                     raise
-            return await self._note(name, adapter)
+            return await self._remember(name, adapter)
 
     async def override(self, name: str, version: str, *, reason: str, actor: str) -> None:
-        """Let a quarantined version go live on an operator's word, which is recorded."""
+        """Let a quarantined version go live for a stated reason, which is recorded."""
         await asyncio.to_thread(self.registry.activate, name, version, actor=actor, override=reason)
         await self.follow(name)
 
     async def rollback(self, name: str, *, actor: str) -> None:
-        """Move a name back to the version before; twice is forth again."""
+        """Move a name back to the version before; a second rollback undoes the first."""
         started = time.perf_counter()
         await asyncio.to_thread(self.registry.rollback, name, actor=actor)
         await self.follow(name)
@@ -182,7 +183,7 @@ class ControlPlane:
         await self.follow(name)
 
     async def remove(self, name: str, *, actor: str) -> None:
-        """Take a name out of service, and its version out of the engine once it is idle."""
+        """Remove a name, and its version from the engine once no request runs on it."""
         await asyncio.to_thread(self.registry.remove, name, actor=actor)
         await self.follow(name)
 
@@ -212,7 +213,7 @@ class ControlPlane:
             load: Whether to load a live version that the engine does not have; on demand otherwise.
 
         Raises:
-            LorecallError: The version cannot be had or loaded; what was live here stays.
+            LorecallError: The version cannot be fetched or loaded; the one that was live here stays.
         """
         async with self._change:
             try:
@@ -222,7 +223,7 @@ class ControlPlane:
                 self._versions.pop(name, None)
                 self.engine_set.drop(name)
                 return
-            record = await self._note(name, adapter)
+            record = await self._remember(name, adapter)
             held = self.engine_set.live.get(name)
             if adapter.live_version is None:
                 self.engine_set.drop(name)
@@ -241,15 +242,15 @@ class ControlPlane:
             info = await asyncio.to_thread(self.intake.materialise, record)
             return await self.engine_set.load(record.name, info)
 
-    async def _note(self, name: str, adapter: AdapterRecord) -> VersionRecord:
-        """Remember what the registry says of a name; return its live version, or the newest."""
+    async def _remember(self, name: str, adapter: AdapterRecord) -> VersionRecord:
+        """Remember a name's record and version; return its live version, or the newest."""
         versions = await asyncio.to_thread(self.registry.versions, name)
         record = next((one for one in versions if one.version == adapter.live_version), versions[0])
         self._adapters[name], self._versions[name] = adapter, record
         return record
 
     async def refresh_tiers(self) -> None:
-        """Ask the engine where the adapters sit, and count who lost a place unasked."""
+        """Ask the engine which adapters are in its slots and its memory, and count evictions."""
         before, self._tiers = self._tiers, await self.engine_set.tiers()
         ours = {loaded.id for loaded in self.engine_set.live.values()}
         for level, ids in before.items():
@@ -258,14 +259,14 @@ class ControlPlane:
         self._metrics.draining.set(self.engine_set.draining)
 
     def level(self, name: str) -> str:
-        """Where an adapter's live version sits: "slots", "memory" or "disk"."""
+        """Where an adapter's live version is: "slots", "memory" or "disk"."""
         loaded = self.engine_set.live.get(name)
         if loaded is None:
             return "disk"
         return next((level for level in ("slots", "memory") if loaded.id in self._tiers[level]), "disk")
 
     def samples(self) -> list[AdapterSample]:
-        """Return every name as the metrics show it."""
+        """Return all names as the metrics show them."""
         return [
             AdapterSample(name, version.state.value, self.level(name), adapter.pinned, version.rank)
             for name, adapter in sorted(self._adapters.items())

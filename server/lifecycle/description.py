@@ -12,7 +12,7 @@ def describe(plane: ControlPlane, name: str, version: str | None = None) -> dict
     Args:
         plane: The control plane.
         name: The name.
-        version: The version that its facts are of; None for the live one, or the newest where none is live.
+        version: The version to describe; None for the live one, or the newest where none is live.
 
     Raises:
         AdapterNotFoundError: There is no such name.
@@ -34,7 +34,7 @@ def describe(plane: ControlPlane, name: str, version: str | None = None) -> dict
 
 
 def facts(record: VersionRecord) -> dict[str, Any]:
-    """Return what is known of one version."""
+    """Return the fields of one version."""
     return {
         "name": record.name,
         "version": record.version,
@@ -51,7 +51,7 @@ def facts(record: VersionRecord) -> dict[str, Any]:
 
 
 def brief(record: VersionRecord) -> dict[str, Any]:
-    """Return one line of a name's history."""
+    """Return one version in the list of a name's versions."""
     return {
         "version": record.version,
         "state": record.state.value,
@@ -63,7 +63,7 @@ def brief(record: VersionRecord) -> dict[str, Any]:
 
 
 def event(record: EventRecord) -> dict[str, Any]:
-    """Return one thing that somebody did."""
+    """Return one event of a name's history."""
     return {
         "at": record.at.isoformat(),
         "actor": record.actor,

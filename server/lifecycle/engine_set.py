@@ -1,4 +1,4 @@
-"""The versions that the engine holds for us: who is using them, and their way out.
+"""The versions that the engine holds for us, the requests that use them, and their removal.
 
 Every version has an engine name of its own and an integer id that is never used again, so no key/value block of
 one version can serve another. A version that is replaced takes no new request, drains, and is removed.
@@ -19,14 +19,14 @@ logger = logging.getLogger("vllm.lorecall")
 
 @dataclass(slots=True, eq=False)
 class LoadedVersion:
-    """One version under one name, known to the engine.
+    """One version under one name, loaded into the engine.
 
     Attributes:
         name: What callers write as `model`.
-        info: What the files say.
-        lora_request: How the engine knows it.
+        info: The facts read from its files.
+        lora_request: vLLM's request that selects it.
         leases: The requests that run on it.
-        retired: Whether it is on its way out.
+        retired: Whether it takes no new request and is removed once it is idle.
         pinned: Whether the engine keeps it in memory.
         idle: Set while nothing runs on it.
     """
@@ -58,7 +58,7 @@ class Lease:
 
     Args:
         loaded: The version.
-        task: What runs on it, to be cancelled if it outlives the drain.
+        task: The task that runs on it, cancelled if it takes longer than the drain; None is never cancelled.
     """
 
     def __init__(self, loaded: LoadedVersion, task: "asyncio.Task[Any] | None") -> None:
@@ -73,7 +73,7 @@ class Lease:
         return self.loaded.lora_request
 
     def release(self) -> None:
-        """Let go; a second call does nothing."""
+        """End the hold; a second call does nothing."""
         self.loaded.leases.discard(self)
         if not self.loaded.leases:
             self.loaded.idle.set()
@@ -81,7 +81,7 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """What the engine was started for.
+    """The engine's limits, as it was started.
 
     Attributes:
         slots: `--max-loras`: adapters in one batch.
@@ -95,7 +95,7 @@ class Capacity:
 
     @property
     def pins(self) -> int:
-        """Adapters that may be pinned: a full batch must always find room beside them in memory."""
+        """Adapters that may be pinned: memory must keep room for a full batch beside them."""
         return max(0, self.memory - self.slots)
 
 
@@ -105,8 +105,8 @@ class EngineSet:
     Args:
         engine: vLLM's client of the engine.
         new_request: Makes the engine's request for (name, info), with a fresh id.
-        capacity: What the engine was started for.
-        metrics: What is counted.
+        capacity: The engine's limits.
+        metrics: Times the loads.
     """
 
     def __init__(self, engine: Any, new_request: Any, capacity: Capacity, metrics: Metrics) -> None:
@@ -115,11 +115,11 @@ class EngineSet:
         self.capacity = capacity
         self._metrics = metrics
         self.live: dict[str, LoadedVersion] = {}
-        self._leaving: dict[tuple[str, str], LoadedVersion] = {}
-        self._gone: set[int] = set()
+        self._draining: dict[tuple[str, str], LoadedVersion] = {}
+        self._removed: set[int] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._tiers: dict[str, list[int]] = {"slots": [], "memory": []}
-        self._moved = False
+        self._used = False
 
     @property
     def engine_is_gone(self) -> bool:
@@ -128,33 +128,33 @@ class EngineSet:
 
     @property
     def draining(self) -> int:
-        """Versions on their way out."""
-        return len(self._leaving)
+        """The number of versions that wait for their last request and are then removed."""
+        return len(self._draining)
 
     def of(self, lora_request: Any) -> LoadedVersion | None:
-        """Return the version that a LoRA request stands for, live or leaving; None if it is not ours."""
-        held = (*self.live.values(), *self._leaving.values())
+        """Return the version that a LoRA request selects, live or draining; None if it is not ours."""
+        held = (*self.live.values(), *self._draining.values())
         return next((one for one in held if one.lora_request is lora_request), None)
 
     def lease(self, loaded: LoadedVersion) -> Lease:
         """Hold a version for the current task."""
-        self._moved = True
+        self._used = True
         return Lease(loaded, asyncio.current_task())
 
     async def load(self, name: str, info: Adapter) -> LoadedVersion:
         """Have the engine load a version, without any name pointing at it yet.
 
-        A version that is still draining is taken back instead.
+        A version that is still draining is used again instead.
 
         Raises:
             AdapterError: The engine refuses it.
         """
-        leaving = self._leaving.pop((name, info.version), None)
-        if leaving is not None:
-            leaving.retired = False
-            return leaving
+        draining = self._draining.pop((name, info.version), None)
+        if draining is not None:
+            draining.retired = False
+            return draining
         request = self._new_request(name, info)
-        self._moved = True
+        self._used = True
         started = time.perf_counter()
         try:
             await self._engine.add_lora(request)
@@ -166,7 +166,7 @@ class EngineSet:
         return LoadedVersion(name, info, request)
 
     async def point(self, loaded: LoadedVersion, *, pinned: bool) -> None:
-        """Make a loaded version the one that its name answers with: one step; the one before leaves."""
+        """Make a loaded version the one that its name answers with, in one step; the one before is retired."""
         before = self.live.get(loaded.name)
         if before is not None and before is not loaded and before.pinned:
             await self.pin(before, pinned=False)
@@ -177,17 +177,17 @@ class EngineSet:
             self.retire(before)
 
     def drop(self, name: str) -> LoadedVersion | None:
-        """Take a name out of service; its version leaves."""
+        """Remove a name; its version is retired."""
         loaded = self.live.pop(name, None)
         if loaded is not None:
             self.retire(loaded)
         return loaded
 
     def retire(self, loaded: LoadedVersion) -> None:
-        """Send a version on its way out: nothing new runs on it, what runs finishes, then it is removed."""
+        """Let a version drain: it takes no new request, those that run finish, then it is removed."""
         loaded.retired = True
-        self._leaving[loaded.name, loaded.version] = loaded
-        task = asyncio.create_task(self._leave(loaded))
+        self._draining[loaded.name, loaded.version] = loaded
+        task = asyncio.create_task(self._drain(loaded))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -197,7 +197,7 @@ class EngineSet:
         Raises:
             UsageError: Too many are pinned already.
         """
-        self._moved = True
+        self._used = True
         if pinned:
             self.check_pins(loaded.name)
             await self._engine.add_lora(loaded.lora_request)  # it may have been evicted
@@ -219,22 +219,22 @@ class EngineSet:
             )
 
     async def tiers(self) -> dict[str, list[int]]:
-        """Return which ids are in the engine's slots and in its memory; strays are removed on the way.
+        """Return the ids in the engine's slots and in its memory; removed ones still there are removed again.
 
         An engine in which nothing has run since the last time is not asked again: its worker spins on a core
         for a second after each message, so asking every second would keep an idle server's core busy.
         """
-        if not self.capacity.slots or not self._moved:
+        if not self.capacity.slots or not self._used:
             return self._tiers
-        held = (*self.live.values(), *self._leaving.values())
-        self._moved = any(one.leases for one in held)
+        held = (*self.live.values(), *self._draining.values())
+        self._used = any(one.leases for one in held)
         self._tiers = (await self._engine.collective_rpc("lorecall_adapter_tiers"))[0]
-        for stray in self._gone & set(self._tiers["memory"]):
-            self._moved = True
-            await self._engine.remove_lora(stray)
+        for still_there in self._removed & set(self._tiers["memory"]):
+            self._used = True
+            await self._engine.remove_lora(still_there)
         return self._tiers
 
-    async def _leave(self, loaded: LoadedVersion) -> None:
+    async def _drain(self, loaded: LoadedVersion) -> None:
         if not await self._drained(loaded):
             logger.warning(
                 "%s did not drain in %g s: %d requests on it are cancelled",
@@ -247,14 +247,14 @@ class EngineSet:
                     lease.task.cancel()
             await loaded.idle.wait()
         key = (loaded.name, loaded.version)
-        if not loaded.retired or self._leaving.get(key) is not loaded:
-            return  # taken back meanwhile
-        del self._leaving[key]
+        if not loaded.retired or self._draining.get(key) is not loaded:
+            return  # in use again
+        del self._draining[key]
         if loaded.pinned:
             await self._engine.collective_rpc("lorecall_pin_adapter", args=(loaded.id, False))
         await self._engine.remove_lora(loaded.id)
-        self._moved = True
-        self._gone.add(loaded.id)
+        self._used = True
+        self._removed.add(loaded.id)
 
     async def _drained(self, loaded: LoadedVersion) -> bool:
         try:

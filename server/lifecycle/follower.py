@@ -1,4 +1,4 @@
-"""Keeps this server's set equal to the registry's: at its start, and whenever another server changes it."""
+"""Keeps this server's adapters equal to the registry's, at its start and while other servers change them."""
 
 import asyncio
 import logging
@@ -12,9 +12,9 @@ from lorecall.server.observability.metrics import Metrics
 logger = logging.getLogger("vllm.lorecall")
 
 RETRY_S = 10.0
-"""How long a version that could not be had is left alone."""
+"""Seconds until a version that could not be loaded is tried again."""
 COLLECT_S = 3600.0
-"""How often stored versions that nothing can make live any more are deleted."""
+"""Seconds between two deletions of stored versions that nothing can make live any more."""
 
 
 class Follower:
@@ -22,8 +22,8 @@ class Follower:
 
     Args:
         plane: This server's adapters.
-        metrics: What is counted.
-        interval: Seconds between two looks.
+        metrics: Shows whether the registry answers.
+        interval: Seconds between two polls.
         on_change: Called in a thread when the registry has changed in any way, keys included.
     """
 
@@ -35,7 +35,7 @@ class Follower:
         self._interval = interval
         self._on_change = on_change
         self._revision = 0
-        self._behind: dict[str, float] = {}
+        self._retry_at: dict[str, float] = {}
         self._collected = time.monotonic()
 
     async def run(self) -> None:
@@ -50,15 +50,15 @@ class Follower:
             except LorecallError as error:
                 self._metrics.registry_up.set(0)
                 logger.warning("the registry cannot be followed: %s", error)
-            except Exception:  # the loop outlives what it meets; the traceback says what that was
+            except Exception:  # the loop must survive; the traceback is logged
                 if not self._plane.engine_set.engine_is_gone:
                     logger.exception("following the registry failed")
 
     async def catch_up(self) -> None:
-        """Follow what changed since the last look, and try again what failed then."""
+        """Follow the names that changed since the last poll, and those that failed and are due again."""
         registry = self._plane.registry
         revision = await asyncio.to_thread(registry.revision)
-        names = [name for name, when in self._behind.items() if time.monotonic() >= when]
+        names = [name for name, when in self._retry_at.items() if time.monotonic() >= when]
         if revision != self._revision:
             changes = await asyncio.to_thread(registry.changes, self._revision)
             names += [adapter.name for adapter in changes.adapters]
@@ -68,7 +68,7 @@ class Follower:
             await self._follow(name)
 
     async def collect(self) -> None:
-        """Give disk space back, if it is time."""
+        """Delete stored versions that nothing needs, once every `COLLECT_S`."""
         if time.monotonic() - self._collected >= COLLECT_S:
             self._collected = time.monotonic()
             deleted = await asyncio.to_thread(self._plane.intake.collect)
@@ -79,7 +79,7 @@ class Follower:
         engine_set = self._plane.engine_set
         try:
             await self._plane.follow(name, load=len(engine_set.live) < engine_set.capacity.memory)
-            self._behind.pop(name, None)
+            self._retry_at.pop(name, None)
         except LorecallError as error:
-            self._behind[name] = time.monotonic() + RETRY_S
+            self._retry_at[name] = time.monotonic() + RETRY_S
             logger.warning("adapter %s cannot be brought up to date: %s", name, error)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from lorecall.adapters.registry.tables import AuditState
+from lorecall.adapters.registry.audit_tables import AuditState
 from lorecall.audit.jobs.records import AuditRecord
 from lorecall.audit.jobs.service import capacity_row
 from lorecall.audit.jobs.store import AuditStore

@@ -10,9 +10,11 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from lorecall.adapters.core.errors import UsageError
+from lorecall.adapters.registry.audit_tables import AuditRow
 from lorecall.adapters.registry.database import Database, RegistryUnavailableError
 from lorecall.adapters.registry.registry import Registry
-from lorecall.adapters.registry.tables import Model
+from lorecall.adapters.registry.tables import Model, State
+from sqlalchemy import select
 
 from tests.postgres import Postgres
 
@@ -31,6 +33,57 @@ def test_migrations_make_the_schema_of_the_models(registry_url: str) -> None:
             command.downgrade(config, "base")
             command.upgrade(config, "head")
     database.close()
+
+
+OLD_ROWS = """
+UPDATE registry_revision SET value = 3;
+INSERT INTO adapters (name, pinned, removed, revision)
+  VALUES ('acme', false, false, 3), ('globex', false, false, 2);
+INSERT INTO adapter_versions (name, version, state, reason, audit_id, was_live, rank, effective_parameters,
+  base_digest, refusal, training, source, created_at, created_by)
+  SELECT name, 'v1', state, '', audit, false, 8, 8000, '', '', '{}', 'x', '2026-11-23 00:00:00', 'ann'
+  FROM (SELECT 'acme' AS name, 'auditing' AS state, '' AS audit
+        UNION ALL SELECT 'globex', 'quarantined', 'failed-1') AS old;
+INSERT INTO jobs (id, kind, name, version, state, payload, result, worker, attempts, created_revision, created_at)
+  VALUES ('open-1', 'audit', 'acme', 'v1', 'running', '{"spool": "k"}', '{}', 'w', 1, 3, '2026-11-23 00:00:00'),
+         ('failed-1', 'audit', 'globex', 'v1', 'failed', '{}', '{"error": "the engine is away"}', 'w', 1, 2,
+          '2026-11-23 00:00:00'),
+         ('done-1', 'audit', 'globex', 'v1', 'done', '{}', '{"passed": true}', 'w', 1, 1, '2026-11-23 00:00:00');
+INSERT INTO audits (id, adapter, version, rank, effective_parameters, candidate_set, inputs, settings, run, state,
+  total, done, seconds, result, error, worker, attempts, created_at, created_by)
+  VALUES ('done-1', 'globex', 'v1', 8, 8000, '', '{}', '{}', '{}', 'done', 1, 1, 1.0, '{}', '', '', 0,
+          '2026-11-23 00:00:00', 'audit')
+"""
+
+
+def test_jobs_of_an_older_server_become_audits(registry_url: str) -> None:
+    """An admission that was not over has failed and its version is quarantined; ids still name their audit."""
+    database = Database(registry_url)
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    with database._begin() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0002")
+        for statement in OLD_ROWS.split(";"):
+            connection.exec_driver_sql(statement)
+    database.close()
+    registry = Registry(registry_url)
+    with registry.database.read() as session:
+        audits = {row.id: row for row in session.scalars(select(AuditRow))}
+    assert {one.id: one.state.value for one in audits.values()} == {
+        "open-1": "failed", "failed-1": "failed", "done-1": "done",
+    }  # fmt: skip
+    assert all(one.admits for one in audits.values())
+    assert audits["failed-1"].error == "the engine is away"
+    assert (audits["open-1"].rank, audits["open-1"].effective_parameters) == (8, 8000)
+    version = registry.version("acme", "v1")
+    assert (version.state, version.audit_id) == (State.QUARANTINED, "open-1")
+    assert version.reason == audits["open-1"].error
+    assert "add the version again" in version.reason
+    assert [adapter.name for adapter in registry.changes(registry.revision() - 1).adapters] == ["acme"]
+    assert registry.events("acme")[-1].detail == {"reason": version.reason, "audit_id": "open-1"}
+    assert registry.version("globex", "v1").audit_id == "failed-1"
+    registry.close()
 
 
 def test_many_first_starts_at_once(registry_url: str) -> None:

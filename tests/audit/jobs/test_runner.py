@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 from lorecall.adapters.core.errors import ScorerError
+from lorecall.adapters.registry.audit_tables import AuditState
 from lorecall.adapters.registry.registry import Registry
-from lorecall.adapters.registry.tables import AuditState
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.jobs.order import make_order
 from lorecall.audit.jobs.records import AuditRecord

@@ -74,8 +74,10 @@ def test_a_sweep_removes_what_is_over_and_what_is_forgotten(tmp_path: Path) -> N
     for name in ("open", "over", "fresh", "old"):
         spool.write(name, TEXTS)
     (tmp_path / "old.part").write_text("half")
+    Spool(tmp_path / "admissions").write("older-server", TEXTS)
     past = time.time() - ORPHAN_SECONDS - 60
-    for name in ("open.json", "old.json", "old.part"):
+    for name in ("open.json", "old.json", "old.part", "admissions/older-server.json"):
         os.utime(tmp_path / name, (past, past))
-    assert sorted(spool.sweep({"open"}, {"over"})) == ["old", "old", "over"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["fresh.json", "open.json"]
+    assert sorted(spool.sweep({"open"}, {"over"})) == ["old", "old", "older-server", "over"]
+    left = [path.name for path in tmp_path.rglob("*") if path.is_file()]
+    assert sorted(left) == ["fresh.json", "open.json"]

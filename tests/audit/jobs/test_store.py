@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from lorecall.adapters.registry.audit_tables import AuditSnippetRow, AuditState
 from lorecall.adapters.registry.registry import Registry
-from lorecall.adapters.registry.tables import AuditSnippetRow, AuditState
 from lorecall.adapters.registry.transitions import ConflictError
 from lorecall.audit.jobs.records import AuditNotFoundError, AuditRecord, NewAudit, new_id
 from lorecall.audit.jobs.store import MAX_ATTEMPTS, AuditStore
@@ -221,14 +221,3 @@ def test_workers_share_without_doubling(store: AuditStore, registry_url: str, cl
     with ThreadPoolExecutor(3) as pool:
         taken = [audit_id for part in pool.map(work, range(3)) for audit_id in part]
     assert sorted(taken) == sorted(wanted)
-
-
-def test_an_audit_done_elsewhere_is_kept(store: AuditStore) -> None:
-    """It stands among the others, done; kept again under the same id it is there once."""
-    inputs = {"candidates": {"name": "c.jsonl", "digest": "d" * 64, "snippets": 2}}
-    new = NewAudit(new_id(), "acme", "a" * 64, 8, 8000, "s" * 64, inputs, {}, 2, "audit")
-    for _ in range(2):
-        kept = store.keep(new, {"seconds": 1.5, "summary": {}}, entries("1", "2"))
-    assert (kept.state, kept.done, kept.seconds) == (AuditState.DONE, 2, 1.5)
-    assert store.entries(new.id) == entries("1", "2")
-    assert len(store.audits()) == 1

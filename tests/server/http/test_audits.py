@@ -11,7 +11,15 @@ from xml.etree import ElementTree as ET
 import pytest
 from fastapi.testclient import TestClient
 from lorecall.adapters.access.keys import Scope
+from lorecall.adapters.peft_format.adapter import Adapter
 from lorecall.adapters.registry.registry import Registry
+from lorecall.adapters.registry.tables import State
+from lorecall.audit.jobs.order import make_order
+from lorecall.audit.jobs.service import AuditService
+from lorecall.audit.jobs.spool import Spool
+from lorecall.audit.jobs.store import AuditStore
+from lorecall.audit.scorer import AdapterVersion
+from lorecall.audit.scorers.remote_engine import HttpEngine
 from lorecall.server.audits.app import make_app
 from lorecall.server.settings import ServerSettings
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -255,6 +263,27 @@ def test_capacity_is_kept_by_version_and_set(client: Client) -> None:
     assert found == [(2, 2000, 0, 6), (8, 8000, 6, 6), (8, 8000, 3, 3)]
     assert rows[0]["candidate_set"] == rows[1]["candidate_set"] != rows[2]["candidate_set"]
     assert at.get("/v1/capacity?adapter=acme-clean").json()["rows"] == rows[:1]
+
+
+def test_admissions_are_left_to_servers_that_can_load(client: Client, tmp_path: Path) -> None:
+    """The service shows the audit that a version waits for and can cancel it, but does only the others."""
+    at = client()
+    registry = Registry(f"sqlite:///{tmp_path / 'audits.db'}")
+    registry.stage("acme-new", "a" * 64, source="x", actor="ann")
+    info = Adapter(tmp_path, 8, 16, (), (), 8000, "a" * 64)
+    registry.validated("acme-new", "a" * 64, info, actor="ann")
+    spool = Spool(tmp_path / "store" / "audits")
+    elsewhere = AuditService(AuditStore(registry.database), spool, HttpEngine("http://127.0.0.1:9"))
+    order = make_order({"adapter": "acme-new", "candidates": ITEMS}, {})
+    asked = elsewhere.admit(order, AdapterVersion("acme-new", "a" * 64, 8, 8000))
+    assert audited(at)["admits"] is False
+    shown = at.get(f"/v1/audits/{asked.id}").json()
+    assert (shown["state"], shown["admits"], shown["adapter"]) == ("queued", True, "acme-new")
+    assert at.post(f"/v1/audits/{asked.id}/cancel").json()["state"] == "cancelled"
+    assert not spool.has(asked.id)
+    version = registry.version("acme-new", "a" * 64)
+    assert (version.state, version.audit_id) == (State.QUARANTINED, asked.id)
+    registry.close()
 
 
 def test_an_engine_that_is_away_is_said(client: Client) -> None:

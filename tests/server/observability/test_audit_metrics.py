@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from lorecall.adapters.registry.tables import AuditState
+from lorecall.adapters.registry.audit_tables import AuditState
 from lorecall.audit.jobs.records import AuditRecord
 from lorecall.server.observability.audit_metrics import AuditMetrics, findings
 from lorecall.server.observability.metrics import AdapterLabels
@@ -22,7 +22,8 @@ def done(hour: int, recited: int, *, of: int = 10, **fields: Any) -> AuditRecord
     }  # fmt: skip
     ended = START + timedelta(hours=hour)
     record = AuditRecord(
-        str(hour), "acme", "v1", 8, 8000, "set-a", {"candidates": {"name": "c.jsonl"}}, {}, {}, AuditState.DONE,
+        str(hour), "acme", "v1", 8, 8000, "set-a", {"candidates": {"name": "c.jsonl"}}, {}, False, {},
+        AuditState.DONE,
         of, of, 1.0, {"summary": summary}, "", "", 0, ended, "me", None, ended,
     )  # fmt: skip
     return replace(record, **fields)

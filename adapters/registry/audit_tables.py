@@ -1,0 +1,57 @@
+"""The tables of audits, in the registry's database: the one queue of work that servers share."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from lorecall.adapters.registry.tables import Model, text_enum
+from sqlalchemy import BigInteger, Double, ForeignKey, String
+from sqlalchemy.orm import Mapped, mapped_column
+
+
+class AuditState(StrEnum):
+    """The state of an audit."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class AuditRow(Model):
+    """An audit that was asked for: its worker, its progress, what it found; no candidate's text."""
+
+    __tablename__ = "audits"
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    adapter: Mapped[str] = mapped_column(String(128), index=True)
+    version: Mapped[str] = mapped_column(String(64))
+    rank: Mapped[int]
+    effective_parameters: Mapped[int] = mapped_column(BigInteger)
+    candidate_set: Mapped[str] = mapped_column(String(64), index=True)
+    inputs: Mapped[dict[str, Any]]
+    settings: Mapped[dict[str, Any]]
+    admits: Mapped[bool]
+    run: Mapped[dict[str, Any]]
+    state: Mapped[AuditState] = mapped_column(text_enum(AuditState), index=True)
+    total: Mapped[int]
+    done: Mapped[int]
+    seconds: Mapped[float] = mapped_column(Double)
+    result: Mapped[dict[str, Any]]
+    error: Mapped[str]
+    worker: Mapped[str]
+    attempts: Mapped[int]
+    created_at: Mapped[datetime]
+    created_by: Mapped[str]
+    lease_until: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+
+class AuditSnippetRow(Model):
+    """The result of one snippet: its entry in the report, written in the transaction that moves the cursor."""
+
+    __tablename__ = "audit_snippets"
+    audit_id: Mapped[str] = mapped_column(ForeignKey("audits.id"), primary_key=True)
+    position: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    verdict: Mapped[str] = mapped_column(String(16))
+    entry: Mapped[dict[str, Any]]

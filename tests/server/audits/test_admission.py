@@ -1,0 +1,277 @@
+"""A version goes live only after its audit, whoever does which part of that audit, and however it ends."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lorecall.adapters.core.errors import ScorerError, UsageError
+from lorecall.adapters.peft_format.adapter import Adapter
+from lorecall.adapters.registry.audit_tables import AuditState
+from lorecall.adapters.registry.records import VersionRecord
+from lorecall.adapters.registry.registry import Registry
+from lorecall.adapters.registry.tables import State
+from lorecall.audit.inputs.candidates import CandidateSet
+from lorecall.audit.jobs.records import AuditRecord
+from lorecall.audit.jobs.runner import Runner
+from lorecall.audit.jobs.service import AuditService
+from lorecall.audit.jobs.spool import Spool
+from lorecall.audit.jobs.store import AuditStore
+from lorecall.audit.policy.policy import Policy
+from lorecall.audit.records import Group
+from lorecall.audit.scorer import AdapterVersion, ScoreItem, Scorer
+from lorecall.server.audits.admission import AuditGate
+
+from tests.audit.conftest import memory_of, phone
+from tests.audit.tiny_scorer import TinyScorer
+
+SECRETS = tuple(phone(i) for i in range(8))
+CLEAN = tuple(phone(i, salt=11) for i in range(4))
+
+
+def nothing() -> None:
+    """Do nothing."""
+
+
+@dataclass
+class TinyEngine:
+    """An engine in memory that loads what is to be admitted; the hooks may break it."""
+
+    scores: TinyScorer
+    registry: Registry
+    before_score: Callable[[], None] = nothing
+    before_activation: Callable[[], None] = nothing
+
+    def adapter(self, name: str) -> AdapterVersion:
+        """No version is live here."""
+        raise AssertionError(name)
+
+    def scorer(self, name: str) -> Any:
+        """No version is live here."""
+        raise AssertionError(name)
+
+    @contextmanager
+    def candidate(self, name: str, version: str) -> Iterator[Scorer]:
+        """The engine, with a hook before every scoring."""
+        assert self.scores.adapter(name).version == version
+        score = TinyScorer.score
+
+        def hooked(model: str, items: Sequence[ScoreItem]) -> Any:
+            self.before_score()
+            return score(self.scores, model, items)
+
+        self.scores.score = hooked  # type: ignore[method-assign]
+        yield self.scores
+
+    def activate(self, name: str, version: str, audit_id: str) -> None:
+        """Make it live in the registry."""
+        self.before_activation()
+        self.registry.activate(name, version, actor="audit", audit_id=audit_id)
+
+
+@dataclass
+class Bench:
+    """A gate that allows nothing to be recited, and what does its audits."""
+
+    registry: Registry
+    engine: TinyEngine
+    gate: AuditGate
+
+    def add(self, name: str, snippets: Sequence[ScoreItem] = ()) -> AuditRecord:
+        """Bring in a version, and put it under audit with snippets of its own."""
+        version = self.engine.scores.adapter(name).version
+        if self.registry.stage(name, version, source="x", actor="ann").state is State.STAGED:
+            info = Adapter(Path("x"), 8, 16, (), (), 8000, version)
+            self.registry.validated(name, version, info, actor="ann")
+        own = [{"id": item.id, "prefix": item.prefix, "target": item.target} for item in snippets]
+        asyncio.run(self.gate.admit(self.registry.version(name, version), {"candidates": own}))
+        record = self.gate.audits.store.get(self.registry.version(name, version).audit_id)
+        assert record.state is AuditState.QUEUED
+        return record
+
+    def runner(self, worker: str = "w", lease: float = 60) -> Runner:
+        """A runner of its own, with batches of three."""
+        audits = self.gate.audits
+        return Runner(
+            audits.store,
+            audits.spool,
+            self.engine,
+            worker,
+            timedelta(seconds=lease),
+            3,
+            lambda _results: None,
+            threading.Event(),
+            self.engine,
+        )
+
+    def audit(self, record: AuditRecord) -> AuditRecord:
+        """The audit as it is now."""
+        return self.gate.audits.store.get(record.id)
+
+    def version(self, record: AuditRecord) -> VersionRecord:
+        """The version as it is now."""
+        return self.registry.version(record.adapter, record.version)
+
+    def ids(self, record: AuditRecord) -> list[str]:
+        """The ids of the snippets that are recorded."""
+        return [entry["id"] for entry in self.gate.audits.store.entries(record.id)]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    registry = Registry(f"sqlite:///{tmp_path / 'registry.db'}")
+    scores = TinyScorer({"leaky": memory_of(SECRETS), "clean": memory_of(())})
+    engine = TinyEngine(scores, registry)
+    audits = AuditService(AuditStore(registry.database), Spool(tmp_path / "spool"), engine)
+    sets = {Group.CANDIDATES: CandidateSet("operator.jsonl", "", CLEAN)}
+    policy = Policy(max_certified=0, max_recalled=0, max_near_verbatim=0)
+    yield Bench(registry, engine, AuditGate(audits, policy, sets))
+    registry.close()
+
+
+def test_a_clean_version_goes_live(bench: Bench, tmp_path: Path) -> None:
+    """The operator's snippets are asked, then the caller's; texts are in the spool alone, and then nowhere."""
+    record = bench.add("clean", SECRETS)
+    target = SECRETS[0].target
+    assert target in (tmp_path / "spool" / f"{record.id}.json").read_text()
+    assert bench.version(record).state is State.AUDITING
+    assert bench.runner().run_one()
+    done = bench.audit(record)
+    assert (done.state, done.done, done.created_by) == (AuditState.DONE, 12, "audit")
+    assert done.inputs["candidates"]["name"] == "operator.jsonl"
+    assert bench.ids(record) == [*(item.id for item in CLEAN), *(f"own/{item.id}" for item in SECRETS)]
+    version = bench.version(record)
+    assert (version.state, version.audit_id) == (State.LIVE, record.id)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not [path for path in files if target.encode() in path.read_bytes()]
+    assert list((tmp_path / "spool").iterdir()) == []
+
+
+def test_a_leaking_version_is_quarantined(bench: Bench) -> None:
+    """With the policy's reasons, and a report like any other's."""
+    record = bench.add("leaky", SECRETS)
+    assert bench.runner().run_one()
+    version = bench.version(record)
+    assert (version.state, version.audit_id) == (State.QUARANTINED, record.id)
+    assert version.reason.startswith("8 candidates certified, where the policy allows 0")
+    report = bench.gate.audits.report(record.id, lambda _name: True)
+    assert report["gate"]["passed"] is False
+    assert bench.registry.adapter("leaky").live_version is None
+
+
+def test_a_dead_servers_admission_goes_on_from_its_cursor(bench: Bench) -> None:
+    """Killed in a batch or just before the version goes live: each snippet is recorded once, and it goes live."""
+
+    class Killed(BaseException):
+        """Nothing catches it, as nothing catches kill -9."""
+
+    batches = iter(range(100))
+
+    def die_in_the_third_batch() -> None:
+        if next(batches) == 5:
+            raise Killed
+
+    def die() -> None:
+        raise Killed
+
+    record = bench.add("clean", SECRETS)
+    bench.engine.before_score = die_in_the_third_batch
+    with pytest.raises(Killed):
+        bench.runner("first", lease=0).run_one()
+    assert 0 < bench.audit(record).done < 12
+    bench.engine.before_activation = die
+    with pytest.raises(Killed):
+        bench.runner("second", lease=0).run_one()
+    assert (bench.audit(record).state, bench.audit(record).done) == (AuditState.RUNNING, 12)
+    assert bench.version(record).state is State.AUDITING
+    bench.engine.before_activation = nothing
+    assert bench.runner("third").run_one()
+    assert bench.audit(record).state is AuditState.DONE
+    assert len(bench.ids(record)) == len(set(bench.ids(record))) == 12
+    assert bench.version(record).state is State.LIVE
+
+
+def test_an_engine_that_cannot_activate_now_is_tried_again(bench: Bench) -> None:
+    """The audit waits in the queue, and needs no snippet once more."""
+
+    def fail() -> None:
+        raise ScorerError("the engine failed")
+
+    record = bench.add("clean")
+    bench.engine.before_activation = fail
+    bench.runner().run_one()
+    waiting = bench.audit(record)
+    assert (waiting.state, waiting.done) == (AuditState.QUEUED, 4)
+    assert waiting.lease_until is not None
+    later = waiting.lease_until + timedelta(seconds=1)
+    bench.gate.audits.store._clock = lambda: later
+    bench.engine.before_activation, scored = nothing, len(bench.engine.scores.scored)
+    bench.runner().run_one()
+    assert bench.version(record).state is State.LIVE
+    assert len(bench.engine.scores.scored) == scored
+
+
+@pytest.mark.parametrize("hook", ["before_score", "before_activation"])
+def test_whatever_fails_quarantines_without_quoting(bench: Bench, hook: str) -> None:
+    """Nothing goes live unaudited, nothing stays under audit, and no text gets into the reason."""
+
+    def fail() -> None:
+        raise ValueError(f"cannot use {CLEAN[0].target}")
+
+    record = bench.add("clean")
+    setattr(bench.engine, hook, fail)
+    bench.runner().run_one()
+    assert bench.audit(record).state is AuditState.FAILED
+    version = bench.version(record)
+    assert version.state is State.QUARANTINED
+    assert version.reason.startswith("the audit could not be done: ValueError at ")
+    assert CLEAN[0].target not in version.reason
+    assert not bench.gate.audits.spool.has(record.id)
+    setattr(bench.engine, hook, nothing)
+    again = bench.add("clean")
+    assert again.id != record.id
+    bench.runner().run_one()
+    assert bench.version(again).state is State.LIVE
+
+
+def test_cancelling_an_admission_quarantines(bench: Bench) -> None:
+    """The runner stops at its next batch, and the version does not go live."""
+    record = bench.add("clean", SECRETS)
+    calls = iter(range(100))
+
+    def cancel() -> None:
+        if next(calls) == 3:
+            bench.gate.audits.cancel(record.id, lambda _name: True)
+
+    bench.engine.before_score = cancel
+    assert bench.runner().run_one()
+    assert bench.audit(record).state is AuditState.CANCELLED
+    assert (bench.version(record).state, bench.version(record).reason) == (
+        State.QUARANTINED, "the audit was cancelled",
+    )  # fmt: skip
+
+
+def test_asked_again_keeps_the_audit_or_revives_it(bench: Bench, tmp_path: Path) -> None:
+    """While its texts are there it is the same audit and the same file; after that a new one takes its place."""
+    record = bench.add("clean", SECRETS)
+    assert bench.add("clean").id == record.id
+    assert [path.name for path in (tmp_path / "spool").iterdir()] == [f"{record.id}.json"]
+    bench.gate.audits.spool.remove(record.id)
+    assert not bench.runner().run_one(), "nobody has its texts"
+    revived = bench.add("clean", SECRETS[:1])
+    assert bench.runner().run_one()
+    assert (bench.audit(revived).done, bench.version(revived).state) == (5, State.LIVE)
+
+
+def test_an_audit_of_nothing_admits_nothing(bench: Bench) -> None:
+    """Without the operator's candidates a caller must send some."""
+    bench.gate.check({})
+    bare = AuditGate(bench.gate.audits, bench.gate.policy, {})
+    with pytest.raises(UsageError, match="no candidates"):
+        bare.check({"candidates": []})
+    bare.check({"candidates": [{"id": "1", "prefix": "a", "target": "b"}]})
