@@ -16,7 +16,7 @@ from lorecall.adapters.peft_format.config import read_settings
 from lorecall.adapters.peft_format.files import CONFIG_FILE, TRAINING_FILE, WEIGHTS_FILE, open_plain
 from lorecall.adapters.peft_format.safetensors_header import read_header
 from lorecall.adapters.validation.base_facts import BaseFacts, base_name
-from lorecall.adapters.validation.weights import check_frozen, check_pairs, check_values, pair_up
+from lorecall.adapters.validation.weight_checks import check_frozen, check_pairs, check_values, pair_up
 
 MAX_JSON_BYTES = 1 << 20
 
