@@ -90,7 +90,7 @@ class AdapterPipeline:
             stored = self._store.verify(record.version)
         except (AdapterNotFoundError, FileRefusedError):
             stored = self._fetch_again(record)
-        return validate_adapter(stored.path, self._base, self._limits)
+        return self._validate(stored)
 
     def collect(self, min_age_seconds: float = 3600, now: Callable[[], float] = time.time) -> tuple[str, ...]:
         """Delete stored versions that nothing can make live any more.
@@ -126,13 +126,16 @@ class AdapterPipeline:
     def _check(self, directory: Path) -> tuple[StoredVersion, Adapter]:
         stored = self._store.ingest(directory)
         try:
-            return stored, validate_adapter(stored.path, self._base, self._limits)
+            return stored, self._validate(stored)
         except RefusedError:
             # the training manifest is no part of the version: left here, it would spoil it for others
             if stored.version not in self._registry.wanted_versions():
                 with suppress(AdapterNotFoundError):  # another refusal was first
                     self._store.remove(stored.version)
             raise
+
+    def _validate(self, stored: StoredVersion) -> Adapter:
+        return validate_adapter(stored.path, self._base, self._limits, version=stored.version)
 
     def _share(self, stored: StoredVersion, source: str) -> None:
         if self._shelf is not None and _is_ours_alone(source):

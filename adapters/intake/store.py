@@ -15,9 +15,14 @@ from typing import BinaryIO
 from lorecall.adapters.core.errors import AdapterNotFoundError
 from lorecall.adapters.core.refusals import FileRefusedError, Reason, StoreFullError
 from lorecall.adapters.peft_format.digest import chunks_of, digest_of, version_digest
-from lorecall.adapters.peft_format.files import CONFIG_FILE, TRAINING_FILE, WEIGHTS_FILE, open_plain
+from lorecall.adapters.peft_format.files import (
+    CONFIG_FILE,
+    TRAINING_FILE,
+    WEIGHTS_FILE,
+    open_plain,
+    read_json_bytes,
+)
 
-MAX_JSON_BYTES = 1 << 20
 _STAGING = ".staging"
 _VERSION = re.compile(r"[0-9a-f]{64}")
 
@@ -29,16 +34,17 @@ class StoredVersion:
     Attributes:
         version: 64 hex digits, sha256 over configuration and weights.
         path: The directory to load it from; read-only by convention, never reused for other bytes.
-        size: Bytes of all its files.
     """
 
     version: str
     path: Path
-    size: int
 
 
 class Store:
     """A directory of adapter versions. Safe for several threads and processes on one file system.
+
+    Bytes are hashed once when they come in, as they are copied. `verify` hashes the stored copy again, before a
+    later load: the disk may have damaged it since.
 
     Args:
         root: Where versions live; created when missing. Left-overs of a crash are swept at once.
@@ -83,7 +89,7 @@ class Store:
         path = self.root / version
         if not _VERSION.fullmatch(version) or not path.is_dir():
             raise AdapterNotFoundError(f"version {version[:80]!r} is not in the store", param="version")
-        return StoredVersion(version, path, sum(file.stat().st_size for file in path.iterdir()))
+        return StoredVersion(version, path)
 
     def versions(self) -> tuple[str, ...]:
         """All stored versions, sorted."""
@@ -150,14 +156,13 @@ class Store:
             os.close(handle)
 
     def _copy(self, source: Path, staged: Path) -> str:
-        with open_plain(source, CONFIG_FILE) as config_file, open_plain(source, WEIGHTS_FILE) as weights:
-            config = _read_json_file(config_file, CONFIG_FILE)
+        config = read_json_bytes(source, CONFIG_FILE)
+        with open_plain(source, WEIGHTS_FILE) as weights:
             self._check_room(len(config) + os.fstat(weights.fileno()).st_size)
             _write(staged / CONFIG_FILE, config)
             version = digest_of(config, self._copy_chunks(weights, staged / WEIGHTS_FILE))
         if (source / TRAINING_FILE).exists():
-            with open_plain(source, TRAINING_FILE) as training:
-                _write(staged / TRAINING_FILE, _read_json_file(training, TRAINING_FILE))
+            _write(staged / TRAINING_FILE, read_json_bytes(source, TRAINING_FILE))
         _sync_directory(staged)
         return version
 
@@ -209,18 +214,6 @@ class Store:
                 hint="raise the store's size limit if it is meant to be",
                 param=WEIGHTS_FILE,
             )
-
-
-def _read_json_file(source: BinaryIO, name: str) -> bytes:
-    content = source.read(MAX_JSON_BYTES + 1)
-    if len(content) > MAX_JSON_BYTES:
-        raise FileRefusedError(
-            Reason.TOO_LARGE,
-            f"{name} is larger than {MAX_JSON_BYTES} bytes",
-            hint="it is a short JSON file",
-            param=name,
-        )
-    return content
 
 
 def _write(path: Path, content: bytes) -> None:

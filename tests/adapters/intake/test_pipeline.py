@@ -12,6 +12,7 @@ from lorecall.adapters.intake.pipeline import AdapterPipeline
 from lorecall.adapters.intake.shared_store import SharedStore
 from lorecall.adapters.intake.sources import SourcePolicy, Sources
 from lorecall.adapters.intake.store import Store
+from lorecall.adapters.peft_format.digest import version_digest
 from lorecall.adapters.peft_format.files import CONFIG_FILE, WEIGHTS_FILE
 from lorecall.adapters.registry.registry import Registry
 from lorecall.adapters.registry.tables import State
@@ -55,6 +56,11 @@ def packed(directory: Path) -> io.BytesIO:
 def test_adapter_is_taken_in(intake: AdapterPipeline, registry: Registry, adapter: Path) -> None:
     """It is in the store, validated, and registered with what it is; twice is once."""
     record, info = intake.add("acme", str(adapter), actor="ann")
+    assert (
+        info.version
+        == record.version
+        == version_digest((adapter / CONFIG_FILE).read_bytes(), adapter / WEIGHTS_FILE)
+    )
     assert (record.state, record.source, record.created_by) == (State.VALIDATED, str(adapter), "ann")
     assert record.rank == spoiling.RANK
     assert record.effective_parameters == info.effective_parameters > 0

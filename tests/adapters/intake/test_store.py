@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import pytest
 from lorecall.adapters.core.errors import AdapterNotFoundError
 from lorecall.adapters.core.refusals import FileRefusedError, Reason, StoreFullError
-from lorecall.adapters.intake.store import MAX_JSON_BYTES, Store
+from lorecall.adapters.intake.store import Store
 from lorecall.adapters.peft_format.digest import version_digest
-from lorecall.adapters.peft_format.files import CONFIG_FILE, TRAINING_FILE, WEIGHTS_FILE
+from lorecall.adapters.peft_format.files import CONFIG_FILE, MAX_JSON_BYTES, TRAINING_FILE, WEIGHTS_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Callable

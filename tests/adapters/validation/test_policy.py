@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from lorecall.adapters.core.errors import AdapterError
 from lorecall.adapters.core.refusals import Reason, RefusedError
 from lorecall.adapters.intake.store import Store
-from lorecall.adapters.peft_format.config import INERT, UNSUPPORTED
 from lorecall.adapters.peft_format.files import CONFIG_FILE, WEIGHTS_FILE
 from lorecall.adapters.validation.base_facts import BaseFacts, base_name, read_base_facts
+from lorecall.adapters.validation.config_checks import INERT, UNSUPPORTED
 from lorecall.adapters.validation.policy import Limits, validate_adapter
 
 from tests.adapters import malicious, spoiling
