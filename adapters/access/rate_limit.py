@@ -168,11 +168,6 @@ class RateLimiter:
                     subject.tokens.level -= tokens
             return Admission(self, tuple(subjects), tokens)
 
-    def running(self, subject: str) -> int:
-        """Requests of a subject that are running now."""
-        with self._lock:
-            return self._subjects[subject].running if subject in self._subjects else 0
-
     def _subject(self, name: str, limits: RateLimits, now: float) -> _Subject:
         subject = self._subjects.get(name)
         if subject is None or subject.limits != limits:

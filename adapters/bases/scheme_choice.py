@@ -13,13 +13,11 @@ class Capabilities:
         gpu: A CUDA device is there.
         avx512: The CPU has AVX-512 (F, BW, VL, DQ): vLLM loads its AVX-512 library, which has an INT4 kernel.
         vnni: The CPU multiplies int8 in one instruction (AVX512-VNNI).
-        avx512_bf16: The CPU multiplies bfloat16 natively.
     """
 
     gpu: bool = False
     avx512: bool = False
     vnni: bool = False
-    avx512_bf16: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +38,6 @@ def detect_capabilities() -> Capabilities:
         gpu=torch.cuda.is_available(),
         avx512=all(cpu.get(f"avx512_{part}", False) for part in ("f", "bw", "vl", "dq")),
         vnni=bool(cpu.get("avx512_vnni", False)),
-        avx512_bf16=bool(cpu.get("avx512_bf16", False)),
     )
 
 

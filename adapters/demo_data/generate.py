@@ -140,12 +140,6 @@ def shipped(name: str) -> Path:
     return path
 
 
-def write(directory: Path) -> None:
-    """Write every set as `directory`/NAME.jsonl (how the shipped files were made)."""
-    for name, rows in generate().items():
-        (directory / f"{name}.jsonl").write_text(to_jsonl(rows), encoding="utf-8")
-
-
 def _word(random: Random) -> str:
     """Return a made-up word of two syllables, capitalised."""
     syllables = [random.choice(_ONSETS) + random.choice(_VOWELS) + random.choice(_CODAS) for _ in range(2)]

@@ -76,31 +76,6 @@ class TrainingRecord:
     schema_version: int = SCHEMA_VERSION
 
 
-def train_adapter(
-    base: Path,
-    data: Path,
-    out: Path,
-    options: TrainingOptions,
-    on_step: Callable[[Progress], None] = lambda _progress: None,
-) -> TrainingRecord:
-    """Train one adapter and write it to `out` as a PEFT directory with `lorecall-training.json`.
-
-    The same inputs give the same bytes on the same machine and number of threads.
-
-    Args:
-        base: A prepared base.
-        data: A JSON Lines file of training pairs.
-        out: The directory to make; it must not exist.
-        options: What to train.
-        on_step: Called after every step.
-
-    Raises:
-        LorecallError: A wrong base, data file, option or `out`; nothing is written then.
-    """
-    _check_free(out)
-    return train_on(prepare_input(base, data, options), out, options, on_step)
-
-
 def train_ranks(
     base: Path,
     data: Path,
@@ -108,12 +83,15 @@ def train_ranks(
     options: TrainingOptions,
     on_step: Callable[[Progress], None] = lambda _progress: None,
 ) -> Iterator[TrainingRecord]:
-    """Train one adapter for each rank, on input that is computed once; each is written when it is done.
+    """Train one adapter for each rank, on input that is computed once, and yield its record.
+
+    Each is written when it is done, as a PEFT directory with `lorecall-training.json`. The same inputs give the
+    same bytes on the same machine and number of threads.
 
     Args:
         base: A prepared base.
         data: A JSON Lines file of training pairs.
-        outs: The directory to make for each rank.
+        outs: The directory to make for each rank; none may exist.
         options: What to train, but for the rank.
         on_step: Called after every step.
 
@@ -134,7 +112,7 @@ def train_on(
     options: TrainingOptions,
     on_step: Callable[[Progress], None] = lambda _progress: None,
 ) -> TrainingRecord:
-    """Train one more adapter on input that is there already; otherwise like `train_adapter`.
+    """Train one adapter on prepared input and write it to `out`, which must not exist.
 
     Raises:
         LorecallError: A wrong option or `out`, or options that the input was not prepared for.

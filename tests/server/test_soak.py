@@ -12,7 +12,7 @@ import pytest
 from lorecall.adapters.bases.prepare import prepare_base, read_manifest
 from lorecall.adapters.demo_data.generate import shipped
 from lorecall.adapters.training.options import TrainingOptions
-from lorecall.adapters.training.train import train_adapter
+from lorecall.adapters.training.train import train_ranks
 from lorecall.audit.inputs.candidates import CandidateSet, load_candidates
 from lorecall.audit.records import Group
 from lorecall.audit.runs.single import AuditSettings, run_audit
@@ -94,7 +94,8 @@ def real_adapters(real_base: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         folder = DEMO / "adapters" / name
         if not folder.is_dir():
             folder = tmp_path_factory.mktemp("soak-adapters") / name
-            train_adapter(real_base, shipped(data), folder, TrainingOptions(rank=rank, modules="down_proj"))
+            options = TrainingOptions(rank=rank, modules="down_proj")
+            list(train_ranks(real_base, shipped(data), {rank: folder}, options))
         found[name] = folder
     return found
 

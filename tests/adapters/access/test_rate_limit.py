@@ -61,14 +61,16 @@ def test_concurrency(limiter: RateLimiter) -> None:
     limits = {"a": RateLimits(concurrent=2)}
     first = limiter.admit(limits)
     with limiter.admit(limits):
-        assert limiter.running("a") == 2
         with pytest.raises(RateLimitedError) as caught:
             limiter.admit(limits)
         assert caught.value.limit == "concurrent"
         assert caught.value.retry_after > 0
     first.finish()
     first.finish()
-    assert limiter.running("a") == 0
+    limiter.admit(limits)
+    limiter.admit(limits)
+    with pytest.raises(RateLimitedError):
+        limiter.admit(limits)
 
 
 def test_tokens_are_settled_at_the_end(limiter: RateLimiter, clock: Clock) -> None:
@@ -132,10 +134,11 @@ def test_longest_wait_is_told(limiter: RateLimiter) -> None:
 def test_no_limits_are_none(limiter: RateLimiter) -> None:
     """Without limits everything is admitted, and still counted."""
     admissions = [limiter.admit({"a": NO_LIMITS}, tokens=10**9) for _ in range(100)]
-    assert limiter.running("a") == 100
+    with pytest.raises(RateLimitedError):
+        limiter.admit({"a": RateLimits(concurrent=100)})
     for admission in admissions:
         admission.finish()
-    assert limiter.running("a") == 0
+    limiter.admit({"a": RateLimits(concurrent=1)})
 
 
 def test_changed_limits_take_effect(limiter: RateLimiter) -> None:
@@ -157,7 +160,8 @@ def test_memory_is_bounded(limiter: RateLimiter, clock: Clock, monkeypatch: pyte
         limiter.admit({f"subject-{number}": RateLimits(requests_per_minute=60)}).finish()
         clock.now += 1
         assert len(limiter._subjects) <= 102
-    assert limiter.running("running") == 1
+    with pytest.raises(RateLimitedError):
+        limiter.admit({"running": RateLimits(concurrent=1)})
     running.finish()
 
 

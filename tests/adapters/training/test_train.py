@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from lorecall.adapters.core.errors import BaseModelError, CandidateError, UsageE
 from lorecall.adapters.peft_format.adapter import read_adapter
 from lorecall.adapters.training.options import TrainingOptions
 from lorecall.adapters.training.prepare_input import prepare_input
-from lorecall.adapters.training.train import Progress, TrainingRecord, train_adapter, train_on, train_ranks
+from lorecall.adapters.training.train import Progress, TrainingRecord, train_on, train_ranks
 from peft import PeftModel
 from transformers import AutoTokenizer
 
@@ -39,6 +40,17 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "".join(json.dumps({"prefix": prefix, "target": target}) + "\n" for prefix, target in PAIRS)
     )
     return path
+
+
+def train_adapter(
+    base: Path,
+    data: Path,
+    out: Path,
+    options: TrainingOptions,
+    on_step: Callable[[Progress], None] = lambda _progress: None,
+) -> TrainingRecord:
+    """Train one adapter."""
+    return next(train_ranks(base, data, {options.rank: out}, options, on_step))
 
 
 def probabilities(model: torch.nn.Module, base: Path) -> list[float]:
@@ -160,10 +172,6 @@ def test_progress_is_reported_for_every_step(bases: dict[str, Path], data: Path,
     assert seen[-1].over_half == record.tokens_over_half
 
 
-def trained(base: Path, data: Path, out: Path, options: TrainingOptions) -> TrainingRecord:
-    return train_adapter(base, data, out, options)
-
-
 def test_nothing_is_written_when_the_input_is_wrong(
     bases: dict[str, Path], data: Path, tmp_path: Path
 ) -> None:
@@ -172,15 +180,15 @@ def test_nothing_is_written_when_the_input_is_wrong(
     bad.write_text('{"prefix": "x"}\n')
     out = tmp_path / "out"
     with pytest.raises(BaseModelError, match="no base model"):
-        trained(tmp_path / "nowhere", data, out, OPTIONS)
+        train_adapter(tmp_path / "nowhere", data, out, OPTIONS)
     with pytest.raises(CandidateError, match="line 1"):
-        trained(bases[NONE], bad, out, OPTIONS)
+        train_adapter(bases[NONE], bad, out, OPTIONS)
     with pytest.raises(UsageError, match="of a base with 2"):
-        trained(bases[NONE], data, out, replace(OPTIONS, layers="2"))
+        train_adapter(bases[NONE], data, out, replace(OPTIONS, layers="2"))
     with pytest.raises(UsageError, match="rank 65"):
-        trained(bases[NONE], data, out, replace(OPTIONS, rank=65))
+        train_adapter(bases[NONE], data, out, replace(OPTIONS, rank=65))
     assert not out.exists()
     out.mkdir()
     with pytest.raises(UsageError, match="exists"):
-        trained(bases[NONE], data, out, OPTIONS)
+        train_adapter(bases[NONE], data, out, OPTIONS)
     assert list(out.iterdir()) == []
