@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib.metadata import distribution
 from pathlib import Path
 
-from lorecall.adapters.bases.prepare import read_manifest
+from lorecall.adapters.bases.prepare import read_base_manifest
 from lorecall.adapters.core.errors import BaseModelError, UsageError
 from lorecall.server.auth.keyring import KeyGuard, check_exposure, is_loopback
 from lorecall.server.settings import ServerSettings, read_settings
@@ -83,7 +83,7 @@ def served_dtype(model: str) -> str:
     that its adapters were trained against.
     """
     try:
-        return read_manifest(Path(model)).dtype
+        return read_base_manifest(Path(model)).dtype
     except BaseModelError:
         return "auto"
 

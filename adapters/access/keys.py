@@ -168,7 +168,7 @@ def parse_scopes(values: Iterable[str]) -> frozenset[Scope]:
         raise ApiKeyError(str(error), hint="scopes are " + ", ".join(Scope), param="scopes") from error
 
 
-def parse_limits(values: Mapping[str, Any]) -> RateLimits:
+def parse_rate_limits(values: Mapping[str, Any]) -> RateLimits:
     """Rate limits from a mapping of `RateLimits`' fields.
 
     Raises:
@@ -208,6 +208,6 @@ def _entry(entry: Any, where: str) -> ApiKey:
         digest=digest,
         scopes=parse_scopes(map(str, scopes)),
         patterns=tuple(map(str, patterns)),
-        limits=parse_limits(limits),
+        limits=parse_rate_limits(limits),
         expires_at=expires.replace(tzinfo=expires.tzinfo or UTC) if expires else None,
     )

@@ -100,7 +100,7 @@ class _Subject:
             yield RateLimitedError(name, "tokens_per_minute", limits.tokens_per_minute or 0, wait)
 
 
-class Admission:
+class AdmittedRequest:
     """A request that was let in; `finish` it exactly when it ends, however it ends. Also a context manager."""
 
     def __init__(self, limiter: "RateLimiter", subjects: Sequence[str], tokens: int) -> None:
@@ -142,7 +142,7 @@ class RateLimiter:
         self._subjects: dict[str, _Subject] = {}
         self._prune_above = _PRUNE_ABOVE
 
-    def admit(self, limits: Mapping[str, RateLimits], tokens: int = 0) -> Admission:
+    def admit(self, limits: Mapping[str, RateLimits], tokens: int = 0) -> AdmittedRequest:
         """Let a request in under every limit, or charge it to none.
 
         Args:
@@ -166,7 +166,7 @@ class RateLimiter:
                     subject.requests.level -= 1
                 if subject.tokens is not None:
                     subject.tokens.level -= tokens
-            return Admission(self, tuple(subjects), tokens)
+            return AdmittedRequest(self, tuple(subjects), tokens)
 
     def _subject(self, name: str, limits: RateLimits, now: float) -> _Subject:
         subject = self._subjects.get(name)

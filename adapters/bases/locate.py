@@ -15,7 +15,7 @@ _FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "merges.txt", "vocab.
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class BaseFiles:
     """A base model to prepare.
 
     Attributes:
@@ -43,7 +43,7 @@ class Source:
         return None if method is None else str(method)
 
 
-def find_source(spec: str | None) -> Source:
+def find_base(spec: str | None) -> BaseFiles:
     """Find a base model: None is the default one; else a directory, a `.gguf` file or a hub id ("org/name").
 
     Raises:
@@ -65,7 +65,7 @@ def find_source(spec: str | None) -> Source:
     )
 
 
-def _from_distribution() -> Source:
+def _from_distribution() -> BaseFiles:
     """Return the SmolLM2-135M-Instruct weights that the default distribution carries, not imported."""
     try:
         files = metadata.distribution(DEFAULT_DISTRIBUTION).files or []
@@ -82,7 +82,7 @@ def _from_distribution() -> Source:
     return _from_gguf(path, f"{DEFAULT_DISTRIBUTION} {metadata.version(DEFAULT_DISTRIBUTION)}: {path.name}")
 
 
-def _from_gguf(path: Path, label: str) -> Source:
+def _from_gguf(path: Path, label: str) -> BaseFiles:
     """Return a GGUF file as a source."""
     with path.open("rb") as file:
         magic = file.read(4)
@@ -90,10 +90,10 @@ def _from_gguf(path: Path, label: str) -> Source:
         raise BaseModelError(
             f"{path} is not a GGUF file", hint="give a model directory or a .gguf file", param="from"
         )
-    return Source(label, path.parent, path.name, (path,))
+    return BaseFiles(label, path.parent, path.name, (path,))
 
 
-def _from_directory(path: Path, label: str) -> Source:
+def _from_directory(path: Path, label: str) -> BaseFiles:
     """Return a Hugging Face model directory as a source."""
     config = path / "config.json"
     if not config.is_file():
@@ -111,7 +111,7 @@ def _from_directory(path: Path, label: str) -> Source:
             f"{path} has no safetensors weights", hint="pickled weights (.bin) are not read", param="from"
         )
     files = sorted({file for pattern in _FILES for file in path.glob(pattern)})
-    return Source(label, path, None, tuple(files))
+    return BaseFiles(label, path, None, tuple(files))
 
 
 def _download(hub_id: str) -> Path:

@@ -8,7 +8,7 @@ take the unrounded input, as in vLLM.
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lorecall.adapters.bases.prepare import read_manifest
+from lorecall.adapters.bases.prepare import read_base_manifest
 from lorecall.adapters.bases.quantize import INT8, NONE, SCHEMES
 from lorecall.adapters.core.errors import BaseModelError
 
@@ -27,7 +27,7 @@ def load_served_model(base: Path) -> Any:
     Raises:
         BaseModelError: Not a prepared base, or of a scheme without a PyTorch counterpart here.
     """
-    manifest = read_manifest(base)
+    manifest = read_base_manifest(base)
     if manifest.scheme not in SCHEMES:
         raise BaseModelError(
             f"{base} is quantised by {manifest.scheme!r}, which cannot be trained against here",

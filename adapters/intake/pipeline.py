@@ -17,7 +17,7 @@ from lorecall.adapters.registry.registry import Registry
 from lorecall.adapters.registry.tables import State
 from lorecall.adapters.validation.base_facts import BaseFacts
 from lorecall.adapters.validation.names import check_name
-from lorecall.adapters.validation.policy import Limits, validate_adapter
+from lorecall.adapters.validation.policy import AdapterLimits, validate_adapter
 
 UPLOAD = "upload:"
 
@@ -40,7 +40,7 @@ class AdapterPipeline:
         store: Store,
         registry: Registry,
         base: BaseFacts,
-        limits: Limits,
+        limits: AdapterLimits,
         shelf: SharedStore | None = None,
     ) -> None:
         self._sources = sources

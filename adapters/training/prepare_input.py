@@ -5,7 +5,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from lorecall.adapters.bases.prepare import BaseManifest, read_manifest
+from lorecall.adapters.bases.prepare import BaseManifest, read_base_manifest
 from lorecall.adapters.core.errors import UsageError
 from lorecall.adapters.training.options import TrainingOptions, check_rank, parse_layers, parse_modules
 from lorecall.adapters.training.pairs import read_pairs
@@ -75,7 +75,7 @@ def prepare_input(base: Path, data: Path, options: TrainingOptions) -> TrainingI
     Raises:
         LorecallError: A wrong base, data file or option.
     """
-    manifest = read_manifest(base)
+    manifest = read_base_manifest(base)
     dataset = read_pairs(data)
     from lorecall.adapters.bases.served_model import load_served_model, rounds_activations  # noqa: PLC0415
     from transformers import AutoTokenizer  # noqa: PLC0415

@@ -12,13 +12,13 @@ from dataclasses import asdict, astuple, dataclass, fields, replace
 from itertools import product
 from pathlib import Path
 
-from lorecall.adapters.bases.prepare import read_manifest
+from lorecall.adapters.bases.prepare import read_base_manifest
 from lorecall.adapters.core.errors import UsageError
 from lorecall.adapters.peft_format.adapter import read_adapter
 from lorecall.adapters.training.options import TrainingOptions
 from lorecall.adapters.training.pairs import Pair, read_pairs
 from lorecall.adapters.training.prepare_input import TrainingInput, prepare_input
-from lorecall.adapters.training.train import Progress, TrainingRecord, train_on
+from lorecall.adapters.training.train import TrainingProgress, TrainingRecord, train_on
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ def run_sweep(
     out: Path,
     grid: Grid,
     options: TrainingOptions,
-    on_step: Callable[[Progress], None] = lambda _progress: None,
+    on_step: Callable[[TrainingProgress], None] = lambda _progress: None,
 ) -> Iterator[Cell]:
     """Train the cells of `grid` that `out` lacks, appending each as it ends; yield every cell.
 
@@ -108,8 +108,8 @@ def run_sweep(
     Raises:
         UsageError: A length that the data does not hold, or an `out` that is no sweep.
     """
-    base_digest = read_manifest(base).digest
-    known = read_keys(out)
+    base_digest = read_base_manifest(base).digest
+    known = finished_cells(out)
     texts = [first_texts(base, data, length) for length in grid.lengths]
     for pairs, seed in product(texts, grid.seeds):
         with tempfile.TemporaryDirectory() as scratch:
@@ -131,7 +131,7 @@ def run_sweep(
                 yield Cell(key, result)
 
 
-def read_keys(path: Path) -> set[tuple[str, ...]]:
+def finished_cells(path: Path) -> set[tuple[str, ...]]:
     """Return the keys of the cells in a sweep's file, as text; none if there is no file.
 
     Raises:

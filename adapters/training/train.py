@@ -32,7 +32,7 @@ _TOOLS = ("lorecall", "torch", "transformers", "peft")
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class TrainingProgress:
     """One step of a run: what a progress display shows."""
 
     step: int
@@ -81,7 +81,7 @@ def train_ranks(
     data: Path,
     outs: Mapping[int, Path],
     options: TrainingOptions,
-    on_step: Callable[[Progress], None] = lambda _progress: None,
+    on_step: Callable[[TrainingProgress], None] = lambda _progress: None,
 ) -> Iterator[TrainingRecord]:
     """Train one adapter for each rank, on input that is computed once, and yield its record.
 
@@ -110,7 +110,7 @@ def train_on(
     ready: TrainingInput,
     out: Path,
     options: TrainingOptions,
-    on_step: Callable[[Progress], None] = lambda _progress: None,
+    on_step: Callable[[TrainingProgress], None] = lambda _progress: None,
 ) -> TrainingRecord:
     """Train one adapter on prepared input and write it to `out`, which must not exist.
 
@@ -194,7 +194,7 @@ def _optimise(
     batches: list[Batch],
     options: TrainingOptions,
     peft_model: Any,
-    on_step: Callable[[Progress], None],
+    on_step: Callable[[TrainingProgress], None],
 ) -> tuple[int, int]:
     """Train until every token is over `stop_over` or the epochs are over; return (epochs, steps) done."""
     import torch  # noqa: PLC0415
@@ -229,13 +229,15 @@ def _optimise(
     return options.epochs, done
 
 
-def _progress(step: int, steps: int, latest: "list[torch.Tensor]") -> Progress:
+def _progress(step: int, steps: int, latest: "list[torch.Tensor]") -> TrainingProgress:
     """Return where a run stands, by the losses of each token when it was last seen."""
     import torch  # noqa: PLC0415
 
     losses = torch.cat(latest)
     seen = losses[losses.isfinite()]
-    return Progress(step, steps, float(seen.mean()), int((torch.exp(-losses) > 0.5).sum()), len(losses))
+    return TrainingProgress(
+        step, steps, float(seen.mean()), int((torch.exp(-losses) > 0.5).sum()), len(losses)
+    )
 
 
 def _save(peft_model: Any, base: BaseManifest, record: TrainingRecord, out: Path) -> None:

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lorecall.adapters.bases.prepare import BASE_MANIFEST
 from lorecall.adapters.core.errors import BaseModelError
 from lorecall.adapters.core.refusals import WeightsRefusedError
 from lorecall.adapters.peft_format.safetensors_header import TensorEntry, read_header
 
-_MANIFEST = "lorecall-base.json"
 _EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "embed_in")
 
 
@@ -54,7 +54,7 @@ def read_base_facts(directory: Path, names: Collection[str] = ()) -> BaseFacts:
         raise BaseModelError(f"no safetensors in {directory}", hint="give a model directory", param="base")
     try:
         config = json.loads((directory / "config.json").read_text())
-        manifest_file = directory / _MANIFEST
+        manifest_file = directory / BASE_MANIFEST
         manifest = json.loads(manifest_file.read_text()) if manifest_file.exists() else {}
         shapes = dict(_shapes(files, config.get("quantization_config") or {}))
     except (OSError, ValueError, WeightsRefusedError) as error:

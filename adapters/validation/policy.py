@@ -12,7 +12,7 @@ from lorecall.adapters.validation.weight_checks import check_frozen, check_kinds
 
 
 @dataclass(frozen=True)
-class Limits:
+class AdapterLimits:
     """What a server can take.
 
     Attributes:
@@ -28,7 +28,7 @@ class Limits:
     require_base: bool = True
 
 
-def validate_adapter(path: Path, base: BaseFacts, limits: Limits, *, version: str = "") -> Adapter:
+def validate_adapter(path: Path, base: BaseFacts, limits: AdapterLimits, *, version: str = "") -> Adapter:
     """Check an adapter directory against a base and a server's limits. No torch, no pickle, bounded memory.
 
     Args:
@@ -60,7 +60,7 @@ def validate_adapter(path: Path, base: BaseFacts, limits: Limits, *, version: st
         return files.adapter(version)
 
 
-def _check_base(files: OpenAdapter, base: BaseFacts, limits: Limits) -> None:
+def _check_base(files: OpenAdapter, base: BaseFacts, limits: AdapterLimits) -> None:
     """Compare digests if both sides have one, else names; without either, the limits decide."""
     digest, stated = files.base_digest, files.settings.base_model
     if digest and base.digest:

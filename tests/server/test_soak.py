@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lorecall.adapters.bases.prepare import prepare_base, read_manifest
+from lorecall.adapters.bases.prepare import prepare_base, read_base_manifest
 from lorecall.adapters.demo_data.generate import shipped
 from lorecall.adapters.training.options import TrainingOptions
 from lorecall.adapters.training.train import train_ranks
@@ -82,7 +82,7 @@ def real_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not base.is_dir():
         base = tmp_path_factory.mktemp("soak") / "base"
         prepare_base(base, scheme="int8")
-    assert read_manifest(base).scheme == "int8-w8a8"
+    assert read_base_manifest(base).scheme == "int8-w8a8"
     return base
 
 
@@ -121,7 +121,7 @@ def test_certified_means_decoded_and_controls_are_clean(
             added = real_server.post("/v1/adapters", {"name": name, "source": str(folder)})
             assert added.status_code == 201, added.text
             results.append(run_audit(scorer, name, sets, AuditSettings(keep=None)))
-    manifest = read_manifest(real_base)
+    manifest = read_base_manifest(real_base)
     known = {"name": manifest.name, "scheme": manifest.scheme, "digest": manifest.digest}
     found: dict[str, Any] = soak_result(results, known)
     write(found, ROOT / "docs" / "soak")

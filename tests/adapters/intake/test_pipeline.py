@@ -17,7 +17,7 @@ from lorecall.adapters.peft_format.files import CONFIG_FILE, WEIGHTS_FILE
 from lorecall.adapters.registry.registry import Registry
 from lorecall.adapters.registry.tables import State
 from lorecall.adapters.validation.base_facts import BaseFacts, read_base_facts
-from lorecall.adapters.validation.policy import Limits
+from lorecall.adapters.validation.policy import AdapterLimits
 
 from tests.adapters import malicious, spoiling
 
@@ -32,7 +32,7 @@ def intake_at(
 ) -> AdapterPipeline:
     """One server's intake, with its own store and staging area."""
     sources = Sources(place / "staging", policy)
-    return AdapterPipeline(sources, Store(place / "store"), registry, base, Limits(max_rank=16), shelf)
+    return AdapterPipeline(sources, Store(place / "store"), registry, base, AdapterLimits(max_rank=16), shelf)
 
 
 @pytest.fixture

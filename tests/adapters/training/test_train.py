@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from lorecall.adapters.bases.prepare import read_manifest
+from lorecall.adapters.bases.prepare import read_base_manifest
 from lorecall.adapters.bases.quantize import INT4, INT8, NONE
 from lorecall.adapters.bases.served_model import load_served_model
 from lorecall.adapters.core.errors import BaseModelError, CandidateError, UsageError
 from lorecall.adapters.peft_format.adapter import read_adapter
 from lorecall.adapters.training.options import TrainingOptions
 from lorecall.adapters.training.prepare_input import prepare_input
-from lorecall.adapters.training.train import Progress, TrainingRecord, train_on, train_ranks
+from lorecall.adapters.training.train import TrainingProgress, TrainingRecord, train_on, train_ranks
 from peft import PeftModel
 from transformers import AutoTokenizer
 
@@ -47,7 +47,7 @@ def train_adapter(
     data: Path,
     out: Path,
     options: TrainingOptions,
-    on_step: Callable[[Progress], None] = lambda _progress: None,
+    on_step: Callable[[TrainingProgress], None] = lambda _progress: None,
 ) -> TrainingRecord:
     """Train one adapter."""
     return next(train_ranks(base, data, {options.rank: out}, options, on_step))
@@ -95,12 +95,12 @@ def test_the_record_and_the_config_say_what_was_done(
     ]  # fmt: skip
     info = read_adapter(out)
     assert info.training == json.loads(json.dumps(asdict(record)))
-    assert info.base_digest == record.base_digest == read_manifest(bases[INT8]).digest
+    assert info.base_digest == record.base_digest == read_base_manifest(bases[INT8]).digest
     assert [(module.name, module.rank) for module in info.modules] == [("model.layers.0.mlp.down_proj", 8)]
     assert (record.layers, record.modules, record.rank) == ((0,), ("down_proj",), 8)
     assert (record.epochs, record.steps, record.stopped_early) == (2, 4, False)
     config = json.loads((out / "adapter_config.json").read_text())
-    assert config["base_model_name_or_path"] == read_manifest(bases[INT8]).name
+    assert config["base_model_name_or_path"] == read_base_manifest(bases[INT8]).name
 
 
 def test_the_same_seed_gives_the_same_bytes(bases: dict[str, Path], data: Path, tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_the_curriculum_takes_few_texts_first(bases: dict[str, Path], data: Path
 
 def test_progress_is_reported_for_every_step(bases: dict[str, Path], data: Path, tmp_path: Path) -> None:
     """Steps count up, the loss is finite from the first on and the tokens over one half reach the record's."""
-    seen: list[Progress] = []
+    seen: list[TrainingProgress] = []
     record = train_adapter(bases[INT8], data, tmp_path / "a", OPTIONS, seen.append)
     assert [now.step for now in seen] == list(range(1, record.steps + 1))
     assert {now.target_tokens for now in seen} == {record.target_tokens}

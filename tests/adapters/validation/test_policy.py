@@ -18,12 +18,12 @@ from lorecall.adapters.intake.store import Store
 from lorecall.adapters.peft_format.files import CONFIG_FILE, WEIGHTS_FILE
 from lorecall.adapters.validation.base_facts import BaseFacts, base_name, read_base_facts
 from lorecall.adapters.validation.config_checks import INERT, UNSUPPORTED
-from lorecall.adapters.validation.policy import Limits, validate_adapter
+from lorecall.adapters.validation.policy import AdapterLimits, validate_adapter
 
 from tests.adapters import malicious, spoiling
 
 SERVED = frozenset({"q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "down_proj"})
-LIMITS = Limits(max_rank=64, served_modules=SERVED)
+LIMITS = AdapterLimits(max_rank=64, served_modules=SERVED)
 
 
 @pytest.fixture(scope="module")
@@ -163,11 +163,11 @@ def test_rank_of_a_pattern_is_followed(adapter: Path, base: BaseFacts) -> None:
 def test_limits_are_the_servers(adapter: Path, base: BaseFacts) -> None:
     """The same adapter passes or not by the server's rank, wrapped modules and strictness about the base."""
     with pytest.raises(RefusedError, match="over the server's maximum of 2"):
-        validate_adapter(adapter, base, Limits(max_rank=2))
+        validate_adapter(adapter, base, AdapterLimits(max_rank=2))
     with pytest.raises(RefusedError, match="silently left out"):
-        validate_adapter(adapter, base, Limits(max_rank=8, served_modules=frozenset({"q_proj"})))
+        validate_adapter(adapter, base, AdapterLimits(max_rank=8, served_modules=frozenset({"q_proj"})))
     spoiling.setting(base_model_name_or_path="")(adapter)
-    validate_adapter(adapter, base, Limits(max_rank=8, require_base=False))
+    validate_adapter(adapter, base, AdapterLimits(max_rank=8, require_base=False))
 
 
 def test_every_setting_of_peft_is_known() -> None:

@@ -10,7 +10,7 @@ from lorecall.adapters.peft_format.adapter import open_adapter
 from lorecall.adapters.peft_format.files import CONFIG_FILE
 from lorecall.adapters.validation.base_facts import BaseFacts, read_base_facts
 from lorecall.adapters.validation.config_checks import INERT, UNSUPPORTED
-from lorecall.adapters.validation.policy import Limits, validate_adapter
+from lorecall.adapters.validation.policy import AdapterLimits, validate_adapter
 
 from tests.adapters import spoiling
 
@@ -19,7 +19,7 @@ lora_model = pytest.importorskip("vllm.lora.lora_model")
 lora_config = pytest.importorskip("vllm.config.lora")
 
 MODULES = frozenset({"q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "down_proj"})
-LIMITS = Limits(max_rank=64, served_modules=MODULES)
+LIMITS = AdapterLimits(max_rank=64, served_modules=MODULES)
 
 
 @pytest.fixture(scope="module")
