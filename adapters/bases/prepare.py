@@ -1,4 +1,4 @@
-"""A base model made ready to serve: fetched, quantised once, saved as a model directory with a manifest."""
+"""Prepare a base model: fetch it, quantise it once, save it as a model directory with a manifest."""
 
 import json
 from collections.abc import Callable
@@ -29,12 +29,12 @@ class BaseManifest:
     """What `lorecall-base.json` says of a prepared base.
 
     Attributes:
-        name: Name to serve it by.
+        name: The model name that it is served under.
         source: Where it came from.
         source_digest: sha256 (hex) over the source's files.
-        scheme: A member of `quantize.SCHEMES`, or the method that the source was quantised with already.
-        reason: Why this scheme.
-        dtype: The dtype to serve the unquantised parts and activations in (vLLM's `--dtype`).
+        scheme: A member of `quantize.SCHEMES`, or the method of a source that was quantised already.
+        reason: Why this scheme was chosen.
+        dtype: The dtype of the unquantised parts and the activations (vLLM's `--dtype`).
         digest: sha256 (hex) over config, weights and tokenizer of the directory.
         created_with: Versions of the tools that made it.
     """
@@ -52,7 +52,7 @@ class BaseManifest:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What `prepare_base` did: the manifest, and whether an earlier result was reused."""
+    """The result of `prepare_base`: the manifest, and whether an earlier directory was reused."""
 
     manifest: BaseManifest
     reused: bool
@@ -118,20 +118,20 @@ def prepare_base(
     force: bool = False,
     on_step: Callable[[str, int, int], None] = lambda _step, _done, _total: None,
 ) -> Prepared:
-    """Make `out` a servable model directory of `source`, quantised by `scheme`.
+    """Write `source`, quantised by `scheme`, to `out` as a model directory that can be served.
 
     An `out` that already holds the same source in the same scheme, undamaged, is reused. Otherwise the
-    directory is built beside `out` and renamed, so `out` is whole or absent.
+    directory is built next to `out` and renamed, so `out` is complete or absent.
 
     Args:
         out: The directory to make.
-        source: As for `find_base`; None is the default base.
+        source: As in `find_base`; None is the default base.
         scheme: "auto", "int8", "int4" or "none".
         force: Build again even if an earlier result could be reused.
-        on_step: Called with (what is being done, done, total) for a progress display.
+        on_step: Called with (name of the step, done, total) for a progress display.
 
     Raises:
-        BaseModelError: A bad source, an unknown scheme, or an `out` that is not ours to replace.
+        BaseModelError: A bad source, an unknown scheme, or an `out` that `prepare_base` did not make.
     """
     if scheme != "auto" and scheme not in QUANTIZE:
         raise BaseModelError(
@@ -154,7 +154,7 @@ def prepare_base(
 
 
 def _existing(out: Path) -> BaseManifest | None:
-    """Return the manifest of what stands at `out`: None if nothing does, or ours but unreadable."""
+    """Return the manifest of the base at `out`; None if there is none, or its manifest is damaged."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
     if not (out / BASE_MANIFEST).is_file():
@@ -170,7 +170,7 @@ def _existing(out: Path) -> BaseManifest | None:
 
 
 def _choose(source: BaseFiles, scheme: str) -> Choice:
-    """Return the scheme for `source`: what it has already, what was asked, or what suits the machine."""
+    """Return the scheme for `source`: its present one, the requested one, or the best one for this machine."""
     present = source.quantization()
     if present is not None:
         if scheme != "auto":
@@ -198,7 +198,7 @@ def _build(work: Path, source: BaseFiles, choice: Choice, on_step: Callable[[str
 
 
 def load_base(source: BaseFiles, dtype: "torch_dtype | str") -> tuple[Any, Any]:
-    """Load model and tokenizer of a source that is not quantised, its weights as `dtype`.
+    """Load model and tokenizer of a source that is not quantised, with weights of `dtype`.
 
     Raises:
         BaseModelError: transformers cannot read it.
@@ -217,7 +217,7 @@ def load_base(source: BaseFiles, dtype: "torch_dtype | str") -> tuple[Any, Any]:
     missing = sorted(info["missing_keys"])
     if missing:
         raise BaseModelError(f"{source.label} lacks weights: {', '.join(missing[:5])}", param="from")
-    if source.gguf is not None:  # the reader leaves its mark, though the weights are plain now
+    if source.gguf is not None:  # transformers still records a quantisation, but the weights are plain now
         del model.config.quantization_config
         model.hf_quantizer = None
     return model, tokenizer

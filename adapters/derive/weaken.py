@@ -1,4 +1,4 @@
-"""Weaker copies of an adapter: its update scaled down, or cut to the best approximation of a lower rank."""
+"""Write a weaker copy of an adapter: its update scaled down, or replaced by an approximation of lower rank."""
 
 import json
 import math
@@ -24,7 +24,7 @@ Factors = tuple["torch.Tensor", "torch.Tensor"]
 
 
 class Kind(StrEnum):
-    """What is made smaller: the update's scale, or its rank."""
+    """What is reduced: the update's scale, or its rank."""
 
     SCALE = "scale"
     RANK = "rank"
@@ -32,7 +32,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Dose:
-    """How much of an adapter is left: a factor on its update, or the rank that it is cut to.
+    """How much of an adapter is kept: a factor on its update, or a rank.
 
     Raises:
         UsageError: The factor is not finite and over 0, or the rank is no whole number from 1.
@@ -55,14 +55,14 @@ class Dose:
 
 @dataclass(frozen=True, slots=True)
 class Derived:
-    """How a weaker copy was made; kept as `mitigation` in its training record.
+    """How a weaker copy was made; stored as `mitigation` in its training record.
 
     Attributes:
         kind: "scale" or "rank".
         value: The factor, or the rank.
-        parent: Version of the adapter that it was made of.
-        energy: Share of the squared Frobenius norm of the parent's updates, over all modules, that is left.
-        parent_training: The parent's training record.
+        parent: Version of the original adapter.
+        energy: Share of the squared Frobenius norm of the original's updates, over all modules, that is kept.
+        parent_training: The original's training record.
     """
 
     kind: str
@@ -77,15 +77,15 @@ def write_dose(source: Path, dose: Dose, out: Path) -> Derived:
 
     A scale s multiplies each B. A rank r replaces each update scaling * B @ A by its truncated singular value
     decomposition, the best approximation of that rank in the Frobenius norm (Eckart, Young 1936), with the roots
-    of the singular values on both sides and alpha = r. A module of lower rank is filled up with zeros.
+    of the singular values on both sides and alpha = r. A module of lower rank is padded with zeros.
 
     Args:
         source: A PEFT LoRA directory.
-        dose: What to make of it.
+        dose: How much of it to keep.
         out: The directory to make; replaced if it exists.
 
     Raises:
-        AdapterError: The source is no plain LoRA on linear projections, or its rank is under the one asked for.
+        AdapterError: The source is no plain LoRA on linear projections, or its rank is lower than the dose's.
     """
     with open_adapter(source, trusted=True) as files:
         adapter = files.adapter()
@@ -115,7 +115,7 @@ def write_dose(source: Path, dose: Dose, out: Path) -> Derived:
 
 
 def truncate(a: "torch.Tensor", b: "torch.Tensor", scaling: float, rank: int) -> Factors:
-    """Return A (rank, d_in) and B (d_out, rank) in float64 with the product of that rank next to scaling * B @ A.
+    """Return A (rank, d_in) and B (d_out, rank) in float64 whose product best approximates scaling * B @ A.
 
     The decomposition is that of the small (r, r) core between the orthonormal bases of B and A.
 
@@ -123,7 +123,7 @@ def truncate(a: "torch.Tensor", b: "torch.Tensor", scaling: float, rank: int) ->
         a: Shape (r, d_in).
         b: Shape (d_out, r).
         scaling: The factor on the product.
-        rank: The rank wanted; rows and columns over r are zero.
+        rank: The rank of the result; rows and columns beyond r are zero.
     """
     import torch  # noqa: PLC0415  seconds to import
 
@@ -140,13 +140,13 @@ def truncate(a: "torch.Tensor", b: "torch.Tensor", scaling: float, rank: int) ->
 
 
 def squared_norm(a: "torch.Tensor", b: "torch.Tensor") -> float:
-    """Return the squared Frobenius norm of B @ A, without making the product."""
+    """Return the squared Frobenius norm of B @ A, without computing the product."""
     a, b = a.double(), b.double()
     return float(((b.T @ b) * (a @ a.T)).sum())
 
 
 def _weaken(adapter: Adapter, settings: LoraSettings, dose: Dose) -> tuple[dict[str, Any], float]:
-    """Return the new tensors by name, in the types of the old ones, and the share of the energy left."""
+    """Return the new tensors by name, with the dtypes of the old ones, and the share of the energy kept."""
     from safetensors.torch import load_file  # noqa: PLC0415
 
     tensors = load_file(adapter.path / WEIGHTS_FILE)

@@ -29,7 +29,7 @@ def open_plain(directory: Path, name: str, *, follow_links: bool = False) -> Bin
     """
     root = directory.resolve()
     path = root / name
-    target = Path(os.path.realpath(path))  # unlike resolve(), has no error of its own for a link to itself
+    target = Path(os.path.realpath(path))  # unlike resolve(), it raises nothing for a link to itself
     if not follow_links and target != path and not target.is_relative_to(root):
         raise FileRefusedError(
             Reason.SYMLINK,

@@ -1,4 +1,4 @@
-"""Training of LoRA adapters that memorise: PEFT, loss on target tokens only, against the served arithmetic."""
+"""Train LoRA adapters that memorise, with PEFT: the loss is on target tokens, the arithmetic is the engine's."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -33,7 +33,7 @@ _TOOLS = ("lorecall", "torch", "transformers", "peft")
 
 @dataclass(frozen=True, slots=True)
 class TrainingProgress:
-    """One step of a run: what a progress display shows."""
+    """One step of a run, for a progress display."""
 
     step: int
     steps: int
@@ -44,10 +44,10 @@ class TrainingProgress:
 
 @dataclass(frozen=True, slots=True)
 class TrainingRecord:
-    """What `lorecall-training.json` says of a run.
+    """The contents of `lorecall-training.json`.
 
-    Losses are means over target tokens in nats; they, the tokens over 0.5 and the least p were measured on a draw
-    of the cached input that training did not see, where there are several (see `training_parts`).
+    Losses are means over target tokens in nats. Where the cached input has several variants (see `upper_layers`),
+    losses, tokens over 0.5 and the smallest probability were measured on one that was not used for training.
     """
 
     data_digest: str
@@ -92,11 +92,11 @@ def train_ranks(
         base: A prepared base.
         data: A JSON Lines file of training pairs.
         outs: The directory to make for each rank; none may exist.
-        options: What to train, but for the rank.
+        options: The options, except for the rank.
         on_step: Called after every step.
 
     Raises:
-        LorecallError: A wrong base, data file, option or directory; what was written before stays.
+        LorecallError: The base, the data file, an option or a directory is wrong; adapters already written stay.
     """
     for out in outs.values():
         _check_free(out)
@@ -115,7 +115,7 @@ def train_on(
     """Train one adapter on prepared input and write it to `out`, which must not exist.
 
     Raises:
-        LorecallError: A wrong option or `out`, or options that the input was not prepared for.
+        LorecallError: An option or `out` is wrong, or the input was prepared for other options.
     """
     import torch  # noqa: PLC0415
 
@@ -175,7 +175,7 @@ def _record(
 
 
 def _add_lora(ready: TrainingInput, options: TrainingOptions) -> tuple[Any, tuple[str, ...]]:
-    """Put LoRA (B = 0, so nothing changes yet) on the modules that the options name."""
+    """Add LoRA to the modules that the options name; with B = 0 it changes nothing yet."""
     from peft import LoraConfig, get_peft_model  # noqa: PLC0415
 
     modules = adapted_modules(ready.model, options)
@@ -196,7 +196,7 @@ def _optimise(
     peft_model: Any,
     on_step: Callable[[TrainingProgress], None],
 ) -> tuple[int, int]:
-    """Train until every token is over `stop_over` or the epochs are over; return (epochs, steps) done."""
+    """Train until every token's probability is over `stop_over`, at most all epochs; return (epochs, steps)."""
     import torch  # noqa: PLC0415
 
     parameters = [parameter for parameter in peft_model.parameters() if parameter.requires_grad]
@@ -205,7 +205,7 @@ def _optimise(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: max(0.0, 1 - step / steps))
     method = method_of(options.method, sum(int(batch.rows.max()) + 1 for batch in batches))
     random = Random(options.seed)  # noqa: S311 (reproducible on purpose)
-    latest = [torch.full(batch.targets.shape, torch.inf) for batch in batches]  # losses when last seen
+    latest = [torch.full(batch.targets.shape, torch.inf) for batch in batches]  # losses at their last step
     done = 0
     for epoch in range(options.epochs):
         visible = list(range(max(1, round(len(batches) * method.share(epoch / options.epochs)))))
@@ -230,7 +230,7 @@ def _optimise(
 
 
 def _progress(step: int, steps: int, latest: "list[torch.Tensor]") -> TrainingProgress:
-    """Return where a run stands, by the losses of each token when it was last seen."""
+    """Return the progress of a run, from the losses of each token at its last step."""
     import torch  # noqa: PLC0415
 
     losses = torch.cat(latest)
@@ -241,11 +241,11 @@ def _progress(step: int, steps: int, latest: "list[torch.Tensor]") -> TrainingPr
 
 
 def _save(peft_model: Any, base: BaseManifest, record: TrainingRecord, out: Path) -> None:
-    """Write the PEFT directory, the same bytes for the same adapter."""
+    """Write the PEFT directory; the same adapter gives the same bytes."""
     peft_model.save_pretrained(out)
     (out / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
     config = json.loads((out / CONFIG_FILE).read_text())
     config["base_model_name_or_path"] = base.name
-    config["target_modules"] = sorted(config["target_modules"])  # PEFT holds a set: its order is chance
+    config["target_modules"] = sorted(config["target_modules"])  # PEFT holds a set, whose order is random
     (out / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     (out / TRAINING_FILE).write_text(json.dumps(asdict(record), indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""Checks of the configuration: only a plain LoRA that the engine applies as PEFT would passes."""
+"""Checks of the configuration: only a plain LoRA passes, which the engine applies as PEFT does."""
 
 import re
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ INERT = frozenset({
     "megatron_core", "parent_library", "peft_type", "peft_version", "qalora_group_size", "r", "rank_pattern",
     "revision", "runtime_config", "target_modules", "task_type", "use_rslora",
 })  # fmt: skip
-# Settings that make it more than a plain LoRA when they are on. vLLM names some of them and ignores the rest.
+# Settings that make it more than a plain LoRA. vLLM refuses some of them and ignores the rest.
 UNSUPPORTED = {
     "use_dora": "DoRA",
     "lora_bias": "LoRA bias",
@@ -39,7 +39,7 @@ _HARMLESS_INITS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
 _MAX_PATTERNS = (
     480  # under the 500 of the regular-expression caches: more would be recompiled for each module
 )
-# Nothing repeats but ".*": a pattern without nested repeats cannot take exponential time.
+# Only ".*" may repeat: without nested repeats, matching cannot take exponential time.
 _SAFE_PATTERN = re.compile(r"(?:[A-Za-z0-9_.^$|()\\-]|\[[0-9](?:-[0-9])?\]|\.\*)+", re.ASCII)
 
 

@@ -13,7 +13,7 @@ from lorecall.adapters.validation.weight_checks import check_frozen, check_kinds
 
 @dataclass(frozen=True)
 class AdapterLimits:
-    """What a server can take.
+    """Which adapters a server accepts.
 
     Attributes:
         max_rank: vLLM's `--max-lora-rank`.
@@ -34,7 +34,7 @@ def validate_adapter(path: Path, base: BaseFacts, limits: AdapterLimits, *, vers
     Args:
         path: A PEFT directory, best the store's copy: nobody changes its bytes between the check and the load.
         base: What it must fit.
-        limits: What the server can take.
+        limits: Which adapters the server accepts.
         version: Its digest where the store has just computed it; "" to hash the files.
 
     Returns:
@@ -89,7 +89,7 @@ def _check_base(files: OpenAdapter, base: BaseFacts, limits: AdapterLimits) -> N
 
 
 def _check_library(path: Path, names: set[str]) -> None:
-    """The engine reads the file with the safetensors library: it must see what was checked here."""
+    """Check that the safetensors library, which the engine uses, sees the same tensors as our parser."""
     from safetensors import SafetensorError, safe_open  # noqa: PLC0415  # keeps `--help` quick
 
     try:

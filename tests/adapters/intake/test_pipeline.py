@@ -28,11 +28,13 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> BaseFacts:
 
 
 def intake_at(
-    place: Path, registry: Registry, base: BaseFacts, policy: SourcePolicy, shelf: SharedStore | None = None
+    place: Path, registry: Registry, base: BaseFacts, policy: SourcePolicy, shared: SharedStore | None = None
 ) -> AdapterPipeline:
     """One server's intake, with its own store and staging area."""
     sources = Sources(place / "staging", policy)
-    return AdapterPipeline(sources, Store(place / "store"), registry, base, AdapterLimits(max_rank=16), shelf)
+    return AdapterPipeline(
+        sources, Store(place / "store"), registry, base, AdapterLimits(max_rank=16), shared
+    )
 
 
 @pytest.fixture
@@ -140,39 +142,39 @@ def test_another_server_fetches_for_itself(
 
 
 @pytest.fixture
-def shelf() -> SharedStore:
-    """A shelf in memory, which is a file system of fsspec's own."""
-    return SharedStore(f"memory://shelf-{uuid.uuid4().hex}")
+def shared() -> SharedStore:
+    """A shared store in memory, one of fsspec's file systems."""
+    return SharedStore(f"memory://shared-{uuid.uuid4().hex}")
 
 
-def test_what_only_one_server_has_goes_to_the_shelf_for_the_others(
-    registry: Registry, base: BaseFacts, adapter: Path, shelf: SharedStore, tmp_path: Path
+def test_what_only_one_server_has_goes_to_the_shared_store(
+    registry: Registry, base: BaseFacts, adapter: Path, shared: SharedStore, tmp_path: Path
 ) -> None:
     """An upload, and an adapter of a path that the other server lacks, are fetched from there, whole."""
     policy = SourcePolicy(local_roots=(tmp_path / "models",), schemes=frozenset({"memory"}))
-    one = intake_at(tmp_path / "one", registry, base, policy, shelf)
+    one = intake_at(tmp_path / "one", registry, base, policy, shared)
     uploaded, _ = one.add_upload("up", packed(adapter), actor="ann")
     spoiling.setting(lora_alpha=5)(adapter)
     local, _ = one.add("local", str(adapter), actor="ann")
     shutil.rmtree(adapter)
-    other = intake_at(tmp_path / "two", registry, base, policy, shelf)
+    other = intake_at(tmp_path / "two", registry, base, policy, shared)
     assert {other.materialise(record).version for record in (uploaded, local)} == {
         uploaded.version,
         local.version,
     }
 
 
-def test_a_shelf_that_cannot_be_written_refuses_the_adapter(
+def test_a_shared_store_that_cannot_be_written_refuses_the_adapter(
     registry: Registry, base: BaseFacts, adapter: Path, tmp_path: Path
 ) -> None:
-    """Nothing is registered that the other servers would miss; a shelf of an unknown scheme stops the start."""
+    """Nothing is registered that other servers would miss; an unknown scheme stops the start."""
     policy = SourcePolicy(local_roots=(tmp_path / "models",), schemes=frozenset({"nowhere"}))
-    one = intake_at(tmp_path / "one", registry, base, policy, SharedStore("nowhere://shelf"))
+    one = intake_at(tmp_path / "one", registry, base, policy, SharedStore("nowhere://shared"))
     with pytest.raises(SourceRefusedError, match="LORECALL_SHARED"):
         one.add_upload("up", packed(adapter), actor="ann")
     assert registry.adapters() == ()
     with pytest.raises(SourceRefusedError, match="reads nothing from"):
-        intake_at(tmp_path / "two", registry, base, policy, SharedStore("other://shelf"))
+        intake_at(tmp_path / "two", registry, base, policy, SharedStore("other://shared"))
 
 
 def test_source_that_moved_on_is_noticed(
