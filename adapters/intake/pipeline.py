@@ -68,9 +68,9 @@ class AdapterPipeline:
             RegistryUnavailableError: The registry did not answer.
         """
         with self._recorded(name, source, actor), self._sources.fetched(source) as directory:
-            stored, info = self._check(directory)
+            stored, adapter = self._check(directory)
             self._share(stored, source)
-        return self._register(name, stored, info, source, actor)
+        return self._register(name, stored, adapter, source, actor)
 
     def add_upload(
         self, name: str, archive: BinaryIO, *, actor: str, filename: str = ""
@@ -78,9 +78,9 @@ class AdapterPipeline:
         """Add a version from an uploaded archive; otherwise like `add`."""
         source = UPLOAD + filename
         with self._recorded(name, source, actor), self._sources.uploaded(archive) as directory:
-            stored, info = self._check(directory)
+            stored, adapter = self._check(directory)
             self._share(stored, source)
-        return self._register(name, stored, info, source, actor)
+        return self._register(name, stored, adapter, source, actor)
 
     def materialise(self, record: VersionRecord) -> Adapter:
         """Make sure that this server's store has an undamaged copy of a registered version; fetch it if not.
@@ -145,12 +145,12 @@ class AdapterPipeline:
             self._shared.put(stored)
 
     def _register(
-        self, name: str, stored: StoredVersion, info: Adapter, source: str, actor: str
+        self, name: str, stored: StoredVersion, adapter: Adapter, source: str, actor: str
     ) -> tuple[VersionRecord, Adapter]:
         record = self._registry.stage(name, stored.version, source=source, actor=actor)
         if record.state is State.STAGED:
-            record = self._registry.validated(name, stored.version, info, actor=actor)
-        return record, info
+            record = self._registry.validated(name, stored.version, adapter, actor=actor)
+        return record, adapter
 
     def _fetch_again(self, record: VersionRecord) -> StoredVersion:
         source = record.source

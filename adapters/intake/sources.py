@@ -61,7 +61,7 @@ class Sources:
         self.policy = policy
         self._staging = staging.resolve()
         self._staging.mkdir(parents=True, exist_ok=True)
-        self._sweep()
+        self._delete_abandoned()
 
     def check(self, source: str) -> None:
         """Check the address of a source without reading the source.
@@ -199,7 +199,7 @@ class Sources:
                 lock.unlink()
             os.close(handle)
 
-    def _sweep(self) -> None:
+    def _delete_abandoned(self) -> None:
         """Delete downloads that nobody resumed for a day."""
         for path in self._staging.glob("*.lock"):
             place = path.with_suffix("")

@@ -58,7 +58,7 @@ class Store:
         self.reserve_bytes = reserve_bytes
         self._staging = self.root / _STAGING
         self._staging.mkdir(parents=True, exist_ok=True)
-        self.sweep()
+        self.delete_leftovers()
 
     def ingest(self, source: Path) -> StoredVersion:
         """Copy an adapter directory into the store; the same bytes again give the same version.
@@ -126,26 +126,26 @@ class Store:
         with self._staged() as staged, suppress(FileNotFoundError):  # a concurrent remove won
             stored.path.rename(staged / version)
 
-    def sweep(self) -> int:
+    def delete_leftovers(self) -> int:
         """Delete what crashed copies left behind; copies in progress, in any process, stay.
 
         Returns:
             How many were deleted.
         """
-        swept = 0
+        deleted = 0
         for path in self._staging.iterdir():
             handle = _lock(path)
             if handle is not None:
                 shutil.rmtree(path)
                 os.close(handle)
-                swept += 1
-        return swept
+                deleted += 1
+        return deleted
 
     @contextmanager
     def _staged(self) -> Iterator[Path]:
         """Yield a new, locked directory; delete it at the end if it still exists."""
         handle = None
-        while handle is None:  # `sweep` may delete the directory before it is locked
+        while handle is None:  # `delete_leftovers` may delete the directory before it is locked
             path = self._staging / uuid.uuid4().hex
             path.mkdir()
             handle = _lock(path)

@@ -89,7 +89,7 @@ def test_a_directory_of_somebody_else_is_not_touched(plain: str, tmp_path: Path)
 
 
 def test_a_failure_leaves_nothing(plain: str, tmp_path: Path) -> None:
-    """An interrupted build is not half a base."""
+    """An interrupted build leaves nothing at the final path."""
 
     def stop(what: str, _done: int, _of: int) -> None:
         if what == "quantising":

@@ -1,4 +1,4 @@
-"""From a source to a registered version, whole or refused, and again on another server."""
+"""An adapter is fetched, stored, validated and registered, or refused; other servers fetch it again."""
 
 import io
 import shutil
@@ -30,7 +30,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> BaseFacts:
 def intake_at(
     place: Path, registry: Registry, base: BaseFacts, policy: SourcePolicy, shared: SharedStore | None = None
 ) -> AdapterPipeline:
-    """One server's intake, with its own store and staging area."""
+    """One server's pipeline, with its own store and staging area."""
     sources = Sources(place / "staging", policy)
     return AdapterPipeline(
         sources, Store(place / "store"), registry, base, AdapterLimits(max_rank=16), shared
@@ -72,7 +72,7 @@ def test_adapter_is_taken_in(intake: AdapterPipeline, registry: Registry, adapte
 
 
 def test_upload_is_the_same_version(intake: AdapterPipeline, adapter: Path) -> None:
-    """The way in does not change what a version is."""
+    """The same bytes are the same version, uploaded or from a path."""
     record, _ = intake.add("acme", str(adapter), actor="ann")
     uploaded, _ = intake.add_upload("other", packed(adapter), actor="ann", filename="acme.tar.gz")
     assert uploaded.version == record.version
@@ -96,7 +96,7 @@ def test_known_version_stays_where_it_stands(
 def test_refusal_is_an_event_and_nothing_else(
     kind: str, intake: AdapterPipeline, registry: Registry, adapter: Path
 ) -> None:
-    """A refused adapter registers no name; who tried what, and why it was refused, is on record."""
+    """A refused adapter registers no name; an event records who tried what, and why it was refused."""
     reason, spoil = malicious.SPOILERS[kind]
     spoil(adapter)
     with pytest.raises(RefusedError) as caught:
@@ -109,7 +109,7 @@ def test_refusal_is_an_event_and_nothing_else(
 
 
 def test_a_refusal_does_not_stick_to_the_same_bytes(intake: AdapterPipeline, adapter: Path) -> None:
-    """A bad training manifest, which is no part of the version, does not spoil the same adapter from others."""
+    """A bad training record, which the digest leaves out, does not refuse the same adapter from others."""
     malicious.SPOILERS["training manifest is a list"][1](adapter)
     with pytest.raises(RefusedError):
         intake.add("acme", str(adapter), actor="mallory")
@@ -118,7 +118,7 @@ def test_a_refusal_does_not_stick_to_the_same_bytes(intake: AdapterPipeline, ada
 
 
 def test_sources_and_names_are_checked(intake: AdapterPipeline, registry: Registry) -> None:
-    """A path outside the allowed roots is refused on record; a bad name is not even recorded."""
+    """A path outside the allowed roots is refused and recorded; a bad name is refused and not recorded."""
     with pytest.raises(RefusedError):
         intake.add("acme", "/etc", actor="mallory")
     with pytest.raises(NameRefusedError):
@@ -180,7 +180,7 @@ def test_a_shared_store_that_cannot_be_written_refuses_the_adapter(
 def test_source_that_moved_on_is_noticed(
     intake: AdapterPipeline, registry: Registry, base: BaseFacts, adapter: Path, tmp_path: Path
 ) -> None:
-    """If the source holds other bytes by now they do not pass for the registered version; nor does an upload."""
+    """Other bytes at the source are not taken for the registered version; nor is an upload elsewhere."""
     record, _ = intake.add("acme", str(adapter), actor="ann")
     uploaded, _ = intake.add_upload("other", packed(adapter), actor="ann")
     spoiling.setting(lora_alpha=5)(adapter)
@@ -193,7 +193,7 @@ def test_source_that_moved_on_is_noticed(
 
 
 def test_collect_keeps_what_can_be_live(intake: AdapterPipeline, registry: Registry, adapter: Path) -> None:
-    """Live and rolled-back-to versions stay, and what is new; the rest goes when it is old enough."""
+    """Live versions, those to roll back to and new ones stay; others are deleted when they are old enough."""
     versions = []
     for alpha in (1, 2, 3, 4):
         spoiling.setting(lora_alpha=alpha)(adapter)

@@ -1,4 +1,4 @@
-"""An adapter's facts come from its files; what cannot be scored by prompt is refused by name."""
+"""An adapter is described by its files; the reason why it cannot be scored by prompt is named."""
 
 import json
 from pathlib import Path
@@ -63,8 +63,8 @@ def test_replaced_modules_are_marked(base: Path, tmp_path: Path) -> None:
     assert "modules_to_save: score" in read_adapter(path).refusal
 
 
-def test_a_training_manifest_is_read_along(base: Path, tmp_path: Path) -> None:
-    """Its contents and the base's digest in it are part of the facts."""
+def test_a_training_record_is_read_too(base: Path, tmp_path: Path) -> None:
+    """Its contents, and the base's digest in it, are part of the result."""
     path = build_tiny_adapter(tmp_path / "a", base)
     (path / "lorecall-training.json").write_text('{"base_digest": "abc", "steps": 3}')
     info = read_adapter(path)

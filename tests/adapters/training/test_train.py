@@ -87,7 +87,7 @@ def test_what_was_trained_is_recalled_through_peft(
 def test_the_record_and_the_config_say_what_was_done(
     bases: dict[str, Path], data: Path, tmp_path: Path
 ) -> None:
-    """The manifest binds data, base and options; rank and modules read back from the weights agree with it."""
+    """The training record states data, base and options; rank and modules in the weights agree with it."""
     out = tmp_path / "adapter"
     record = train_adapter(bases[INT8], data, out, replace(OPTIONS, epochs=2, modules="down_proj"))
     assert sorted(item.name for item in out.iterdir()) == [

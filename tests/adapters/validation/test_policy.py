@@ -1,4 +1,4 @@
-"""Nothing of the malicious corpus is taken in, and good adapters are."""
+"""The malicious corpus is refused, and good adapters are accepted."""
 
 import dataclasses
 import json
@@ -37,7 +37,7 @@ def adapter(tmp_path: Path) -> Path:
 
 
 def test_good_adapter_passes(adapter: Path, base: BaseFacts) -> None:
-    """What every spoiler starts from is accepted, so each refusal below is the spoiler's doing."""
+    """The unchanged adapter is accepted, so the change causes each refusal below."""
     info = validate_adapter(adapter, base, LIMITS)
     assert info.rank == spoiling.RANK
     assert len(info.modules) == 4
@@ -64,8 +64,10 @@ def test_malicious_adapter_is_refused(kind: str, adapter: Path, base: BaseFacts)
 
 
 @pytest.mark.parametrize("kind", malicious.SPOILERS)
-def test_store_does_not_launder(kind: str, adapter: Path, base: BaseFacts, tmp_path: Path) -> None:
-    """A malicious adapter is still refused when it goes through the store first, at one step or the other."""
+def test_malicious_adapter_is_refused_through_the_store(
+    kind: str, adapter: Path, base: BaseFacts, tmp_path: Path
+) -> None:
+    """A malicious adapter is refused by the store or, copied there, by validation."""
     _, spoil = malicious.SPOILERS[kind]
     spoil(adapter)
     with pytest.raises(RefusedError):
@@ -77,7 +79,7 @@ def test_store_does_not_launder(kind: str, adapter: Path, base: BaseFacts, tmp_p
 def test_damage_is_refused_or_harmless(
     data: st.DataObject, adapter: Path, base: BaseFacts, tmp_path: Path
 ) -> None:
-    """Whatever bytes are changed, cut or put in, validation ends in a verdict, never in another exception."""
+    """Whatever bytes are changed, removed or added, validation accepts or refuses: no other exception."""
     copy = tmp_path / "copy"
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(adapter, copy)

@@ -1,4 +1,4 @@
-"""What passes validation is what vLLM loads, with the ranks and scales that were checked."""
+"""vLLM loads what passes validation, with the ranks and scales that were checked."""
 
 import dataclasses
 import json
