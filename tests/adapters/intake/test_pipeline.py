@@ -4,15 +4,19 @@ import io
 import shutil
 import tarfile
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 from lorecall.adapters.core.refusals import NameRefusedError, Reason, RefusedError, SourceRefusedError
+from lorecall.adapters.intake import store
 from lorecall.adapters.intake.pipeline import AdapterPipeline
 from lorecall.adapters.intake.shared_store import SharedStore
 from lorecall.adapters.intake.sources import SourcePolicy, Sources
 from lorecall.adapters.intake.store import Store
-from lorecall.adapters.peft_format.digest import version_digest
+from lorecall.adapters.peft_format import adapter as peft_adapter
+from lorecall.adapters.peft_format import digest
+from lorecall.adapters.peft_format.digest import digest_of, version_digest
 from lorecall.adapters.peft_format.files import CONFIG_FILE, WEIGHTS_FILE
 from lorecall.adapters.registry.registry import Registry
 from lorecall.adapters.registry.tables import State
@@ -53,6 +57,22 @@ def packed(directory: Path) -> io.BytesIO:
     with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
         archive.add(directory, "acme")
     return buffer
+
+
+def test_bytes_are_hashed_once_on_the_way_in(
+    intake: AdapterPipeline, adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store hashes the bytes as it copies them; validation takes its digest."""
+    hashed = []
+
+    def counting(config: bytes, weights: Iterable[bytes]) -> str:
+        hashed.append(config)
+        return digest_of(config, weights)
+
+    for module in (digest, store, peft_adapter):
+        monkeypatch.setattr(module, "digest_of", counting)
+    intake.add("acme", str(adapter), actor="ann")
+    assert len(hashed) == 1
 
 
 def test_adapter_is_taken_in(intake: AdapterPipeline, registry: Registry, adapter: Path) -> None:
