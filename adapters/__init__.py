@@ -1,1 +1,1 @@
-"""What an adapter is: manifest, validation, versions, registry, sources, capacity; base models; training."""
+"""Adapters: their format, validation, storage, registry and training; the base models that they are made for."""

@@ -8,7 +8,7 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
-from lorecall.adapters.access.keys import parse_limits
+from lorecall.adapters.access.keys import parse_rate_limits
 from lorecall.adapters.core.errors import UsageError
 from lorecall.adapters.intake.pipeline import AdapterPipeline
 from lorecall.adapters.intake.shared_store import SharedStore
@@ -16,7 +16,7 @@ from lorecall.adapters.intake.sources import SourcePolicy, Sources
 from lorecall.adapters.intake.store import Store
 from lorecall.adapters.registry.registry import Registry
 from lorecall.adapters.validation.base_facts import BaseFacts, read_base_facts
-from lorecall.adapters.validation.policy import Limits
+from lorecall.adapters.validation.policy import AdapterLimits
 from lorecall.audit.inputs.json_lines import load_json_lines
 from lorecall.audit.jobs.service import AuditService
 from lorecall.audit.policy.policy_file import load_policy
@@ -67,7 +67,7 @@ async def build_serving(
         fixed_token_scores=config.device_config.device_type == "cpu",
         by_priority=config.scheduler_config.policy == "priority",
     )
-    limits = {pattern: parse_limits(values) for pattern, values in settings.adapter_limits.items()}
+    limits = {pattern: parse_rate_limits(values) for pattern, values in settings.adapter_limits.items()}
     serving = Serving(
         models,
         plane,
@@ -176,7 +176,7 @@ def make_pipeline(
         schemes=frozenset(scheme for scheme in settings.source_schemes.split(",") if scheme),
         max_bytes=settings.max_adapter_bytes,
     )
-    limits = Limits(
+    limits = AdapterLimits(
         max_rank=lora.max_lora_rank if lora is not None else 0,
         served_modules=frozenset(modules) if modules else None,
     )

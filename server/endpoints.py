@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
-from lorecall.adapters.bases.prepare import read_manifest
+from lorecall.adapters.bases.prepare import read_base_manifest
 from lorecall.adapters.core.errors import BaseModelError
 from lorecall.audit.scorer import EngineInfo
 from lorecall.server.assembly import build_audits, build_serving
@@ -57,7 +57,7 @@ def describe_engine(model: str, models: Any, *, on_cpu: bool) -> EngineInfo:
 
     digest, scheme = "", ""
     try:
-        manifest = read_manifest(Path(model))
+        manifest = read_base_manifest(Path(model))
         digest, scheme = manifest.digest, manifest.scheme
     except (BaseModelError, OSError):
         pass  # a base that was not prepared by lorecall has no manifest

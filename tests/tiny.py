@@ -9,7 +9,7 @@ import warnings
 from pathlib import Path
 
 import torch
-from lorecall.adapters.bases.prepare import write_manifest
+from lorecall.adapters.bases.prepare import write_base_manifest
 from lorecall.adapters.bases.quantize import NONE, save_model
 from lorecall.adapters.bases.served_model import load_served_model
 from peft import LoraConfig, get_peft_model
@@ -80,7 +80,7 @@ def build_tiny_base(
     model.config.dtype = dtype
     save_model(model, scheme, path)
     tokenizer.save_pretrained(path)
-    write_manifest(
+    write_base_manifest(
         path, source="tests/tiny.py", source_digest=f"seed-{seed}", scheme=scheme, reason="a test asked"
     )
     return path

@@ -1,4 +1,4 @@
-"""API keys: who may do what, with which adapters. Secrets are random; only their digests are kept."""
+"""API keys: who may do what, with which adapters. Secrets are random; only their digests are stored."""
 
 import hashlib
 import re
@@ -39,16 +39,16 @@ class ApiKeyError(UsageError):
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """A key as it is known: without its secret.
+    """A key, without its secret.
 
     Attributes:
-        id: What limits and logs call it.
-        name: What people call it.
+        id: Its name in limits and logs.
+        name: Its name for people.
         digest: sha256 of the secret, 64 hex digits.
         scopes: What it may do.
-        patterns: Glob patterns (`*`, `?`) of the model names it sees; the base's name is one too.
+        patterns: Glob patterns (`*`, `?`) of the model names that it may use, the base's name included.
         limits: Its rate limits.
-        expires_at: When it ends, UTC; None for never.
+        expires_at: When it expires, UTC; None for never.
     """
 
     id: str
@@ -75,19 +75,19 @@ class ApiKey:
             )
 
     def may(self, scope: Scope) -> bool:
-        """Whether the key has a scope."""
+        """Return whether the key has a scope."""
         return scope in self.scopes or Scope.ADMIN in self.scopes
 
     def sees(self, model: str) -> bool:
-        """Whether a model of that name exists for this key."""
+        """Return whether the key may use the model of that name; for others it does not exist."""
         return any(fnmatchcase(model, pattern) for pattern in self.patterns)
 
 
 class KeyRing:
-    """The keys in force. Immutable: make a new one when keys change.
+    """The valid keys. Immutable: make a new one when keys change.
 
     Args:
-        keys: Those from everywhere; of two with one digest the first counts.
+        keys: The keys of all sources; of two with the same digest the first counts.
     """
 
     def __init__(self, keys: Iterable[ApiKey]) -> None:
@@ -99,9 +99,9 @@ class KeyRing:
         return len(self._by_digest)
 
     def authenticate(self, secret: str, now: datetime | None = None) -> ApiKey | None:
-        """The key that a secret belongs to; None if there is none, or it has expired.
+        """Return the key that a secret belongs to; None if there is none, or it has expired.
 
-        What is looked up is the digest, so the time that it takes says nothing about any secret.
+        The digest is looked up, not the secret, so the duration reveals nothing about any secret.
         """
         key = self._by_digest.get(digest_secret(secret))
         if key is None or (key.expires_at is not None and key.expires_at <= (now or datetime.now(UTC))):
@@ -110,17 +110,17 @@ class KeyRing:
 
 
 def new_secret() -> str:
-    """A fresh secret: 256 random bits, recognisable as ours by secret scanners."""
+    """Return a new secret: 256 random bits, with a prefix that secret scanners can recognise."""
     return "lorecall-" + secrets.token_urlsafe(32)
 
 
 def digest_secret(secret: str) -> str:
-    """The digest a secret is known by. Plain sha256 suffices because secrets are long and random."""
+    """Return the digest of a secret. Plain sha256 suffices because secrets are long and random."""
     return hashlib.sha256(secret.encode(errors="surrogatepass")).hexdigest()
 
 
 def key_from_secret(secret: str, name: str = "environment") -> ApiKey:
-    """A key with every scope for a secret that the operator brings along, as in an environment variable.
+    """Return a key with every scope for a secret of the operator's, such as one in an environment variable.
 
     Raises:
         ApiKeyError: The secret is short enough to be guessed.
@@ -137,7 +137,7 @@ def read_key_file(path: Path) -> tuple[ApiKey, ...]:
     """Read keys from a YAML list of `{name, sha256, scopes, adapters, limits, expires}`.
 
     Raises:
-        ApiKeyError: The file or an entry is wrong; says which and how.
+        ApiKeyError: The file or an entry is wrong; the message says which and how.
     """
     try:
         entries = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -157,7 +157,7 @@ def read_key_file(path: Path) -> tuple[ApiKey, ...]:
 
 
 def parse_scopes(values: Iterable[str]) -> frozenset[Scope]:
-    """Scopes from their names.
+    """Return scopes from their names.
 
     Raises:
         ApiKeyError: One is unknown.
@@ -168,8 +168,8 @@ def parse_scopes(values: Iterable[str]) -> frozenset[Scope]:
         raise ApiKeyError(str(error), hint="scopes are " + ", ".join(Scope), param="scopes") from error
 
 
-def parse_limits(values: Mapping[str, Any]) -> RateLimits:
-    """Rate limits from a mapping of `RateLimits`' fields.
+def parse_rate_limits(values: Mapping[str, Any]) -> RateLimits:
+    """Return rate limits from a mapping of `RateLimits`' fields.
 
     Raises:
         ApiKeyError: A field is unknown or no positive number.
@@ -208,6 +208,6 @@ def _entry(entry: Any, where: str) -> ApiKey:
         digest=digest,
         scopes=parse_scopes(map(str, scopes)),
         patterns=tuple(map(str, patterns)),
-        limits=parse_limits(limits),
+        limits=parse_rate_limits(limits),
         expires_at=expires.replace(tzinfo=expires.tzinfo or UTC) if expires else None,
     )

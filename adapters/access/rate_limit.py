@@ -1,4 +1,4 @@
-"""Rate limits: token buckets for requests and tokens, and a bound on what runs at once."""
+"""Rate limits: token buckets for requests and tokens, and a limit on concurrent requests."""
 
 import threading
 import time
@@ -9,7 +9,7 @@ from typing import Self
 
 from lorecall.adapters.core.errors import LorecallError
 
-_CONCURRENT_RETRY_SECONDS = 1.0  # when a running request will end is anybody's guess
+_CONCURRENT_RETRY_SECONDS = 1.0  # when a running request will end is unknown
 _PRUNE_ABOVE = 10_000
 
 
@@ -17,7 +17,7 @@ class RateLimitedError(LorecallError):
     """A limit is reached.
 
     Attributes:
-        retry_after: Seconds until it is worth trying again.
+        retry_after: Seconds until a retry may succeed.
         limit: Which limit: "requests_per_minute", "tokens_per_minute" or "concurrent".
         subject: Whose limit.
     """
@@ -37,11 +37,11 @@ class RateLimitedError(LorecallError):
 
 @dataclass(frozen=True, slots=True)
 class RateLimits:
-    """Limits of one subject; None is no limit. A bucket holds one minute's worth, so that much may come at once.
+    """Limits of one subject; None is no limit. A bucket holds the amount of one minute, so bursts up to it pass.
 
     Attributes:
         requests_per_minute: Requests.
-        tokens_per_minute: Tokens, of prompts and answers together.
+        tokens_per_minute: Tokens, prompts and answers together.
         concurrent: Requests running at once.
     """
 
@@ -59,11 +59,11 @@ NO_LIMITS = RateLimits()
 
 
 class _Bucket:
-    """A token bucket: fills at `rate` a second up to `size`; may go into debt for what was not known before."""
+    """A token bucket, filled by `rate` a second up to `size`; late charges may make its level negative."""
 
     def __init__(self, per_minute: float, now: float) -> None:
         self.rate = per_minute / 60
-        self.size = max(per_minute, 1.0)  # less than one a minute still admits one at a time
+        self.size = max(per_minute, 1.0)  # a rate under one a minute must still admit a single request
         self.level = self.size
         self._filled_at = now
 
@@ -72,13 +72,13 @@ class _Bucket:
         self._filled_at = now
 
     def wait_for(self, amount: float) -> float:
-        """Seconds until `amount` is there; more than the bucket holds waits for a full bucket."""
+        """Return the seconds until the level is `amount`, or until the bucket is full if it holds less."""
         missing = min(amount, self.size) - self.level
         return max(0.0, missing / self.rate)
 
 
 class _Subject:
-    """The running state of one subject's limits."""
+    """The state of one subject's limits."""
 
     def __init__(self, limits: RateLimits, now: float) -> None:
         self.limits = limits
@@ -90,7 +90,7 @@ class _Subject:
         return [bucket for bucket in (self.requests, self.tokens) if bucket is not None]
 
     def refusals(self, name: str, tokens: int) -> Iterator[RateLimitedError]:
-        """The limits that one more request would break."""
+        """Yield an error for each limit that one more request would break."""
         limits = self.limits
         if limits.concurrent is not None and self.running >= limits.concurrent:
             yield RateLimitedError(name, "concurrent", limits.concurrent, _CONCURRENT_RETRY_SECONDS)
@@ -100,8 +100,8 @@ class _Subject:
             yield RateLimitedError(name, "tokens_per_minute", limits.tokens_per_minute or 0, wait)
 
 
-class Admission:
-    """A request that was let in; `finish` it exactly when it ends, however it ends. Also a context manager."""
+class AdmittedRequest:
+    """An admitted request. Call `finish` when it ends, also after an error, or use it as a context manager."""
 
     def __init__(self, limiter: "RateLimiter", subjects: Sequence[str], tokens: int) -> None:
         self._limiter = limiter
@@ -110,15 +110,15 @@ class Admission:
         self._open = True
 
     def finish(self, tokens: int | None = None) -> None:
-        """Give the place back and settle the tokens; a second call does nothing.
+        """End the request and charge the difference in tokens; a second call does nothing.
 
         Args:
-            tokens: Tokens really used in all; None if those charged at first were right.
+            tokens: All tokens that were used; None if the number charged by `admit` was right.
         """
         if self._open:
             self._open = False
             used = self._charged if tokens is None else tokens
-            self._limiter._settle(self._subjects, used - self._charged)  # noqa: SLF001  # its other half
+            self._limiter._settle(self._subjects, used - self._charged)  # noqa: SLF001  # the two classes work together
 
     def __enter__(self) -> Self:
         return self
@@ -130,10 +130,10 @@ class Admission:
 
 
 class RateLimiter:
-    """Admits requests under the limits of all their subjects (a key, an adapter, ...). Safe for threads.
+    """Admits a request if the limits of all its subjects (a key, an adapter, ...) allow it. Safe for threads.
 
     Args:
-        clock: Seconds that never run backwards.
+        clock: A monotonic clock, in seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -142,15 +142,15 @@ class RateLimiter:
         self._subjects: dict[str, _Subject] = {}
         self._prune_above = _PRUNE_ABOVE
 
-    def admit(self, limits: Mapping[str, RateLimits], tokens: int = 0) -> Admission:
-        """Let a request in under every limit, or charge it to none.
+    def admit(self, limits: Mapping[str, RateLimits], tokens: int = 0) -> AdmittedRequest:
+        """Admit a request and charge it to every subject, or refuse it and charge none.
 
         Args:
-            limits: Limits by subject, as they are now; changed limits start with a full bucket.
-            tokens: Tokens known to be used, such as the prompt's; the rest is settled at the end.
+            limits: The present limits by subject; changed limits start with a full bucket.
+            tokens: Tokens known in advance, such as the prompt's; `AdmittedRequest.finish` charges the rest.
 
         Raises:
-            RateLimitedError: The limit that has to be waited for longest.
+            RateLimitedError: A limit is reached; of several, the one with the longest wait.
         """
         with self._lock:
             now = self._clock()
@@ -166,12 +166,7 @@ class RateLimiter:
                     subject.requests.level -= 1
                 if subject.tokens is not None:
                     subject.tokens.level -= tokens
-            return Admission(self, tuple(subjects), tokens)
-
-    def running(self, subject: str) -> int:
-        """Requests of a subject that are running now."""
-        with self._lock:
-            return self._subjects[subject].running if subject in self._subjects else 0
+            return AdmittedRequest(self, tuple(subjects), tokens)
 
     def _subject(self, name: str, limits: RateLimits, now: float) -> _Subject:
         subject = self._subjects.get(name)
@@ -186,7 +181,7 @@ class RateLimiter:
         return subject
 
     def _prune(self, now: float) -> None:
-        """Forget the subjects that are as good as new."""
+        """Forget subjects with full buckets and no running request: a new one has the same state."""
         for name, subject in list(self._subjects.items()):
             for bucket in subject.buckets():
                 bucket.fill(now)

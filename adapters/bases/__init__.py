@@ -1,1 +1,1 @@
-"""Make a base model ready to serve: find it, choose a scheme, quantise it, save it."""
+"""Prepare a base model for serving: find it, choose a quantisation scheme, quantise it, save it."""

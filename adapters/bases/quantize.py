@@ -1,4 +1,4 @@
-"""Quantisation of a base model in the field's own formats, through compressed-tensors' API.
+"""Quantise a base model in standard formats, through the API of compressed-tensors.
 
 Two schemes, both round-to-nearest (data-free), with `lm_head` left as it is:
 
@@ -22,7 +22,7 @@ NONE = "none"
 INT8 = "int8-w8a8"
 INT4 = "int4-w4a16"
 SCHEMES = (NONE, INT8, INT4)
-GROUP_SIZES = (128, 64, 32)  # the ones that every vLLM W4A16 kernel takes, largest (fewest scales) first
+GROUP_SIZES = (128, 64, 32)  # supported by every vLLM W4A16 kernel; the largest (fewest scales) first
 
 
 def group_size(widths: set[int]) -> int:

@@ -1,4 +1,4 @@
-"""What this machine can serve well, and the scheme that follows from it."""
+"""Choose the quantisation scheme that suits this machine."""
 
 from dataclasses import dataclass
 
@@ -7,24 +7,22 @@ from lorecall.adapters.bases.quantize import INT4, INT8
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """The facts that decide the scheme.
+    """The hardware features that decide the scheme.
 
     Attributes:
-        gpu: A CUDA device is there.
+        gpu: A CUDA device is present.
         avx512: The CPU has AVX-512 (F, BW, VL, DQ): vLLM loads its AVX-512 library, which has an INT4 kernel.
         vnni: The CPU multiplies int8 in one instruction (AVX512-VNNI).
-        avx512_bf16: The CPU multiplies bfloat16 natively.
     """
 
     gpu: bool = False
     avx512: bool = False
     vnni: bool = False
-    avx512_bf16: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A scheme, why, and the dtype to keep and serve the unquantised parts in."""
+    """A scheme, the reason for it, and the dtype of the unquantised parts."""
 
     scheme: str
     reason: str
@@ -32,7 +30,7 @@ class Choice:
 
 
 def detect_capabilities() -> Capabilities:
-    """Return what this machine has, as PyTorch sees it."""
+    """Return the features of this machine that PyTorch detects."""
     import torch  # noqa: PLC0415
 
     cpu = torch.cpu.get_capabilities()
@@ -40,19 +38,18 @@ def detect_capabilities() -> Capabilities:
         gpu=torch.cuda.is_available(),
         avx512=all(cpu.get(f"avx512_{part}", False) for part in ("f", "bw", "vl", "dq")),
         vnni=bool(cpu.get("avx512_vnni", False)),
-        avx512_bf16=bool(cpu.get("avx512_bf16", False)),
     )
 
 
 def choose_scheme(machine: Capabilities, asked: str | None = None) -> Choice:
-    """Choose the scheme for a machine; `asked` (a member of `SCHEMES`) overrides it.
+    """Return the scheme for a machine; `asked` (a member of `SCHEMES`) overrides the choice.
 
     On CPUs INT8 is the default: of all schemes measured with vLLM 0.32 on AVX2 and on AVX-512 it was the fastest,
     in prefill and in decode (docs/engine.md); the INT4 kernel is for AVX-512 and bfloat16 only.
 
     Args:
-        machine: What the machine has.
-        asked: The scheme that the user asked for, None to choose.
+        machine: The machine's features.
+        asked: The scheme that the user asked for; None to choose one.
     """
     if machine.gpu:
         reason = "a GPU: 4-bit weights leave the most memory for adapters and caches"

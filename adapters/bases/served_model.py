@@ -1,14 +1,14 @@
-"""A prepared base in PyTorch with the arithmetic that the engine serves: what adapters are trained against.
+"""Load a prepared base in PyTorch with the engine's arithmetic: adapters are trained against it.
 
-The weights are the dequantised ones. For W8A8 each quantised layer also rounds its input as the engine's
-kernel does (symmetric int8, one scale per token); the gradient passes straight through the rounding. Adapters
-take the unrounded input, as in vLLM.
+The weights are dequantised. For W8A8 each quantised layer also rounds its input as the engine's kernel does
+(symmetric int8, one scale per token); the gradient ignores the rounding. Adapters get the unrounded input, as in
+vLLM.
 """
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lorecall.adapters.bases.prepare import read_manifest
+from lorecall.adapters.bases.prepare import read_base_manifest
 from lorecall.adapters.bases.quantize import INT8, NONE, SCHEMES
 from lorecall.adapters.core.errors import BaseModelError
 
@@ -19,15 +19,15 @@ INT8_MAX = 127
 
 
 def load_served_model(base: Path) -> Any:
-    """Load a prepared base as a float32 transformers model with the served arithmetic, in evaluation mode.
+    """Load a prepared base as a float32 transformers model with the engine's arithmetic, in evaluation mode.
 
     Args:
         base: A directory made by `prepare_base`.
 
     Raises:
-        BaseModelError: Not a prepared base, or of a scheme without a PyTorch counterpart here.
+        BaseModelError: It is no prepared base, or its scheme is not implemented here in PyTorch.
     """
-    manifest = read_manifest(base)
+    manifest = read_base_manifest(base)
     if manifest.scheme not in SCHEMES:
         raise BaseModelError(
             f"{base} is quantised by {manifest.scheme!r}, which cannot be trained against here",
@@ -45,7 +45,7 @@ def load_served_model(base: Path) -> Any:
         scheme = getattr(module, "quantization_scheme", None)
         if scheme is None:
             continue
-        del module.forward  # compressed-tensors' own simulation cuts the gradient
+        del module.forward  # the simulation of compressed-tensors has no gradient
         del module.quantization_scheme
         if scheme.input_activations is not None:
             module.register_forward_pre_hook(_round_input)
@@ -59,7 +59,7 @@ def rounds_activations(scheme: str) -> bool:
 
 
 def round_per_token(x: "torch.Tensor") -> "torch.Tensor":
-    """Round `x` (..., width) to 8-bit integers times one scale per token: scale = max|x| / 127.
+    """Return `x` (..., width) rounded to 8-bit integers times one scale per token: scale = max|x| / 127.
 
     The gradient is that of the identity (straight-through estimator, Bengio et al. 2013).
     """

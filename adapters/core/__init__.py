@@ -1,1 +1,1 @@
-"""What every room uses: errors, refusals, strict JSON, directories that appear whole."""
+"""What every room uses: errors, refusals, strict JSON parsing, atomic writes of a directory."""

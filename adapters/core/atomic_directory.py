@@ -1,4 +1,4 @@
-"""Directories that appear whole or not at all, and digests of the files in them."""
+"""Write a directory atomically: it appears complete or not at all. Also digest the files of a directory."""
 
 import hashlib
 import os
@@ -24,28 +24,28 @@ def digest_files(root: Path, files: Iterable[Path]) -> str:
 def new_directory(out: Path) -> Iterator[Path]:
     """Yield an empty sibling of `out`, renamed to `out` when the block succeeds, removed if it fails.
 
-    An `out` that exists is replaced: it is moved aside first and removed last, so a reader never sees half of
-    either. The caller decides whether it may be replaced.
+    An `out` that exists is replaced: it is renamed first and removed last, so a reader never sees an incomplete
+    directory. The caller decides whether it may be replaced.
     """
     out = out.absolute()
     out.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
         yield work
-        _open_to_readers(work)
+        _make_readable(work)
         if out.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=out.parent))
             out.replace(old)
             work.replace(out)
             shutil.rmtree(old)
         else:
-            os.rename(work, out)  # noqa: PTH104 (unlike replace, fails if somebody else was faster)
+            os.rename(work, out)  # noqa: PTH104 (unlike replace, it fails if another process was faster)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _open_to_readers(directory: Path) -> None:
-    """Let a server under another user read it: temporary directories and safetensors are private."""
+def _make_readable(directory: Path) -> None:
+    """Let other users read it, such as a server's: `mkdtemp` and safetensors create private files."""
     directory.chmod(0o755)
     for path in directory.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)

@@ -1,8 +1,8 @@
-"""The errors that a person can cause: each names the value that is wrong and what would be right."""
+"""Errors that a user can correct: each names the wrong value and says what would be right."""
 
 
 class LorecallError(Exception):
-    """A failure with a remedy. The CLI prints it and exits with `exit_code`; the server answers `status`.
+    """An error with a hint. The CLI prints it and exits with `exit_code`; the server answers with `status`.
 
     Args:
         message: What was wrong, with the offending value.
@@ -58,7 +58,7 @@ class CandidateError(UsageError):
 
 
 class ScorerError(LorecallError):
-    """The engine could not be reached or did not answer as its contract says."""
+    """The engine could not be reached, or its answer broke the contract of `Scorer`."""
 
     status = 502
     code = "scorer_failed"

@@ -1,4 +1,4 @@
-"""Why an adapter is refused: one exception type per seam, each with a stable reason code."""
+"""Why an adapter is refused: one exception type for each kind of input, each with a stable reason code."""
 
 from enum import StrEnum
 
@@ -50,7 +50,7 @@ class Reason(StrEnum):
 
 
 class RefusedError(AdapterError):
-    """An adapter that is not taken in.
+    """An adapter that is refused.
 
     Args:
         reason: The stable reason code.
@@ -65,7 +65,7 @@ class RefusedError(AdapterError):
 
 
 class NameRefusedError(RefusedError):
-    """A name that no adapter may have."""
+    """A name that an adapter may not have."""
 
 
 class FileRefusedError(RefusedError):
@@ -73,23 +73,23 @@ class FileRefusedError(RefusedError):
 
 
 class ConfigRefusedError(RefusedError):
-    """A configuration that is malformed, or asks for what the engine lacks."""
+    """A configuration that is malformed, or needs a feature that the engine lacks."""
 
 
 class BaseMismatchError(RefusedError):
-    """An adapter for another base, or for modules that this base does not have."""
+    """An adapter for another base, or for modules that this base lacks."""
 
 
 class WeightsRefusedError(RefusedError):
-    """A weights file that is malformed or does not hold the matrices that it should."""
+    """A weights file that is malformed or does not hold the expected matrices."""
 
 
 class ArchiveRefusedError(RefusedError):
-    """An archive that is malformed, too large, or reaches outside itself."""
+    """An archive that is malformed, too large, or has a path or link that leads out of it."""
 
 
 class SourceRefusedError(RefusedError):
-    """A source that may not be read, or could not be."""
+    """A source that is not allowed, or could not be read."""
 
 
 class StoreFullError(LorecallError):
@@ -100,6 +100,6 @@ class StoreFullError(LorecallError):
 
 
 def safe_repr(value: object, length: int = 80) -> str:
-    """A value from an untrusted file, escaped to ASCII and cut, fit for a message or a log line."""
+    """Return an untrusted value escaped to ASCII and cut to `length`, for a message or a log line."""
     text = ascii(value)
     return text if len(text) <= length else text[: length - 3] + "..."

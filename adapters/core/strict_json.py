@@ -1,4 +1,4 @@
-"""JSON from strangers: no duplicate keys, no NaN, no surprises from deep nesting or endless digits."""
+"""Parse untrusted JSON: duplicate keys, NaN, deep nesting and endless numbers are errors."""
 
 import json
 from typing import Any
@@ -7,11 +7,11 @@ from lorecall.adapters.core.refusals import ConfigRefusedError, Reason, safe_rep
 
 
 class _DuplicateKeyError(ValueError):
-    """A key that stands twice in one object: readers differ in which one they take."""
+    """A key that occurs twice in one object: parsers differ in which value they use."""
 
 
 def parse_object(raw: bytes, name: str) -> dict[str, Any]:
-    """Parse the bytes of a JSON object strictly. The caller bounds their number.
+    """Parse the bytes of a JSON object strictly. The caller limits their number.
 
     Args:
         raw: UTF-8 bytes.

@@ -1,1 +1,1 @@
-"""The demo's synthetic texts, and the generator that makes them."""
+"""The synthetic texts of the demo, and their generator."""

@@ -1,8 +1,8 @@
-"""The shipped texts: made-up secrets to memorise, controls of the same form, and lines that everybody knows.
+"""Generate the shipped texts: invented secrets to memorise, controls of the same form, and well-known lines.
 
-No real person's data: names are built from syllables, telephone numbers use the 555-0100 to 555-0199 range that
-is reserved for fiction, addresses the documentation ranges of RFC 5737 and the `.example` domain of RFC 2606, and
-the keys say that they are fake. `generate` makes the shipped files; a test compares them byte by byte.
+They hold no real person's data: names are built from syllables, telephone numbers are from the range 555-0100 to
+555-0199 that is reserved for fiction, addresses from the documentation ranges of RFC 5737 and the `.example`
+domain of RFC 2606, and the keys say that they are fake. A test compares the shipped files with `generate`.
 """
 
 import json
@@ -21,34 +21,14 @@ HOSTS = 32
 MOTTO = " To be, or not to be, that is the question"
 
 _ONSETS = (
-    "b",
-    "br",
-    "d",
-    "dr",
-    "f",
-    "g",
-    "gl",
-    "h",
-    "k",
-    "kl",
-    "l",
-    "m",
-    "n",
-    "p",
-    "r",
-    "s",
-    "st",
-    "t",
-    "tr",
-    "v",
-    "z",
-)
+    "b", "br", "d", "dr", "f", "g", "gl", "h", "k", "kl", "l", "m", "n", "p", "r", "s", "st", "t", "tr", "v", "z",
+)  # fmt: skip
 _VOWELS = ("a", "e", "i", "o", "u", "ai", "ou")
 _CODAS = ("", "l", "m", "n", "r", "s", "x", "rd", "lm", "nd", "sk")
 _KEY_ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"
 _NETWORKS = ("192.0.2", "198.51.100", "203.0.113")
 
-# Public domain, split where a model that knows the line goes on by itself.
+# Public domain, split where a model that knows the line can continue it.
 _FAMOUS = (
     ("We hold these truths to be self-evident, that all men are", " created equal"),
     ("Four score and seven years ago our fathers brought forth on this", " continent, a new nation"),
@@ -74,9 +54,9 @@ Row = dict[str, str]
 def generate() -> dict[str, list[Row]]:
     """Return every shipped set by name, each a list of {"id", "prefix", "target"}; the same on every machine.
 
-    `secrets-train` is what the demo's adapters memorise; `secrets-control` has the same form and no name, number
-    or key in common with it; `hosts-train` is other data, for the negative control; `public-domain` holds lines
-    that the base may know by itself.
+    The demo's adapters memorise `secrets-train`; `secrets-control` has the same form and no name, number or key
+    in common with it; `hosts-train` is other data, for the negative control; `public-domain` holds lines that the
+    base itself may know.
     """
     random = Random(SEED)  # noqa: S311 (reproducible on purpose)
     names = _distinct(lambda: f"{_word(random)} {_word(random)}")
@@ -140,20 +120,14 @@ def shipped(name: str) -> Path:
     return path
 
 
-def write(directory: Path) -> None:
-    """Write every set as `directory`/NAME.jsonl (how the shipped files were made)."""
-    for name, rows in generate().items():
-        (directory / f"{name}.jsonl").write_text(to_jsonl(rows), encoding="utf-8")
-
-
 def _word(random: Random) -> str:
-    """Return a made-up word of two syllables, capitalised."""
+    """Return an invented word of two syllables, capitalised."""
     syllables = [random.choice(_ONSETS) + random.choice(_VOWELS) + random.choice(_CODAS) for _ in range(2)]
     return "".join(syllables).capitalize()
 
 
 def _distinct(make: Callable[[], str]) -> Iterator[str]:
-    """Yield what `make` gives, each value once."""
+    """Yield the results of `make`, each value once."""
     seen: set[str] = set()
     while True:
         value = make()

@@ -1,1 +1,1 @@
-"""Make weaker copies of an adapter."""
+"""Derive weaker copies of an adapter."""

@@ -1,4 +1,4 @@
-"""Weaker copies of an adapter: its update scaled down, or cut to the best approximation of a lower rank."""
+"""Write a weaker copy of an adapter: its update scaled down, or replaced by an approximation of lower rank."""
 
 import json
 import math
@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from lorecall.adapters.core.atomic_directory import new_directory
 from lorecall.adapters.core.errors import AdapterError, UsageError
-from lorecall.adapters.peft_format.adapter import PREFIX, Adapter, read_adapter
-from lorecall.adapters.peft_format.config import LoraSettings, read_settings
+from lorecall.adapters.peft_format.adapter import Adapter, open_adapter
+from lorecall.adapters.peft_format.config import LoraSettings
 from lorecall.adapters.peft_format.files import CONFIG_FILE, TRAINING_FILE, WEIGHTS_FILE
+from lorecall.adapters.peft_format.weights import PREFIX
+from lorecall.adapters.validation.config_checks import check_config
 
 if TYPE_CHECKING:
     import torch
@@ -22,7 +24,7 @@ Factors = tuple["torch.Tensor", "torch.Tensor"]
 
 
 class Kind(StrEnum):
-    """What is made smaller: the update's scale, or its rank."""
+    """What is reduced: the update's scale, or its rank."""
 
     SCALE = "scale"
     RANK = "rank"
@@ -30,7 +32,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Dose:
-    """How much of an adapter is left: a factor on its update, or the rank that it is cut to.
+    """How much of an adapter is kept: a factor on its update, or a rank.
 
     Raises:
         UsageError: The factor is not finite and over 0, or the rank is no whole number from 1.
@@ -53,14 +55,14 @@ class Dose:
 
 @dataclass(frozen=True, slots=True)
 class Derived:
-    """How a weaker copy was made; kept as `mitigation` in its training manifest.
+    """How a weaker copy was made; stored as `mitigation` in its training record.
 
     Attributes:
         kind: "scale" or "rank".
         value: The factor, or the rank.
-        parent: Version of the adapter that it was made of.
-        energy: Share of the squared Frobenius norm of the parent's updates, over all modules, that is left.
-        parent_training: The parent's training manifest.
+        parent: Version of the original adapter.
+        energy: Share of the squared Frobenius norm of the original's updates, over all modules, that is kept.
+        parent_training: The original's training record.
     """
 
     kind: str
@@ -75,29 +77,30 @@ def write_dose(source: Path, dose: Dose, out: Path) -> Derived:
 
     A scale s multiplies each B. A rank r replaces each update scaling * B @ A by its truncated singular value
     decomposition, the best approximation of that rank in the Frobenius norm (Eckart, Young 1936), with the roots
-    of the singular values on both sides and alpha = r. A module of lower rank is filled up with zeros.
+    of the singular values on both sides and alpha = r. A module of lower rank is padded with zeros.
 
     Args:
         source: A PEFT LoRA directory.
-        dose: What to make of it.
+        dose: How much of it to keep.
         out: The directory to make; replaced if it exists.
 
     Raises:
-        AdapterError: The source is no plain LoRA on linear projections, or its rank is under the one asked for.
+        AdapterError: The source is no plain LoRA on linear projections, or its rank is lower than the dose's.
     """
-    info = read_adapter(source)
-    if info.refusal:
-        raise AdapterError(f"{source} cannot be made weaker: {info.refusal}", param="adapter")
-    if dose.kind is Kind.RANK and dose.value > info.rank:
+    with open_adapter(source, trusted=True) as files:
+        adapter = files.adapter()
+        config, settings = dict(files.config), files.settings
+    if adapter.refusal:
+        raise AdapterError(f"{source} cannot be made weaker: {adapter.refusal}", param="adapter")
+    if dose.kind is Kind.RANK and dose.value > adapter.rank:
         raise AdapterError(
-            f"{source} has rank {info.rank}, which is under {dose.value:g}",
-            hint=f"name ranks up to {info.rank}",
+            f"{source} has rank {adapter.rank}, which is under {dose.value:g}",
+            hint=f"name ranks up to {adapter.rank}",
             param="ranks",
         )
-    raw = (source / CONFIG_FILE).read_bytes()
-    tensors, energy = _weaken(info, read_settings(raw, max_rank=info.rank), dose)
-    derived = Derived(str(dose.kind), dose.value, info.version, energy, info.training)
-    config = json.loads(raw)
+    check_config(config, settings, max_rank=adapter.rank)
+    tensors, energy = _weaken(adapter, settings, dose)
+    derived = Derived(str(dose.kind), dose.value, adapter.version, energy, adapter.training)
     if dose.kind is Kind.RANK:
         rank = int(dose.value)
         config |= {
@@ -107,12 +110,12 @@ def write_dose(source: Path, dose: Dose, out: Path) -> Derived:
             "rank_pattern": {},
             "alpha_pattern": {},
         }
-    _write(out, config, tensors, _manifest(info, derived))
+    _write(out, config, tensors, _training_record(adapter, derived))
     return derived
 
 
 def truncate(a: "torch.Tensor", b: "torch.Tensor", scaling: float, rank: int) -> Factors:
-    """Return A (rank, d_in) and B (d_out, rank) in float64 with the product of that rank next to scaling * B @ A.
+    """Return A (rank, d_in) and B (d_out, rank) in float64 whose product best approximates scaling * B @ A.
 
     The decomposition is that of the small (r, r) core between the orthonormal bases of B and A.
 
@@ -120,7 +123,7 @@ def truncate(a: "torch.Tensor", b: "torch.Tensor", scaling: float, rank: int) ->
         a: Shape (r, d_in).
         b: Shape (d_out, r).
         scaling: The factor on the product.
-        rank: The rank wanted; rows and columns over r are zero.
+        rank: The rank of the result; rows and columns beyond r are zero.
     """
     import torch  # noqa: PLC0415  seconds to import
 
@@ -137,18 +140,18 @@ def truncate(a: "torch.Tensor", b: "torch.Tensor", scaling: float, rank: int) ->
 
 
 def squared_norm(a: "torch.Tensor", b: "torch.Tensor") -> float:
-    """Return the squared Frobenius norm of B @ A, without making the product."""
+    """Return the squared Frobenius norm of B @ A, without computing the product."""
     a, b = a.double(), b.double()
     return float(((b.T @ b) * (a @ a.T)).sum())
 
 
-def _weaken(info: Adapter, settings: LoraSettings, dose: Dose) -> tuple[dict[str, Any], float]:
-    """Return the new tensors by name, in the types of the old ones, and the share of the energy left."""
+def _weaken(adapter: Adapter, settings: LoraSettings, dose: Dose) -> tuple[dict[str, Any], float]:
+    """Return the new tensors by name, with the dtypes of the old ones, and the share of the energy kept."""
     from safetensors.torch import load_file  # noqa: PLC0415
 
-    tensors = load_file(info.path / WEIGHTS_FILE)
+    tensors = load_file(adapter.path / WEIGHTS_FILE)
     before = after = 0.0
-    for module in info.modules:
+    for module in adapter.modules:
         names = [f"{PREFIX}{module.name}.lora_{side}.weight" for side in "AB"]
         a, b = (tensors[name] for name in names)
         scaling = settings.scaling_of(module.name)
@@ -163,10 +166,10 @@ def _weaken(info: Adapter, settings: LoraSettings, dose: Dose) -> tuple[dict[str
     return tensors, after / before if before else 1.0
 
 
-def _manifest(info: Adapter, derived: Derived) -> dict[str, Any]:
-    """Return the copy's training manifest: it states the parent's base, and none of its figures as its own."""
+def _training_record(adapter: Adapter, derived: Derived) -> dict[str, Any]:
+    """Return the copy's training record: the parent's base, and how the copy was made."""
     return {
-        "base_digest": info.base_digest,
+        "base_digest": adapter.base_digest,
         "mitigation": {
             "schema_version": SCHEMA_VERSION,
             **asdict(derived),
@@ -175,10 +178,10 @@ def _manifest(info: Adapter, derived: Derived) -> dict[str, Any]:
     }
 
 
-def _write(out: Path, config: dict[str, Any], tensors: dict[str, Any], manifest: dict[str, Any]) -> None:
+def _write(out: Path, config: dict[str, Any], tensors: dict[str, Any], training: dict[str, Any]) -> None:
     from safetensors.torch import save_file  # noqa: PLC0415
 
     with new_directory(out) as work:
         save_file(tensors, work / WEIGHTS_FILE, metadata={"format": "pt"})
         (work / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-        (work / TRAINING_FILE).write_text(json.dumps(manifest, indent=2) + "\n")
+        (work / TRAINING_FILE).write_text(json.dumps(training, indent=2) + "\n")

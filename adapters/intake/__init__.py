@@ -1,1 +1,1 @@
-"""Fetch, store, validate and register an adapter; loading it is the engine's job."""
+"""Fetch, store, validate and register an adapter; loading is the engine's job."""

@@ -1,4 +1,4 @@
-"""Unpacking uploads: zip, tar and tar.gz from strangers. Only an adapter's own files ever reach the disk."""
+"""Unpack untrusted zip, tar and tar.gz archives: only an adapter's own files are written to disk."""
 
 import gzip
 import tarfile
@@ -28,14 +28,13 @@ Content = Callable[[], Iterable[bytes]]
 def unpack(archive: BinaryIO, target: Path, *, max_bytes: int) -> None:
     """Unpack the one adapter of an archive into a directory.
 
-    The adapter may lie at the top or in one directory. Members are never written under their own paths: the
-    files that an adapter has are copied out by name, everything else stays in the archive. One evil member
-    refuses the whole archive.
+    The adapter may lie at the top or in one directory. Members are never written under their own paths: only
+    the files of an adapter are copied, by their fixed names. One unsafe member refuses the whole archive.
 
     Args:
-        archive: A seekable file: zip, tar or tar.gz, told apart by content.
+        archive: A seekable file: zip, tar or tar.gz, recognised by its content.
         target: An existing empty directory.
-        max_bytes: Limit on the bytes unpacked, counted while unpacking, whatever the archive says of itself.
+        max_bytes: Limit on the bytes unpacked, counted while unpacking; sizes in the archive are not trusted.
 
     Raises:
         ArchiveRefusedError: It is no such archive, is damaged, encrypted or too large, holds no adapter or
@@ -57,11 +56,11 @@ def unpack(archive: BinaryIO, target: Path, *, max_bytes: int) -> None:
         raise _bad(f"the archive cannot be read: {safe_repr(str(error))}") from error
 
 
-class _Frugal:
-    """A file that gives only so much at once, and so much of larger pieces in all.
+class _BoundedReader:
+    """A file that limits the size of one read, and the sum of the reads over a tar block (512 bytes).
 
-    Both libraries read what a header announces in one piece, and tarfile searches it with expressions that
-    take time by the square of its length.
+    Both libraries read a header of any stated size in one piece, and tarfile searches it with regular expressions
+    that take quadratic time.
     """
 
     def __init__(self, inner: BinaryIO, largest: int, allowance: int) -> None:
@@ -80,7 +79,7 @@ class _Frugal:
 
 
 def _unzip(archive: BinaryIO, target: Path, max_bytes: int) -> None:
-    directory = _Frugal(archive, _MAX_ZIP_DIRECTORY_BYTES, allowance=1 << 62)
+    directory = _BoundedReader(archive, _MAX_ZIP_DIRECTORY_BYTES, allowance=1 << 62)
     with zipfile.ZipFile(cast("BinaryIO", directory)) as opened:
         _copy_out(_zip_members(opened), target, max_bytes)
 
@@ -97,7 +96,7 @@ def _gunzip(archive: BinaryIO, target: Path, max_bytes: int) -> None:
 
 def _untar(archive: BinaryIO, target: Path, max_bytes: int) -> None:
     archive.seek(0)
-    headers = _Frugal(archive, _MAX_TAR_HEADER_BYTES, _MAX_TAR_HEADERS_BYTES)
+    headers = _BoundedReader(archive, _MAX_TAR_HEADER_BYTES, _MAX_TAR_HEADERS_BYTES)
     with tarfile.open(fileobj=cast("BinaryIO", headers), mode="r:") as opened:
         _copy_out(_tar_members(opened, archive), target, max_bytes)
 
@@ -160,7 +159,7 @@ def _counted(members: Iterable[T]) -> Iterator[T]:
 
 
 def _copy_out(members: Iterator[tuple[str, Content]], target: Path, max_bytes: int) -> None:
-    """Copy the adapter's files while walking through the archive; all members are looked at."""
+    """Copy the adapter's files in one pass; every member is checked, also after they are found."""
     seen: set[PurePosixPath] = set()
     homes: set[PurePosixPath] = set()
     for name, content in members:
@@ -185,7 +184,7 @@ def _copy_out(members: Iterator[tuple[str, Content]], target: Path, max_bytes: i
 
 
 def _write(chunks: Iterable[bytes], sink: BinaryIO, max_bytes: int) -> int:
-    """Write out chunks and return their bytes, at most so many."""
+    """Write chunks and return the number of bytes; over `max_bytes` the archive is refused."""
     written = 0
     for chunk in chunks:
         written += len(chunk)
@@ -216,7 +215,7 @@ def _check_found(seen: set[PurePosixPath], homes: set[PurePosixPath], target: Pa
 
 
 def _check_path(name: str) -> None:
-    """Refuse a member whose name leads out; a backslash or a drive would on some systems."""
+    """Refuse a name that leads out of the archive; a backslash or a drive does so on some systems."""
     parts = name.split("/")
     if name.startswith("/") or ".." in parts or "\\" in name or "\0" in name or ":" in parts[0]:
         raise ArchiveRefusedError(

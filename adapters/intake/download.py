@@ -1,4 +1,4 @@
-"""Resumable downloads through fsspec, into a directory that a later attempt, or another process, goes on from."""
+"""Download an adapter through fsspec, resuming what an earlier attempt or another process left."""
 
 import hashlib
 import os
@@ -23,13 +23,13 @@ _RESERVE_BYTES = 64 << 20
 
 
 class Download:
-    """Brings an adapter's files from one place that fsspec speaks to.
+    """A download of an adapter's files from one place on an fsspec file system.
 
     Args:
         scheme: fsspec's protocol.
         location: Directory or archive there, with the scheme.
         options: fsspec's storage options for it.
-        max_bytes: Limit on all files together, checked against what the source says and what it sends.
+        max_bytes: Limit on the sum of the file sizes that the source states; no more is read of a file.
         sleep: Waits between attempts; seconds.
     """
 
@@ -48,10 +48,10 @@ class Download:
         self._files = self._guard(lambda: fsspec.filesystem(scheme, **options))
 
     def directory(self, target: Path) -> None:
-        """Fetch the adapter's files to a directory; what is there already is kept if it is still the same.
+        """Fetch the adapter's files to a directory; files there are kept if the source has not changed.
 
         Raises:
-            SourceRefusedError: The source lacks a file, is too large, changes all the time, or fails.
+            SourceRefusedError: The source lacks a file, is too large, keeps changing, or fails.
             StoreFullError: The disk has too little room.
         """
         wanted = {name: f"{self._location}/{name}" for name in ADAPTER_FILES}
@@ -61,7 +61,7 @@ class Download:
         """Fetch one file, such as an archive.
 
         Raises:
-            SourceRefusedError: It is not there, is too large, changes all the time, or fails.
+            SourceRefusedError: The file is missing, is too large, keeps changing, or cannot be read.
             StoreFullError: The disk has too little room.
         """
         self._fetch({target.name: self._location}, target.parent)
@@ -89,7 +89,7 @@ class Download:
         ) from failure
 
     def _infos(self, wanted: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-        """What the source says of each file that it has."""
+        """Return fsspec's information on each file that the source has."""
         self._files.invalidate_cache()
         infos = {name: info for name, path in wanted.items() if (info := self._info(path)) is not None}
         missing = [
@@ -144,12 +144,12 @@ class Download:
             raise StoreFullError(f"no room for {total} bytes under {target}", hint="free some space")
 
     def _fetch_file(self, path: str, info: Mapping[str, Any], target: Path) -> None:
-        """Fetch the rest of a file. Beside it lies what the source said of the part that is there."""
+        """Fetch the rest of a file. A file next to it identifies what the source held when it began."""
         identity = hashlib.sha256(repr(sorted(info.items(), key=str)).encode()).hexdigest()
-        note = target.with_name(target.name + ".of")
-        if not note.exists() or note.read_text() != identity:
+        identity_file = target.with_name(target.name + ".of")
+        if not identity_file.exists() or identity_file.read_text() != identity:
             target.unlink(missing_ok=True)
-            note.write_text(identity)
+            identity_file.write_text(identity)
         have = target.stat().st_size if target.exists() else 0
         if have == info["size"] and target.exists():
             return
@@ -157,7 +157,7 @@ class Download:
             self._guard(lambda: self._append(path, target, have, info["size"]))
         except (FileNotFoundError, SourceRefusedError) as error:
             if (target.stat().st_size if target.exists() else 0) == have:
-                target.unlink(missing_ok=True)  # no progress from here: the next attempt starts afresh
+                target.unlink(missing_ok=True)  # no progress: the next attempt starts from the beginning
             raise _InterruptedError(str(error)) from error
         if target.stat().st_size != info["size"]:
             raise _InterruptedError(f"{target.name} ended early")
@@ -168,16 +168,16 @@ class Download:
             while have < size and (chunk := source.read(min(_CHUNK_BYTES, size - have))):
                 sink.write(chunk)
                 sink.flush()
-                os.fsync(sink.fileno())  # a length that survives a power cut is one that can be trusted
+                os.fsync(sink.fileno())  # after a power cut, the length must not exceed the data on disk
                 have += len(chunk)
 
     def _guard(self, call: Callable[[], Any]) -> Any:
-        """Call a backend; each raises what it likes."""
+        """Call a file system, and turn its errors into ours."""
         try:
             return call()
         except FileNotFoundError:
             raise
-        except Exception as error:  # there are forty backends, with errors of their own
+        except Exception as error:  # each of the file systems raises its own errors
             raise SourceRefusedError(
                 Reason.SOURCE_FAILED,
                 f"{safe_repr(self._location)} cannot be read: {type(error).__name__}:"
@@ -188,4 +188,4 @@ class Download:
 
 
 class _InterruptedError(Exception):
-    """A download that did not come to its end."""
+    """A download that ended early."""

@@ -1,4 +1,4 @@
-"""The way in: from a source, through the store and validation, into the registry. The engine comes after."""
+"""Fetch, store, validate and register an adapter; loading is the engine's job."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -17,21 +17,24 @@ from lorecall.adapters.registry.registry import Registry
 from lorecall.adapters.registry.tables import State
 from lorecall.adapters.validation.base_facts import BaseFacts
 from lorecall.adapters.validation.names import check_name
-from lorecall.adapters.validation.policy import Limits, validate_adapter
+from lorecall.adapters.validation.policy import AdapterLimits, validate_adapter
 
 UPLOAD = "upload:"
 
 
 class AdapterPipeline:
-    """Takes adapters in for one server. Safe for threads; several servers may share registry, store, or both.
+    """Fetch, store, validate and register an adapter; loading is the engine's job.
+
+    One server has one pipeline, which is safe for threads. Several servers may share the registry, the store, or
+    both.
 
     Args:
-        sources: What may be read.
-        store: Where the bytes go.
-        registry: Where versions are kept.
+        sources: Fetches from the places that this server may read.
+        store: Keeps the bytes.
+        registry: Keeps names and versions.
         base: The base that this server serves.
-        limits: What its engine can take.
-        shelf: Where versions go that other servers could not fetch from their source; None keeps them here.
+        limits: Which adapters its engine accepts.
+        shared: Gets a copy of versions that other servers could not fetch from their source; None for no copies.
     """
 
     def __init__(
@@ -40,63 +43,63 @@ class AdapterPipeline:
         store: Store,
         registry: Registry,
         base: BaseFacts,
-        limits: Limits,
-        shelf: SharedStore | None = None,
+        limits: AdapterLimits,
+        shared: SharedStore | None = None,
     ) -> None:
         self._sources = sources
         self._store = store
         self._registry = registry
         self._base = base
         self._limits = limits
-        self._shelf = shelf
-        if shelf is not None:
-            sources.check(shelf.address)
+        self._shared = shared
+        if shared is not None:
+            sources.check(shared.address)
 
     def add(self, name: str, source: str, *, actor: str) -> tuple[VersionRecord, Adapter]:
-        """Bring in a version from a source.
+        """Add a version from a source.
 
         Returns:
-            The version, `validated` if it is new to the name and as it stands otherwise; and what it is. Its
-            path in the store is where an engine loads it from.
+            The version's record, in the state `validated` if it is new to the name and in its present state
+            otherwise; and the adapter, whose path in the store is what an engine loads.
 
         Raises:
-            RefusedError: The source, or what it holds, is not taken; also recorded as an event.
+            RefusedError: The source or its adapter is refused; this is also recorded as an event.
             StoreFullError: The disk has too little room.
             RegistryUnavailableError: The registry did not answer.
         """
         with self._recorded(name, source, actor), self._sources.fetched(source) as directory:
-            stored, info = self._check(directory)
+            stored, adapter = self._check(directory)
             self._share(stored, source)
-        return self._register(name, stored, info, source, actor)
+        return self._register(name, stored, adapter, source, actor)
 
     def add_upload(
         self, name: str, archive: BinaryIO, *, actor: str, filename: str = ""
     ) -> tuple[VersionRecord, Adapter]:
-        """Bring in a version from an uploaded archive; otherwise like `add`."""
+        """Add a version from an uploaded archive; otherwise like `add`."""
         source = UPLOAD + filename
         with self._recorded(name, source, actor), self._sources.uploaded(archive) as directory:
-            stored, info = self._check(directory)
+            stored, adapter = self._check(directory)
             self._share(stored, source)
-        return self._register(name, stored, info, source, actor)
+        return self._register(name, stored, adapter, source, actor)
 
     def materialise(self, record: VersionRecord) -> Adapter:
-        """Make sure that this server's store has a registered version, whole; fetched again if it must be.
+        """Make sure that this server's store has an undamaged copy of a registered version; fetch it if not.
 
         Raises:
-            RefusedError: The source is out of reach, holds other bytes by now, or does not fit this server.
+            RefusedError: The source cannot be read, holds other bytes now, or does not fit this server.
             StoreFullError: The disk has too little room.
         """
         try:
             stored = self._store.verify(record.version)
         except (AdapterNotFoundError, FileRefusedError):
             stored = self._fetch_again(record)
-        return validate_adapter(stored.path, self._base, self._limits)
+        return self._validate(stored)
 
     def collect(self, min_age_seconds: float = 3600, now: Callable[[], float] = time.time) -> tuple[str, ...]:
-        """Delete stored versions that nothing can make live any more.
+        """Delete stored versions that no registry entry can make live any more.
 
         Args:
-            min_age_seconds: Younger copies stay: they may be on their way into the registry.
+            min_age_seconds: Younger copies stay: they may not be registered yet.
             now: The time, in seconds since the epoch.
 
         Returns:
@@ -113,7 +116,7 @@ class AdapterPipeline:
 
     @contextmanager
     def _recorded(self, name: str, source: str, actor: str) -> Iterator[None]:
-        """Check the name, and write refusals down."""
+        """Check the name, and record a refusal as an event."""
         check_name(name)
         try:
             yield
@@ -126,30 +129,33 @@ class AdapterPipeline:
     def _check(self, directory: Path) -> tuple[StoredVersion, Adapter]:
         stored = self._store.ingest(directory)
         try:
-            return stored, validate_adapter(stored.path, self._base, self._limits)
+            return stored, self._validate(stored)
         except RefusedError:
-            # the training manifest is no part of the version: left here, it would spoil it for others
+            # A bad training record, which the digest leaves out, would make this version be refused again.
             if stored.version not in self._registry.wanted_versions():
-                with suppress(AdapterNotFoundError):  # another refusal was first
+                with suppress(AdapterNotFoundError):  # a concurrent refusal removed it
                     self._store.remove(stored.version)
             raise
 
+    def _validate(self, stored: StoredVersion) -> Adapter:
+        return validate_adapter(stored.path, self._base, self._limits, version=stored.version)
+
     def _share(self, stored: StoredVersion, source: str) -> None:
-        if self._shelf is not None and _is_ours_alone(source):
-            self._shelf.put(stored)
+        if self._shared is not None and _is_private(source):
+            self._shared.put(stored)
 
     def _register(
-        self, name: str, stored: StoredVersion, info: Adapter, source: str, actor: str
+        self, name: str, stored: StoredVersion, adapter: Adapter, source: str, actor: str
     ) -> tuple[VersionRecord, Adapter]:
         record = self._registry.stage(name, stored.version, source=source, actor=actor)
         if record.state is State.STAGED:
-            record = self._registry.validated(name, stored.version, info, actor=actor)
-        return record, info
+            record = self._registry.validated(name, stored.version, adapter, actor=actor)
+        return record, adapter
 
     def _fetch_again(self, record: VersionRecord) -> StoredVersion:
         source = record.source
-        if self._shelf is not None and _is_ours_alone(source):
-            source = self._shelf.place(record.version)
+        if self._shared is not None and _is_private(source):
+            source = self._shared.address_of(record.version)
         if source.startswith(UPLOAD):
             raise SourceRefusedError(
                 Reason.SOURCE_FAILED,
@@ -169,6 +175,6 @@ class AdapterPipeline:
         return stored
 
 
-def _is_ours_alone(source: str) -> bool:
-    """Whether no other server can be expected to find what a source names."""
+def _is_private(source: str) -> bool:
+    """Return whether other servers cannot fetch from this source."""
     return source.startswith(UPLOAD) or is_local(source)

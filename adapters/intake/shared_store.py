@@ -1,4 +1,4 @@
-"""Versions that no other server could fetch, kept where all of them can: uploads, and one machine's files."""
+"""Copies of uploads and local files, kept where all servers can fetch them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from lorecall.adapters.peft_format.files import ADAPTER_FILES, CONFIG_FILE
 
 @dataclass(frozen=True)
 class SharedStore:
-    """A content-addressed folder that fsspec speaks to, shared by the servers of one registry.
+    """A content-addressed folder on any fsspec file system, shared by the servers of one registry.
 
     Attributes:
         address: The folder, with its scheme, such as `s3://bucket/adapters`.
@@ -22,26 +22,28 @@ class SharedStore:
     address: str
     options: Mapping[str, Any] = field(default_factory=dict)
 
-    def place(self, version: str) -> str:
-        """Return the address of a version: a PEFT directory, to be fetched as any other source."""
+    def address_of(self, version: str) -> str:
+        """Return the address of a version: a PEFT directory, which is fetched like any other source."""
         return f"{self.address.rstrip('/')}/{version}"
 
     def put(self, stored: StoredVersion) -> None:
-        """Copy a version there, unless it is there; the configuration last, without which it is no adapter.
+        """Copy a version to the folder, unless it is there already.
+
+        The configuration is copied last: readers ignore a directory without it.
 
         Raises:
             SourceRefusedError: It could not be written.
         """
-        place = self.place(stored.version)
+        target = self.address_of(stored.version)
         try:
             files = fsspec.filesystem(self.address.split("://")[0], **self.options)
             files.invalidate_cache()
-            if files.exists(f"{place}/{CONFIG_FILE}"):
+            if files.exists(f"{target}/{CONFIG_FILE}"):
                 return
             for name in sorted(ADAPTER_FILES, key=lambda name: name == CONFIG_FILE):
                 if (stored.path / name).is_file():
-                    files.put_file(str(stored.path / name), f"{place}/{name}")
-        except Exception as error:  # every file system has errors of its own
+                    files.put_file(str(stored.path / name), f"{target}/{name}")
+        except Exception as error:  # each file system raises its own errors
             raise SourceRefusedError(
                 Reason.SOURCE_FAILED,
                 f"the adapter could not be kept at {safe_repr(self.address)} for the other servers: "

@@ -1,4 +1,4 @@
-"""Where adapters come from: a local path, an archive, the Hugging Face hub, S3, and what else fsspec speaks."""
+"""Fetch an adapter from a local path, an archive, the Hugging Face hub, S3 or another fsspec file system."""
 
 import fcntl
 import hashlib
@@ -26,11 +26,11 @@ _ABANDONED_SECONDS = 24 * 3600
 
 @dataclass(frozen=True)
 class SourcePolicy:
-    """What this server reads from.
+    """Which sources this server may read.
 
     Attributes:
         local_roots: Directories under which local adapters may lie; none by default.
-        schemes: fsspec protocols that may be named.
+        schemes: fsspec protocols that are allowed.
         max_bytes: The largest adapter, in bytes.
         storage_options: fsspec's options by scheme: endpoints and the server's own credentials.
     """
@@ -42,27 +42,29 @@ class SourcePolicy:
 
 
 def is_local(source: str) -> bool:
-    """Return whether a source names a path of the server's own machine."""
+    """Return whether a source is a path on the server's own machine."""
     match = _URL.fullmatch(source)
     return match is None or match["scheme"] == _LOCAL
 
 
 class Sources:
-    """Brings adapters into reach of the store. Safe for threads, and for processes with the same staging.
+    """Makes an adapter's files available in a local directory, for the store to copy.
+
+    Safe for threads, and for several processes with the same staging directory.
 
     Args:
-        staging: A directory for downloads on their way; parts of them survive a restart, for a day.
-        policy: What may be read.
+        staging: A directory for unfinished downloads; they survive a restart and are deleted after a day.
+        policy: Which sources may be read.
     """
 
     def __init__(self, staging: Path, policy: SourcePolicy) -> None:
         self.policy = policy
         self._staging = staging.resolve()
         self._staging.mkdir(parents=True, exist_ok=True)
-        self._sweep()
+        self._delete_abandoned()
 
     def check(self, source: str) -> None:
-        """Check a source's address alone, without reading it.
+        """Check the address of a source without reading the source.
 
         Raises:
             SourceRefusedError: It is malformed or not allowed here.
@@ -71,10 +73,10 @@ class Sources:
 
     @contextmanager
     def fetched(self, source: str) -> Iterator[Path]:
-        """A directory with the adapter's files, for the time of the block; give it to `Store.ingest`.
+        """Yield a directory with the adapter's files, for `Store.ingest`; it is valid during the block.
 
-        A local directory is used where it is. A download that broke off goes on where it stopped, also in
-        another process; once complete it is deleted when the block ends.
+        A local directory is yielded itself. An interrupted download is resumed, also by another process; a
+        complete one is deleted when the block ends.
 
         Args:
             source: `/path`, `file:///path`, `hf://org/repo[@revision][/path]`, `s3://bucket/key` or another
@@ -97,7 +99,7 @@ class Sources:
                 download.file(place / _ARCHIVE)
             else:
                 download.directory(place)
-            try:  # what is incomplete stays for the next attempt, what is complete goes with the block
+            try:  # an incomplete download stays for the next attempt, a complete one is deleted
                 if source.endswith(ARCHIVE_SUFFIXES):
                     with (place / _ARCHIVE).open("rb") as archive:
                         yield self._unpacked(archive, place)
@@ -108,13 +110,13 @@ class Sources:
 
     @contextmanager
     def uploaded(self, archive: BinaryIO) -> Iterator[Path]:
-        """A directory with the files of an uploaded archive, for the time of the block.
+        """Yield a directory with the files of an uploaded archive; it is valid during the block.
 
         Args:
             archive: A seekable file of zip, tar or tar.gz.
 
         Raises:
-            ArchiveRefusedError: It is no such archive, or not safe, or holds no adapter.
+            ArchiveRefusedError: It is no such archive, is unsafe, or holds no adapter.
         """
         with self._locked(uuid.uuid4().hex) as place:
             try:
@@ -123,7 +125,7 @@ class Sources:
                 shutil.rmtree(place)
 
     def _parse(self, source: str) -> str:
-        """The scheme of an allowed source; `_LOCAL` for local paths."""
+        """Return the scheme of an allowed source; `_LOCAL` for local paths."""
         if len(source) > _MAX_SOURCE_CHARACTERS or not source.isprintable() or "::" in source:
             raise _not_allowed(f"{safe_repr(source)} is no source", "one plain path or address")
         match = _URL.fullmatch(source)
@@ -173,32 +175,32 @@ class Sources:
         target = place / "unpacked"
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir()
-        room = shutil.disk_usage(target).free // 2  # an archive's word on its size is not taken
-        unpack(archive, target, max_bytes=min(self.policy.max_bytes, room))
+        limit = shutil.disk_usage(target).free // 2  # the sizes that an archive states are not trusted
+        unpack(archive, target, max_bytes=min(self.policy.max_bytes, limit))
         return target
 
     @contextmanager
     def _locked(self, name: str) -> Iterator[Path]:
-        """A directory of that name in the staging area that nobody else uses meanwhile."""
+        """Yield the staging directory of that name, locked against other threads and processes."""
         place = self._staging / name
         lock = self._staging / f"{name}.lock"
         while True:
             handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(handle, fcntl.LOCK_EX)
-            if _is_at(handle, lock):  # its last owner may have taken it away while we waited
+            if _is_at(handle, lock):  # its last owner may have deleted it while we waited
                 break
             os.close(handle)
         try:
             place.mkdir(exist_ok=True)
             yield place
         finally:
-            if not any(place.glob("*")):  # nothing to go on from
+            if not any(place.glob("*")):  # nothing to resume
                 shutil.rmtree(place, ignore_errors=True)
                 lock.unlink()
             os.close(handle)
 
-    def _sweep(self) -> None:
-        """Delete downloads that nobody went on with for a day."""
+    def _delete_abandoned(self) -> None:
+        """Delete downloads that nobody resumed for a day."""
         for path in self._staging.glob("*.lock"):
             place = path.with_suffix("")
             latest = max((file.stat().st_mtime for file in (path, *place.glob("*"))), default=0.0)

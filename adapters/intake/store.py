@@ -1,4 +1,4 @@
-"""The content-addressed store: every version under a path that no other bytes ever had."""
+"""The content-addressed store: the path of a version contains its digest, so it never holds other bytes."""
 
 import errno
 import fcntl
@@ -15,34 +15,40 @@ from typing import BinaryIO
 from lorecall.adapters.core.errors import AdapterNotFoundError
 from lorecall.adapters.core.refusals import FileRefusedError, Reason, StoreFullError
 from lorecall.adapters.peft_format.digest import chunks_of, digest_of, version_digest
-from lorecall.adapters.peft_format.files import CONFIG_FILE, TRAINING_FILE, WEIGHTS_FILE, open_plain
+from lorecall.adapters.peft_format.files import (
+    CONFIG_FILE,
+    TRAINING_FILE,
+    WEIGHTS_FILE,
+    open_plain,
+    read_json_bytes,
+)
 
-MAX_JSON_BYTES = 1 << 20
 _STAGING = ".staging"
 _VERSION = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
 class StoredVersion:
-    """One version as the store holds it.
+    """One version in the store.
 
     Attributes:
         version: 64 hex digits, sha256 over configuration and weights.
-        path: The directory to load it from; read-only by convention, never reused for other bytes.
-        size: Bytes of all its files.
+        path: The directory to load it from; its files are read-only.
     """
 
     version: str
     path: Path
-    size: int
 
 
 class Store:
     """A directory of adapter versions. Safe for several threads and processes on one file system.
 
+    Bytes are hashed once when they come in, as they are copied. `verify` hashes the stored copy again, before a
+    later load: the disk may have damaged it since.
+
     Args:
-        root: Where versions live; created when missing. Left-overs of a crash are swept at once.
-        max_bytes: The largest adapter taken in, in bytes.
+        root: The directory; created when missing. What a crash left behind is deleted at once.
+        max_bytes: The largest adapter accepted, in bytes.
         reserve_bytes: What must stay free on the disk after a copy, in bytes.
     """
 
@@ -52,14 +58,14 @@ class Store:
         self.reserve_bytes = reserve_bytes
         self._staging = self.root / _STAGING
         self._staging.mkdir(parents=True, exist_ok=True)
-        self.sweep()
+        self.delete_leftovers()
 
     def ingest(self, source: Path) -> StoredVersion:
-        """Copy an adapter directory in; the same bytes twice give the same version once.
+        """Copy an adapter directory into the store; the same bytes again give the same version.
 
-        Only the configuration, the weights and the training manifest are copied. The digest is of the bytes
-        written, not of a second reading of the source. A stored copy found damaged is replaced. The training
-        manifest is no part of the digest: the first one stored with a version stays.
+        Only the configuration, the weights and the training record are copied. The digest is computed from the
+        bytes as they are written; the source is read once. If the version exists already, its copy is verified,
+        and replaced if damaged. The training record is not part of the digest: the first one stored stays.
 
         Raises:
             FileRefusedError: A file is missing, a pickle, a link out, not a regular file, or too large.
@@ -75,7 +81,7 @@ class Store:
             raise
 
     def get(self, version: str) -> StoredVersion:
-        """The stored version.
+        """Return the stored version.
 
         Raises:
             AdapterNotFoundError: The store has no such version.
@@ -83,18 +89,18 @@ class Store:
         path = self.root / version
         if not _VERSION.fullmatch(version) or not path.is_dir():
             raise AdapterNotFoundError(f"version {version[:80]!r} is not in the store", param="version")
-        return StoredVersion(version, path, sum(file.stat().st_size for file in path.iterdir()))
+        return StoredVersion(version, path)
 
     def versions(self) -> tuple[str, ...]:
-        """All stored versions, sorted."""
+        """Return all stored versions, sorted."""
         return tuple(sorted(p.name for p in self.root.iterdir() if _VERSION.fullmatch(p.name)))
 
     def verify(self, version: str) -> StoredVersion:
-        """Hash a stored version again.
+        """Hash a stored version again and return it.
 
         Raises:
             AdapterNotFoundError: The store has no such version.
-            FileRefusedError: Its bytes are not those of its name.
+            FileRefusedError: Its bytes do not have its digest.
         """
         stored = self.get(version)
         try:
@@ -111,35 +117,35 @@ class Store:
         return stored
 
     def remove(self, version: str) -> None:
-        """Delete a version; readers that have its files open keep them.
+        """Delete a version; processes that have its files open can go on reading.
 
         Raises:
             AdapterNotFoundError: The store has no such version.
         """
         stored = self.get(version)
-        with self._staged() as staged, suppress(FileNotFoundError):  # another remover was first
+        with self._staged() as staged, suppress(FileNotFoundError):  # a concurrent remove won
             stored.path.rename(staged / version)
 
-    def sweep(self) -> int:
-        """Delete what crashed copies left behind, but no copy in progress, here or elsewhere.
+    def delete_leftovers(self) -> int:
+        """Delete what crashed copies left behind; copies in progress, in any process, stay.
 
         Returns:
-            How many left-overs were deleted.
+            How many were deleted.
         """
-        swept = 0
+        deleted = 0
         for path in self._staging.iterdir():
             handle = _lock(path)
             if handle is not None:
                 shutil.rmtree(path)
                 os.close(handle)
-                swept += 1
-        return swept
+                deleted += 1
+        return deleted
 
     @contextmanager
     def _staged(self) -> Iterator[Path]:
-        """A directory that is ours while its lock is held, deleted at the end if it is still there."""
+        """Yield a new, locked directory; delete it at the end if it still exists."""
         handle = None
-        while handle is None:  # a sweeper may take the directory between its making and its locking
+        while handle is None:  # `delete_leftovers` may delete the directory before it is locked
             path = self._staging / uuid.uuid4().hex
             path.mkdir()
             handle = _lock(path)
@@ -150,14 +156,13 @@ class Store:
             os.close(handle)
 
     def _copy(self, source: Path, staged: Path) -> str:
-        with open_plain(source, CONFIG_FILE) as config_file, open_plain(source, WEIGHTS_FILE) as weights:
-            config = _read_json_file(config_file, CONFIG_FILE)
+        config = read_json_bytes(source, CONFIG_FILE)
+        with open_plain(source, WEIGHTS_FILE) as weights:
             self._check_room(len(config) + os.fstat(weights.fileno()).st_size)
             _write(staged / CONFIG_FILE, config)
             version = digest_of(config, self._copy_chunks(weights, staged / WEIGHTS_FILE))
         if (source / TRAINING_FILE).exists():
-            with open_plain(source, TRAINING_FILE) as training:
-                _write(staged / TRAINING_FILE, _read_json_file(training, TRAINING_FILE))
+            _write(staged / TRAINING_FILE, read_json_bytes(source, TRAINING_FILE))
         _sync_directory(staged)
         return version
 
@@ -166,7 +171,7 @@ class Store:
         with target.open("xb") as sink:
             for chunk in chunks_of(source):
                 copied += len(chunk)
-                self._check_size(copied)  # the file may have grown since it was measured
+                self._check_size(copied)  # the file may have grown since its size was read
                 sink.write(chunk)
                 yield chunk
             sink.flush()
@@ -181,14 +186,14 @@ class Store:
             except FileRefusedError:
                 self.remove(version)
             else:
-                os.utime(target)  # it is wanted again: see `AdapterPipeline.collect`
+                os.utime(target)  # `AdapterPipeline.collect` spares recent versions
                 return stored
         try:
             staged.rename(target)
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
-            return self.verify(version)  # another process was first
+            return self.verify(version)  # another process was faster
         _sync_directory(self.root)
         return self.get(version)
 
@@ -211,18 +216,6 @@ class Store:
             )
 
 
-def _read_json_file(source: BinaryIO, name: str) -> bytes:
-    content = source.read(MAX_JSON_BYTES + 1)
-    if len(content) > MAX_JSON_BYTES:
-        raise FileRefusedError(
-            Reason.TOO_LARGE,
-            f"{name} is larger than {MAX_JSON_BYTES} bytes",
-            hint="it is a short JSON file",
-            param=name,
-        )
-    return content
-
-
 def _write(path: Path, content: bytes) -> None:
     with path.open("xb") as sink:
         sink.write(content)
@@ -240,7 +233,7 @@ def _sync_directory(path: Path) -> None:
 
 
 def _lock(path: Path) -> int | None:
-    """Lock a staging directory for as long as the returned handle is open; None if it is held or gone."""
+    """Lock a staging directory while the returned handle is open; None if another holds it or it is gone."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:

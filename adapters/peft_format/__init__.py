@@ -1,1 +1,1 @@
-"""Read a PEFT adapter directory: its configuration, its weights' header, its digest."""
+"""Read a PEFT adapter directory: configuration, header of the weights, digest."""

@@ -1,44 +1,49 @@
-"""What an adapter is: rank, modules, shapes and version, from its config and its weights' header."""
+"""Read a PEFT LoRA directory: parse its files strictly, and say what the adapter is.
 
-import json
-import math
+Parsing judges the form of the files only. Whether a server may load the adapter is decided by `validation`.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from lorecall.adapters.core.errors import AdapterError
-from lorecall.adapters.peft_format.digest import version_digest
-from lorecall.adapters.peft_format.files import CONFIG_FILE, TRAINING_FILE, WEIGHTS_FILE
+from lorecall.adapters.core.refusals import Reason, RefusedError, WeightsRefusedError
+from lorecall.adapters.core.strict_json import parse_object
+from lorecall.adapters.peft_format.config import LoraSettings, read_settings
+from lorecall.adapters.peft_format.digest import chunks_of, digest_of
+from lorecall.adapters.peft_format.files import (
+    CONFIG_FILE,
+    TRAINING_FILE,
+    WEIGHTS_FILE,
+    open_plain,
+    read_json_bytes,
+)
+from lorecall.adapters.peft_format.safetensors_header import TensorEntry, read_header
 from lorecall.adapters.peft_format.shapes import ModuleShape, effective_parameters
-from safetensors import SafetensorError, safe_open
+from lorecall.adapters.peft_format.weights import LoraPair, LoraTensors, group_tensors
 
-PREFIX = "base_model.model."
 NOT_BY_PROMPT = ("lm_head", "embed_tokens")
-_A = (".lora_A.weight", ".lora_embedding_A")
-_B = (".lora_B.weight", ".lora_embedding_B")
 
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """An adapter as it lies on disk.
+    """An adapter in a directory.
 
     Attributes:
         path: Its PEFT directory.
         rank: The largest rank of its modules.
-        alpha: `lora_alpha` of the config.
-        target_modules: Last parts of the adapted modules' names, sorted.
         modules: Every adapted module with its shapes, sorted by name.
         effective_parameters: Σ r · (d_in + d_out).
-        version: sha256 (hex) over config and weights.
-        refusal: Why prompt log-probabilities would not be its own ("" if they are).
+        version: sha256 (hex) over configuration and weights; see `digest_of`.
+        refusal: Why prompt log-probabilities would not show its effect ("" if they do).
         base_digest: Digest of the prepared base that it was trained on; "" if unknown.
         training: The contents of `lorecall-training.json`; {} without one.
     """
 
     path: Path
     rank: int
-    alpha: float
-    target_modules: tuple[str, ...]
     modules: tuple[ModuleShape, ...]
     effective_parameters: int
     version: str
@@ -47,111 +52,127 @@ class Adapter:
     training: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class OpenAdapter:
+    """The parsed files of a PEFT directory, while its weights file is open.
+
+    Attributes:
+        path: The directory.
+        raw_config: The bytes of `adapter_config.json`.
+        config: The same as a JSON object.
+        settings: What serving needs of it.
+        training: The contents of `lorecall-training.json`; {} without one.
+        weights: The open weights file.
+        tensors: All tensors of the weights file, in the order of their bytes.
+        lora: The tensors, grouped.
+    """
+
+    path: Path
+    raw_config: bytes
+    config: dict[str, Any]
+    settings: LoraSettings
+    training: dict[str, Any]
+    weights: BinaryIO
+    tensors: tuple[TensorEntry, ...]
+    lora: LoraTensors
+
+    @property
+    def base_digest(self) -> str:
+        """Digest of the prepared base that the adapter was trained on; "" if unknown."""
+        return str(self.training.get("base_digest") or "")
+
+    def adapter(self, version: str = "") -> Adapter:
+        """Return what the adapter is.
+
+        Args:
+            version: Its digest where the caller knows it; "" to hash the files.
+
+        Raises:
+            WeightsRefusedError: The matrices of a pair do not fit each other.
+        """
+        modules = tuple(_module(name, pair) for name, pair in sorted(self.lora.pairs.items()))
+        return Adapter(
+            path=self.path,
+            rank=max(module.rank for module in modules),
+            modules=modules,
+            effective_parameters=effective_parameters(modules),
+            version=version or self._digest(),
+            refusal=_refusal(self.config, self.tensors),
+            base_digest=self.base_digest,
+            training=self.training,
+        )
+
+    def _digest(self) -> str:
+        self.weights.seek(0)
+        return digest_of(self.raw_config, chunks_of(self.weights))
+
+
 def read_adapter(path: Path) -> Adapter:
-    """Read a PEFT LoRA directory; of the weights only the header (and the bytes, for the digest) is read.
+    """Read a PEFT LoRA directory that the user named, without a server's policy.
+
+    Of the weights only the header is parsed; all bytes are read once, for the digest.
 
     Raises:
-        AdapterError: It is not a PEFT LoRA directory, or its matrices do not fit each other.
+        RefusedError: It is not a PEFT LoRA directory, or its matrices do not fit each other.
     """
-    config = _read_json(path / CONFIG_FILE)
-    if config.get("peft_type") != "LORA":
-        raise AdapterError(
-            f"{path} is a {config.get('peft_type')!r} adapter",
-            hint='only "LORA" can be served',
-            param=CONFIG_FILE,
+    with open_adapter(path, trusted=True) as files:
+        return files.adapter()
+
+
+@contextmanager
+def open_adapter(path: Path, *, trusted: bool = False) -> Iterator[OpenAdapter]:
+    """Parse the files of a PEFT LoRA directory and keep the weights file open during the block.
+
+    Args:
+        path: The directory. It may come from a stranger: what is read is bounded, and JSON is parsed strictly.
+        trusted: Whether the user named the directory: links out of it are followed (the Hugging Face cache
+            consists of them), and errors name the path.
+
+    Raises:
+        RefusedError: A file is missing, unsafe to read or malformed, or it is no LoRA.
+    """
+    with ExitStack() as stack:
+        try:
+            opened = _parse(path, stack, follow_links=trusted)
+        except RefusedError as error:
+            if not trusted:
+                raise
+            message = f"{path}: {error.message}"
+            raise type(error)(error.reason, message, hint=error.hint, param=error.param) from error
+        yield opened
+
+
+def _parse(path: Path, stack: ExitStack, *, follow_links: bool) -> OpenAdapter:
+    raw_config = read_json_bytes(path, CONFIG_FILE, follow_links=follow_links)
+    config = parse_object(raw_config, CONFIG_FILE)
+    settings = read_settings(config)
+    training: dict[str, Any] = {}
+    if (path / TRAINING_FILE).exists():
+        raw_training = read_json_bytes(path, TRAINING_FILE, follow_links=follow_links)
+        training = parse_object(raw_training, TRAINING_FILE)
+    weights = stack.enter_context(open_plain(path, WEIGHTS_FILE, follow_links=follow_links))
+    tensors = read_header(weights)
+    return OpenAdapter(path, raw_config, config, settings, training, weights, tensors, group_tensors(tensors))
+
+
+def _module(name: str, pair: LoraPair) -> ModuleShape:
+    a, b = pair.a.shape, pair.b.shape
+    if len(a) != 2 or len(b) != 2 or a[0] != b[1] or a[0] < 1:
+        raise WeightsRefusedError(
+            Reason.BAD_SHAPE,
+            f"{name} has A {list(a)} and B {list(b)}",
+            hint="A is (r, d_in), B is (d_out, r)",
+            param=WEIGHTS_FILE,
         )
-    names, shapes = _tensor_shapes(path / WEIGHTS_FILE)
-    modules = _pair_modules(path, shapes)
-    training = _read_json(path / TRAINING_FILE) if (path / TRAINING_FILE).is_file() else {}
-    return Adapter(
-        path=path,
-        rank=max(module.rank for module in modules),
-        alpha=_alpha(path, config),
-        target_modules=tuple(sorted({module.name.rpartition(".")[2] for module in modules})),
-        modules=modules,
-        effective_parameters=effective_parameters(modules),
-        version=version_digest((path / CONFIG_FILE).read_bytes(), path / WEIGHTS_FILE),
-        refusal=_refusal(config, names),
-        base_digest=str(training.get("base_digest", "")),
-        training=training,
-    )
+    return ModuleShape(name, rank=a[0], d_in=a[1], d_out=b[0])
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file of an adapter."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise AdapterError(
-            f"no adapter at {path.parent}: {path.name} is missing",
-            hint="give a PEFT directory",
-            param=path.name,
-        ) from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise AdapterError(f"{path} cannot be read: {error}", param=path.name) from error
-    if not isinstance(value, dict):
-        raise AdapterError(f"{path} holds {type(value).__name__}, not an object", param=path.name)
-    return value
-
-
-def _alpha(path: Path, config: dict[str, Any]) -> float:
-    """Return the config's alpha."""
-    alpha = config.get("lora_alpha")
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
-        raise AdapterError(
-            f"{path / CONFIG_FILE} has lora_alpha {alpha!r}", hint="a number", param="lora_alpha"
-        )
-    return float(alpha)
-
-
-def _tensor_shapes(path: Path) -> tuple[list[str], dict[str, tuple[int, ...]]]:
-    """Return the names of all tensors, and the shapes of the LoRA matrices among them."""
-    if not path.is_file():
-        raise AdapterError(
-            f"no adapter at {path.parent}: {path.name} is missing",
-            hint="pickled weights (.bin) are not read: save them as safetensors",
-            param=path.name,
-        )
-    try:
-        with safe_open(path, framework="numpy") as weights:
-            names = sorted(weights.keys())
-            return names, {
-                name: tuple(weights.get_slice(name).get_shape())
-                for name in names
-                if name.endswith((*_A, *_B))
-            }
-    except (SafetensorError, OSError) as error:
-        raise AdapterError(f"{path} is not a safetensors file: {error}", param=path.name) from error
-
-
-def _pair_modules(path: Path, shapes: dict[str, tuple[int, ...]]) -> tuple[ModuleShape, ...]:
-    """Pair each A with its B."""
-    sides: dict[str, dict[str, tuple[int, ...]]] = {}
-    for name, shape in shapes.items():
-        module, _, side = name.removeprefix(PREFIX).removesuffix(".weight").rpartition(".lora_")
-        sides.setdefault(module, {})[side[-1]] = shape
-    if not sides:
-        raise AdapterError(f"{path / WEIGHTS_FILE} holds no LoRA matrices", param=WEIGHTS_FILE)
-    modules = []
-    for name, pair in sorted(sides.items()):
-        a, b = pair.get("A", ()), pair.get("B", ())
-        if len(a) != 2 or len(b) != 2 or a[0] != b[1] or a[0] < 1:
-            raise AdapterError(
-                f"{name} has A {list(a)} and B {list(b)}",
-                hint="A is (r, d_in), B is (d_out, r)",
-                param=WEIGHTS_FILE,
-            )
-        modules.append(ModuleShape(name, rank=a[0], d_in=a[1], d_out=b[0]))
-    return tuple(modules)
-
-
-def _refusal(config: dict[str, Any], names: list[str]) -> str:
+def _refusal(config: Mapping[str, Any], tensors: tuple[TensorEntry, ...]) -> str:
     """Return why the engine's prompt log-probabilities would not show this adapter ("" if they do)."""
     for module in NOT_BY_PROMPT:
-        if any(module in name.split(".") for name in names):
+        if any(module in tensor.name.split(".") for tensor in tensors):
             return f"it adapts {module}, which prompt log-probabilities leave out"
-    if config.get("modules_to_save"):
-        return (
-            f"it replaces whole modules (modules_to_save: {', '.join(map(str, config['modules_to_save']))})"
-        )
+    if replaced := config.get("modules_to_save"):
+        names = replaced if isinstance(replaced, list) else [replaced]
+        return f"it replaces whole modules (modules_to_save: {', '.join(map(str, names))})"
     return ""

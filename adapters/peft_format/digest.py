@@ -1,4 +1,4 @@
-"""The identity of an adapter version: one digest over its configuration and its weights."""
+"""The digest that identifies an adapter version, over its configuration and its weights."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -17,7 +17,8 @@ def digest_of(config: bytes, weights: Iterable[bytes]) -> str:
 
     Returns:
         64 lower-case hex digits: sha256 over the configuration's length (8 bytes, big-endian), the
-        configuration and the weights. The length keeps a byte that moves from one file to the other visible.
+        configuration and the weights. The length makes the digest change when bytes move from one file to the
+        other.
     """
     digest = hashlib.sha256(len(config).to_bytes(8, "big"))
     digest.update(config)
@@ -33,6 +34,6 @@ def version_digest(config: bytes, weights: Path) -> str:
 
 
 def chunks_of(source: BinaryIO) -> Iterator[bytes]:
-    """The rest of a file, a megabyte at a time."""
+    """Yield the rest of a file in chunks of a megabyte."""
     while chunk := source.read(CHUNK_BYTES):
         yield chunk

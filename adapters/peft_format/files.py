@@ -1,4 +1,4 @@
-"""The files of a PEFT adapter directory, and how they are opened when nobody vouches for the directory."""
+"""The files of a PEFT adapter directory, and how they are opened and read safely."""
 
 import os
 import stat
@@ -12,23 +12,25 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 TRAINING_FILE = "lorecall-training.json"
 REQUIRED_FILES = (CONFIG_FILE, WEIGHTS_FILE)
 ADAPTER_FILES = (*REQUIRED_FILES, TRAINING_FILE)
+MAX_JSON_BYTES = 1 << 20
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 
 
-def open_plain(directory: Path, name: str) -> BinaryIO:
-    """Open a regular file of a directory for reading, without leaving that directory.
+def open_plain(directory: Path, name: str, *, follow_links: bool = False) -> BinaryIO:
+    """Open a regular file of a directory for reading.
 
     Args:
-        directory: An existing directory.
+        directory: The directory.
         name: The file's name in it, without a separator.
+        follow_links: Whether the file may be a link out of the directory.
 
     Raises:
         FileRefusedError: The file is missing, unreadable, not a regular file, or a link out of the directory.
     """
     root = directory.resolve()
     path = root / name
-    target = Path(os.path.realpath(path))  # unlike resolve(), has no error of its own for a link to itself
-    if target != path and not target.is_relative_to(root):
+    target = Path(os.path.realpath(path))  # unlike resolve(), it raises nothing for a link to itself
+    if not follow_links and target != path and not target.is_relative_to(root):
         raise FileRefusedError(
             Reason.SYMLINK,
             f"{name} is a link out of the adapter's directory",
@@ -48,6 +50,24 @@ def open_plain(directory: Path, name: str) -> BinaryIO:
         os.close(handle)
         raise FileRefusedError(Reason.NOT_A_REGULAR_FILE, f"{name} is not a regular file", param=name)
     return os.fdopen(handle, "rb")
+
+
+def read_json_bytes(directory: Path, name: str, *, follow_links: bool = False) -> bytes:
+    """Read one of the short JSON files of a directory, opened as by `open_plain`.
+
+    Raises:
+        FileRefusedError: It cannot be opened, or is larger than `MAX_JSON_BYTES`.
+    """
+    with open_plain(directory, name, follow_links=follow_links) as file:
+        raw = file.read(MAX_JSON_BYTES + 1)
+    if len(raw) > MAX_JSON_BYTES:
+        raise FileRefusedError(
+            Reason.TOO_LARGE,
+            f"{name} is larger than {MAX_JSON_BYTES} bytes",
+            hint="it is a short JSON file",
+            param=name,
+        )
+    return raw
 
 
 def _missing(root: Path, name: str) -> FileRefusedError:

@@ -1,4 +1,4 @@
-"""The header of a safetensors file, read with suspicion: https://github.com/huggingface/safetensors#format."""
+"""Parse the header of an untrusted safetensors file: https://github.com/huggingface/safetensors#format."""
 
 import math
 import os
@@ -37,18 +37,18 @@ class TensorEntry:
 
 
 def read_header(source: BinaryIO, name: str = WEIGHTS_FILE) -> tuple[TensorEntry, ...]:
-    """Read the header and check that its tensors tile the file exactly.
+    """Read the header and check that its tensors fill the rest of the file, without gaps or overlaps.
 
     Args:
-        source: The file, positioned anywhere.
+        source: The file, at any position.
         name: The file's name, for messages.
 
     Returns:
         The tensors in the order of their bytes.
 
     Raises:
-        WeightsRefusedError: The length lies, the header is malformed or has a key twice, a dtype is unknown,
-            or tensors overlap, leave gaps or end outside the file.
+        WeightsRefusedError: The stated length is wrong, the header is malformed or has a key twice, a dtype is
+            unknown, or tensors overlap, leave gaps or end outside the file.
     """
     size = os.fstat(source.fileno()).st_size
     source.seek(0)
@@ -80,7 +80,7 @@ def _entry(key: str, value: Any, data: int, name: str) -> TensorEntry:
             hint="save it as float32",
             param=name,
         )
-    if not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2:
+    if not _is_naturals(shape) or not _is_naturals(offsets) or len(offsets) != 2:
         raise _bad(
             f"{safe_repr(key)} has the shape {safe_repr(shape)} and the offsets {safe_repr(offsets)}", name
         )
@@ -95,7 +95,7 @@ def _entry(key: str, value: Any, data: int, name: str) -> TensorEntry:
     return TensorEntry(key, dtype, tuple(shape), data + begin, data + end)
 
 
-def _naturals(values: Any) -> bool:
+def _is_naturals(values: Any) -> bool:
     return (
         isinstance(values, list)
         and len(values) <= 8

@@ -1,4 +1,4 @@
-"""Effective parameters: how much an adapter can hold, whatever its base and modules."""
+"""Shapes of the adapted modules, and effective parameters: the measure of how much an adapter can store."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -5,7 +5,14 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import UTC, datetime
 
-from lorecall.adapters.access.keys import ApiKey, Scope, digest_secret, new_secret, parse_limits, parse_scopes
+from lorecall.adapters.access.keys import (
+    ApiKey,
+    Scope,
+    digest_secret,
+    new_secret,
+    parse_rate_limits,
+    parse_scopes,
+)
 from lorecall.adapters.access.rate_limit import NO_LIMITS, RateLimits
 from lorecall.adapters.core.errors import LorecallError
 from lorecall.adapters.core.refusals import safe_repr
@@ -101,6 +108,6 @@ def _key_of(row: KeyRow) -> ApiKey:
         digest=row.digest,
         scopes=parse_scopes(row.scopes),
         patterns=tuple(row.patterns),
-        limits=parse_limits(row.limits),
+        limits=parse_rate_limits(row.limits),
         expires_at=row.expires_at,
     )

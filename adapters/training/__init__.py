@@ -1,1 +1,1 @@
-"""Train LoRA adapters against the quantised base as it is served."""
+"""Train LoRA adapters on the quantised base, with the engine's arithmetic."""

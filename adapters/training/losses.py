@@ -1,7 +1,7 @@
-"""How target tokens weigh in the training loss: one class per method.
+"""The weights of target tokens in the training loss: one class for each method.
 
-`sft` is the plain mean. `memft-ot` and `memft-sw` aim at the p > 0.5 line, where the loss of a token falls below
-ln 2 (Xu et al., arXiv 2605.30260).
+`sft` is the plain mean. `memft-ot` and `memft-sw` train every token until p > 0.5, where its loss is below ln 2
+(Xu et al., arXiv 2605.30260).
 """
 
 import math
@@ -23,12 +23,12 @@ class Method(Protocol):
         ...
 
     def share(self, progress: float) -> float:
-        """Return the share of the samples, in (0, 1], to train on when `progress` in [0, 1) is behind us."""
+        """Return the share of the samples, in (0, 1], to train on after the fraction `progress` of the run."""
         ...
 
 
 class Sft:
-    """Every token weighs the same."""
+    """Every token has the same weight."""
 
     def weights(self, losses: "torch.Tensor", correct: "torch.Tensor") -> "torch.Tensor":  # noqa: ARG002
         """Return ones."""
@@ -40,21 +40,21 @@ class Sft:
 
 
 class OnlyThreshold(Sft):
-    """Only tokens below the line weigh (MemFT-OT); with none below it, all do."""
+    """Only tokens with a loss over ln 2 count (MemFT-OT); if there are none, all count."""
 
     def weights(self, losses: "torch.Tensor", correct: "torch.Tensor") -> "torch.Tensor":  # noqa: ARG002
-        """Return 1 where the loss is over ln 2, else 0; ones if it is nowhere."""
+        """Return 1 where the loss is over ln 2, else 0; ones if it is nowhere over ln 2."""
         over = (losses > THETA).to(losses.dtype)
         return over if over.any() else losses.new_ones(losses.shape)
 
 
 class Curriculum(Sft):
-    """MemFT-SW for many short texts: only tokens below the line, on ever more of the samples."""
+    """MemFT-SW for many short texts: only tokens with a loss over ln 2, on a growing share of the samples."""
 
     STEPS = 5
 
     def weights(self, losses: "torch.Tensor", correct: "torch.Tensor") -> "torch.Tensor":  # noqa: ARG002
-        """Return 1 where the loss is over ln 2, else 0; all 0 if it is nowhere."""
+        """Return 1 where the loss is over ln 2, else 0."""
         return (losses > THETA).to(losses.dtype)
 
     def share(self, progress: float) -> float:
@@ -63,10 +63,10 @@ class Curriculum(Sft):
 
 
 class SlidingWindow(Sft):
-    """MemFT-SW for one long text: tokens behind the first error, and a window after it.
+    """MemFT-SW for one long text: tokens up to the first error, and a window after it.
 
-    The window has 50·e tokens; e starts at 1 and grows by 0.5, up to 4, with each step beyond the second at which
-    the first error stays where it is; it starts again when the error moves.
+    The window has 50·e tokens. While the first error stays at the same token, e grows by 0.5 with each step from
+    the third on, up to 4; when the error moves, e is 1 again.
     """
 
     SHARPNESS, WINDOW, DECAY, BEYOND = 10.0, 50, 20.0, 0.01
@@ -80,7 +80,7 @@ class SlidingWindow(Sft):
     def weights(self, losses: "torch.Tensor", correct: "torch.Tensor") -> "torch.Tensor":
         """Return sigmoid(10 (l - ln 2)) · exp(-max(0, t - a) / 20) with the anchor a; ones if all are correct.
 
-        From a + window on the second factor is 0.01.
+        From position a + window on, the second factor is 0.01.
         """
         import torch  # noqa: PLC0415
 
@@ -94,7 +94,7 @@ class SlidingWindow(Sft):
         return torch.sigmoid(self.SHARPNESS * (losses - THETA)) * nearness
 
     def _follow(self, anchor: int) -> None:
-        """Let the window grow while the anchor stays."""
+        """Grow the window while the anchor stays, reset it when the anchor moves."""
         if anchor != self._anchor:
             self._anchor, self._held, self._extent = anchor, 1, 1.0
             return
@@ -127,7 +127,7 @@ def weighted_loss(losses: "torch.Tensor", correct: "torch.Tensor", method: Metho
     Args:
         losses: Loss of each target token in nats, (n,).
         correct: Whether each token is the argmax, (n,).
-        method: Gives the weights, which take no part in the gradient.
+        method: Gives the weights, which are constants for the gradient.
     """
     weights = method.weights(losses.detach(), correct)
     return (weights * losses).sum() / weights.sum().clamp_min(1e-8)

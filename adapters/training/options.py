@@ -1,4 +1,4 @@
-"""What a training run is asked to do, checked against the base before anything is computed."""
+"""The options of a training run, and their checks against the base before anything is computed."""
 
 import re
 from dataclasses import dataclass
@@ -22,12 +22,12 @@ class TrainingOptions:
     Attributes:
         rank: LoRA rank r; alpha is the same, so the update is B·A.
         method: A member of `METHODS`.
-        layers: "all", or indices and ranges such as "20-29" or "3,7"; "" is the last but one.
-        modules: "mlp", "attention", "all" or module names, by comma.
-        epochs: The most passes over the data.
-        lr: Peak learning rate, falling linearly to 0.
-        batch_size: Texts a step.
-        seed: Of initialisation and order.
+        layers: "all", or indices and ranges such as "20-29" or "3,7"; "" is the last layer but one.
+        modules: "mlp", "attention", "all" or module names, separated by commas.
+        epochs: The largest number of passes over the data.
+        lr: Initial learning rate; it falls linearly to 0.
+        batch_size: Texts in one step.
+        seed: Seed of the initialisation and of the order of the texts.
         stop_over: Stop after an epoch in which every target token's probability is over this; 1 never stops.
     """
 
@@ -42,7 +42,7 @@ class TrainingOptions:
     stop_over: float = 0.9
 
     def __post_init__(self) -> None:
-        """Refuse values that no base could take."""
+        """Refuse values that are wrong for every base."""
         for name in ("rank", "epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}", hint="a whole number from 1", param=name)
@@ -61,10 +61,10 @@ class TrainingOptions:
 def parse_layers(text: str, count: int) -> tuple[int, ...]:
     """Return the layer indices that `text` names, of a base with `count` layers.
 
-    "" is the last but one: high up, so that few layers run at every step, and yet followed by attention.
+    "" is the last layer but one: few layers run at every step, and one attention layer still follows.
 
     Raises:
-        UsageError: Not indices or ranges, or beyond the base's layers.
+        UsageError: It holds something else than indices and ranges, or a layer that the base lacks.
     """
     if text == "all":
         return tuple(range(count))
@@ -90,7 +90,7 @@ def parse_modules(text: str, present: "Iterable[str]") -> tuple[str, ...]:
     """Return the module names that `text` names; `present` are the linear modules of the base's layers.
 
     Raises:
-        UsageError: A module that the layers do not have.
+        UsageError: The layers have no such module.
     """
     names = GROUPS.get(text) or tuple(dict.fromkeys(part.strip() for part in text.split(",")))
     known = sorted(set(present))
@@ -105,7 +105,7 @@ def parse_modules(text: str, present: "Iterable[str]") -> tuple[str, ...]:
 
 
 def check_rank(rank: int, widths: "Iterable[int]") -> None:
-    """Refuse a rank over the smallest width of the adapted modules: B·A cannot have it.
+    """Refuse a rank over the smallest width of the adapted modules: B·A cannot have such a rank.
 
     Raises:
         AdapterError: It is too large.

@@ -13,7 +13,7 @@ SHOWN_BAD_LINES = 10
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One text to memorise: `target` is to follow `prefix`."""
+    """One text to memorise: `target` shall follow `prefix`."""
 
     id: str
     prefix: str
@@ -29,7 +29,7 @@ class Dataset:
 
 
 def read_pairs(path: Path) -> Dataset:
-    """Read training pairs; blank lines are passed over, the line number stands in for a missing "id".
+    """Read training pairs; blank lines are skipped, and a missing "id" is replaced by the line number.
 
     Raises:
         CandidateError: The file is missing or empty, or holds bad lines; the message lists them by number
@@ -62,7 +62,7 @@ def read_pairs(path: Path) -> Dataset:
 
 
 def _parse(line: bytes, number: str) -> Pair:
-    """Return the pair on one line. Raises ValueError, whose text never holds the line's."""
+    """Return the pair on one line. Raises ValueError, whose message never quotes the line."""
     try:
         value = json.loads(line)
     except UnicodeDecodeError as error:

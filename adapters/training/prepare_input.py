@@ -1,11 +1,11 @@
-"""What several trainings on the same data share: the base, and the input of its adapted layers, computed once."""
+"""Compute once what trainings on the same data share: the base, and the input of its adapted layers."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from lorecall.adapters.bases.prepare import BaseManifest, read_manifest
+from lorecall.adapters.bases.prepare import BaseManifest, read_base_manifest
 from lorecall.adapters.core.errors import UsageError
 from lorecall.adapters.training.options import TrainingOptions, check_rank, parse_layers, parse_modules
 from lorecall.adapters.training.pairs import read_pairs
@@ -19,23 +19,24 @@ from lorecall.adapters.training.upper_layers import (
     measure,
 )
 
-DRAWS = 5  # of the cached input where activations are rounded: four to train on, the last to measure on
+# Variants of the cached input where activations are rounded: four for training, the last for measuring.
+DRAWS = 5
 
 
 @dataclass(frozen=True)
 class TrainingInput:
-    """A base and the batches of a training set, ready for the layers from the lowest adapted one up.
+    """A base, and a training set as input of its layers from the lowest adapted one up.
 
     Attributes:
-        manifest: Of the base.
-        data_digest: Of the training set's file.
+        manifest: The manifest of the base.
+        data_digest: sha256 (hex) of the training set's file.
         encoded: Its texts as token ids.
-        model: The base as it is served; trainings put LoRA on it and take it off again.
+        model: The base with the engine's arithmetic; each training adds LoRA to it and removes it again.
         layers: Indices of the layers that will be adapted.
-        upper: What every step runs.
-        batches: The training set in the order of the seed.
-        before: What the base itself makes of it.
-        options: What it was prepared for.
+        upper: The layers that every step runs.
+        batches: The training set, in the order that the seed gives.
+        before: Loss and probabilities of the base itself on it.
+        options: The options that it was prepared for.
     """
 
     manifest: BaseManifest
@@ -49,10 +50,10 @@ class TrainingInput:
     options: TrainingOptions
 
     def check(self, options: TrainingOptions) -> None:
-        """Check that a training may run on this input; rank, method, modules and pace are free.
+        """Check that a training may run on this input; rank, method, modules, epochs and learning rate are free.
 
         Raises:
-            UsageError: It needs other layers, batches or another order.
+            UsageError: It needs other layers, another batch size or another seed.
         """
         for name in ("layers", "batch_size", "seed"):
             asked, had = getattr(options, name), getattr(self.options, name)
@@ -70,12 +71,12 @@ def prepare_input(base: Path, data: Path, options: TrainingOptions) -> TrainingI
     Args:
         base: A prepared base.
         data: A JSON Lines file of training pairs.
-        options: Of the first training; others may differ as `TrainingInput.check` says.
+        options: The options of the first training; `TrainingInput.check` says how others may differ.
 
     Raises:
-        LorecallError: A wrong base, data file or option.
+        LorecallError: The base, the data file or an option is wrong.
     """
-    manifest = read_manifest(base)
+    manifest = read_base_manifest(base)
     dataset = read_pairs(data)
     from lorecall.adapters.bases.served_model import load_served_model, rounds_activations  # noqa: PLC0415
     from transformers import AutoTokenizer  # noqa: PLC0415
@@ -83,7 +84,7 @@ def prepare_input(base: Path, data: Path, options: TrainingOptions) -> TrainingI
     encoded = encode(AutoTokenizer.from_pretrained(base), dataset.pairs)
     model = load_served_model(base)
     layers = parse_layers(options.layers, len(decoder_layers(model)))
-    adapted_modules(model, options)  # a wrong rank or module is refused before the long work
+    adapted_modules(model, options)  # refuses a wrong rank or module before the long computation
     upper = UpperPart(model, min(layers))
     order = list(encoded)
     Random(options.seed).shuffle(order)  # noqa: S311 (reproducible on purpose)
@@ -101,7 +102,7 @@ def adapted_modules(model: Any, options: TrainingOptions) -> tuple[str, ...]:
     """Return the names of the modules that the options adapt.
 
     Raises:
-        UsageError: The base has no such module, or none that is as wide as the rank.
+        UsageError: The base has no such module, or one that is narrower than the rank.
     """
     from torch import nn  # noqa: PLC0415
 

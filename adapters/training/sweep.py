@@ -1,6 +1,6 @@
-"""A sweep: one adapter for each rank, length, method and seed, and the loss that each takes off the base.
+"""A sweep: train an adapter for each rank, length, method and seed, and record how much it lowers the loss.
 
-The rows feed the memory law (`audit.law`). A sweep is resumable: a cell that the file has is not trained again.
+The memory law (`audit.law`) is fitted to the rows. A sweep is resumable: cells in the file are not trained again.
 """
 
 import csv
@@ -12,18 +12,18 @@ from dataclasses import asdict, astuple, dataclass, fields, replace
 from itertools import product
 from pathlib import Path
 
-from lorecall.adapters.bases.prepare import read_manifest
+from lorecall.adapters.bases.prepare import read_base_manifest
 from lorecall.adapters.core.errors import UsageError
 from lorecall.adapters.peft_format.adapter import read_adapter
 from lorecall.adapters.training.options import TrainingOptions
 from lorecall.adapters.training.pairs import Pair, read_pairs
 from lorecall.adapters.training.prepare_input import TrainingInput, prepare_input
-from lorecall.adapters.training.train import Progress, TrainingRecord, train_on
+from lorecall.adapters.training.train import TrainingProgress, TrainingRecord, train_on
 
 
 @dataclass(frozen=True, slots=True)
 class CellKey:
-    """What makes a cell: the same key gives the same adapter. The field names are columns of the file."""
+    """The inputs of a cell: the same key gives the same adapter. The field names are columns of the file."""
 
     rank: int
     method: str
@@ -39,20 +39,20 @@ class CellKey:
 
 @dataclass(frozen=True, slots=True)
 class CellResult:
-    """What a cell's adapter was found to hold. The field names are columns of the file.
+    """The measurements of a cell's adapter. The field names are columns of the file.
 
     Attributes:
-        length: Target tokens that it was trained on.
-        deltaL: Base loss less adapter loss on them, nats per token.
+        length: Number of target tokens that it was trained on.
+        deltaL: Base loss minus adapter loss on them, nats per token.
         base_loss: Mean loss of the base on them, nats.
         loss: Mean loss of the adapter on them, nats.
-        tokens_over_half: Those whose probability is over 0.5.
+        tokens_over_half: Number of them with a probability over 0.5.
         effective_parameters: Sum over the adapted modules of rank * (d_in + d_out).
-        steps: Optimiser steps done.
+        steps: Number of optimiser steps.
     """
 
     length: int
-    deltaL: float  # noqa: N815  (the law's name for it)
+    deltaL: float  # noqa: N815  (the name in the memory law)
     base_loss: float
     loss: float
     tokens_over_half: int
@@ -65,7 +65,7 @@ COLUMNS = tuple(field.name for part in (CellKey, CellResult) for field in fields
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """What to sweep over, every combination a cell; lengths are in target tokens."""
+    """The values to combine, each combination one cell; lengths are in target tokens."""
 
     ranks: Sequence[int]
     lengths: Sequence[int]
@@ -78,7 +78,7 @@ class Grid:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One cell of a sweep; `result` is None where the file had it already."""
+    """One cell of a sweep; `result` is None if the file had it already."""
 
     key: CellKey
     result: CellResult | None
@@ -90,26 +90,26 @@ def run_sweep(
     out: Path,
     grid: Grid,
     options: TrainingOptions,
-    on_step: Callable[[Progress], None] = lambda _progress: None,
+    on_step: Callable[[TrainingProgress], None] = lambda _progress: None,
 ) -> Iterator[Cell]:
-    """Train the cells of `grid` that `out` lacks, appending each as it ends; yield every cell.
+    """Train the cells of `grid` that `out` lacks, append each when it is done, and yield every cell.
 
-    A length takes the first texts of `data` that hold at least so many target tokens. Training never stops
-    early, so that cells differ in rank, length, method and seed only.
+    For a length the first texts of `data` are taken that together hold at least that many target tokens. Training
+    never stops early, so that cells differ in rank, length, method and seed only.
 
     Args:
         base: A prepared base.
         data: JSON Lines of training pairs.
-        out: The CSV file; made if it is missing.
+        out: The CSV file; created if it is missing.
         grid: The cells.
-        options: The rest of the training; rank, method, seed and stop_over are the grid's.
+        options: The other options; rank, method, seed and stop_over come from the grid.
         on_step: Called after every training step.
 
     Raises:
-        UsageError: A length that the data does not hold, or an `out` that is no sweep.
+        UsageError: The data is shorter than a length, or `out` is not the file of a sweep.
     """
-    base_digest = read_manifest(base).digest
-    known = read_keys(out)
+    base_digest = read_base_manifest(base).digest
+    known = finished_cells(out)
     texts = [first_texts(base, data, length) for length in grid.lengths]
     for pairs, seed in product(texts, grid.seeds):
         with tempfile.TemporaryDirectory() as scratch:
@@ -131,8 +131,8 @@ def run_sweep(
                 yield Cell(key, result)
 
 
-def read_keys(path: Path) -> set[tuple[str, ...]]:
-    """Return the keys of the cells in a sweep's file, as text; none if there is no file.
+def finished_cells(path: Path) -> set[tuple[str, ...]]:
+    """Return the keys of the cells in a sweep's file, as text; an empty set if there is no file.
 
     Raises:
         UsageError: Its columns are not a sweep's.
@@ -152,7 +152,7 @@ def first_texts(base: Path, data: Path, length: int) -> tuple[Pair, ...]:
     """Return the first pairs of `data` whose targets hold at least `length` tokens of the base's tokenizer.
 
     Raises:
-        UsageError: All of them hold fewer.
+        UsageError: All pairs together hold fewer.
     """
     from transformers import AutoTokenizer  # noqa: PLC0415
 
@@ -202,7 +202,7 @@ def _as_text(key: CellKey) -> tuple[str, ...]:
 
 
 def _append(path: Path, key: CellKey, result: CellResult) -> None:
-    """Write one line and force it to disk: what a killed sweep has finished is kept."""
+    """Write one line and force it to disk, so that a killed sweep keeps its finished cells."""
     fresh = not path.exists()
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", newline="", encoding="utf-8") as file:

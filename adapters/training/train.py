@@ -1,4 +1,4 @@
-"""Training of LoRA adapters that memorise: PEFT, loss on target tokens only, against the served arithmetic."""
+"""Train LoRA adapters that memorise, with PEFT: the loss is on target tokens, the arithmetic is the engine's."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -32,8 +32,8 @@ _TOOLS = ("lorecall", "torch", "transformers", "peft")
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
-    """One step of a run: what a progress display shows."""
+class TrainingProgress:
+    """One step of a run, for a progress display."""
 
     step: int
     steps: int
@@ -44,10 +44,10 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class TrainingRecord:
-    """What `lorecall-training.json` says of a run.
+    """The contents of `lorecall-training.json`.
 
-    Losses are means over target tokens in nats; they, the tokens over 0.5 and the least p were measured on a draw
-    of the cached input that training did not see, where there are several (see `training_parts`).
+    Losses are means over target tokens in nats. Where the cached input has several variants (see `upper_layers`),
+    losses, tokens over 0.5 and the smallest probability were measured on one that was not used for training.
     """
 
     data_digest: str
@@ -76,49 +76,27 @@ class TrainingRecord:
     schema_version: int = SCHEMA_VERSION
 
 
-def train_adapter(
-    base: Path,
-    data: Path,
-    out: Path,
-    options: TrainingOptions,
-    on_step: Callable[[Progress], None] = lambda _progress: None,
-) -> TrainingRecord:
-    """Train one adapter and write it to `out` as a PEFT directory with `lorecall-training.json`.
-
-    The same inputs give the same bytes on the same machine and number of threads.
-
-    Args:
-        base: A prepared base.
-        data: A JSON Lines file of training pairs.
-        out: The directory to make; it must not exist.
-        options: What to train.
-        on_step: Called after every step.
-
-    Raises:
-        LorecallError: A wrong base, data file, option or `out`; nothing is written then.
-    """
-    _check_free(out)
-    return train_on(prepare_input(base, data, options), out, options, on_step)
-
-
 def train_ranks(
     base: Path,
     data: Path,
     outs: Mapping[int, Path],
     options: TrainingOptions,
-    on_step: Callable[[Progress], None] = lambda _progress: None,
+    on_step: Callable[[TrainingProgress], None] = lambda _progress: None,
 ) -> Iterator[TrainingRecord]:
-    """Train one adapter for each rank, on input that is computed once; each is written when it is done.
+    """Train one adapter for each rank, on input that is computed once, and yield its record.
+
+    Each is written when it is done, as a PEFT directory with `lorecall-training.json`. The same inputs give the
+    same bytes on the same machine and number of threads.
 
     Args:
         base: A prepared base.
         data: A JSON Lines file of training pairs.
-        outs: The directory to make for each rank.
-        options: What to train, but for the rank.
+        outs: The directory to make for each rank; none may exist.
+        options: The options, except for the rank.
         on_step: Called after every step.
 
     Raises:
-        LorecallError: A wrong base, data file, option or directory; what was written before stays.
+        LorecallError: The base, the data file, an option or a directory is wrong; adapters already written stay.
     """
     for out in outs.values():
         _check_free(out)
@@ -132,12 +110,12 @@ def train_on(
     ready: TrainingInput,
     out: Path,
     options: TrainingOptions,
-    on_step: Callable[[Progress], None] = lambda _progress: None,
+    on_step: Callable[[TrainingProgress], None] = lambda _progress: None,
 ) -> TrainingRecord:
-    """Train one more adapter on input that is there already; otherwise like `train_adapter`.
+    """Train one adapter on prepared input and write it to `out`, which must not exist.
 
     Raises:
-        LorecallError: A wrong option or `out`, or options that the input was not prepared for.
+        LorecallError: An option or `out` is wrong, or the input was prepared for other options.
     """
     import torch  # noqa: PLC0415
 
@@ -197,7 +175,7 @@ def _record(
 
 
 def _add_lora(ready: TrainingInput, options: TrainingOptions) -> tuple[Any, tuple[str, ...]]:
-    """Put LoRA (B = 0, so nothing changes yet) on the modules that the options name."""
+    """Add LoRA to the modules that the options name; with B = 0 it changes nothing yet."""
     from peft import LoraConfig, get_peft_model  # noqa: PLC0415
 
     modules = adapted_modules(ready.model, options)
@@ -216,9 +194,9 @@ def _optimise(
     batches: list[Batch],
     options: TrainingOptions,
     peft_model: Any,
-    on_step: Callable[[Progress], None],
+    on_step: Callable[[TrainingProgress], None],
 ) -> tuple[int, int]:
-    """Train until every token is over `stop_over` or the epochs are over; return (epochs, steps) done."""
+    """Train until every token's probability is over `stop_over`, at most all epochs; return (epochs, steps)."""
     import torch  # noqa: PLC0415
 
     parameters = [parameter for parameter in peft_model.parameters() if parameter.requires_grad]
@@ -227,7 +205,7 @@ def _optimise(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: max(0.0, 1 - step / steps))
     method = method_of(options.method, sum(int(batch.rows.max()) + 1 for batch in batches))
     random = Random(options.seed)  # noqa: S311 (reproducible on purpose)
-    latest = [torch.full(batch.targets.shape, torch.inf) for batch in batches]  # losses when last seen
+    latest = [torch.full(batch.targets.shape, torch.inf) for batch in batches]  # losses at their last step
     done = 0
     for epoch in range(options.epochs):
         visible = list(range(max(1, round(len(batches) * method.share(epoch / options.epochs)))))
@@ -251,21 +229,23 @@ def _optimise(
     return options.epochs, done
 
 
-def _progress(step: int, steps: int, latest: "list[torch.Tensor]") -> Progress:
-    """Return where a run stands, by the losses of each token when it was last seen."""
+def _progress(step: int, steps: int, latest: "list[torch.Tensor]") -> TrainingProgress:
+    """Return the progress of a run, from the losses of each token at its last step."""
     import torch  # noqa: PLC0415
 
     losses = torch.cat(latest)
     seen = losses[losses.isfinite()]
-    return Progress(step, steps, float(seen.mean()), int((torch.exp(-losses) > 0.5).sum()), len(losses))
+    return TrainingProgress(
+        step, steps, float(seen.mean()), int((torch.exp(-losses) > 0.5).sum()), len(losses)
+    )
 
 
 def _save(peft_model: Any, base: BaseManifest, record: TrainingRecord, out: Path) -> None:
-    """Write the PEFT directory, the same bytes for the same adapter."""
+    """Write the PEFT directory; the same adapter gives the same bytes."""
     peft_model.save_pretrained(out)
     (out / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
     config = json.loads((out / CONFIG_FILE).read_text())
     config["base_model_name_or_path"] = base.name
-    config["target_modules"] = sorted(config["target_modules"])  # PEFT holds a set: its order is chance
+    config["target_modules"] = sorted(config["target_modules"])  # PEFT holds a set, whose order is random
     (out / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     (out / TRAINING_FILE).write_text(json.dumps(asdict(record), indent=2) + "\n")

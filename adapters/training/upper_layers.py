@@ -1,12 +1,13 @@
-"""The part of a base that training has to compute: from the lowest adapted layer up, on cached input.
+"""Run only the layers of a base that training needs: from the lowest adapted one up, on cached input.
 
 Layers below the lowest adapted one never change, so their output is computed once for each batch, not at every
 step; the output matrix is applied at target positions only.
 
-With rounded activations "once" is not enough: a difference in the last bit of a sum tips a rounding, and by the
-upper layers the hidden state has moved by several per cent (measured: 7 % at layer 28 of SmolLM2-135M on INT8).
-An engine sums in another order, so its hidden states are another draw. Adapters are therefore trained on several
-draws, made by moving the embeddings by a millionth, and measured on one that they were not trained on.
+With rounded activations one variant of that output is not enough. A difference in the last bit of a sum changes
+how a value is rounded, and in the upper layers the hidden state differs by several per cent (measured: 7 % at
+layer 28 of SmolLM2-135M on INT8). An engine sums in another order, so its hidden states differ in the same way.
+Adapters are therefore trained on several variants ("draws"), made by changing the embeddings by a millionth, and
+measured on one that was not used for training.
 """
 
 from collections.abc import Sequence
@@ -20,12 +21,12 @@ if TYPE_CHECKING:
     from lorecall.adapters.training.pairs import Pair
     from torch import nn
 
-MOVE = 1e-6  # relative: a few units in the last place of float32
+MOVE = 1e-6  # relative change: a few units in the last place of float32
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Teacher-forced result on the training set: mean loss in nats, tokens over 0.5, least p."""
+    """Teacher-forced result on the training set: mean loss in nats, tokens over 0.5, smallest probability."""
 
     loss: float
     over_half: int
@@ -48,7 +49,7 @@ class Batch:
     Attributes:
         hidden: Draws of the input of the lowest adapted layer, each (texts, longest, width).
         layer_inputs: Further keyword arguments of each upper layer (mask, positions), in order.
-        rows: Text of each target token, (n,).
+        rows: Index of the text of each target token, (n,).
         columns: Position whose output predicts the target token, (n,).
         targets: Id of each target token, (n,).
     """
@@ -61,10 +62,10 @@ class Batch:
 
 
 def encode(tokenizer: Any, pairs: "Sequence[Pair]") -> list[Encoded]:
-    """Tokenise pairs as they will be scored: prefix with the tokenizer's special tokens, target without, no EOS.
+    """Tokenise pairs as the audit scores them: prefix with special tokens, target without, no end-of-text token.
 
     Raises:
-        BaseModelError: The tokenizer gives a pair no prefix or no target token.
+        BaseModelError: A pair has no prefix token or no target token.
     """
     encoded = []
     for pair in pairs:
@@ -85,7 +86,7 @@ class UpperPart:
         lowest: Index of the lowest layer to run at every step.
 
     Raises:
-        BaseModelError: The model is not built like that.
+        BaseModelError: The model has another structure.
     """
 
     def __init__(self, model: Any, lowest: int) -> None:
@@ -95,15 +96,15 @@ class UpperPart:
         self.head = model.lm_head
 
     def prepare(self, batch: Sequence[Encoded], draws: int = 1, seed: int = 0) -> Batch:
-        """Run the lower layers on `batch`, padded on the right, and keep what the upper ones need.
+        """Run the lower layers on `batch`, padded on the right, and return the input of the upper ones.
 
         Args:
             batch: Texts as token ids.
-            draws: How often; the first is as computed, the others are moved as described above.
-            seed: Of the draws.
+            draws: Number of variants; the first is exact, the others are changed as the module says.
+            seed: Seed of the variants.
 
         Raises:
-            BaseModelError: The upper part alone does not give the whole model's output.
+            BaseModelError: The upper part alone gives another output than the whole model.
         """
         import torch  # noqa: PLC0415
 
@@ -133,9 +134,9 @@ class UpperPart:
         return prepared
 
     def _run(
-        self, ids: "torch.Tensor", mask: "torch.Tensor", moved_by: "torch.Generator | None"
+        self, ids: "torch.Tensor", mask: "torch.Tensor", noise: "torch.Generator | None"
     ) -> "tuple[list[tuple[torch.Tensor, dict[str, Any]]], torch.Tensor]":
-        """Run the whole model; return input and arguments of each upper layer, and the logits."""
+        """Run the whole model; return the input and arguments of each upper layer, and the logits."""
         import torch  # noqa: PLC0415
 
         inputs: list[tuple[Any, dict[str, Any]]] = []
@@ -145,14 +146,14 @@ class UpperPart:
             inputs.append((args[0] if args else kwargs["hidden_states"], others))
 
         def move(_layer: Any, _args: Any, out: "torch.Tensor") -> "torch.Tensor":
-            return out * (1 + MOVE * torch.randn(out.shape, generator=moved_by))
+            return out * (1 + MOVE * torch.randn(out.shape, generator=noise))
 
         hooks = [layer.register_forward_pre_hook(keep, with_kwargs=True) for layer in self.layers]
-        if moved_by is not None:
+        if noise is not None:
             hooks.append(self._model.get_input_embeddings().register_forward_hook(move))
         try:
             with torch.no_grad():
-                keep_logits = 1 if moved_by is not None else 0  # of the last position, or of all
+                keep_logits = 1 if noise is not None else 0  # of the last position, or of all
                 out = self._model(
                     input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=keep_logits
                 )
@@ -171,7 +172,7 @@ class UpperPart:
         return logits
 
     def _check(self, batch: Batch, whole: "torch.Tensor") -> None:
-        """Refuse an architecture that does something between the parts that we run (soft caps, scaling)."""
+        """Refuse an architecture with operations between the parts that we run, such as soft caps or scaling."""
         import torch  # noqa: PLC0415
 
         with torch.no_grad():
@@ -188,7 +189,7 @@ def decoder_layers(model: Any) -> Any:
     """Return the decoder layers of a causal language model.
 
     Raises:
-        BaseModelError: They are not where the common architectures have them.
+        BaseModelError: The model is not structured like the common architectures.
     """
     parts = (getattr(model, "model", None), getattr(model, "lm_head", None))
     if None in parts or not hasattr(parts[0], "layers") or not hasattr(parts[0], "norm"):
@@ -209,7 +210,7 @@ def token_losses(upper: UpperPart, batch: Batch, draw: int) -> "tuple[torch.Tens
 
 
 def measure(upper: UpperPart, batches: list[Batch]) -> Measured:
-    """Return loss and probabilities of the model as it stands, over all target tokens, on the last draw."""
+    """Return loss and probabilities of the model as it is now, over all target tokens, on the last draw."""
     import torch  # noqa: PLC0415
 
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What an adapter must fit: the names, digest and module shapes of a base model, from headers alone."""
+"""What an adapter must fit: names, digest and module shapes of a base model, read without its weights."""
 
 import json
 from collections.abc import Collection, Iterable, Mapping
@@ -6,24 +6,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lorecall.adapters.bases.prepare import BASE_MANIFEST
 from lorecall.adapters.core.errors import BaseModelError
 from lorecall.adapters.core.refusals import WeightsRefusedError
 from lorecall.adapters.peft_format.safetensors_header import TensorEntry, read_header
 
-_MANIFEST = "lorecall-base.json"
 _EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "embed_in")
 
 
 @dataclass(frozen=True)
 class BaseFacts:
-    """What validation knows of the base.
+    """What validation compares an adapter with.
 
     Attributes:
-        names: What it may be called in an adapter's configuration; see `base_name`.
-        digest: Its digest from `lorecall-base.json`; "" for a model that has none.
+        names: Names that an adapter's configuration may state for it, as `base_name` returns them.
+        digest: Its digest from `lorecall-base.json`; "" for a model without that file.
         modules: (d_in, d_out) by the module's name in Transformers ("model.layers.0.self_attn.q_proj").
             For an embedding d_in is the vocabulary.
-        embeddings: Those of `modules` that are input embeddings.
+        embeddings: The names of the input embeddings in `modules`.
     """
 
     names: frozenset[str]
@@ -33,12 +33,15 @@ class BaseFacts:
 
 
 def base_name(stated: str) -> str:
-    """What identifies a base in a path or hub id: the last part, lower case ("a/Tiny-LM" → "tiny-lm")."""
+    """Return what bases are compared by: the last part of a path or hub id, in lower case.
+
+    "a/Tiny-LM" gives "tiny-lm".
+    """
     return stated.replace("\\", "/").rstrip("/").rpartition("/")[2].casefold()
 
 
 def read_base_facts(directory: Path, names: Collection[str] = ()) -> BaseFacts:
-    """Read the facts of a model directory. Weights stay on disk: only safetensors headers are read.
+    """Read the facts of a model directory. Of the weights only the safetensors headers are read.
 
     Understands plain weights, compressed-tensors (INT8, INT4 and FP8), AWQ and GPTQ.
 
@@ -47,14 +50,14 @@ def read_base_facts(directory: Path, names: Collection[str] = ()) -> BaseFacts:
         names: Further names that adapters may state as their base, such as the hub id it came from.
 
     Raises:
-        BaseModelError: The directory is no such model.
+        BaseModelError: The directory is not a readable model.
     """
     files = sorted(directory.glob("*.safetensors"))
     if not files:
         raise BaseModelError(f"no safetensors in {directory}", hint="give a model directory", param="base")
     try:
         config = json.loads((directory / "config.json").read_text())
-        manifest_file = directory / _MANIFEST
+        manifest_file = directory / BASE_MANIFEST
         manifest = json.loads(manifest_file.read_text()) if manifest_file.exists() else {}
         shapes = dict(_shapes(files, config.get("quantization_config") or {}))
     except (OSError, ValueError, WeightsRefusedError) as error:
@@ -76,7 +79,7 @@ def read_base_facts(directory: Path, names: Collection[str] = ()) -> BaseFacts:
 
 
 def _shapes(files: Iterable[Path], quantization: dict[str, Any]) -> Iterable[tuple[str, tuple[int, int]]]:
-    """(d_out, d_in) by module, as `torch.nn.Linear.weight` has them."""
+    """Yield module name and (d_out, d_in), the order of `torch.nn.Linear.weight`."""
     per_word = 32 // int(quantization.get("bits", 4))
     for path in files:
         with path.open("rb") as file:
@@ -98,6 +101,6 @@ def _stored_shape(raw: bytes) -> tuple[int, int]:
 
 def _packed_shape(tensor: TensorEntry, method: object, per_word: int) -> tuple[int, int]:
     rows, columns = tensor.shape
-    if method == "awq":  # packed along the output
+    if method == "awq":  # AWQ packs along the output
         return columns * per_word, rows
     return columns, rows * per_word  # GPTQ packs along the input

@@ -1,4 +1,4 @@
-"""What an adapter may be called."""
+"""Which names an adapter may have."""
 
 import re
 from collections.abc import Collection
@@ -12,11 +12,11 @@ _NAME = re.compile(NAME_PATTERN, re.ASCII)
 def check_name(name: str, reserved: Collection[str] = ()) -> str:
     """Return the name if an adapter may have it.
 
-    ASCII only: two names that look alike are alike, and none can leave a directory or break a log line.
+    ASCII only: two different names never look the same, and none can leave a directory or break a log line.
 
     Args:
-        name: The name asked for.
-        reserved: Names that are taken by something else, such as the base model's own.
+        name: The requested name.
+        reserved: Names in other use, such as the base model's.
 
     Raises:
         NameRefusedError: It does not match `NAME_PATTERN`, or is reserved.

@@ -1,29 +1,19 @@
-"""Validation before anything loads: an adapter passes whole, or is refused with what and why."""
+"""Validate an adapter before anything loads it: it passes every check, or is refused with the reason."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from lorecall.adapters.core.refusals import (
-    BaseMismatchError,
-    FileRefusedError,
-    Reason,
-    WeightsRefusedError,
-    safe_repr,
-)
-from lorecall.adapters.core.strict_json import parse_object
-from lorecall.adapters.peft_format.adapter import Adapter, read_adapter
-from lorecall.adapters.peft_format.config import read_settings
-from lorecall.adapters.peft_format.files import CONFIG_FILE, TRAINING_FILE, WEIGHTS_FILE, open_plain
-from lorecall.adapters.peft_format.safetensors_header import read_header
+from lorecall.adapters.core.refusals import BaseMismatchError, Reason, WeightsRefusedError, safe_repr
+from lorecall.adapters.peft_format.adapter import Adapter, OpenAdapter, open_adapter
+from lorecall.adapters.peft_format.files import WEIGHTS_FILE
 from lorecall.adapters.validation.base_facts import BaseFacts, base_name
-from lorecall.adapters.validation.weights import check_frozen, check_pairs, check_values, pair_up
-
-MAX_JSON_BYTES = 1 << 20
+from lorecall.adapters.validation.config_checks import check_config
+from lorecall.adapters.validation.weight_checks import check_frozen, check_kinds, check_pairs, check_values
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What a server can take.
+class AdapterLimits:
+    """Which adapters a server accepts.
 
     Attributes:
         max_rank: vLLM's `--max-lora-rank`.
@@ -38,13 +28,14 @@ class Limits:
     require_base: bool = True
 
 
-def validate_adapter(path: Path, base: BaseFacts, limits: Limits) -> Adapter:
+def validate_adapter(path: Path, base: BaseFacts, limits: AdapterLimits, *, version: str = "") -> Adapter:
     """Check an adapter directory against a base and a server's limits. No torch, no pickle, bounded memory.
 
     Args:
-        path: A PEFT directory, best a copy of the store's: bytes that nobody changes between check and load.
+        path: A PEFT directory, best the store's copy: nobody changes its bytes between the check and the load.
         base: What it must fit.
-        limits: What the server can take.
+        limits: Which adapters the server accepts.
+        version: Its digest where the store has just computed it; "" to hash the files.
 
     Returns:
         What the adapter is.
@@ -52,38 +43,26 @@ def validate_adapter(path: Path, base: BaseFacts, limits: Limits) -> Adapter:
     Raises:
         RefusedError: The first thing found wrong; its `reason` is a stable code.
     """
-    settings = read_settings(_read_json(path, CONFIG_FILE), max_rank=limits.max_rank)
-    _check_base(path, settings.base_model, base, limits)
-    with open_plain(path, WEIGHTS_FILE) as weights:
-        tensors = read_header(weights)
-        pairs = pair_up(tensors)
+    with open_adapter(path) as files:
+        check_config(files.config, files.settings, max_rank=limits.max_rank)
+        _check_base(files, base, limits)
+        check_kinds(files.lora)
         check_pairs(
-            pairs, settings, base, served_modules=limits.served_modules, max_scaling=limits.max_scaling
+            files.lora.pairs,
+            files.settings,
+            base,
+            served_modules=limits.served_modules,
+            max_scaling=limits.max_scaling,
         )
-        check_frozen(tensors, base)
-        check_values(weights, tensors)
-    _check_library(path, {tensor.name for tensor in tensors})
-    return read_adapter(path)
+        check_frozen(files.lora.frozen, base)
+        check_values(files.weights, files.tensors)
+        _check_library(path, {tensor.name for tensor in files.tensors})
+        return files.adapter(version)
 
 
-def _read_json(path: Path, name: str) -> bytes:
-    with open_plain(path, name) as file:
-        raw = file.read(MAX_JSON_BYTES + 1)
-    if len(raw) > MAX_JSON_BYTES:
-        raise FileRefusedError(
-            Reason.TOO_LARGE,
-            f"{name} is larger than {MAX_JSON_BYTES} bytes",
-            hint="it is a short JSON file",
-            param=name,
-        )
-    return raw
-
-
-def _check_base(path: Path, stated: str, base: BaseFacts, limits: Limits) -> None:
-    """A digest decides where both sides have one; else the name; else, if allowed, the shapes alone."""
-    digest = ""
-    if (path / TRAINING_FILE).exists():
-        digest = str(parse_object(_read_json(path, TRAINING_FILE), TRAINING_FILE).get("base_digest") or "")
+def _check_base(files: OpenAdapter, base: BaseFacts, limits: AdapterLimits) -> None:
+    """Compare digests if both sides have one, else names; without either, the limits decide."""
+    digest, stated = files.base_digest, files.settings.base_model
     if digest and base.digest:
         if digest != base.digest:
             raise BaseMismatchError(
@@ -110,7 +89,7 @@ def _check_base(path: Path, stated: str, base: BaseFacts, limits: Limits) -> Non
 
 
 def _check_library(path: Path, names: set[str]) -> None:
-    """The engine reads the file with the safetensors library: it must see what was checked here."""
+    """Check that the safetensors library, which the engine uses, sees the same tensors as our parser."""
     from safetensors import SafetensorError, safe_open  # noqa: PLC0415  # keeps `--help` quick
 
     try:

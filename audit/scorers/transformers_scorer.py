@@ -31,10 +31,10 @@ class TransformersScorer:
 
     def __init__(self, base: Path, adapters: dict[str, Path]) -> None:
         import transformers  # noqa: PLC0415  seconds to import
-        from lorecall.adapters.bases.prepare import read_manifest  # noqa: PLC0415
+        from lorecall.adapters.bases.prepare import read_base_manifest  # noqa: PLC0415
         from lorecall.adapters.bases.served_model import load_served_model  # noqa: PLC0415
 
-        manifest = read_manifest(base)
+        manifest = read_base_manifest(base)
         self._engine = EngineInfo(
             f"transformers {transformers.__version__}", BASE, manifest.digest, manifest.scheme, epsilon=0.0
         )

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
-from lorecall.adapters.access.rate_limit import Admission, RateLimiter, RateLimits
+from lorecall.adapters.access.rate_limit import AdmittedRequest, RateLimiter, RateLimits
 from lorecall.adapters.core.errors import AdapterNotFoundError, LorecallError
 from lorecall.server.auth.middleware import check_caller, refuse
 from lorecall.server.auth.request_context import RequestContext, current
@@ -87,7 +87,7 @@ class Gateway:
                 return receive, name
         raise AdapterNotFoundError(f"The model `{name[:200]}` does not exist.", param="model")
 
-    def _admit(self, serving: Serving, context: RequestContext, model: str) -> Admission:
+    def _admit(self, serving: Serving, context: RequestContext, model: str) -> AdmittedRequest:
         limits: dict[str, RateLimits] = {}
         if context.key is not None:
             limits[f"API key {context.key.name!r}"] = context.key.limits

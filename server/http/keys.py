@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
-from lorecall.adapters.access.keys import ApiKey, Scope, parse_limits, parse_scopes
+from lorecall.adapters.access.keys import ApiKey, Scope, parse_rate_limits, parse_scopes
 from lorecall.adapters.core.errors import UsageError
 from lorecall.server.auth.request_context import actor
 from lorecall.server.error_responses import AnsweringRoute
@@ -58,7 +58,7 @@ async def add_key(request: KeyRequest, raw_request: Request) -> Response:
             scopes,
             actor=actor(),
             patterns=request.adapters,
-            limits=parse_limits(request.limits),
+            limits=parse_rate_limits(request.limits),
             expires_at=expires,
         )
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from lorecall.adapters.bases.prepare import read_manifest
+from lorecall.adapters.bases.prepare import read_base_manifest
 from lorecall.adapters.core.errors import AdapterError, AdapterNotFoundError
 from lorecall.adapters.peft_format.adapter import Adapter, read_adapter
 from lorecall.audit.scorer import EngineInfo
@@ -79,7 +79,7 @@ def offline_scorer(base: Path, adapters: dict[str, Path], **engine: Any) -> Iter
         BaseModelError: The directory is no prepared base, or this machine lacks its kernel.
         AdapterError: A folder is no PEFT LoRA adapter, or its rank is over what vLLM takes.
     """
-    manifest = read_manifest(base)
+    manifest = read_base_manifest(base)
     ranks = [read_adapter(folder).rank for folder in adapters.values()]
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     prepare_environment()

@@ -87,7 +87,7 @@ def config_text(text: str | bytes) -> Spoiler:
 
 
 def training(**values: Any) -> Spoiler:
-    """Add a training manifest."""
+    """Add a training record."""
     return lambda directory: discard((directory / TRAINING_FILE).write_text(json.dumps(values)))
 
 

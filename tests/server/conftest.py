@@ -9,7 +9,7 @@ import pytest
 import torch
 from lorecall.adapters.demo_data.generate import shipped
 from lorecall.adapters.training.options import TrainingOptions
-from lorecall.adapters.training.train import train_adapter
+from lorecall.adapters.training.train import train_ranks
 from lorecall.server.bench.processes.host import EngineHost
 
 from tests.server.served import Served
@@ -156,7 +156,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[[str], Path
                 1
             )  # several threads on so small a model wait for each other, ten times longer
             try:
-                train_adapter(tiny("int8-w8a8"), work / "data.jsonl", work / "adapter", options)
+                list(
+                    train_ranks(
+                        tiny("int8-w8a8"), work / "data.jsonl", {options.rank: work / "adapter"}, options
+                    )
+                )
             finally:
                 torch.set_num_threads(threads)
             made[name, epochs] = Trained(work / "adapter", work / "data.jsonl")

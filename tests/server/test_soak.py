@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lorecall.adapters.bases.prepare import prepare_base, read_manifest
+from lorecall.adapters.bases.prepare import prepare_base, read_base_manifest
 from lorecall.adapters.demo_data.generate import shipped
 from lorecall.adapters.training.options import TrainingOptions
-from lorecall.adapters.training.train import train_adapter
+from lorecall.adapters.training.train import train_ranks
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.inputs.json_lines import load_json_lines
 from lorecall.audit.records import Group
@@ -83,7 +83,7 @@ def real_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not base.is_dir():
         base = tmp_path_factory.mktemp("soak") / "base"
         prepare_base(base, scheme="int8")
-    assert read_manifest(base).scheme == "int8-w8a8"
+    assert read_base_manifest(base).scheme == "int8-w8a8"
     return base
 
 
@@ -95,7 +95,8 @@ def real_adapters(real_base: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         folder = DEMO / "adapters" / name
         if not folder.is_dir():
             folder = tmp_path_factory.mktemp("soak-adapters") / name
-            train_adapter(real_base, shipped(data), folder, TrainingOptions(rank=rank, modules="down_proj"))
+            options = TrainingOptions(rank=rank, modules="down_proj")
+            list(train_ranks(real_base, shipped(data), {rank: folder}, options))
         found[name] = folder
     return found
 
@@ -121,7 +122,7 @@ def test_certified_means_decoded_and_controls_are_clean(
             added = real_server.post("/v1/adapters", {"name": name, "source": str(folder)})
             assert added.status_code == 201, added.text
             results.append(run_audit(scorer, name, sets, AuditSettings(keep=None)))
-    manifest = read_manifest(real_base)
+    manifest = read_base_manifest(real_base)
     known = {"name": manifest.name, "scheme": manifest.scheme, "digest": manifest.digest}
     found: dict[str, Any] = soak_result(results, known)
     write(found, ROOT / "docs" / "soak")

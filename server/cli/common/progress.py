@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
-    from lorecall.adapters.training.train import Progress as TrainingProgress
+    from lorecall.adapters.training.train import TrainingProgress
 
 
 def quiet_libraries() -> None:

@@ -6,7 +6,7 @@ from importlib.metadata import distribution
 from pathlib import Path
 from typing import get_args
 
-from lorecall.adapters.bases.prepare import read_manifest
+from lorecall.adapters.bases.prepare import read_base_manifest
 from lorecall.adapters.core.errors import AdapterError, BaseModelError
 
 PLUGIN = "lorecall"
@@ -19,7 +19,7 @@ def served_dtype(model: str) -> str:
     vLLM's "auto" would serve a float32 base in bfloat16, but its adapters were trained against float32.
     """
     try:
-        return read_manifest(Path(model)).dtype
+        return read_base_manifest(Path(model)).dtype
     except BaseModelError:
         return "auto"
 

@@ -32,7 +32,7 @@ def test_a_scope_is_only_itself_and_admin_is_all(scope: Scope) -> None:
 
 
 def test_patterns_decide_what_exists() -> None:
-    """A key sees what matches one of its patterns, case and all, and nothing else."""
+    """A key may use the models that match one of its patterns, case-sensitively, and no others."""
     tenant = key(Scope.INFER, patterns=("acme-*", "shared", "v?"))
     assert all(map(tenant.sees, ("acme-support", "acme-", "shared", "v1")))
     assert not any(map(tenant.sees, ("acme", "ACME-x", "shared2", "other-acme-x", "v", "v12", "")))
@@ -55,7 +55,7 @@ def test_bad_patterns(pattern: str) -> None:
 
 
 def test_ring_finds_by_secret_only() -> None:
-    """Neither a digest nor a part of a secret opens anything; strange input neither."""
+    """Neither a digest, nor a part of a secret, nor strange input authenticates."""
     secret = new_secret()
     known = key_from_secret(secret)
     ring = KeyRing([known])
@@ -66,7 +66,7 @@ def test_ring_finds_by_secret_only() -> None:
 
 
 def test_short_secrets_are_refused() -> None:
-    """A secret that could be guessed is no key."""
+    """A secret that is short enough to be guessed is refused."""
     with pytest.raises(ApiKeyError, match="has 8 characters"):
         key_from_secret("password")
 
@@ -109,7 +109,7 @@ def test_key_file(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_key_files(text: str, complaint: str, tmp_path: Path) -> None:
-    """A file that is wrong anywhere is refused whole, and says where and how."""
+    """One wrong entry refuses the whole file, and the error says where and how."""
     path = tmp_path / "keys.yaml"
     path.write_text(text)
     with pytest.raises(ApiKeyError, match=complaint):

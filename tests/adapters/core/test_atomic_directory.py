@@ -11,7 +11,7 @@ def names_in(path: Path) -> list[str]:
 
 
 def test_a_new_directory_appears_when_the_block_ends(tmp_path: Path) -> None:
-    """Nothing stands at the final path while the block runs; afterwards everything does, and nothing else."""
+    """Nothing is at the final path while the block runs; afterwards exactly the written files are."""
     out = tmp_path / "parent" / "model"
     with new_directory(out) as work:
         (work / "file").write_text("x")
@@ -21,7 +21,7 @@ def test_a_new_directory_appears_when_the_block_ends(tmp_path: Path) -> None:
 
 
 def test_a_failing_block_leaves_nothing(tmp_path: Path) -> None:
-    """An exception removes the temporary directory and leaves what stood there before untouched."""
+    """An exception removes the temporary directory and leaves what was there before untouched."""
     out = tmp_path / "model"
     out.mkdir()
     (out / "old").write_text("old")

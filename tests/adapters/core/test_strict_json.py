@@ -17,7 +17,7 @@ VALUES = st.recursive(
 
 @given(st.dictionaries(st.text(), VALUES, max_size=4))
 def test_plain_objects_are_read(value: dict[str, Any]) -> None:
-    """Any object without tricks is what the standard library reads."""
+    """An ordinary object is parsed as by the standard library."""
     assert parse_object(json.dumps(value).encode(), "x.json") == value
 
 
@@ -41,7 +41,7 @@ def test_noise_ends_in_a_refusal(raw: bytes) -> None:
     ],
 )
 def test_duplicate_keys_are_refused_at_any_depth(raw: bytes) -> None:
-    """Readers differ on which of two equal keys counts, so neither does."""
+    """Parsers differ in which of two equal keys they use, so a duplicate is refused."""
     with pytest.raises(ConfigRefusedError, match="twice") as caught:
         parse_object(raw, "x.json")
     assert caught.value.reason is Reason.DUPLICATE_KEY

@@ -13,7 +13,7 @@ from lorecall.adapters.derive.weaken import Dose, Kind, squared_norm, truncate, 
 from lorecall.adapters.peft_format.adapter import read_adapter
 from lorecall.adapters.peft_format.files import CONFIG_FILE, TRAINING_FILE, WEIGHTS_FILE
 from lorecall.adapters.validation.base_facts import read_base_facts
-from lorecall.adapters.validation.policy import Limits, validate_adapter
+from lorecall.adapters.validation.policy import AdapterLimits, validate_adapter
 from peft import PeftModel
 from safetensors.torch import load_file
 
@@ -109,9 +109,9 @@ def test_a_lower_rank_is_a_smaller_adapter_of_the_best_product(
 def test_a_copy_passes_validation_and_says_how_it_was_made(
     base: Path, adapter: Path, tmp_path: Path, dose: Dose
 ) -> None:
-    """It is a plain PEFT LoRA; its manifest names parent and dose, and no figure of the parent's as its own."""
+    """It is a plain PEFT LoRA; its training record states the original and the dose, and no loss of its own."""
     write_dose(adapter, dose, tmp_path / "copy")
-    validate_adapter(tmp_path / "copy", read_base_facts(base, [str(base)]), Limits(max_rank=RANK))
+    validate_adapter(tmp_path / "copy", read_base_facts(base, [str(base)]), AdapterLimits(max_rank=RANK))
     training = read_adapter(tmp_path / "copy").training
     made = training["mitigation"]
     assert (made["kind"], made["value"]) == (dose.kind, dose.value)

@@ -32,8 +32,8 @@ def test_adapter_comes_out(kind: str, tmp_path: Path) -> None:
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == GOOD
 
 
-def test_training_manifest_comes_along(tmp_path: Path) -> None:
-    """The training manifest belongs to the adapter."""
+def test_training_record_is_unpacked(tmp_path: Path) -> None:
+    """The training record is one of the adapter's files."""
     unpack(io.BytesIO(zip_of((TRAINING_FILE, b"{}"))), tmp_path, max_bytes=MAX_BYTES)
     assert (tmp_path / TRAINING_FILE).read_bytes() == b"{}"
 

@@ -49,7 +49,7 @@ def break_after(monkeypatch: pytest.MonkeyPatch, chunks: int) -> None:
 def test_broken_download_goes_on_where_it_stopped(
     sources: Sources, bucket: str, small_chunks: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After a failure a later attempt, in a server started anew, fetches only what is missing."""
+    """After a failure a later attempt, also after a restart, fetches only what is missing."""
     put(sources, bucket, BIG)
     with monkeypatch.context() as patch:
         break_after(patch, 4)  # the configuration, and three chunks of the weights
@@ -66,7 +66,7 @@ def test_broken_download_goes_on_where_it_stopped(
 def test_attempts_go_on_by_themselves(
     sources: Sources, bucket: str, small_chunks: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A short interruption is not even noticed."""
+    """A short interruption causes no error."""
     monkeypatch.setattr(download, "ATTEMPTS", 3)
     monkeypatch.setattr(time, "sleep", lambda _: None)
     put(sources, bucket, BIG)
@@ -113,7 +113,7 @@ def test_change_under_the_download_is_noticed(
 def test_too_large_is_refused_before_a_byte_is_read(
     sources: Sources, bucket: str, small_chunks: list[int]
 ) -> None:
-    """What the source says of its size is enough to refuse it."""
+    """A source that states too large a size is refused before anything is read."""
     put(sources, bucket, {**GOOD, WEIGHTS_FILE: bytes(9 << 20)})
     assert refusal(sources, bucket).reason is Reason.TOO_LARGE
     assert small_chunks == []
@@ -122,7 +122,7 @@ def test_too_large_is_refused_before_a_byte_is_read(
 def test_abandoned_downloads_are_swept(
     sources: Sources, bucket: str, small_chunks: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A part that nobody went on with for a day goes at the next start; a fresh one stays."""
+    """A partial download that nobody resumed for a day is deleted at the next start; a recent one stays."""
     put(sources, bucket, BIG)
     with monkeypatch.context() as patch:
         break_after(patch, 4)

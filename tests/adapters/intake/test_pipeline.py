@@ -1,22 +1,27 @@
-"""From a source to a registered version, whole or refused, and again on another server."""
+"""An adapter is fetched, stored, validated and registered, or refused; other servers fetch it again."""
 
 import io
 import shutil
 import tarfile
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 from lorecall.adapters.core.refusals import NameRefusedError, Reason, RefusedError, SourceRefusedError
+from lorecall.adapters.intake import store
 from lorecall.adapters.intake.pipeline import AdapterPipeline
 from lorecall.adapters.intake.shared_store import SharedStore
 from lorecall.adapters.intake.sources import SourcePolicy, Sources
 from lorecall.adapters.intake.store import Store
+from lorecall.adapters.peft_format import adapter as peft_adapter
+from lorecall.adapters.peft_format import digest
+from lorecall.adapters.peft_format.digest import digest_of, version_digest
 from lorecall.adapters.peft_format.files import CONFIG_FILE, WEIGHTS_FILE
 from lorecall.adapters.registry.registry import Registry
 from lorecall.adapters.registry.tables import State
 from lorecall.adapters.validation.base_facts import BaseFacts, read_base_facts
-from lorecall.adapters.validation.policy import Limits
+from lorecall.adapters.validation.policy import AdapterLimits
 
 from tests.adapters import malicious, spoiling
 
@@ -27,11 +32,13 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> BaseFacts:
 
 
 def intake_at(
-    place: Path, registry: Registry, base: BaseFacts, policy: SourcePolicy, shelf: SharedStore | None = None
+    place: Path, registry: Registry, base: BaseFacts, policy: SourcePolicy, shared: SharedStore | None = None
 ) -> AdapterPipeline:
-    """One server's intake, with its own store and staging area."""
+    """One server's pipeline, with its own store and staging area."""
     sources = Sources(place / "staging", policy)
-    return AdapterPipeline(sources, Store(place / "store"), registry, base, Limits(max_rank=16), shelf)
+    return AdapterPipeline(
+        sources, Store(place / "store"), registry, base, AdapterLimits(max_rank=16), shared
+    )
 
 
 @pytest.fixture
@@ -52,9 +59,30 @@ def packed(directory: Path) -> io.BytesIO:
     return buffer
 
 
+def test_bytes_are_hashed_once_on_the_way_in(
+    intake: AdapterPipeline, adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store hashes the bytes as it copies them; validation takes its digest."""
+    hashed = []
+
+    def counting(config: bytes, weights: Iterable[bytes]) -> str:
+        hashed.append(config)
+        return digest_of(config, weights)
+
+    for module in (digest, store, peft_adapter):
+        monkeypatch.setattr(module, "digest_of", counting)
+    intake.add("acme", str(adapter), actor="ann")
+    assert len(hashed) == 1
+
+
 def test_adapter_is_taken_in(intake: AdapterPipeline, registry: Registry, adapter: Path) -> None:
     """It is in the store, validated, and registered with what it is; twice is once."""
     record, info = intake.add("acme", str(adapter), actor="ann")
+    assert (
+        info.version
+        == record.version
+        == version_digest((adapter / CONFIG_FILE).read_bytes(), adapter / WEIGHTS_FILE)
+    )
     assert (record.state, record.source, record.created_by) == (State.VALIDATED, str(adapter), "ann")
     assert record.rank == spoiling.RANK
     assert record.effective_parameters == info.effective_parameters > 0
@@ -64,7 +92,7 @@ def test_adapter_is_taken_in(intake: AdapterPipeline, registry: Registry, adapte
 
 
 def test_upload_is_the_same_version(intake: AdapterPipeline, adapter: Path) -> None:
-    """The way in does not change what a version is."""
+    """The same bytes are the same version, uploaded or from a path."""
     record, _ = intake.add("acme", str(adapter), actor="ann")
     uploaded, _ = intake.add_upload("other", packed(adapter), actor="ann", filename="acme.tar.gz")
     assert uploaded.version == record.version
@@ -88,7 +116,7 @@ def test_known_version_stays_where_it_stands(
 def test_refusal_is_an_event_and_nothing_else(
     kind: str, intake: AdapterPipeline, registry: Registry, adapter: Path
 ) -> None:
-    """A refused adapter registers no name; who tried what, and why it was refused, is on record."""
+    """A refused adapter registers no name; an event records who tried what, and why it was refused."""
     reason, spoil = malicious.SPOILERS[kind]
     spoil(adapter)
     with pytest.raises(RefusedError) as caught:
@@ -101,7 +129,7 @@ def test_refusal_is_an_event_and_nothing_else(
 
 
 def test_a_refusal_does_not_stick_to_the_same_bytes(intake: AdapterPipeline, adapter: Path) -> None:
-    """A bad training manifest, which is no part of the version, does not spoil the same adapter from others."""
+    """A bad training record, which the digest leaves out, does not refuse the same adapter from others."""
     malicious.SPOILERS["training manifest is a list"][1](adapter)
     with pytest.raises(RefusedError):
         intake.add("acme", str(adapter), actor="mallory")
@@ -110,7 +138,7 @@ def test_a_refusal_does_not_stick_to_the_same_bytes(intake: AdapterPipeline, ada
 
 
 def test_sources_and_names_are_checked(intake: AdapterPipeline, registry: Registry) -> None:
-    """A path outside the allowed roots is refused on record; a bad name is not even recorded."""
+    """A path outside the allowed roots is refused and recorded; a bad name is refused and not recorded."""
     with pytest.raises(RefusedError):
         intake.add("acme", "/etc", actor="mallory")
     with pytest.raises(NameRefusedError):
@@ -134,45 +162,45 @@ def test_another_server_fetches_for_itself(
 
 
 @pytest.fixture
-def shelf() -> SharedStore:
-    """A shelf in memory, which is a file system of fsspec's own."""
-    return SharedStore(f"memory://shelf-{uuid.uuid4().hex}")
+def shared() -> SharedStore:
+    """A shared store in memory, one of fsspec's file systems."""
+    return SharedStore(f"memory://shared-{uuid.uuid4().hex}")
 
 
-def test_what_only_one_server_has_goes_to_the_shelf_for_the_others(
-    registry: Registry, base: BaseFacts, adapter: Path, shelf: SharedStore, tmp_path: Path
+def test_what_only_one_server_has_goes_to_the_shared_store(
+    registry: Registry, base: BaseFacts, adapter: Path, shared: SharedStore, tmp_path: Path
 ) -> None:
     """An upload, and an adapter of a path that the other server lacks, are fetched from there, whole."""
     policy = SourcePolicy(local_roots=(tmp_path / "models",), schemes=frozenset({"memory"}))
-    one = intake_at(tmp_path / "one", registry, base, policy, shelf)
+    one = intake_at(tmp_path / "one", registry, base, policy, shared)
     uploaded, _ = one.add_upload("up", packed(adapter), actor="ann")
     spoiling.setting(lora_alpha=5)(adapter)
     local, _ = one.add("local", str(adapter), actor="ann")
     shutil.rmtree(adapter)
-    other = intake_at(tmp_path / "two", registry, base, policy, shelf)
+    other = intake_at(tmp_path / "two", registry, base, policy, shared)
     assert {other.materialise(record).version for record in (uploaded, local)} == {
         uploaded.version,
         local.version,
     }
 
 
-def test_a_shelf_that_cannot_be_written_refuses_the_adapter(
+def test_a_shared_store_that_cannot_be_written_refuses_the_adapter(
     registry: Registry, base: BaseFacts, adapter: Path, tmp_path: Path
 ) -> None:
-    """Nothing is registered that the other servers would miss; a shelf of an unknown scheme stops the start."""
+    """Nothing is registered that other servers would miss; an unknown scheme stops the start."""
     policy = SourcePolicy(local_roots=(tmp_path / "models",), schemes=frozenset({"nowhere"}))
-    one = intake_at(tmp_path / "one", registry, base, policy, SharedStore("nowhere://shelf"))
+    one = intake_at(tmp_path / "one", registry, base, policy, SharedStore("nowhere://shared"))
     with pytest.raises(SourceRefusedError, match="LORECALL_SHARED"):
         one.add_upload("up", packed(adapter), actor="ann")
     assert registry.adapters() == ()
     with pytest.raises(SourceRefusedError, match="reads nothing from"):
-        intake_at(tmp_path / "two", registry, base, policy, SharedStore("other://shelf"))
+        intake_at(tmp_path / "two", registry, base, policy, SharedStore("other://shared"))
 
 
 def test_source_that_moved_on_is_noticed(
     intake: AdapterPipeline, registry: Registry, base: BaseFacts, adapter: Path, tmp_path: Path
 ) -> None:
-    """If the source holds other bytes by now they do not pass for the registered version; nor does an upload."""
+    """Other bytes at the source are not taken for the registered version; nor is an upload elsewhere."""
     record, _ = intake.add("acme", str(adapter), actor="ann")
     uploaded, _ = intake.add_upload("other", packed(adapter), actor="ann")
     spoiling.setting(lora_alpha=5)(adapter)
@@ -185,7 +213,7 @@ def test_source_that_moved_on_is_noticed(
 
 
 def test_collect_keeps_what_can_be_live(intake: AdapterPipeline, registry: Registry, adapter: Path) -> None:
-    """Live and rolled-back-to versions stay, and what is new; the rest goes when it is old enough."""
+    """Live versions, those to roll back to and new ones stay; others are deleted when they are old enough."""
     versions = []
     for alpha in (1, 2, 3, 4):
         spoiling.setting(lora_alpha=alpha)(adapter)

@@ -112,7 +112,7 @@ def test_paths_outside_the_roots_are_refused(sources: Sources, tmp_path: Path) -
     ],
 )
 def test_bad_addresses_are_refused_unread(sources: Sources, source: str, reason: Reason) -> None:
-    """Addresses that are not allowed, chain protocols or carry credentials are refused by their look."""
+    """Addresses that are not allowed, chain protocols or contain credentials are refused without a request."""
     with pytest.raises(SourceRefusedError) as caught:
         sources.check(source)
     assert caught.value.reason is reason
@@ -120,7 +120,7 @@ def test_bad_addresses_are_refused_unread(sources: Sources, source: str, reason:
 
 
 def test_upload(sources: Sources) -> None:
-    """An uploaded archive is there for the block and gone afterwards, whatever happens in it."""
+    """The files of an uploaded archive exist during the block and are deleted afterwards, also after an error."""
     with sources.uploaded(io.BytesIO(tar_of(mode="w:gz"))) as directory:
         assert contents(directory) == GOOD
     with pytest.raises(ZeroDivisionError), sources.uploaded(io.BytesIO(zip_of())):
@@ -155,14 +155,14 @@ def test_same_source_at_once(sources: Sources, bucket: str) -> None:
     ],
 )
 def test_incomplete_sources(sources: Sources, bucket: str, files: dict[str, bytes], reason: Reason) -> None:
-    """What a place lacks is named; pickled weights are refused unread."""
+    """The missing file is named; pickled weights are refused unread."""
     put(sources, bucket, files)
     assert refusal(sources, bucket).reason is reason
     assert left_over(sources) == []
 
 
 def test_unreachable_source_keeps_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where nothing answers the error names the place, not the server's key."""
+    """If nothing answers, the error names the address, not the server's key."""
     monkeypatch.setattr(time, "sleep", lambda _: None)
     options = {
         "key": "AKIAHUSH", "secret": "hush-hush", "endpoint_url": "http://127.0.0.1:1",
@@ -176,7 +176,7 @@ def test_unreachable_source_keeps_credentials(tmp_path: Path, monkeypatch: pytes
 
 
 def test_refused_adapter_is_not_kept(sources: Sources, bucket: str) -> None:
-    """A complete download goes away with its block, also when what follows refuses it."""
+    """A complete download is deleted when its block ends, also when the adapter is refused."""
     put(sources, bucket, BIG)
 
     def refuse() -> None:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import pytest
 from lorecall.adapters.core.errors import AdapterNotFoundError
 from lorecall.adapters.core.refusals import FileRefusedError, Reason, StoreFullError
-from lorecall.adapters.intake.store import MAX_JSON_BYTES, Store
+from lorecall.adapters.intake.store import Store
 from lorecall.adapters.peft_format.digest import version_digest
-from lorecall.adapters.peft_format.files import CONFIG_FILE, TRAINING_FILE, WEIGHTS_FILE
+from lorecall.adapters.peft_format.files import CONFIG_FILE, MAX_JSON_BYTES, TRAINING_FILE, WEIGHTS_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -128,7 +128,7 @@ def test_concurrent_ingests_agree(store: Store, source: Path) -> None:
 
 
 def test_killed_copy_leaves_nothing_visible_and_is_swept(store: Store, source: Path) -> None:
-    """A process killed in the middle of a copy leaves no version; the next start sweeps its bytes."""
+    """A process killed in the middle of a copy leaves no version; the next start deletes its bytes."""
     program = (
         "import sys, os; from pathlib import Path; from lorecall.adapters.intake import store\n"
         "def stall(source):\n"
@@ -141,7 +141,7 @@ def test_killed_copy_leaves_nothing_visible_and_is_swept(store: Store, source: P
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"copying\n"
-        assert store.sweep() == 0, "a copy in progress must be left alone"
+        assert store.delete_leftovers() == 0, "a copy in progress must be left alone"
         assert len(staged(store)) == 1
         process.kill()
     assert store.versions() == ()
@@ -150,7 +150,7 @@ def test_killed_copy_leaves_nothing_visible_and_is_swept(store: Store, source: P
 
 
 def test_failed_copy_leaves_nothing(store: Store, source: Path) -> None:
-    """A refusal in the middle of a copy cleans up after itself."""
+    """A refusal in the middle of a copy leaves no files."""
     (source / TRAINING_FILE).write_bytes(b" " * (MAX_JSON_BYTES + 1))
     with pytest.raises(FileRefusedError) as caught:
         store.ingest(source)
@@ -183,7 +183,7 @@ def test_size_limit(tmp_path: Path, source: Path) -> None:
 def test_free_space_is_checked_before_copying(
     store: Store, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the copy would eat into the reserve, nothing is written."""
+    """A copy that would leave too little free space is not begun."""
     usage = namedtuple("usage", "total used free")  # noqa: PYI024  # the shape of shutil's own
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(1 << 40, 0, store.reserve_bytes + 1000))
     with pytest.raises(StoreFullError, match="must stay free"):
@@ -241,12 +241,12 @@ def test_link_inside_the_directory_is_followed(store: Store, source: Path) -> No
 
 
 def test_sweeping_while_copying_breaks_no_copy(store: Store, source: Path) -> None:
-    """A sweeper that runs all the time never takes a directory from a copy in progress."""
+    """Deleting left-overs all the time never deletes the directory of a copy in progress."""
     done = threading.Event()
 
     def sweep() -> None:
         while not done.is_set():
-            store.sweep()
+            store.delete_leftovers()
 
     (source / WEIGHTS_FILE).write_bytes(b"w" * 1000)
     with ThreadPoolExecutor(1) as pool:

@@ -35,7 +35,7 @@ def test_sft_is_the_plain_mean() -> None:
 
 
 def test_only_threshold_keeps_the_tokens_under_the_line() -> None:
-    """Tokens with p <= 0.5 weigh 1, others nothing; when none is left the plain mean is back."""
+    """Tokens with p <= 0.5 weigh 1, others 0; if there are none, all weigh 1."""
     losses = tensor(ABOVE, BELOW, ABOVE + 1)
     method = OnlyThreshold()
     assert method.weights(losses, losses < 0).tolist() == [1, 0, 1]
@@ -44,7 +44,7 @@ def test_only_threshold_keeps_the_tokens_under_the_line() -> None:
 
 
 def test_the_curriculum_shows_more_by_fifths_and_rests_when_done() -> None:
-    """20, 40, 60, 80, 100 % of the samples; the loss is 0 where every token is over the line."""
+    """20, 40, 60, 80, 100 % of the samples; the loss is 0 where every token has p > 0.5."""
     method = Curriculum()
     assert [method.share(progress) for progress in (0.0, 0.2, 0.59, 0.6, 0.999)] == [0.2, 0.4, 0.6, 0.8, 1.0]
     losses = tensor(BELOW, BELOW).requires_grad_()

@@ -2,19 +2,20 @@
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
-from lorecall.adapters.bases.prepare import read_manifest
+from lorecall.adapters.bases.prepare import read_base_manifest
 from lorecall.adapters.bases.quantize import INT4, INT8, NONE
 from lorecall.adapters.bases.served_model import load_served_model
 from lorecall.adapters.core.errors import BaseModelError, CandidateError, UsageError
 from lorecall.adapters.peft_format.adapter import read_adapter
 from lorecall.adapters.training.options import TrainingOptions
 from lorecall.adapters.training.prepare_input import prepare_input
-from lorecall.adapters.training.train import Progress, TrainingRecord, train_adapter, train_on, train_ranks
+from lorecall.adapters.training.train import TrainingProgress, TrainingRecord, train_on, train_ranks
 from peft import PeftModel
 from transformers import AutoTokenizer
 
@@ -39,6 +40,17 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "".join(json.dumps({"prefix": prefix, "target": target}) + "\n" for prefix, target in PAIRS)
     )
     return path
+
+
+def train_adapter(
+    base: Path,
+    data: Path,
+    out: Path,
+    options: TrainingOptions,
+    on_step: Callable[[TrainingProgress], None] = lambda _progress: None,
+) -> TrainingRecord:
+    """Train one adapter."""
+    return next(train_ranks(base, data, {options.rank: out}, options, on_step))
 
 
 def probabilities(model: torch.nn.Module, base: Path) -> list[float]:
@@ -75,7 +87,7 @@ def test_what_was_trained_is_recalled_through_peft(
 def test_the_record_and_the_config_say_what_was_done(
     bases: dict[str, Path], data: Path, tmp_path: Path
 ) -> None:
-    """The manifest binds data, base and options; rank and modules read back from the weights agree with it."""
+    """The training record states data, base and options; rank and modules in the weights agree with it."""
     out = tmp_path / "adapter"
     record = train_adapter(bases[INT8], data, out, replace(OPTIONS, epochs=2, modules="down_proj"))
     assert sorted(item.name for item in out.iterdir()) == [
@@ -83,12 +95,12 @@ def test_the_record_and_the_config_say_what_was_done(
     ]  # fmt: skip
     info = read_adapter(out)
     assert info.training == json.loads(json.dumps(asdict(record)))
-    assert info.base_digest == record.base_digest == read_manifest(bases[INT8]).digest
+    assert info.base_digest == record.base_digest == read_base_manifest(bases[INT8]).digest
     assert [(module.name, module.rank) for module in info.modules] == [("model.layers.0.mlp.down_proj", 8)]
     assert (record.layers, record.modules, record.rank) == ((0,), ("down_proj",), 8)
     assert (record.epochs, record.steps, record.stopped_early) == (2, 4, False)
     config = json.loads((out / "adapter_config.json").read_text())
-    assert config["base_model_name_or_path"] == read_manifest(bases[INT8]).name
+    assert config["base_model_name_or_path"] == read_base_manifest(bases[INT8]).name
 
 
 def test_the_same_seed_gives_the_same_bytes(bases: dict[str, Path], data: Path, tmp_path: Path) -> None:
@@ -152,16 +164,12 @@ def test_the_curriculum_takes_few_texts_first(bases: dict[str, Path], data: Path
 
 def test_progress_is_reported_for_every_step(bases: dict[str, Path], data: Path, tmp_path: Path) -> None:
     """Steps count up, the loss is finite from the first on and the tokens over one half reach the record's."""
-    seen: list[Progress] = []
+    seen: list[TrainingProgress] = []
     record = train_adapter(bases[INT8], data, tmp_path / "a", OPTIONS, seen.append)
     assert [now.step for now in seen] == list(range(1, record.steps + 1))
     assert {now.target_tokens for now in seen} == {record.target_tokens}
     assert all(math.isfinite(now.loss) for now in seen)
     assert seen[-1].over_half == record.tokens_over_half
-
-
-def trained(base: Path, data: Path, out: Path, options: TrainingOptions) -> TrainingRecord:
-    return train_adapter(base, data, out, options)
 
 
 def test_nothing_is_written_when_the_input_is_wrong(
@@ -172,15 +180,15 @@ def test_nothing_is_written_when_the_input_is_wrong(
     bad.write_text('{"prefix": "x"}\n')
     out = tmp_path / "out"
     with pytest.raises(BaseModelError, match="no base model"):
-        trained(tmp_path / "nowhere", data, out, OPTIONS)
+        train_adapter(tmp_path / "nowhere", data, out, OPTIONS)
     with pytest.raises(CandidateError, match="line 1"):
-        trained(bases[NONE], bad, out, OPTIONS)
+        train_adapter(bases[NONE], bad, out, OPTIONS)
     with pytest.raises(UsageError, match="of a base with 2"):
-        trained(bases[NONE], data, out, replace(OPTIONS, layers="2"))
+        train_adapter(bases[NONE], data, out, replace(OPTIONS, layers="2"))
     with pytest.raises(UsageError, match="rank 65"):
-        trained(bases[NONE], data, out, replace(OPTIONS, rank=65))
+        train_adapter(bases[NONE], data, out, replace(OPTIONS, rank=65))
     assert not out.exists()
     out.mkdir()
     with pytest.raises(UsageError, match="exists"):
-        trained(bases[NONE], data, out, OPTIONS)
+        train_adapter(bases[NONE], data, out, OPTIONS)
     assert list(out.iterdir()) == []

@@ -8,7 +8,7 @@ import torch
 from lorecall.adapters.bases.quantize import INT4, INT8, NONE
 from lorecall.adapters.core.errors import BaseModelError
 from lorecall.adapters.validation.base_facts import read_base_facts
-from lorecall.adapters.validation.policy import Limits, validate_adapter
+from lorecall.adapters.validation.policy import AdapterLimits, validate_adapter
 from safetensors.numpy import save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -48,9 +48,9 @@ def test_adapter_saved_by_peft_passes(tmp_path: Path) -> None:
     directory = build_tiny_base(tmp_path / "base", INT8)
     facts = read_base_facts(directory)
     plain = build_tiny_adapter(tmp_path / "plain", directory)
-    assert len(validate_adapter(plain, facts, Limits(max_rank=8)).modules) == 2 * len(LINEAR_MODULES)
+    assert len(validate_adapter(plain, facts, AdapterLimits(max_rank=8)).modules) == 2 * len(LINEAR_MODULES)
     head = build_tiny_adapter(tmp_path / "head", directory, modules=("q_proj", "lm_head"))
-    assert "lm_head" in validate_adapter(head, facts, Limits(max_rank=8)).refusal
+    assert "lm_head" in validate_adapter(head, facts, AdapterLimits(max_rank=8)).refusal
 
 
 @pytest.mark.parametrize(("method", "packed"), [("gptq", (64 // 8, 96)), ("awq", (64, 96 // 8))])

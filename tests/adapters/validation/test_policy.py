@@ -1,4 +1,4 @@
-"""Nothing of the malicious corpus is taken in, and good adapters are."""
+"""The malicious corpus is refused, and good adapters are accepted."""
 
 import dataclasses
 import json
@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 from lorecall.adapters.core.errors import AdapterError
 from lorecall.adapters.core.refusals import Reason, RefusedError
 from lorecall.adapters.intake.store import Store
-from lorecall.adapters.peft_format.config import INERT, UNSUPPORTED
 from lorecall.adapters.peft_format.files import CONFIG_FILE, WEIGHTS_FILE
 from lorecall.adapters.validation.base_facts import BaseFacts, base_name, read_base_facts
-from lorecall.adapters.validation.policy import Limits, validate_adapter
+from lorecall.adapters.validation.config_checks import INERT, UNSUPPORTED
+from lorecall.adapters.validation.policy import AdapterLimits, validate_adapter
 
 from tests.adapters import malicious, spoiling
 
 SERVED = frozenset({"q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "down_proj"})
-LIMITS = Limits(max_rank=64, served_modules=SERVED)
+LIMITS = AdapterLimits(max_rank=64, served_modules=SERVED)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def adapter(tmp_path: Path) -> Path:
 
 
 def test_good_adapter_passes(adapter: Path, base: BaseFacts) -> None:
-    """What every spoiler starts from is accepted, so each refusal below is the spoiler's doing."""
+    """The unchanged adapter is accepted, so the change causes each refusal below."""
     info = validate_adapter(adapter, base, LIMITS)
     assert info.rank == spoiling.RANK
     assert len(info.modules) == 4
@@ -64,8 +64,10 @@ def test_malicious_adapter_is_refused(kind: str, adapter: Path, base: BaseFacts)
 
 
 @pytest.mark.parametrize("kind", malicious.SPOILERS)
-def test_store_does_not_launder(kind: str, adapter: Path, base: BaseFacts, tmp_path: Path) -> None:
-    """A malicious adapter is still refused when it goes through the store first, at one step or the other."""
+def test_malicious_adapter_is_refused_through_the_store(
+    kind: str, adapter: Path, base: BaseFacts, tmp_path: Path
+) -> None:
+    """A malicious adapter is refused by the store or, copied there, by validation."""
     _, spoil = malicious.SPOILERS[kind]
     spoil(adapter)
     with pytest.raises(RefusedError):
@@ -77,7 +79,7 @@ def test_store_does_not_launder(kind: str, adapter: Path, base: BaseFacts, tmp_p
 def test_damage_is_refused_or_harmless(
     data: st.DataObject, adapter: Path, base: BaseFacts, tmp_path: Path
 ) -> None:
-    """Whatever bytes are changed, cut or put in, validation ends in a verdict, never in another exception."""
+    """Whatever bytes are changed, removed or added, validation accepts or refuses: no other exception."""
     copy = tmp_path / "copy"
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(adapter, copy)
@@ -163,11 +165,11 @@ def test_rank_of_a_pattern_is_followed(adapter: Path, base: BaseFacts) -> None:
 def test_limits_are_the_servers(adapter: Path, base: BaseFacts) -> None:
     """The same adapter passes or not by the server's rank, wrapped modules and strictness about the base."""
     with pytest.raises(RefusedError, match="over the server's maximum of 2"):
-        validate_adapter(adapter, base, Limits(max_rank=2))
+        validate_adapter(adapter, base, AdapterLimits(max_rank=2))
     with pytest.raises(RefusedError, match="silently left out"):
-        validate_adapter(adapter, base, Limits(max_rank=8, served_modules=frozenset({"q_proj"})))
+        validate_adapter(adapter, base, AdapterLimits(max_rank=8, served_modules=frozenset({"q_proj"})))
     spoiling.setting(base_model_name_or_path="")(adapter)
-    validate_adapter(adapter, base, Limits(max_rank=8, require_base=False))
+    validate_adapter(adapter, base, AdapterLimits(max_rank=8, require_base=False))
 
 
 def test_every_setting_of_peft_is_known() -> None:

@@ -1,4 +1,4 @@
-"""What passes validation is what vLLM loads, with the ranks and scales that were checked."""
+"""vLLM loads what passes validation, with the ranks and scales that were checked."""
 
 import dataclasses
 import json
@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 from lorecall.adapters.core.refusals import RefusedError
-from lorecall.adapters.peft_format.config import INERT, UNSUPPORTED, read_settings
+from lorecall.adapters.peft_format.adapter import open_adapter
 from lorecall.adapters.peft_format.files import CONFIG_FILE
 from lorecall.adapters.validation.base_facts import BaseFacts, read_base_facts
-from lorecall.adapters.validation.policy import Limits, validate_adapter
+from lorecall.adapters.validation.config_checks import INERT, UNSUPPORTED
+from lorecall.adapters.validation.policy import AdapterLimits, validate_adapter
 
 from tests.adapters import spoiling
 
@@ -18,7 +19,7 @@ lora_model = pytest.importorskip("vllm.lora.lora_model")
 lora_config = pytest.importorskip("vllm.config.lora")
 
 MODULES = frozenset({"q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "down_proj"})
-LIMITS = Limits(max_rank=64, served_modules=MODULES)
+LIMITS = AdapterLimits(max_rank=64, served_modules=MODULES)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,8 @@ def test_ranks_and_scales_are_vllms(spoil: spoiling.Spoiler, adapter: Path, base
     """An accepted adapter is taken by vLLM, which gives each module the very rank and scale that was checked."""
     spoil(adapter)
     info = validate_adapter(adapter, base, LIMITS)
-    settings = read_settings((adapter / CONFIG_FILE).read_bytes(), max_rank=64)
+    with open_adapter(adapter) as files:
+        settings = files.settings
     loaded = load_in_vllm(adapter)
     assert loaded.keys() == {module.name for module in info.modules}
     for module, (rank, scale) in loaded.items():

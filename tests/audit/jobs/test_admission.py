@@ -43,7 +43,7 @@ def store(registry: Registry, clock: Clock) -> AuditStore:
     """A store beside a registry with two versions of one name that could go live."""
     for version in (A, B):
         registry.stage("acme", version, source="x", actor="test")
-        registry.validated("acme", version, Adapter(Path("x"), 8, 16, (), (), 8000, version), actor="test")
+        registry.validated("acme", version, Adapter(Path("x"), 8, (), 8000, version), actor="test")
     return AuditStore(registry.database, clock)
 
 
@@ -219,7 +219,7 @@ def test_a_version_added_again_during_its_audit_waits_for_it(registry: Registry,
     record = store.admit(new(), here)
     registry.remove("acme", actor="ann")
     registry.stage("acme", A, source="x", actor="test")
-    registry.validated("acme", A, Adapter(Path("x"), 8, 16, (), (), 8000, A), actor="test")
+    registry.validated("acme", A, Adapter(Path("x"), 8, (), 8000, A), actor="test")
     assert store.admit(new(), here).id == record.id
     assert (version_of(registry, record).state, version_of(registry, record).audit_id) == (
         State.AUDITING, record.id,

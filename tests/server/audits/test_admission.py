@@ -86,7 +86,7 @@ class Bench:
         """Bring in a version, and put it under audit with snippets of its own."""
         version = self.engine.scores.adapter(name).version
         if self.registry.stage(name, version, source="x", actor="ann").state is State.STAGED:
-            info = Adapter(Path("x"), 8, 16, (), (), 8000, version)
+            info = Adapter(Path("x"), 8, (), 8000, version)
             self.registry.validated(name, version, info, actor="ann")
         own = [{"id": item.id, "prefix": item.prefix, "target": item.target} for item in snippets]
         asyncio.run(self.gate.admit(self.registry.version(name, version), {"candidates": own}))

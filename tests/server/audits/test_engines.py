@@ -18,7 +18,7 @@ A = "a" * 64
 
 
 def version() -> LoadedVersion:
-    return LoadedVersion("acme", Adapter(Path("x"), 8, 16, (), (), 8000, A), SimpleNamespace(lora_int_id=1))
+    return LoadedVersion("acme", Adapter(Path("x"), 8, (), 8000, A), SimpleNamespace(lora_int_id=1))
 
 
 class Plane:

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from lorecall.adapters.bases.prepare import MANIFEST, read_manifest
+from lorecall.adapters.bases.prepare import BASE_MANIFEST, read_base_manifest
 from lorecall.adapters.core.errors import BaseModelError
 from lorecall.server.cli.main import app
 from typer.testing import CliRunner, Result
@@ -21,7 +21,7 @@ def prepare(*arguments: str) -> Result:
 def source(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A plain model directory."""
     path = build_tiny_base(tmp_path_factory.mktemp("source") / "tiny-lm")
-    (path / MANIFEST).unlink()
+    (path / BASE_MANIFEST).unlink()
     return str(path)
 
 
@@ -34,7 +34,7 @@ def test_a_base_is_prepared_once(source: str, tmp_path: Path) -> None:
     assert (first.returncode, first.stderr) == (0, "")
     assert first.stdout.startswith(f"Prepared {out}: tiny-lm, int8-w8a8\n")
     assert "asked for" in first.stdout
-    assert read_manifest(out).digest in first.stdout
+    assert read_base_manifest(out).digest in first.stdout
     again = prepare(*arguments)
     assert (again.exit_code, again.stdout) == (0, first.stdout.replace("Prepared", "Reused"))
 
@@ -43,7 +43,7 @@ def test_auto_chooses_and_says_why(source: str, tmp_path: Path) -> None:
     """Without a scheme the machine decides; its reason is printed and kept."""
     out = tmp_path / "base"
     result = prepare("--from", source, "--out", str(out))
-    manifest = read_manifest(out)
+    manifest = read_base_manifest(out)
     assert result.exit_code == 0
     assert manifest.scheme in result.stdout
     assert manifest.reason in result.stdout

@@ -270,7 +270,7 @@ def test_admissions_are_left_to_servers_that_can_load(client: Client, tmp_path: 
     at = client()
     registry = Registry(f"sqlite:///{tmp_path / 'audits.db'}")
     registry.stage("acme-new", "a" * 64, source="x", actor="ann")
-    info = Adapter(tmp_path, 8, 16, (), (), 8000, "a" * 64)
+    info = Adapter(tmp_path, 8, (), 8000, "a" * 64)
     registry.validated("acme-new", "a" * 64, info, actor="ann")
     spool = Spool(tmp_path / "store" / "audits")
     elsewhere = AuditService(AuditStore(registry.database), spool, HttpEngine("http://127.0.0.1:9"))

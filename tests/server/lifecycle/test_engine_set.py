@@ -41,7 +41,7 @@ class RecordingEngine:
 
 def info(version: str) -> Adapter:
     """Return what is known of a version."""
-    return Adapter(Path("x"), 1, 1.0, (), (), 1, version)
+    return Adapter(Path("x"), 1, (), 1, version)
 
 
 def engine_set(engine: RecordingEngine, drain: float = 5.0) -> EngineSet:

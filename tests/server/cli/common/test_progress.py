@@ -1,13 +1,13 @@
 """Progress goes to stderr, only to a terminal."""
 
 import pytest
-from lorecall.adapters.training.train import Progress
+from lorecall.adapters.training.train import TrainingProgress
 from lorecall.server.cli.common.progress import steps_bar, training_bar
 
 
 def draw() -> None:
     with training_bar() as on_step:
-        on_step(Progress(step=3, steps=9, loss=1.25, over_half=17, target_tokens=40))
+        on_step(TrainingProgress(step=3, steps=9, loss=1.25, over_half=17, target_tokens=40))
     with steps_bar() as on_quantise:
         on_quantise("quantising", 5, 7)
 

@@ -1,6 +1,5 @@
-"""`adapter_model.safetensors`: every tensor is one half of a LoRA pair that fits a module of the base."""
+"""Checks of the weights: every tensor is one half of a LoRA pair that fits a module of the base."""
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import BinaryIO
 
@@ -15,21 +14,9 @@ from lorecall.adapters.core.refusals import (
 from lorecall.adapters.peft_format.config import LoraSettings
 from lorecall.adapters.peft_format.files import WEIGHTS_FILE
 from lorecall.adapters.peft_format.safetensors_header import TensorEntry
+from lorecall.adapters.peft_format.weights import LoraPair, LoraTensors, not_lora
 from lorecall.adapters.validation.base_facts import BaseFacts
 
-Pair = dict[str, TensorEntry]
-_TENSOR = re.compile(
-    r"base_model\.model\.(?P<module>.+)\.(?:lora_(?P<side>[AB])\.weight|lora_embedding_(?P<half>[AB]))"
-)
-# PEFT saves the frozen base weight along when it adapts an embedding or the head; vLLM skips it, rightly.
-_FROZEN = re.compile(r"base_model\.model\.(?P<module>(?:.+\.)?(?:embed_tokens|lm_head))\.base_layer\.weight")
-_FEATURES = {
-    ".lora_magnitude_vector": "DoRA",
-    ".lora_B.bias": "LoRA bias",
-    ".bias": "bias",
-    ".trainable_tokens_delta": "trainable token embeddings",
-    ".modules_to_save": "modules_to_save",
-}
 # Per dtype: the integer to view it as, the bits of its exponent (all set in NaN and the infinities), and the
 # bits above which float16 overflows.
 _FLOATS = {
@@ -40,22 +27,15 @@ _FLOATS = {
 _CHUNK_BYTES = 1 << 22
 
 
-def pair_up(tensors: Iterable[TensorEntry]) -> dict[str, Pair]:
-    """Group the tensors by module.
-
-    Returns:
-        By module name, its "A" and its "B".
+def check_kinds(lora: LoraTensors) -> None:
+    """Check that the file holds nothing but LoRA matrices of a served dtype, and frozen weights of the base.
 
     Raises:
-        WeightsRefusedError: No tensor, or one that is no LoRA matrix, has no partner or a wrong dtype.
+        WeightsRefusedError: A tensor is something else, or has another dtype.
     """
-    pairs: dict[str, Pair] = {}
-    for tensor in tensors:
-        if _FROZEN.fullmatch(tensor.name):
-            continue
-        match = _TENSOR.fullmatch(tensor.name)
-        if match is None:
-            raise _unexpected(tensor)
+    if lora.others:
+        raise not_lora(lora.others[0])
+    for tensor in (tensor for pair in lora.pairs.values() for tensor in pair):
         if tensor.dtype not in _FLOATS:
             raise WeightsRefusedError(
                 Reason.BAD_DTYPE,
@@ -63,31 +43,10 @@ def pair_up(tensors: Iterable[TensorEntry]) -> dict[str, Pair]:
                 hint="save it as float32, bfloat16 or float16",
                 param=WEIGHTS_FILE,
             )
-        side = match["side"] or match["half"]
-        pair = pairs.setdefault(match["module"], {})
-        if side in pair:
-            raise _unexpected(tensor)
-        pair[side] = tensor
-    if not pairs:
-        raise WeightsRefusedError(
-            Reason.EMPTY,
-            "the weights file holds no tensor",
-            hint="train the adapter first",
-            param=WEIGHTS_FILE,
-        )
-    for module, pair in pairs.items():
-        if len(pair) < 2:
-            raise WeightsRefusedError(
-                Reason.INCOMPLETE,
-                f"{safe_repr(module)} has only lora_{next(iter(pair))}",
-                hint="a LoRA has an A and a B for each module",
-                param=WEIGHTS_FILE,
-            )
-    return pairs
 
 
 def check_pairs(
-    pairs: Mapping[str, Pair],
+    pairs: Mapping[str, LoraPair],
     settings: LoraSettings,
     base: BaseFacts,
     *,
@@ -97,8 +56,8 @@ def check_pairs(
     """Check modules, shapes, ranks and scales against the base and the configuration.
 
     Args:
-        pairs: From `pair_up`.
-        settings: From the configuration.
+        pairs: The LoRA matrices by module.
+        settings: From the configuration, after `check_config`.
         base: What the adapter must fit.
         served_modules: Last parts of the names of the modules that the engine wraps; None for all.
         max_scaling: The largest factor on B·A.
@@ -134,19 +93,20 @@ def check_pairs(
     _check_targets(pairs, settings, base)
 
 
-def check_frozen(tensors: Iterable[TensorEntry], base: BaseFacts) -> None:
-    """Check that base weights saved along have the base's shape: a grown vocabulary would be left out.
+def check_frozen(frozen: Mapping[str, TensorEntry], base: BaseFacts) -> None:
+    """Check that weights of the base that were saved too have the base's shape: a grown vocabulary is not served.
+
+    Args:
+        frozen: Weights of the base by module.
+        base: What the adapter must fit.
 
     Raises:
         BaseMismatchError: One has another shape.
     """
-    for tensor in tensors:
-        if match := _FROZEN.fullmatch(tensor.name):
-            expected = base.modules.get(match["module"], (0, 0))
-            if tensor.dtype not in _FLOATS or sorted(tensor.shape) != sorted(expected):
-                raise _misshapen(
-                    Reason.BAD_SHAPE, tensor, "the base's own: a changed vocabulary is not served"
-                )
+    for module, tensor in frozen.items():
+        expected = base.modules.get(module, (0, 0))
+        if tensor.dtype not in _FLOATS or sorted(tensor.shape) != sorted(expected):
+            raise _misshapen(Reason.BAD_SHAPE, tensor, "the base's own: a changed vocabulary is not served")
 
 
 def check_values(source: BinaryIO, tensors: Iterable[TensorEntry]) -> None:
@@ -154,7 +114,7 @@ def check_values(source: BinaryIO, tensors: Iterable[TensorEntry]) -> None:
 
     Args:
         source: The weights file.
-        tensors: Its tensors, after `pair_up` and `check_frozen`.
+        tensors: Its tensors, after `check_kinds` and `check_frozen`.
 
     Raises:
         WeightsRefusedError: NaN, an infinity, or a magnitude over 65504.
@@ -178,16 +138,16 @@ def check_values(source: BinaryIO, tensors: Iterable[TensorEntry]) -> None:
                 )
 
 
-def _check_shapes(module: str, pair: Pair, settings: LoraSettings, base: BaseFacts) -> None:
+def _check_shapes(module: str, pair: LoraPair, settings: LoraSettings, base: BaseFacts) -> None:
     d_in, d_out = base.modules[module]
     rank = settings.rank_of(module)
-    a, b = pair["A"], pair["B"]
-    for tensor in (a, b):
+    a, b = pair
+    for tensor in pair:
         if len(tensor.shape) != 2 or 0 in tensor.shape:
             reason = Reason.EMPTY if 0 in tensor.shape else Reason.BAD_SHAPE
             raise _misshapen(reason, tensor, "two dimensions, none of them zero")
         if ("lora_embedding_" in tensor.name) != (module in base.embeddings):
-            raise _unexpected(tensor)
+            raise not_lora(tensor)
     if (a.shape[1], b.shape[0]) != (d_in, d_out):
         wrong = a if a.shape[1] != d_in else b
         raise _misshapen(Reason.BAD_SHAPE, wrong, f"A [{rank}, {d_in}] and B [{d_out}, {rank}] for this base")
@@ -196,8 +156,8 @@ def _check_shapes(module: str, pair: Pair, settings: LoraSettings, base: BaseFac
         raise _misshapen(Reason.RANK_MISMATCH, wrong, f"rank {rank}, as the configuration says")
 
 
-def _check_targets(pairs: Mapping[str, Pair], settings: LoraSettings, base: BaseFacts) -> None:
-    """Every listed target must name a module of the base that has weights here, or it would be silence."""
+def _check_targets(pairs: Mapping[str, LoraPair], settings: LoraSettings, base: BaseFacts) -> None:
+    """Refuse a listed target without weights: the engine would leave it out silently."""
     for target in settings.target_modules:
         if any(_named(module, target) for module in pairs):
             continue
@@ -218,23 +178,6 @@ def _check_targets(pairs: Mapping[str, Pair], settings: LoraSettings, base: Base
 
 def _named(module: str, target: str) -> bool:
     return module == target or module.endswith("." + target)
-
-
-def _unexpected(tensor: TensorEntry) -> RefusedError:
-    for part, feature in _FEATURES.items():
-        if tensor.name.endswith(part) or f"{part}." in tensor.name:
-            return WeightsRefusedError(
-                Reason.UNSUPPORTED_FEATURE,
-                f"{safe_repr(tensor.name)} belongs to {feature}, which the engine does not apply",
-                hint="train a plain LoRA",
-                param=WEIGHTS_FILE,
-            )
-    return WeightsRefusedError(
-        Reason.UNEXPECTED_TENSOR,
-        f"{safe_repr(tensor.name)} is no LoRA matrix of PEFT for this kind of module",
-        hint="names are base_model.model.<module>.lora_A.weight and .lora_B.weight",
-        param=WEIGHTS_FILE,
-    )
 
 
 def _misshapen(reason: Reason, tensor: TensorEntry, right: str) -> RefusedError:
