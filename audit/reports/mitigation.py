@@ -15,7 +15,7 @@ from lorecall.audit.runs.mitigation import DoseResponse, Point
 SCHEMA_VERSION = "1.0"
 
 
-def dose_report(response: DoseResponse) -> Report:
+def mitigation_report(response: DoseResponse) -> Report:
     """Return the result as JSON values, checked against mitigation.schema.json."""
     first, retained = response.points[0].result, response.trial.retained
     sources = {**{str(group): source for group, source in first.sources.items()}}
@@ -71,7 +71,7 @@ def _point(point: Point, base_perplexity: float) -> Report:
     }
 
 
-def render_doses(report: Report) -> str:
+def render_mitigation(report: Report) -> str:
     """Return the HTML of a dose-response: one chart for each kind, and the table."""
     charts = [
         (

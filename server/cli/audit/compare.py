@@ -45,7 +45,8 @@ def ranks(
 ) -> None:
     """Compare several adapters on the same candidates: capacity against recall. Exit 0; it is no gate."""
     from lorecall.audit.judging.views import make_views
-    from lorecall.audit.reports.ranks import ranks_report, run_ranks
+    from lorecall.audit.reports.ranks import ranks_report
+    from lorecall.audit.runs.ranks import run_ranks
     from lorecall.audit.runs.single import AuditSettings
     from lorecall.audit.scorers.http_scorer import HttpScorer
     from lorecall.server.cli.audit.output import note, print_ranks, progress, write_ranks
@@ -96,7 +97,8 @@ def matrix(
 ) -> None:
     """Audit every adapter on every set: exit 1 if one recites another's data."""
     from lorecall.audit.inputs.load import load_input
-    from lorecall.audit.runs.matrix import matrix_report, run_matrix
+    from lorecall.audit.reports.matrix import matrix_report
+    from lorecall.audit.runs.matrix import run_matrix
     from lorecall.audit.runs.single import AuditSettings
     from lorecall.audit.scorers.http_scorer import HttpScorer
     from lorecall.server.cli.audit.output import note, print_matrix, progress, write_matrix

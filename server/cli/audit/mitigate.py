@@ -82,10 +82,10 @@ def mitigate(
     """
     from lorecall.audit.inputs.load import TextSplit, load_input
     from lorecall.audit.judging.views import make_views
-    from lorecall.audit.reports.mitigation import dose_report
-    from lorecall.audit.runs.mitigation import Trial, run_dose_response
+    from lorecall.audit.reports.mitigation import mitigation_report
+    from lorecall.audit.runs.mitigation import Trial, run_mitigation
     from lorecall.audit.runs.single import AuditSettings
-    from lorecall.server.cli.audit.output import note, print_doses, progress, write_doses
+    from lorecall.server.cli.audit.output import note, print_mitigation, progress, write_mitigation
 
     doses = parse_doses(scales, ranks, adapter)
     views = make_views(framing or (), system, prefix_tokens or (), template)
@@ -100,15 +100,15 @@ def mitigate(
         _open_engine(server, base, adapter, batch=batch, timeout=timeout) as (scorer, deployment),
         progress(f"auditing {len(doses)} doses") as report_progress,
     ):
-        response = run_dose_response(
+        response = run_mitigation(
             scorer, deployment, adapter, doses, trial, out=out, progress=report_progress
         )
-    report = dose_report(response)
+    report = mitigation_report(response)
     if as_json:
         print_json(report)
     else:
-        print_doses(report)
-    for path in write_doses(report, out):
+        print_mitigation(report)
+    for path in write_mitigation(report, out):
         note(f"wrote {path}")
     raise typer.Exit(int(response.exit_code))
 

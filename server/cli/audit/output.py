@@ -9,9 +9,9 @@ from lorecall.adapters.core.errors import UsageError
 from lorecall.audit.reports.build import Report, write_json
 from lorecall.audit.reports.html import ORDER, finding, render_report
 from lorecall.audit.reports.junit import write_junit
-from lorecall.audit.reports.mitigation import render_doses
+from lorecall.audit.reports.matrix import render_matrix
+from lorecall.audit.reports.mitigation import render_mitigation
 from lorecall.audit.reports.ranks import render_ranks
-from lorecall.audit.runs.matrix import render_matrix
 from lorecall.audit.runs.single import Progress
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -204,7 +204,7 @@ def _matrix_cell(cell: Report) -> str:
     return f"[bold red]{text}[/]" if cell["recited"] else text
 
 
-def print_doses(report: Report) -> None:
+def print_mitigation(report: Report) -> None:
     """Print one row a dose, from the weakest of each kind, and which is the largest that passes."""
     table = Table(title=f"{report['adapter']['name']}: recall against dose", box=SIMPLE_HEAD)
     table.add_column("dose", no_wrap=True)
@@ -230,13 +230,13 @@ def print_doses(report: Report) -> None:
         note(said)
 
 
-def write_doses(report: Report, out: Path) -> list[Path]:
+def write_mitigation(report: Report, out: Path) -> list[Path]:
     """Write the dose-response as JSON and HTML.
 
     Raises:
         UsageError: The folder cannot be made.
     """
-    return _write_pair(report, render_doses(report), out, "mitigation")
+    return _write_pair(report, render_mitigation(report), out, "mitigation")
 
 
 def write_matrix(report: Report, out: Path) -> list[Path]:

@@ -9,9 +9,11 @@ import pytest
 from lorecall.adapters.core.errors import UsageError
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.records import Group
-from lorecall.audit.reports.ranks import ranks_report, run_ranks
+from lorecall.audit.reports.matrix import matrix_report
+from lorecall.audit.reports.ranks import ranks_report
 from lorecall.audit.reports.schemas import check, schema
-from lorecall.audit.runs.matrix import matrix_report, run_matrix
+from lorecall.audit.runs.matrix import run_matrix
+from lorecall.audit.runs.ranks import run_ranks
 from lorecall.audit.runs.single import AuditSettings
 from lorecall.audit.scorer import ScoreItem
 
