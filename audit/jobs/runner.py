@@ -21,7 +21,7 @@ from lorecall.audit.jobs.spool import Spool, Texts
 from lorecall.audit.jobs.store import AuditStore
 from lorecall.audit.judging.framed_judges import Bases, FramedJudges
 from lorecall.audit.records import Group, SetSource, SnippetResult
-from lorecall.audit.reports.build import Report, check_report, snippet_entry
+from lorecall.audit.reports.build import parse_entries, snippet_entry
 from lorecall.audit.reports.redact import Redactor
 from lorecall.audit.runs.single import AuditSettings, refuse, resolve_epsilon
 from lorecall.audit.scorer import AdapterVersion, ScoreItem, Scorer
@@ -116,13 +116,12 @@ class Runner:
                 return
         record = self.store.get(record.id)
         sources = {g: SetSource(s.name, s.digest, s.bad_count, s.generated) for g, s in texts.sets.items()}
-        entries = self.store.entries(record.id)
+        entries = parse_entries(self.store.entries(record.id))
         report = recorded_report(
             adapter, record.run, sources, settings, told.rules(), redactor, entries, record.seconds
         )
-        check_report(report)
-        del report["snippets"]  # they have their own rows
-        self.store.finish(record.id, self.worker, report)
+        result = report.model_dump(mode="json", exclude={"snippets"})  # they have their own rows
+        self.store.finish(record.id, self.worker, result)
         self.spool.remove(record.id)
 
     def _ask(
@@ -144,7 +143,7 @@ class Runner:
             started = time.monotonic()
             results = panel.chunk(group, items)
             _checked(scorer, record)
-            entries: list[Report] = [snippet_entry(one, redactor, scorer.token_texts) for one in results]
+            entries = [snippet_entry(one, redactor, scorer.token_texts).values() for one in results]
             spent = time.monotonic() - started
             record = self.store.record(record.id, self.worker, record.done, entries, self.lease, spent)
             self.seen(results)

@@ -1,78 +1,119 @@
 """Capacity against recall as one JSON file and one HTML file, over several deployed adapters."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
-from importlib.metadata import version
+from typing import Annotated, Literal
 
 from lorecall.audit.judging.rule import threshold
-from lorecall.audit.records import AuditResult, Group
-from lorecall.audit.reports.build import Report
 from lorecall.audit.reports.charts import staircase
 from lorecall.audit.reports.html import render
-from lorecall.audit.reports.schemas import check
+from lorecall.audit.reports.models import (
+    SCHEMA_VERSION,
+    Count,
+    DeltaLoss,
+    Epsilon,
+    Inputs,
+    MeasuredEngine,
+    Parameters,
+    RateAt,
+    ReportModel,
+    Share,
+    Started,
+    Threshold,
+    Tool,
+    Version,
+)
 from lorecall.audit.runs.ranks import LineStep, RanksResult
+from pydantic import ConfigDict, Field
 
-SCHEMA_VERSION = "1.0"
+
+class RankedAdapter(ReportModel):
+    """What one adapter of one rank holds of the candidates."""
+
+    adapter: str
+    rank: Count
+    effective_parameters: Parameters
+    tokens: Count
+    tokens_over_half: Count
+    """Target tokens with p > 0.5."""
+    snippets: Count
+    """Candidates, the failed ones included."""
+    certified: Count
+    recalled: Count
+    """Recalled by decoding only."""
+    base_known: Count
+    delta_loss: DeltaLoss
+    version: Version
+    controls: RateAt | None
 
 
-def ranks_report(ranks: RanksResult) -> Report:
-    """Return the result as JSON values, checked against ranks.schema.json."""
+class LineToken(ReportModel):
+    """One target token of the line."""
+
+    id: Count
+    text: str
+    p: Share
+    rank: Annotated[int, Field(strict=True, ge=1)]
+
+
+class LineOfModel(ReportModel):
+    """The line's target tokens through one model."""
+
+    label: str
+    """The adapter's name, or "base"."""
+    rank: Count
+    """0 for the base."""
+    over_half: Count
+    tokens: tuple[LineToken, ...]
+
+
+class RanksReport(ReportModel):
+    """Several deployed adapters on the same candidates."""
+
+    model_config = ConfigDict(title="lorecall audit ranks: capacity against recall")
+
+    schema_version: Literal["1.0"]
+    tool: Tool
+    started: Started
+    engine: MeasuredEngine
+    epsilon: Epsilon
+    threshold: Threshold
+    inputs: Inputs
+    adapters: Annotated[tuple[RankedAdapter, ...], Field(min_length=1)]
+    line: tuple[LineOfModel, ...]
+
+
+def ranks_report(ranks: RanksResult) -> RanksReport:
+    """Return the report of a comparison over the ranks."""
     first = ranks.results[0]
-    report: Report = {
-        "schema_version": SCHEMA_VERSION,
-        "tool": {"name": "lorecall", "version": version("lorecall")},
-        "started": first.started,
-        "engine": asdict(first.engine),
-        "epsilon": first.epsilon.value,
-        "threshold": threshold(first.epsilon.value),
-        "inputs": {str(group): asdict(source) for group, source in first.sources.items()},
-        "adapters": [
-            {**asdict(row), "version": versions[row.adapter], "controls": controls[row.adapter]}
-            for versions, controls in [_by_name(ranks.results)]
-            for row in ranks.rows
-        ],
-        "line": [
-            {
-                "label": step.label,
-                "rank": step.rank,
-                "over_half": step.over_half,
-                "tokens": _line_tokens(step, ranks.line_texts),
-            }
-            for step in ranks.line
-        ],
-    }
-    check(report, "ranks", "the comparison")
-    return report
+    return RanksReport(
+        schema_version=SCHEMA_VERSION,
+        tool=Tool.here(),
+        started=first.started,
+        engine=MeasuredEngine.model_validate(first.engine),
+        epsilon=first.epsilon.value,
+        threshold=threshold(first.epsilon.value),
+        inputs=Inputs.model_validate(first.sources),
+        adapters=tuple(RankedAdapter.model_validate(row) for row in ranks.rows),
+        line=tuple(_line(step, ranks.line_texts) for step in ranks.line),
+    )
 
 
-def _by_name(results: Sequence[AuditResult]) -> tuple[dict[str, str], dict[str, dict[str, object] | None]]:
-    versions = {result.adapter.name: result.adapter.version for result in results}
-    controls = {
-        result.adapter.name: asdict(result.summaries[Group.CONTROLS].recited)
-        if Group.CONTROLS in result.summaries
-        else None
-        for result in results
-    }
-    return versions, controls
-
-
-def _line_tokens(step: LineStep, texts: Sequence[str]) -> list[Report]:
+def _line(step: LineStep, texts: Sequence[str]) -> LineOfModel:
     score = step.score
-    return [
-        {"id": token, "text": text, "p": p, "rank": rank}
-        for token, text, p, rank in zip(score.target_ids, texts, score.p, score.rank, strict=True)
-    ]
+    columns = zip(score.target_ids, texts, score.p, score.rank, strict=True)
+    tokens = tuple(LineToken(id=token, text=text, p=p, rank=rank) for token, text, p, rank in columns)
+    return LineOfModel(label=step.label, rank=step.rank, over_half=step.over_half, tokens=tokens)
 
 
-def render_ranks(report: Report) -> str:
-    """Return the HTML of a report over the ranks."""
+def render_ranks(report: RanksReport) -> str:
+    """Return the HTML of a comparison over the ranks."""
     rows = [
         (
-            f"r = {row['rank']}",
-            f"{row['effective_parameters']:,} parameters",
-            row["tokens_over_half"] / row["tokens"] if row["tokens"] else 0.0,
-            (row["certified"] + row["recalled"]) / row["snippets"],
+            f"r = {row.rank}",
+            f"{row.effective_parameters:,} parameters",
+            row.tokens_over_half / row.tokens if row.tokens else 0.0,
+            (row.certified + row.recalled) / row.snippets,
         )
-        for row in report["adapters"]
+        for row in report.adapters
     ]
-    return render("ranks.html", report=report, tool_version=report["tool"]["version"], chart=staircase(rows))
+    return render("ranks.html", report, chart=staircase(rows))

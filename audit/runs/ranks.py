@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.judging.framed_judges import RAW, Bases
 from lorecall.audit.judging.verdict import normalise
-from lorecall.audit.records import AuditResult, Group, Verdict
+from lorecall.audit.records import AuditResult, Group, Rate, Verdict
 from lorecall.audit.runs.single import AuditSettings, Progress, no_progress, run_audit
 from lorecall.audit.scorer import ItemScore, ScoreItem, Scorer
 
@@ -28,6 +28,8 @@ class RankRow:
         recalled: Candidates recalled by decoding only.
         base_known: Candidates that the base recites as well.
         delta_loss: Base loss less adapter loss, in nats a token; None if nothing was scored.
+        version: The adapter's version.
+        controls: The rate of recited controls; None without controls.
     """
 
     adapter: str
@@ -40,6 +42,8 @@ class RankRow:
     recalled: int
     base_known: int
     delta_loss: float | None
+    version: str
+    controls: Rate | None
 
 
 def rank_rows(results: Sequence[AuditResult]) -> list[RankRow]:
@@ -49,7 +53,7 @@ def rank_rows(results: Sequence[AuditResult]) -> list[RankRow]:
 
 
 def _row(result: AuditResult) -> RankRow:
-    summary = result.summaries[Group.CANDIDATES]
+    summary, controls = result.summaries[Group.CANDIDATES], result.summaries.get(Group.CONTROLS)
     return RankRow(
         adapter=result.adapter.name,
         rank=result.adapter.rank,
@@ -61,6 +65,8 @@ def _row(result: AuditResult) -> RankRow:
         recalled=summary.verdicts[Verdict.RECALLED],
         base_known=summary.verdicts[Verdict.BASE_KNOWN],
         delta_loss=summary.delta_loss,
+        version=result.adapter.version,
+        controls=None if controls is None else controls.recited,
     )
 
 

@@ -184,7 +184,6 @@ class AuditGate:
         result = run_audit(scorer, loaded.name, sets, AuditSettings())
         verdict = judge_result(result, self.policy)
         report = build_report(result, verdict, self.policy, redactor(show=False), scorer.token_texts)
-        policy = {name: limit for name, limit in self.policy.as_dict().items() if limit is not None}
         new = NewAudit(
             id=job.id,
             adapter=job.name,
@@ -193,12 +192,13 @@ class AuditGate:
             effective_parameters=loaded.info.effective_parameters,
             candidate_set=set_digest(sets[Group.CANDIDATES]),
             inputs=set_inputs(sets),
-            settings=OrderSettings(policy=policy).model_dump(mode="json"),
-            total=len(report["snippets"]),
+            settings=OrderSettings(policy=self.policy.model_dump(exclude_none=True)).model_dump(mode="json"),
+            total=len(report.snippets),
             created_by=ACTOR,
         )
-        entries = report.pop("snippets")  # they have their own rows
-        AuditStore(self.plane.registry.database).keep(new, report, entries)
+        values = report.values()
+        entries = values.pop("snippets")  # they have their own rows
+        AuditStore(self.plane.registry.database).keep(new, values, entries)
         return verdict.passed, list(verdict.reasons)
 
     async def _quarantine(self, job: JobRecord, reason: str) -> None:

@@ -18,6 +18,7 @@ from lorecall.adapters.registry.records import JobRecord
 from lorecall.audit.jobs.order import Upload, make_order
 from lorecall.audit.jobs.records import AuditNotFoundError
 from lorecall.audit.jobs.service import AuditService, describe
+from lorecall.audit.reports.build import parse_report
 from lorecall.audit.reports.html import render_report
 from lorecall.audit.reports.junit import render_junit
 from lorecall.server.auth.request_context import actor, sees
@@ -154,9 +155,10 @@ async def show_report(audit_id: str, kind: str, request: Request) -> Response:
         raise UsageError(
             f"no report.{kind[:20]}", hint="report.json, report.html or report.xml", param="kind"
         )
-    report = await asyncio.to_thread(desk(request).service.report, audit_id, sees)
+    values = await asyncio.to_thread(desk(request).service.report, audit_id, sees)
     if kind == "json":
-        return JSONResponse(report)
+        return JSONResponse(values)
+    report = await asyncio.to_thread(parse_report, values)
     if kind == "html":
         return HTMLResponse(await asyncio.to_thread(render_report, report))
     return Response(await asyncio.to_thread(render_junit, report), media_type="application/xml")

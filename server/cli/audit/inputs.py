@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from lorecall.audit.inputs.candidates import CandidateSet
     from lorecall.audit.policy.policy import Policy
     from lorecall.audit.records import Group
+    from lorecall.audit.reports.models import ReportModel
     from lorecall.audit.scorer import Scorer
     from lorecall.audit.scorers.http_scorer import HttpScorer
 
@@ -103,7 +104,7 @@ def choose_policy(file: Path | None, limits: "dict[str, int | float | None]", *,
         base = Policy(max_certified=None, max_recalled=None)
     else:
         base = Policy()
-    return Policy(**{**base.as_dict(), **given})  # type: ignore[arg-type]  # the names are the fields
+    return base.model_copy(update=given)
 
 
 def check_confidence(confidence: float) -> None:
@@ -116,11 +117,9 @@ def check_confidence(confidence: float) -> None:
         raise UsageError(f"--confidence must be within (0, 1), not {confidence}", param="confidence")
 
 
-def print_json(report: dict[str, object]) -> None:
+def print_json(report: "ReportModel") -> None:
     """Print a report on stdout."""
-    import json
-
-    sys.stdout.write(json.dumps(report, ensure_ascii=False, allow_nan=False, indent=1) + "\n")
+    sys.stdout.write(report.to_json())
 
 
 def split_pair(text: str) -> tuple[str, Path]:

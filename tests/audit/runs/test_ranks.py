@@ -73,7 +73,7 @@ def test_the_page_gives_the_rows_and_the_line(ladder: TinyScorer, sets: Sets) ->
     """Staircase, table and line of the JSON stand on one self-contained page."""
     report = ranks_report(run_ranks(ladder, list(RANKS), sets, AuditSettings(), line=LINE))
     html = render_ranks(report)
-    assert [row["rank"] for row in report["adapters"]] == [2, 8, 32]
+    assert [row.rank for row in report.adapters] == [2, 8, 32]
     assert "r = 32" in html
     assert "12 of 12" in html
     assert html.count("<polyline") == 2
