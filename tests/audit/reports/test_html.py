@@ -4,6 +4,7 @@ import base64
 import hashlib
 import re
 from html.parser import HTMLParser
+from importlib.resources import files
 
 import pytest
 from lorecall.audit.inputs.candidates import CandidateSet
@@ -144,3 +145,9 @@ def test_an_audit_of_errors_only_is_rendered(engine: TinyScorer, item: ScoreItem
     """A report without a single score is still a page that says so."""
     html = render_report(report_of(engine, "other", {Group.CANDIDATES: as_set((item,))}))
     assert "could not be scored" in html
+
+
+def test_every_verdict_has_a_colour() -> None:
+    """The one style that the HTML reports and the page at /audit/ share names each verdict's class."""
+    style = files("lorecall.audit.reports").joinpath("templates", "report.css").read_text("utf-8")
+    assert all(f".v-{verdict} {{" in style for verdict in Verdict)
