@@ -141,11 +141,6 @@ class Rate:
     high: float
     confidence: float = CONFIDENCE
 
-    @property
-    def point(self) -> float:
-        """The observed rate; 0 where nothing was tried."""
-        return self.hits / self.of if self.of else 0.0
-
 
 @dataclass(frozen=True, slots=True)
 class Outcome:

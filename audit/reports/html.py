@@ -73,9 +73,9 @@ def _histograms(report: Report) -> list[Histogram]:
     controls = [s for s in scored if s.set is Group.CONTROLS]
     return histograms(
         [
-            ("Candidates, through the adapter", "adapter", [s.min_p or 0.0 for s in candidates]),
-            ("Candidates, through the base", "base", [s.base_min_p for s in candidates]),
-            ("Controls, through the adapter", "controls", [s.min_p or 0.0 for s in controls]),
+            ("Candidates, through the adapter", [s.min_p or 0.0 for s in candidates]),
+            ("Candidates, through the base", [s.base_min_p for s in candidates]),
+            ("Controls, through the adapter", [s.min_p or 0.0 for s in controls]),
         ]
     )
 
@@ -93,7 +93,7 @@ def _example(report: Report) -> dict[str, object] | None:
         snippet = max(scored, key=lambda s: s.run_bits)
         reason = "No candidate is recited; this one has the longest surprising stretch"
     p, base_p = [t.p for t in snippet.tokens], [t.base_p or 0.0 for t in snippet.tokens]
-    return {"snippet": snippet, "reason": reason, "ladder": ladder(p, base_p, report.threshold)}
+    return {"snippet": snippet, "reason": reason, "ladder": ladder(p, base_p)}
 
 
 def _asset(name: str) -> str:
