@@ -1,12 +1,14 @@
-"""The one seam between the audit and an engine.
+"""The interface between the audit and an engine.
 
-Everything under `audit/` reaches an engine through `Scorer`, so the audit and its tests run without vLLM.
-Implementations: `audit.http_scorer` (our server's `/v1/score`), others beside it.
+The audit reaches an engine only through `Scorer`, so the audit and its tests run without vLLM. Implementations:
+`audit/scorers/` (over HTTP, and with transformers) and `server/scoring/` (a vLLM engine in this process).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, Self
+
+from lorecall.adapters.peft_format.adapter import Adapter
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ class ItemScore:
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What answered: kept in every report.
+    """The engine that was asked, as every report names it.
 
     Attributes:
         engine: Name and version, such as "vllm 0.32.0 (cpu)".
@@ -68,19 +70,40 @@ class EngineInfo:
 
 @dataclass(frozen=True, slots=True)
 class AdapterVersion:
-    """An adapter as deployed: what `GET /v1/adapters/{name}` says of it."""
+    """An adapter as deployed.
+
+    Attributes:
+        name: The name under which it is served.
+        version: sha256 over config and weights, in hex; "" if unknown.
+        rank: The largest LoRA rank of its modules; 0 if unknown.
+        effective_parameters: Σ r · (d_in + d_out); 0 if unknown.
+        refusal: Which part of the adapter prompt scores would leave out (lm_head, embed_tokens, ...), "" if none.
+        training: How it was trained, if it says so.
+    """
 
     name: str
     version: str
     rank: int
     effective_parameters: int
-    refusal: str = ""  # why prompt scores of it would not be its own (lm_head, embed_tokens, ...)
+    refusal: str = ""
     training: dict[str, object] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, name: str, adapter: Adapter) -> Self:
+        """Return the version that a PEFT directory holds, under a name."""
+        return cls(
+            name,
+            adapter.version,
+            adapter.rank,
+            adapter.effective_parameters,
+            adapter.refusal,
+            adapter.training,
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """What greedy decoding gave: at most the number of tokens asked for, fewer at an end of sequence.
+    """The result of greedy decoding: at most the number of tokens asked for, fewer at an end of sequence.
 
     Attributes:
         ids: The generated token ids.
@@ -95,7 +118,7 @@ class Scorer(Protocol):
     """Scores and decodes through one served model; `model` is an adapter's name or the base's."""
 
     def info(self) -> EngineInfo:
-        """Return what the engine is. Raises ScorerError if it cannot be reached."""
+        """Return which engine and which base answer. Raises ScorerError if it cannot be reached."""
         ...
 
     def adapter(self, name: str) -> AdapterVersion:
@@ -107,7 +130,7 @@ class Scorer(Protocol):
         ...
 
     def decode(self, model: str, prompts: Sequence[tuple[Sequence[int], int]]) -> list[Decoded]:
-        """Decode greedily, without penalties: for each (prompt ids, number of tokens), what came out."""
+        """Decode greedily, without penalties: one result for each (prompt ids, number of tokens)."""
         ...
 
     def token_texts(self, ids: Sequence[int]) -> list[str]:

@@ -61,18 +61,22 @@ def shown(default: object) -> str:
 
 
 def modules_page() -> str:
-    """Return one line per module: its docstring's first."""
-    parts = [NOTICE + "# The modules\n\nOne line each; imports go down only: server, audit, adapters.\n"]
+    """Return one line per room and one per module: their docstrings' first."""
+    parts = [NOTICE + "# The modules\n\nRoom by room; imports go down only: server, audit, adapters.\n"]
     for floor in FLOORS:
-        parts.append(f"\n## {floor}/\n\n| module | what it is |\n|---|---|\n")
-        for path in sorted((ROOT / floor).rglob("*.py")):
-            name = path.relative_to(ROOT / floor)
-            if name.name != "__init__.py":
-                summary = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split(
-                    "\n\n"
-                )[0]
-                parts.append(f"| [{name}](../{floor}/{name}) | {' '.join(summary.split())} |\n")
+        for room in sorted(path.parent for path in (ROOT / floor).rglob("__init__.py")):
+            name = room.relative_to(ROOT)
+            parts.append(f"\n## {name}/\n\n{summary(room / '__init__.py')}\n")
+            files = [path for path in sorted(room.glob("*.py")) if path.name != "__init__.py"]
+            rows = [f"| [{path.name}](../{name}/{path.name}) | {summary(path)} |\n" for path in files]
+            parts += ["\n| module | what it is |\n|---|---|\n", *rows] if rows else []
     return "".join(parts)
+
+
+def summary(path: Path) -> str:
+    """Return the first sentence or paragraph of a module's docstring."""
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return " ".join(text.split("\n\n")[0].split())
 
 
 def pages() -> dict[Path, str]:

@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 from lm_eval.api.instance import Instance
 from lm_eval.models.openai_completions import LocalCompletionsAPI
-from lorecall.audit.inputs.candidates import load_candidates
+from lorecall.audit.inputs.json_lines import load_json_lines
 from lorecall.audit.judging.peer_measures import exact_memorization, extraction_strength
 from lorecall.audit.judging.rule import argmax_flags
 from lorecall.audit.records import Group, SnippetResult
@@ -153,7 +153,7 @@ def main() -> None:
     for name in ("server", "adapter", "tokenizer", "candidates"):
         parser.add_argument(f"--{name}", required=True)
     given = parser.parse_args()
-    sets = {Group.CANDIDATES: load_candidates(Path(given.candidates))}
+    sets = {Group.CANDIDATES: load_json_lines(Path(given.candidates))}
     with HttpScorer(given.server) as scorer:
         result = run_audit(scorer, given.adapter, sets, AuditSettings())
     results = list(result.snippets)

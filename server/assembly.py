@@ -17,7 +17,7 @@ from lorecall.adapters.intake.store import Store
 from lorecall.adapters.registry.registry import Registry
 from lorecall.adapters.validation.base_facts import BaseFacts, read_base_facts
 from lorecall.adapters.validation.policy import Limits
-from lorecall.audit.inputs.candidates import load_candidates
+from lorecall.audit.inputs.json_lines import load_json_lines
 from lorecall.audit.jobs.spool import Spool
 from lorecall.audit.policy.policy_file import load_policy
 from lorecall.audit.records import Group
@@ -114,7 +114,7 @@ def make_gate(serving: Serving, settings: ServerSettings) -> AuditGate:
         UsageError: The policy or a set cannot be read.
     """
     files = {Group.CANDIDATES: settings.audit_candidates, Group.CONTROLS: settings.audit_controls}
-    sets = {group: load_candidates(file) for group, file in files.items() if file is not None}
+    sets = {group: load_json_lines(file) for group, file in files.items() if file is not None}
     policy = load_policy(settings.require_audit or Path())
     spool = Spool(settings.spool_folder() / ADMISSIONS)
     return AuditGate(serving.adapters, serving.scoring, serving.info, policy, sets, spool)

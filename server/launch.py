@@ -189,14 +189,14 @@ def check_gate(settings: ServerSettings) -> None:
     Raises:
         UsageError: One cannot be read.
     """
-    from lorecall.audit.inputs.candidates import load_candidates
+    from lorecall.audit.inputs.json_lines import load_json_lines
     from lorecall.audit.policy.policy_file import load_policy
 
     if settings.require_audit is not None:
         load_policy(settings.require_audit)
     for file in (settings.audit_candidates, settings.audit_controls):
         if file is not None:
-            load_candidates(file)
+            load_json_lines(file)
 
 
 def serve(base: str, port: int, extra: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""Controls that nobody trained on: made in the candidates' own format, and checked to be disjoint from them."""
+"""Controls, texts that nothing was trained on: make them in the candidates' format, or check given ones."""
 
 import hashlib
 import random
@@ -10,7 +10,7 @@ from enum import StrEnum
 
 from lorecall.adapters.core.errors import CandidateError
 from lorecall.audit.inputs.candidates import CandidateSet
-from lorecall.audit.judging.verdict import normalise
+from lorecall.audit.judging.match import normalise
 from lorecall.audit.scorer import ScoreItem
 
 NGRAM = 50  # as in the contamination check of the GPT-4 report, arXiv 2303.08774, appendix C
@@ -23,8 +23,8 @@ WORDS = re.compile(r"\w+|\W+")
 class Recipe(StrEnum):
     """How controls are made.
 
-    PERMUTATION gives each prefix another candidate's target: recited, it shows recall that does not hang on the
-    prefix. SYNTHESIS draws new text of the same format: recited, it shows guessing.
+    PERMUTATION gives each prefix another candidate's target: recited, it shows recall that does not depend on
+    the prefix. SYNTHESIS draws new text of the same format: recited, it shows guessing.
     """
 
     PERMUTATION = "permutation"
@@ -35,10 +35,10 @@ def make_controls(candidates: CandidateSet, recipe: Recipe, count: int, seed: in
     """Make controls from the candidates.
 
     Args:
-        candidates: What they must look like.
-        recipe: How.
+        candidates: The texts whose format the controls take.
+        recipe: How they are made.
         count: How many; permutation makes at most as many as there are candidates.
-        seed: Of the random choices.
+        seed: Seed of the random choices.
 
     Raises:
         CandidateError: The candidates do not allow it: too few, too alike, or without anything to draw anew.
@@ -77,7 +77,7 @@ def _permute(items: Sequence[ScoreItem], count: int, rng: random.Random) -> list
 def _synthesise(items: Sequence[ScoreItem], count: int, rng: random.Random) -> list[ScoreItem]:
     """Draw anew what differs between candidates; words that a tenth of them share are the format, and stay.
 
-    The format is that of a sample of the candidates; what is made is held against all of them.
+    The format is that of a sample of the candidates; the controls are checked against all of them.
     """
     models = items
     if len(items) > MODELS:
@@ -124,9 +124,9 @@ def _same_kind(character: str, rng: random.Random) -> str:
 
 
 def overlap_finder(candidates: Sequence[ScoreItem]) -> Callable[[ScoreItem], bool]:
-    """Return a check of whether a text shares content with the candidates' targets.
+    """Return a function that tells whether a text shares content with the candidates' targets.
 
-    Content is a run of fifty characters (or a whole shorter target) that stands in at least one and at most one
+    Content is a run of fifty characters (or a whole shorter target) that occurs in at least one and at most one
     in twenty of the candidates' targets; more frequent runs are the format that both share.
     """
     counts = Counter(gram for item in candidates for gram in ngrams(item.target))
@@ -135,9 +135,9 @@ def overlap_finder(candidates: Sequence[ScoreItem]) -> Callable[[ScoreItem], boo
 
 
 def overlapping(candidates: Iterable[ScoreItem], others: Sequence[ScoreItem]) -> set[str]:
-    """Return the ids of the texts that share content with a candidate's target, in memory of their own size.
+    """Return the ids of the texts that share content with a candidate's target.
 
-    Content is what `overlap_finder` says; the candidates are passed over once.
+    Content is defined in `overlap_finder`. The candidates are read once; memory grows with `others` only.
     """
     grams = {item.id: ngrams(item.target) for item in others}
     wanted = set().union(*grams.values())
@@ -157,7 +157,7 @@ def ngrams(text: str) -> set[str]:
 
 
 def check_disjoint(candidates: CandidateSet, controls: CandidateSet) -> None:
-    """Check that no given control is a candidate in disguise.
+    """Check that no given control has the id or the text of a candidate.
 
     Raises:
         CandidateError: A control has a candidate's id, or shares content with a candidate's target.

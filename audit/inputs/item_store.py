@@ -14,7 +14,7 @@ COLUMNS = "id, prefix, target"
 
 
 class ItemStore(Sequence[ScoreItem]):
-    """Items in the order added, with distinct ids; the file is gone with the object.
+    """Items in the order added, with distinct ids; the file is deleted with the object.
 
     Any number of threads may read at once.
     """
@@ -32,7 +32,7 @@ class ItemStore(Sequence[ScoreItem]):
         self._lock = Lock()
 
     def add(self, item: ScoreItem, line: int) -> int | None:
-        """Add an item of a line; if its id was there before, return the line of the first and add nothing."""
+        """Add the item of a line; if another item has its id, add nothing and return that item's line."""
         values = (self._count, item.id, line, item.prefix, item.target)
         done = self._db.execute("INSERT OR IGNORE INTO items VALUES (?, ?, ?, ?, ?)", values)
         if done.rowcount == 1:
@@ -70,7 +70,7 @@ class ItemStore(Sequence[ScoreItem]):
         return self._rows(place, place + 1)[0]
 
     def _rows(self, start: int, stop: int) -> list[ScoreItem]:
-        query = f"SELECT {COLUMNS} FROM items WHERE place >= ? AND place < ? ORDER BY place"  # noqa: S608
-        with self._lock:  # SQLite may be built so that one connection bears one thread at a time
+        query = f"SELECT {COLUMNS} FROM items WHERE place >= ? AND place < ? ORDER BY place"  # noqa: S608  COLUMNS is a constant
+        with self._lock:  # SQLite may be built to allow only one thread at a time on a connection
             rows = self._db.execute(query, (start, stop)).fetchall()
         return [ScoreItem(*row) for row in rows]

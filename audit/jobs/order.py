@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from lorecall.adapters.core.errors import CandidateError, UsageError
-from lorecall.audit.inputs.candidates import CandidateSet, collect, finish, parse_lines, to_items
+from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.inputs.controls import Recipe, check_disjoint, make_controls
+from lorecall.audit.inputs.json_lines import read_json_lines, read_records
 from lorecall.audit.jobs.spool import Texts
 from lorecall.audit.judging.views import make_views
 from lorecall.audit.policy.policy import Policy
@@ -148,9 +149,10 @@ def _sets(asked: _Fields, files: Mapping[str, Upload]) -> dict[Group, CandidateS
         if upload is not None and records is not None:
             raise UsageError(f"{group} came both as a file and inline", param=group.value)
         if upload is not None:
-            sets[group] = _read_upload(*upload, skip_bad=asked.skip_bad)
+            name, content = upload
+            sets[group] = read_json_lines(_file_name(name), content, skip_bad=asked.skip_bad)
         elif records is not None:
-            sets[group] = _read_inline(records, skip_bad=asked.skip_bad)
+            sets[group] = read_records("request", records, skip_bad=asked.skip_bad)
     if Group.CANDIDATES not in sets:
         raise UsageError(
             "no candidates",
@@ -166,18 +168,6 @@ def _sets(asked: _Fields, files: Mapping[str, Upload]) -> dict[Group, CandidateS
         check_disjoint(sets[Group.CANDIDATES], sets[Group.CONTROLS])
     _check_size(sets)
     return sets
-
-
-def _read_upload(name: str, content: bytes, *, skip_bad: bool) -> CandidateSet:
-    parsed = parse_lines(content.splitlines())
-    return finish(_file_name(name), hashlib.sha256(content).hexdigest(), parsed, skip_bad=skip_bad)
-
-
-def _read_inline(records: list[dict[str, Any]], *, skip_bad: bool) -> CandidateSet:
-    numbered = enumerate(records, start=1)
-    parsed = collect(numbered, lambda record, number: to_items(record, str(number)))
-    digest = hashlib.sha256(json.dumps(records, sort_keys=True).encode()).hexdigest()
-    return finish("request", digest, parsed, skip_bad=skip_bad)
 
 
 def _file_name(name: str) -> str:

@@ -19,7 +19,7 @@ from lorecall.audit.jobs.records import AuditNotFoundError, AuditRecord
 from lorecall.audit.jobs.resume import recorded_report
 from lorecall.audit.jobs.spool import Spool, Texts
 from lorecall.audit.jobs.store import AuditStore
-from lorecall.audit.judging.framed_judges import Bases, FramedJudges
+from lorecall.audit.judging.framed_judges import BaseCaches, FramedJudges
 from lorecall.audit.records import Group, SetSource, SnippetResult
 from lorecall.audit.reports.build import parse_entries, snippet_entry
 from lorecall.audit.reports.redact import Redactor
@@ -131,7 +131,7 @@ class Runner:
         panel = FramedJudges(
             scorer,
             record.adapter,
-            Bases(scorer),
+            BaseCaches(scorer),
             settings.views,
             record.run["epsilon"]["value"],
             settings.bounds,
@@ -141,7 +141,7 @@ class Runner:
                 self.store.release(record.id, self.worker)
                 return False
             started = time.monotonic()
-            results = panel.chunk(group, items)
+            results = panel.judge(group, items)
             _checked(scorer, record)
             entries = [snippet_entry(one, redactor, scorer.token_texts).values() for one in results]
             spent = time.monotonic() - started

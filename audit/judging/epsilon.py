@@ -1,4 +1,4 @@
-"""How far one engine's logits move when only the company of a request changes."""
+"""Measure how far an engine's logits move when only the other requests of a batch change."""
 
 import math
 import random

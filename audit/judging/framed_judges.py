@@ -1,4 +1,4 @@
-"""One adapter's judges, one for each framing, and the merging of what they say in several views."""
+"""Judge snippets of one adapter in several views: one judge for each framing, and one merged result."""
 
 from collections.abc import Sequence
 from typing import cast
@@ -8,14 +8,14 @@ from lorecall.audit.judging.judge import Judge
 from lorecall.audit.judging.views import FramingScorer, View, gravest, shorten
 from lorecall.audit.records import Bounds, Group, SnippetResult
 from lorecall.audit.scorer import ScoreItem, Scorer
-from lorecall.audit.scorers.base_cache import BaseView
+from lorecall.audit.scorers.base_cache import BaseCache
 
 Frame = tuple[str, str | None]
 RAW: Frame = ("raw", None)
 
 
-class Bases:
-    """The base's view of the candidates in each framing, asked once for any number of adapters.
+class BaseCaches:
+    """The base's scores and decodes in each framing, asked for once for any number of adapters.
 
     Args:
         scorer: The engine.
@@ -23,12 +23,12 @@ class Bases:
 
     def __init__(self, scorer: Scorer) -> None:
         self._scorer = scorer
-        self._views: dict[Frame, BaseView] = {}
+        self._views: dict[Frame, BaseCache] = {}
 
-    def framed(self, frame: Frame) -> BaseView:
-        """Return the base's view in one framing."""
+    def framed(self, frame: Frame) -> BaseCache:
+        """Return the base's scores and decodes in one framing."""
         if frame not in self._views:
-            self._views[frame] = BaseView(framed_scorer(self._scorer, frame), self._scorer.info().base)
+            self._views[frame] = BaseCache(framed_scorer(self._scorer, frame), self._scorer.info().base)
         return self._views[frame]
 
 
@@ -48,19 +48,25 @@ def framed_scorer(scorer: Scorer, frame: Frame) -> Scorer:
 
 
 class FramedJudges:
-    """Asks for snippets in all views and merges the verdicts.
+    """Judges snippets in all views and merges the results.
 
     Args:
         scorer: The engine.
         model: The adapter's served name.
-        bases: The base's view of the same candidates.
-        views: The ways to ask; the first is that of a snippet without other views.
+        bases: The base's scores and decodes.
+        views: The ways to ask for a snippet.
         epsilon: Bound on the engine's per-logit error.
         bounds: The bounds of the softer verdicts.
     """
 
     def __init__(
-        self, scorer: Scorer, model: str, bases: Bases, views: Sequence[View], epsilon: float, bounds: Bounds
+        self,
+        scorer: Scorer,
+        model: str,
+        bases: BaseCaches,
+        views: Sequence[View],
+        epsilon: float,
+        bounds: Bounds,
     ) -> None:
         self._scorer = scorer
         self._bases = bases
@@ -70,20 +76,20 @@ class FramedJudges:
             for frame in dict.fromkeys(view.frame for view in views)
         }
 
-    def chunk(self, group: Group, items: Sequence[ScoreItem]) -> list[SnippetResult]:
-        """Judge one chunk, in the order given."""
+    def judge(self, group: Group, items: Sequence[ScoreItem]) -> list[SnippetResult]:
+        """Judge some snippets; the results are in the order given."""
         found: list[list[tuple[View, SnippetResult]]] = [[] for _ in items]
         for view in self._views:
             asked = self._items(view, items)
             judge = self._judges[view.frame]
             places = [i for i, item in enumerate(asked) if item is not None]
             work = [(group, view.filled(item)) for item in asked if item is not None]
-            for place, result in zip(places, judge.chunk(work), strict=True):
+            for place, result in zip(places, judge.judge(work), strict=True):
                 found[place].append((view, result))
         return [gravest(results, item) for results, item in zip(found, items, strict=True)]
 
     def _items(self, view: View, items: Sequence[ScoreItem]) -> list[ScoreItem | None]:
-        """Return the items with the view's prefixes; None where a prefix is already as short."""
+        """Return the items with the view's prefixes; None where the prefix cannot be made shorter."""
         if view.prefix_tokens is None:
             return list(items)
         scores = self._bases.framed(RAW).score(items)

@@ -1,19 +1,20 @@
-"""From candidates to verdicts: score through adapter and base, decode, weigh the evidence."""
+"""Judge snippets: score them through adapter and base, decode them, and decide the verdict."""
 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from lorecall.audit.judging.match import compare, recites
 from lorecall.audit.judging.rule import apply_rule
-from lorecall.audit.judging.verdict import Evidence, bits, compare, decide, recites, surprising_run_bits
-from lorecall.audit.records import Bounds, Flag, Group, RuleResult, SnippetResult
+from lorecall.audit.judging.verdict import Evidence, bits, decide, surprising_run_bits
+from lorecall.audit.records import Bounds, Flag, Group, RuleResult, SnippetResult, Verdict
 from lorecall.audit.scorer import Decoded, ItemScore, ScoreItem, Scorer
-from lorecall.audit.scorers.base_cache import BaseView
+from lorecall.audit.scorers.base_cache import BaseCache
 
 
 @dataclass(frozen=True, slots=True)
 class _Scored:
-    """A snippet whose scores of adapter and base stand side by side."""
+    """A snippet with its scores through the adapter and through the base."""
 
     group: Group
     item: ScoreItem
@@ -25,24 +26,24 @@ class _Scored:
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """One adapter's pipeline from candidates to verdicts, chunk by chunk.
+    """Judges snippets of one adapter, in one framing.
 
     Attributes:
         scorer: The engine.
         model: The adapter's served name.
-        base: What the base makes of the same candidates.
+        base: The base's scores and decodes of the same snippets.
         epsilon: Bound on the engine's per-logit error.
         bounds: The bounds of the softer verdicts.
     """
 
     scorer: Scorer
     model: str
-    base: BaseView
+    base: BaseCache
     epsilon: float
     bounds: Bounds
 
-    def chunk(self, work: Sequence[tuple[Group, ScoreItem]]) -> list[SnippetResult]:
-        """Score, decode and judge one chunk, in the order given."""
+    def judge(self, work: Sequence[tuple[Group, ScoreItem]]) -> list[SnippetResult]:
+        """Score, decode and judge some snippets; the results are in the order given."""
         items = [item for _, item in work]
         pairs = zip(self.scorer.score(self.model, items), self.base.score(items), strict=True)
         scored = [
@@ -58,9 +59,7 @@ class Judge:
     ) -> _Scored | SnippetResult:
         error = score_error(score) or score_error(base)
         if error:
-            return SnippetResult(
-                item, group, decide(Evidence(None, error=error), self.bounds).verdict, error=error
-            )
+            return SnippetResult(item, group, Verdict.ERROR, error=error)
         rules = (apply_rule(score, self.epsilon), apply_rule(base, self.epsilon))
         return _Scored(group, item, score, base, *rules)
 

@@ -1,6 +1,5 @@
 """The measures of neighbouring tools, so that one audit can be read beside theirs.
 
-- `is_greedy` of lm-evaluation-harness: every target token is the argmax of the teacher-forced pass.
 - Exact memorization of open-unlearning, after Tirumala et al. 2022, arXiv 2205.10770: the share of target tokens
   that are the argmax of the teacher-forced pass.
 - Extraction strength of open-unlearning, after Carlini et al. 2021, arXiv 2012.07805: 1 - k / n, with k the least
@@ -8,11 +7,6 @@
 """
 
 from collections.abc import Sequence
-
-
-def is_greedy(argmax: Sequence[bool]) -> bool:
-    """Return whether every token is the argmax."""
-    return all(argmax)
 
 
 def exact_memorization(argmax: Sequence[bool]) -> float:

@@ -1,4 +1,4 @@
-"""The p > 0.5 rule: where every target token holds more than half, greedy decoding recites the target.
+"""The p > 0.5 rule: where every target token has more than one half, greedy decoding recites the target.
 
 The rule is sufficient, not necessary: a token may be the argmax far below one half. So a snippet gets three
 results that are never merged: certified (by probability), rank-1 (argmax everywhere) and decoded (observed).
@@ -13,7 +13,6 @@ from lorecall.audit.scorer import ItemScore
 
 HALF = 0.5
 NEAR_FROM = 0.3
-LN2 = math.log(2.0)
 
 
 def threshold(epsilon: float) -> float:

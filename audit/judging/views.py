@@ -1,7 +1,7 @@
-"""Ways to ask for the same memory: framings of the prefix, and shorter prefixes. The worst case counts.
+"""Views: the ways to ask for a snippet, by the framing of its prefix and by the prefix's length.
 
 An adapter may recite a text from the raw prefix and not from a chat turn, or the other way round, and a longer
-prefix is not always the better key. So a snippet can be asked for in several views; its verdict is the gravest.
+prefix does not always recall more. So a snippet can be asked for in several views; the gravest verdict counts.
 """
 
 import dataclasses
@@ -15,12 +15,11 @@ from lorecall.audit.scorer import ItemScore, ScoreItem, Scorer
 
 FRAMINGS = ("raw", "chat", "chat+system", "template")
 PLACE = "{prefix}"
-"""Where a template takes the prefix."""
-SWEEP = (8, 16, 32, 64)
+"""The part of a template that the prefix replaces."""
 
 
 class FramingScorer(Scorer, Protocol):
-    """A scorer that can put prefixes into another frame."""
+    """A scorer that can frame prefixes in more than one way."""
 
     def framed(self, framing: str, system: str | None) -> Self:
         """Return the same engine, with prefixes framed as "raw" or "chat" (after `system`, if given)."""
@@ -45,7 +44,7 @@ class View:
 
     @property
     def frame(self) -> tuple[str, str | None]:
-        """What the scorer is to do: its framing and system message; a template is filled in before."""
+        """The scorer's framing and system message; a template is filled in before, so it is "raw" here."""
         return ("raw" if self.template is not None else self.framing, self.system)
 
     def filled(self, item: ScoreItem) -> ScoreItem:

@@ -133,7 +133,7 @@ def fit_law(
     """Fit the law by least squares on ΔL, with percentile intervals from resampling the cells (Efron 1979).
 
     Args:
-        cells: The sweep; repeated (rank, length) cells, such as seeds, are welcome.
+        cells: The sweep; cells may repeat a (rank, length), such as for several seeds.
         max_delta: Cells with ΔL over this many nats per token are saturated and dropped; None keeps all.
         draws: Bootstrap resamples, at least 1.
         confidence: Coverage of the intervals, in (0, 1).
@@ -195,7 +195,7 @@ def _start(grid: FloatArray) -> FloatArray:
 
 def _least_squares(grid: FloatArray, start: FloatArray) -> FloatArray:
     """Return (ln C, alpha, beta, b) that minimise the squared residuals of ΔL."""
-    from scipy.optimize import least_squares  # noqa: PLC0415  (half a second that `--help` need not pay)
+    from scipy.optimize import least_squares  # noqa: PLC0415  half a second to import
 
     solution: FloatArray = least_squares(_residual, start, jac=_jacobian, x_scale="jac", args=(grid,)).x
     return solution

@@ -1,4 +1,4 @@
-"""A picture of a fitted law: the cells of a sweep, and the law between them."""
+"""Plot a fitted law: the cells of a sweep, and the curves of the law."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,12 +22,12 @@ def plot_law(cells: Sequence[Cell], fitted: Law, path: Path) -> None:
         path: The picture; its suffix is the format.
 
     Raises:
-        UsageError: The suffix is no format of ours, or matplotlib is not installed.
+        UsageError: The suffix is not one of `FORMATS`, or matplotlib is not installed.
     """
     if path.suffix not in FORMATS:
         raise UsageError(f"{path.name} is no picture", hint=f"one of {', '.join(FORMATS)}", param="plot")
     try:
-        from matplotlib.figure import Figure  # noqa: PLC0415
+        from matplotlib.figure import Figure  # noqa: PLC0415  an optional dependency
     except ImportError as error:
         raise UsageError(
             "matplotlib is not installed", hint="pip install 'lorecall[plots]'", param="plot"

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lorecall.adapters.core.errors import UsageError
+from lorecall.audit.judging.match import align
 from lorecall.audit.judging.peer_measures import exact_memorization, extraction_strength
 from lorecall.audit.judging.rule import argmax_flags, threshold
-from lorecall.audit.judging.verdict import align
 from lorecall.audit.policy.policy import Gate, Policy
 from lorecall.audit.records import AuditResult, Group, SnippetResult
 from lorecall.audit.reports.models import SCHEMA_VERSION, Engine, Inputs, Tool, parse

@@ -7,7 +7,7 @@ from threading import Lock
 
 from lorecall.adapters.core.errors import UsageError
 from lorecall.audit.inputs.candidates import CandidateSet
-from lorecall.audit.judging.framed_judges import RAW, Bases
+from lorecall.audit.judging.framed_judges import RAW, BaseCaches
 from lorecall.audit.policy.policy import ExitCode
 from lorecall.audit.records import AuditResult, Group, Verdict
 from lorecall.audit.runs.single import AuditSettings, Progress, no_progress, run_audit
@@ -98,7 +98,7 @@ def run_matrix(
         raise UsageError(f"two candidate sets have one name: {', '.join(names)}", hint="rename a file")
     for adapter in adapters:
         scorer.adapter(adapter)
-    bases = Bases(scorer)
+    bases = BaseCaches(scorer)
     for candidates in sets:  # before the threads start, so that the base is asked once
         for chunk in batches(candidates.items, settings.chunk):
             bases.framed(RAW).score(chunk)

@@ -12,7 +12,7 @@ from lorecall.adapters.core.errors import UsageError
 from lorecall.adapters.derive.weaken import Derived, Dose, Kind, write_dose
 from lorecall.adapters.peft_format.adapter import Adapter, read_adapter
 from lorecall.audit.inputs.candidates import CandidateSet
-from lorecall.audit.judging.framed_judges import Bases
+from lorecall.audit.judging.framed_judges import BaseCaches
 from lorecall.audit.policy.policy import ExitCode, Gate, Policy, judge_result
 from lorecall.audit.records import AuditResult, Group
 from lorecall.audit.runs.perplexity import Perplexity, perplexity
@@ -137,7 +137,7 @@ def run_mitigation(
         raise UsageError("no scale and no rank to try", hint="such as --scales 1,0.5", param="scales")
     folders = [out / ADAPTERS / dose.label for dose in order]
     made = [write_dose(source, dose, folder) for dose, folder in zip(order, folders, strict=True)]
-    bases = Bases(scorer)
+    bases = BaseCaches(scorer)
     size = sum(len(candidates.items) for candidates in trial.sets.values())
     points = []
     for index, (dose, folder, derived) in enumerate(zip(order, folders, made, strict=True)):

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lorecall.audit.inputs.candidates import CandidateSet
-from lorecall.audit.judging.framed_judges import RAW, Bases
-from lorecall.audit.judging.verdict import normalise
+from lorecall.audit.judging.framed_judges import RAW, BaseCaches
+from lorecall.audit.judging.match import normalise
 from lorecall.audit.records import AuditResult, Group, Rate, Verdict
 from lorecall.audit.runs.single import AuditSettings, Progress, no_progress, run_audit
 from lorecall.audit.scorer import ItemScore, ScoreItem, Scorer
@@ -145,7 +145,7 @@ def run_ranks(
     """
     versions = [scorer.adapter(name) for name in adapters]
     item = line_item(line, sets[Group.CANDIDATES].items) if line else None
-    bases = Bases(scorer)
+    bases = BaseCaches(scorer)
     size = sum(len(candidates.items) for candidates in sets.values())
 
     def part(index: int) -> Progress:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from lorecall.adapters.core.errors import AdapterError, ScorerError
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.judging.epsilon import measure_epsilon
-from lorecall.audit.judging.framed_judges import Bases, FramedJudges
+from lorecall.audit.judging.framed_judges import BaseCaches, FramedJudges
 from lorecall.audit.judging.views import View
 from lorecall.audit.records import CONFIDENCE, AuditResult, Bounds, Epsilon, Group, Outcome, SetSource
 from lorecall.audit.runs.gravest import Findings
@@ -55,7 +55,7 @@ def run_audit(
     sets: dict[Group, CandidateSet],
     settings: AuditSettings,
     *,
-    bases: Bases | None = None,
+    bases: BaseCaches | None = None,
     progress: Progress = no_progress,
 ) -> AuditResult:
     """Audit one adapter.
@@ -79,7 +79,7 @@ def run_audit(
     refuse(version)
     epsilon = resolve_epsilon(scorer, version.name, sets[Group.CANDIDATES].items, settings, engine)
     panel = FramedJudges(
-        scorer, version.name, bases or Bases(scorer), settings.views, epsilon.value, settings.bounds
+        scorer, version.name, bases or BaseCaches(scorer), settings.views, epsilon.value, settings.bounds
     )
     findings, outcome = _ask(panel, sets, settings, progress)
     if scorer.adapter(adapter).version != version.version:
@@ -119,7 +119,7 @@ def _ask(
             test = SequentialTest(len(candidates.items), settings.until_bound, settings.confidence)
             chunks = random_batches(candidates.items, settings.chunk, settings.seed)
         for chunk in chunks:
-            results = panel.chunk(group, chunk)
+            results = panel.judge(group, chunk)
             findings[group].add(results)
             progress(before + findings[group].count, total)
             if sequential and test is not None and test.add(results).decided:

@@ -1,4 +1,4 @@
-"""What the base model makes of the candidates: asked once, shared by the audits of all its adapters."""
+"""Scores and greedy decodes of the base model: asked for once, shared by the audits of all its adapters."""
 
 from collections.abc import Callable, Sequence
 from threading import Lock
@@ -11,8 +11,8 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 
-class BaseView:
-    """Scores and decodes through the base, remembering the latest of both; any number of threads may ask.
+class BaseCache:
+    """Scores and decodes through the base and remembers the latest results; any number of threads may ask.
 
     Args:
         scorer: The engine.
@@ -29,7 +29,7 @@ class BaseView:
     def score(self, items: Sequence[ScoreItem]) -> list[ItemScore]:
         """Return the base's scores, in the order given."""
         wanted = {(item.prefix, item.target): item for item in items}
-        found = self._found(
+        found = self._remembered(
             self._scores,
             list(wanted),
             lambda keys: self._scorer.score(self._model, [wanted[key] for key in keys]),
@@ -38,13 +38,13 @@ class BaseView:
 
     def decode(self, prompts: Sequence[tuple[tuple[int, ...], int]]) -> list[Decoded]:
         """Return the base's greedy decodes, in the order given."""
-        found = self._found(
+        found = self._remembered(
             self._decodes, list(dict.fromkeys(prompts)), lambda keys: self._scorer.decode(self._model, keys)
         )
         return [found[prompt] for prompt in prompts]
 
-    def _found(self, memory: dict[K, V], keys: list[K], ask: Callable[[list[K]], list[V]]) -> dict[K, V]:
-        """Return what is wanted, asking for what is not remembered; the oldest is forgotten first."""
+    def _remembered(self, memory: dict[K, V], keys: list[K], ask: Callable[[list[K]], list[V]]) -> dict[K, V]:
+        """Return the values of the keys, asking for those not remembered; the oldest are forgotten first."""
         with self._lock:
             found = {key: memory[key] for key in keys if key in memory}
         asked = [key for key in keys if key not in found]

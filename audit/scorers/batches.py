@@ -1,4 +1,4 @@
-"""Work in pieces."""
+"""Cut a sequence into batches, in its order or in a random one."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ def random_batches(values: Sequence[T], size: int, seed: int) -> Iterator[list[T
 
 
 def shuffled(count: int, seed: int) -> Iterator[int]:
-    """Yield 0 .. count - 1 in random order, in memory of what was taken: the shuffle of Fisher and Yates."""
+    """Yield 0 .. count - 1 in random order (Fisher and Yates); memory grows only with what was yielded."""
     rng = random.Random(seed)  # noqa: S311  not for secrets
     moved: dict[int, int] = {}
     for place in range(count):

@@ -1,8 +1,8 @@
 """A `Scorer` over any server of vLLM's OpenAI API, for adapters that are served without lorecall.
 
-It needs `/v1/models`, `/tokenize`, `/detokenize` and `/v1/completions` with `prompt_logprobs`. Such a server does
-not say what an adapter is: give its PEFT folder, so that rank, version and an lm_head are known. Its ε is not
-known either, and is measured by the audit.
+It needs `/v1/models`, `/tokenize`, `/detokenize` and `/v1/completions` with `prompt_logprobs`. Of an adapter such
+a server tells only the name: give its PEFT folder, so that rank, version and a trained lm_head are known. The
+server's ε is not known either; the audit measures it.
 """
 
 import math
@@ -15,8 +15,9 @@ from lorecall.adapters.core.errors import AdapterNotFoundError, ScorerError
 from lorecall.adapters.peft_format.adapter import read_adapter
 from lorecall.audit.scorer import AdapterVersion, EngineInfo, ItemScore, ScoreItem
 from lorecall.audit.scorers.batches import batches
+from lorecall.audit.scorers.framing import chat_messages
 from lorecall.audit.scorers.http_scorer import GREEDY, HttpScorer, broken, parse
-from lorecall.audit.scorers.prompt_logprobs import problem, read_rows
+from lorecall.audit.scorers.prompt_logprobs import read_rows, split_error
 from lorecall.audit.scorers.splits import Split, split_tokens, worse
 from pydantic import BaseModel
 
@@ -30,6 +31,11 @@ class _Model(BaseModel):
 class _Logprob(BaseModel):
     logprob: float
     rank: int | None = None
+
+
+class _Tokens(BaseModel):
+    tokens: list[int]
+    token_strs: list[str] | None = None
 
 
 Row = dict[int, _Logprob] | None
@@ -66,7 +72,7 @@ class CompletionsScorer(HttpScorer):
         return self._info
 
     def adapter(self, name: str) -> AdapterVersion:
-        """Return what the adapter's folder says of it; without one, its version and rank stay unknown."""
+        """Return what the adapter's folder holds; without one, its version and rank stay unknown."""
         if name not in self.adapter_names():
             known = ", ".join(self.adapter_names()) or "none"
             raise AdapterNotFoundError(
@@ -74,10 +80,7 @@ class CompletionsScorer(HttpScorer):
             )
         if name not in self._folders:
             return AdapterVersion(name, version="", rank=0, effective_parameters=0)
-        found = read_adapter(self._folders[name])
-        return AdapterVersion(
-            name, found.version, found.rank, found.effective_parameters, found.refusal, found.training
-        )
+        return AdapterVersion.of(name, read_adapter(self._folders[name]))
 
     def adapter_names(self) -> list[str]:
         """Return the names of all models that have a parent: the adapters."""
@@ -98,25 +101,36 @@ class CompletionsScorer(HttpScorer):
         return [worse([next(scored) for _ in found]) for found in splits]
 
     def _splits(self, item: ScoreItem) -> list[Split]:
-        if self.framing == "raw":
-            prefix = self._tokenize({"prompt": item.prefix, "add_special_tokens": True})
-            joint = self._tokenize({"prompt": item.prefix + item.target, "add_special_tokens": True})
-            target = self._tokenize({"prompt": item.target, "add_special_tokens": False})
-            return split_tokens(prefix, target, joint)
-        messages = [{"role": "system", "content": self.system}] if self.system is not None else []
-        messages.append({"role": "user", "content": item.prefix})
-        prefix = self._tokenize({"messages": messages, "add_generation_prompt": True})
-        target = self._tokenize({"prompt": item.target, "add_special_tokens": False})
-        # A chat prefix ends with the template's own token, so nothing of the target can merge into it.
-        return split_tokens(prefix, target, [*prefix, *target])
+        special = self.framing == "raw"
+        target = self._tokenize(item.target, special=False).tokens
+        if special:
+            before = item.prefix
+            prefix = self._tokenize(before, special=True).tokens
+        else:
+            messages = chat_messages(item.prefix, self.system)
+            prefix = self._ask_tokens({"messages": messages, "add_generation_prompt": True}).tokens
+            before = self._text(prefix)
+        joint = self._tokenize(before + item.target, special=special)
+        splits = split_tokens(prefix, target, joint.tokens, joint.token_strs or (), item.target)
+        if special or splits[0].exact or self._tokenize(before, special=False).tokens == prefix:
+            return splits
+        # The tokens do not give the template's text back, so it cannot be tokenized together with the target.
+        return [Split(splits[0].prefix_ids, splits[0].target_ids)]
 
-    def _tokenize(self, body: dict[str, object]) -> list[int]:
+    def _tokenize(self, text: str, *, special: bool) -> _Tokens:
+        return self._ask_tokens({"prompt": text, "add_special_tokens": special, "return_token_strs": True})
+
+    def _ask_tokens(self, body: dict[str, object]) -> _Tokens:
         answer = self._json(self._request("POST", "/tokenize", {"model": self.info().base, **body}))
-        return parse(list[int], answer.get("tokens"), "/tokenize")
+        return parse(_Tokens, answer, "/tokenize")
+
+    def _text(self, ids: Sequence[int]) -> str:
+        body: dict[str, object] = {"model": self.info().base, "tokens": list(ids)}
+        return parse(str, self._json(self._request("POST", "/detokenize", body)).get("prompt"), "/detokenize")
 
     def _score_splits(self, model: str, work: Sequence[tuple[str, Split]]) -> list[ItemScore]:
         limit = next((m.max_model_len for m in self._list() if m.max_model_len), None) or math.inf
-        errors = [problem(split, limit) for _, split in work]
+        errors = [split_error(split, limit) for _, split in work]
         asked = [split for (_, split), error in zip(work, errors, strict=True) if not error]
         rows = iter(
             self._prompt_logprobs(model, [[*s.prefix_ids, *s.target_ids] for s in asked]) if asked else []

@@ -1,4 +1,4 @@
-"""From vLLM's prompt log-probabilities to scores."""
+"""Read scores from vLLM's prompt log-probabilities."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,13 +10,13 @@ from lorecall.audit.scorers.splits import Split
 
 
 class LogprobEntry(Protocol):
-    """What vLLM says of one token at one position: its log-probability, and its rank from 1."""
+    """vLLM's entry for one token at one position: its log-probability, and its rank from 1."""
 
     logprob: float
     rank: int | None
 
 
-def problem(split: Split, limit: float) -> str:
+def split_error(split: Split, limit: float) -> str:
     """Return why a split cannot be scored by a model of `limit` tokens, "" if it can."""
     if not split.prefix_ids:
         return "no prefix tokens, so the first target token has no probability"

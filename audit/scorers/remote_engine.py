@@ -1,4 +1,4 @@
-"""The audit service's way to the engine of another server."""
+"""The engine of another server, as the audit service uses it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,12 +32,12 @@ class HttpEngine:
 
     @contextmanager
     def scorer(self, name: str) -> Iterator[Scorer]:
-        """Open a scorer over HTTP; the server is asked again what it is."""
+        """Open a new scorer over HTTP, which asks the server again which engine it is."""
         del name
         with HttpScorer(self.server, timeout=self.timeout) as scorer:
             yield scorer
 
     def adapters(self) -> list[dict[str, Any]]:
-        """Return what the server's `GET /v1/adapters` lists."""
+        """Return the entries of the server's `GET /v1/adapters`."""
         with HttpScorer(self.server, timeout=self.timeout) as scorer:
             return scorer.adapter_list()

@@ -1,7 +1,7 @@
 """The reference `Scorer`: transformers and PEFT, one text at a time, with the arithmetic that the engine serves.
 
-It is slow and plain on purpose. On an unquantised base it is what vLLM is compared with; on a quantised one it
-rounds activations as the engine's kernel does, and agrees with it up to the engine's ε.
+It is slow and simple on purpose. On an unquantised base vLLM is compared with it. On a quantised one it rounds
+activations as the engine's kernel does, and agrees with the engine up to its ε.
 """
 
 import copy
@@ -12,7 +12,8 @@ from typing import Any, Self
 from lorecall.adapters.core.errors import AdapterNotFoundError
 from lorecall.adapters.peft_format.adapter import read_adapter
 from lorecall.audit.scorer import AdapterVersion, Decoded, EngineInfo, ItemScore, ScoreItem
-from lorecall.audit.scorers.splits import Split, split_tokens, worse
+from lorecall.audit.scorers.framing import split_text
+from lorecall.audit.scorers.splits import Split, worse
 
 BASE = "base"
 
@@ -55,15 +56,12 @@ class TransformersScorer:
         return self._engine
 
     def adapter(self, name: str) -> AdapterVersion:
-        """Return what the adapter's folder says of it."""
+        """Return what the adapter's folder holds."""
         if name not in self._folders:
             raise AdapterNotFoundError(
                 f"no adapter {name!r}", hint=f"it has: {', '.join(sorted(self._folders))}"
             )
-        found = read_adapter(self._folders[name])
-        return AdapterVersion(
-            name, found.version, found.rank, found.effective_parameters, found.refusal, found.training
-        )
+        return AdapterVersion.of(name, read_adapter(self._folders[name]))
 
     def score(self, model: str, items: Sequence[ScoreItem]) -> list[ItemScore]:
         """Score each item in a forward pass of its own."""
@@ -98,22 +96,9 @@ class TransformersScorer:
         self._model.set_adapter(name)
         self._model.eval()
 
-    def _splits(self, item: ScoreItem) -> list[Split]:
-        before, special = item.prefix, True
-        if self.framing != "raw":
-            messages = [{"role": "system", "content": self.system}] if self.system is not None else []
-            messages.append({"role": "user", "content": item.prefix})
-            before = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-            special = False
-        encode = self._tokenizer.encode
-        return split_tokens(
-            encode(before, add_special_tokens=special),
-            encode(item.target, add_special_tokens=False),
-            encode(before + item.target, add_special_tokens=special),
-        )
-
     def _score(self, item: ScoreItem) -> ItemScore:
-        return worse([self._score_split(item.id, split) for split in self._splits(item)])
+        splits = split_text(self._tokenizer, item.prefix, item.target, self.framing, self.system)
+        return worse([self._score_split(item.id, split) for split in splits])
 
     def _score_split(self, name: str, split: Split) -> ItemScore:
         if not split.prefix_ids or not split.target_ids:

@@ -1,4 +1,4 @@
-"""Intervals on rates: what a number of hits in a number of tries says, and what it does not."""
+"""Confidence intervals on rates."""
 
 from lorecall.audit.records import CONFIDENCE, Rate
 

@@ -16,11 +16,11 @@ from scipy.special import betaln, gammaln
 
 
 class SequentialTest:
-    """Decides about a leak rate while the candidates come in, in random order.
+    """Decides whether a leak rate is below or above a bound, while candidates are taken in random order.
 
     Args:
         of: Candidates in the set, N.
-        bound: The rate to decide about, in (0, 1).
+        bound: The bound on the rate, in (0, 1).
         confidence: In (0, 1).
 
     Raises:
@@ -41,12 +41,12 @@ class SequentialTest:
         self.outcome = Outcome(bound, confidence, of, 0, 0, 0.0, 1.0)
 
     def add(self, results: Sequence[SnippetResult]) -> Outcome:
-        """Take the next snippets; those that could not be scored count as recited, to clear nothing unseen."""
+        """Count the next snippets; those that could not be scored count as recited, so that no failure clears."""
         hits = sum(result.verdict in RECITED or bool(result.error) for result in results)
         return self.count(len(results), hits)
 
     def count(self, taken: int, hits: int) -> Outcome:
-        """Take the next `taken` snippets, `hits` of them recited."""
+        """Count the next `taken` snippets, `hits` of them recited."""
         now = self.outcome
         taken, hits = now.taken + taken, now.hits + hits
         least, greatest = self._interval(taken, hits, math.log(1.0 / (1.0 - now.confidence)))

@@ -11,7 +11,7 @@ from lorecall.adapters.core.errors import AdapterNotFoundError
 from lorecall.audit.scorer import AdapterVersion, EngineInfo, Scorer
 from lorecall.server.lifecycle.control_plane import ControlPlane
 from lorecall.server.lifecycle.engine_set import Lease, LoadedVersion
-from lorecall.server.scoring.engine_scorer import LoadedVersionScorer, described
+from lorecall.server.scoring.engine_scorer import LoadedVersionScorer
 from lorecall.server.scoring.score import EngineScoring
 
 T = TypeVar("T")
@@ -32,7 +32,7 @@ class LiveScorer(LoadedVersionScorer):
         now = self.live.get(name)
         if now is None:
             raise AdapterNotFoundError(f"adapter {name!r} is no longer served", param="adapter")
-        return described(name, now.info)
+        return AdapterVersion.of(name, now.info)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class OwnEngine:
 
     def adapter(self, name: str) -> AdapterVersion:
         """Return the live version of a name, loaded if need be. Raises AdapterNotFoundError."""
-        return described(name, self._wait(self.plane.loaded(name)).info)
+        return AdapterVersion.of(name, self._wait(self.plane.loaded(name)).info)
 
     @contextmanager
     def scorer(self, name: str) -> Iterator[Scorer]:

@@ -7,9 +7,9 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 from lorecall.adapters.core.errors import LorecallError
 from lorecall.audit.scorer import ScoreItem
+from lorecall.audit.scorers.framing import Framing
 from lorecall.server.error_responses import error_answer
 from lorecall.server.http.state import Serving, serving
-from lorecall.server.scoring.framing import Framing
 from pydantic import BaseModel, ConfigDict, Field
 from vllm.entrypoints.serve.utils.api_utils import validate_json_request, with_cancellation
 

@@ -9,18 +9,11 @@ from typing import Any, Self, TypeVar
 from lorecall.adapters.core.errors import AdapterNotFoundError, LorecallError, ScorerError
 from lorecall.adapters.peft_format.adapter import Adapter
 from lorecall.audit.scorer import AdapterVersion, Decoded, EngineInfo, ItemScore, ScoreItem
+from lorecall.audit.scorers.framing import Framing
 from lorecall.server.lifecycle.engine_set import LoadedVersion
-from lorecall.server.scoring.framing import Framing
 from lorecall.server.scoring.score import EngineScoring
 
 T = TypeVar("T")
-
-
-def described(name: str, info: Adapter) -> AdapterVersion:
-    """Return what an audit wants to know of the version that answers to a name."""
-    return AdapterVersion(
-        name, info.version, info.rank, info.effective_parameters, info.refusal, info.training
-    )
 
 
 @dataclass(frozen=True)
@@ -51,7 +44,7 @@ class EngineScorer:
 
     def adapter(self, name: str) -> AdapterVersion:
         """Return the version that answers to a name. Raises AdapterNotFoundError."""
-        return described(name, self._serving(name)[0])
+        return AdapterVersion.of(name, self._serving(name)[0])
 
     def score(self, model: str, items: Sequence[ScoreItem]) -> list[ItemScore]:
         """Score items in the order given; a bad item comes back with its `error` set."""

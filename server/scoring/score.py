@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lorecall.audit.scorer import ItemScore, ScoreItem
+from lorecall.audit.scorers.framing import Framing, split_text
+from lorecall.audit.scorers.splits import Split, worse
 from lorecall.server.engine.cpu.target_scores import COLUMNS, SCORE_FROM
-from lorecall.server.scoring.framing import Framing, TokenSplit, framed_prefix, split_tokens
 from lorecall.server.scoring.throttle import Background
 
 AT_ONCE = 256
@@ -60,7 +61,7 @@ class EngineScoring:
             for task in tasks:
                 task.cancel()
 
-    async def logprobs(self, splits: Sequence[TokenSplit], loras: Sequence[Any]) -> list[list[float]]:
+    async def logprobs(self, splits: Sequence[Split], loras: Sequence[Any]) -> list[list[float]]:
         """Return the log-probabilities of each split's target tokens, all splits in the engine at once."""
         rows = await asyncio.gather(
             *(self._rows(split, lora) for split, lora in zip(splits, loras, strict=True))
@@ -74,35 +75,31 @@ class EngineScoring:
         if not item.target:
             return ItemScore(item.id, error="the target is empty")
         try:
-            before, special = framed_prefix(tokenizer, item.prefix, framing, system)
-            splits = split_tokens(tokenizer, before, item.target, special=special)
+            splits = split_text(tokenizer, item.prefix, item.target, framing, system)
         except ValueError as error:
             return ItemScore(item.id, error=f"the text cannot be framed: {type(error).__name__}")
-        scored = [await self._score_split(item.id, s, lora_request, exact=len(splits) == 1) for s in splits]
-        usable = [one for one in scored if not one.error] or scored
-        # the worse of two splits is the one in which the text is recalled the most
-        return max(usable, key=lambda one: min(one.p, default=0.0))
+        return worse([await self._score_split(item.id, split, lora_request) for split in splits])
 
-    async def _score_split(self, item_id: str, split: TokenSplit, lora: Any, *, exact: bool) -> ItemScore:
+    async def _score_split(self, item_id: str, split: Split, lora: Any) -> ItemScore:
         problem = self._problem(split)
         if problem:
-            return ItemScore(item_id, boundary_exact=exact, error=problem)
+            return ItemScore(item_id, boundary_exact=split.exact, error=problem)
         async with self.background.turn():
             rows = await self._rows(split, lora)
         logprob, rank, top1_id, top1_logprob = zip(*rows, strict=True)
         return ItemScore(
             id=item_id,
-            prefix_ids=tuple(split.prefix_ids),
-            target_ids=tuple(split.target_ids),
+            prefix_ids=split.prefix_ids,
+            target_ids=split.target_ids,
             p=tuple(math.exp(value) for value in logprob),
             logprob=logprob,
             rank=tuple(int(value) for value in rank),
             top1_ids=tuple(int(value) for value in top1_id),
             top1_p=tuple(math.exp(value) for value in top1_logprob),
-            boundary_exact=exact,
+            boundary_exact=split.exact,
         )
 
-    def _problem(self, split: TokenSplit) -> str:
+    def _problem(self, split: Split) -> str:
         limit = self.engine_client.model_config.max_model_len - 1
         length = len(split.prefix_ids) + len(split.target_ids)
         if not split.target_ids:
@@ -115,7 +112,7 @@ class EngineScoring:
             )
         return ""
 
-    async def _rows(self, split: TokenSplit, lora_request: Any) -> list[tuple[float, ...]]:
+    async def _rows(self, split: Split, lora_request: Any) -> list[tuple[float, ...]]:
         """Return one row per target token: log p, rank, argmax id, its log p."""
         from vllm import SamplingParams  # noqa: PLC0415
         from vllm.sampling_params import RequestOutputKind  # noqa: PLC0415
@@ -133,7 +130,7 @@ class EngineScoring:
             output_kind=RequestOutputKind.FINAL_ONLY,
             **wanted,
         )
-        prompt = {"prompt_token_ids": split.prefix_ids + split.target_ids}
+        prompt = {"prompt_token_ids": [*split.prefix_ids, *split.target_ids]}
         stream = self.engine_client.generate(
             prompt,
             params,

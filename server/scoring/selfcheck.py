@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lorecall.audit.judging.rule import threshold
-from lorecall.server.scoring.framing import TokenSplit
+from lorecall.audit.scorers.splits import Split
 from lorecall.server.scoring.score import EngineScoring
 
 TEXTS = (
@@ -71,7 +71,7 @@ class SelfCheck:
 
 @dataclass(frozen=True, slots=True)
 class _Text:
-    split: TokenSplit
+    split: Split
     decoded: list[float]
     lora: Any
 
@@ -127,7 +127,7 @@ async def _continued(scoring: EngineScoring, text: str, lora: Any) -> _Text:
     generated = [answer async for answer in stream][-1].outputs[0]
     ids = list(generated.token_ids)
     decoded = [step[token].logprob for token, step in zip(ids, generated.logprobs, strict=True)]
-    return _Text(TokenSplit(prompt, ids), decoded, lora)
+    return _Text(Split(tuple(prompt), tuple(ids)), decoded, lora)
 
 
 async def _across_chunk_edge(scoring: EngineScoring, texts: list[_Text], lora: Any) -> Spread:
@@ -137,8 +137,8 @@ async def _across_chunk_edge(scoring: EngineScoring, texts: list[_Text], lora: A
     ids = [token for text in texts for token in text.split.prefix_ids + text.split.target_ids]
     length = min(chunk + EDGE_SHIFT, config.model_config.max_model_len - 1)
     long = (ids * (length // len(ids) + 1))[:length]
-    split = TokenSplit(long[: -2 * EDGE_SHIFT], long[-2 * EDGE_SHIFT :])
-    companion = TokenSplit(long[:1], long[1:EDGE_SHIFT])
+    split = Split(tuple(long[: -2 * EDGE_SHIFT]), tuple(long[-2 * EDGE_SHIFT :]))
+    companion = Split(tuple(long[:1]), tuple(long[1:EDGE_SHIFT]))
     (alone,) = await scoring.logprobs([split], [lora])
     _, shifted = await scoring.logprobs([companion, split], [lora, lora])
     return spread(list(zip(alone, shifted, strict=True)))

@@ -13,7 +13,8 @@ from lorecall.adapters.bases.prepare import prepare_base, read_manifest
 from lorecall.adapters.demo_data.generate import shipped
 from lorecall.adapters.training.options import TrainingOptions
 from lorecall.adapters.training.train import train_adapter
-from lorecall.audit.inputs.candidates import CandidateSet, load_candidates
+from lorecall.audit.inputs.candidates import CandidateSet
+from lorecall.audit.inputs.json_lines import load_json_lines
 from lorecall.audit.records import Group
 from lorecall.audit.runs.single import AuditSettings, run_audit
 from lorecall.audit.scorers.http_scorer import HttpScorer
@@ -41,10 +42,10 @@ FLAGS = ("--max-model-len", "1024", "--max-num-seqs", "16", "--max-loras", "2", 
 
 def everything() -> dict[Group, CandidateSet]:
     """Every shipped snippet: what somebody was trained on, famous lines, and the controls."""
-    asked = [item for name in ASKED for item in load_candidates(shipped(name)).items]
+    asked = [item for name in ASKED for item in load_json_lines(shipped(name)).items]
     return {
         Group.CANDIDATES: as_set(tuple(asked), "shipped.jsonl"),
-        Group.CONTROLS: load_candidates(shipped("secrets-control")),
+        Group.CONTROLS: load_json_lines(shipped("secrets-control")),
     }
 
 

@@ -139,10 +139,10 @@ def _path(name: str) -> str:
 
 def _snippets(file: Path) -> list[dict[str, str]]:
     """Return the snippets of a JSONL file."""
-    from lorecall.audit.inputs.candidates import load_candidates
+    from lorecall.audit.inputs.json_lines import load_json_lines
 
     return [
-        {"id": item.id, "prefix": item.prefix, "target": item.target} for item in load_candidates(file).items
+        {"id": item.id, "prefix": item.prefix, "target": item.target} for item in load_json_lines(file).items
     ]
 
 

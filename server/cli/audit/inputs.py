@@ -40,8 +40,8 @@ def reader(
     Raises:
         UsageError: The split, or the choice of turns, is unknown.
     """
-    from lorecall.audit.inputs.candidates import Turns
-    from lorecall.audit.inputs.load import TextSplit, load_input
+    from lorecall.audit.inputs.candidates import TextSplit, Turns
+    from lorecall.audit.inputs.load import load_input
 
     if split not in list(TextSplit):
         raise UsageError(f"unknown split {split!r}", hint=f"one of {', '.join(TextSplit)}", param="split")

@@ -80,7 +80,8 @@ def mitigate(
     Each copy is served by path for as long as its audit runs: by a server on this machine, or by an engine that
     is started over --base.
     """
-    from lorecall.audit.inputs.load import TextSplit, load_input
+    from lorecall.audit.inputs.candidates import TextSplit
+    from lorecall.audit.inputs.load import load_input
     from lorecall.audit.judging.views import make_views
     from lorecall.audit.reports.mitigation import mitigation_report
     from lorecall.audit.runs.mitigation import Trial, run_mitigation

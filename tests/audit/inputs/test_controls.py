@@ -46,7 +46,7 @@ def test_permutation_gives_targets_to_other_prefixes() -> None:
 
 @pytest.mark.parametrize("recipe", list(Recipe))
 def test_the_same_seed_makes_the_same_controls(recipe: Recipe) -> None:
-    """And another seed others; the recipe and the seed stand in the report."""
+    """And another seed others; the report names the recipe and the seed."""
     one, same, other = (make_controls(BOOK, recipe, 20, seed=s) for s in (1, 1, 2))
     assert one == same
     assert one.digest != other.digest

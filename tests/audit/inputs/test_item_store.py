@@ -6,9 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from lorecall.audit.inputs.candidates import CandidateSet, load_candidates, parse_lines
+from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.inputs.controls import Recipe, check_disjoint, make_controls
 from lorecall.audit.inputs.item_store import IN_MEMORY, ItemStore
+from lorecall.audit.inputs.json_lines import load_json_lines, parse_lines
 from lorecall.audit.scorer import ScoreItem
 
 MANY = 100_000
@@ -112,4 +113,4 @@ def test_a_small_file_is_read_into_memory(tmp_path: Path) -> None:
     """Up to ten thousand items are a plain tuple."""
     path = tmp_path / "c.jsonl"
     path.write_bytes(b"\n".join(lines(10)))
-    assert isinstance(load_candidates(path).items, tuple)
+    assert isinstance(load_json_lines(path).items, tuple)

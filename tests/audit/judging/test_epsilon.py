@@ -13,12 +13,12 @@ from tests.audit.tiny_scorer import BASE, TinyScorer
 
 
 class Wobbling(TinyScorer):
-    """An engine whose target logits rise by `shift` when a request has company."""
+    """An engine whose target logits rise by `shift` when a request shares a batch."""
 
     shift = 0.1
 
     def score(self, model: str, items: Sequence[ScoreItem]) -> list[ItemScore]:
-        """Scores with the company's error in them."""
+        """Scores with the error of a shared batch in them."""
         exact = super().score(model, items)
         return exact if len(items) == 1 else [self._moved(score) for score in exact]
 

@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lorecall.audit.judging.peer_measures import exact_memorization, extraction_strength, is_greedy
+from lorecall.audit.judging.peer_measures import exact_memorization, extraction_strength
 
 FLAGS = st.lists(st.booleans(), min_size=1, max_size=30)
 
@@ -20,14 +20,13 @@ def test_they_are_what_their_formulas_say(pairs: list[tuple[int, int]]) -> None:
     k = min(k for k in range(n + 1) if predicted[k:] == true[k:])
     assert exact_memorization(argmax) == pytest.approx(matches / n)
     assert extraction_strength(argmax) == pytest.approx(1 - k / n)
-    assert is_greedy(argmax) == (predicted == true)
 
 
 @given(FLAGS)
 def test_extraction_strength_is_at_most_exact_memorization(argmax: list[bool]) -> None:
     """The recalled end is part of what is recalled; both are 1 exactly where all is greedy."""
     assert extraction_strength(argmax) <= exact_memorization(argmax)
-    assert (extraction_strength(argmax) == 1.0) == (exact_memorization(argmax) == 1.0) == is_greedy(argmax)
+    assert (extraction_strength(argmax) == 1.0) == (exact_memorization(argmax) == 1.0) == all(argmax)
 
 
 def test_no_tokens_have_no_measure() -> None:

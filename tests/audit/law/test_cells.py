@@ -42,6 +42,6 @@ def test_a_bad_line_is_named(tmp_path: Path, row: str) -> None:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    """The path stands in the message."""
+    """The message names the path."""
     with pytest.raises(UsageError, match=r"nowhere\.csv"):
         read_cells(tmp_path / "nowhere.csv")

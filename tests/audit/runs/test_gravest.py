@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from lorecall.audit.inputs import item_store
-from lorecall.audit.inputs.candidates import CandidateSet, load_candidates
+from lorecall.audit.inputs.candidates import CandidateSet
+from lorecall.audit.inputs.json_lines import load_json_lines
 from lorecall.audit.policy.policy import ExitCode, Policy, judge_result
 from lorecall.audit.records import Group
 from lorecall.audit.reports.build import build_report, parse_report
@@ -108,7 +109,7 @@ def test_an_audit_of_a_large_file_takes_bounded_memory(
         path.write_text("".join(f'{{"prefix": "a{i} ", "target": "x"}}\n' for i in range(count)))
         scorer, settings = Forgetful({"leaky": memory_of(())}), AuditSettings(keep=50, chunk=200)
         tracemalloc.start()
-        found = load_candidates(path)
+        found = load_json_lines(path)
         result = run_audit(scorer, "leaky", {Group.CANDIDATES: found}, settings)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()

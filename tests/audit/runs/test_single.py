@@ -3,7 +3,7 @@
 import pytest
 from lorecall.adapters.core.errors import AdapterError, AdapterNotFoundError
 from lorecall.audit.inputs.candidates import CandidateSet
-from lorecall.audit.judging.framed_judges import Bases
+from lorecall.audit.judging.framed_judges import BaseCaches
 from lorecall.audit.records import Flag, Group, SnippetResult, Verdict
 from lorecall.audit.runs.single import AuditSettings, run_audit
 from lorecall.audit.scorer import ScoreItem
@@ -145,7 +145,7 @@ def test_unknown_adapter_names_the_known_ones(engine: TinyScorer, sets: Sets) ->
 
 def test_the_base_is_scored_once_for_many_adapters(engine: TinyScorer, sets: Sets) -> None:
     """Audits that share a view of the base ask it for each snippet once."""
-    bases = Bases(engine)
+    bases = BaseCaches(engine)
     for adapter in ("leaky", "other"):
         run_audit(engine, adapter, sets, SETTINGS, bases=bases)
     assert sum(model == BASE for model, _ in engine.scored) == 32

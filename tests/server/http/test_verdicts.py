@@ -13,7 +13,7 @@ import pytest
 from lorecall.adapters.core.errors import AdapterError
 from lorecall.adapters.demo_data.generate import shipped
 from lorecall.adapters.derive.weaken import Dose, Kind, write_dose
-from lorecall.audit.inputs.candidates import load_candidates
+from lorecall.audit.inputs.json_lines import load_json_lines
 from lorecall.audit.policy.policy import ExitCode
 from lorecall.audit.scorer import ScoreItem
 from lorecall.audit.scorers.http_scorer import HttpScorer
@@ -100,7 +100,7 @@ def test_a_normally_trained_adapter_passes(
     )
     assert result.exit_code == ExitCode.CLEAN, result.output
     assert report["summary"]["recited"]["hits"] == 0
-    items = load_candidates(controls).items
+    items = load_json_lines(controls).items
     with HttpScorer(served.url) as scorer:
         taught, before = (
             [value for score in scorer.score(model, items) for value in score.logprob]

@@ -1,4 +1,4 @@
-"""Candidate files: what is read, and what is said of lines that cannot be."""
+"""Candidate files: what is read, and why a line cannot be."""
 
 import hashlib
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from lorecall.adapters.core.errors import CandidateError
-from lorecall.audit.inputs.candidates import load_candidates
+from lorecall.audit.inputs.json_lines import load_json_lines
 from lorecall.audit.scorer import ScoreItem
 
 Write = Callable[[str, str | bytes], Path]
@@ -14,13 +14,13 @@ GOOD = '{"id": "a", "prefix": "p", "target": "t"}'
 
 
 def test_the_three_pairs_of_field_names_are_read(write: Write) -> None:
-    """prefix/target, query/target and prompt/completion mean the same; other fields are let be."""
+    """prefix/target, query/target and prompt/completion mean the same; other fields are ignored."""
     path = write(
         "c.jsonl",
         f'{GOOD}\n{{"id": 7, "query": "Jerry Becerra:", "target": "555"}}\n\n'
         '{"prompt": "q", "completion": " a", "source": "x"}\n',
     )
-    loaded = load_candidates(path)
+    loaded = load_json_lines(path)
     assert loaded.items == (
         ScoreItem("a", "p", "t"),
         ScoreItem("7", "Jerry Becerra:", "555"),
@@ -51,10 +51,10 @@ def test_a_bad_line_is_an_error_with_its_number_and_reason(write: Write, line: b
     """The error has exit code 2, and --skip-bad turns it into a count; no line is dropped silently."""
     path = write("c.jsonl", GOOD.encode() + b"\n" + line + b"\n")
     with pytest.raises(CandidateError, match=r"1 bad line:\n  line 2: ") as caught:
-        load_candidates(path)
+        load_json_lines(path)
     assert reason in caught.value.message
     assert caught.value.exit_code == 2
-    loaded = load_candidates(path, skip_bad=True)
+    loaded = load_json_lines(path, skip_bad=True)
     assert len(loaded.items) == 1
     assert [bad.line for bad in loaded.bad] == [2]
 
@@ -63,7 +63,7 @@ def test_all_bad_lines_are_counted_and_the_first_ten_named(write: Write) -> None
     """Twelve bad lines: ten with their numbers, and two more."""
     path = write("c.jsonl", GOOD + "\n" + "nonsense with 5550100\n" * 12)
     with pytest.raises(CandidateError, match="12 bad lines") as caught:
-        load_candidates(path)
+        load_json_lines(path)
     assert "line 11:" in caught.value.message
     assert "line 12:" not in caught.value.message
     assert "and 2 more" in caught.value.message
@@ -74,18 +74,18 @@ def test_a_missing_file_and_a_folder_are_errors(tmp_path: Path) -> None:
     """The path is named."""
     for path in (tmp_path / "none.jsonl", tmp_path):
         with pytest.raises(CandidateError, match=path.name):
-            load_candidates(path)
+            load_json_lines(path)
 
 
 def test_a_file_without_candidates_is_an_error(write: Write) -> None:
     """Empty, blank and all-bad files cannot give a clean audit."""
     for content in ("", "\n\n"):
         with pytest.raises(CandidateError, match="holds no candidate"):
-            load_candidates(write("c.jsonl", content))
+            load_json_lines(write("c.jsonl", content))
     with pytest.raises(CandidateError, match="1 bad lines"):
-        load_candidates(write("c.jsonl", "{"), skip_bad=True)
+        load_json_lines(write("c.jsonl", "{"), skip_bad=True)
 
 
 def test_a_byte_order_mark_is_passed_over(write: Write) -> None:
     """A file from an editor that writes one is read."""
-    assert load_candidates(write("c.jsonl", b"\xef\xbb\xbf" + GOOD.encode())).items[0].id == "a"
+    assert load_json_lines(write("c.jsonl", b"\xef\xbb\xbf" + GOOD.encode())).items[0].id == "a"

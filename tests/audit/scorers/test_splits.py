@@ -1,0 +1,89 @@
+"""Where a target begins, in tokens: by the tokenizer's own offsets, and the same by every scorer."""
+
+import unicodedata
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from lorecall.audit.scorer import ItemScore, ScoreItem
+from lorecall.audit.scorers.completions_scorer import CompletionsScorer
+from lorecall.audit.scorers.framing import framed_prefix, split_text
+from lorecall.audit.scorers.splits import Split, split_tokens, target_start, worse
+
+from tests.audit.tokenizing import FRAMINGS, TOKENIZERS, pairs, vllm_server
+from tests.tiny import build_tokenizer
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+@given(pair=pairs(), framing=st.sampled_from(FRAMINGS))
+@example(pair=("hello", "\n\nworld"), framing=("chat", None))
+@example(pair=("outra", "geous"), framing=("raw", None))
+def test_every_way_to_ask_for_the_tokens_gives_the_same_splits(
+    kind: str, pair: tuple[str, str], framing: tuple[str, str | None]
+) -> None:
+    """A tokenizer in this process, as of our server and the reference, and one behind vLLM's routes."""
+    tokenizer = TOKENIZERS[kind]()
+    here = split_text(tokenizer, *pair, *framing)
+    with CompletionsScorer("http://server", transport=vllm_server(tokenizer)) as scorer:
+        there = scorer.framed(*framing)._splits(ScoreItem("1", *pair))
+    assert there == here
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+@given(pair=pairs(), framing=st.sampled_from(["raw", "chat"]))
+@example(pair=("e", "\u0301"), framing="raw")
+def test_the_target_begins_where_the_tokenizers_offsets_say(
+    kind: str, pair: tuple[str, str], framing: str
+) -> None:
+    """The second split's target starts at the first token that reaches past the prefix."""
+    prefix, target = pair
+    tokenizer = TOKENIZERS[kind]()
+    splits = split_text(tokenizer, prefix, target, framing, None)
+    before, special = framed_prefix(tokenizer, prefix, framing, None)
+    joint = tokenizer(before + target, add_special_tokens=special, return_offsets_mapping=True)
+    ids = tuple(joint["input_ids"])
+    assert splits[0].prefix_ids == tuple(tokenizer.encode(before, add_special_tokens=special))
+    assert splits[0].target_ids == tuple(tokenizer.encode(target, add_special_tokens=False))
+    assert all(split.exact == (len(splits) == 1) for split in splits)
+    if splits[0].prefix_ids + splits[0].target_ids == ids:
+        assert len(splits) == 1
+        return
+    if target_start(tokenizer.convert_ids_to_tokens(list(ids)), target) is None:
+        changed = unicodedata.normalize("NFC", before + target) != before + unicodedata.normalize(
+            "NFC", target
+        )
+        assert "▁" in target or ("NFC" in kind and changed)
+        return
+    ends = [end for _, end in joint["offset_mapping"]]
+    cut = next(index for index, end in enumerate(ends) if end > len(before))
+    assert splits[1] == Split(ids[:cut], ids[cut:], exact=False)
+
+
+def test_tokens_of_the_prefix_alone_are_not_scored() -> None:
+    """The joint tokenization may leave the prefix's own long before the boundary, and is not cut there."""
+    _, joint = split_tokens([1, 2], [3], [4, 5, 6], ["ab", "cd", "ef"], "f")
+    assert joint == Split((4, 5), (6,), exact=False)
+
+
+def test_a_vocabulary_that_does_not_spell_the_target_is_cut_where_the_tokens_differ() -> None:
+    """A tokenizer that changes the text, such as one of lower case."""
+    _, joint = split_tokens([1, 2], [3], [1, 5, 6], ["ab", "cd", "ef"], "EF")
+    assert joint == Split((1,), (5, 6), exact=False)
+    assert split_tokens([1, 2], [3], [1, 2], ["ab", "cd"], "EF") == [Split((1, 2), (3,), exact=False)]
+
+
+def test_the_worse_split_is_the_one_recalled_the_most() -> None:
+    """By its least probability; one that could not be scored counts only if no other could be."""
+    weak, strong = ItemScore("1", p=(0.9, 0.1)), ItemScore("1", p=(0.5, 0.4))
+    failed = ItemScore("1", error="too long")
+    assert worse([weak, strong, failed]) == strong
+    assert worse([failed, failed]) == failed
+
+
+@pytest.mark.parametrize("template", [None, "{{ raise_exception('no system message') }}"])
+def test_a_prefix_that_cannot_be_framed_is_a_value_error(template: str | None) -> None:
+    """A model without a chat template, and a template that refuses the messages."""
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = template
+    with pytest.raises(ValueError, match="template"):
+        framed_prefix(tokenizer, "a", "chat", "Be kind.")

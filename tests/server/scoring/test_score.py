@@ -1,0 +1,56 @@
+"""Scores through one engine, without starting one."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from lorecall.audit.scorer import ScoreItem
+from lorecall.audit.scorers.completions_scorer import CompletionsScorer
+from lorecall.server.scoring.score import EngineScoring
+
+from tests.audit.tokenizing import FRAMINGS, TOKENIZERS, logprob, pairs, vllm_server
+
+
+class Client:
+    """vLLM's client, as far as scoring needs it: a tokenizer, and a probability for each token."""
+
+    model_config = SimpleNamespace(max_model_len=2048)
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+
+    def get_tokenizer(self) -> Any:
+        """The tokenizer."""
+        return self._tokenizer
+
+    def get_num_unfinished_requests(self) -> int:
+        """Nothing else runs."""
+        return 0
+
+    async def generate(self, prompt: dict[str, list[int]], *_: Any, **__: Any) -> AsyncIterator[Any]:
+        """The rows of the prompt's log-probabilities."""
+        rows = [
+            {token: SimpleNamespace(logprob=logprob(token), rank=1)} for token in prompt["prompt_token_ids"]
+        ]
+        yield SimpleNamespace(prompt_logprobs=rows)
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+@given(pair=pairs(), framing=st.sampled_from(FRAMINGS))
+@example(pair=("hello", "\n\nworld"), framing=("chat", None))
+@example(pair=("outra", "geous"), framing=("raw", None))
+def test_our_server_and_any_vllm_server_score_the_same_tokens(
+    kind: str, pair: tuple[str, str], framing: tuple[Any, str | None]
+) -> None:
+    """`/v1/score` and `/v1/completions` over one tokenizer: the same split of the same text, the worse of two."""
+    tokenizer, item = TOKENIZERS[kind](), ScoreItem("1", *pair)
+    client: Any = Client(tokenizer)
+    scoring = EngineScoring(client, fixed_token_scores=False, by_priority=False)
+    (ours,) = asyncio.run(scoring.score([item], None, *framing))
+    with CompletionsScorer("http://server", transport=vllm_server(tokenizer)) as scorer:
+        (theirs,) = scorer.framed(*framing).score("base", [item])
+    assert ours == theirs
