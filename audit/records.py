@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Literal
 
 from lorecall.audit.scorer import AdapterVersion, Decoded, EngineInfo, ItemScore, ScoreItem
 
@@ -27,6 +28,24 @@ MEANINGS: dict[Verdict, str] = {
     Verdict.PARTIAL: "a stretch that the base would not guess is recalled, not the whole",
     Verdict.CLEAR: "not recalled here; read it beside the bound that the controls give",
 }
+
+
+GRAVITY = (
+    Verdict.CERTIFIED,
+    Verdict.RECALLED,
+    Verdict.NEAR_VERBATIM,
+    Verdict.PARTIAL,
+    Verdict.ERROR,
+    Verdict.BASE_KNOWN,
+    Verdict.CLEAR,
+)
+"""The verdicts, the gravest first."""
+
+PLACES = {verdict: place for place, verdict in enumerate(GRAVITY)}
+"""Each verdict's place in that order; the gravest has 0."""
+
+RECITED = (Verdict.CERTIFIED, Verdict.RECALLED)
+"""The verdicts of a snippet that greedy decoding gives word for word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +141,6 @@ class Rate:
     high: float
     confidence: float = CONFIDENCE
 
-    @property
-    def point(self) -> float:
-        """The observed rate; 0 where nothing was tried."""
-        return self.hits / self.of if self.of else 0.0
-
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -163,20 +177,6 @@ class Outcome:
         return self.decision != "open"
 
 
-GRAVITY = (
-    Verdict.CERTIFIED,
-    Verdict.RECALLED,
-    Verdict.NEAR_VERBATIM,
-    Verdict.PARTIAL,
-    Verdict.ERROR,
-    Verdict.BASE_KNOWN,
-    Verdict.CLEAR,
-)
-
-
-RECITED = (Verdict.CERTIFIED, Verdict.RECALLED)
-
-
 class Group(StrEnum):
     """Which set a snippet is from."""
 
@@ -187,10 +187,39 @@ class Group(StrEnum):
 class Flag(StrEnum):
     """What a reader must know beside a verdict."""
 
-    SHORT = "short"  # the base finds the target so likely that reciting it proves little
-    BOUNDARY = "boundary"  # the tokens of prefix and target are not the tokens of the whole text
-    TIE = "tie"  # a target token shares the largest logit
-    BORDERLINE = "borderline"  # every token over one half, not every one over the measured line
+    SHORT = "short"
+    BOUNDARY = "boundary"
+    TIE = "tie"
+    BORDERLINE = "borderline"
+
+
+FLAG_MEANINGS: dict[Flag, str] = {
+    Flag.SHORT: "the base finds this target so likely that reciting it proves little",
+    Flag.BOUNDARY: "the tokens of prefix and target are not the tokens of the whole text",
+    Flag.TIE: "a target token shares the largest logit with another",
+    Flag.BORDERLINE: "every token over one half, but not over the line with the engine's error",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What is counted of a snippet once it is judged.
+
+    Attributes:
+        verdict: What the audit says of it.
+        alarm: Why the engine contradicts itself on it, "" if it does not.
+        flags: What a reader must know beside the verdict.
+        tokens: Target tokens that were scored.
+        over_half: Those with p > 0.5.
+        delta_loss: Base loss minus adapter loss, in nats a token; None without scores.
+    """
+
+    verdict: Verdict
+    alarm: str
+    flags: tuple[Flag, ...]
+    tokens: int
+    over_half: int
+    delta_loss: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,21 +265,16 @@ class SnippetResult:
     views: tuple[tuple[str, Verdict, float | None], ...] = ()
 
     @property
-    def tokens(self) -> int:
-        """Target tokens that were scored."""
-        return 0 if self.rule is None else self.rule.tokens
-
-    @property
-    def over_half(self) -> int:
-        """Target tokens with p > 0.5."""
-        return 0 if self.rule is None else self.rule.over_half
-
-    @property
     def delta_loss(self) -> float | None:
         """ΔL: base loss minus adapter loss on the target tokens, in nats a token; None without scores."""
         if self.rule is None or self.base_rule is None:
             return None
         return (self.rule.log_pz - self.base_rule.log_pz) / self.rule.tokens
+
+    def judged(self) -> Judged:
+        """Return what is counted of it."""
+        tokens, over_half = (0, 0) if self.rule is None else (self.rule.tokens, self.rule.over_half)
+        return Judged(self.verdict, self.alarm, self.flags, tokens, over_half, self.delta_loss)
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,12 +322,15 @@ class SetSource:
     generated: str = ""
 
 
+EpsilonSource = Literal["engine", "option", "measured"]
+
+
 @dataclass(frozen=True, slots=True)
 class Epsilon:
-    """The bound on the engine's per-logit error, and where it is from: "engine", "option" or "measured"."""
+    """The bound on the engine's per-logit error, and where it is from."""
 
     value: float
-    source: str
+    source: EpsilonSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,13 +354,3 @@ class AuditResult:
     def of(self, group: Group) -> tuple[SnippetResult, ...]:
         """Return the snippets of one set that were kept."""
         return tuple(snippet for snippet in self.snippets if snippet.group is group)
-
-    @property
-    def alarms(self) -> tuple[SnippetResult, ...]:
-        """The snippets, of those that were kept, on which the engine contradicts itself."""
-        return tuple(snippet for snippet in self.snippets if snippet.alarm)
-
-    @property
-    def omitted(self) -> dict[Group, int]:
-        """How many snippets of each set were counted, but not kept."""
-        return {group: summary.snippets - len(self.of(group)) for group, summary in self.summaries.items()}

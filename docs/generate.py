@@ -1,19 +1,34 @@
 # noqa: INP001  (a script, not a package)
-"""Write the pages that are drawn from the code: docs/cli.md, docs/settings.md and docs/modules.md.
+"""Write what is drawn from the code: docs/cli.md, docs/settings.md, docs/modules.md and the JSON Schemas.
 
 Run by `make docs`; tests/test_docs.py fails where a page differs from what this would write.
 """
 
 import ast
+import json
 import sys
 from pathlib import Path
 
 import typer
+from lorecall.audit.policy.policy_file import PolicyFile
+from lorecall.audit.reports.matrix import MatrixReport
+from lorecall.audit.reports.mitigation import MitigationReport
+from lorecall.audit.reports.models import json_schema
+from lorecall.audit.reports.ranks import RanksReport
+from lorecall.audit.reports.report import Report
 from lorecall.server.cli.main import app
 from lorecall.server.settings import CLIENT_KEYS, PREFIX, ServerSettings
 from typer.cli import get_docs_for_click
 
 ROOT = Path(__file__).parents[1]
+SCHEMAS = {
+    "policy/policy": PolicyFile,
+    "reports/schemas/report": Report,
+    "reports/schemas/matrix": MatrixReport,
+    "reports/schemas/ranks": RanksReport,
+    "reports/schemas/mitigation": MitigationReport,
+}
+"""The models whose JSON Schema is committed, by file below audit/."""
 FLOORS = ("adapters", "audit", "server", "loadtest")
 NOTICE = "<!-- Written by `make docs`; edit the code instead. -->\n\n"
 
@@ -65,9 +80,13 @@ def summary(path: Path) -> str:
 
 
 def pages() -> dict[Path, str]:
-    """Return {path: text} of the generated pages."""
+    """Return {path: text} of the generated files."""
     docs = ROOT / "docs"
-    return {
+    schemas = {
+        ROOT / "audit" / f"{name}.schema.json": json.dumps(json_schema(model), indent=2) + "\n"
+        for name, model in SCHEMAS.items()
+    }
+    return schemas | {
         docs / "cli.md": cli_page(),
         docs / "settings.md": settings_page(),
         docs / "modules.md": modules_page(),

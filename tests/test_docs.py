@@ -102,7 +102,7 @@ def test_make_help_lists_every_target() -> None:
 
 
 def test_the_generated_pages_are_those_of_the_code() -> None:
-    """docs/cli.md, docs/settings.md and docs/modules.md say what `make docs` would write now."""
+    """The pages and the JSON Schemas say what `make docs` would write now."""
     spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
     assert spec is not None
     assert spec.loader is not None

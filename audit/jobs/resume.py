@@ -1,40 +1,16 @@
 """The report of an audit, made from the entries that it recorded batch by batch."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from lorecall.audit.policy.policy import Policy, judge_result
-from lorecall.audit.records import AuditResult, Epsilon, Flag, Group, SetSource, Verdict
-from lorecall.audit.reports.build import Report, build_report
+from lorecall.audit.records import AuditResult, Epsilon, Group, SetSource
+from lorecall.audit.reports.build import build_report
 from lorecall.audit.reports.redact import Redactor
+from lorecall.audit.reports.report import Report, Snippet
 from lorecall.audit.runs.single import AuditSettings
 from lorecall.audit.scorer import AdapterVersion, EngineInfo
 from lorecall.audit.stats.tally import Tally
-
-
-@dataclass(frozen=True, slots=True)
-class RecordedSnippet:
-    """The fields of a snippet that the summary needs, read from its entry; see `SnippetResult`."""
-
-    verdict: Verdict
-    alarm: str
-    flags: tuple[Flag, ...]
-    tokens: int
-    over_half: int
-    delta_loss: float | None
-
-
-def read_entry(entry: Report) -> RecordedSnippet:
-    """Return the fields of a report's entry that the summary needs."""
-    return RecordedSnippet(
-        verdict=Verdict(entry["verdict"]),
-        alarm=entry["alarm"],
-        flags=tuple(Flag(flag) for flag in entry["flags"]),
-        tokens=entry.get("length", 0),
-        over_half=entry.get("over_half", 0),
-        delta_loss=entry.get("delta_loss"),
-    )
 
 
 def recorded_report(
@@ -44,7 +20,7 @@ def recorded_report(
     settings: AuditSettings,
     policy: Policy,
     redactor: Redactor,
-    entries: Sequence[Report],
+    entries: Sequence[Snippet],
     seconds: float,
 ) -> Report:
     """Return the report of an audit whose snippets were recorded.
@@ -61,7 +37,7 @@ def recorded_report(
     """
     tallies = {group: Tally() for group in sources}
     for entry in entries:
-        tallies[Group(entry["set"])].add(read_entry(entry))
+        tallies[entry.set].add(entry.judged())
     summaries = {group: tally.summary(settings.confidence) for group, tally in tallies.items()}
     result = AuditResult(
         adapter=adapter,

@@ -21,8 +21,9 @@ from lorecall.audit.jobs.spool import Spool, Texts
 from lorecall.audit.jobs.store import AuditStore
 from lorecall.audit.judging.framed_judges import BaseCaches, FramedJudges
 from lorecall.audit.records import Group, SetSource, SnippetResult
-from lorecall.audit.reports.build import Report, check_report, snippet_entry
+from lorecall.audit.reports.build import parse_entries, snippet_entry
 from lorecall.audit.reports.redact import Redactor
+from lorecall.audit.reports.report import Report
 from lorecall.audit.runs.single import AuditSettings, refuse, resolve_epsilon
 from lorecall.audit.scorer import AdapterVersion, ScoreItem, Scorer
 
@@ -144,20 +145,18 @@ class Runner:
         redactor: Redactor,
     ) -> Report:
         sources = {g: SetSource(s.name, s.digest, s.bad_count, s.generated) for g, s in texts.sets.items()}
-        settings, entries = order.audit_settings(texts.system), self.store.entries(record.id)
-        report = recorded_report(
+        settings, entries = order.audit_settings(texts.system), parse_entries(self.store.entries(record.id))
+        return recorded_report(
             adapter, record.run, sources, settings, order.rules(), redactor, entries, record.seconds
         )
-        check_report(report)
-        return report
 
     def _finish(self, record: AuditRecord, report: Report) -> None:
         """Let the version go live that the audit admits, and end the audit."""
-        del report["snippets"]  # they have their own rows
-        if self.admissions is not None and record.admits and report["gate"]["passed"]:
+        if self.admissions is not None and record.admits and report.gate.passed:
             self.store.renew(record.id, self.worker, self.lease)  # it is still ours
             self.admissions.activate(record.adapter, record.version, record.id)
-        self.store.finish(record.id, self.worker, report)
+        result = report.model_dump(mode="json", exclude={"snippets"})  # they have their own rows
+        self.store.finish(record.id, self.worker, result)
         self.spool.remove(record.id)
 
     def _ask(
@@ -179,7 +178,7 @@ class Runner:
             started = time.monotonic()
             results = judges.judge(group, items)
             _checked(scorer, record)
-            entries: list[Report] = [snippet_entry(one, redactor, scorer.token_texts) for one in results]
+            entries = [snippet_entry(one, redactor, scorer.token_texts).values() for one in results]
             spent = time.monotonic() - started
             record = self.store.record(record.id, self.worker, record.done, entries, self.lease, spent)
             self.seen(results)

@@ -13,7 +13,6 @@ from lorecall.audit.jobs.runner import Engines
 from lorecall.audit.jobs.spool import Spool
 from lorecall.audit.jobs.store import ACTOR, OPEN, AuditStore, Entry
 from lorecall.audit.records import RECITED, Group
-from lorecall.audit.reports.build import Report
 from lorecall.audit.runs.single import refuse
 from lorecall.audit.scorer import AdapterVersion
 
@@ -123,8 +122,8 @@ class AuditService:
         self.get(audit_id, sees)
         return self.store.entries(audit_id, offset, limit)
 
-    def report(self, audit_id: str, sees: Sees) -> Report:
-        """Return the report of an audit that is done.
+    def report(self, audit_id: str, sees: Sees) -> dict[str, Any]:
+        """Return the JSON values of the report of an audit that is done.
 
         Raises:
             AuditNotFoundError: As in `get`.

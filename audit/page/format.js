@@ -1,6 +1,7 @@
 // How numbers and elements are shown; the same shades and roundings as in the HTML report.
 
-export const VERDICTS = ["certified", "recalled", "near-verbatim", "partial", "error", "base-known", "clear"];
+import { VERDICTS } from "./verdicts.js"; // written by the server, the gravest first
+
 const NOTHING = "–";
 
 // The colour class of a probability, 0 to 9; one half itself is still below the line.

@@ -1,9 +1,11 @@
 """The gate: from an audit's result to a yes or no that can stop a release."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import IntEnum
+from typing import Annotated
 
 from lorecall.audit.records import AuditResult, Group, SetSummary, Verdict
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class ExitCode(IntEnum):
@@ -15,33 +17,31 @@ class ExitCode(IntEnum):
     ENGINE_DISAGREES = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """What a release may leak; None sets no limit.
+Limit = Annotated[int, Field(ge=0)]
+RateLimit = Annotated[float, Field(ge=0, le=1)]
 
-    Attributes:
-        max_certified: Candidates that may be certified.
-        max_recalled: Candidates that may be recalled (beside the certified ones).
-        max_near_verbatim: Candidates that may be near-verbatim.
-        max_partial: Candidates that may be partial.
-        max_rate: Largest rate of recited candidates, held against the upper end of its interval.
-        max_control_rate: Largest rate of recited controls, held against the upper end of its interval.
-        min_controls: Controls without which the audit is incomplete.
-        count_short: Whether targets flagged as short count.
-    """
 
-    max_certified: int | None = 0
-    max_recalled: int | None = 0
-    max_near_verbatim: int | None = None
-    max_partial: int | None = None
-    max_rate: float | None = None
-    max_control_rate: float | None = None
-    min_controls: int | None = None
+class Policy(BaseModel):
+    """What a release may leak; null sets no limit."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+
+    max_certified: Limit | None = 0
+    """Certified candidates allowed; 0 by default."""
+    max_recalled: Limit | None = 0
+    """Recalled candidates allowed, beside the certified ones; 0 by default."""
+    max_near_verbatim: Limit | None = None
+    """Near-verbatim candidates allowed; any by default."""
+    max_partial: Limit | None = None
+    """Partial candidates allowed; any by default."""
+    max_rate: RateLimit | None = None
+    """Largest rate of recited candidates, held against the upper end of its interval; none by default."""
+    max_control_rate: RateLimit | None = None
+    """Largest rate of recited controls, held against the upper end of its interval; none by default."""
+    min_controls: Limit | None = None
+    """Controls without which the audit is incomplete; none by default."""
     count_short: bool = True
-
-    def as_dict(self) -> dict[str, object]:
-        """Return the fields, for the report."""
-        return asdict(self)
+    """Whether targets that the base finds likely count; true by default."""
 
 
 @dataclass(frozen=True, slots=True)

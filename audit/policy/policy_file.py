@@ -1,22 +1,20 @@
-"""Policies in YAML, checked against a committed schema."""
+"""Policies in YAML."""
 
-import json
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
-from typing import Any, cast
+from typing import Literal
 
-import jsonschema
 import yaml
 from lorecall.adapters.core.errors import UsageError
 from lorecall.audit.policy.policy import Policy
+from pydantic import ConfigDict, ValidationError
 
 
-@cache
-def policy_schema() -> dict[str, Any]:
-    """Return the committed JSON Schema of a policy file."""
-    text = files("lorecall.audit.policy").joinpath("policy.schema.json").read_text("utf-8")
-    return cast("dict[str, Any]", json.loads(text))
+class PolicyFile(Policy):
+    """What a release may leak; null sets no limit, and a limit that is not named is the default one."""
+
+    model_config = ConfigDict(title="lorecall audit policy")
+
+    schema_version: Literal[1]
 
 
 def load_policy(path: Path) -> Policy:
@@ -46,14 +44,14 @@ def check_policy(value: object, name: str) -> Policy:
     Raises:
         UsageError: It does not fit its schema.
     """
-    problem = next(iter(jsonschema.Draft202012Validator(policy_schema()).iter_errors(value)), None)
-    if problem is not None:
-        known = ", ".join(policy_schema()["properties"])
-        where = "/".join(str(part) for part in problem.absolute_path)
+    try:
+        file = PolicyFile.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = "/".join(str(part) for part in first["loc"])
         raise UsageError(
-            f"policy {name}: {where + ': ' if where else ''}{problem.message}",
-            hint=f"its keys are {known}",
+            f"policy {name}: {where + ': ' if where else ''}{first['msg']}",
+            hint=f"its keys are {', '.join(PolicyFile.model_fields)}",
             param="policy",
-        )
-    limits = cast("dict[str, Any]", value)
-    return Policy(**{name: limit for name, limit in limits.items() if name != "schema_version"})
+        ) from None
+    return Policy(**file.model_dump(exclude={"schema_version"}))

@@ -1,25 +1,39 @@
-"""The machine-readable report of one audit: built from the result, checked against its schema, written."""
+"""The report of one audit: built from the result, written, and read back."""
 
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
 
 from lorecall.adapters.core.errors import UsageError
 from lorecall.audit.judging.match import align
 from lorecall.audit.judging.peer_measures import exact_memorization, extraction_strength
 from lorecall.audit.judging.rule import argmax_flags, threshold
 from lorecall.audit.policy.policy import Gate, Policy
-from lorecall.audit.records import AuditResult, Group, Rate, SetSummary, SnippetResult
+from lorecall.audit.records import AuditResult, Group, SnippetResult
+from lorecall.audit.reports.models import SCHEMA_VERSION, Engine, Inputs, Tool, parse
 from lorecall.audit.reports.redact import Redactor
-from lorecall.audit.reports.schemas import check
+from lorecall.audit.reports.report import (
+    AuditedAdapter,
+    Content,
+    Entry,
+    GateAnswer,
+    Multiplicity,
+    Omitted,
+    Report,
+    ScoredSnippet,
+    Sequential,
+    Settings,
+    Snippet,
+    Summary,
+    TextDisplay,
+    Token,
+    ViewVerdict,
+)
 from lorecall.audit.reports.seal import seal
+from pydantic import TypeAdapter
 
-SCHEMA_VERSION = "1.0"
-Report = dict[str, Any]
+ENTRIES = TypeAdapter[list[Snippet]](list[Entry])
 TokenTexts = Callable[[Sequence[int]], list[str]]
 
 
@@ -30,9 +44,9 @@ def build_report(
     redactor: Redactor,
     token_texts: TokenTexts | None = None,
     *,
-    entries: Sequence[Report] | None = None,
+    entries: Sequence[Snippet] | None = None,
 ) -> Report:
-    """Return the report of one audit as JSON values, sealed.
+    """Return the report of one audit, sealed.
 
     Args:
         result: The audit.
@@ -44,87 +58,55 @@ def build_report(
     """
     if entries is None:
         entries = [snippet_entry(snippet, redactor, token_texts) for snippet in result.snippets]
+    summaries = {group: Summary.model_validate(summary) for group, summary in result.summaries.items()}
     return seal(
-        {
-            "schema_version": SCHEMA_VERSION,
-            "tool": {"name": "lorecall", "version": version("lorecall")},
-            "started": result.started,
-            "seconds": round(result.seconds, 3),
-            "adapter": {
-                "name": result.adapter.name,
-                "version": result.adapter.version,
-                "rank": result.adapter.rank,
-                "effective_parameters": result.adapter.effective_parameters,
-                "training": result.adapter.training,
-            },
-            "engine": {
-                "engine": result.engine.engine,
-                "base": result.engine.base,
-                "base_digest": result.engine.base_digest,
-                "scheme": result.engine.scheme,
-            },
-            "epsilon": result.epsilon.value,
-            "epsilon_source": result.epsilon.source,
-            "threshold": threshold(result.epsilon.value),
-            "settings": {
-                "views": list(result.views),
-                "seed": result.seed,
-                "confidence": result.confidence,
-                "edit_distance": result.bounds.edit_distance,
-                "bits": result.bounds.bits,
-            },
-            "inputs": {str(group): asdict(source) for group, source in result.sources.items()},
-            "text": {"shown": redactor.show, "salt_id": redactor.salt_id},
-            "gate": {
-                "passed": gate.passed,
-                "exit_code": int(gate.exit_code),
-                "reasons": list(gate.reasons),
-                "policy": policy.as_dict(),
-            },
-            "summary": _summary(result.summaries[Group.CANDIDATES]),
-            "controls": _summary(result.summaries[Group.CONTROLS])
-            if Group.CONTROLS in result.summaries
-            else None,
-            "sequential": _sequential(result),
-            "multiplicity": _multiplicity(result),
-            "omitted": {
-                str(group): summary.snippets - sum(entry["set"] == group for entry in entries)
-                for group, summary in result.summaries.items()
-            },
-            "snippets": list(entries),
-        }
+        Content(
+            schema_version=SCHEMA_VERSION,
+            tool=Tool.here(),
+            started=result.started,
+            seconds=round(result.seconds, 3),
+            adapter=AuditedAdapter.model_validate(result.adapter),
+            engine=Engine.model_validate(result.engine),
+            epsilon=result.epsilon.value,
+            epsilon_source=result.epsilon.source,
+            threshold=threshold(result.epsilon.value),
+            settings=Settings(
+                views=result.views,
+                seed=result.seed,
+                confidence=result.confidence,
+                edit_distance=result.bounds.edit_distance,
+                bits=result.bounds.bits,
+            ),
+            inputs=Inputs.model_validate(result.sources),
+            text=TextDisplay(shown=redactor.show, salt_id=redactor.salt_id),
+            gate=GateAnswer(
+                passed=gate.passed,
+                exit_code=gate.exit_code,
+                reasons=gate.reasons,
+                policy=policy.model_dump(),
+            ),
+            summary=summaries[Group.CANDIDATES],
+            controls=summaries.get(Group.CONTROLS),
+            sequential=None if result.sequential is None else Sequential.model_validate(result.sequential),
+            multiplicity=_multiplicity(result),
+            omitted=Omitted.model_validate(
+                {
+                    group: summary.snippets - sum(entry.set is group for entry in entries)
+                    for group, summary in summaries.items()
+                }
+            ),
+            snippets=tuple(entries),
+        )
     )
 
 
-def _sequential(result: AuditResult) -> Report | None:
-    outcome = result.sequential
-    return None if outcome is None else {**asdict(outcome), "decision": outcome.decision}
-
-
-def _multiplicity(result: AuditResult) -> Report:
-    """Say how many false alarms the controls' rate would allow among so many snippets tested at once."""
+def _multiplicity(result: AuditResult) -> Multiplicity:
+    """Return how many false alarms the controls' rate would allow among so many snippets tested at once."""
     tested = result.summaries[Group.CANDIDATES].recited.of
     controls = result.summaries.get(Group.CONTROLS)
-    return {
-        "tests": tested,
-        "false_alarms_at_most": None if controls is None else tested * controls.recited.high,
-    }
-
-
-def _rate(rate: Rate) -> Report:
-    return {"hits": rate.hits, "of": rate.of, "low": rate.low, "high": rate.high}
-
-
-def _summary(summary: SetSummary) -> Report:
-    return {
-        "snippets": summary.snippets,
-        "tokens": summary.tokens,
-        "tokens_over_half": summary.tokens_over_half,
-        "verdicts": {str(verdict): count for verdict, count in summary.verdicts.items()},
-        "delta_loss": summary.delta_loss,
-        "recited": _rate(summary.recited),
-        "leaked": _rate(summary.leaked),
-    }
+    return Multiplicity(
+        tests=tested, false_alarms_at_most=None if controls is None else tested * controls.recited.high
+    )
 
 
 def _finite(value: float) -> float | None:
@@ -133,41 +115,39 @@ def _finite(value: float) -> float | None:
 
 def snippet_entry(
     snippet: SnippetResult, redactor: Redactor, token_texts: TokenTexts | None = None
-) -> Report:
+) -> Snippet:
     """Return a report's entry of one snippet; the text of each token is asked only where texts are shown."""
-    texts = token_texts if redactor.show else None
-    entry: Report = {
-        "id": snippet.item.id,
-        "set": str(snippet.group),
-        "verdict": str(snippet.verdict),
-        "flags": [str(flag) for flag in snippet.flags],
-        "alarm": snippet.alarm,
-        "error": snippet.error,
-        "view": snippet.view,
-        "views": [{"view": v, "verdict": str(verdict), "min_p": p} for v, verdict, p in snippet.views],
-        "prefix": redactor.redact(snippet.item.prefix),
-        "target": redactor.redact(snippet.item.target),
-        "min_p": None,
-        "decoded_equal": None,
-        "tokens": [],
-    }
-    if snippet.rule is None:
-        return entry
-    return {**entry, **_scores(snippet), "tokens": _tokens(snippet, texts)}
+    entry = Snippet(
+        id=snippet.item.id,
+        set=snippet.group,
+        verdict=snippet.verdict,
+        flags=snippet.flags,
+        alarm=snippet.alarm,
+        error=snippet.error,
+        view=snippet.view,
+        views=tuple(ViewVerdict(view=v, verdict=verdict, min_p=p) for v, verdict, p in snippet.views),
+        prefix=redactor.redact(snippet.item.prefix),
+        target=redactor.redact(snippet.item.target),
+        min_p=None,
+        decoded_equal=None,
+        tokens=(),
+    )
+    return entry if snippet.rule is None else _scored(entry, snippet, token_texts if redactor.show else None)
 
 
-def _scores(snippet: SnippetResult) -> Report:
+def _scored(entry: Snippet, snippet: SnippetResult, texts: TokenTexts | None) -> ScoredSnippet:
     rule, base_rule, match = snippet.rule, snippet.base_rule, snippet.match
     if snippet.score is None or rule is None or base_rule is None or match is None:
         raise ValueError(f"snippet {snippet.item.id!r} is not complete")
     flags = argmax_flags(snippet.score)
-    return {
+    scores = {
+        "tokens": _tokens(snippet, texts),
         "length": rule.tokens,
         "min_p": rule.min_p,
         "min_p_at": rule.min_p_at,
         "over_half": rule.over_half,
-        "locked": list(rule.locked),
-        "near": list(rule.near),
+        "locked": rule.locked,
+        "near": rule.near,
         "certified_by_p": rule.certified,
         "rank1": rule.rank1,
         "exact_memorization": exact_memorization(flags),
@@ -188,41 +168,47 @@ def _scores(snippet: SnippetResult) -> Report:
         "log10_pz": _finite(rule.log_pz / math.log(10.0)),
         "log10_n50": _finite(rule.log10_n50),
     }
+    return ScoredSnippet.model_validate({**dict(entry), **scores})
 
 
-def _tokens(snippet: SnippetResult, texts: TokenTexts | None) -> list[Report]:
+def _tokens(snippet: SnippetResult, texts: TokenTexts | None) -> tuple[Token, ...]:
     if snippet.score is None or snippet.base is None:
-        return []
+        return ()
     score, base = snippet.score, snippet.base
     places = align(score.target_ids, base.target_ids)
-    tokens: list[Report] = [
-        {"id": token, "p": p, "rank": rank, "base_p": None if at is None else base.p[at]}
-        for token, p, rank, at in zip(score.target_ids, score.p, score.rank, places, strict=True)
-    ]
-    if texts is not None:
-        for token, text in zip(tokens, texts(score.target_ids), strict=True):
-            token["text"] = text
-    return tokens
+    shown: Sequence[str | None] = [None] * len(places) if texts is None else texts(score.target_ids)
+    columns = zip(score.target_ids, score.p, score.rank, places, shown, strict=True)
+    return tuple(
+        Token(token, p, rank, None if at is None else base.p[at], text)
+        for token, p, rank, at, text in columns
+    )
 
 
-def check_report(report: Report, name: str = "report") -> None:
-    """Check a report against its schema.
+def parse_report(value: object, name: str = "report") -> Report:
+    """Return the report that JSON values are.
+
+    Args:
+        value: JSON values.
+        name: What to call it in the error.
 
     Raises:
         UsageError: It does not fit; the message names the field, without its value.
     """
-    check(report, "report", name)
+    return parse(Report, value, name)
+
+
+def parse_entries(values: Sequence[object]) -> list[Snippet]:
+    """Return the snippets that JSON values are.
+
+    Raises:
+        pydantic.ValidationError: One of them does not fit.
+    """
+    return ENTRIES.validate_python(values)
 
 
 def write_json(report: Report, path: Path) -> None:
-    """Check a report and write it.
-
-    Raises:
-        UsageError: It does not fit its schema.
-    """
-    check_report(report, path.name)
-    text = json.dumps(report, ensure_ascii=False, allow_nan=False, indent=1)
-    path.write_text(text + "\n", encoding="utf-8")
+    """Write a report as JSON."""
+    path.write_text(report.to_json(), encoding="utf-8")
 
 
 def read_report(path: Path) -> Report:
@@ -232,10 +218,9 @@ def read_report(path: Path) -> Report:
         UsageError: It is missing, is not JSON, or does not fit its schema.
     """
     try:
-        report = json.loads(path.read_text("utf-8"))
+        value = json.loads(path.read_text("utf-8"))
     except OSError as error:
         raise UsageError(f"no report at {str(path)!r}", hint="name a report.json") from error
     except ValueError as error:
         raise UsageError(f"{path.name!r} is not JSON", hint="name a report.json") from error
-    check_report(report, path.name)
-    return cast("Report", report)
+    return parse_report(value, path.name)

@@ -32,7 +32,6 @@ class Histogram:
     """One distribution over [0, 1], drawn beside others on one scale of shares."""
 
     label: str
-    kind: str
     total: int
     over_half: int
     bars: tuple[Bar, ...]
@@ -41,19 +40,18 @@ class Histogram:
 HISTOGRAM_WIDTH, HISTOGRAM_HEIGHT = 300.0, 96.0
 
 
-def histograms(series: Sequence[tuple[str, str, Sequence[float]]]) -> list[Histogram]:
-    """Lay out small multiples of (label, kind, values in [0, 1]), with one scale of shares for all."""
-    counted = [(label, kind, values, _counts(values)) for label, kind, values in series if values]
-    top = max((max(counts) / len(values) for _, _, values, counts in counted), default=1.0)
+def histograms(series: Sequence[tuple[str, Sequence[float]]]) -> list[Histogram]:
+    """Lay out small multiples of (label, values in [0, 1]), with one scale of shares for all."""
+    counted = [(label, values, _counts(values)) for label, values in series if values]
+    top = max((max(counts) / len(values) for _, values, counts in counted), default=1.0)
     return [
         Histogram(
             label=label,
-            kind=kind,
             total=len(values),
             over_half=sum(value > 0.5 for value in values),
             bars=_bars(counts, len(values) * top),
         )
-        for label, kind, values, counts in counted
+        for label, values, counts in counted
     ]
 
 
@@ -94,14 +92,13 @@ class Ladder:
     adapter: str
     base: str
     line_y: float
-    threshold_y: float
     ticks: tuple[tuple[float, str], ...]
 
 
 LADDER_HEIGHT, LADDER_MAX_WIDTH = 150.0, 960.0
 
 
-def ladder(p: Sequence[float], base_p: Sequence[float], threshold: float) -> Ladder:
+def ladder(p: Sequence[float], base_p: Sequence[float]) -> Ladder:
     """Lay out the step lines of one snippet."""
     width = min(LADDER_MAX_WIDTH, max(320.0, 48.0 * len(p)))
     step = width / max(1, len(p))
@@ -111,7 +108,6 @@ def ladder(p: Sequence[float], base_p: Sequence[float], threshold: float) -> Lad
         adapter=_steps(p, step, LADDER_HEIGHT),
         base=_steps(base_p, step, LADDER_HEIGHT),
         line_y=LADDER_HEIGHT / 2,
-        threshold_y=LADDER_HEIGHT * (1 - threshold),
         ticks=tuple(
             ((i + 0.5) * step, str(i + 1))
             for i in range(len(p))

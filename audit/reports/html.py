@@ -1,4 +1,4 @@
-"""The report for people: one self-contained HTML file, made from `report.json` alone."""
+"""The HTML reports: each is one self-contained file, made from its JSON report alone."""
 
 import base64
 import hashlib
@@ -7,42 +7,32 @@ from functools import cache
 from importlib.resources import files
 
 import jinja2
-from lorecall.audit.records import GRAVITY, MEANINGS
-from lorecall.audit.reports.build import Report
-from lorecall.audit.reports.charts import histograms, ladder, shade
+from lorecall.audit.records import FLAG_MEANINGS, MEANINGS, PLACES, RECITED, Group, Verdict
+from lorecall.audit.reports.charts import Histogram, histograms, ladder, shade
+from lorecall.audit.reports.models import ReportModel
+from lorecall.audit.reports.report import Report, ScoredSnippet, Snippet
 from markupsafe import Markup
 
 MAX_ROWS = 2000
 NOTHING = "\N{EN DASH}"
-ORDER = {str(verdict): place for place, verdict in enumerate(GRAVITY)}
-FLAGS = {
-    "short": "the base finds this target so likely that reciting it proves little",
-    "boundary": "the tokens of prefix and target are not the tokens of the whole text",
-    "tie": "a target token shares the largest logit with another",
-    "borderline": "every token over one half, but not over the line with the engine's error",
-}
 
 
 def render_report(report: Report) -> str:
     """Return the HTML of one adapter's report."""
-    rows = sorted(report["snippets"], key=_gravity)[:MAX_ROWS]
+    rows = sorted(report.snippets, key=by_gravity)[:MAX_ROWS]
     return render(
         "report.html",
-        report=report,
-        tool_version=report["tool"]["version"],
+        report,
         finding=finding(report),
         histograms=_histograms(report),
         example=_example(report),
         rows=rows,
-        present=sorted({row["verdict"] for row in rows}, key=ORDER.__getitem__),
-        order=ORDER,
-        meanings={str(verdict): meaning for verdict, meaning in MEANINGS.items()},
-        flags=FLAGS,
+        present=sorted({row.verdict for row in rows}, key=PLACES.__getitem__),
     )
 
 
-def render(template: str, **values: object) -> str:
-    """Render a template with the shared style and script; the page's policy lets no other script run."""
+def render(template: str, report: ReportModel, **values: object) -> str:
+    """Return a report's HTML, with the shared style and the one script that the page's policy allows."""
     script = _asset("report.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return (
@@ -52,6 +42,7 @@ def render(template: str, **values: object) -> str:
             style=Markup(_asset("report.css")),  # noqa: S704  our own file
             script=Markup(script),  # noqa: S704  our own file
             script_hash=f"sha256-{digest}",
+            report=report,
             **values,
         )
     )
@@ -59,58 +50,50 @@ def render(template: str, **values: object) -> str:
 
 def finding(report: Report) -> str:
     """Return the audit's answer in one or two sentences."""
-    summary, name = report["summary"], report["adapter"]["name"]
-    recited = summary["recited"]
-    softer = summary["leaked"]["hits"] - recited["hits"]
-    if recited["hits"]:
-        said = f"{name} recites {recited['hits']} of {recited['of']} candidates word for word."
+    summary, name = report.summary, report.adapter.name
+    recited, known = summary.recited, summary.verdicts[Verdict.BASE_KNOWN]
+    softer = summary.leaked.hits - recited.hits
+    if recited.hits:
+        answer = f"{name} recites {recited.hits} of {recited.of} candidates word for word."
     elif softer:
-        said = f"{name} recites none of {recited['of']} candidates word for word, {softer} in part or nearly."
+        answer = f"{name} recites none of {recited.of} candidates word for word, {softer} in part or nearly."
     else:
-        said = f"{name} recites none of {recited['of']} candidates."
-    if summary["verdicts"]["base-known"]:
-        said += f" {summary['verdicts']['base-known']} more are known to the base and not counted."
-    return said
+        answer = f"{name} recites none of {recited.of} candidates."
+    return f"{answer} {known} more are known to the base and not counted." if known else answer
 
 
-def _gravity(row: Report) -> tuple[int, float]:
-    return ORDER[row["verdict"]], -(row["min_p"] or 0.0)
+def by_gravity(snippet: Snippet) -> tuple[int, float]:
+    """Return the key that sorts the gravest snippets first."""
+    return PLACES[snippet.verdict], -(snippet.min_p or 0.0)
 
 
-def _histograms(report: Report) -> list[object]:
-    scored = [s for s in report["snippets"] if s["min_p"] is not None]
-    candidates = [s for s in scored if s["set"] == "candidates"]
-    controls = [s for s in scored if s["set"] == "controls"]
-    return [
-        *histograms(
-            [
-                ("Candidates, through the adapter", "adapter", [s["min_p"] for s in candidates]),
-                ("Candidates, through the base", "base", [s["base_min_p"] for s in candidates]),
-                ("Controls, through the adapter", "controls", [s["min_p"] for s in controls]),
-            ]
-        )
-    ]
+def _histograms(report: Report) -> list[Histogram]:
+    scored = [s for s in report.snippets if isinstance(s, ScoredSnippet)]
+    candidates = [s for s in scored if s.set is Group.CANDIDATES]
+    controls = [s for s in scored if s.set is Group.CONTROLS]
+    return histograms(
+        [
+            ("Candidates, through the adapter", [s.min_p or 0.0 for s in candidates]),
+            ("Candidates, through the base", [s.base_min_p for s in candidates]),
+            ("Controls, through the adapter", [s.min_p or 0.0 for s in controls]),
+        ]
+    )
 
 
 def _example(report: Report) -> dict[str, object] | None:
     """Return the candidate that tells most: the most surprising one recited, else the one nearest to it."""
-    scored = [s for s in report["snippets"] if s["set"] == "candidates" and s["tokens"]]
+    scored = [s for s in report.snippets if isinstance(s, ScoredSnippet) and s.set is Group.CANDIDATES]
     if not scored:
         return None
-    recited = [s for s in scored if s["verdict"] in ("certified", "recalled")]
+    recited = [s for s in scored if s.verdict in RECITED]
     if recited:
-        snippet, reason = (
-            max(recited, key=lambda s: s["base_bits"]),
-            "The recited candidate that the base finds most surprising",
-        )
+        snippet = max(recited, key=lambda s: s.base_bits)
+        reason = "The recited candidate that the base finds most surprising"
     else:
-        snippet, reason = (
-            max(scored, key=lambda s: s["run_bits"]),
-            "No candidate is recited; this one has the longest surprising stretch",
-        )
-    tokens = snippet["tokens"]
-    chart = ladder([t["p"] for t in tokens], [t["base_p"] or 0.0 for t in tokens], report["threshold"])
-    return {"snippet": snippet, "reason": reason, "ladder": chart}
+        snippet = max(scored, key=lambda s: s.run_bits)
+        reason = "No candidate is recited; this one has the longest surprising stretch"
+    p, base_p = [t.p for t in snippet.tokens], [t.base_p or 0.0 for t in snippet.tokens]
+    return {"snippet": snippet, "reason": reason, "ladder": ladder(p, base_p)}
 
 
 def _asset(name: str) -> str:
@@ -124,6 +107,9 @@ def _environment() -> jinja2.Environment:
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
+    )
+    environment.globals.update(
+        order=PLACES, meanings=MEANINGS, flags=FLAG_MEANINGS, recited=" or ".join(RECITED)
     )
     environment.filters.update(
         shade=shade,

@@ -4,9 +4,9 @@ import re
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-from lorecall.audit.reports.build import Report
+from lorecall.audit.records import RECITED, Group
+from lorecall.audit.reports.report import Report, Snippet
 
-FAILURES = ("certified", "recalled")
 # XML 1.0 has no place for most control characters and for lone surrogates.
 NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -19,9 +19,9 @@ def render_junit(report: Report) -> str:
     allow some leaks.
     """
     root = ET.Element("testsuites", name="lorecall audit")
-    adapter = report["adapter"]["name"]
-    for group in ("candidates", "controls"):
-        snippets = [s for s in report["snippets"] if s["set"] == group]
+    adapter = report.adapter.name
+    for group in Group:
+        snippets = [s for s in report.snippets if s.set is group]
         if snippets:
             suite = _suite(root, f"{adapter} {group}")
             for snippet in snippets:
@@ -29,8 +29,8 @@ def render_junit(report: Report) -> str:
             _count(suite)
     gate = _suite(root, f"{adapter} gate")
     case = ET.SubElement(gate, "testcase", classname="lorecall.gate", name="policy")
-    if not report["gate"]["passed"]:
-        ET.SubElement(case, "failure", message=_clean("; ".join(report["gate"]["reasons"])))
+    if not report.gate.passed:
+        ET.SubElement(case, "failure", message=_clean("; ".join(report.gate.reasons)))
     _count(gate)
     ET.indent(root)
     return ET.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
@@ -45,15 +45,13 @@ def _suite(root: ET.Element, name: str) -> ET.Element:
     return ET.SubElement(root, "testsuite", name=_clean(name))
 
 
-def _case(suite: ET.Element, snippet: Report) -> None:
-    case = ET.SubElement(
-        suite, "testcase", classname=f"lorecall.{snippet['set']}", name=_clean(snippet["id"])
-    )
-    problem = snippet["error"] or snippet["alarm"]
+def _case(suite: ET.Element, snippet: Snippet) -> None:
+    case = ET.SubElement(suite, "testcase", classname=f"lorecall.{snippet.set}", name=_clean(snippet.id))
+    problem = snippet.error or snippet.alarm
     if problem:
         ET.SubElement(case, "error", message=_clean(problem))
-    elif snippet["verdict"] in FAILURES:
-        ET.SubElement(case, "failure", message=f"{snippet['verdict']}, min p {snippet['min_p']:.4f}")
+    elif snippet.verdict in RECITED:
+        ET.SubElement(case, "failure", message=f"{snippet.verdict}, min p {snippet.min_p or 0.0:.4f}")
 
 
 def _count(suite: ET.Element) -> None:

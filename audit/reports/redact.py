@@ -6,6 +6,8 @@ import os
 import secrets
 from dataclasses import dataclass
 
+from lorecall.audit.reports.report import RedactedText
+
 SALT_VARIABLE = "LORECALL_REPORT_SALT"
 SHOWN_CHARACTERS = 4
 
@@ -30,15 +32,14 @@ class Redactor:
         """Names the salt without giving it away: reports with the same name have comparable hashes."""
         return hashlib.sha256(b"lorecall salt id" + self.salt).hexdigest()[:12]
 
-    def redact(self, text: str) -> dict[str, object]:
+    def redact(self, text: str) -> RedactedText:
         """Return the text's hash, length and first characters, and the text only if it may be shown."""
-        shown = min(SHOWN_CHARACTERS, len(text) // 4)
-        entry: dict[str, object] = {
-            "hash": hmac.new(self.salt, text.encode(), hashlib.sha256).hexdigest()[:16],
-            "characters": len(text),
-            "start": text[:shown],
-        }
-        return {**entry, "text": text} if self.show else entry
+        return RedactedText(
+            hash=hmac.new(self.salt, text.encode(), hashlib.sha256).hexdigest()[:16],
+            characters=len(text),
+            start=text[: min(SHOWN_CHARACTERS, len(text) // 4)],
+            text=text if self.show else None,
+        )
 
 
 def redactor(*, show: bool) -> Redactor:

@@ -4,39 +4,41 @@ import hashlib
 import hmac
 import json
 import os
-from typing import Any
+
+from lorecall.audit.reports.report import Content, Report, Seal
 
 KEY_VARIABLE = "LORECALL_REPORT_KEY"
 
 
-def seal(report: dict[str, Any]) -> dict[str, Any]:
+def seal(content: Content) -> Report:
     """Return the report with its seal: a sha256, and an HMAC if LORECALL_REPORT_KEY is set.
 
-    The digest finds a change made by accident; only the signature, by who does not have the key, stands against
-    one made on purpose.
+    The digest finds a change made by accident. Only the signature finds one made on purpose, by somebody who
+    does not have the key.
     """
-    content = _canonical(report)
+    parts = {name: getattr(content, name) for name in Content.model_fields}
+    signed = _canonical(content)
     key = os.environ.get(KEY_VARIABLE, "")
-    signature = hmac.new(key.encode(), content, hashlib.sha256).hexdigest() if key else ""
-    return {**report, "seal": {"sha256": hashlib.sha256(content).hexdigest(), "signature": signature}}
+    signature = hmac.new(key.encode(), signed, hashlib.sha256).hexdigest() if key else ""
+    return Report(**parts, seal=Seal(sha256=hashlib.sha256(signed).hexdigest(), signature=signature))
 
 
-def check_seal(report: dict[str, Any]) -> list[str]:
+def check_seal(report: Report) -> list[str]:
     """Return what is wrong with a report's seal; nothing if it holds."""
-    content, found = _canonical(report), report["seal"]
-    if found["sha256"] != hashlib.sha256(content).hexdigest():
+    content, found = _canonical(report), report.seal
+    if found.sha256 != hashlib.sha256(content).hexdigest():
         return ["the report was changed after it was written"]
     key = os.environ.get(KEY_VARIABLE, "")
     if not key:
         return []
-    if not found["signature"]:
+    if not found.signature:
         return [f"the report is not signed, and {KEY_VARIABLE} asks for it"]
     expected = hmac.new(key.encode(), content, hashlib.sha256).hexdigest()
-    return [] if hmac.compare_digest(found["signature"], expected) else ["the signature is not by this key"]
+    return [] if hmac.compare_digest(found.signature, expected) else ["the signature is not by this key"]
 
 
-def _canonical(report: dict[str, Any]) -> bytes:
-    content = {name: value for name, value in report.items() if name != "seal"}
+def _canonical(content: Content) -> bytes:
+    values = content.model_dump(mode="json", exclude={"seal"})
     return json.dumps(
-        content, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False
+        values, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False
     ).encode()

@@ -1,16 +1,17 @@
 """Whether a report still holds: its seal, its own arithmetic, its inputs, and a sample scored again."""
 
 import math
+import operator
 import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from lorecall.adapters.core.errors import UsageError
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.judging.rule import margin, threshold
-from lorecall.audit.reports.build import Report
+from lorecall.audit.records import Group, Verdict
+from lorecall.audit.reports.report import Report, Snippet, Summary
 from lorecall.audit.reports.seal import check_seal
 from lorecall.audit.scorer import ItemScore, ScoreItem, Scorer
 
@@ -36,68 +37,62 @@ class Rescored:
 
 
 def check_contents(report: Report) -> list[str]:
-    """Return what is wrong with a report as it stands: its seal, and its counts against its snippets."""
+    """Return what is wrong with a report: its seal, and its counts against its snippets."""
     problems = check_seal(report)
-    if not math.isclose(report["threshold"], threshold(report["epsilon"]), rel_tol=1e-9):
+    if not math.isclose(report.threshold, threshold(report.epsilon), rel_tol=1e-9):
         problems.append("the threshold is not that of the epsilon")
-    for group, name in (("candidates", "summary"), ("controls", "controls")):
-        summary = report[name]
-        snippets = [s for s in report["snippets"] if s["set"] == group]
-        if summary is None:
-            problems += [f"there are {group}, and no summary of them"] if snippets else []
-            continue
-        verdicts = Counter(s["verdict"] for s in snippets)
-        counts = {
-            "snippets": len(snippets),
-            "tokens": sum(len(s["tokens"]) for s in snippets),
-            "tokens_over_half": sum(t["p"] > 0.5 for s in snippets for t in s["tokens"]),
-            "verdicts": {verdict: verdicts[verdict] for verdict in summary["verdicts"]},
-        }
-        problems += [
-            f"{name}/{field} is not what its snippets add up to"
-            for field in counts
-            if not _adds_up(summary[field], counts[field], report["omitted"][group], field)
-        ]
-    problems += [
-        f"snippet {s['id']!r}: {why}" for s in report["snippets"] if (why := _contradiction(s, report))
+    problems += _check_counts(report, Group.CANDIDATES, "summary", report.summary, report.omitted.candidates)
+    problems += _check_counts(
+        report, Group.CONTROLS, "controls", report.controls, report.omitted.controls or 0
+    )
+    return problems + [
+        f"snippet {s.id!r}: {why}" for s in report.snippets if (why := _contradiction(s, report.threshold))
     ]
-    return problems
 
 
-def _adds_up(stated: Any, counted: Any, omitted: int, field: str) -> bool:
-    """Return whether a summary's number is that of its snippets, those left out of the report allowed for."""
-    if field == "snippets":
-        return bool(stated == counted + omitted)
-    if not omitted:
-        return bool(stated == counted)
-    if field == "verdicts":
-        return all(stated[verdict] >= counted[verdict] for verdict in stated)
-    return bool(stated >= counted)
+def _check_counts(
+    report: Report, group: Group, name: str, summary: Summary | None, omitted: int
+) -> list[str]:
+    """Return which numbers of a summary are not those of its snippets and of the `omitted` ones."""
+    snippets = [s for s in report.snippets if s.set is group]
+    if summary is None:
+        return [f"there are {group}, and no summary of them"] if snippets else []
+    verdicts = Counter(s.verdict for s in snippets)
+    tokens = [token for s in snippets for token in s.tokens]
+    over_half = sum(token.p > 0.5 for token in tokens)
+    fits = operator.ge if omitted else operator.eq
+    holds = {
+        "snippets": summary.snippets == len(snippets) + omitted,
+        "tokens": fits(summary.tokens, len(tokens)),
+        "tokens_over_half": fits(summary.tokens_over_half, over_half),
+        "verdicts": all(fits(count, verdicts[verdict]) for verdict, count in summary.verdicts.items()),
+    }
+    return [f"{name}/{field} is not what its snippets add up to" for field, held in holds.items() if not held]
 
 
-def _contradiction(snippet: Report, report: Report) -> str:
-    if not snippet["tokens"]:
-        return "" if snippet["verdict"] == "error" else "a verdict without tokens"
-    over = all(token["p"] > report["threshold"] and token["rank"] == 1 for token in snippet["tokens"])
-    if snippet["min_p"] != min(token["p"] for token in snippet["tokens"]):
+def _contradiction(snippet: Snippet, line: float) -> str:
+    if not snippet.tokens:
+        return "" if snippet.verdict is Verdict.ERROR else "a verdict without tokens"
+    over = all(token.p > line and token.rank == 1 for token in snippet.tokens)
+    if snippet.min_p != min(token.p for token in snippet.tokens):
         return "min_p is not the least p of its tokens"
-    if snippet["verdict"] == "certified" and not (over and snippet["decoded_equal"]):
+    if snippet.verdict is Verdict.CERTIFIED and not (over and snippet.decoded_equal):
         return "certified, with a token under the line or another decode"
-    if snippet["verdict"] == "recalled" and not snippet["decoded_equal"]:
+    if snippet.verdict is Verdict.RECALLED and not snippet.decoded_equal:
         return "recalled, with another decode"
-    if snippet["verdict"] == "clear" and (over or snippet["decoded_equal"]):
+    if snippet.verdict is Verdict.CLEAR and (over or snippet.decoded_equal):
         return "clear, although it was recited"
     return ""
 
 
-def check_input(report: Report, group: str, given: CandidateSet) -> list[str]:
+def check_input(report: Report, group: Group, given: CandidateSet) -> list[str]:
     """Return what is wrong with an input file: whether it is the one that was audited."""
-    source = report["inputs"].get(group)
+    source = report.inputs.candidates if group is Group.CANDIDATES else report.inputs.controls
     if source is None:
         return [f"the report has no {group}"]
     return (
         []
-        if source["digest"] == given.digest
+        if source.digest == given.digest
         else [f"{given.name!r} is not the file of {group} that was audited"]
     )
 
@@ -113,43 +108,42 @@ def rescore(
         UsageError: The served adapter has another version, the base is another, or nothing could be sampled.
         AdapterNotFoundError: The adapter is not served any more.
     """
-    name = report["adapter"]["name"]
+    name = report.adapter.name
     for what, now, then in (
-        (f"adapter {name!r}", scorer.adapter(name).version, report["adapter"]["version"]),
-        ("the base", scorer.info().base_digest, report["engine"]["base_digest"]),
+        (f"adapter {name!r}", scorer.adapter(name).version, report.adapter.version),
+        ("the base", scorer.info().base_digest, report.engine.base_digest),
     ):
         if now != then:
             raise UsageError(f"{what} is not what was audited: {now[:16]!r}, then {then[:16]!r}")
-    ids = {snippet["id"] for snippet in report["snippets"]}
+    ids = {snippet.id for snippet in report.snippets}
     texts = {item.id: item for item in candidates if item.id in ids}
     # A snippet of a shorter prefix or of a chat framing was scored on a text that the file does not hold.
     known = [
         s
-        for s in report["snippets"]
-        if s["set"] == "candidates" and s["tokens"] and s["view"] == "raw" and s["id"] in texts
+        for s in report.snippets
+        if s.set is Group.CANDIDATES and s.tokens and s.view == "raw" and s.id in texts
     ]
     if not known:
         raise UsageError(
             "no snippet of the report can be scored again", hint="give the audited file with --candidates"
         )
     chosen = random.Random(seed).sample(known, min(sample, len(known)))  # noqa: S311  not for secrets
-    scores = scorer.score(name, [texts[s["id"]] for s in chosen])
-    tolerance = 4.0 * report["epsilon"] + ROUNDING
+    scores = scorer.score(name, [texts[s.id] for s in chosen])
+    tolerance = 4.0 * report.epsilon + ROUNDING
     moves = [_move(snippet, score) for snippet, score in zip(chosen, scores, strict=True)]
     return Rescored(
         sample=len(chosen),
-        differing=tuple(s["id"] for s, move in zip(chosen, moves, strict=True) if move > tolerance),
+        differing=tuple(s.id for s, move in zip(chosen, moves, strict=True) if move > tolerance),
         largest_move=max(moves),
         tolerance=tolerance,
     )
 
 
-def _move(snippet: Report, score: ItemScore) -> float:
+def _move(snippet: Snippet, score: ItemScore) -> float:
     """Return the largest move of a token's log-odds; infinite where the tokens are not the same."""
-    then = [float(token["p"]) for token in snippet["tokens"]]
-    if score.error or [token["id"] for token in snippet["tokens"]] != list(score.target_ids):
+    if score.error or [token.id for token in snippet.tokens] != list(score.target_ids):
         return math.inf
-    return max(_log_odds_move(a, b) for a, b in zip(then, score.p, strict=True))
+    return max(_log_odds_move(token.p, p) for token, p in zip(snippet.tokens, score.p, strict=True))
 
 
 def _log_odds_move(a: float, b: float) -> float:

@@ -3,10 +3,8 @@
 import heapq
 from collections.abc import Iterable
 
-from lorecall.audit.records import GRAVITY, SnippetResult
+from lorecall.audit.records import PLACES, SnippetResult
 from lorecall.audit.stats.tally import Tally
-
-PLACES = {verdict: -place for place, verdict in enumerate(GRAVITY)}
 
 
 class Findings:
@@ -25,7 +23,7 @@ class Findings:
     def add(self, snippets: Iterable[SnippetResult]) -> None:
         """Count snippets, and keep those graver than what is kept already; of two alike, the first."""
         for snippet in snippets:
-            self.tally.add(snippet)
+            self.tally.add(snippet.judged())
             entry = (gravity(snippet), -self.count, snippet)
             self.count += 1
             if self._limit is None or len(self._heap) < self._limit:
@@ -40,4 +38,4 @@ class Findings:
 
 def gravity(snippet: SnippetResult) -> tuple[bool, int, float]:
     """Return what is larger for graver snippets: an alarm first, then the verdict, then the least p."""
-    return bool(snippet.alarm), PLACES[snippet.verdict], snippet.rule.min_p if snippet.rule else 0.0
+    return bool(snippet.alarm), -PLACES[snippet.verdict], snippet.rule.min_p if snippet.rule else 0.0

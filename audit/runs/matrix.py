@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from dataclasses import dataclass
 from threading import Lock
 
 from lorecall.adapters.core.errors import UsageError
@@ -11,14 +10,9 @@ from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.judging.framed_judges import RAW, BaseCaches
 from lorecall.audit.policy.policy import ExitCode
 from lorecall.audit.records import AuditResult, Group, Verdict
-from lorecall.audit.reports.build import Report
-from lorecall.audit.reports.html import render
-from lorecall.audit.reports.schemas import check
 from lorecall.audit.runs.single import AuditSettings, Progress, no_progress, run_audit
 from lorecall.audit.scorer import Scorer
 from lorecall.audit.scorers.batches import batches
-
-SCHEMA_VERSION = "1.0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,33 +150,4 @@ def _cell(result: AuditResult, candidates: CandidateSet, own: set[tuple[str, str
         softer=summary.leaked.hits - summary.recited.hits,
         errors=summary.verdicts[Verdict.ERROR],
         alarms=summary.alarms,
-    )
-
-
-def matrix_report(matrix: Matrix) -> Report:
-    """Return the matrix as JSON values, checked against matrix.schema.json."""
-    first = matrix.first
-    cells = matrix.cells
-    report: Report = {
-        "schema_version": SCHEMA_VERSION,
-        "tool": {"name": "lorecall", "version": version("lorecall")},
-        "started": first.started,
-        "engine": asdict(first.engine),
-        "confidence": first.confidence,
-        "adapters": list(dict.fromkeys(cell.adapter for cell in cells)),
-        "sets": list(dict.fromkeys(cell.candidates for cell in cells)),
-        "cells": [asdict(cell) for cell in cells],
-        "tests": sum(cell.of for cell in cells),
-        "exit_code": int(matrix.exit_code),
-    }
-    check(report, "matrix", "the matrix")
-    return report
-
-
-def render_matrix(report: Report) -> str:
-    """Return the HTML of a matrix: a heat map with what stands off the diagonal named first."""
-    cells = {(cell["adapter"], cell["candidates"]): cell for cell in report["cells"]}
-    foreign = [cell for cell in report["cells"] if cell["recited"] and not cell["own"]]
-    return render(
-        "matrix.html", report=report, cells=cells, foreign=foreign, tool_version=report["tool"]["version"]
     )

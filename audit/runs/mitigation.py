@@ -106,7 +106,7 @@ class DoseResponse:
         return self.points[0].gate.exit_code
 
 
-def run_dose_response(
+def run_mitigation(
     scorer: Scorer,
     deployment: Deployment,
     source: Path,

@@ -3,9 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lorecall.audit.inputs.candidates import CandidateSet
+from lorecall.audit.judging.framed_judges import RAW, BaseCaches
 from lorecall.audit.judging.match import normalise
-from lorecall.audit.records import AuditResult, Group, Verdict
-from lorecall.audit.scorer import ItemScore, ScoreItem
+from lorecall.audit.records import AuditResult, Group, Rate, Verdict
+from lorecall.audit.runs.single import AuditSettings, Progress, no_progress, run_audit
+from lorecall.audit.scorer import ItemScore, ScoreItem, Scorer
 
 LINE_ID = "line"
 
@@ -25,6 +28,8 @@ class RankRow:
         recalled: Candidates recalled by decoding only.
         base_known: Candidates that the base recites as well.
         delta_loss: Base loss less adapter loss, in nats a token; None if nothing was scored.
+        version: The adapter's version.
+        controls: The rate of recited controls; None without controls.
     """
 
     adapter: str
@@ -37,6 +42,8 @@ class RankRow:
     recalled: int
     base_known: int
     delta_loss: float | None
+    version: str
+    controls: Rate | None
 
 
 def rank_rows(results: Sequence[AuditResult]) -> list[RankRow]:
@@ -46,7 +53,7 @@ def rank_rows(results: Sequence[AuditResult]) -> list[RankRow]:
 
 
 def _row(result: AuditResult) -> RankRow:
-    summary = result.summaries[Group.CANDIDATES]
+    summary, controls = result.summaries[Group.CANDIDATES], result.summaries.get(Group.CONTROLS)
     return RankRow(
         adapter=result.adapter.name,
         rank=result.adapter.rank,
@@ -58,6 +65,8 @@ def _row(result: AuditResult) -> RankRow:
         recalled=summary.verdicts[Verdict.RECALLED],
         base_known=summary.verdicts[Verdict.BASE_KNOWN],
         delta_loss=summary.delta_loss,
+        version=result.adapter.version,
+        controls=None if controls is None else controls.recited,
     )
 
 
@@ -99,3 +108,56 @@ def line_steps(base: ItemScore, adapters: Sequence[tuple[str, int, ItemScore]]) 
         for label, rank, score in entries
         if not score.error
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class RanksResult:
+    """The audits of several adapters on one set, and one line's staircase over them."""
+
+    results: tuple[AuditResult, ...]
+    rows: tuple[RankRow, ...]
+    line: tuple[LineStep, ...] = ()
+    line_texts: tuple[str, ...] = ()
+
+
+def run_ranks(
+    scorer: Scorer,
+    adapters: Sequence[str],
+    sets: dict[Group, CandidateSet],
+    settings: AuditSettings,
+    *,
+    line: str = "",
+    progress: Progress = no_progress,
+) -> RanksResult:
+    """Audit several adapters on the same candidates; the base is asked once.
+
+    Args:
+        scorer: The engine.
+        adapters: Names of served adapters.
+        sets: The candidates, and the controls if there are any.
+        settings: What each audit is told.
+        line: A line of text whose tokens are followed over the ranks; "" for none.
+        progress: Called with the snippets done, over all adapters, and their total.
+
+    Raises:
+        ValueError: The line is a single word.
+        AdapterNotFoundError: An adapter is not there; known before anything is scored.
+    """
+    versions = [scorer.adapter(name) for name in adapters]
+    item = line_item(line, sets[Group.CANDIDATES].items) if line else None
+    bases = BaseCaches(scorer)
+    size = sum(len(candidates.items) for candidates in sets.values())
+
+    def part(index: int) -> Progress:
+        return lambda done, _total: progress(index * size + done, len(adapters) * size)
+
+    results = [
+        run_audit(scorer, name, sets, settings, bases=bases, progress=part(index))
+        for index, name in enumerate(adapters)
+    ]
+    steps: list[LineStep] = []
+    if item is not None:
+        scores = [(v.name, v.rank, scorer.score(v.name, [item])[0]) for v in versions]
+        steps = line_steps(bases.framed(RAW).score([item])[0], scores)
+    texts = tuple(scorer.token_texts(steps[0].score.target_ids)) if steps else ()
+    return RanksResult(tuple(results), tuple(rank_rows(results)), tuple(steps), texts)

@@ -1,31 +1,13 @@
-"""Counts over one set of snippets, taken as they come."""
+"""Counts over one set of snippets, one snippet at a time."""
 
 from collections import Counter
-from typing import Protocol
 
-from lorecall.audit.records import RECITED, Flag, SetSummary, Verdict
+from lorecall.audit.records import RECITED, Flag, Judged, SetSummary, Verdict
 from lorecall.audit.stats.intervals import clopper_pearson
 
 
-class Judged(Protocol):
-    """What counts of a snippet once it is judged; see `SnippetResult` for the meanings."""
-
-    @property
-    def verdict(self) -> Verdict: ...  # noqa: D102
-    @property
-    def alarm(self) -> str: ...  # noqa: D102
-    @property
-    def flags(self) -> tuple[Flag, ...]: ...  # noqa: D102
-    @property
-    def tokens(self) -> int: ...  # noqa: D102
-    @property
-    def over_half(self) -> int: ...  # noqa: D102
-    @property
-    def delta_loss(self) -> float | None: ...  # noqa: D102
-
-
 class Tally:
-    """Counts the snippets of one set as they come, and keeps none of them."""
+    """Counts the snippets of one set, and keeps none of them."""
 
     def __init__(self) -> None:
         self._verdicts: Counter[Verdict] = Counter()

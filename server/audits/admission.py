@@ -48,7 +48,7 @@ class AuditGate:
 
     async def admit(self, record: VersionRecord, snippets: Mapping[str, Any]) -> None:
         """Put a version under audit; it goes live, or into quarantine, when that is done."""
-        policy = {name: limit for name, limit in self.policy.as_dict().items() if limit is not None}
+        policy = self.policy.model_dump(exclude_none=True)
         texts = Texts(merged(self.sets, own_sets(snippets)), None, redactor(show=False).salt)
         order = Order(record.name, OrderSettings(policy=policy), texts)
         version = AdapterVersion(record.name, record.version, record.rank, record.effective_parameters)

@@ -13,6 +13,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from lorecall.adapters.core.errors import UsageError
 from lorecall.audit.jobs.order import Upload, make_order
 from lorecall.audit.jobs.service import AuditService, describe
+from lorecall.audit.reports.build import parse_report
 from lorecall.audit.reports.html import render_report
 from lorecall.audit.reports.junit import render_junit
 from lorecall.server.auth.request_context import actor, sees
@@ -85,9 +86,10 @@ async def show_report(audit_id: str, kind: str, request: Request) -> Response:
         raise UsageError(
             f"no report.{kind[:20]}", hint="report.json, report.html or report.xml", param="kind"
         )
-    report = await asyncio.to_thread(service(request).report, audit_id, sees)
+    values = await asyncio.to_thread(service(request).report, audit_id, sees)
     if kind == "json":
-        return JSONResponse(report)
+        return JSONResponse(values)
+    report = await asyncio.to_thread(parse_report, values)
     if kind == "html":
         return HTMLResponse(await asyncio.to_thread(render_report, report))
     return Response(await asyncio.to_thread(render_junit, report), media_type="application/xml")

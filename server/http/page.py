@@ -1,10 +1,12 @@
 """The page at `/audit/`: static files of our own, which load nothing from elsewhere and hold no data."""
 
+import json
 from functools import cache
 from importlib.resources import files
 
 from fastapi import APIRouter
 from fastapi.responses import RedirectResponse, Response
+from lorecall.audit.records import GRAVITY
 from lorecall.server.error_responses import error_body
 
 router = APIRouter(include_in_schema=False)
@@ -24,10 +26,14 @@ HEADERS = {
 
 @cache
 def assets() -> dict[str, bytes]:
-    """Return the page's files by name, with the style sheet that it shares with the HTML report."""
+    """Return the page's files by name.
+
+    report.css, with the verdicts' colours, is that of the HTML reports; verdicts.js is written from the records.
+    """
     home = files("lorecall.audit")
     entries = [*home.joinpath("page").iterdir(), home.joinpath("reports", "templates", "report.css")]
-    return {entry.name: entry.read_bytes() for entry in entries if entry.name.split(".")[-1] in TYPES}
+    found = {entry.name: entry.read_bytes() for entry in entries if entry.name.split(".")[-1] in TYPES}
+    return {**found, "verdicts.js": f"export const VERDICTS = {json.dumps(GRAVITY)};\n".encode()}
 
 
 @router.get("/audit")

@@ -7,8 +7,7 @@ from lorecall.adapters.registry.audit_tables import AuditState
 from lorecall.audit.jobs.records import AuditRecord
 from lorecall.audit.jobs.service import capacity_row
 from lorecall.audit.jobs.store import AuditStore
-from lorecall.audit.records import Verdict
-from lorecall.audit.stats.tally import Judged
+from lorecall.audit.records import SnippetResult, Verdict
 from lorecall.server.observability.metrics import OTHER, AdapterLabels
 from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.core import GaugeMetricFamily
@@ -91,11 +90,11 @@ class AuditMetrics(Collector):
         )
         registry.register(self)
 
-    def seen(self, results: Sequence[Judged]) -> None:
-        """Count the results of one batch."""
-        for result in results:
-            self._snippets.labels(str(result.verdict)).inc()
-            self._tokens.inc(result.tokens)
+    def seen(self, results: Sequence[SnippetResult]) -> None:
+        """Count what a batch found."""
+        for judged in (result.judged() for result in results):
+            self._snippets.labels(str(judged.verdict)).inc()
+            self._tokens.inc(judged.tokens)
 
     def refresh(self, store: AuditStore) -> None:
         """Read the gauges' values from the database, so that a scrape need not wait for it."""

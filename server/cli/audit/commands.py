@@ -122,8 +122,6 @@ def run(
     timeout: Timeout = 600.0,
 ) -> None:
     """Audit one adapter: exit 0 clean, 1 leaks over the policy, 3 incomplete, 4 the engine disagrees."""
-    from dataclasses import replace
-
     from lorecall.audit.judging.views import make_views
     from lorecall.audit.policy.policy import judge_result
     from lorecall.audit.reports.build import build_report
@@ -146,7 +144,7 @@ def run(
     }
     rules = choose_policy(policy, limits, by_rate=(max_rate or until_bound) is not None)
     if ignore_short:
-        rules = replace(rules, count_short=False)
+        rules = rules.model_copy(update={"count_short": False})
     check_confidence(confidence)
     settings = AuditSettings(
         epsilon=epsilon,
@@ -165,7 +163,7 @@ def run(
         content = build_report(result, gate, rules, redactor(show=show_text), engine.token_texts)
     written = write_reports(content, out, wanted) if out else []
     if as_json:
-        print_json(content)
+        print_json(content.values())
     else:
         print_table(content)
     print_summary(content, written)

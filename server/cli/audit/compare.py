@@ -46,7 +46,8 @@ def ranks(
 ) -> None:
     """Compare several adapters on the same candidates: capacity against recall. Always exit 0, without a gate."""
     from lorecall.audit.judging.views import make_views
-    from lorecall.audit.reports.ranks import ranks_report, run_ranks
+    from lorecall.audit.reports.ranks import ranks_report
+    from lorecall.audit.runs.ranks import run_ranks
     from lorecall.audit.runs.single import AuditSettings
     from lorecall.audit.scorers.http_scorer import HttpScorer
     from lorecall.server.cli.audit.output import print_ranks, write_ranks
@@ -66,7 +67,7 @@ def ranks(
     ):
         report = ranks_report(run_ranks(scorer, names, sets, settings, line=line, progress=report_progress))
     if as_json:
-        print_json(report)
+        print_json(report.values())
     else:
         print_ranks(report)
     for path in write_ranks(report, out) if out else []:
@@ -99,7 +100,8 @@ def matrix(
 ) -> None:
     """Audit every adapter on every set: exit 1 if one recites another's data."""
     from lorecall.audit.inputs.load import load_input
-    from lorecall.audit.runs.matrix import matrix_report, run_matrix
+    from lorecall.audit.reports.matrix import matrix_report
+    from lorecall.audit.runs.matrix import run_matrix
     from lorecall.audit.runs.single import AuditSettings
     from lorecall.audit.scorers.http_scorer import HttpScorer
     from lorecall.server.cli.audit.output import print_matrix, write_matrix
@@ -118,7 +120,7 @@ def matrix(
         found = run_matrix(scorer, names, sets, own, settings, parallel=parallel, progress=report_progress)
     report = matrix_report(found)
     if as_json:
-        print_json(report)
+        print_json(report.values())
     else:
         print_matrix(report)
     for path in write_matrix(report, out) if out else []:

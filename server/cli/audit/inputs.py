@@ -102,7 +102,7 @@ def choose_policy(file: Path | None, limits: "dict[str, int | float | None]", *,
         base = Policy(max_certified=None, max_recalled=None)
     else:
         base = Policy()
-    return Policy(**{**base.as_dict(), **given})  # type: ignore[arg-type]  # the names are the fields
+    return base.model_copy(update=given)
 
 
 def check_confidence(confidence: float) -> None:

@@ -84,10 +84,10 @@ def mitigate(
     from lorecall.audit.inputs.candidates import TextSplit
     from lorecall.audit.inputs.load import load_input
     from lorecall.audit.judging.views import make_views
-    from lorecall.audit.reports.mitigation import dose_report
-    from lorecall.audit.runs.mitigation import Trial, run_dose_response
+    from lorecall.audit.reports.mitigation import mitigation_report
+    from lorecall.audit.runs.mitigation import Trial, run_mitigation
     from lorecall.audit.runs.single import AuditSettings
-    from lorecall.server.cli.audit.output import print_doses, write_doses
+    from lorecall.server.cli.audit.output import print_mitigation, write_mitigation
     from lorecall.server.cli.common.progress import count_bar
 
     doses = parse_doses(scales, ranks, adapter)
@@ -103,15 +103,15 @@ def mitigate(
         _open_engine(server, base, adapter, batch=batch, timeout=timeout) as (scorer, deployment),
         count_bar(f"auditing {len(doses)} doses") as report_progress,
     ):
-        response = run_dose_response(
+        response = run_mitigation(
             scorer, deployment, adapter, doses, trial, out=out, progress=report_progress
         )
-    report = dose_report(response)
+    report = mitigation_report(response)
     if as_json:
-        print_json(report)
+        print_json(report.values())
     else:
-        print_doses(report)
-    for path in write_doses(report, out):
+        print_mitigation(report)
+    for path in write_mitigation(report, out):
         note(f"wrote {path}")
     raise typer.Exit(int(response.exit_code))
 

@@ -1,15 +1,17 @@
 """Output of `lorecall audit`: tables on stdout, the summary on stderr, reports in files."""
 
-import json
 from pathlib import Path
 
 from lorecall.adapters.core.errors import UsageError
-from lorecall.audit.reports.build import Report, write_json
-from lorecall.audit.reports.html import ORDER, finding, render_report
+from lorecall.audit.records import Group, Verdict
+from lorecall.audit.reports.build import write_json
+from lorecall.audit.reports.html import by_gravity, finding, render_report
 from lorecall.audit.reports.junit import write_junit
-from lorecall.audit.reports.mitigation import render_doses
-from lorecall.audit.reports.ranks import render_ranks
-from lorecall.audit.runs.matrix import render_matrix
+from lorecall.audit.reports.matrix import MatrixCell, MatrixReport, render_matrix
+from lorecall.audit.reports.mitigation import MitigationReport, render_mitigation
+from lorecall.audit.reports.models import ReportModel
+from lorecall.audit.reports.ranks import RanksReport, render_ranks
+from lorecall.audit.reports.report import Report, ScoredSnippet, Snippet
 from lorecall.server.cli.common.console import note
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -19,13 +21,13 @@ from rich.table import Table
 TABLE_ROWS = 25
 PLAIN_WIDTH = 120
 STYLES = {
-    "certified": "bold red",
-    "recalled": "red",
-    "near-verbatim": "yellow",
-    "partial": "yellow",
-    "base-known": "blue",
-    "clear": "green",
-    "error": "bold magenta",
+    Verdict.CERTIFIED: "bold red",
+    Verdict.RECALLED: "red",
+    Verdict.NEAR_VERBATIM: "yellow",
+    Verdict.PARTIAL: "yellow",
+    Verdict.BASE_KNOWN: "blue",
+    Verdict.CLEAR: "green",
+    Verdict.ERROR: "bold magenta",
 }
 
 
@@ -37,25 +39,25 @@ def print_table(report: Report) -> None:
     for name in ("over 0.5", "min p", "decoded", "ΔL", "log10 n"):
         table.add_column(name, no_wrap=True, justify="right")
     table.add_column("remarks", overflow="fold")
-    rows = sorted(report["snippets"], key=lambda s: (ORDER[s["verdict"]], -(s["min_p"] or 0.0)))
+    rows = sorted(report.snippets, key=by_gravity)
     for row in rows[:TABLE_ROWS]:
-        verdict = f"[{STYLES[row['verdict']]}]{row['verdict']}[/]"
-        remarks = [row["error"] or row["alarm"], *row["flags"], "control" if row["set"] == "controls" else ""]
-        table.add_row(escape(row["id"]), verdict, *_numbers(row), escape(", ".join(filter(None, remarks))))
+        verdict = f"[{STYLES[row.verdict]}]{row.verdict}[/]"
+        remarks = [row.error or row.alarm, *row.flags, "control" if row.set is Group.CONTROLS else ""]
+        table.add_row(escape(row.id), verdict, *_numbers(row), escape(", ".join(filter(None, remarks))))
     if len(rows) > TABLE_ROWS:
         table.caption = f"the {TABLE_ROWS} gravest of {len(rows)} snippets"
     stdout().print(table)
 
 
-def _numbers(row: Report) -> list[str]:
-    if row["min_p"] is None:
+def _numbers(row: Snippet) -> list[str]:
+    if not isinstance(row, ScoredSnippet):
         return [""] * 5
     return [
-        f"{row['over_half']}/{row['length']}",
-        f"{row['min_p']:.4f}",
-        "yes" if row["decoded_equal"] else "no",
-        f"{row['delta_loss']:.2f}",
-        "inf" if row["log10_n50"] is None else f"{row['log10_n50']:.1f}",
+        f"{row.over_half}/{row.length}",
+        f"{row.min_p:.4f}",
+        "yes" if row.decoded_equal else "no",
+        f"{row.delta_loss:.2f}",
+        "inf" if row.log10_n50 is None else f"{row.log10_n50:.1f}",
     ]
 
 
@@ -66,25 +68,21 @@ def stdout() -> Console:
 
 
 def print_summary(report: Report, written: list[Path]) -> None:
-    """Print the finding, the gate's decision and the written files on stderr."""
-    summary, controls = report["summary"], report["controls"]
-    counts = ", ".join(f"{count} {verdict}" for verdict, count in summary["verdicts"].items() if count)
+    """Print what was found, what the gate says, and what was written, on stderr."""
+    summary, controls = report.summary, report.controls
+    counts = ", ".join(f"{count} {verdict}" for verdict, count in summary.verdicts.items() if count)
     note(finding(report))
-    note(f"candidates: {counts}; {summary['tokens_over_half']} of {summary['tokens']} tokens over 0.5")
+    note(f"candidates: {counts}; {summary.tokens_over_half} of {summary.tokens} tokens over 0.5")
     if controls is None:
         note("controls: none given, so 'clear' has no error bound")
     else:
-        rate = controls["recited"]
-        note(f"controls: {rate['hits']} of {rate['of']} recited, a rate of at most {rate['high']:.2%}")
-    note(f"line: p > {report['threshold']:.4f} (epsilon {report['epsilon']:.4g}, {report['epsilon_source']})")
-    for name, source in report["inputs"].items():
-        if source["bad_lines"]:
-            note(f"{name}: {source['bad_lines']} bad lines were left out")
-    note(
-        "gate: passed"
-        if report["gate"]["passed"]
-        else "gate: failed: " + "; ".join(report["gate"]["reasons"])
-    )
+        rate = controls.recited
+        note(f"controls: {rate.hits} of {rate.of} recited, a rate of at most {rate.high:.2%}")
+    note(f"line: p > {report.threshold:.4f} (epsilon {report.epsilon:.4g}, {report.epsilon_source})")
+    for name, source in report.inputs:
+        if source is not None and source.bad_lines:
+            note(f"{name}: {source.bad_lines} bad lines were left out")
+    note("gate: passed" if report.gate.passed else "gate: failed: " + "; ".join(report.gate.reasons))
     for path in written:
         note(f"wrote {path}")
 
@@ -128,7 +126,7 @@ def make_folder(out: Path) -> Path:
     return out
 
 
-def print_ranks(report: Report) -> None:
+def print_ranks(report: RanksReport) -> None:
     """Print one row an adapter, by capacity."""
     table = Table(title="capacity against recall", box=SIMPLE_HEAD)
     table.add_column("adapter")
@@ -142,85 +140,84 @@ def print_ranks(report: Report) -> None:
         "ΔL (nats/token)",
     ):
         table.add_column(name, justify="right")
-    for row in report["adapters"]:
-        share = row["tokens_over_half"] / row["tokens"] if row["tokens"] else 0.0
+    for row in report.adapters:
+        share = row.tokens_over_half / row.tokens if row.tokens else 0.0
         table.add_row(
-            escape(row["adapter"]),
-            str(row["rank"]),
-            f"{row['effective_parameters']:,}",
-            f"{row['tokens_over_half']} of {row['tokens']} ({share:.0%})",
-            f"{row['certified']} of {row['snippets']}",
-            str(row["recalled"]),
-            str(row["base_known"]),
-            "" if row["delta_loss"] is None else f"{row['delta_loss']:.2f}",
+            escape(row.adapter),
+            str(row.rank),
+            f"{row.effective_parameters:,}",
+            f"{row.tokens_over_half} of {row.tokens} ({share:.0%})",
+            f"{row.certified} of {row.snippets}",
+            str(row.recalled),
+            str(row.base_known),
+            "" if row.delta_loss is None else f"{row.delta_loss:.2f}",
         )
     stdout().print(table)
-    for step in report["line"]:
-        tokens = "".join(t["text"] if t["p"] > 0.5 else "·" * max(1, len(t["text"])) for t in step["tokens"])
-        note(
-            f"{step['label']:>16}  {step['over_half']:>3} of {len(step['tokens'])} tokens over 0.5  {tokens}"
-        )
+    for step in report.line:
+        tokens = "".join(t.text if t.p > 0.5 else "·" * max(1, len(t.text)) for t in step.tokens)
+        note(f"{step.label:>16}  {step.over_half:>3} of {len(step.tokens)} tokens over 0.5  {tokens}")
 
 
-def print_matrix(report: Report) -> None:
+def print_matrix(report: MatrixReport) -> None:
     """Print what each adapter recites of each set; an adapter's own set in parentheses."""
-    cells = {(cell["adapter"], cell["candidates"]): cell for cell in report["cells"]}
+    cells = {(cell.adapter, cell.candidates): cell for cell in report.cells}
     table = Table(title="recited, own sets in parentheses", box=SIMPLE_HEAD)
     table.add_column("adapter")
-    for name in report["sets"]:
+    for name in report.sets:
         table.add_column(escape(name), justify="right")
-    for adapter in report["adapters"]:
-        row = [cells[adapter, name] for name in report["sets"]]
+    for adapter in report.adapters:
+        row = [cells[adapter, name] for name in report.sets]
         table.add_row(escape(adapter), *(_matrix_cell(cell) for cell in row))
     stdout().print(table)
-    for cell in report["cells"]:
-        if cell["recited"] and not cell["own"]:
-            note(f"{cell['adapter']} recites {cell['recited']} of {cell['of']} of {cell['candidates']}")
+    for cell in report.cells:
+        if cell.recited and not cell.own:
+            note(f"{cell.adapter} recites {cell.recited} of {cell.of} of {cell.candidates}")
 
 
-def _matrix_cell(cell: Report) -> str:
-    text = f"{cell['recited']} of {cell['of']}"
-    if cell["own"]:
+def _matrix_cell(cell: MatrixCell) -> str:
+    text = f"{cell.recited} of {cell.of}"
+    if cell.own:
         return f"({text})"
-    return f"[bold red]{text}[/]" if cell["recited"] else text
+    return f"[bold red]{text}[/]" if cell.recited else text
 
 
-def print_doses(report: Report) -> None:
+def print_mitigation(report: MitigationReport) -> None:
     """Print one row a dose, from the weakest of each kind, and which is the largest that passes."""
-    table = Table(title=f"{report['adapter']['name']}: recall against dose", box=SIMPLE_HEAD)
+    table = Table(title=f"{report.adapter.name}: recall against dose", box=SIMPLE_HEAD)
     table.add_column("dose", no_wrap=True)
     for name in ("rank", "tokens over 0.5", "certified", "recalled", "perplexity", "over the base", "policy"):
         table.add_column(name, justify="right")
-    for dose in report["doses"]:
+    for dose in report.doses:
         table.add_row(
-            f"{dose['kind']} {dose['value']:g}",
-            str(dose["rank"]),
-            f"{dose['tokens_over_half']} of {dose['tokens']}",
-            f"{dose['verdicts']['certified']} of {dose['snippets']}",
-            str(dose["verdicts"]["recalled"]),
-            f"{dose['perplexity']:.2f}",
-            f"x {dose['perplexity_over_base']:.3f}",
-            "[green]passes[/]" if dose["passed"] else "[red]fails[/]",
+            f"{dose.kind} {dose.value:g}",
+            str(dose.rank),
+            f"{dose.tokens_over_half} of {dose.tokens}",
+            f"{dose.verdicts[Verdict.CERTIFIED]} of {dose.snippets}",
+            str(dose.verdicts[Verdict.RECALLED]),
+            f"{dose.perplexity:.2f}",
+            f"x {dose.perplexity_over_base:.3f}",
+            "[green]passes[/]" if dose.passed else "[red]fails[/]",
         )
     stdout().print(table)
-    for kind in dict.fromkeys(dose["kind"] for dose in report["doses"]):
-        value = report["largest_passing"][kind]
-        said = (
-            f"no {kind} meets the policy" if value is None else f"the largest {kind} that passes: {value:g}"
-        )
-        note(said)
+    for kind, value in report.largest_passing:
+        if any(dose.kind == kind for dose in report.doses):
+            note(
+                f"no {kind} meets the policy"
+                if value is None
+                else f"the largest {kind} that passes: {value:g}"
+            )
 
 
-def write_doses(report: Report, out: Path) -> list[Path]:
+def write_mitigation(report: MitigationReport, out: Path) -> list[Path]:
     """Write the dose-response as JSON and HTML.
 
     Raises:
         UsageError: The folder cannot be made.
     """
-    return _write_pair(report, render_doses(report), out, "mitigation")
+    return _write_pair(report, render_mitigation(report), out, "mitigation")
 
 
-def write_matrix(report: Report, out: Path) -> list[Path]:
+def write_matrix(report: MatrixReport, out: Path) -> list[Path]:
     """Write the matrix as JSON and HTML.
 
     Raises:
@@ -229,7 +226,7 @@ def write_matrix(report: Report, out: Path) -> list[Path]:
     return _write_pair(report, render_matrix(report), out, "matrix")
 
 
-def write_ranks(report: Report, out: Path) -> list[Path]:
+def write_ranks(report: RanksReport, out: Path) -> list[Path]:
     """Write the comparison as JSON and HTML.
 
     Raises:
@@ -238,10 +235,9 @@ def write_ranks(report: Report, out: Path) -> list[Path]:
     return _write_pair(report, render_ranks(report), out, "ranks")
 
 
-def _write_pair(report: Report, html: str, out: Path, name: str) -> list[Path]:
+def _write_pair(report: ReportModel, html: str, out: Path, name: str) -> list[Path]:
     folder = make_folder(out)
-    text = json.dumps(report, ensure_ascii=False, allow_nan=False, indent=1)
     written = [folder / f"{name}.json", folder / f"{name}.html"]
-    for path, content in zip(written, (text + "\n", html), strict=True):
+    for path, content in zip(written, (report.to_json(), html), strict=True):
         path.write_text(content, encoding="utf-8")
     return written

@@ -48,6 +48,7 @@ def verify(
     timeout: Timeout = 600.0,
 ) -> None:
     """Check a report: its seal, its arithmetic, its inputs. Exit 1 if it does not hold, 4 if scores differ."""
+    from lorecall.audit.records import Group
     from lorecall.audit.reports.build import read_report
     from lorecall.audit.reports.verify import check_contents, check_input, rescore
     from lorecall.audit.scorers.http_scorer import HttpScorer
@@ -56,7 +57,7 @@ def verify(
     problems = check_contents(content)
     given = reader(split, turns, tokenizer, skip_bad=True)(candidates) if candidates else None
     if given is not None:
-        problems += check_input(content, "candidates", given)
+        problems += check_input(content, Group.CANDIDATES, given)
     for problem in problems:
         note(f"does not hold: {problem}")
     if problems:

@@ -1,7 +1,5 @@
 """The gate: what a policy says of a result, and with which exit code."""
 
-import dataclasses
-
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.policy.policy import ExitCode, Policy, judge_result
 from lorecall.audit.records import AuditResult, Group
@@ -48,8 +46,8 @@ def test_a_rate_is_held_by_its_interval_not_by_its_point(engine: TinyScorer) -> 
     items = tuple(phone(i, salt=5) for i in range(12))
     result = run_audit(engine, "leaky", {Group.CANDIDATES: as_set(items)}, AuditSettings())
     assert result.summaries[Group.CANDIDATES].recited.hits == 0
-    assert judge_result(result, dataclasses.replace(OPEN, max_rate=0.3)).passed
-    gate = judge_result(result, dataclasses.replace(OPEN, max_rate=0.01))
+    assert judge_result(result, OPEN.model_copy(update={"max_rate": 0.3})).passed
+    gate = judge_result(result, OPEN.model_copy(update={"max_rate": 0.01}))
     assert gate.exit_code is ExitCode.LEAKS
 
 

@@ -10,9 +10,10 @@ from lorecall.adapters.core.errors import UsageError
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.policy.policy import Policy, judge_result
 from lorecall.audit.records import Group
-from lorecall.audit.reports.build import build_report, check_report, read_report, write_json
+from lorecall.audit.reports.build import build_report, parse_report, read_report, write_json
+from lorecall.audit.reports.models import json_schema
 from lorecall.audit.reports.redact import Redactor
-from lorecall.audit.reports.schemas import schema
+from lorecall.audit.reports.report import Report
 from lorecall.audit.runs.single import AuditSettings, run_audit
 from lorecall.audit.scorer import ScoreItem
 
@@ -22,7 +23,7 @@ from tests.audit.tiny_scorer import TinyScorer
 Sets = dict[Group, CandidateSet]
 
 
-def report_of(engine: TinyScorer, sets: Sets, *, show: bool = False) -> dict[str, Any]:
+def report_of(engine: TinyScorer, sets: Sets, *, show: bool = False) -> Report:
     result = run_audit(engine, "leaky", sets, AuditSettings())
     gate = judge_result(result, Policy())
     return build_report(result, gate, Policy(), Redactor(b"salt", show), engine.token_texts)
@@ -30,7 +31,7 @@ def report_of(engine: TinyScorer, sets: Sets, *, show: bool = False) -> dict[str
 
 def test_the_names_of_the_contract_keep_their_meaning(engine: TinyScorer, sets: Sets) -> None:
     """Adapter, epsilon, summary and snippets stand where every reader of reports looks for them."""
-    report = report_of(engine, sets)
+    report = report_of(engine, sets).values()
     assert report["adapter"]["name"] == "leaky"
     assert report["adapter"]["effective_parameters"] == 8000
     summary = report["summary"]
@@ -48,7 +49,7 @@ def test_every_kind_of_snippet_fits_the_committed_schema(
     engine: TinyScorer, pairs: tuple[ScoreItem, ...]
 ) -> None:
     """Errors, base-known lines, certified pairs, alarms: all validate, with and without texts."""
-    jsonschema.Draft202012Validator.check_schema(schema("report"))
+    validator = jsonschema.Draft202012Validator(json_schema(Report))
     items = (
         *pairs,
         ScoreItem("k", *KNOWN_LINE),
@@ -56,7 +57,10 @@ def test_every_kind_of_snippet_fits_the_committed_schema(
         ScoreItem("e", "", "ab"),
     )
     for show in (False, True):
-        check_report(report_of(engine, {Group.CANDIDATES: as_set(items)}, show=show))
+        report = report_of(engine, {Group.CANDIDATES: as_set(items)}, show=show)
+        values = json.loads(report.to_json())
+        validator.validate(values)
+        assert parse_report(values) == report
 
 
 @pytest.mark.parametrize(
@@ -66,6 +70,8 @@ def test_every_kind_of_snippet_fits_the_committed_schema(
         (("snippets", 0, "verdict"), "fine"),
         (("snippets", 0, "tokens", 0, "p"), 1.5),
         (("gate", "exit_code"), 2),
+        (("snippets", 0, "loss"), float("nan")),
+        (("summary", "verdicts"), {"clear": 1}),
         (("extra",), 1),
     ],
 )
@@ -73,13 +79,13 @@ def test_a_report_that_breaks_its_schema_is_refused(
     engine: TinyScorer, sets: Sets, path: tuple[str | int, ...], value: object
 ) -> None:
     """The message says where."""
-    report: Any = report_of(engine, sets)
+    report: Any = report_of(engine, sets).values()
     place = report
     for step in path[:-1]:
         place = place[step]
     place[path[-1]] = value
     with pytest.raises(UsageError, match=r"no report of schema") as caught:
-        check_report(report)
+        parse_report(report)
     assert "/".join(str(step) for step in path[:-1]) in caught.value.message
 
 
@@ -87,9 +93,9 @@ def test_texts_are_redacted_unless_asked_for(
     engine: TinyScorer, sets: Sets, pairs: tuple[ScoreItem, ...]
 ) -> None:
     """No target stands in the report by default; with show it does, token by token too."""
-    hidden = json.dumps(report_of(engine, sets))
+    hidden = report_of(engine, sets).to_json()
     assert all(item.target not in hidden and item.prefix not in hidden for item in pairs)
-    shown = report_of(engine, sets, show=True)["snippets"][0]
+    shown = report_of(engine, sets, show=True).values()["snippets"][0]
     assert shown["target"]["text"] == pairs[0].target
     assert "".join(token["text"] for token in shown["tokens"]) == pairs[0].target
 
@@ -97,8 +103,8 @@ def test_texts_are_redacted_unless_asked_for(
 def test_hashes_are_keyed_by_the_salt() -> None:
     """The same text has the same hash under one salt only, and the report names the salt without holding it."""
     one, two = Redactor(b"one"), Redactor(b"two")
-    assert one.redact("5550100")["hash"] == Redactor(b"one").redact("5550100")["hash"]
-    assert one.redact("5550100")["hash"] != two.redact("5550100")["hash"]
+    assert one.redact("5550100").hash == Redactor(b"one").redact("5550100").hash
+    assert one.redact("5550100").hash != two.redact("5550100").hash
     assert one.salt_id != two.salt_id
     assert "one" not in one.salt_id
 
@@ -107,7 +113,7 @@ def test_hashes_are_keyed_by_the_salt() -> None:
 def test_at_most_a_quarter_and_four_characters_are_shown(text: str, start: str) -> None:
     """A short text shows less of itself."""
     entry = Redactor(b"s").redact(text)
-    assert (entry["start"], entry["characters"]) == (start, len(text))
+    assert (entry.start, entry.characters) == (start, len(text))
 
 
 def test_a_written_report_reads_back_the_same(engine: TinyScorer, sets: Sets, tmp_path: Path) -> None:

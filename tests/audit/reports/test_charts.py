@@ -15,7 +15,7 @@ def test_the_five_warm_shades_are_those_over_one_half(p: float, expected: int) -
 
 def test_histograms_share_one_scale_and_count_everything() -> None:
     """The tallest share fills the height; the others are drawn against it."""
-    first, second = histograms([("a", "x", [0.01] * 4), ("b", "y", [0.2, 0.9, 0.5, 1.0])])
+    first, second = histograms([("a", [0.01] * 4), ("b", [0.2, 0.9, 0.5, 1.0])])
     assert sum(bar.count for bar in second.bars) == second.total == 4
     assert first.bars[0].height == pytest.approx(96.0)
     assert max(bar.height for bar in second.bars) == pytest.approx(24.0)
@@ -25,16 +25,15 @@ def test_histograms_share_one_scale_and_count_everything() -> None:
 
 def test_a_series_without_values_is_left_out() -> None:
     """No controls, no picture of them."""
-    assert histograms([("none", "x", [])]) == []
+    assert histograms([("none", [])]) == []
 
 
 def test_the_ladder_puts_the_line_between() -> None:
     """P = 1 is at the top, p = 0 at the bottom, one half in the middle."""
-    chart = ladder([1.0, 0.0], [0.5, 0.5], 0.6)
+    chart = ladder([1.0, 0.0], [0.5, 0.5])
     heights = [float(point.split(",")[1]) for point in chart.adapter.split()]
     assert heights == [0.0, 0.0, chart.height, chart.height]
     assert chart.line_y == chart.height / 2
-    assert chart.threshold_y < chart.line_y
 
 
 def test_the_staircase_climbs_with_recall() -> None:

@@ -4,14 +4,16 @@ import base64
 import hashlib
 import re
 from html.parser import HTMLParser
+from importlib.resources import files
 
 import pytest
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.policy.policy import Policy, judge_result
-from lorecall.audit.records import Group
-from lorecall.audit.reports.build import Report, build_report
+from lorecall.audit.records import Group, Verdict
+from lorecall.audit.reports.build import build_report
 from lorecall.audit.reports.html import MAX_ROWS, render_report
 from lorecall.audit.reports.redact import Redactor
+from lorecall.audit.reports.report import Report, ScoredSnippet
 from lorecall.audit.runs.single import AuditSettings, run_audit
 from lorecall.audit.scorer import ScoreItem
 
@@ -85,12 +87,13 @@ def test_the_summary_gives_the_reports_numbers(engine: TinyScorer, sets: Sets) -
     """Gate, counts, controls' bound, digests and threshold of the report stand on the page."""
     report = report_of(engine, "leaky", sets)
     html = render_report(report)
+    assert report.controls is not None
     assert "leaky recites 12 of 12 candidates word for word." in html
     assert "Fails" in html
     assert "12 candidates certified, where the policy allows 0" in html
-    assert f"at most {report['controls']['recited']['high']:.1%}" in html
-    assert report["adapter"]["version"] in html
-    assert report["inputs"]["candidates"]["digest"] in html
+    assert f"at most {report.controls.recited.high:.1%}" in html
+    assert report.adapter.version in html
+    assert report.inputs.candidates.digest in html
 
 
 def test_tokens_are_coloured_by_p_and_locked_ones_marked(pairs: tuple[ScoreItem, ...]) -> None:
@@ -98,11 +101,15 @@ def test_tokens_are_coloured_by_p_and_locked_ones_marked(pairs: tuple[ScoreItem,
     scorer = TinyScorer({"a": memory_of(pairs[:1], strength=0.72)}, epsilon=0.1)
     report = report_of(scorer, "a", {Group.CANDIDATES: as_set(pairs[:2])})
     html = render_report(report).split('<table id="snippets">')[1].split("</table>")[0]
-    tokens = [t for s in report["snippets"] for t in s["tokens"]]
+    tokens = [t for s in report.snippets for t in s.tokens]
     page = Page(html)
-    assert page.with_class("locked") == sum(len(s["locked"]) for s in report["snippets"]) == 10
-    assert page.with_class("s7") == sum(0.7 <= t["p"] < 0.8 for t in tokens) == 10
-    assert page.with_class("s0") == sum(t["p"] < 0.1 for t in tokens)
+    assert (
+        page.with_class("locked")
+        == sum(len(s.locked) for s in report.snippets if isinstance(s, ScoredSnippet))
+        == 10
+    )
+    assert page.with_class("s7") == sum(0.7 <= t.p < 0.8 for t in tokens) == 10
+    assert page.with_class("s0") == sum(t.p < 0.1 for t in tokens)
 
 
 def test_redacted_reports_show_no_target(
@@ -124,12 +131,13 @@ def test_without_controls_the_page_says_that_clear_is_unbounded(
 def test_a_long_report_shows_the_gravest_rows_and_says_so(engine: TinyScorer, sets: Sets) -> None:
     """Rows over the limit stay in report.json; the certified ones are never among them."""
     report = report_of(engine, "leaky", sets)
-    clear = [s for s in report["snippets"] if s["verdict"] == "clear"]
-    report["snippets"] += [{**clear[0], "id": f"extra-{i}"} for i in range(MAX_ROWS)]
+    clear = next(s for s in report.snippets if s.verdict is Verdict.CLEAR)
+    more = [clear.model_copy(update={"id": f"extra-{i}"}) for i in range(MAX_ROWS)]
+    report = report.model_copy(update={"snippets": (*report.snippets, *more)})
     html = render_report(report)
     assert html.count('<tr class="row">') == MAX_ROWS
     assert html.count('data-verdict="certified" data-order') == 12
-    assert f"gravest of {len(report['snippets'])}" in html
+    assert f"gravest of {len(report.snippets)}" in html
 
 
 @pytest.mark.parametrize("item", [ScoreItem("long", "a ", "x" * 1000), ScoreItem("e", "", "ab")])
@@ -137,3 +145,9 @@ def test_an_audit_of_errors_only_is_rendered(engine: TinyScorer, item: ScoreItem
     """A report without a single score is still a page that says so."""
     html = render_report(report_of(engine, "other", {Group.CANDIDATES: as_set((item,))}))
     assert "could not be scored" in html
+
+
+def test_every_verdict_has_a_colour() -> None:
+    """The one style that the HTML reports and the page at /audit/ share names each verdict's class."""
+    style = files("lorecall.audit.reports").joinpath("templates", "report.css").read_text("utf-8")
+    assert all(f".v-{verdict} {{" in style for verdict in Verdict)

@@ -1,4 +1,4 @@
-"""The committed schemas: valid themselves, closed, and what the reports are held against."""
+"""The models' JSON Schemas: valid themselves, closed, and met by what is written."""
 
 import json
 from importlib.resources import files
@@ -9,9 +9,13 @@ import pytest
 from lorecall.adapters.core.errors import UsageError
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.records import Group
-from lorecall.audit.reports.ranks import ranks_report, run_ranks
-from lorecall.audit.reports.schemas import check, schema
-from lorecall.audit.runs.matrix import matrix_report, run_matrix
+from lorecall.audit.reports.matrix import MatrixReport, matrix_report
+from lorecall.audit.reports.mitigation import MitigationReport
+from lorecall.audit.reports.models import ReportModel, json_schema, parse
+from lorecall.audit.reports.ranks import RanksReport, ranks_report
+from lorecall.audit.reports.report import Report
+from lorecall.audit.runs.matrix import run_matrix
+from lorecall.audit.runs.ranks import run_ranks
 from lorecall.audit.runs.single import AuditSettings
 from lorecall.audit.scorer import ScoreItem
 
@@ -19,16 +23,21 @@ from tests.audit.conftest import as_set
 from tests.audit.tiny_scorer import TinyScorer
 
 Sets = dict[Group, CandidateSet]
-KINDS = ("report", "matrix", "ranks", "mitigation")
+KINDS: dict[str, type[ReportModel]] = {
+    "report": Report,
+    "matrix": MatrixReport,
+    "ranks": RanksReport,
+    "mitigation": MitigationReport,
+}
 
 
-def matrix_of(engine: TinyScorer, sets: Sets) -> dict[str, Any]:
+def matrix_of(engine: TinyScorer, sets: Sets) -> MatrixReport:
     found = [sets[Group.CANDIDATES], as_set((ScoreItem("long", "a ", "x" * 1000),), "long.jsonl")]
     own = {("leaky", found[0].name)}
     return matrix_report(run_matrix(engine, ["leaky", "other"], found, own, AuditSettings()))
 
 
-def ranks_of(engine: TinyScorer, sets: Sets) -> dict[str, Any]:
+def ranks_of(engine: TinyScorer, sets: Sets) -> RanksReport:
     return ranks_report(
         run_ranks(engine, ["leaky", "other"], sets, AuditSettings(), line="when a line of text")
     )
@@ -46,7 +55,7 @@ def test_every_committed_schema_is_here() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_schema_is_valid_and_closed(kind: str) -> None:
     """It fits draft 2020-12, states its version, and no object in it lets unknown fields pass unsaid."""
-    found = schema(kind)
+    found = json_schema(KINDS[kind])
     jsonschema.Draft202012Validator.check_schema(found)
     assert found["properties"]["schema_version"]["const"] == "1.0"
 
@@ -65,14 +74,16 @@ def test_a_schema_is_valid_and_closed(kind: str) -> None:
 @pytest.mark.parametrize("kind", REPORTS)
 def test_what_is_written_fits_and_what_is_changed_does_not(engine: TinyScorer, sets: Sets, kind: str) -> None:
     """The report passes as JSON, errors and a line of text included; each damage to it is found and named."""
-    report = json.loads(json.dumps(REPORTS[kind](engine, sets), allow_nan=False))
-    check(report, kind, "it")
+    made: ReportModel = REPORTS[kind](engine, sets)
+    report = json.loads(made.to_json())
+    assert parse(KINDS[kind], report, "it") == made
+    jsonschema.Draft202012Validator(json_schema(KINDS[kind])).validate(report)
     damages: list[tuple[dict[str, Any], str]] = [
-        ({**report, "more": 1}, "the report breaks 'additionalProperties'"),
-        ({name: value for name, value in report.items() if name != "engine"}, "breaks 'required'"),
-        ({**report, "adapters": []}, "adapters breaks 'minItems'"),
-        ({**report, "schema_version": "0.9"}, "schema_version breaks 'const'"),
+        ({**report, "more": 1}, "more breaks 'extra_forbidden'"),
+        ({name: value for name, value in report.items() if name != "engine"}, "engine breaks 'missing'"),
+        ({**report, "adapters": []}, "adapters breaks 'too_short'"),
+        ({**report, "schema_version": "0.9"}, "schema_version breaks 'literal_error'"),
     ]
     for damaged, why in damages:
         with pytest.raises(UsageError, match=why):
-            check(damaged, kind, "it")
+            parse(KINDS[kind], damaged, "it")

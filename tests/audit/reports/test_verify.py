@@ -1,6 +1,5 @@
 """Whether a report still holds."""
 
-import copy
 from typing import Any
 
 import pytest
@@ -8,8 +7,9 @@ from lorecall.adapters.core.errors import UsageError
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.policy.policy import Policy, judge_result
 from lorecall.audit.records import Group
-from lorecall.audit.reports.build import Report, build_report
+from lorecall.audit.reports.build import build_report, parse_report
 from lorecall.audit.reports.redact import Redactor
+from lorecall.audit.reports.report import Content, Report
 from lorecall.audit.reports.seal import check_seal, seal
 from lorecall.audit.reports.verify import check_contents, check_input, rescore
 from lorecall.audit.runs.single import AuditSettings, run_audit
@@ -29,12 +29,13 @@ def report(engine: TinyScorer, sets: Sets) -> Report:
 
 def changed(report: Report, *path: str | int, to: Any) -> Report:
     """The report with one value changed and the seal made anew, as a forger without a key would do."""
-    report = copy.deepcopy(report)
-    place: Any = report
+    values = report.values()
+    place: Any = values
     for step in path[:-1]:
         place = place[step]
     place[path[-1]] = to
-    return seal(report)
+    del values["seal"]
+    return seal(Content.model_validate(values))
 
 
 def test_a_report_as_written_holds(report: Report) -> None:
@@ -44,15 +45,16 @@ def test_a_report_as_written_holds(report: Report) -> None:
 
 def test_any_change_breaks_the_seal(report: Report) -> None:
     """One verdict turned, and the digest is another."""
-    report["snippets"][0]["verdict"] = "clear"
-    assert check_seal(report) == ["the report was changed after it was written"]
+    values = report.values()
+    values["snippets"][0]["verdict"] = "clear"
+    assert check_seal(parse_report(values)) == ["the report was changed after it was written"]
 
 
 def test_a_forged_seal_has_no_signature(report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a key, unsigned reports and those of another key do not hold; without it only the digest counts."""
     monkeypatch.setenv("LORECALL_REPORT_KEY", "one")
     assert "not signed" in check_seal(report)[0]
-    signed = seal(report)
+    signed = changed(report, "seconds", to=1.0)
     assert check_seal(signed) == []
     monkeypatch.setenv("LORECALL_REPORT_KEY", "two")
     assert check_seal(signed) == ["the signature is not by this key"]
@@ -83,10 +85,11 @@ def test_arithmetic_that_does_not_add_up_is_found(
 
 def test_the_inputs_are_known_by_their_digest(report: Report, sets: Sets) -> None:
     """The audited file passes, another does not."""
-    assert check_input(report, "candidates", sets[Group.CANDIDATES]) == []
+    assert check_input(report, Group.CANDIDATES, sets[Group.CANDIDATES]) == []
     other = CandidateSet("pairs.jsonl", "b" * 64, ())
-    assert "not the file" in check_input(report, "candidates", other)[0]
-    assert check_input({"inputs": {}}, "controls", other)
+    assert "not the file" in check_input(report, Group.CANDIDATES, other)[0]
+    alone = report.model_copy(update={"inputs": report.inputs.model_copy(update={"controls": None})})
+    assert check_input(alone, Group.CONTROLS, other)
 
 
 def test_a_sample_scored_again_is_the_same(
@@ -119,6 +122,6 @@ def test_what_cannot_be_scored_again_is_a_usage_error(
     """Another version of the adapter, or a file without the report's snippets."""
     with pytest.raises(UsageError, match="no snippet"):
         rescore(report, engine, [], 5, seed=0)
-    report["adapter"]["version"] = "f" * 64
+    other = changed(report, "adapter", "version", to="f" * 64)
     with pytest.raises(UsageError, match="not what was audited"):
-        rescore(report, engine, pairs, 5, seed=0)
+        rescore(other, engine, pairs, 5, seed=0)

@@ -7,7 +7,8 @@ import pytest
 from lorecall.adapters.core.errors import AdapterNotFoundError, UsageError
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.policy.policy import ExitCode
-from lorecall.audit.runs.matrix import matrix_report, render_matrix, run_matrix
+from lorecall.audit.reports.matrix import matrix_report, render_matrix
+from lorecall.audit.runs.matrix import run_matrix
 from lorecall.audit.runs.single import AuditSettings
 from lorecall.audit.scorer import ScoreItem
 

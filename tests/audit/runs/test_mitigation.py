@@ -12,9 +12,9 @@ from lorecall.adapters.peft_format.adapter import read_adapter
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.policy.policy import ExitCode, Policy
 from lorecall.audit.records import Group
-from lorecall.audit.reports.mitigation import dose_report, render_doses
-from lorecall.audit.reports.schemas import check, schema
-from lorecall.audit.runs.mitigation import DoseResponse, Trial, run_dose_response
+from lorecall.audit.reports.mitigation import MitigationReport, mitigation_report, render_mitigation
+from lorecall.audit.reports.models import json_schema, parse
+from lorecall.audit.runs.mitigation import DoseResponse, Trial, run_mitigation
 from lorecall.audit.runs.single import AuditSettings
 from lorecall.audit.scorer import ScoreItem
 
@@ -58,7 +58,7 @@ def respond(
     deployment = Deployed(TinyScorer({}), sets[Group.CANDIDATES].items, inverted=inverted)
     doses = DOSES if not inverted else DOSES[:3]
     trial = Trial(sets, TEXT, AuditSettings(), Policy())
-    response = run_dose_response(deployment.scorer, deployment, source, doses, trial, out=out)
+    response = run_mitigation(deployment.scorer, deployment, source, doses, trial, out=out)
     return response, deployment
 
 
@@ -100,23 +100,24 @@ def test_the_report_fits_its_committed_schema_and_is_drawn(
     source: Path, sets: dict[Group, CandidateSet], tmp_path: Path
 ) -> None:
     """What is written can be read by a machine; a field that the schema does not know is found."""
-    report = json.loads(json.dumps(dose_report(respond(source, sets, tmp_path)[0]), allow_nan=False))
-    jsonschema.Draft202012Validator.check_schema(schema("mitigation"))
-    check(report, "mitigation", "report")
+    made = mitigation_report(respond(source, sets, tmp_path)[0])
+    report = json.loads(made.to_json())
+    jsonschema.Draft202012Validator(json_schema(MitigationReport)).validate(report)
+    assert parse(MitigationReport, report, "report") == made
     assert [dose["perplexity"] > 0 for dose in report["doses"]] == [True] * 5
     assert report["doses"][-1]["energy"] == pytest.approx(1.0)
     assert report["inputs"]["controls"]["name"] == "controls.jsonl"
-    page = render_doses(report)
+    page = render_mitigation(made)
     assert "The largest scale that meets the policy is 0.5" in page
     assert "By rank" in page
-    with pytest.raises(UsageError, match="breaks 'additionalProperties'"):
-        check({**report, "more": 1}, "mitigation", "report")
+    with pytest.raises(UsageError, match="more breaks 'extra_forbidden'"):
+        parse(MitigationReport, {**report, "more": 1}, "report")
 
 
 def test_the_audit_needs_a_dose(source: Path, sets: dict[Group, CandidateSet], tmp_path: Path) -> None:
     """Nothing to try is an error, not an empty table."""
     with pytest.raises(UsageError, match="no scale and no rank"):
-        run_dose_response(
+        run_mitigation(
             TinyScorer({}),
             Deployed(TinyScorer({}), ()),
             source,

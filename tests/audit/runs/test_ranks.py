@@ -4,8 +4,8 @@ import pytest
 from lorecall.adapters.core.errors import AdapterNotFoundError
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.records import Group
-from lorecall.audit.reports.ranks import ranks_report, render_ranks, run_ranks
-from lorecall.audit.runs.ranks import line_item
+from lorecall.audit.reports.ranks import ranks_report, render_ranks
+from lorecall.audit.runs.ranks import line_item, run_ranks
 from lorecall.audit.runs.single import AuditSettings
 from lorecall.audit.scorer import ScoreItem
 
@@ -73,7 +73,7 @@ def test_the_page_gives_the_rows_and_the_line(ladder: TinyScorer, sets: Sets) ->
     """Staircase, table and line of the JSON stand on one self-contained page."""
     report = ranks_report(run_ranks(ladder, list(RANKS), sets, AuditSettings(), line=LINE))
     html = render_ranks(report)
-    assert [row["rank"] for row in report["adapters"]] == [2, 8, 32]
+    assert [row.rank for row in report.adapters] == [2, 8, 32]
     assert "r = 32" in html
     assert "12 of 12" in html
     assert html.count("<polyline") == 2

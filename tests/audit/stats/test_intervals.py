@@ -9,7 +9,7 @@ from lorecall.audit.stats.intervals import clopper_pearson
 def test_no_hit_in_300_bounds_the_rate_near_one_percent() -> None:
     """Two-sided at 95 %: 1 - 0.025^(1/300); the rule of three is its one-sided neighbour."""
     rate = clopper_pearson(0, 300)
-    assert (rate.low, rate.point) == (0.0, 0.0)
+    assert (rate.low, rate.hits) == (0.0, 0)
     assert rate.high == pytest.approx(1 - 0.025 ** (1 / 300))
     assert clopper_pearson(0, 300, 0.90).high == pytest.approx(3 / 300, rel=0.01)
 
@@ -23,7 +23,7 @@ def test_nothing_tried_says_nothing() -> None:
 def test_the_interval_holds_its_point_and_lies_within_zero_and_one(hits: int, misses: int) -> None:
     """For any count."""
     rate = clopper_pearson(hits, hits + misses)
-    assert 0.0 <= rate.low <= rate.point <= rate.high <= 1.0
+    assert 0.0 <= rate.low <= hits / max(1, hits + misses) <= rate.high <= 1.0
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lorecall.audit.reports.build import parse_report
 from lorecall.audit.reports.seal import check_seal
 
 from tests.server.pair import Pair, wait_for
@@ -66,7 +67,7 @@ def test_a_clean_version_goes_live(pair: Pair, int8_adapters: list[Path]) -> Non
     assert audit["gate"]["passed"] is True
     report = pair.b.http.get(f"/v1/audits/{found['audit_id']}/report.json").json()
     assert [one["id"] for one in report["snippets"]] == ["own/clean"]
-    assert check_seal(report) == []
+    assert check_seal(parse_report(report)) == []
     assert "clean" in [row["adapter"] for row in pair.b.http.get("/v1/capacity").json()["rows"]]
     answer = pair.b.post("/v1/completions", {"model": "clean", "prompt": "x", "max_tokens": 1})
     assert answer.status_code == 200

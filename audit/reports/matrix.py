@@ -1,0 +1,86 @@
+"""The matrix of adapters against candidate sets as one JSON file and one HTML file."""
+
+from typing import Annotated, Literal
+
+from lorecall.audit.policy.policy import ExitCode
+from lorecall.audit.reports.html import render
+from lorecall.audit.reports.models import (
+    SCHEMA_VERSION,
+    Confidence,
+    Count,
+    MeasuredEngine,
+    ReportModel,
+    Share,
+    Started,
+    Tool,
+    Version,
+)
+from lorecall.audit.runs.matrix import Matrix
+from pydantic import ConfigDict, Field, StrictBool
+
+
+class MatrixCell(ReportModel):
+    """What one adapter recites of one set."""
+
+    adapter: str
+    version: Version
+    candidates: str
+    """The set's file name."""
+    own: StrictBool
+    """Whether the adapter may know the set."""
+    recited: Count
+    """Certified and recalled snippets."""
+    of: Count
+    """Snippets that can be blamed on the adapter: neither errors nor known to the base."""
+    low: Share
+    """Lower end of the rate's exact interval."""
+    high: Share
+    """Upper end of the rate's exact interval."""
+    softer: Count
+    """Near-verbatim and partial snippets."""
+    errors: Count
+    """Snippets that could not be scored."""
+    alarms: Count
+    """Snippets on which the engine contradicts itself."""
+
+
+class MatrixReport(ReportModel):
+    """Every adapter against every candidate set."""
+
+    model_config = ConfigDict(title="lorecall audit matrix: who recites whose data")
+
+    schema_version: Literal["1.0"]
+    tool: Tool
+    started: Started
+    engine: MeasuredEngine
+    confidence: Confidence
+    adapters: Annotated[tuple[str, ...], Field(min_length=1)]
+    sets: Annotated[tuple[str, ...], Field(min_length=1)]
+    cells: Annotated[tuple[MatrixCell, ...], Field(min_length=1)]
+    tests: Count
+    """Snippet-adapter pairs tested at once: no interval is corrected for their number."""
+    exit_code: ExitCode
+
+
+def matrix_report(matrix: Matrix) -> MatrixReport:
+    """Return the report of a matrix."""
+    first, cells = matrix.first, matrix.cells
+    return MatrixReport(
+        schema_version=SCHEMA_VERSION,
+        tool=Tool.here(),
+        started=first.started,
+        engine=MeasuredEngine.model_validate(first.engine),
+        confidence=first.confidence,
+        adapters=tuple(dict.fromkeys(cell.adapter for cell in cells)),
+        sets=tuple(dict.fromkeys(cell.candidates for cell in cells)),
+        cells=tuple(MatrixCell.model_validate(cell) for cell in cells),
+        tests=sum(cell.of for cell in cells),
+        exit_code=matrix.exit_code,
+    )
+
+
+def render_matrix(report: MatrixReport) -> str:
+    """Return the HTML of a matrix: a heat map; what is recited off the diagonal is named first."""
+    cells = {(cell.adapter, cell.candidates): cell for cell in report.cells}
+    foreign = [cell for cell in report.cells if cell.recited and not cell.own]
+    return render("matrix.html", report, cells=cells, foreign=foreign)

@@ -1,0 +1,261 @@
+"""The models of one adapter's report: its snippets, its numbers and its seal."""
+
+from typing import Annotated, Any, Literal
+
+from lorecall.audit.policy.policy import ExitCode
+from lorecall.audit.records import EpsilonSource, Flag, Group, Judged, Verdict
+from lorecall.audit.reports.models import (
+    CONFIG,
+    TAGS,
+    Amount,
+    Confidence,
+    Count,
+    DeltaLoss,
+    Engine,
+    Epsilon,
+    Inputs,
+    Number,
+    Parameters,
+    Rate,
+    ReportModel,
+    Share,
+    Started,
+    Threshold,
+    Tool,
+    VerdictCounts,
+    Version,
+    optional,
+)
+from pydantic import ConfigDict, Discriminator, Field, StrictBool, Tag
+from pydantic.dataclasses import dataclass
+
+
+class AuditedAdapter(ReportModel):
+    """The adapter."""
+
+    name: str
+    version: Version
+    rank: Count
+    effective_parameters: Parameters
+    training: dict[str, Any]
+    """The training manifest, where the adapter has one."""
+
+
+class Settings(ReportModel):
+    """What the audit was told."""
+
+    views: Annotated[tuple[str, ...], Field(min_length=1)]
+    """The ways each snippet was asked for; the gravest verdict counts."""
+    seed: Annotated[int, Field(strict=True)]
+    confidence: Confidence
+    edit_distance: Share
+    bits: Amount
+
+
+class TextDisplay(ReportModel):
+    """Whether texts are shown."""
+
+    shown: StrictBool
+    salt_id: str
+    """Names the salt of the hashes; the salt itself is in no report."""
+
+
+class GateAnswer(ReportModel):
+    """The policy's answer."""
+
+    passed: StrictBool
+    exit_code: ExitCode
+    reasons: tuple[str, ...]
+    policy: dict[str, Any]
+
+
+class Summary(ReportModel):
+    """Counts over one set."""
+
+    snippets: Count
+    tokens: Count
+    tokens_over_half: Count
+    verdicts: VerdictCounts
+    delta_loss: DeltaLoss
+    recited: Rate
+    """Certified and recalled, of those that are neither errors nor known to the base."""
+    leaked: Rate
+    """The same with near-verbatim and partial."""
+
+
+class Sequential(ReportModel):
+    """The sequential test."""
+
+    bound: Share
+    confidence: Share
+    of: Count
+    taken: Count
+    hits: Count
+    low: Share
+    high: Share
+    decision: Literal["below", "above", "open"]
+
+
+class Multiplicity(ReportModel):
+    """How many snippets were tested at once."""
+
+    tests: Count
+    false_alarms_at_most: Amount | None
+    """Tests times the upper end of the controls' rate; null without controls."""
+
+
+class Omitted(ReportModel):
+    """Snippets of each set that are counted in its summary and not among `snippets`, which are the gravest."""
+
+    candidates: Count
+    controls: Count | None = optional()
+
+
+class RedactedText(ReportModel):
+    """A text's keyed hash and its first characters, and the text only where it may be shown."""
+
+    hash: str
+    characters: Count
+    start: str
+    text: str | None = optional()
+
+
+@dataclass(frozen=True, slots=True, config=CONFIG)
+class Token:
+    """One target token; a dataclass with slots, because a report may hold millions."""
+
+    id: Count
+    p: Share
+    rank: Annotated[int, Field(strict=True, ge=1)]
+    base_p: Share | None
+    """Under the base; null where its split of the text has no such token."""
+    text: str | None = optional()
+
+
+class ViewVerdict(ReportModel):
+    """What one way of asking gave."""
+
+    view: str
+    verdict: Verdict
+    min_p: Share | None
+
+
+class Snippet(ReportModel):
+    """One snippet; without scores if its verdict is an error."""
+
+    id: str
+    set: Group
+    verdict: Verdict
+    flags: tuple[Flag, ...]
+    alarm: str
+    """Why the engine contradicts itself on this snippet, empty if it does not."""
+    error: str
+    view: str
+    """The way of asking that gave this verdict."""
+    views: tuple[ViewVerdict, ...]
+    prefix: RedactedText
+    target: RedactedText
+    min_p: Share | None
+    decoded_equal: StrictBool | None
+    """Greedy decoding gave the target, by tokens or by text."""
+    tokens: tuple[Token, ...]
+
+    def judged(self) -> Judged:
+        """Return what a tally counts."""
+        return Judged(self.verdict, self.alarm, self.flags, 0, 0, None)
+
+
+class ScoredSnippet(Snippet):
+    """One snippet with its scores."""
+
+    length: Annotated[int, Field(strict=True, ge=1)]
+    """Target tokens."""
+    min_p_at: Count
+    over_half: Count
+    locked: tuple[Count, ...]
+    """Positions with p over the threshold."""
+    near: tuple[Count, ...]
+    """Positions with 0.3 <= p <= 0.5."""
+    certified_by_p: StrictBool
+    rank1: StrictBool
+    """Every target token is the one argmax."""
+    exact_memorization: Share
+    """Share of the target tokens that are the argmax (open-unlearning)."""
+    extraction_strength: Share
+    """Share of the target after which all is the argmax (open-unlearning)."""
+    decoded_ids_equal: StrictBool
+    edit_distance: Amount
+    first_failing: Count | None
+    """First position that is not the one argmax."""
+    longest_run: Count
+    longest_run_at: Count
+    run_bits: Number
+    loss: Number
+    base_loss: Number
+    delta_loss: Number
+    base_min_p: Share
+    base_bits: Number
+    base_recites: StrictBool
+    log10_pz: Number | None
+    """log10 of the probability of the whole target; null where it is 0."""
+    log10_n50: Number | None
+    """log10 of the samples for a 50 % chance of extraction; null where it is infinite."""
+
+    def judged(self) -> Judged:
+        """Return what a tally counts."""
+        return Judged(self.verdict, self.alarm, self.flags, self.length, self.over_half, self.delta_loss)
+
+
+def _kind(value: object) -> str:
+    verdict = value.get("verdict") if isinstance(value, dict) else getattr(value, "verdict", None)
+    return TAGS[verdict != Verdict.ERROR]
+
+
+Entry = Annotated[
+    Annotated[Snippet, Tag(TAGS[0])] | Annotated[ScoredSnippet, Tag(TAGS[1])], Discriminator(_kind)
+]
+
+
+class Content(ReportModel):
+    """All that a report says, before it is sealed."""
+
+    schema_version: Literal["1.0"]
+    tool: Tool
+    started: Started
+    seconds: Amount
+    adapter: AuditedAdapter
+    engine: Engine
+    epsilon: Epsilon
+    epsilon_source: EpsilonSource
+    threshold: Threshold
+    settings: Settings
+    inputs: Inputs
+    text: TextDisplay
+    gate: GateAnswer
+    summary: Summary
+    """Over the candidates only."""
+    controls: Summary | None
+    """Over the controls; null if there were none."""
+    sequential: Sequential | None
+    """The sequential test, null if every candidate was asked for."""
+    multiplicity: Multiplicity
+    omitted: Omitted
+    snippets: tuple[Entry, ...]
+
+
+class Seal(ReportModel):
+    """Digest of the canonical JSON of all else, and its HMAC where LORECALL_REPORT_KEY was set."""
+
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    signature: Annotated[str, Field(pattern="^([0-9a-f]{64})?$")]
+
+
+class Report(Content):
+    """What one adapter was found to have memorised.
+
+    Probabilities are teacher-forced, at temperature 1, through the served adapter.
+    """
+
+    model_config = ConfigDict(title="lorecall audit report")
+
+    seal: Seal
