@@ -1,1 +1,3 @@
 """Load tests of a running server over HTTP; imports nothing of the other folders."""
+
+__all__ = ["errors", "report", "run", "scenario", "target"]

@@ -1,1 +1,3 @@
 """Derive weaker copies of an adapter."""
+
+__all__ = ["weaken"]

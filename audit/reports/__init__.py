@@ -1,1 +1,3 @@
 """Reports as JSON, HTML and JUnit XML: built, redacted, sealed and verified."""
+
+__all__ = ["build", "html", "junit", "matrix", "mitigation", "models", "ranks", "redact", "report", "verify"]

@@ -1,1 +1,3 @@
 """Counts, intervals on rates, and the sequential test."""
+
+__all__ = ["sequential", "tally"]

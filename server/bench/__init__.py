@@ -1,1 +1,3 @@
 """Benchmarks: variants measured side by side in one run, compared by ratios with intervals."""
+
+__all__ = ["comparison", "lora", "overhead", "paired", "parity", "report", "schemes", "scoring", "versus"]

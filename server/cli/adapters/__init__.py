@@ -1,1 +1,3 @@
 """`lorecall adapters`: train adapters, and manage those of a running server."""
+
+__all__ = ["commands"]

@@ -1,1 +1,3 @@
 """`lorecall audit`: audits, reports and their exit codes."""
+
+__all__ = ["commands"]
