@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
-from lorecall.audit.scorer import AdapterVersion, Decoded, EngineInfo, ItemScore, ScoreItem
+from lorecall.audit.scorer import AdapterVersion, EngineInfo, ItemScore, ScoreItem
 
 
 class Verdict(StrEnum):
@@ -236,8 +236,7 @@ class SnippetResult:
         base: The base's scores.
         rule: The rule on the adapter's scores.
         base_rule: The rule on the base's scores.
-        decoded: The adapter's greedy decode.
-        match: That decode against the target.
+        match: The adapter's greedy decode against the target.
         base_match: The base's decode against the target; None where its scores rule out that it recites.
         base_bits: Surprise of the target under the base, in bits.
         run_bits: Most surprise under the base of one stretch that only the adapter recalls, in bits.
@@ -255,7 +254,6 @@ class SnippetResult:
     base: ItemScore | None = None
     rule: RuleResult | None = None
     base_rule: RuleResult | None = None
-    decoded: Decoded | None = None
     match: Match | None = None
     base_match: Match | None = None
     base_bits: float = 0.0

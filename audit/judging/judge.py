@@ -81,7 +81,7 @@ class Judge:
             id(entry): compare(entry.base, entry.item.target, decode)
             for entry, decode in zip(wanted, base_decodes, strict=True)
         }
-        for entry, match, decode in zip(scored, matches, decoded, strict=True):
+        for entry, match in zip(scored, matches, strict=True):
             evidence = Evidence(
                 adapter=entry.rule,
                 match=match,
@@ -98,7 +98,6 @@ class Judge:
                 base=entry.base,
                 rule=entry.rule,
                 base_rule=entry.base_rule,
-                decoded=decode,
                 match=match,
                 base_match=evidence.base_match,
                 base_bits=bits(entry.base.logprob),
