@@ -25,6 +25,7 @@ from lorecall.audit.scorer import EngineInfo
 from lorecall.server.audits.admission import AuditGate
 from lorecall.server.audits.engines import OwnEngine
 from lorecall.server.audits.wiring import make_audits
+from lorecall.server.auth.engine_guard import guard_engine
 from lorecall.server.auth.keyring import KeyGuard, check_exposure, is_loopback
 from lorecall.server.http.state import Serving
 from lorecall.server.lifecycle.control_plane import ControlPlane
@@ -67,6 +68,7 @@ async def build_serving(
         fixed_token_scores=config.device_config.device_type == "cpu",
         by_priority=config.scheduler_config.policy == "priority",
     )
+    guard_engine(engine_client)  # after `scoring`, which sets an argument that callers may not
     limits = {pattern: parse_rate_limits(values) for pattern, values in settings.adapter_limits.items()}
     serving = Serving(
         models,
@@ -78,6 +80,7 @@ async def build_serving(
         limits,
         settings.open_metrics,
         settings.max_adapter_bytes,
+        settings.max_body_bytes,
     )
     follower = Follower(plane, metrics, settings.poll_seconds, guard.reload)
     background: Background = [follower.run()]

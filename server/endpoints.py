@@ -11,6 +11,7 @@ from lorecall.adapters.bases.prepare import read_base_manifest
 from lorecall.adapters.core.errors import BaseModelError
 from lorecall.audit.scorer import EngineInfo
 from lorecall.server.assembly import build_audits, build_serving
+from lorecall.server.error_responses import answer_unreadable_body
 from lorecall.server.http import adapters, audits, engine, keys, logprobs, page, score
 from lorecall.server.http.gateway import Gateway
 from lorecall.server.lifecycle.served_models import with_versions
@@ -33,6 +34,7 @@ class LorecallEndpoints:
         app.include_router(page.router)
         app.include_router(score.router)
         app.include_router(engine.router)
+        app.add_exception_handler(AttributeError, answer_unreadable_body)
         app.add_middleware(Gateway, state=app.state)
 
     async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:

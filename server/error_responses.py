@@ -1,5 +1,6 @@
 """Error answers in OpenAI's shape, and the route class that makes them of our errors."""
 
+import traceback
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -35,3 +36,14 @@ class AnsweringRoute(APIRoute):
                 return error_answer(error)
 
         return answer
+
+
+async def answer_unreadable_body(_request: Request, error: Exception) -> Response:
+    """Answer 400 where reading a body into its model failed, as vLLM's own validators do on a wrong type.
+
+    Raises:
+        Exception: The error came from elsewhere.
+    """
+    if any(frame.name == "request_body_to_args" for frame in traceback.extract_tb(error.__traceback__)):
+        return error_body(f"a field of the body has a wrong type: {error}", 400, code="invalid_request")
+    raise error

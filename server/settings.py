@@ -49,6 +49,11 @@ class ServerSettings(BaseSettings):
         "for the registry's other servers; empty where there are none, or where they share the store",
     )
     max_adapter_bytes: int = Field(default=8 << 30, ge=1, description="the largest adapter, in bytes")
+    max_body_bytes: int = Field(
+        default=64 << 20,
+        ge=1024,
+        description="the largest body of a request that uploads no archive, in bytes",
+    )
     admin_key: SecretStr = Field(
         default=SecretStr(""), description="an API key with every scope; at least 20 characters"
     )

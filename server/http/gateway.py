@@ -3,15 +3,15 @@
 It is plain ASGI, so that streamed answers are not buffered. It sets `request_context.current`.
 """
 
-import json
+import re
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
-from typing import Any
 
 from lorecall.adapters.access.rate_limit import AdmittedRequest, RateLimiter, RateLimits
 from lorecall.adapters.core.errors import AdapterNotFoundError, LorecallError
 from lorecall.server.auth.middleware import check_caller, refuse
 from lorecall.server.auth.request_context import RequestContext, current
+from lorecall.server.http.body import parse_body, read_body
 from lorecall.server.http.state import Serving
 from starlette.datastructures import Headers, State
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -19,6 +19,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 SAGEMAKER_PATH = "/invocations"
 SAGEMAKER_ADAPTER = "x-amzn-sagemaker-adapter-identifier"
 """On that path vLLM takes the model from this header and ignores the body's."""
+
+PRIORITY_HEADER = b"x-vllm-priority"
+STREAMED = re.compile(r"/v1/adapters/[^/]+/archive|/v1/audits")
+"""Routes that read their bodies themselves, up to a bound of their own."""
 
 
 class Gateway:
@@ -51,8 +55,14 @@ class Gateway:
 
         try:
             need = check_caller(scope, serving.keys, context, open_metrics=serving.open_metrics)
+            if not context.privileged:
+                kept = [(name, value) for name, value in scope["headers"] if name.lower() != PRIORITY_HEADER]
+                scope = {**scope, "headers": kept}
+            body = b""
+            if scope["type"] == "http" and not STREAMED.fullmatch(path_of(scope)):
+                body, receive = await read_body(receive, serving.max_body_bytes)
             if need.model and scope["type"] == "http":
-                receive, model = await self._model(scope, receive, serving)
+                model = await self._model(scope, body, serving)
                 admission = self._admit(serving, context, model)
             await self._app(scope, receive, watched)
         except LorecallError as error:
@@ -66,25 +76,23 @@ class Gateway:
                 admission.finish(context.tokens)
                 serving.metrics.count_request(model, status)
 
-    async def _model(self, scope: Scope, receive: Receive, serving: Serving) -> tuple[Receive, str]:
-        """Read the model's name from the body and have it loaded; return a `receive` that repeats the body.
+    async def _model(self, scope: Scope, body: bytes, serving: Serving) -> str:
+        """Return the name of the model that a request names, whatever its content type says, once it is loaded.
 
         Raises:
             AdapterNotFoundError: There is no such model, or the caller may not see it.
+            UsageError: The body holds a value that no engine can use.
         """
-        headers = Headers(scope=scope)
-        body = b""
-        if "json" in headers.get("content-type", ""):
-            body, receive = await _buffered(receive)
-        by_header = scope["path"].removeprefix(scope.get("root_path", "")) == SAGEMAKER_PATH
-        named = headers.get(SAGEMAKER_ADAPTER, "") if by_header else _model_of(body)
-        name = named or serving.engine.base
+        named = parse_body(body).get("model")
+        if path_of(scope) == SAGEMAKER_PATH:
+            named = Headers(scope=scope).get(SAGEMAKER_ADAPTER, "")
+        name = named if isinstance(named, str) and named else serving.engine.base
         context = current.get()
         if context is not None and context.sees(name):
             if serving.adapters.known(name):
                 await serving.adapters.loaded(name)
             if name in serving.models.lora_requests or name in serving.models.base_names:
-                return receive, name
+                return name
         raise AdapterNotFoundError(f"The model `{name[:200]}` does not exist.", param="model")
 
     def _admit(self, serving: Serving, context: RequestContext, model: str) -> AdmittedRequest:
@@ -95,35 +103,12 @@ class Gateway:
         return self._limiter.admit(limits)
 
 
+def path_of(scope: Scope) -> str:
+    """Return a request's path without the server's root path."""
+    return str(scope["path"].removeprefix(scope.get("root_path", "")))
+
+
 def limits_of(model: str, by_pattern: Mapping[str, RateLimits]) -> RateLimits:
     """Return the limits of the first pattern that a model's name matches, or none."""
     found = (limits for pattern, limits in by_pattern.items() if fnmatchcase(model, pattern))
     return next(found, RateLimits())
-
-
-async def _buffered(receive: Receive) -> tuple[bytes, Receive]:
-    """Read a body, and return it with a `receive` that begins with it."""
-    parts, more, last = [], True, None
-    while more:
-        last = await receive()
-        parts.append(last.get("body", b""))
-        more = last["type"] == "http.request" and last.get("more_body", False)
-    body = b"".join(parts)
-    first: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
-    if last is not None and last["type"] == "http.disconnect":
-        first.append(last)
-
-    async def again() -> Message:
-        return first.pop(0) if first else await receive()
-
-    return body, again
-
-
-def _model_of(body: bytes) -> str:
-    """Return the model that a JSON body names; "" for none, or for no JSON, which vLLM then refuses."""
-    try:
-        content: Any = json.loads(body)
-    except (ValueError, RecursionError):
-        return ""
-    model = content.get("model") if isinstance(content, dict) else None
-    return model if isinstance(model, str) else ""

@@ -17,7 +17,7 @@ Handler = Callable[[Any, Request], Awaitable[Any]]
 
 def default_chat_logprobs(request: ChatCompletionRequest) -> None:
     """Ask for top-1 log-probabilities unless the caller set `logprobs` (false turns them off)."""
-    if not {"logprobs", "top_logprobs"} & request.model_fields_set:
+    if not request.echo and not {"logprobs", "top_logprobs"} & request.model_fields_set:
         request.logprobs = True
         request.top_logprobs = 1
 

@@ -39,6 +39,7 @@ class Serving:
         adapter_limits: Rate limits by pattern of the model's name; the first that matches counts.
         open_metrics: Whether `/metrics` needs no key.
         max_upload_bytes: The largest archive that may be uploaded.
+        max_body_bytes: The largest body of any other request.
     """
 
     models: VersionedModels
@@ -50,6 +51,7 @@ class Serving:
     adapter_limits: Mapping[str, RateLimits] = field(default_factory=dict)
     open_metrics: bool = False
     max_upload_bytes: int = 8 << 30
+    max_body_bytes: int = 64 << 20
 
     def info(self) -> EngineInfo:
         """Return the engine's description, with the ε measured so far."""

@@ -39,8 +39,10 @@ class EngineScoring:
     fixed_token_scores: bool
     by_priority: bool
     background: Background = field(init=False)
+    _generate: Any = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "_generate", self.engine_client.generate)
         beside = BESIDE_LIVE_ON_CPU if self.fixed_token_scores else BESIDE_LIVE_ON_GPU
         unfinished = self.engine_client.get_num_unfinished_requests
         object.__setattr__(self, "background", Background(unfinished, AT_ONCE, beside))
@@ -131,7 +133,7 @@ class EngineScoring:
             **wanted,
         )
         prompt = {"prompt_token_ids": [*split.prefix_ids, *split.target_ids]}
-        stream = self.engine_client.generate(
+        stream = self._generate(
             prompt,
             params,
             f"score-{uuid.uuid4().hex}",

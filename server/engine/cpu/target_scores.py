@@ -70,12 +70,22 @@ def score_rows(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return torch.stack([column.double() for column in columns], dim=1)
 
 
+def score_from(request: Any) -> int | None:
+    """Return the index of the first prompt token to score; None where none is asked, or no such token exists.
+
+    A worker that raises ends the engine, so a value that cannot be right counts as not given.
+    """
+    extra = (request.sampling_params and request.sampling_params.extra_args) or {}
+    first, prompt = extra.get(SCORE_FROM), request.prompt_token_ids
+    usable = type(first) is int and prompt is not None and 1 <= first < len(prompt)
+    return first if usable else None
+
+
 def take_chunk(runner: Any, request: Any, row: int, scheduled: int, scores: PendingScores) -> Chunk | None:
     """Return the targets of one request that this step scores; a prompt that ends here moves to `finished`."""
-    prompt, start = request.prompt_token_ids, request.num_computed_tokens
-    if start >= len(prompt):
-        return None  # decoding
-    first = int(request.sampling_params.extra_args[SCORE_FROM])
+    prompt, start, first = request.prompt_token_ids, request.num_computed_tokens, score_from(request)
+    if first is None or start >= len(prompt):
+        return None  # nothing is asked, or it is decoding
     rows = scores.partial.get(request.req_id)
     if rows is None:
         rows = torch.zeros(len(prompt) - first, len(COLUMNS), dtype=torch.float64)
@@ -139,7 +149,7 @@ def score_step(
     chunks = []
     for req_id, tokens in scheduled.items():
         request = runner.requests[req_id]
-        if SCORE_FROM in ((request.sampling_params and request.sampling_params.extra_args) or {}):
+        if score_from(request) is not None:
             row = int(runner.query_start_loc.np[runner.input_batch.req_id_to_index[req_id]])
             chunk = take_chunk(runner, request, row, tokens, scores)
             if chunk is not None:
@@ -149,7 +159,9 @@ def score_step(
     return scores.finished
 
 
-def prompt_logprobs_by_owner(upstream: Any, runner: Any, *args: Any) -> dict[str, Any]:
+def prompt_logprobs_by_owner(
+    upstream: Any, runner: Any, hidden_states: torch.Tensor, scheduled: dict[str, int]
+) -> dict[str, Any]:
     """Call vLLM's prompt log-probabilities one request at a time, so that each row's adapter is known.
 
     With LoRA on `lm_head` vLLM 0.32 applies the mapping of requests to the rows of a prompt, and fails.
@@ -161,10 +173,18 @@ def prompt_logprobs_by_owner(upstream: Any, runner: Any, *args: Any) -> dict[str
             continue
         one = {req_id: wanted[req_id]}
         runner.num_prompt_logprobs = one
+        request, tokens = runner.requests[req_id], scheduled.get(req_id, 0)
+        start = request.num_computed_tokens
         try:
             with logits_of(runner, [int(runner.input_batch.request_lora_mapping[index])]):
-                found.update(upstream(runner, *args))
+                for low in range(0, tokens, ROWS_AT_ONCE):
+                    request.num_computed_tokens = start + low
+                    part = {req_id: min(ROWS_AT_ONCE, tokens - low)}
+                    found.update(upstream(runner, hidden_states[low:], part))
+                    if req_id not in one:
+                        break  # the prompt's last row is done
         finally:
+            request.num_computed_tokens = start
             runner.num_prompt_logprobs = wanted
         if req_id not in one:
             del wanted[req_id]

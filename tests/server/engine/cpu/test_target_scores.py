@@ -3,12 +3,13 @@
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from lorecall.server.bench.processes.host import EngineDiedError, EngineHost
-from lorecall.server.engine.cpu.target_scores import score_rows
+from lorecall.server.engine.cpu.target_scores import ROWS_AT_ONCE, prompt_logprobs_by_owner, score_rows
 
 from tests.server.engine.cpu.test_grouped_lora import TOLERANCE, as_request
 from tests.tiny import LINEAR_MODULES, VOCABULARY, build_tiny_adapter
@@ -44,6 +45,44 @@ def test_scores_equal_prompt_logprobs(
     stock = plain_engine.run([{**as_request(drawn, adapters), "prompt_logprobs": 1}])[0]["prompt_logprobs"]
     assert len(scored) == length - first
     assert [row[0] for row in scored] == pytest.approx(stock[first:], abs=TOLERANCE)
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("first", ["x", 999_999, 40, -1, True, 1e9, [1]])
+def test_a_worker_ignores_an_impossible_first_token(
+    plain_engine: EngineHost, adapters: dict[int, dict[str, Any]], first: Any
+) -> None:
+    """What is not an integer within the prompt counts as not asked: the request is served, the engine lives."""
+    drawn = {"adapter": 1, "length": 40, "max_tokens": 2, "seed": 1}
+    answer = plain_engine.run([scoring(drawn, first, adapters)])[0]
+    assert answer["scores"] is None
+    assert len(answer["ids"]) == 2
+
+
+@pytest.mark.parametrize("length", [1, 64, 65, 128, 200])
+def test_prompt_logprobs_take_few_rows_at_a_time(length: int) -> None:
+    """The function of vLLM is called on at most ROWS_AT_ONCE rows, each once and in order, to the prompt's end."""
+    request = SimpleNamespace(num_computed_tokens=7)
+    batch = SimpleNamespace(req_id_to_index={"r": 0}, request_lora_mapping=[0])
+    runner = SimpleNamespace(
+        num_prompt_logprobs={"r": 1}, requests={"r": request}, input_batch=batch, lora_manager=None
+    )
+    rows: list[int] = []
+
+    def upstream(runner: Any, hidden_states: torch.Tensor, scheduled: dict[str, int]) -> dict[str, Any]:
+        assert scheduled["r"] <= ROWS_AT_ONCE
+        assert request.num_computed_tokens == 7 + len(rows)
+        rows.extend(hidden_states[: scheduled["r"], 0].int().tolist())
+        if len(rows) < length:
+            return {}
+        del runner.num_prompt_logprobs["r"]
+        return {"r": "all"}
+
+    states = torch.arange(length).unsqueeze(1).float()
+    assert prompt_logprobs_by_owner(upstream, runner, states, {"r": length}) == {"r": "all"}
+    assert rows == list(range(length))
+    assert request.num_computed_tokens == 7
+    assert runner.num_prompt_logprobs == {}
 
 
 @pytest.mark.engine

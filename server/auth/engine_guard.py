@@ -1,0 +1,57 @@
+"""What callers may ask of the engine: every generation passes here, by whichever route or header it came."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+from lorecall.server.auth.request_context import current
+
+OURS = "lorecall_"
+"""Prefix of the extra sampling arguments that only this server sets."""
+
+CALLERS_FAULT = (TypeError, ValueError, OverflowError, RecursionError)
+"""What vLLM's input processing raises of values that it cannot use."""
+
+
+def guard_engine(engine_client: Any) -> None:
+    """Make an engine client refuse or ignore what callers must not ask, from now on.
+
+    Extra arguments of ours are dropped: a worker acts on them. A priority below 0 becomes 0 unless the caller's
+    key has the scope `audit` or `admin`: it would overtake everybody. Values that vLLM cannot use are the
+    caller's error (ValueError, which vLLM answers with 400) and not the server's.
+    """
+    from vllm.v1.engine.exceptions import EngineGenerateError  # noqa: PLC0415  vLLM's environment is set by now
+
+    generate = engine_client.generate
+
+    async def guarded(
+        prompt: Any, sampling_params: Any, request_id: str, *, priority: int = 0, **others: Any
+    ) -> AsyncIterator[Any]:
+        extra = getattr(sampling_params, "extra_args", None)
+        if extra:
+            sampling_params.extra_args = {k: v for k, v in extra.items() if not k.startswith(OURS)} or None
+        context = current.get()
+        if context is not None and not context.privileged:
+            priority = max(0, priority)
+        stream = generate(prompt, sampling_params, request_id, priority=priority, **others)
+        try:
+            async with contextlib.aclosing(stream):
+                async for output in stream:
+                    if failed_to_compile(output, sampling_params):
+                        raise ValueError("the structured output that was asked for cannot be compiled")
+                    yield output
+        except EngineGenerateError as error:
+            if isinstance(error.__cause__, CALLERS_FAULT):
+                kind = type(error.__cause__).__name__
+                problem = f"the engine cannot take a value of this request ({kind})"
+                raise ValueError(problem) from error  # noqa: TRY004  vLLM answers a ValueError with 400
+            raise
+
+    engine_client.generate = guarded
+
+
+def failed_to_compile(output: Any, sampling_params: Any) -> bool:
+    """Return whether a request with structured output ended in an error before its first token."""
+    if getattr(sampling_params, "structured_outputs", None) is None:
+        return False
+    return any(one.finish_reason == "error" and not one.token_ids for one in output.outputs)
