@@ -61,7 +61,7 @@ def test_a_worker_ignores_an_impossible_first_token(
 
 @pytest.mark.parametrize("length", [1, 64, 65, 128, 200])
 def test_prompt_logprobs_take_few_rows_at_a_time(length: int) -> None:
-    """The function of vLLM is called on at most ROWS_AT_ONCE rows, each once and in order, to the prompt's end."""
+    """The function of vLLM is called on at most ROWS_AT_ONCE rows, each once, in order, to the prompt's end."""
     request = SimpleNamespace(num_computed_tokens=7)
     batch = SimpleNamespace(req_id_to_index={"r": 0}, request_lora_mapping=[0])
     runner = SimpleNamespace(
