@@ -144,7 +144,7 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Where a sequential audit stands.
+    """How far a sequential audit is, and what it knows.
 
     Attributes:
         bound: The rate to decide about.

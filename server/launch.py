@@ -22,7 +22,7 @@ DEFAULTS = {
     "--scheduling-policy": "priority",
     "--host": "127.0.0.1",
 }
-"""Engine flags that we set unless the caller did; "" stands for a flag without a value."""
+"""Engine flags that we set unless the caller did; "" means a flag without a value."""
 
 
 def base_location(base: str) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol, Self
 
 from lorecall.adapters.core.errors import UsageError
-from lorecall.audit.records import GRAVITY, SnippetResult, Verdict
+from lorecall.audit.records import PLACES, SnippetResult, Verdict
 from lorecall.audit.scorer import ItemScore, ScoreItem, Scorer
 
 FRAMINGS = ("raw", "chat", "chat+system", "template")
@@ -124,12 +124,11 @@ def gravest(results: Sequence[tuple[View, SnippetResult]], item: ScoreItem) -> S
     What the base recites in any view is base-known. Otherwise the gravest verdict counts, then the largest
     min p; an error outweighs "clear", because nothing is known of that view. An alarm of any view is kept.
     """
-    place = {verdict: index for index, verdict in enumerate(GRAVITY)}
 
     def rank(entry: tuple[View, SnippetResult]) -> tuple[bool, int, float]:
         result = entry[1]
         min_p = result.rule.min_p if result.rule is not None else 0.0
-        return result.verdict is not Verdict.BASE_KNOWN, place[result.verdict], -min_p
+        return result.verdict is not Verdict.BASE_KNOWN, PLACES[result.verdict], -min_p
 
     view, worst = min(results, key=rank)
     alarm = next((result.alarm for _, result in results if result.alarm), "")

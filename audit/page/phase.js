@@ -59,7 +59,7 @@ async function chooseSet() {
 async function choosePosition(position) {
   const request = ++view.request;
   const entries = await Promise.all(view.steps.map((step) => api.snippets(step.audit_id, position, 1)));
-  if (request !== view.request) return; // a later choice is on its way
+  if (request !== view.request) return; // a later choice has replaced this one
   view.position = position;
   view.entries = entries.map((found) => found[0]);
   $("position").value = String(position + 1);

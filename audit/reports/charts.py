@@ -1,4 +1,4 @@
-"""The geometry of the report's pictures, in the units of their SVG view boxes; the templates draw them."""
+"""Coordinates of the report's charts, in units of their SVG view boxes; the templates draw them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ def shade(p: float) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One bar: its box, how many it stands for, and the range that it covers."""
+    """One bar: its box, how many snippets it counts, and the range of values that it covers."""
 
     x: float
     y: float
@@ -58,7 +58,7 @@ def histograms(series: Sequence[tuple[str, Sequence[float]]]) -> list[Histogram]
 def _counts(values: Sequence[float]) -> list[int]:
     counts = [0] * BINS
     for value in values:
-        # One half belongs to the bin below the line, so that no bin straddles the rule.
+        # One half belongs to the bin below the line, so that no bin lies on both sides of the rule's line.
         index = BINS // 2 - 1 if value == 0.5 else int(value * BINS)
         counts[min(BINS - 1, index)] += 1
     return counts
@@ -199,7 +199,7 @@ class DosePoint:
 
 @dataclass(frozen=True, slots=True)
 class DoseChart:
-    """Recall over the doses of one kind, with the cost of the retained text in a panel below."""
+    """Recall over the doses of one kind, with the cost of the retained text in a second chart below."""
 
     width: float
     height: float
@@ -219,7 +219,7 @@ DOSE_WIDTH, DOSE_HEIGHT, COST_HEIGHT, COST_GAP = 420.0, 200.0, 80.0, 46.0
 def dose_chart(rows: Sequence[tuple[str, float, float, float]]) -> DoseChart:
     """Lay out (dose, share recited, share of tokens over one half, perplexity over the base's), small to large.
 
-    The lower panel runs from 0 to the largest cost, or to twice the base's where that is more.
+    The lower chart runs from 0 to the largest cost, or to twice the base's where that is more.
     """
     step = DOSE_WIDTH / max(1, len(rows))
     most = max(2.0, *(cost for *_, cost in rows)) if rows else 2.0

@@ -1,4 +1,4 @@
-"""What a report shows of a candidate's text: a keyed hash and the first characters, unless told otherwise."""
+"""What a report shows of a text by default: a keyed hash and its first characters."""
 
 import hashlib
 import hmac

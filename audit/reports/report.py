@@ -42,7 +42,7 @@ class AuditedAdapter(ReportModel):
 
 
 class Settings(ReportModel):
-    """What the audit was told."""
+    """The settings of the audit."""
 
     views: Annotated[tuple[str, ...], Field(min_length=1)]
     """The ways each snippet was asked for; the gravest verdict counts."""

@@ -1,4 +1,4 @@
-"""What an audit of many snippets keeps of them: the counts of all, the evidence of the gravest."""
+"""Counts all snippets of an audit and stores the evidence of the gravest, so that memory is bounded."""
 
 import heapq
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ from lorecall.audit.stats.tally import Tally
 
 
 class Findings:
-    """One set's snippets: all counted, at most `limit` kept.
+    """The snippets of one set: all are counted, at most `limit` are stored.
 
     Args:
         limit: Snippets to keep; None for all.
@@ -21,7 +21,7 @@ class Findings:
         self._heap: list[tuple[tuple[bool, int, float], int, SnippetResult]] = []
 
     def add(self, snippets: Iterable[SnippetResult]) -> None:
-        """Count snippets, and keep those graver than what is kept already; of two alike, the first."""
+        """Count snippets, and store those that are graver than a stored one; of two alike, the first."""
         for snippet in snippets:
             self.tally.add(snippet.judged())
             entry = (gravity(snippet), -self.count, snippet)
@@ -32,10 +32,10 @@ class Findings:
                 heapq.heappushpop(self._heap, entry)
 
     def kept(self) -> list[SnippetResult]:
-        """Return what is kept, in the order added."""
+        """Return the stored snippets, in the order added."""
         return [snippet for _, _, snippet in sorted(self._heap, key=lambda entry: -entry[1])]
 
 
 def gravity(snippet: SnippetResult) -> tuple[bool, int, float]:
-    """Return what is larger for graver snippets: an alarm first, then the verdict, then the least p."""
+    """Return a sort key that is larger for graver snippets: by alarm, then verdict, then least p."""
     return bool(snippet.alarm), -PLACES[snippet.verdict], snippet.rule.min_p if snippet.rule else 0.0

@@ -60,7 +60,7 @@ class Matrix:
 
     @property
     def exit_code(self) -> ExitCode:
-        """4 for an engine that contradicts itself, 1 for anything recited off the diagonal, 3 for errors."""
+        """Of the command: 4 where the engine contradicts itself, 1 for a finding off the diagonal, 3 for errors."""
         if any(cell.alarms for cell in self.cells):
             return ExitCode.ENGINE_DISAGREES
         if self.foreign:
@@ -81,11 +81,11 @@ def run_matrix(
     """Audit every adapter on every set, several at a time, so that one batch serves several adapters.
 
     Args:
-        scorer: The engine; it must bear calls from several threads.
+        scorer: The engine; several threads call it at once.
         adapters: Names of served adapters.
         sets: The candidate sets, with distinct names.
         own: (adapter, set) pairs in which recall is expected.
-        settings: What each audit is told.
+        settings: Of each audit.
         parallel: Audits at a time.
         progress: Called with the snippets done, over all cells, and their total.
 

@@ -23,7 +23,7 @@ ADAPTERS = "adapters"
 
 
 class Deployment(Protocol):
-    """Puts adapters into the engine that a scorer asks, and takes them out again."""
+    """Serves adapters in the engine that a scorer asks, for as long as an audit needs them."""
 
     def deploy(self, name: str, folder: Path) -> None:
         """Serve the PEFT directory under a name. Raises LorecallError if the engine does not take it."""
@@ -36,12 +36,12 @@ class Deployment(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What every dose is put to.
+    """What each weaker copy is tested with.
 
     Attributes:
         sets: The candidates, and the controls if there are any.
         retained: A text that should cost no more than before.
-        settings: What each audit is told.
+        settings: Of each audit.
         policy: What a dose must meet.
     """
 
@@ -98,7 +98,7 @@ class DoseResponse:
 
     @property
     def exit_code(self) -> ExitCode:
-        """4 for an engine that contradicts itself, 0 if a dose passes, else that of the weakest dose's gate."""
+        """Of the command: 4 where the engine contradicts itself, 0 if a dose passes, else the weakest dose's."""
         if any(point.gate.exit_code is ExitCode.ENGINE_DISAGREES for point in self.points):
             return ExitCode.ENGINE_DISAGREES
         if any(self.largest_passing(kind) is not None for kind in Kind):
@@ -116,14 +116,14 @@ def run_mitigation(
     out: Path,
     progress: Progress = no_progress,
 ) -> DoseResponse:
-    """Make a weaker copy for each dose, serve it, audit it, measure the retained text, take it out again.
+    """Make a weaker copy for each dose, serve it, audit it, measure the retained text, withdraw it.
 
     Args:
         scorer: The engine.
         deployment: The same engine's control plane.
         source: The adapter, a PEFT directory.
         doses: What to make of it.
-        trial: What every dose is put to.
+        trial: What each weaker copy is tested with.
         out: The copies are kept in `out`/adapters.
         progress: Called with the snippets done, over all doses, and their total.
 

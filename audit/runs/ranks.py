@@ -135,7 +135,7 @@ def run_ranks(
         scorer: The engine.
         adapters: Names of served adapters.
         sets: The candidates, and the controls if there are any.
-        settings: What each audit is told.
+        settings: Of each audit.
         line: A line of text whose tokens are followed over the ranks; "" for none.
         progress: Called with the snippets done, over all adapters, and their total.
 

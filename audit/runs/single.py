@@ -1,4 +1,4 @@
-"""The way of an audit: candidates and controls, scored and decoded through the adapter and the base."""
+"""One adapter's audit: candidates and controls, scored and decoded through the adapter and the base."""
 
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -21,7 +21,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class AuditSettings:
-    """What an audit can be told.
+    """The settings of an audit.
 
     Attributes:
         epsilon: Bound on the engine's per-logit error; None takes the engine's own, or measures one.
@@ -64,7 +64,7 @@ def run_audit(
         scorer: The engine.
         adapter: Name of a served adapter.
         sets: The candidates, and the controls if there are any.
-        settings: What the audit was told.
+        settings: Of this audit.
         bases: The base's view of the same sets, to share between audits of several adapters.
         progress: Called with the snippets done and their total.
 
@@ -78,10 +78,10 @@ def run_audit(
     engine, version = scorer.info(), scorer.adapter(adapter)
     refuse(version)
     epsilon = resolve_epsilon(scorer, version.name, sets[Group.CANDIDATES].items, settings, engine)
-    panel = FramedJudges(
+    judges = FramedJudges(
         scorer, version.name, bases or BaseCaches(scorer), settings.views, epsilon.value, settings.bounds
     )
-    findings, outcome = _ask(panel, sets, settings, progress)
+    findings, outcome = _ask(judges, sets, settings, progress)
     if scorer.adapter(adapter).version != version.version:
         raise ScorerError(
             f"{adapter!r} was given a new version during the audit", hint="audit again, when it is at rest"
@@ -104,7 +104,7 @@ def run_audit(
 
 
 def _ask(
-    panel: FramedJudges, sets: dict[Group, CandidateSet], settings: AuditSettings, progress: Progress
+    judges: FramedJudges, sets: dict[Group, CandidateSet], settings: AuditSettings, progress: Progress
 ) -> tuple[dict[Group, Findings], Outcome | None]:
     """Ask for the candidates, in random order until a sequential test is decided, and for the controls."""
     findings = {group: Findings(settings.keep) for group in sets}
@@ -119,7 +119,7 @@ def _ask(
             test = SequentialTest(len(candidates.items), settings.until_bound, settings.confidence)
             chunks = random_batches(candidates.items, settings.chunk, settings.seed)
         for chunk in chunks:
-            results = panel.judge(group, chunk)
+            results = judges.judge(group, chunk)
             findings[group].add(results)
             progress(before + findings[group].count, total)
             if sequential and test is not None and test.add(results).decided:

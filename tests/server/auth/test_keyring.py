@@ -24,7 +24,7 @@ def test_without_keys_nobody_is_asked(registry: Registry) -> None:
 
 
 def test_keys_from_environment_file_and_registry(registry: Registry, tmp_path: Path) -> None:
-    """All three kinds open the door, and nothing else does."""
+    """All three kinds of key are accepted, and nothing else is."""
     file = tmp_path / "keys.yaml"
     entry = {"name": "ci", "sha256": digest_secret("secret-of-the-file"), "scopes": ["infer"]}
     file.write_text(yaml.safe_dump([entry]))

@@ -35,7 +35,7 @@ def operations(pair: Pair) -> list[tuple[str, str]]:
 
 
 def allowed(kind: str, method: str, path: str) -> bool:
-    """Whether a kind of key may pass a route's door."""
+    """Whether a kind of key may call a route."""
     need = need_of(method, path)
     if need is OPEN:
         return True
