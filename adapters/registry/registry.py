@@ -202,12 +202,7 @@ class Registry:
             row = find_version(session, name, version)
             if adapter.live_version == version:
                 return record_of(AdapterRecord, adapter)
-            if row.state is State.QUARANTINED and not override:
-                raise ConflictError(
-                    f"version {version[:12]} of {name} is quarantined: {row.reason}",
-                    hint="audit it again, or override with a reason",
-                )
-            activate_version(session, adapter, row, revision, audit_id)
+            activate_version(session, adapter, row, revision, audit_id=audit_id, override=bool(override))
             detail = {"override": override} if override else {}
             record_event(session, revision, actor, "activate", name, version, audit_id=audit_id, **detail)
             return record_of(AdapterRecord, adapter)
@@ -217,14 +212,19 @@ class Registry:
 
         Raises:
             AdapterNotFoundError: There is no such name.
-            ConflictError: There is nothing to go back to.
+            ConflictError: There is nothing to go back to, or it is under audit, in quarantine or added again.
         """
         with self.database.write() as (session, revision):
             adapter = find_adapter(session, name)
             if adapter.previous_version is None:
                 raise ConflictError(f"{name} has no version to go back to", hint="add a second version first")
             row = find_version(session, name, adapter.previous_version)
-            activate_version(session, adapter, row, revision, row.audit_id)
+            if row.state is not State.RETIRED:
+                raise ConflictError(
+                    f"the version before of {name}, {row.version[:12]}, is {row.state}: {row.reason}",
+                    hint="wait for its audit, or override it with a reason",
+                )
+            activate_version(session, adapter, row, revision)
             record_event(session, revision, actor, "rollback", name, row.version)
             return record_of(AdapterRecord, adapter)
 

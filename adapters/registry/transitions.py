@@ -84,19 +84,39 @@ def move_version(
     adapter = find_adapter(session, row.name)
     if row.state is State.LIVE:
         adapter.live_version = None
+    if state is State.QUARANTINED:
+        row.was_live = False  # whatever allowed it once, no rollback brings it back
     row.state, row.reason = state, plain_text(reason)
     row.audit_id = audit_id or row.audit_id
     adapter.revision = revision
 
 
 def activate_version(
-    session: Session, adapter: AdapterRow, row: VersionRow, revision: int, audit_id: str
+    session: Session,
+    adapter: AdapterRow,
+    row: VersionRow,
+    revision: int,
+    *,
+    audit_id: str = "",
+    override: bool = False,
 ) -> None:
     """Point a name at a version and retire the version it pointed at.
+
+    This is the only step that makes a version live, so it holds the gate: a version under audit needs the id of
+    that audit, and one in quarantine an override, whoever asks and by whichever method.
 
     Raises:
         ConflictError: The version is in no state to go live.
     """
+    if row.state is State.QUARANTINED and not override:
+        raise ConflictError(
+            f"version {row.version[:12]} of {row.name} is quarantined: {row.reason}",
+            hint="audit it again, or override with a reason",
+        )
+    if row.state is State.AUDITING and not override and (not audit_id or audit_id != row.audit_id):
+        raise ConflictError(
+            f"version {row.version[:12]} of {row.name} is under audit", hint="wait for the audit to end"
+        )
     if row.state is State.RETIRED and not row.was_live:
         raise ConflictError(
             f"version {row.version[:12]} of {row.name} is retired and never was live", hint="add it again"

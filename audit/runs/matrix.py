@@ -60,7 +60,7 @@ class Matrix:
 
     @property
     def exit_code(self) -> ExitCode:
-        """Of the command: 4 where the engine contradicts itself, 1 for a finding off the diagonal, 3 for errors."""
+        """Of the command: 4 if the engine contradicts itself, 1 for a finding off the diagonal, 3 for errors."""
         if any(cell.alarms for cell in self.cells):
             return ExitCode.ENGINE_DISAGREES
         if self.foreign:

@@ -58,7 +58,7 @@ def test_a_version_lives(registry: Registry) -> None:
     validated = registry.validated("acme", A, INFO, actor="server")
     assert (validated.rank, validated.effective_parameters) == (INFO.rank, INFO.effective_parameters)
     assert (validated.refusal, validated.base_digest) == (INFO.refusal, INFO.base_digest)
-    registry.move("acme", A, State.AUDITING, actor="gate")
+    registry.move("acme", A, State.AUDITING, actor="gate", audit_id="audit-7")
     assert registry.activate("acme", A, actor="gate", audit_id="audit-7").live_version == A
     assert live(registry)["acme"].audit_id == "audit-7"
     assert registry.version("acme", A).training == INFO.training
@@ -96,8 +96,9 @@ def test_transitions(registry: Registry, start: State, target: State) -> None:
     step = steps_to(registry)[target]
     needs_more = {
         (State.QUARANTINED, State.LIVE),
+        (State.AUDITING, State.LIVE),
         (State.RETIRED, State.LIVE),
-    }  # an override; having been live
+    }  # an override; its audit or an override; having been live
     idempotent = target is State.STAGED or (start, target) == (State.LIVE, State.LIVE)
     if target in TRANSITIONS[start] and (start, target) not in needs_more:
         step()
@@ -133,6 +134,33 @@ def test_rollback_after_quarantine(registry: Registry) -> None:
     assert registry.adapter("acme").live_version is None
     assert registry.rollback("acme", actor="test").live_version == A
     assert registry.version("acme", B).reason == "12 certified"
+
+
+NO_WAY_PAST = [
+    (State.STAGED, ("activate", "another audit", "rollback")),
+    (State.VALIDATED, ("rollback",)),  # where no gate is set, it is activated as it is
+    (State.AUDITING, ("activate", "another audit", "rollback")),
+    (State.QUARANTINED, ("activate", "another audit", "rollback", "rollback once retired")),
+]
+
+
+@pytest.mark.parametrize(("state", "way"), [(state, way) for state, ways in NO_WAY_PAST for way in ways])
+def test_nothing_but_its_audit_or_an_override_lifts_the_gate(
+    registry: Registry, state: State, way: str
+) -> None:
+    """A version that was live, is replaced and added again is no way past the gate, in whatever state it is."""
+    bring(registry, "acme", A, State.LIVE)
+    bring(registry, "acme", B, State.LIVE)
+    bring(registry, "acme", A, state)
+    if way == "rollback once retired":
+        registry.move("acme", A, State.RETIRED, actor="ann")
+    with pytest.raises(ConflictError):
+        if way.startswith("rollback"):
+            registry.rollback("acme", actor="ann")
+        else:
+            audit = "audit-0" if way == "another audit" else ""
+            registry.activate("acme", A, actor="ann", audit_id=audit)
+    assert live(registry)["acme"].version == B
 
 
 def test_override_is_needed_and_recorded(registry: Registry) -> None:
