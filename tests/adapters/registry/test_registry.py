@@ -154,12 +154,13 @@ def test_nothing_but_its_audit_or_an_override_lifts_the_gate(
     bring(registry, "acme", A, state)
     if way == "rollback once retired":
         registry.move("acme", A, State.RETIRED, actor="ann")
+    audit = "audit-0" if way == "another audit" else ""
+    steps: dict[bool, Callable[[], object]] = {
+        True: lambda: registry.rollback("acme", actor="ann"),
+        False: lambda: registry.activate("acme", A, actor="ann", audit_id=audit),
+    }
     with pytest.raises(ConflictError):
-        if way.startswith("rollback"):
-            registry.rollback("acme", actor="ann")
-        else:
-            audit = "audit-0" if way == "another audit" else ""
-            registry.activate("acme", A, actor="ann", audit_id=audit)
+        steps[way.startswith("rollback")]()
     assert live(registry)["acme"].version == B
 
 
