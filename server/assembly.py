@@ -68,7 +68,7 @@ async def build_serving(
         fixed_token_scores=config.device_config.device_type == "cpu",
         by_priority=config.scheduler_config.policy == "priority",
     )
-    guard_engine(engine_client)  # after `scoring`, which sets an argument that callers may not
+    guard_engine(engine_client)
     limits = {pattern: parse_rate_limits(values) for pattern, values in settings.adapter_limits.items()}
     serving = Serving(
         models,

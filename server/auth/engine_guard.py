@@ -1,7 +1,7 @@
 """What callers may ask of the engine: every generation passes here, by whichever route or header it came."""
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from lorecall.server.auth.request_context import current
@@ -47,7 +47,14 @@ def guard_engine(engine_client: Any) -> None:
                 raise ValueError(problem) from error  # noqa: TRY004  vLLM answers a ValueError with 400
             raise
 
+    guarded.unguarded = generate  # type: ignore[attr-defined]  # for `unguarded`
     engine_client.generate = guarded
+
+
+def unguarded(engine_client: Any) -> Callable[..., AsyncIterator[Any]]:
+    """Return an engine client's `generate` for requests of the server's own, which may set our arguments."""
+    generate = engine_client.generate
+    return getattr(generate, "unguarded", generate)  # type: ignore[no-any-return]
 
 
 def failed_to_compile(output: Any, sampling_params: Any) -> bool:

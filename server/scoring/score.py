@@ -10,6 +10,7 @@ from typing import Any
 from lorecall.audit.scorer import ItemScore, ScoreItem
 from lorecall.audit.scorers.framing import Framing, split_text
 from lorecall.audit.scorers.splits import Split, worse
+from lorecall.server.auth.engine_guard import unguarded
 from lorecall.server.engine.cpu.target_scores import COLUMNS, SCORE_FROM
 from lorecall.server.scoring.throttle import Background
 
@@ -39,10 +40,8 @@ class EngineScoring:
     fixed_token_scores: bool
     by_priority: bool
     background: Background = field(init=False)
-    _generate: Any = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_generate", self.engine_client.generate)
         beside = BESIDE_LIVE_ON_CPU if self.fixed_token_scores else BESIDE_LIVE_ON_GPU
         unfinished = self.engine_client.get_num_unfinished_requests
         object.__setattr__(self, "background", Background(unfinished, AT_ONCE, beside))
@@ -133,7 +132,7 @@ class EngineScoring:
             **wanted,
         )
         prompt = {"prompt_token_ids": [*split.prefix_ids, *split.target_ids]}
-        stream = self._generate(
+        stream = unguarded(self.engine_client)(
             prompt,
             params,
             f"score-{uuid.uuid4().hex}",
