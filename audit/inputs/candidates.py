@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from lorecall.audit.records import SetSource
 from lorecall.audit.scorer import ScoreItem
 
 
@@ -34,6 +35,11 @@ class CandidateSet:
     bad: tuple[BadLine, ...] = ()
     generated: str = ""
     bad_count: int = 0
+
+    @property
+    def source(self) -> SetSource:
+        """Where the set came from, as reports say it."""
+        return SetSource(self.name, self.digest, self.bad_count, self.generated)
 
 
 class Turns(StrEnum):

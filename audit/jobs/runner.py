@@ -20,7 +20,7 @@ from lorecall.audit.jobs.resume import recorded_report
 from lorecall.audit.jobs.spool import Spool, Texts
 from lorecall.audit.jobs.store import AuditStore
 from lorecall.audit.judging.framed_judges import BaseCaches, FramedJudges
-from lorecall.audit.records import Group, SetSource, SnippetResult
+from lorecall.audit.records import Group, SnippetResult
 from lorecall.audit.reports.build import parse_entries, snippet_entry
 from lorecall.audit.reports.redact import Redactor
 from lorecall.audit.reports.report import Report
@@ -144,7 +144,7 @@ class Runner:
         order: OrderSettings,
         redactor: Redactor,
     ) -> Report:
-        sources = {g: SetSource(s.name, s.digest, s.bad_count, s.generated) for g, s in texts.sets.items()}
+        sources = {group: candidates.source for group, candidates in texts.sets.items()}
         settings, entries = order.audit_settings(texts.system), parse_entries(self.store.entries(record.id))
         return recorded_report(
             adapter, record.run, sources, settings, order.rules(), redactor, entries, record.seconds

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from lorecall.adapters.derive.weaken import Kind
 from lorecall.audit.judging.rule import threshold
 from lorecall.audit.policy.policy import ExitCode, Policy
-from lorecall.audit.records import Group, SetSource
+from lorecall.audit.records import Group
 from lorecall.audit.reports.charts import dose_chart
 from lorecall.audit.reports.html import render
 from lorecall.audit.reports.models import (
@@ -107,7 +107,6 @@ class MitigationReport(ReportModel):
 def mitigation_report(response: DoseResponse) -> MitigationReport:
     """Return the report of a dose-response."""
     first, retained, parent = response.points[0].result, response.trial.retained, response.parent
-    text = SetSource(retained.name, retained.digest, retained.bad_count, retained.generated)
     return MitigationReport(
         schema_version=SCHEMA_VERSION,
         tool=Tool.here(),
@@ -122,7 +121,7 @@ def mitigation_report(response: DoseResponse) -> MitigationReport:
         epsilon=first.epsilon.value,
         threshold=threshold(first.epsilon.value),
         confidence=first.confidence,
-        inputs=MitigationInputs.model_validate({**first.sources, "retained": text}),
+        inputs=MitigationInputs.model_validate({**first.sources, "retained": retained.source}),
         policy=response.trial.policy,
         base_perplexity=response.base.value,
         retained_tokens=response.base.tokens,

@@ -10,7 +10,7 @@ from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.judging.epsilon import measure_epsilon
 from lorecall.audit.judging.framed_judges import BaseCaches, FramedJudges
 from lorecall.audit.judging.views import View
-from lorecall.audit.records import CONFIDENCE, AuditResult, Bounds, Epsilon, Group, Outcome, SetSource
+from lorecall.audit.records import CONFIDENCE, AuditResult, Bounds, Epsilon, Group, Outcome
 from lorecall.audit.runs.gravest import Findings
 from lorecall.audit.scorer import AdapterVersion, EngineInfo, ScoreItem, Scorer
 from lorecall.audit.scorers.batches import batches, random_batches
@@ -94,7 +94,7 @@ def run_audit(
         seed=settings.seed,
         confidence=settings.confidence,
         views=tuple(view.label for view in settings.views),
-        sources={g: SetSource(s.name, s.digest, s.bad_count, s.generated) for g, s in sets.items()},
+        sources={group: candidates.source for group, candidates in sets.items()},
         snippets=tuple(snippet for found in findings.values() for snippet in found.kept()),
         started=started,
         seconds=time.monotonic() - clock,

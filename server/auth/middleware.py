@@ -26,7 +26,7 @@ def check_caller(scope: Scope, keys: KeyGuard, context: RequestContext, *, open_
         ForbiddenError: The key lacks the scope.
         AdapterNotFoundError: The caller does not see the adapter that the path names.
     """
-    path = scope["path"].removeprefix(scope.get("root_path", ""))
+    path = path_of(scope)
     method = scope.get("method", "WEBSOCKET")
     need = need_of(method, path, open_metrics=open_metrics)
     if need is OPEN:
@@ -43,6 +43,11 @@ def check_caller(scope: Scope, keys: KeyGuard, context: RequestContext, *, open_
     if named is not None and not context.sees(named):
         raise AdapterNotFoundError(f"there is no adapter {named!r}", param="name")
     return need
+
+
+def path_of(scope: Scope) -> str:
+    """Return a request's path without the server's root path."""
+    return str(scope["path"].removeprefix(scope.get("root_path", "")))
 
 
 async def refuse(error: LorecallError, scope: Scope, receive: Receive, send: Send) -> None:

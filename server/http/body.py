@@ -41,14 +41,15 @@ async def read_body(receive: Receive, limit: int) -> tuple[bytes, Receive]:
                 param="body",
             )
         more = last["type"] == "http.request" and last.get("more_body", False)
-    first: list[Message] = [{"type": "http.request", "body": bytes(body), "more_body": False}]
+    whole = bytes(body)
+    first: list[Message] = [{"type": "http.request", "body": whole, "more_body": False}]
     if last is not None and last["type"] == "http.disconnect":
         first.append(last)
 
     async def again() -> Message:
         return first.pop(0) if first else await receive()
 
-    return bytes(body), again
+    return whole, again
 
 
 def parse_body(body: bytes) -> dict[str, Any]:

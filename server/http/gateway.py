@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 
 from lorecall.adapters.access.rate_limit import AdmittedRequest, RateLimiter, RateLimits
 from lorecall.adapters.core.errors import AdapterNotFoundError, LorecallError
-from lorecall.server.auth.middleware import check_caller, refuse
+from lorecall.server.auth.middleware import check_caller, path_of, refuse
 from lorecall.server.auth.request_context import RequestContext, current
 from lorecall.server.http.body import parse_body, read_body
 from lorecall.server.http.state import Serving
@@ -101,11 +101,6 @@ class Gateway:
             limits[f"API key {context.key.name!r}"] = context.key.limits
         limits[f"model {model!r}"] = limits_of(model, serving.adapter_limits)
         return self._limiter.admit(limits)
-
-
-def path_of(scope: Scope) -> str:
-    """Return a request's path without the server's root path."""
-    return str(scope["path"].removeprefix(scope.get("root_path", "")))
 
 
 def limits_of(model: str, by_pattern: Mapping[str, RateLimits]) -> RateLimits:

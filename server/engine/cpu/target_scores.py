@@ -81,11 +81,11 @@ def score_from(request: Any) -> int | None:
     return first if usable else None
 
 
-def take_chunk(runner: Any, request: Any, row: int, scheduled: int, scores: PendingScores) -> Chunk | None:
+def take_chunk(runner: Any, request: Any, first: int, scheduled: int, scores: PendingScores) -> Chunk | None:
     """Return the targets of one request that this step scores; a prompt that ends here moves to `finished`."""
-    prompt, start, first = request.prompt_token_ids, request.num_computed_tokens, score_from(request)
-    if first is None or start >= len(prompt):
-        return None  # nothing is asked, or it is decoding
+    prompt, start = request.prompt_token_ids, request.num_computed_tokens
+    if start >= len(prompt):
+        return None  # decoding
     rows = scores.partial.get(request.req_id)
     if rows is None:
         rows = torch.zeros(len(prompt) - first, len(COLUMNS), dtype=torch.float64)
@@ -96,6 +96,7 @@ def take_chunk(runner: Any, request: Any, row: int, scheduled: int, scores: Pend
     if low >= high:
         return None
     index = runner.input_batch.req_id_to_index[request.req_id]
+    row = int(runner.query_start_loc.np[index])
     lora_id = int(runner.input_batch.request_lora_mapping[index])
     return Chunk(row + low - 1 - start, prompt[low:high], rows[low - first : high - first], lora_id)
 
@@ -149,11 +150,10 @@ def score_step(
     chunks = []
     for req_id, tokens in scheduled.items():
         request = runner.requests[req_id]
-        if score_from(request) is not None:
-            row = int(runner.query_start_loc.np[runner.input_batch.req_id_to_index[req_id]])
-            chunk = take_chunk(runner, request, row, tokens, scores)
-            if chunk is not None:
-                chunks.append(chunk)
+        first = score_from(request)
+        chunk = None if first is None else take_chunk(runner, request, first, tokens, scores)
+        if chunk is not None:
+            chunks.append(chunk)
     if chunks:
         score_chunks(runner, hidden_states, chunks)
     return scores.finished

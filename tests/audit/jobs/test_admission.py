@@ -1,7 +1,7 @@
 """An audit that admits a version: in the same queue, and the version never goes live or stays open without it."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +16,13 @@ from lorecall.adapters.registry.transitions import ConflictError
 from lorecall.audit.jobs.records import AuditRecord, NewAudit, new_id
 from lorecall.audit.jobs.store import MAX_ATTEMPTS, AuditStore
 
+from tests.audit.jobs.conftest import Clock
+
 A, B = "a" * 64, "b" * 64
 LEASE = timedelta(seconds=60)
 PASSED: dict[str, Any] = {"gate": {"passed": True, "reasons": []}}
 REFUSED: dict[str, Any] = {"gate": {"passed": False, "reasons": ["2 certified", "1 recalled"]}}
 Step = Callable[[AuditStore, AuditRecord], object]
-
-
-class Clock:
-    """A clock that the test moves."""
-
-    now = datetime(2026, 11, 23, tzinfo=UTC)
-
-    def __call__(self) -> datetime:
-        """The time now."""
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """Audits in the database: the cursor and the snippets move together, and one worker has an audit at a time."""
 
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -12,22 +12,9 @@ from lorecall.audit.jobs.records import AuditNotFoundError, AuditRecord, NewAudi
 from lorecall.audit.jobs.store import MAX_ATTEMPTS, AuditStore
 from sqlalchemy.exc import IntegrityError
 
+from tests.audit.jobs.conftest import Clock
+
 LEASE = timedelta(seconds=60)
-
-
-class Clock:
-    """A clock that the test moves."""
-
-    now = datetime(2026, 11, 23, tzinfo=UTC)
-
-    def __call__(self) -> datetime:
-        """The time now."""
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture
