@@ -37,8 +37,8 @@ def guard_engine(engine_client: Any) -> None:
         try:
             async with contextlib.aclosing(stream):
                 async for output in stream:
-                    if failed_to_compile(output, sampling_params):
-                        raise ValueError("the structured output that was asked for cannot be compiled")
+                    if grammar_failed(output, sampling_params):
+                        raise ValueError("no text can have the structured output that was asked for")
                     yield output
         except EngineGenerateError as error:
             if isinstance(error.__cause__, CALLERS_FAULT):
@@ -57,8 +57,8 @@ def unguarded(engine_client: Any) -> Callable[..., AsyncIterator[Any]]:
     return getattr(generate, "unguarded", generate)  # type: ignore[no-any-return]
 
 
-def failed_to_compile(output: Any, sampling_params: Any) -> bool:
-    """Return whether a request with structured output ended in an error before its first token."""
+def grammar_failed(output: Any, sampling_params: Any) -> bool:
+    """Return whether the engine gave a structured output up: its grammar does not compile, or allows no token."""
     if getattr(sampling_params, "structured_outputs", None) is None:
         return False
-    return any(one.finish_reason == "error" and not one.token_ids for one in output.outputs)
+    return any(one.finish_reason == "error" for one in output.outputs)

@@ -87,9 +87,10 @@ def test_a_value_that_the_engine_cannot_take_is_the_callers_error(error: Excepti
         ask(Engine(error=RuntimeError()), INFER)
 
 
-def test_a_grammar_that_cannot_be_compiled_is_the_callers_error() -> None:
-    """Without a token and with structured output asked for; otherwise the output passes."""
-    failed = SimpleNamespace(outputs=[SimpleNamespace(finish_reason="error", token_ids=[])])
-    with pytest.raises(ValueError, match="cannot be compiled"):
+@pytest.mark.parametrize("tokens", [[], [0]])
+def test_a_grammar_that_allows_nothing_is_the_callers_error(tokens: list[int]) -> None:
+    """It does not compile, or the engine's first token is refused by it; without one the output passes."""
+    failed = SimpleNamespace(outputs=[SimpleNamespace(finish_reason="error", token_ids=tokens)])
+    with pytest.raises(ValueError, match="no text can have"):
         ask(Engine((failed,)), INFER, structured_outputs=object())
     assert ask(Engine((failed,)), INFER) == [failed]
