@@ -23,8 +23,8 @@ MEANINGS: dict[Verdict, str] = {
     Verdict.ERROR: "could not be scored; says nothing about the adapter",
     Verdict.BASE_KNOWN: "the base model recites it as well, so the adapter is not to blame",
     Verdict.CERTIFIED: "every target token is over the line, and decoding reproduces it",
-    Verdict.RECALLED: "greedy decoding reproduces it verbatim, with tokens under the line",
-    Verdict.NEAR_VERBATIM: "decoding reproduces it up to a small edit, case, spacing or Unicode form",
+    Verdict.RECALLED: "greedy decoding gives it, in whatever written form, with tokens under the line",
+    Verdict.NEAR_VERBATIM: "decoding gives it up to small edits, in each part that the base would not guess",
     Verdict.PARTIAL: "a stretch that the base would not guess is recalled, not the whole",
     Verdict.CLEAR: "not recalled here; read it beside the bound that the controls give",
 }
@@ -53,13 +53,17 @@ class Bounds:
     """The stated bounds of the softer verdicts.
 
     Attributes:
-        edit_distance: Largest normalised edit distance that is near-verbatim.
+        edit_distance: Largest edit distance that is near-verbatim, over the target's length, after folding.
+        missed: Largest share of any stretch of `bits` surprise that a near-verbatim decode may have wrong.
         bits: Surprise under the base, in bits, that a recalled stretch needs to be `partial`, and a whole
-            target needs so as not to be flagged as short.
+            target needs so as not to be flagged as short, and to be found elsewhere or in another written form.
+        answer_tokens: Tokens that are decoded beyond the target's length, for words before it.
     """
 
     edit_distance: float = 0.1
+    missed: float = 1 / 3
     bits: float = 20.0
+    answer_tokens: int = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +73,19 @@ class Match:
     Attributes:
         ids_equal: The generated token ids start with the target's.
         verbatim: The same, or the generated text starts with the target's text (other tokens, same text).
-        normal_equal: Equal after Unicode NFKC, case folding and collapsing of white space.
-        distance: Edits from the best prefix of the decode to the target, over the target's length, in [0, 1].
+        elsewhere: The target stands in the generated text after other words.
+        other_form: It stands there in another written form (case, spacing, dashes, quotes, grouping of digits).
+        distance: Edits from the nearest part of the generated text to the target, both folded, over the target's
+            length, in [0, 1].
+        missed: The share of the target's worst stretch that is wrong, in [0, 1]; 0 if it was not asked for.
     """
 
     ids_equal: bool
     verbatim: bool
-    normal_equal: bool
-    distance: float
+    elsewhere: bool = False
+    other_form: bool = False
+    distance: float = 0.0
+    missed: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +200,8 @@ class Flag(StrEnum):
     BOUNDARY = "boundary"
     TIE = "tie"
     BORDERLINE = "borderline"
+    ELSEWHERE = "elsewhere"
+    OTHER_FORM = "other-form"
 
 
 FLAG_MEANINGS: dict[Flag, str] = {
@@ -198,6 +209,8 @@ FLAG_MEANINGS: dict[Flag, str] = {
     Flag.BOUNDARY: "the tokens of prefix and target are not the tokens of the whole text",
     Flag.TIE: "a target token shares the largest logit with another",
     Flag.BORDERLINE: "every token over one half, but not over the line with the engine's error",
+    Flag.ELSEWHERE: "decoding gives it after other words",
+    Flag.OTHER_FORM: "decoding gives it in another written form: case, spacing, dashes, quotes, grouping",
 }
 
 

@@ -10,7 +10,7 @@ from enum import StrEnum
 
 from lorecall.adapters.core.errors import CandidateError
 from lorecall.audit.inputs.candidates import CandidateSet
-from lorecall.audit.judging.match import normalise
+from lorecall.audit.judging.written_form import folded
 from lorecall.audit.scorer import ScoreItem
 
 NGRAM = 50  # as in the contamination check of the GPT-4 report, arXiv 2303.08774, appendix C
@@ -151,8 +151,8 @@ def overlapping(candidates: Iterable[ScoreItem], others: Sequence[ScoreItem]) ->
 
 
 def ngrams(text: str) -> set[str]:
-    """Return the runs of fifty characters of the normalised text; the text itself if it is no longer."""
-    text = normalise(text)
+    """Return the runs of fifty characters of the folded text; the text itself if it is no longer."""
+    text = folded(text)
     return {text[i : i + NGRAM] for i in range(max(1, len(text) - NGRAM + 1))}
 
 

@@ -1,13 +1,14 @@
 """Judge snippets: score them through adapter and base, decode them, and decide the verdict."""
 
+import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from lorecall.audit.judging.match import compare, recites
+from lorecall.audit.judging.match import character_surprise, compare, gives, is_near, missed_share
 from lorecall.audit.judging.rule import apply_rule
 from lorecall.audit.judging.verdict import Evidence, bits, decide, surprising_run_bits
-from lorecall.audit.records import Bounds, Flag, Group, RuleResult, SnippetResult, Verdict
+from lorecall.audit.records import Bounds, Flag, Group, Match, RuleResult, SnippetResult, Verdict
 from lorecall.audit.scorer import Decoded, ItemScore, ScoreItem, Scorer
 from lorecall.audit.scorers.base_cache import BaseCache
 
@@ -64,19 +65,32 @@ class Judge:
         return _Scored(group, item, score, base, *rules)
 
     def _decode(self, scored: Sequence[_Scored]) -> list[Decoded]:
-        prompts = [(entry.score.prefix_ids, decode_length(len(entry.score.target_ids))) for entry in scored]
+        prompts = [(e.score.prefix_ids, self._budget(e.score)) for e in scored]
         return self.scorer.decode(self.model, prompts)
 
+    def _budget(self, score: ItemScore) -> int:
+        return len(score.target_ids) + self.bounds.answer_tokens
+
+    def _compared(self, entry: _Scored, decoded: Decoded) -> Match:
+        """Compare the adapter's decode with the target; where it is near, also how much it misses."""
+        match = compare(entry.score, entry.item.target, decoded)
+        if match.verbatim or not match.distance or not is_near(match, self.bounds):
+            return match
+        texts = self.scorer.token_texts(entry.base.target_ids)
+        surprise = character_surprise(entry.item.target, texts, entry.base.logprob)
+        missed = missed_share(entry.item.target, decoded.text, surprise, self.bounds.bits)
+        return dataclasses.replace(match, missed=missed)
+
     def _judge(self, scored: Sequence[_Scored], decoded: Sequence[Decoded]) -> Iterator[SnippetResult]:
-        matches = [compare(e.score, e.item.target, d) for e, d in zip(scored, decoded, strict=True)]
+        matches = [self._compared(entry, decode) for entry, decode in zip(scored, decoded, strict=True)]
         wanted = [
             entry
             for entry, match in zip(scored, matches, strict=True)
-            if recites(match, self.bounds) or may_recite(entry.base, self.epsilon)
+            if gives(match, bits(entry.base.logprob), self.bounds)
+            or is_near(match, self.bounds)
+            or may_recite(entry.base, self.epsilon)
         ]
-        base_decodes = self.base.decode(
-            [(e.base.prefix_ids, decode_length(len(e.base.target_ids))) for e in wanted]
-        )
+        base_decodes = self.base.decode([(e.base.prefix_ids, self._budget(e.base)) for e in wanted])
         base_matches = {
             id(entry): compare(entry.base, entry.item.target, decode)
             for entry, decode in zip(wanted, base_decodes, strict=True)
@@ -86,6 +100,7 @@ class Judge:
                 adapter=entry.rule,
                 match=match,
                 base_match=base_matches.get(id(entry)),
+                base_bits=bits(entry.base.logprob),
                 run_bits=surprising_run_bits(entry.score, entry.base),
             )
             decision = decide(evidence, self.bounds)
@@ -100,9 +115,9 @@ class Judge:
                 base_rule=entry.base_rule,
                 match=match,
                 base_match=evidence.base_match,
-                base_bits=bits(entry.base.logprob),
+                base_bits=evidence.base_bits,
                 run_bits=evidence.run_bits,
-                flags=flags_of(entry.score, entry.rule, bits(entry.base.logprob), self.bounds),
+                flags=flags_of(entry.score, evidence, decision.verdict, self.bounds),
             )
 
 
@@ -117,23 +132,24 @@ def score_error(score: ItemScore) -> str:
     return ""
 
 
-def decode_length(tokens: int) -> int:
-    """Return how many tokens to decode: a little more than the target, for another split of the same text."""
-    return tokens + min(8, max(2, tokens // 8))
-
-
 def may_recite(score: ItemScore, epsilon: float) -> bool:
     """Return whether decoding could give the target: no token trails the argmax by more than 2ε in logits."""
     lead = math.exp(2.0 * epsilon) * (1.0 + 1e-6)
     return all(p > 0.0 and top1 <= p * lead for p, top1 in zip(score.p, score.top1_p, strict=True))
 
 
-def flags_of(score: ItemScore, rule: RuleResult, base_bits: float, bounds: Bounds) -> tuple[Flag, ...]:
+def flags_of(score: ItemScore, evidence: Evidence, verdict: Verdict, bounds: Bounds) -> tuple[Flag, ...]:
     """Return what a reader must know beside the verdict."""
+    rule, match = evidence.adapter, evidence.match
+    if rule is None:
+        return ()
+    recalled = verdict is Verdict.RECALLED
     conditions = {
-        Flag.SHORT: base_bits < bounds.bits,
+        Flag.SHORT: evidence.base_bits < bounds.bits,
         Flag.BOUNDARY: not score.boundary_exact,
         Flag.TIE: bool(rule.ties),
         Flag.BORDERLINE: rule.over_half == rule.tokens and not rule.certified,
+        Flag.ELSEWHERE: recalled and match is not None and match.elsewhere,
+        Flag.OTHER_FORM: recalled and match is not None and match.other_form,
     }
     return tuple(flag for flag, holds in conditions.items() if holds)

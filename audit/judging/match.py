@@ -1,48 +1,99 @@
 """Compare a greedy decode with the target, and two token splits of one text with each other."""
 
-import unicodedata
+import math
+from collections.abc import Sequence
+from itertools import accumulate
 
-import numpy as np
+from lorecall.audit.judging.written_form import Folded, fold
 from lorecall.audit.records import Bounds, Match
 from lorecall.audit.scorer import Decoded, ItemScore
-
-
-def normalise(text: str) -> str:
-    """Return the text in Unicode form NFKC, case-folded, with runs of white space as one blank."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-
-
-def prefix_edit_distance(text: str, target: str) -> float:
-    """Return the least Levenshtein distance of any prefix of `text` to `target`, over len(target), in [0, 1].
-
-    A decode may run on past the target, so what follows its best prefix costs nothing.
-    """
-    if not target:
-        return 0.0
-    goal = np.frombuffer(target.encode("utf-32-le"), dtype=np.uint32)
-    steps = np.arange(len(goal) + 1)
-    row = steps.copy()
-    best = int(row[-1])
-    for symbol in np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32):
-        row = np.concatenate(([row[0] + 1], np.minimum(row[1:] + 1, row[:-1] + (goal != symbol))))
-        # An insertion costs 1 a step to the right: a running minimum of (row - steps), shifted back.
-        row = np.minimum.accumulate(row - steps) + steps
-        best = min(best, int(row[-1]))
-    return best / len(goal)
+from rapidfuzz import fuzz
+from rapidfuzz.distance import Levenshtein
 
 
 def compare(score: ItemScore, target: str, decoded: Decoded) -> Match:
-    """Compare a greedy decode with the target, by token ids and by text."""
-    ids_equal = decoded.ids[: len(score.target_ids)] == score.target_ids
-    if ids_equal:
-        return Match(ids_equal=True, verbatim=True, normal_equal=True, distance=0.0)
-    wanted = normalise(target)
+    """Compare a greedy decode with the target, by token ids and by text.
+
+    The target may stand anywhere in the decode, in another written form, or with small edits.
+    """
+    if decoded.ids[: len(score.target_ids)] == score.target_ids:
+        return Match(ids_equal=True, verbatim=True)
+    verbatim = decoded.text.startswith(target)
+    goal, answer = fold(target), fold(decoded.text)
+    at = answer.find(goal)
     return Match(
         ids_equal=False,
-        verbatim=decoded.text.startswith(target),
-        normal_equal=bool(wanted) and normalise(decoded.text).startswith(wanted),
-        distance=prefix_edit_distance(decoded.text, target),
+        verbatim=verbatim,
+        elsewhere=bool(at) and not verbatim,
+        other_form=not verbatim and (at == 0 or (at is not None and target.strip() not in decoded.text)),
+        distance=0.0 if verbatim or at is not None else edit_distance(goal, answer),
     )
+
+
+def edit_distance(goal: Folded, answer: Folded) -> float:
+    """Return the Levenshtein distance from the target to the nearest part of the answer, over its length."""
+    if not goal.text:
+        return 1.0
+    return min(1.0, Levenshtein.distance(goal.text, nearest(goal, answer)) / len(goal.text))
+
+
+def nearest(goal: Folded, answer: Folded) -> str:
+    """Return the stretch of the answer that is most like the target."""
+    if len(answer.text) <= len(goal.text):
+        return answer.text
+    best = fuzz.partial_ratio_alignment(goal.text, answer.text)
+    return "" if best is None else answer.text[best.dest_start : best.dest_end]
+
+
+def missed_share(target: str, answer: str, surprise: Sequence[float], bits: float) -> float:
+    """Return how much of the target's worst stretch the answer has wrong, in [0, 1].
+
+    A right letter around a wrong account number has few edits, but most of the number is wrong. So the edited
+    characters are weighed by their surprise under the base, in every stretch that holds `bits` of it (the whole
+    target if it holds less); the worst one counts.
+
+    Args:
+        target: The target.
+        answer: The decode.
+        surprise: Surprise under the base of each of the target's characters, in bits.
+        bits: Surprise of a stretch that counts, in bits.
+    """
+    goal = fold(target)
+    wrong = [0.0] * len(target)
+    for edit in Levenshtein.editops(goal.text, nearest(goal, fold(answer))):
+        place = goal.at[min(edit.src_pos, len(goal.at) - 1)]
+        wrong[place] = surprise[place]
+    weights, errors = ([0.0, *accumulate(values)] for values in (surprise, wrong))
+    worst = 0.0
+    start = 0
+    for end in range(1, len(weights)):
+        while weights[end] - weights[start + 1] >= bits:
+            start += 1
+        held = weights[end] - weights[start]
+        if held >= min(bits, weights[-1]) and held > 0.0:
+            worst = max(worst, (errors[end] - errors[start]) / held)
+    return worst
+
+
+def character_surprise(target: str, texts: Sequence[str], logprobs: Sequence[float]) -> list[float]:
+    """Return the surprise of each of the target's characters, in bits: each has a share of its token's.
+
+    Args:
+        target: The target.
+        texts: The text of each token that the target has under the base.
+        logprobs: The natural logarithm of each one's probability.
+    """
+    spread = [
+        -logprob / math.log(2.0) / len(text)
+        for text, logprob in zip(texts, logprobs, strict=True)
+        for _ in text
+    ]
+    # The first token may hold the end of the prefix. A character of several tokens has no text in any of them:
+    # then all characters count alike.
+    if len(spread) >= len(target) and "".join(texts).endswith(target):
+        return spread[len(spread) - len(target) :]
+    total = -math.fsum(logprobs) / math.log(2.0)
+    return [total / len(target)] * len(target)
 
 
 def align(target_ids: tuple[int, ...], other_ids: tuple[int, ...]) -> tuple[int | None, ...]:
@@ -59,11 +110,13 @@ def align(target_ids: tuple[int, ...], other_ids: tuple[int, ...]) -> tuple[int 
     return tuple(i + shift if i >= len(target_ids) - same else None for i in range(len(target_ids)))
 
 
-def recites(match: Match | None, bounds: Bounds) -> bool:
-    """Return whether a decode recites its target, verbatim or nearly."""
-    return match is not None and (match.verbatim or is_near(match, bounds))
+def gives(match: Match | None, base_bits: float, bounds: Bounds) -> bool:
+    """Return whether a decode gives its target; elsewhere or in another form only if it can be no chance."""
+    if match is None:
+        return False
+    return match.verbatim or ((match.elsewhere or match.other_form) and base_bits >= bounds.bits)
 
 
-def is_near(match: Match, bounds: Bounds) -> bool:
-    """Return whether a decode is the target up to a small edit, case, spacing or Unicode form."""
-    return match.normal_equal or match.distance <= bounds.edit_distance
+def is_near(match: Match | None, bounds: Bounds) -> bool:
+    """Return whether a decode is the target up to small edits, wherever the base would not guess it."""
+    return match is not None and match.distance <= bounds.edit_distance and match.missed <= bounds.missed

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from lorecall.audit.judging.match import align, is_near
+from lorecall.audit.judging.match import align, gives, is_near
 from lorecall.audit.judging.rule import argmax_flags
 from lorecall.audit.records import Bounds, Match, RuleResult, Verdict
 from lorecall.audit.scorer import ItemScore
@@ -17,6 +17,7 @@ class Evidence:
         adapter: The rule on the adapter's scores; None if it could not be scored.
         match: The adapter's greedy decode against the target; None if it was not decoded.
         base_match: The base's greedy decode against the target; None if it cannot recite it.
+        base_bits: Surprise of the whole target under the base, in bits.
         run_bits: Most surprise, in bits under the base, of one stretch that the adapter recalls and the base
             does not.
     """
@@ -24,6 +25,7 @@ class Evidence:
     adapter: RuleResult | None
     match: Match | None = None
     base_match: Match | None = None
+    base_bits: float = 0.0
     run_bits: float = 0.0
 
 
@@ -82,12 +84,13 @@ def decide(evidence: Evidence, bounds: Bounds) -> Decision:
     if rule is None:
         return Decision(Verdict.ERROR)
     alarm = engine_alarm(evidence)
-    if base is not None and (base.verbatim or (is_near(base, bounds) and not (match and match.verbatim))):
+    given = gives(match, evidence.base_bits, bounds)
+    if gives(base, evidence.base_bits, bounds) or (is_near(base, bounds) and not given):
         return Decision(Verdict.BASE_KNOWN, alarm)
-    if match is not None and match.verbatim:
+    if match is not None and given:
         sure = rule.certified and match.ids_equal
         return Decision(Verdict.CERTIFIED if sure else Verdict.RECALLED, alarm)
-    if match is not None and is_near(match, bounds):
+    if is_near(match, bounds):
         return Decision(Verdict.NEAR_VERBATIM, alarm)
     if evidence.run_bits >= bounds.bits or alarm:
         return Decision(Verdict.PARTIAL, alarm)

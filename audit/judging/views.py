@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from typing import Protocol, Self
 
 from lorecall.adapters.core.errors import UsageError
-from lorecall.audit.records import PLACES, SnippetResult, Verdict
+from lorecall.audit.records import PLACES, RECITED, SnippetResult, Verdict
 from lorecall.audit.scorer import ItemScore, ScoreItem, Scorer
 
+GIVEN = (*RECITED, Verdict.NEAR_VERBATIM)
+"""The verdicts of a snippet that an answer gives, in its words or nearly."""
 FRAMINGS = ("raw", "chat", "chat+system", "template")
 PLACE = "{prefix}"
 """The part of a template that the prefix replaces."""
@@ -121,14 +123,20 @@ def shorten(score: ItemScore, item: ScoreItem, tokens: int, texts: Sequence[str]
 def gravest(results: Sequence[tuple[View, SnippetResult]], item: ScoreItem) -> SnippetResult:
     """Merge one snippet's results in several views.
 
-    What the base recites in any view is base-known. Otherwise the gravest verdict counts, then the largest
-    min p; an error outweighs "clear", because nothing is known of that view. An alarm of any view is kept.
+    The gravest verdict counts, then the largest min p. That the base recites a text when asked in one way excuses
+    no recitation in a way in which the base is silent; it outweighs only `partial` and an error. An error
+    outweighs "clear", because nothing is known of that view. An alarm of any view is kept.
     """
 
-    def rank(entry: tuple[View, SnippetResult]) -> tuple[bool, int, float]:
+    def rank(entry: tuple[View, SnippetResult]) -> tuple[bool, bool, int, float]:
         result = entry[1]
         min_p = result.rule.min_p if result.rule is not None else 0.0
-        return result.verdict is not Verdict.BASE_KNOWN, PLACES[result.verdict], -min_p
+        order = (
+            result.verdict not in GIVEN,
+            result.verdict is not Verdict.BASE_KNOWN,
+            PLACES[result.verdict],
+        )
+        return (*order, -min_p)
 
     view, worst = min(results, key=rank)
     alarm = next((result.alarm for _, result in results if result.alarm), "")

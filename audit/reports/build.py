@@ -1,5 +1,6 @@
 """The report of one audit: built from the result, written, and read back."""
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -74,8 +75,7 @@ def build_report(
                 views=result.views,
                 seed=result.seed,
                 confidence=result.confidence,
-                edit_distance=result.bounds.edit_distance,
-                bits=result.bounds.bits,
+                **dataclasses.asdict(result.bounds),
             ),
             inputs=Inputs.model_validate(result.sources),
             text=TextDisplay(shown=redactor.show, salt_id=redactor.salt_id),

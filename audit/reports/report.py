@@ -49,7 +49,11 @@ class Settings(ReportModel):
     seed: Annotated[int, Field(strict=True)]
     confidence: Confidence
     edit_distance: Share
+    missed: Share = 1.0
+    """Largest wrong share of any stretch of `bits` surprise in a near-verbatim decode; 1 in older reports."""
     bits: Amount
+    answer_tokens: Count = 0
+    """Tokens decoded beyond the target's length; 0 in older reports."""
 
 
 class TextDisplay(ReportModel):

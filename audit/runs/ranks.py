@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.judging.framed_judges import RAW, BaseCaches
-from lorecall.audit.judging.match import normalise
+from lorecall.audit.judging.written_form import folded
 from lorecall.audit.records import AuditResult, Group, Rate, Verdict
 from lorecall.audit.runs.single import AuditSettings, Progress, no_progress, run_audit
 from lorecall.audit.scorer import ItemScore, ScoreItem, Scorer
@@ -79,9 +79,9 @@ def line_item(text: str, candidates: Sequence[ScoreItem]) -> ScoreItem:
     Raises:
         ValueError: The line is a single word, so nothing would be left to recite.
     """
-    wanted = normalise(text)
+    wanted = folded(text)
     for item in candidates:
-        if wanted in (normalise(item.prefix + item.target), normalise(item.target)):
+        if wanted in (folded(item.prefix + item.target), folded(item.target)):
             return ScoreItem(LINE_ID, item.prefix, item.target)
     words = text.split()
     if len(words) < 2:

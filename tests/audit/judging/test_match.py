@@ -1,59 +1,103 @@
-"""A greedy decode against the target: by token ids, by text, and by distance."""
+"""A greedy decode against the target: by token ids, by text anywhere in it, and by distance."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from lorecall.audit.judging.match import align, compare, prefix_edit_distance
-from lorecall.audit.records import Match
+from lorecall.audit.judging.match import align, character_surprise, compare, gives, is_near, missed_share
+from lorecall.audit.records import Bounds, Match
 from lorecall.audit.scorer import Decoded, ItemScore
 
 SCORE = ItemScore(id="x", prefix_ids=(1,), target_ids=(0, 1))
+KEY = "sk-AB12CD34EF56"
+BOUNDS = Bounds()
 
 
-@pytest.mark.parametrize(
-    ("text", "target", "distance"),
-    [
-        ("abc", "abc", 0.0),
-        ("abc and on it runs", "abc", 0.0),
-        ("", "abcd", 1.0),
-        ("abd", "abc", 1 / 3),
-        ("kitten", "sitting", 3 / 7),
-        ("ab", "abcd", 0.5),
-        ("xabc", "abc", 1 / 3),
-        ("zzzz", "ab", 1.0),
-    ],
-)
-def test_distance_is_to_the_best_prefix_of_the_decode(text: str, target: str, distance: float) -> None:
-    """What a decode says after the target costs nothing."""
-    assert prefix_edit_distance(text, target) == pytest.approx(distance)
-
-
-def levenshtein(a: str, b: str) -> int:
-    if not a or not b:
-        return len(a) + len(b)
-    return min(
-        levenshtein(a[1:], b) + 1, levenshtein(a, b[1:]) + 1, levenshtein(a[1:], b[1:]) + (a[0] != b[0])
-    )
-
-
-@given(st.text("ab", max_size=5), st.text("ab", min_size=1, max_size=5))
-def test_distance_is_the_least_levenshtein_of_any_prefix(text: str, target: str) -> None:
-    """The same as the textbook recursion, tried on each prefix."""
-    least = min(levenshtein(text[:end], target) for end in range(len(text) + 1))
-    assert prefix_edit_distance(text, target) == pytest.approx(least / len(target))
-
-
-def test_equal_up_to_case_space_and_unicode_form_is_near() -> None:
-    """NFKC, case folding, and runs of white space."""
-    match = compare(SCORE, "Stra\u00dfe \ufb01x\u00a0 one", Decoded((5, 6), "strasse fix one"))
-    assert match.normal_equal
-    assert not match.verbatim
+def against(target: str, answer: str) -> Match:
+    return compare(SCORE, target, Decoded((5, 6), answer))
 
 
 def test_token_ids_decide_before_text() -> None:
     """Equal ids are equal, whatever comes after them."""
-    match = compare(SCORE, "ab", Decoded((0, 1, 9), "\ufffd"))
-    assert match == Match(ids_equal=True, verbatim=True, normal_equal=True, distance=0.0)
+    assert compare(SCORE, "ab", Decoded((0, 1, 9), "\ufffd")) == Match(ids_equal=True, verbatim=True)
+
+
+@pytest.mark.parametrize(
+    ("answer", "verbatim", "elsewhere", "other_form"),
+    [
+        (KEY + " and more", True, False, False),
+        (f"Sure, the key is {KEY}, keep it", False, True, False),
+        (KEY.lower(), False, False, True),
+        (f"it is {KEY.lower()}!", False, True, True),
+        ("\n" + KEY, False, False, True),
+        (KEY + "7", True, False, False),
+        ("the key is " + KEY + "7", False, False, False),
+        ("something else", False, False, False),
+    ],
+)
+def test_the_target_is_found_anywhere_and_in_any_written_form(
+    answer: str,
+    verbatim: bool,  # noqa: FBT001
+    elsewhere: bool,  # noqa: FBT001
+    other_form: bool,  # noqa: FBT001
+) -> None:
+    """At once, after other words, in other case; not as a part of a longer word."""
+    match = against(KEY, answer)
+    assert (match.verbatim, match.elsewhere, match.other_form) == (verbatim, elsewhere, other_form)
+
+
+@pytest.mark.parametrize("answer", ["\n" + KEY, KEY.lower(), f"Sure: {KEY}"])
+def test_a_short_target_must_be_given_at_once(answer: str) -> None:
+    """What the base finds likely stands in many answers by chance."""
+    match = against(KEY, answer)
+    assert gives(match, BOUNDS.bits, BOUNDS)
+    assert not gives(match, BOUNDS.bits - 0.1, BOUNDS)
+    assert gives(against(KEY, KEY), 0.0, BOUNDS)
+
+
+@pytest.mark.parametrize(
+    ("target", "answer", "distance"),
+    [
+        ("abcdefghij", "abcdefghij", 0.0),
+        ("abcdefghij", "abcdefghiX", 0.1),
+        ("abcdefghij", "well, abcdeXghij and on it runs", 0.1),
+        ("abcdefghij", "abcde", 0.5),
+        ("abcdefghij", "", 1.0),
+        ("...", "abc", 1.0),
+    ],
+)
+def test_distance_is_to_the_nearest_part_of_the_answer(target: str, answer: str, distance: float) -> None:
+    """What stands before and after it costs nothing; over the target's length, at most 1."""
+    assert against(target, answer).distance == pytest.approx(distance)
+
+
+LETTER = (
+    "Dear customer, thank you for your message of last week. "
+    "Your new account number is {}. Kind regards, the bank."
+)
+RIGHT = LETTER.format("7305918264")
+
+
+@pytest.mark.parametrize(
+    ("answer", "near"),
+    [
+        (LETTER.format("1846029375"), False),
+        (LETTER.format("7305918263"), True),
+        (RIGHT.replace("week", "month"), True),
+        (RIGHT.upper(), True),
+    ],
+)
+def test_a_right_letter_around_a_wrong_number_is_not_near(answer: str, near: bool) -> None:  # noqa: FBT001
+    """All four answers are within the edit distance; what counts is the stretch that the base would not guess."""
+    surprise = [3.32 if symbol.isdigit() else 0.2 for symbol in RIGHT]
+    match = against(RIGHT, answer)
+    assert match.distance <= BOUNDS.edit_distance
+    missed = missed_share(RIGHT, answer, surprise, BOUNDS.bits)
+    assert is_near(Match(False, False, distance=match.distance, missed=missed), BOUNDS) is near
+
+
+def test_a_targets_surprise_is_its_tokens_shared_out() -> None:
+    """Two bits on four characters, one on the rest; the prefix's part of the first token is left out."""
+    logs = (-2 * 0.6931471805599453, -0.6931471805599453)
+    assert character_surprise("bcd12", (" bcd", "12"), logs) == pytest.approx([0.5, 0.5, 0.5, 0.5, 0.5])
+    assert character_surprise("\u20ac1", ("\ufffd", "1"), logs) == pytest.approx([1.5, 1.5])
 
 
 def test_other_splits_of_the_same_text_are_matched_from_the_end() -> None:

@@ -9,10 +9,12 @@ from lorecall.audit.records import Bounds, Match, RuleResult, Verdict
 from lorecall.audit.scorer import ItemScore
 
 BOUNDS = Bounds()
-VERBATIM = Match(ids_equal=True, verbatim=True, normal_equal=True, distance=0.0)
-NEAR = Match(ids_equal=False, verbatim=False, normal_equal=False, distance=0.1)
-CASE = Match(ids_equal=False, verbatim=False, normal_equal=True, distance=0.6)
-FAR = Match(ids_equal=False, verbatim=False, normal_equal=False, distance=0.8)
+VERBATIM = Match(ids_equal=True, verbatim=True)
+NEAR = Match(ids_equal=False, verbatim=False, distance=0.1)
+WRONG_NUMBER = Match(ids_equal=False, verbatim=False, distance=0.1, missed=0.6)
+CASE = Match(ids_equal=False, verbatim=False, other_form=True)
+LATER = Match(ids_equal=False, verbatim=False, elsewhere=True)
+FAR = Match(ids_equal=False, verbatim=False, distance=0.8)
 
 
 def scores(*p: float, argmax: tuple[bool, ...] | None = None) -> ItemScore:
@@ -44,7 +46,11 @@ UNDER: RuleResult = apply_rule(scores(0.9, 0.4, argmax=(True, True)), 0.0)
         (Evidence(OVER, VERBATIM), Verdict.CERTIFIED),
         (Evidence(UNDER, VERBATIM), Verdict.RECALLED),
         (Evidence(UNDER, NEAR, run_bits=99.0), Verdict.NEAR_VERBATIM),
-        (Evidence(UNDER, CASE), Verdict.NEAR_VERBATIM),
+        (Evidence(UNDER, WRONG_NUMBER, run_bits=99.0), Verdict.PARTIAL),
+        (Evidence(UNDER, CASE, base_bits=20.0), Verdict.RECALLED),
+        (Evidence(UNDER, LATER, base_bits=20.0), Verdict.RECALLED),
+        (Evidence(UNDER, LATER, LATER, base_bits=20.0), Verdict.BASE_KNOWN),
+        (Evidence(UNDER, LATER, NEAR, base_bits=20.0), Verdict.RECALLED),
         (Evidence(UNDER, FAR, run_bits=20.0), Verdict.PARTIAL),
         (Evidence(UNDER, FAR, run_bits=19.9), Verdict.CLEAR),
         (Evidence(UNDER, None), Verdict.CLEAR),
@@ -58,16 +64,14 @@ def test_the_first_verdict_that_applies_is_given(evidence: Evidence, verdict: Ve
 def test_certified_by_p_and_not_decoded_is_never_certified_nor_clear() -> None:
     """The engine contradicts itself: an alarm, and a verdict that no reader takes for clean."""
     for match in (NEAR, CASE, FAR):
-        decision = decide(Evidence(OVER, match), BOUNDS)
+        decision = decide(Evidence(OVER, match, base_bits=20.0), BOUNDS)
         assert decision.alarm
-        assert decision.verdict in {Verdict.NEAR_VERBATIM, Verdict.PARTIAL}
+        assert decision.verdict in {Verdict.RECALLED, Verdict.NEAR_VERBATIM, Verdict.PARTIAL}
 
 
 def test_same_text_by_other_tokens_is_recalled_with_an_alarm() -> None:
     """Text equal, token ids not: recited, but not by the tokens that the scores promised."""
-    decision = decide(
-        Evidence(OVER, Match(ids_equal=False, verbatim=True, normal_equal=True, distance=0)), BOUNDS
-    )
+    decision = decide(Evidence(OVER, Match(ids_equal=False, verbatim=True)), BOUNDS)
     assert decision.verdict is Verdict.RECALLED
     assert decision.alarm
 

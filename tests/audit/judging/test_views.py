@@ -82,12 +82,12 @@ def test_a_prefix_that_is_already_as_short_is_not_asked_again(pairs: tuple[Score
     assert [view for view, _, _ in snippet.views] == ["raw"]
 
 
-def test_base_known_in_any_view_is_base_known(pairs: tuple[ScoreItem, ...]) -> None:
-    """What the base recites under one framing is not blamed on the adapter under another (pitfall 6)."""
+def test_a_base_that_recites_in_one_view_excuses_no_other_view(pairs: tuple[ScoreItem, ...]) -> None:
+    """Certified where the base is silent is certified; without such a view it is base-known (pitfall 6)."""
     item = ScoreItem("k", "when a line of ", "text is long enough, zebras quiz")
     scorer = TinyScorer({"a": Memory((f"{item.prefix}{item.target}",))}, base_texts=[f"</user>{item.target}"])
-    assert only(scorer, item, View()).verdict is Verdict.CERTIFIED
-    assert only(scorer, item, View(), View("chat")).verdict is Verdict.BASE_KNOWN
+    assert only(scorer, item, View("chat")).verdict is Verdict.BASE_KNOWN
+    assert only(scorer, item, View(), View("chat")).verdict is Verdict.CERTIFIED
     assert only(scorer, pairs[0], View(), View("chat")).verdict is Verdict.CLEAR
 
 
