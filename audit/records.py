@@ -152,6 +152,36 @@ class Rate:
 
 
 @dataclass(frozen=True, slots=True)
+class TruePositiveRate:
+    """How many candidates a score finds at a false-positive rate.
+
+    Attributes:
+        false_positive_rate: The share of the controls that may score higher than the threshold.
+        rate: The candidates over it.
+    """
+
+    false_positive_rate: float
+    rate: Rate
+
+
+@dataclass(frozen=True, slots=True)
+class Roc:
+    """How well a score tells candidates from controls.
+
+    Attributes:
+        area: The area under the ROC curve, in [0, 1]; a half is chance.
+        low: Lower end of its interval.
+        high: Upper end.
+        rates: True-positive rates at the false-positive rates that the controls are enough for.
+    """
+
+    area: float
+    low: float
+    high: float
+    rates: tuple[TruePositiveRate, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """How far a sequential audit is, and what it knows.
 

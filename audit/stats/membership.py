@@ -1,0 +1,111 @@
+"""How far candidates stand out from controls that were never trained on: p-values, findings, ROC figures.
+
+Assumption of every figure here: a candidate that the adapter never saw is exchangeable with the controls.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from lorecall.audit.records import CONFIDENCE, Roc, TruePositiveRate
+from lorecall.audit.stats.intervals import clopper_pearson
+from numpy.typing import NDArray
+
+Scores = NDArray[np.float64]
+"""One row a snippet, one column a statistic; larger says more of membership."""
+FALSE_POSITIVE_RATES = (0.01, 0.001)
+EDGE = 1e-9
+"""The equation of the interval's ends has a trivial solution at 0 and at 1; the other one is wanted."""
+
+
+def conformal_p_values(candidates: Scores, controls: Scores) -> NDArray[np.float64]:
+    """Return each candidate's conformal p-value against the controls.
+
+    A snippet's rank by a statistic is the number of snippets among the controls and the candidate that score at
+    least as high. Its smallest rank over the statistics is its own score, and p = (1 + #{controls with a score
+    as small}) / (n + 1). The candidate is ranked together with the controls, so under exchangeability P(p <= t)
+    <= t holds exactly, although several statistics are looked at (Vovk, Gammerman, Shafer 2005, proposition
+    2.9).
+
+    Args:
+        candidates: Shape (m, k).
+        controls: Shape (n, k).
+
+    Returns:
+        Shape (m,), each a multiple of 1 / (n + 1).
+    """
+    count, statistics = controls.shape
+    ordered = np.sort(controls, axis=0)
+
+    def at_least(values: Scores) -> NDArray[np.int64]:
+        columns = [
+            count - np.searchsorted(ordered[:, k], values[:, k], side="left") for k in range(statistics)
+        ]
+        return np.stack(columns, axis=1)
+
+    ranks = at_least(controls)
+    own = at_least(candidates) + 1
+    found = np.empty(len(candidates))
+    for i, (values, mine) in enumerate(zip(candidates, own.min(axis=1), strict=True)):
+        pooled = ranks + (values >= controls)
+        found[i] = (1 + np.count_nonzero(pooled.min(axis=1) <= mine)) / (count + 1)
+    return found
+
+
+def q_values(p_values: NDArray[np.float64], *, dependent: bool = False) -> NDArray[np.float64]:
+    """Return the smallest false discovery rate at which each is a finding.
+
+    Benjamini and Hochberg (1995), which holds for conformal p-values that share their controls: those are
+    positively dependent (Bates et al. 2023, theorem 2). Of `dependent` snippets, such as several views of one
+    text, Benjamini and Yekutieli (2001), which holds under any dependence.
+    """
+    from scipy.stats import false_discovery_control  # noqa: PLC0415  scipy.stats takes a second to import
+
+    if not len(p_values):
+        return p_values
+    return np.asarray(false_discovery_control(p_values, method="by" if dependent else "bh"), dtype=np.float64)
+
+
+def roc(members: Sequence[float], controls: Sequence[float], confidence: float = CONFIDENCE) -> Roc | None:
+    """Return how well a score tells candidates from controls; None without either.
+
+    The area is P(member > control) + P(equal) / 2, with Newcombe's interval (2006, method 5), which has a width
+    at 1 as well. A true-positive rate is taken where at most that share of the controls scores higher; it is
+    not given where the controls are too few to tell (fewer than one of them over the threshold), and its
+    Clopper-Pearson interval is that of the threshold as it was found.
+    """
+    m, n = len(members), len(controls)
+    if not m or not n:
+        return None
+    from scipy.stats import mannwhitneyu  # noqa: PLC0415  scipy.stats takes a second to import
+
+    area = float(mannwhitneyu(members, controls).statistic) / (m * n)
+    descending = sorted(controls, reverse=True)
+    rates: list[TruePositiveRate] = []
+    for rate in FALSE_POSITIVE_RATES:
+        over = math.floor(rate * n)
+        if over:
+            hits = sum(score > descending[over] for score in members)
+            rates.append(TruePositiveRate(rate, clopper_pearson(hits, m, confidence)))
+    return Roc(area, *area_interval(area, m, n, confidence), tuple(rates))
+
+
+def area_interval(area: float, members: int, controls: int, confidence: float) -> tuple[float, float]:
+    """Return the interval of an area under the ROC curve: Newcombe (2006), method 5, a score interval.
+
+    Its ends are where the area found lies z standard errors away, with the standard error of Hanley and McNeil
+    (1982) at the end itself and (m + n) / 2 - 1 in place of both sample sizes less one.
+    """
+    from scipy.optimize import brentq  # noqa: PLC0415
+    from scipy.stats import norm  # noqa: PLC0415
+
+    z = float(norm.ppf(0.5 + confidence / 2.0))
+    middle = (members + controls) / 2.0 - 1.0
+
+    def error(theta: float) -> float:
+        spread = 1.0 + middle * ((1.0 - theta) / (2.0 - theta) + theta / (1.0 + theta))
+        return z * math.sqrt(theta * (1.0 - theta) * spread / (members * controls))
+
+    low = 0.0 if area <= 0.0 else float(brentq(lambda t: area - t - error(t), 0.0, min(area, 1.0 - EDGE)))
+    high = 1.0 if area >= 1.0 else float(brentq(lambda t: t - area - error(t), max(area, EDGE), 1.0))
+    return low, high
