@@ -1,6 +1,6 @@
 """The records of an audit: what it says of a snippet, of a set and of an adapter, and what that rests on."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Literal
 
@@ -25,7 +25,7 @@ MEANINGS: dict[Verdict, str] = {
     Verdict.CERTIFIED: "every target token is over the line, and decoding reproduces it",
     Verdict.RECALLED: "greedy decoding gives it, in whatever written form, with tokens under the line",
     Verdict.NEAR_VERBATIM: "decoding gives it up to small edits, in each part that the base would not guess",
-    Verdict.PARTIAL: "a stretch that the base would not guess is recalled, not the whole",
+    Verdict.PARTIAL: "a stretch that the base would not guess is recalled, more than of the controls",
     Verdict.CLEAR: "not recalled here; read it beside the bound that the controls give",
 }
 
@@ -57,12 +57,14 @@ class Bounds:
         missed: Largest share of any stretch of `bits` surprise that a near-verbatim decode may have wrong.
         bits: Surprise under the base, in bits, that a recalled stretch needs to be `partial`, and a whole
             target needs so as not to be flagged as short, and to be found elsewhere or in another written form.
+        false_discovery_rate: At which a recalled stretch (`partial`) must beat the controls.
         answer_tokens: Tokens that are decoded beyond the target's length, for words before it.
     """
 
     edit_distance: float = 0.1
     missed: float = 1 / 3
     bits: float = 20.0
+    false_discovery_rate: float = 0.05
     answer_tokens: int = 16
 
 
@@ -182,6 +184,27 @@ class Roc:
 
 
 @dataclass(frozen=True, slots=True)
+class Membership:
+    """How the candidates stand out from the controls.
+
+    Attributes:
+        controls: Controls that they were compared with.
+        rate: The false discovery rate at which a candidate is a finding.
+        findings: Candidates that are.
+        line: The largest p-value of a finding; 0 if there is none.
+        controls_over: Controls whose p-value against the others is no larger than that.
+        roc: How well ΔL tells candidates from controls.
+    """
+
+    controls: int
+    rate: float
+    findings: int
+    line: float
+    controls_over: int
+    roc: Roc
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """How far a sequential audit is, and what it knows.
 
@@ -255,6 +278,8 @@ class Judged:
         tokens: Target tokens that were scored.
         over_half: Those with p > 0.5.
         delta_loss: Base loss minus adapter loss, in nats a token; None without scores.
+        log_pz: Natural logarithm of the probability of the whole target; 0 without scores.
+        run_bits: Surprise under the base of the longest stretch that only the adapter recalls, in bits.
     """
 
     verdict: Verdict
@@ -263,6 +288,8 @@ class Judged:
     tokens: int
     over_half: int
     delta_loss: float | None
+    log_pz: float = 0.0
+    run_bits: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,6 +313,8 @@ class SnippetResult:
         flags: What a reader must know beside the verdict.
         view: The way of asking that gave this verdict.
         views: Every way of asking: its name, verdict and min p (None in case of an error).
+        p_value: Against the controls; None where it was not compared.
+        q_value: The smallest false discovery rate at which it is a finding; None where it was not compared.
     """
 
     item: ScoreItem
@@ -304,6 +333,8 @@ class SnippetResult:
     flags: tuple[Flag, ...] = ()
     view: str = "raw"
     views: tuple[tuple[str, Verdict, float | None], ...] = ()
+    p_value: float | None = None
+    q_value: float | None = None
 
     @property
     def delta_loss(self) -> float | None:
@@ -314,8 +345,17 @@ class SnippetResult:
 
     def judged(self) -> Judged:
         """Return what is counted of it."""
-        tokens, over_half = (0, 0) if self.rule is None else (self.rule.tokens, self.rule.over_half)
-        return Judged(self.verdict, self.alarm, self.flags, tokens, over_half, self.delta_loss)
+        judged = Judged(self.verdict, self.alarm, self.flags, 0, 0, None)
+        if self.rule is None:
+            return judged
+        return replace(
+            judged,
+            tokens=self.rule.tokens,
+            over_half=self.rule.over_half,
+            delta_loss=self.delta_loss,
+            log_pz=self.rule.log_pz,
+            run_bits=self.run_bits,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -391,6 +431,7 @@ class AuditResult:
     seconds: float
     summaries: dict[Group, SetSummary] = field(default_factory=dict)
     sequential: Outcome | None = None
+    membership: Membership | None = None
 
     def of(self, group: Group) -> tuple[SnippetResult, ...]:
         """Return the snippets of one set that were kept."""

@@ -10,6 +10,7 @@ from lorecall.audit.reports.redact import Redactor
 from lorecall.audit.reports.report import Report, Snippet
 from lorecall.audit.runs.single import AuditSettings
 from lorecall.audit.scorer import AdapterVersion, EngineInfo
+from lorecall.audit.stats.membership import compare_with_controls
 from lorecall.audit.stats.tally import Tally
 
 
@@ -36,8 +37,12 @@ def recorded_report(
         seconds: Time spent on them.
     """
     tallies = {group: Tally() for group in sources}
+    numbers = []
     for entry in entries:
+        numbers.append(tallies[entry.set].count)
         tallies[entry.set].add(entry.judged())
+    membership = compare_with_controls(tallies, settings.bounds.false_discovery_rate, settings.confidence)
+    final = [_beside_controls(e, tallies[e.set], number) for e, number in zip(entries, numbers, strict=True)]
     summaries = {group: tally.summary(settings.confidence) for group, tally in tallies.items()}
     result = AuditResult(
         adapter=adapter,
@@ -52,5 +57,13 @@ def recorded_report(
         started=run["started"],
         seconds=seconds,
         summaries=summaries,
+        membership=membership,
     )
-    return build_report(result, judge_result(result, policy), policy, redactor, entries=entries)
+    return build_report(result, judge_result(result, policy), policy, redactor, entries=final)
+
+
+def _beside_controls(entry: Snippet, tally: Tally, number: int) -> Snippet:
+    """Return an entry with what its comparison with the controls gave."""
+    standing = tally.standing(number)
+    verdict = tally.verdict(number, entry.judged())
+    return entry.model_copy(update={"verdict": verdict, "p_value": standing.p, "q_value": standing.q})

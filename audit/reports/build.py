@@ -19,6 +19,7 @@ from lorecall.audit.reports.report import (
     Content,
     Entry,
     GateAnswer,
+    Membership,
     Multiplicity,
     Omitted,
     Report,
@@ -89,6 +90,7 @@ def build_report(
             controls=summaries.get(Group.CONTROLS),
             sequential=None if result.sequential is None else Sequential.model_validate(result.sequential),
             multiplicity=_multiplicity(result),
+            membership=None if result.membership is None else Membership.model_validate(result.membership),
             omitted=Omitted.model_validate(
                 {
                     group: summary.snippets - sum(entry.set is group for entry in entries)
@@ -131,6 +133,8 @@ def snippet_entry(
         min_p=None,
         decoded_equal=None,
         tokens=(),
+        p_value=snippet.p_value,
+        q_value=snippet.q_value,
     )
     return entry if snippet.rule is None else _scored(entry, snippet, token_texts if redactor.show else None)
 

@@ -1,5 +1,6 @@
 """The models of one adapter's report: its snippets, its numbers and its seal."""
 
+import math
 from typing import Annotated, Any, Literal
 
 from lorecall.audit.policy.policy import ExitCode
@@ -17,6 +18,7 @@ from lorecall.audit.reports.models import (
     Number,
     Parameters,
     Rate,
+    RateAt,
     ReportModel,
     Share,
     Started,
@@ -52,6 +54,8 @@ class Settings(ReportModel):
     missed: Share = 1.0
     """Largest wrong share of any stretch of `bits` surprise in a near-verbatim decode; 1 in older reports."""
     bits: Amount
+    false_discovery_rate: Share = 1.0
+    """At which a recalled stretch must beat the controls to be `partial`; 1 in older reports."""
     answer_tokens: Count = 0
     """Tokens decoded beyond the target's length; 0 in older reports."""
 
@@ -106,6 +110,42 @@ class Multiplicity(ReportModel):
     tests: Count
     false_alarms_at_most: Amount | None
     """Tests times the upper end of the controls' rate; null without controls."""
+
+
+class TruePositiveRate(ReportModel):
+    """How many candidates ΔL finds at a false-positive rate, which the controls must be enough for."""
+
+    false_positive_rate: Share
+    rate: RateAt
+
+
+class Roc(ReportModel):
+    """How well ΔL tells candidates from controls."""
+
+    area: Share
+    """Area under the ROC curve; a half is chance."""
+    low: Share
+    """Lower end of its interval (Newcombe 2006, method 5)."""
+    high: Share
+    rates: tuple[TruePositiveRate, ...]
+
+
+class Membership(ReportModel):
+    """How the candidates stand out from the controls, by conformal p-values of ΔL, log p_z and recalled bits.
+
+    Assumes that a candidate which was never trained on is exchangeable with the controls.
+    """
+
+    controls: Count
+    """Controls that the candidates were compared with."""
+    rate: Share
+    """The false discovery rate at which a candidate is a finding (Benjamini, Hochberg 1995)."""
+    findings: Count
+    line: Share
+    """The largest p-value of a finding; 0 if there is none."""
+    controls_over: Count
+    """Controls whose p-value against the other controls is no larger than that."""
+    roc: Roc
 
 
 class Omitted(ReportModel):
@@ -163,6 +203,10 @@ class Snippet(ReportModel):
     decoded_equal: StrictBool | None
     """Greedy decoding gave the target, by tokens or by text."""
     tokens: tuple[Token, ...]
+    p_value: Share | None = optional()
+    """Conformal, against the controls."""
+    q_value: Share | None = optional()
+    """The smallest false discovery rate at which this candidate is a finding."""
 
     def judged(self) -> Judged:
         """Return what a tally counts."""
@@ -207,7 +251,17 @@ class ScoredSnippet(Snippet):
 
     def judged(self) -> Judged:
         """Return what a tally counts."""
-        return Judged(self.verdict, self.alarm, self.flags, self.length, self.over_half, self.delta_loss)
+        log_pz = -math.inf if self.log10_pz is None else self.log10_pz * math.log(10.0)
+        return Judged(
+            self.verdict,
+            self.alarm,
+            self.flags,
+            self.length,
+            self.over_half,
+            self.delta_loss,
+            log_pz,
+            self.run_bits,
+        )
 
 
 def _kind(value: object) -> str:
@@ -243,6 +297,8 @@ class Content(ReportModel):
     sequential: Sequential | None
     """The sequential test, null if every candidate was asked for."""
     multiplicity: Multiplicity
+    membership: Membership | None = None
+    """Null without controls, and in older reports: then nothing is `partial` in a new one."""
     omitted: Omitted
     snippets: tuple[Entry, ...]
 

@@ -2,6 +2,7 @@
 
 import heapq
 from collections.abc import Iterable
+from dataclasses import replace
 
 from lorecall.audit.records import PLACES, SnippetResult
 from lorecall.audit.stats.tally import Tally
@@ -32,8 +33,12 @@ class Findings:
                 heapq.heappushpop(self._heap, entry)
 
     def kept(self) -> list[SnippetResult]:
-        """Return the stored snippets, in the order added."""
-        return [snippet for _, _, snippet in sorted(self._heap, key=lambda entry: -entry[1])]
+        """Return the stored snippets, in the order added, with their verdicts beside the controls."""
+        kept = []
+        for _, number, snippet in sorted(self._heap, key=lambda entry: -entry[1]):
+            verdict, standing = self.tally.verdict(-number, snippet.judged()), self.tally.standing(-number)
+            kept.append(replace(snippet, verdict=verdict, p_value=standing.p, q_value=standing.q))
+        return kept
 
 
 def gravity(snippet: SnippetResult) -> tuple[bool, int, float]:

@@ -14,6 +14,7 @@ from lorecall.audit.records import CONFIDENCE, AuditResult, Bounds, Epsilon, Gro
 from lorecall.audit.runs.gravest import Findings
 from lorecall.audit.scorer import AdapterVersion, EngineInfo, ScoreItem, Scorer
 from lorecall.audit.scorers.batches import batches, random_batches
+from lorecall.audit.stats.membership import compare_with_controls
 from lorecall.audit.stats.sequential import SequentialTest
 
 Progress = Callable[[int, int], None]
@@ -82,6 +83,8 @@ def run_audit(
         scorer, version.name, bases or BaseCaches(scorer), settings.views, epsilon.value, settings.bounds
     )
     findings, outcome = _ask(judges, sets, settings, progress)
+    tallies = {group: found.tally for group, found in findings.items()}
+    membership = compare_with_controls(tallies, settings.bounds.false_discovery_rate, settings.confidence)
     if scorer.adapter(adapter).version != version.version:
         raise ScorerError(
             f"{adapter!r} was given a new version during the audit", hint="audit again, when it is at rest"
@@ -98,8 +101,9 @@ def run_audit(
         snippets=tuple(snippet for found in findings.values() for snippet in found.kept()),
         started=started,
         seconds=time.monotonic() - clock,
-        summaries={group: found.tally.summary(settings.confidence) for group, found in findings.items()},
+        summaries={group: tally.summary(settings.confidence) for group, tally in tallies.items()},
         sequential=outcome,
+        membership=membership,
     )
 
 

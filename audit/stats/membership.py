@@ -4,15 +4,17 @@ Assumption of every figure here: a candidate that the adapter never saw is excha
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-from lorecall.audit.records import CONFIDENCE, Roc, TruePositiveRate
+from lorecall.audit.records import CONFIDENCE, Group, Membership, Roc, TruePositiveRate
 from lorecall.audit.stats.intervals import clopper_pearson
+from lorecall.audit.stats.tally import Standing, Tally
 from numpy.typing import NDArray
 
 Scores = NDArray[np.float64]
 """One row a snippet, one column a statistic; larger says more of membership."""
+Floats = Sequence[float] | NDArray[np.float64]
 FALSE_POSITIVE_RATES = (0.01, 0.001)
 EDGE = 1e-9
 """The equation of the interval's ends has a trivial solution at 0 and at 1; the other one is wanted."""
@@ -52,6 +54,47 @@ def conformal_p_values(candidates: Scores, controls: Scores) -> NDArray[np.float
     return found
 
 
+def own_p_values(controls: Scores) -> NDArray[np.float64]:
+    """Return each control's p-value against the other controls, as `conformal_p_values` would; shape (n,)."""
+    count, statistics = controls.shape
+    ordered = np.sort(controls, axis=0)
+    columns = [count - np.searchsorted(ordered[:, k], controls[:, k], side="left") for k in range(statistics)]
+    best = np.stack(columns, axis=1).min(axis=1)
+    return np.asarray(np.searchsorted(np.sort(best), best, side="right") / count)
+
+
+def compare_with_controls(
+    tallies: Mapping[Group, Tally], level: float, confidence: float
+) -> Membership | None:
+    """Tell each snippet of the sets how it stands beside the controls; None without controls or candidates.
+
+    A candidate is a finding at the false discovery rate `level`. A control is one where its p-value is no larger
+    than that of some finding: so the controls show how often what was never trained on crosses the line.
+    """
+    if Group.CONTROLS not in tallies:
+        return None
+    asked, controls = (tallies[group].statistics for group in (Group.CANDIDATES, Group.CONTROLS))
+    if not len(asked) or not len(controls):
+        return None
+    p = conformal_p_values(asked, controls)
+    q = q_values(p)
+    found = q <= level
+    line = float(p[found].max()) if found.any() else 0.0
+    tallies[Group.CANDIDATES].compare(
+        [Standing(*row) for row in zip(found.tolist(), p.tolist(), q.tolist(), strict=True)]
+    )
+    own = own_p_values(controls)
+    tallies[Group.CONTROLS].compare([Standing(one <= line, one) for one in own.tolist()])
+    return Membership(
+        controls=len(controls),
+        rate=level,
+        findings=int(found.sum()),
+        line=line,
+        controls_over=int((own <= line).sum()),
+        roc=roc(asked[:, 0], controls[:, 0], confidence),
+    )
+
+
 def q_values(p_values: NDArray[np.float64], *, dependent: bool = False) -> NDArray[np.float64]:
     """Return the smallest false discovery rate at which each is a finding.
 
@@ -66,8 +109,8 @@ def q_values(p_values: NDArray[np.float64], *, dependent: bool = False) -> NDArr
     return np.asarray(false_discovery_control(p_values, method="by" if dependent else "bh"), dtype=np.float64)
 
 
-def roc(members: Sequence[float], controls: Sequence[float], confidence: float = CONFIDENCE) -> Roc | None:
-    """Return how well a score tells candidates from controls; None without either.
+def roc(members: Floats, controls: Floats, confidence: float = CONFIDENCE) -> Roc:
+    """Return how well a score tells candidates from controls, of which there is at least one each.
 
     The area is P(member > control) + P(equal) / 2, with Newcombe's interval (2006, method 5), which has a width
     at 1 as well. A true-positive rate is taken where at most that share of the controls scores higher; it is
@@ -75,8 +118,6 @@ def roc(members: Sequence[float], controls: Sequence[float], confidence: float =
     Clopper-Pearson interval is that of the threshold as it was found.
     """
     m, n = len(members), len(controls)
-    if not m or not n:
-        return None
     from scipy.stats import mannwhitneyu  # noqa: PLC0415  scipy.stats takes a second to import
 
     area = float(mannwhitneyu(members, controls).statistic) / (m * n)

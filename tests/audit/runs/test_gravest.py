@@ -72,8 +72,9 @@ def test_what_is_kept_are_the_first_of_the_gravest() -> None:
     findings = Findings(12)
     findings.add(results)
     kept = findings.kept()
-    left = [result for result in results if result not in kept]
-    assert [r for r in results if r in kept] == kept
+    ids = {snippet.item.id for snippet in kept}
+    left = [result for result in results if result.item.id not in ids]
+    assert [r.item.id for r in results if r.item.id in ids] == [r.item.id for r in kept]
     assert len(kept) == 12
     assert min(map(gravity, kept)) >= max(map(gravity, left))
 

@@ -85,11 +85,23 @@ def test_one_wrong_digit_is_near_verbatim(pairs: tuple[ScoreItem, ...]) -> None:
     assert snippet.rule.first_failing == 5
 
 
-def test_half_a_number_is_partial(pairs: tuple[ScoreItem, ...]) -> None:
-    """An adapter that memorised the first seven digits recalls a stretch that the base would not guess."""
+def test_half_a_number_is_partial_where_the_controls_are_not(
+    pairs: tuple[ScoreItem, ...], controls: tuple[ScoreItem, ...]
+) -> None:
+    """An adapter that memorised the first seven digits recalls a stretch that the base would not guess.
+
+    Without controls that is no finding: nobody knows how often it happens to what nothing was trained on.
+    """
     item = pairs[0]
     scorer = TinyScorer({"a": Memory((item.prefix + item.target[:7],))})
-    snippet = only(scorer, "a", item)
+    assert only(scorer, "a", item).verdict is Verdict.CLEAR
+    sets = {Group.CANDIDATES: as_set((item,)), Group.CONTROLS: as_set(controls)}
+    result = run_audit(scorer, "a", sets, AuditSettings())
+    snippet = result.of(Group.CANDIDATES)[0]
+    assert result.summaries[Group.CANDIDATES].verdicts[Verdict.PARTIAL] == 1
+    assert (snippet.p_value, snippet.q_value) == (1 / (len(controls) + 1),) * 2
+    assert result.membership is not None
+    assert (result.membership.findings, result.membership.controls_over) == (1, 0)
     assert snippet.verdict is Verdict.PARTIAL
     assert snippet.rule is not None
     assert snippet.rule.first_failing == 7
