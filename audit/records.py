@@ -178,10 +178,17 @@ class Outcome:
 
 
 class Group(StrEnum):
-    """Which set a snippet is from."""
+    """Which set a snippet is from; the `OWN` ones are what the uploader of an adapter sent with it."""
 
     CANDIDATES = "candidates"
     CONTROLS = "controls"
+    OWN_CANDIDATES = "own_candidates"
+    OWN_CONTROLS = "own_controls"
+
+    @property
+    def of_controls(self) -> bool:
+        """Whether nothing was trained on its texts, as its owner says."""
+        return self in (Group.CONTROLS, Group.OWN_CONTROLS)
 
 
 class Flag(StrEnum):
@@ -333,7 +340,10 @@ class Epsilon:
 
 @dataclass(frozen=True, slots=True)
 class AuditResult:
-    """One adapter's audit; of many snippets it holds the gravest, and the summaries count all."""
+    """One adapter's audit; of many snippets it holds the gravest, and the summaries count all.
+
+    `no_controls` counts the uploader's controls that share text with the operator's candidates.
+    """
 
     adapter: AdapterVersion
     engine: EngineInfo
@@ -348,6 +358,7 @@ class AuditResult:
     seconds: float
     summaries: dict[Group, SetSummary] = field(default_factory=dict)
     sequential: Outcome | None = None
+    no_controls: int = 0
 
     def of(self, group: Group) -> tuple[SnippetResult, ...]:
         """Return the snippets of one set that were kept."""

@@ -144,10 +144,9 @@ class Runner:
         order: OrderSettings,
         redactor: Redactor,
     ) -> Report:
-        sources = {group: candidates.source for group, candidates in texts.sets.items()}
         settings, entries = order.audit_settings(texts.system), parse_entries(self.store.entries(record.id))
         return recorded_report(
-            adapter, record.run, sources, settings, order.rules(), redactor, entries, record.seconds
+            adapter, record.run, texts, settings, order.rules(), redactor, entries, record.seconds
         )
 
     def _finish(self, record: AuditRecord, report: Report) -> None:
@@ -231,7 +230,7 @@ def places_of(error: Exception) -> list[str]:
 
 
 def pieces(texts: Texts, done: int, size: int) -> Iterator[tuple[Group, list[ScoreItem]]]:
-    """Yield the snippets not yet recorded, in batches of one set each: candidates first, then controls.
+    """Yield the snippets not yet recorded, in batches of one set each, in the order of `Group`.
 
     Args:
         texts: The sets.
