@@ -240,10 +240,17 @@ class Outcome:
 
 
 class Group(StrEnum):
-    """Which set a snippet is from."""
+    """Which set a snippet is from; the `OWN` ones are what the uploader of an adapter sent with it."""
 
     CANDIDATES = "candidates"
     CONTROLS = "controls"
+    OWN_CANDIDATES = "own_candidates"
+    OWN_CONTROLS = "own_controls"
+
+    @property
+    def of_controls(self) -> bool:
+        """Whether nothing was trained on its texts, as its owner says."""
+        return self in (Group.CONTROLS, Group.OWN_CONTROLS)
 
 
 class Flag(StrEnum):
@@ -416,7 +423,10 @@ class Epsilon:
 
 @dataclass(frozen=True, slots=True)
 class AuditResult:
-    """One adapter's audit; of many snippets it holds the gravest, and the summaries count all."""
+    """One adapter's audit; of many snippets it holds the gravest, and the summaries count all.
+
+    `no_controls` counts the uploader's controls that share text with the operator's candidates.
+    """
 
     adapter: AdapterVersion
     engine: EngineInfo
@@ -432,6 +442,7 @@ class AuditResult:
     summaries: dict[Group, SetSummary] = field(default_factory=dict)
     sequential: Outcome | None = None
     membership: Membership | None = None
+    no_controls: int = 0
 
     def of(self, group: Group) -> tuple[SnippetResult, ...]:
         """Return the snippets of one set that were kept."""

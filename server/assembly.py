@@ -17,12 +17,10 @@ from lorecall.adapters.intake.store import Store
 from lorecall.adapters.registry.registry import Registry
 from lorecall.adapters.validation.base_facts import BaseFacts, read_base_facts
 from lorecall.adapters.validation.policy import AdapterLimits
-from lorecall.audit.inputs.json_lines import load_json_lines
 from lorecall.audit.jobs.service import AuditService
 from lorecall.audit.policy.policy_file import load_policy
-from lorecall.audit.records import Group
 from lorecall.audit.scorer import EngineInfo
-from lorecall.server.audits.admission import AuditGate
+from lorecall.server.audits.admission import AuditGate, gate_framings, operator_sets
 from lorecall.server.audits.engines import OwnEngine
 from lorecall.server.audits.wiring import make_audits
 from lorecall.server.auth.engine_guard import guard_engine
@@ -100,7 +98,9 @@ def build_audits(
     own = OwnEngine(asyncio.get_running_loop(), plane, serving.scoring, serving.info)
     parts = make_audits(plane.registry, own, settings, REGISTRY, serving.metrics.label, own)
     if settings.require_audit is not None:
-        plane.gate = make_gate(parts.service, settings.require_audit, settings)
+        tokenizer = serving.scoring.engine_client.get_tokenizer()
+        chat = bool(getattr(tokenizer, "chat_template", None))
+        plane.gate = make_gate(parts.service, settings.require_audit, settings, chat=chat)
 
     async def work() -> None:
         parts.worker.start()
@@ -112,15 +112,15 @@ def build_audits(
     return parts.service, work()
 
 
-def make_gate(audits: AuditService, policy: Path, settings: ServerSettings) -> AuditGate:
-    """Return the gate that holds audits against a policy file.
+def make_gate(audits: AuditService, policy: Path, settings: ServerSettings, *, chat: bool) -> AuditGate:
+    """Return the gate that holds audits against a policy file; `chat`: whether the base has a chat template.
 
     Raises:
-        UsageError: The policy or a set cannot be read.
+        UsageError: The policy or a set cannot be read, or a setting of the gate is wrong.
     """
-    files = {Group.CANDIDATES: settings.audit_candidates, Group.CONTROLS: settings.audit_controls}
-    sets = {group: load_json_lines(file) for group, file in files.items() if file is not None}
-    return AuditGate(audits, load_policy(policy), sets)
+    sets = operator_sets(settings.audit_candidates, settings.audit_controls)
+    framings = gate_framings(settings.audit_framings, chat_template=chat)
+    return AuditGate(audits, load_policy(policy), sets, framings)
 
 
 def make_guard(registry: Registry, settings: ServerSettings, args: Namespace) -> KeyGuard:

@@ -110,19 +110,19 @@ def check_keys(host: str, extra: Sequence[str], settings: ServerSettings) -> Non
 
 
 def check_gate(settings: ServerSettings) -> None:
-    """Check that the gate's policy and sets can be read, before the engine starts.
+    """Check the gate's policy, sets and framings, before the engine starts.
 
     Raises:
-        UsageError: One cannot be read.
+        UsageError: One cannot be used.
     """
-    from lorecall.audit.inputs.json_lines import load_json_lines
     from lorecall.audit.policy.policy_file import load_policy
+    from lorecall.server.audits.admission import gate_framings, operator_sets
 
     if settings.require_audit is not None:
         load_policy(settings.require_audit)
-    for file in (settings.audit_candidates, settings.audit_controls):
-        if file is not None:
-            load_json_lines(file)
+    if settings.require_audit or settings.audit_candidates or settings.audit_controls:
+        operator_sets(settings.audit_candidates, settings.audit_controls)
+    gate_framings(settings.audit_framings, chat_template=True)
 
 
 def serve(base: str, port: int, extra: Sequence[str]) -> None:

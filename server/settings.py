@@ -82,10 +82,16 @@ class ServerSettings(BaseSettings):
         default=None, description="the policy that an adapter's audit must meet; `--require-audit` sets it"
     )
     audit_candidates: Path | None = Field(
-        default=None, description="snippets (JSONL) that every adapter is audited for, beside its own"
+        default=None,
+        description="snippets (JSONL) that every adapter is audited for; `--require-audit` needs them",
     )
     audit_controls: Path | None = Field(
         default=None, description="control snippets (JSONL) of every adapter's audit"
+    )
+    audit_framings: str = Field(
+        default="",
+        description="framings in which the gate's audits ask, separated by commas: `raw`, `chat`; a leak in any "
+        "of them refuses; empty for `raw`, and `chat` where the base has a chat template",
     )
     audit_spool: Path | None = Field(
         default=None,

@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 MAX_SNIPPETS = 100_000
 FILE_NAME_LENGTH = 120
+ID_LENGTH = 512
 Upload = tuple[str, bytes]
 
 
@@ -161,7 +162,7 @@ def _sets(asked: _Fields, files: Mapping[str, Upload]) -> dict[Group, CandidateS
         sets[Group.CONTROLS] = made
     elif Group.CONTROLS in sets:
         check_disjoint(sets[Group.CANDIDATES], sets[Group.CONTROLS])
-    _check_size(sets)
+    check_sets(sets)
     return sets
 
 
@@ -171,7 +172,12 @@ def _file_name(name: str) -> str:
     return plain.encode(errors="replace").decode()[:FILE_NAME_LENGTH] or "upload"
 
 
-def _check_size(sets: dict[Group, CandidateSet]) -> None:
+def check_sets(sets: Mapping[Group, CandidateSet]) -> None:
+    """Check sets that came over HTTP: how many snippets they hold, and that their ids can be shown.
+
+    Raises:
+        CandidateError: They are too many, or an id is too long or cannot be printed.
+    """
     total = sum(len(one.items) for one in sets.values())
     if total > MAX_SNIPPETS:
         raise CandidateError(
@@ -179,5 +185,10 @@ def _check_size(sets: dict[Group, CandidateSet]) -> None:
             hint="send them in parts",
             param="candidates",
         )
-    if any(not item.id.isprintable() for one in sets.values() for item in one.items):
-        raise CandidateError("an id holds what cannot be printed", param="candidates")
+    ids = [item.id for one in sets.values() for item in one.items]
+    if any(len(name) > ID_LENGTH or not name.isprintable() for name in ids):
+        raise CandidateError(
+            "an id cannot be shown",
+            hint=f"use at most {ID_LENGTH} characters that can be printed",
+            param="candidates",
+        )

@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
+from lorecall.audit.inputs.controls import overlapping
+from lorecall.audit.jobs.spool import Texts
 from lorecall.audit.policy.policy import Policy, judge_result
-from lorecall.audit.records import AuditResult, Epsilon, Group, SetSource
+from lorecall.audit.records import AuditResult, Epsilon, Group
 from lorecall.audit.reports.build import build_report
 from lorecall.audit.reports.redact import Redactor
 from lorecall.audit.reports.report import Report, Snippet
@@ -17,7 +19,7 @@ from lorecall.audit.stats.tally import Tally
 def recorded_report(
     adapter: AdapterVersion,
     run: dict[str, Any],
-    sources: dict[Group, SetSource],
+    texts: Texts,
     settings: AuditSettings,
     policy: Policy,
     redactor: Redactor,
@@ -29,14 +31,14 @@ def recorded_report(
     Args:
         adapter: The audited version.
         run: What the first batch fixed: `engine`, `epsilon` with its source, `started`; see `AuditRecord`.
-        sources: Where the sets came from.
+        texts: Its sets.
         settings: Its settings.
         policy: The limits that the result must meet.
         redactor: How the entries show texts.
         entries: All entries, in order.
         seconds: Time spent on them.
     """
-    tallies = {group: Tally() for group in sources}
+    tallies = {group: Tally() for group in texts.sets}
     numbers = []
     for entry in entries:
         numbers.append(tallies[entry.set].count)
@@ -52,12 +54,13 @@ def recorded_report(
         seed=settings.seed,
         confidence=settings.confidence,
         views=tuple(view.label for view in settings.views),
-        sources=sources,
+        sources={group: given.source for group, given in texts.sets.items()},
         snippets=(),
         started=run["started"],
         seconds=seconds,
         summaries=summaries,
         membership=membership,
+        no_controls=no_controls(texts),
     )
     return build_report(result, judge_result(result, policy), policy, redactor, entries=final)
 
@@ -67,3 +70,13 @@ def _beside_controls(entry: Snippet, tally: Tally, number: int) -> Snippet:
     standing = tally.standing(number)
     verdict = tally.verdict(number, entry.judged())
     return entry.model_copy(update={"verdict": verdict, "p_value": standing.p, "q_value": standing.q})
+
+
+def no_controls(texts: Texts) -> int:
+    """Return how many of the uploader's controls share text with the operator's candidates.
+
+    It is said when the audit is over, and as a number only: an answer to the upload would let a stranger try out
+    which texts the operator looks for.
+    """
+    own = texts.sets.get(Group.OWN_CONTROLS)
+    return 0 if own is None else len(overlapping(texts.sets[Group.CANDIDATES].items, own.items))

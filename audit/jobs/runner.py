@@ -144,10 +144,9 @@ class Runner:
         order: OrderSettings,
         redactor: Redactor,
     ) -> Report:
-        sources = {group: candidates.source for group, candidates in texts.sets.items()}
         settings, entries = order.audit_settings(texts.system), parse_entries(self.store.entries(record.id))
         return recorded_report(
-            adapter, record.run, sources, settings, order.rules(), redactor, entries, record.seconds
+            adapter, record.run, texts, settings, order.rules(), redactor, entries, record.seconds
         )
 
     def _finish(self, record: AuditRecord, report: Report) -> None:
@@ -156,7 +155,7 @@ class Runner:
             self.store.renew(record.id, self.worker, self.lease)  # it is still ours
             self.admissions.activate(record.adapter, record.version, record.id)
         result = report.model_dump(mode="json", exclude={"snippets"})  # they have their own rows
-        self.store.finish(record.id, self.worker, result)
+        self.store.finish(record.id, self.worker, result, [entry.values() for entry in report.snippets])
         self.spool.remove(record.id)
 
     def _ask(
@@ -231,7 +230,7 @@ def places_of(error: Exception) -> list[str]:
 
 
 def pieces(texts: Texts, done: int, size: int) -> Iterator[tuple[Group, list[ScoreItem]]]:
-    """Yield the snippets not yet recorded, in batches of one set each: candidates first, then controls.
+    """Yield the snippets not yet recorded, in batches of one set each, in the order of `Group`.
 
     Args:
         texts: The sets.

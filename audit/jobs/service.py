@@ -165,6 +165,8 @@ def describe(record: AuditRecord) -> dict[str, Any]:
         "gate": record.result.get("gate"),
         "summary": record.result.get("summary"),
         "controls": record.result.get("controls"),
+        "own_candidates": record.result.get("own_candidates"),
+        "own_controls": record.result.get("own_controls"),
     }
 
 

@@ -19,7 +19,7 @@ from lorecall.adapters.registry.transitions import (
     record_event,
 )
 from lorecall.audit.jobs.records import AuditNotFoundError, AuditRecord, NewAudit
-from sqlalchemy import delete, func, insert, or_, select
+from sqlalchemy import delete, func, insert, or_, select, update
 from sqlalchemy.orm import Session
 
 MAX_ATTEMPTS = 10
@@ -186,13 +186,31 @@ class AuditStore:
             row.state, row.worker = AuditState.QUEUED, ""
             row.lease_until = self._clock() + delay if delay else None
 
-    def finish(self, audit_id: str, worker: str, result: dict[str, Any], *, error: str = "") -> AuditRecord:
+    def finish(
+        self,
+        audit_id: str,
+        worker: str,
+        result: dict[str, Any],
+        entries: Sequence[Entry] = (),
+        *,
+        error: str = "",
+    ) -> AuditRecord:
         """End an audit with its report, or with the error that stopped it. Raises like `record`.
 
         A version that it was to admit is quarantined in the same transaction unless the report's gate passed.
+
+        Args:
+            audit_id: The audit.
+            worker: Who did it.
+            result: The report without its snippets.
+            entries: All snippets' entries as the report has them; they replace the recorded ones, because a
+                verdict beside the controls is known only at the end.
+            error: Why it failed, "" if it did not.
         """
         with self._database.change() as session:
             row = _held(session, audit_id, worker)
+            if entries:
+                session.execute(update(AuditSnippetRow), _values(audit_id, 0, entries))
             row.result = result
             _end(session, row, AuditState.FAILED if error else AuditState.DONE, self._clock(), error)
             return record_of(AuditRecord, row)

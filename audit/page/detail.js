@@ -62,7 +62,7 @@ function row(entry) {
   const body = el("tbody", { "data-id": entry.id });
   const toggle = el("button", { type: "button", "aria-expanded": "false" }, entry.id);
   toggle.addEventListener("click", () => toggle.setAttribute("aria-expanded", String(body.classList.toggle("open"))));
-  const flags = [...(entry.set === "controls" ? ["control"] : []), ...entry.flags].map((flag) => el("span", { className: "flag" }, flag));
+  const flags = [...(entry.set.endsWith("controls") ? ["control"] : []), ...entry.flags].map((flag) => el("span", { className: "flag" }, flag));
   body.append(
     el(
       "tr",

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Annotated
 
-from lorecall.audit.records import AuditResult, Group, SetSummary, Verdict
+from lorecall.audit.records import AuditResult, Group, Rate, SetSummary, Verdict
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -57,15 +57,21 @@ def judge_result(result: AuditResult, policy: Policy) -> Gate:
     """Hold one adapter's audit against the policy.
 
     An engine that contradicts itself outweighs a leak, and a leak outweighs an incomplete audit: a leak stays
-    one however many other snippets could not be scored.
+    one however many other snippets could not be scored. What the uploader sent is judged apart: it can add a
+    reason to refuse, and takes none away.
     """
-    leaks = (*_over_counts(result.summaries[Group.CANDIDATES], policy), *_over_rate(result, policy))
-    alarms = sum(summary.alarms for summary in result.summaries.values())
-    gaps = _gaps(result, policy)
-    reasons: list[str] = []
-    if alarms:
-        reasons.append(f"the engine contradicts itself on {_count(alarms, 'snippet')}")
-    reasons.extend((*leaks, *gaps))
+    summaries = result.summaries
+    candidates, controls = summaries[Group.CANDIDATES], summaries.get(Group.CONTROLS)
+    operator = _Reasons(
+        alarms=_alarms(candidates, controls),
+        leaks=[*_over_counts(candidates, policy), *_over_rate(result, policy)],
+        gaps=[*_errors(candidates, controls), *_control_gaps(controls, policy)],
+    )
+    own = _judge_own(result, policy)
+    alarms, leaks, gaps = (
+        [*getattr(operator, kind), *(f"of the uploader's own snippets: {one}" for one in getattr(own, kind))]
+        for kind in ("alarms", "leaks", "gaps")
+    )
     code = ExitCode.CLEAN
     if alarms:
         code = ExitCode.ENGINE_DISAGREES
@@ -73,16 +79,61 @@ def judge_result(result: AuditResult, policy: Policy) -> Gate:
         code = ExitCode.LEAKS
     elif gaps:
         code = ExitCode.INCOMPLETE
-    return Gate(passed=code is ExitCode.CLEAN, exit_code=code, reasons=tuple(reasons))
+    return Gate(passed=code is ExitCode.CLEAN, exit_code=code, reasons=(*alarms, *leaks, *gaps))
 
 
-def _gaps(result: AuditResult, policy: Policy) -> list[str]:
-    """Return why the audit cannot give a clean bill although nothing leaked."""
+@dataclass(frozen=True, slots=True)
+class _Reasons:
+    """Why one part of an audit refuses."""
+
+    alarms: list[str]
+    leaks: list[str]
+    gaps: list[str]
+
+
+def _judge_own(result: AuditResult, policy: Policy) -> _Reasons:
+    """Hold what the uploader sent against the policy.
+
+    Rates are held by what was found, not by the upper end of an interval: nobody has to send enough snippets to
+    prove anything. How many controls there must be is the operator's business alone.
+    """
+    candidates = result.summaries.get(Group.OWN_CANDIDATES)
+    controls = result.summaries.get(Group.OWN_CONTROLS)
+    leaks = [] if candidates is None else _over_counts(candidates, policy)
+    gaps = _errors(candidates, controls)
+    if candidates is not None and _exceeds(candidates.recited, policy.max_rate):
+        leaks.append(f"{_share(candidates.recited, 'candidate')}, over {policy.max_rate:.2%}")
+    if controls is not None and _exceeds(controls.recited, policy.max_control_rate):
+        gaps.append(f"{_share(controls.recited, 'control')}, over {policy.max_control_rate:.2%}")
+    if result.no_controls:
+        gaps.append(
+            f"{_count(result.no_controls, 'control')} with text of a candidate of the operator's: such a text "
+            "is no control"
+        )
+    return _Reasons(_alarms(candidates, controls), leaks, gaps)
+
+
+def _exceeds(rate: Rate, limit: float | None) -> bool:
+    return limit is not None and rate.hits > limit * rate.of
+
+
+def _share(rate: Rate, noun: str) -> str:
+    return f"{rate.hits} of {_count(rate.of, noun)} recited"
+
+
+def _alarms(*summaries: SetSummary | None) -> list[str]:
+    alarms = sum(summary.alarms for summary in summaries if summary is not None)
+    return [f"the engine contradicts itself on {_count(alarms, 'snippet')}"] if alarms else []
+
+
+def _errors(*summaries: SetSummary | None) -> list[str]:
+    errors = sum(summary.verdicts[Verdict.ERROR] for summary in summaries if summary is not None)
+    return [f"{_count(errors, 'snippet')} could not be scored, so the audit is incomplete"] if errors else []
+
+
+def _control_gaps(controls: SetSummary | None, policy: Policy) -> list[str]:
+    """Return why the controls cannot give a clean bill although nothing leaked."""
     gaps: list[str] = []
-    errors = sum(summary.verdicts[Verdict.ERROR] for summary in result.summaries.values())
-    if errors:
-        gaps.append(f"{_count(errors, 'snippet')} could not be scored, so the audit is incomplete")
-    controls = result.summaries.get(Group.CONTROLS)
     tested = 0 if controls is None else controls.recited.of
     if policy.min_controls is not None and tested < policy.min_controls:
         gaps.append(f"{_count(tested, 'control')}, where the policy asks for {policy.min_controls}")

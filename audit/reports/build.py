@@ -88,6 +88,8 @@ def build_report(
             ),
             summary=summaries[Group.CANDIDATES],
             controls=summaries.get(Group.CONTROLS),
+            own_candidates=summaries.get(Group.OWN_CANDIDATES),
+            own_controls=summaries.get(Group.OWN_CONTROLS),
             sequential=None if result.sequential is None else Sequential.model_validate(result.sequential),
             multiplicity=_multiplicity(result),
             membership=None if result.membership is None else Membership.model_validate(result.membership),

@@ -27,6 +27,7 @@ def render_report(report: Report) -> str:
         histograms=_histograms(report),
         example=_example(report),
         rows=rows,
+        sets=[group for group in Group if any(row.set is group for row in rows)],
         present=sorted({row.verdict for row in rows}, key=PLACES.__getitem__),
     )
 

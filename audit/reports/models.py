@@ -177,6 +177,9 @@ class Inputs(ReportModel):
 
     candidates: Source
     controls: Source | None = optional()
+    own_candidates: Source | None = optional()
+    """What the uploader of the adapter sent with it; judged apart, as are its controls."""
+    own_controls: Source | None = optional()
 
 
 class Rate(ReportModel):

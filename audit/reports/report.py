@@ -153,6 +153,8 @@ class Omitted(ReportModel):
 
     candidates: Count
     controls: Count | None = optional()
+    own_candidates: Count | None = optional()
+    own_controls: Count | None = optional()
 
 
 class RedactedText(ReportModel):
@@ -294,6 +296,9 @@ class Content(ReportModel):
     """Over the candidates only."""
     controls: Summary | None
     """Over the controls; null if there were none."""
+    own_candidates: Summary | None = optional()
+    """Over the candidates that came with the adapter; they can add a refusal, and take none away."""
+    own_controls: Summary | None = optional()
     sequential: Sequential | None
     """The sequential test, null if every candidate was asked for."""
     multiplicity: Multiplicity

@@ -41,10 +41,10 @@ def check_contents(report: Report) -> list[str]:
     problems = check_seal(report)
     if not math.isclose(report.threshold, threshold(report.epsilon), rel_tol=1e-9):
         problems.append("the threshold is not that of the epsilon")
-    problems += _check_counts(report, Group.CANDIDATES, "summary", report.summary, report.omitted.candidates)
-    problems += _check_counts(
-        report, Group.CONTROLS, "controls", report.controls, report.omitted.controls or 0
-    )
+    for group in Group:
+        name = "summary" if group is Group.CANDIDATES else str(group)
+        omitted = getattr(report.omitted, group) or 0
+        problems += _check_counts(report, group, name, getattr(report, name), omitted)
     return problems + [
         f"snippet {s.id!r}: {why}" for s in report.snippets if (why := _contradiction(s, report.threshold))
     ]

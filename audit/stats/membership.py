@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 Scores = NDArray[np.float64]
 """One row a snippet, one column a statistic; larger says more of membership."""
 Floats = Sequence[float] | NDArray[np.float64]
+PAIRS = ((Group.CANDIDATES, Group.CONTROLS), (Group.OWN_CANDIDATES, Group.OWN_CONTROLS))
 FALSE_POSITIVE_RATES = (0.01, 0.001)
 EDGE = 1e-9
 """The equation of the interval's ends has a trivial solution at 0 and at 1; the other one is wanted."""
@@ -66,25 +67,37 @@ def own_p_values(controls: Scores) -> NDArray[np.float64]:
 def compare_with_controls(
     tallies: Mapping[Group, Tally], level: float, confidence: float
 ) -> Membership | None:
-    """Tell each snippet of the sets how it stands beside the controls; None without controls or candidates.
+    """Tell each snippet of the sets how it stands beside its controls, the uploader's beside the uploader's.
 
     A candidate is a finding at the false discovery rate `level`. A control is one where its p-value is no larger
     than that of some finding: so the controls show how often what was never trained on crosses the line.
+
+    Returns:
+        What the operator's candidates gave; None without controls, or without candidates to compare with them.
     """
-    if Group.CONTROLS not in tallies:
+    found = {
+        candidates: _compare(tallies, (candidates, controls), level, confidence)
+        for candidates, controls in PAIRS
+    }
+    return found[Group.CANDIDATES]
+
+
+def _compare(
+    tallies: Mapping[Group, Tally], pair: tuple[Group, Group], level: float, confidence: float
+) -> Membership | None:
+    if not tallies.keys() >= set(pair):
         return None
-    asked, controls = (tallies[group].statistics for group in (Group.CANDIDATES, Group.CONTROLS))
+    candidates, against = (tallies[group] for group in pair)
+    asked, controls = candidates.statistics, against.statistics
     if not len(asked) or not len(controls):
         return None
     p = conformal_p_values(asked, controls)
     q = q_values(p)
     found = q <= level
     line = float(p[found].max()) if found.any() else 0.0
-    tallies[Group.CANDIDATES].compare(
-        [Standing(*row) for row in zip(found.tolist(), p.tolist(), q.tolist(), strict=True)]
-    )
+    candidates.compare([Standing(*row) for row in zip(found.tolist(), p.tolist(), q.tolist(), strict=True)])
     own = own_p_values(controls)
-    tallies[Group.CONTROLS].compare([Standing(one <= line, one) for one in own.tolist()])
+    against.compare([Standing(one <= line, one) for one in own.tolist()])
     return Membership(
         controls=len(controls),
         rate=level,

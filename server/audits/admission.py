@@ -1,22 +1,31 @@
-"""A version goes live only after an audit that meets the operator's policy (`--require-audit`)."""
+"""A version goes live only after an audit that meets the operator's policy (`--require-audit`).
+
+The operator's snippets decide. What the uploader sends with an adapter is asked for as well and judged apart: it
+can add a reason to refuse, and nothing that it holds makes the operator's part milder.
+"""
 
 import asyncio
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from lorecall.adapters.core.errors import UsageError
 from lorecall.adapters.registry.records import VersionRecord
 from lorecall.audit.inputs.candidates import CandidateSet
-from lorecall.audit.jobs.order import Order, OrderSettings
+from lorecall.audit.inputs.controls import check_disjoint
+from lorecall.audit.inputs.json_lines import load_json_lines, read_records
+from lorecall.audit.jobs.order import Order, OrderSettings, check_sets
 from lorecall.audit.jobs.service import AuditService
 from lorecall.audit.jobs.spool import Texts
 from lorecall.audit.policy.policy import Policy
 from lorecall.audit.records import Group
 from lorecall.audit.reports.redact import redactor
-from lorecall.audit.scorer import AdapterVersion, ScoreItem
+from lorecall.audit.scorer import AdapterVersion
+
+FRAMINGS = ("raw", "chat")
+OWN = {"candidates": Group.OWN_CANDIDATES, "controls": Group.OWN_CONTROLS}
+"""The set of each field that an uploader may send."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,57 +35,100 @@ class AuditGate:
     Attributes:
         audits: The audit service of this server.
         policy: What must be met.
-        sets: The operator's own candidates and controls, asked of every adapter.
+        sets: The operator's candidates and controls, asked of every adapter.
+        framings: The framings in which they are asked; the gravest verdict of a snippet counts.
     """
 
     audits: AuditService
     policy: Policy
     sets: Mapping[Group, CandidateSet]
+    framings: tuple[str, ...] = ("raw",)
 
-    def check(self, snippets: Mapping[str, Any]) -> None:
-        """Check that there is something to ask for.
+    def check(self, snippets: Mapping[str, Any]) -> dict[Group, CandidateSet]:
+        """Return the sets that an uploader sent, for `admit`; call it in a thread.
+
+        Args:
+            snippets: Lists of {"id", "prefix", "target"} under `candidates` and `controls`, either or none.
 
         Raises:
-            UsageError: Neither the operator nor the caller gave candidates.
+            CandidateError: One cannot be used, or a control is a candidate, too.
         """
-        if Group.CANDIDATES not in self.sets and not snippets.get(Group.CANDIDATES.value):
-            raise UsageError(
-                "this server audits an adapter before it serves it, and there are no candidates",
-                hint="send some with the adapter, or start the server with LORECALL_AUDIT_CANDIDATES",
-                param="candidates",
-            )
+        return own_sets(snippets)
 
-    async def admit(self, record: VersionRecord, snippets: Mapping[str, Any]) -> None:
-        """Put a version under audit; it goes live, or into quarantine, when that is done."""
-        policy = self.policy.model_dump(exclude_none=True)
-        texts = Texts(merged(self.sets, own_sets(snippets)), None, redactor(show=False).salt)
-        order = Order(record.name, OrderSettings(policy=policy), texts)
+    async def admit(self, record: VersionRecord, own: Mapping[Group, CandidateSet]) -> None:
+        """Put a version under audit; it goes live, or into quarantine, when that is done.
+
+        Args:
+            record: The version.
+            own: What its uploader sent, as `check` returned it.
+        """
+        settings = OrderSettings(policy=self.policy.model_dump(), framing=self.framings)
+        texts = Texts({**self.sets, **own}, None, redactor(show=False).salt)
+        order = Order(record.name, settings, texts)
         version = AdapterVersion(record.name, record.version, record.rank, record.effective_parameters)
         await asyncio.to_thread(self.audits.admit, order, version)
 
 
 def own_sets(snippets: Mapping[str, Any]) -> dict[Group, CandidateSet]:
-    """Return the sets that a caller sent with an adapter."""
-    given = {group: snippets.get(group.value) or [] for group in Group}
-    return {
-        group: CandidateSet("request", "", tuple(ScoreItem(i["id"], i["prefix"], i["target"]) for i in items))
-        for group, items in given.items()
-        if items
-    }
+    """Return the sets that an uploader sent; their ids get the prefix `own/`. Raises like `AuditGate.check`.
 
-
-def merged(
-    operator: Mapping[Group, CandidateSet], own: Mapping[Group, CandidateSet]
-) -> dict[Group, CandidateSet]:
-    """Return the operator's snippets with the caller's behind them; the caller's ids get the prefix `own/`."""
-    sets = {}
-    for group in Group:
-        given = operator.get(group)
-        items = [*(given.items if given is not None else ())]
-        if group in own:
-            items += [replace(item, id=f"own/{item.id}") for item in own[group].items]
-        if items:
-            digest = hashlib.sha256(json.dumps([[i.id, i.prefix, i.target] for i in items]).encode())
-            name = given.name if given is not None else "request"
-            sets[group] = CandidateSet(name, digest.hexdigest(), tuple(items))
+    Its controls are held against its own candidates only. Whether they are candidates of the operator's comes out
+    in the audit: an answer here would tell a stranger what the operator looks for.
+    """
+    sets: dict[Group, CandidateSet] = {}
+    for name, group in OWN.items():
+        if records := snippets.get(name):
+            read = read_records(name, records, skip_bad=False)
+            items = tuple(replace(item, id=f"own/{item.id}") for item in read.items)
+            sets[group] = replace(read, name="request", items=items)
+    check_sets(sets)
+    if len(sets) == len(OWN):
+        check_disjoint(sets[Group.OWN_CANDIDATES], sets[Group.OWN_CONTROLS])
     return sets
+
+
+def operator_sets(candidates: Path | None, controls: Path | None) -> dict[Group, CandidateSet]:
+    """Read the operator's own snippets (JSON Lines).
+
+    Raises:
+        UsageError: There are no candidates.
+        CandidateError: A file cannot be used, or a control is a candidate, too.
+    """
+    if candidates is None:
+        raise UsageError(
+            "the gate has no candidates: what an uploader sends can add a refusal, and admits nothing",
+            hint="name a file of them with --audit-candidates (LORECALL_AUDIT_CANDIDATES)",
+            param="LORECALL_AUDIT_CANDIDATES",
+        )
+    sets = {Group.CANDIDATES: load_json_lines(candidates)}
+    if controls is not None:
+        sets[Group.CONTROLS] = load_json_lines(controls)
+        check_disjoint(sets[Group.CANDIDATES], sets[Group.CONTROLS])
+    return sets
+
+
+def gate_framings(stated: str, *, chat_template: bool) -> tuple[str, ...]:
+    """Return the framings of the gate's audits.
+
+    Args:
+        stated: The setting: names separated by commas; "" for raw, and chat where the base has a template.
+        chat_template: Whether the base has one.
+
+    Raises:
+        UsageError: A framing is unknown, or needs the chat template that the base lacks.
+    """
+    names = tuple(dict.fromkeys(name for part in stated.split(",") if (name := part.strip())))
+    wrong = next((name for name in names if name not in FRAMINGS), None)
+    if wrong is not None or (stated.strip() and not names):
+        raise UsageError(
+            f"LORECALL_AUDIT_FRAMINGS has the framing {wrong or stated!r}",
+            hint=f"one or both of {', '.join(FRAMINGS)}, separated by commas",
+            param="LORECALL_AUDIT_FRAMINGS",
+        )
+    if "chat" in names and not chat_template:
+        raise UsageError(
+            "LORECALL_AUDIT_FRAMINGS asks for the framing chat, and the base has no chat template",
+            hint="leave it out, or add a chat template to the base's tokenizer",
+            param="LORECALL_AUDIT_FRAMINGS",
+        )
+    return names or (FRAMINGS if chat_template else ("raw",))

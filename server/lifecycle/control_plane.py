@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections.abc import Mapping
 from typing import Any, BinaryIO, Protocol
 
 from lorecall.adapters.core.errors import AdapterNotFoundError, LorecallError
@@ -14,6 +15,8 @@ from lorecall.adapters.registry.registry import Registry
 from lorecall.adapters.registry.tables import State
 from lorecall.adapters.registry.transitions import ConflictError
 from lorecall.adapters.validation.names import check_name
+from lorecall.audit.inputs.candidates import CandidateSet
+from lorecall.audit.records import Group
 from lorecall.server.lifecycle.engine_set import EngineSet, LoadedVersion
 from lorecall.server.observability.metrics import AdapterSample, Metrics
 
@@ -23,11 +26,11 @@ logger = logging.getLogger("vllm.lorecall")
 class Gate(Protocol):
     """Decides whether a validated version goes live; see `server/audits/admission.py`."""
 
-    def check(self, snippets: dict[str, Any]) -> None:
-        """Check that an audit would have candidates. Raises UsageError."""
+    def check(self, snippets: dict[str, Any]) -> dict[Group, CandidateSet]:
+        """Return the sets that an uploader sent; call it in a thread. Raises CandidateError."""
         ...
 
-    async def admit(self, record: VersionRecord, snippets: dict[str, Any]) -> None:
+    async def admit(self, record: VersionRecord, own: Mapping[Group, CandidateSet]) -> None:
         """Queue the audit that lets a version go live or quarantines it."""
         ...
 
@@ -92,15 +95,14 @@ class ControlPlane:
             source: An address, or the file of an uploaded archive.
             actor: Who does it.
             pin: Whether the engine is to keep it in memory.
-            candidates: Snippets that the admitting audit asks for beside the operator's own.
+            candidates: Snippets of the uploader's; the admitting audit judges them apart from the operator's.
 
         Raises:
             AdapterError: The adapter cannot be served here, with the reason.
         """
         if pin:
             self.engine_set.check_pins(name)
-        if self.gate is not None:
-            self.gate.check(candidates or {})
+        own = await asyncio.to_thread(self.gate.check, candidates or {}) if self.gate is not None else {}
         try:
             check_name(name, self._base_names)
             take = self.intake.add if isinstance(source, str) else self.intake.add_upload
@@ -114,7 +116,7 @@ class ControlPlane:
         if record.state is State.LIVE:
             await self.follow(name)
         elif self.gate is not None:
-            await self.gate.admit(record, candidates or {})
+            await self.gate.admit(record, own)
             record = await asyncio.to_thread(self.registry.version, name, record.version)
         elif record.state is State.VALIDATED:
             record = await self.activate(record, info, actor=actor)

@@ -1,5 +1,6 @@
 """Two real servers on one PostgreSQL registry, with API keys; the second one audits before it serves."""
 
+import json
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ from tests.server.served import Served
 
 ADMIN = "the-admin-key-of-these-tests-0123456789"
 POLICY = "schema_version: 1\nmax_certified: 0\nmax_recalled: 0\nmax_near_verbatim: 0\n"
+ASKED = {"id": "operator", "prefix": "To be, or", "target": " 5821 0033 7746 1190"}
 FLAGS = ("--max-model-len", "512", "--max-num-seqs", "8", "--max-loras", "2", "--max-cpu-loras", "4")
 LIMITED = '{"limited-*": {"requests_per_minute": 2}}'
 
@@ -77,7 +79,9 @@ def start(base: Path, work: Path, registry: str, environ: dict[str, str], *, gat
     flags = [*FLAGS, "--max-lora-rank", "16"]
     if gate:
         (work / "policy.yaml").write_text(POLICY)
+        (work / "asked.jsonl").write_text(json.dumps(ASKED))
         flags += ["--require-audit", str(work / "policy.yaml")]
+        flags += ["--audit-candidates", str(work / "asked.jsonl")]
     server = Served(base, work, flags, own)
     server.http.headers["Authorization"] = f"Bearer {ADMIN}"
     return server

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from lorecall.adapters.core.errors import UsageError
-from lorecall.audit.records import Group, Verdict
+from lorecall.audit.records import Verdict
 from lorecall.audit.reports.build import write_json
 from lorecall.audit.reports.html import by_gravity, finding, render_report
 from lorecall.audit.reports.junit import write_junit
@@ -42,7 +42,7 @@ def print_table(report: Report) -> None:
     rows = sorted(report.snippets, key=by_gravity)
     for row in rows[:TABLE_ROWS]:
         verdict = f"[{STYLES[row.verdict]}]{row.verdict}[/]"
-        remarks = [row.error or row.alarm, *row.flags, "control" if row.set is Group.CONTROLS else ""]
+        remarks = [row.error or row.alarm, *row.flags, "control" if row.set.of_controls else ""]
         table.add_row(escape(row.id), verdict, *_numbers(row), escape(", ".join(filter(None, remarks))))
     if len(rows) > TABLE_ROWS:
         table.caption = f"the {TABLE_ROWS} gravest of {len(rows)} snippets"

@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -47,17 +47,11 @@ class TinyEngines:
     @contextmanager
     def scorer(self, _name: str) -> Iterator[Scorer]:
         """The engine, with the hook before every scoring."""
-        score = self.engine.score
-
-        def hooked(model: str, items: Sequence[ScoreItem]) -> Any:
-            self.before_score()
-            return score(model, items)
-
-        self.engine.score = hooked  # type: ignore[method-assign]
+        self.engine.before_score = self.before_score
         try:
             yield self.engine
         finally:
-            self.engine.score = score  # type: ignore[method-assign]
+            self.engine.before_score = lambda: None
 
 
 @dataclass

@@ -1,10 +1,14 @@
 """The gate: what a policy says of a result, and with which exit code."""
 
+from dataclasses import replace
+
+import pytest
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.policy.policy import ExitCode, Policy, judge_result
-from lorecall.audit.records import AuditResult, Group
+from lorecall.audit.records import AuditResult, Group, Judged, Verdict
 from lorecall.audit.runs.single import AuditSettings, run_audit
 from lorecall.audit.scorer import ScoreItem
+from lorecall.audit.stats.tally import Tally
 
 from tests.audit.conftest import as_set, memory_of, phone
 from tests.audit.tiny_scorer import BASE, Memory, TinyScorer
@@ -75,3 +79,56 @@ def test_short_targets_can_be_left_out() -> None:
     result = audited(TinyScorer({"a": Memory(("Zebra: own",))}), (ScoreItem("easy", "Zebra: ", "own"),))
     assert not judge_result(result, Policy()).passed
     assert judge_result(result, Policy(count_short=False)).passed
+
+
+def judged(verdict: Verdict, count: int) -> list[Judged]:
+    return [Judged(verdict, "", (), 10, 0, 0.0)] * count
+
+
+def parts(**snippets: list[Judged]) -> AuditResult:
+    """A result whose sets have these snippets."""
+    result = audited(TinyScorer({"a": memory_of(())}), (phone(1),))
+    tallies = {Group(name): Tally() for name in snippets}
+    for group, tally in tallies.items():
+        for one in snippets[group]:
+            tally.add(one)
+    return replace(result, summaries={group: tally.summary(0.95) for group, tally in tallies.items()})
+
+
+def test_two_thousand_harmless_snippets_hide_no_leak() -> None:
+    """A tenth of the operator's 300 under a limit of 2 %, whatever the uploader adds."""
+    policy = OPEN.model_copy(update={"max_rate": 0.02})
+    asked = [*judged(Verdict.RECALLED, 30), *judged(Verdict.CLEAR, 270)]
+    result = parts(candidates=asked, own_candidates=judged(Verdict.CLEAR, 2000))
+    assert judge_result(result, policy).exit_code is ExitCode.LEAKS
+    clean = parts(candidates=judged(Verdict.CLEAR, 300), own_candidates=judged(Verdict.CLEAR, 5))
+    assert judge_result(clean, policy).passed, "five snippets need not prove a rate"
+
+
+@pytest.mark.parametrize(
+    ("policy", "own", "reason"),
+    [
+        (Policy(), {"own_candidates": judged(Verdict.CERTIFIED, 1)}, "1 candidate certified"),
+        (
+            OPEN.model_copy(update={"max_rate": 0.2}),
+            {"own_candidates": [*judged(Verdict.RECALLED, 2), *judged(Verdict.CLEAR, 6)]},
+            "2 of 8 candidates recited, over 20.00%",
+        ),
+        (
+            Policy(max_control_rate=0.2),
+            {"own_controls": [*judged(Verdict.RECALLED, 1), *judged(Verdict.CLEAR, 3)]},
+            "1 of 4 controls recited, over 20.00%",
+        ),
+        (Policy(), {"own_controls": judged(Verdict.ERROR, 1)}, "1 snippet could not be scored"),
+        (Policy(), {"own_candidates": [Judged(Verdict.CERTIFIED, "no", (), 1, 1, 0.0)]}, "the engine contra"),
+    ],
+)
+def test_what_the_uploader_sent_can_only_refuse(
+    policy: Policy, own: dict[str, list[Judged]], reason: str
+) -> None:
+    """Each of its findings is a reason, which says whose snippets it is about."""
+    operator = {"candidates": judged(Verdict.CLEAR, 300), "controls": judged(Verdict.CLEAR, 300)}
+    assert judge_result(parts(**operator), policy).passed
+    gate = judge_result(parts(**operator, **own), policy)
+    assert not gate.passed
+    assert gate.reasons[0].startswith(f"of the uploader's own snippets: {reason}")

@@ -42,8 +42,8 @@ def test_the_gravest_are_kept_and_all_are_counted() -> None:
     short, whole = (run_audit(scorer, "leaky", sets, settings) for settings in (few, audit(None)[2]))
     assert [s.item for s in short.of(Group.CANDIDATES)] == list(LEAKED)
     assert short.summaries == whole.summaries
-    assert [len(short.of(group)) for group in Group] == [10, 10]
-    assert [len(whole.of(group)) for group in Group] == [40, 20]
+    assert [len(short.of(group)) for group in short.sources] == [10, 10]
+    assert [len(whole.of(group)) for group in whole.sources] == [40, 20]
     policies = (Policy(), Policy(max_certified=10, max_recalled=10), Policy(max_certified=9, max_recalled=0))
     for policy in policies:
         assert judge_result(short, policy) == judge_result(whole, policy)

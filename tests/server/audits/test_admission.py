@@ -1,16 +1,17 @@
 """A version goes live only after its audit, whoever does which part of that audit, and however it ends."""
 
 import asyncio
+import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from lorecall.adapters.core.errors import ScorerError, UsageError
+from lorecall.adapters.core.errors import CandidateError, ScorerError, UsageError
 from lorecall.adapters.peft_format.adapter import Adapter
 from lorecall.adapters.registry.audit_tables import AuditState
 from lorecall.adapters.registry.records import VersionRecord
@@ -25,10 +26,12 @@ from lorecall.audit.jobs.store import AuditStore
 from lorecall.audit.policy.policy import Policy
 from lorecall.audit.records import Group
 from lorecall.audit.scorer import AdapterVersion, ScoreItem, Scorer
-from lorecall.server.audits.admission import AuditGate
+from lorecall.server.audits.admission import AuditGate, gate_framings, operator_sets
+from lorecall.server.launch import check_gate
+from lorecall.server.settings import ServerSettings
 
 from tests.audit.conftest import memory_of, phone
-from tests.audit.tiny_scorer import TinyScorer
+from tests.audit.tiny_scorer import Memory, TinyScorer
 
 SECRETS = tuple(phone(i) for i in range(8))
 CLEAN = tuple(phone(i, salt=11) for i in range(4))
@@ -36,6 +39,11 @@ CLEAN = tuple(phone(i, salt=11) for i in range(4))
 
 def nothing() -> None:
     """Do nothing."""
+
+
+def sent(items: Sequence[ScoreItem]) -> list[dict[str, str]]:
+    """Return snippets as an uploader sends them."""
+    return [{"id": item.id, "prefix": item.prefix, "target": item.target} for item in items]
 
 
 @dataclass
@@ -59,13 +67,7 @@ class TinyEngine:
     def candidate(self, name: str, version: str) -> Iterator[Scorer]:
         """The engine, with a hook before every scoring."""
         assert self.scores.adapter(name).version == version
-        score = TinyScorer.score
-
-        def hooked(model: str, items: Sequence[ScoreItem]) -> Any:
-            self.before_score()
-            return score(self.scores, model, items)
-
-        self.scores.score = hooked  # type: ignore[method-assign]
+        self.scores.before_score = self.before_score
         yield self.scores
 
     def activate(self, name: str, version: str, audit_id: str) -> None:
@@ -82,14 +84,16 @@ class Bench:
     engine: TinyEngine
     gate: AuditGate
 
-    def add(self, name: str, snippets: Sequence[ScoreItem] = ()) -> AuditRecord:
-        """Bring in a version, and put it under audit with snippets of its own."""
+    def add(
+        self, name: str, snippets: Sequence[ScoreItem] = (), controls: Sequence[ScoreItem] = ()
+    ) -> AuditRecord:
+        """Bring in a version, and put it under audit with snippets of its uploader's."""
         version = self.engine.scores.adapter(name).version
         if self.registry.stage(name, version, source="x", actor="ann").state is State.STAGED:
             info = Adapter(Path("x"), 8, (), 8000, version)
             self.registry.validated(name, version, info, actor="ann")
-        own = [{"id": item.id, "prefix": item.prefix, "target": item.target} for item in snippets]
-        asyncio.run(self.gate.admit(self.registry.version(name, version), {"candidates": own}))
+        own = self.gate.check({"candidates": sent(snippets), "controls": sent(controls)})
+        asyncio.run(self.gate.admit(self.registry.version(name, version), own))
         record = self.gate.audits.store.get(self.registry.version(name, version).audit_id)
         assert record.state is AuditState.QUEUED
         return record
@@ -135,7 +139,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 
 
 def test_a_clean_version_goes_live(bench: Bench, tmp_path: Path) -> None:
-    """The operator's snippets are asked, then the caller's; texts are in the spool alone, and then nowhere."""
+    """The operator's snippets are asked, then the uploader's; texts are in the spool alone, and then nowhere."""
     record = bench.add("clean", SECRETS)
     target = SECRETS[0].target
     assert target in (tmp_path / "spool" / f"{record.id}.json").read_text()
@@ -158,7 +162,9 @@ def test_a_leaking_version_is_quarantined(bench: Bench) -> None:
     assert bench.runner().run_one()
     version = bench.version(record)
     assert (version.state, version.audit_id) == (State.QUARANTINED, record.id)
-    assert version.reason.startswith("8 candidates certified, where the policy allows 0")
+    assert version.reason == (
+        "of the uploader's own snippets: 8 candidates certified, where the policy allows 0"
+    )
     report = bench.gate.audits.report(record.id, lambda _name: True)
     assert report["gate"]["passed"] is False
     assert bench.registry.adapter("leaky").live_version is None
@@ -268,10 +274,137 @@ def test_asked_again_keeps_the_audit_or_revives_it(bench: Bench, tmp_path: Path)
     assert (bench.audit(revived).done, bench.version(revived).state) == (5, State.LIVE)
 
 
-def test_an_audit_of_nothing_admits_nothing(bench: Bench) -> None:
-    """Without the operator's candidates a caller must send some."""
-    bench.gate.check({})
-    bare = AuditGate(bench.gate.audits, bench.gate.policy, {})
-    with pytest.raises(UsageError, match="no candidates"):
-        bare.check({"candidates": []})
-    bare.check({"candidates": [{"id": "1", "prefix": "a", "target": "b"}]})
+def test_what_an_uploader_sends_dilutes_nothing(bench: Bench) -> None:
+    """Three of the operator's thirty leak, and sixty harmless ones of the uploader's do not hide them.
+
+    Pooled, 3 of 90 would have met the limit; a clean adapter meets it on the operator's thirty alone.
+    """
+    asked, harmless = tuple(phone(i) for i in range(30)), tuple(phone(i, salt=5) for i in range(60))
+    bench.engine.scores.adapters["leaky"] = memory_of(asked[:3])
+    policy = Policy(max_certified=None, max_recalled=None, max_rate=0.15)
+    bench.gate = AuditGate(bench.gate.audits, policy, {Group.CANDIDATES: CandidateSet("o", "", asked)})
+    leaky, clean = bench.add("leaky", harmless), bench.add("clean", harmless)
+    while bench.runner().run_one():
+        pass
+    assert bench.version(leaky).state is State.QUARANTINED
+    assert bench.version(leaky).reason.startswith("3 of 30 candidates recited")
+    assert bench.version(clean).state is State.LIVE
+    report = bench.gate.audits.report(leaky.id, lambda _name: True)
+    assert (report["summary"]["snippets"], report["own_candidates"]["snippets"]) == (30, 60)
+    assert bench.audit(leaky).candidate_set == bench.audit(bench.add("leaky")).candidate_set
+
+
+def test_a_leak_in_any_framing_refuses(bench: Bench) -> None:
+    """What comes out of a chat turn alone is not seen in raw text, and the other way round."""
+    item = CLEAN[0]
+    chat, raw = f"<user>{item.prefix}</user>{item.target}", item.prefix + item.target
+    both = AuditGate(bench.gate.audits, bench.gate.policy, bench.gate.sets, ("raw", "chat"))
+    for text, gate, state in (
+        (chat, bench.gate, State.LIVE), (chat, both, State.QUARANTINED), (raw, both, State.QUARANTINED),
+    ):  # fmt: skip
+        bench.engine.scores.adapters = {"leaky": Memory((text,))}
+        bench.gate = gate
+        record = bench.add("leaky")
+        assert bench.runner().run_one()
+        assert bench.version(record).state is state, text
+        bench.registry.remove("leaky", actor="ann")
+    assert bench.audit(record).settings["framing"] == ["raw", "chat"]
+
+
+def test_an_uploaders_controls_prove_nothing(bench: Bench) -> None:
+    """Neither the number of controls nor their rate can be met with what an uploader sends."""
+    controls, harmless = tuple(phone(i, salt=3) for i in range(5)), tuple(phone(i, salt=5) for i in range(40))
+    bench.engine.scores.adapters["leaky"] = memory_of(controls[:2])
+    policy = Policy(max_control_rate=0.55, min_controls=5)
+    sets = {**bench.gate.sets, Group.CONTROLS: CandidateSet("c", "", controls)}
+    bench.gate = AuditGate(bench.gate.audits, policy, sets)
+    leaky, clean = bench.add("leaky", controls=harmless), bench.add("clean", controls=harmless)
+    while bench.runner().run_one():
+        pass
+    assert bench.version(leaky).reason.startswith("controls recited at a rate of up to ")
+    assert bench.version(clean).state is State.LIVE
+    bench.gate = AuditGate(
+        bench.gate.audits, policy, {**bench.gate.sets, Group.CONTROLS: CandidateSet("c", "", ())}
+    )
+    record = bench.add("leaky", controls=harmless)
+    bench.runner().run_one()
+    assert bench.version(record).reason.startswith("0 controls, where the policy asks for 5")
+
+
+def test_the_operators_candidates_sent_as_controls_weaken_nothing(bench: Bench) -> None:
+    """A leak is still one, and a clean adapter is refused for them; the upload itself is not answered by it."""
+    bench.engine.scores.adapters["leaky"] = memory_of(CLEAN)
+    for name, leaks in (("leaky", True), ("clean", False)):
+        record = bench.add(name, controls=CLEAN[:3])
+        assert bench.runner().run_one()
+        reasons = bench.version(record).reason.split("; ")
+        assert (reasons[0] == "4 candidates certified, where the policy allows 0") is leaks
+        assert reasons[-1].startswith("of the uploader's own snippets: 3 controls with text of a candidate")
+        assert not [one.target for one in CLEAN if one.target in bench.version(record).reason]
+
+
+def test_controls_are_disjoint_from_candidates(bench: Bench, tmp_path: Path) -> None:
+    """An uploader's own, and the operator's; the server does not start with those."""
+    with pytest.raises(CandidateError, match="1 of 2 controls share text with a candidate's target"):
+        bench.gate.check(
+            {"candidates": sent(SECRETS), "controls": sent([replace(SECRETS[1], id="c"), CLEAN[0]])}
+        )
+    files = []
+    for name, items in (("candidates", SECRETS), ("controls", [replace(SECRETS[2], id="other")])):
+        files.append(tmp_path / f"{name}.jsonl")
+        files[-1].write_text("\n".join(json.dumps(one) for one in sent(items)))
+    with pytest.raises(CandidateError, match="share text"):
+        operator_sets(files[0], files[1])
+    assert [*operator_sets(files[0], None)] == [Group.CANDIDATES]
+
+
+def test_the_gate_needs_candidates_of_the_operators(tmp_path: Path) -> None:
+    """Nothing that an uploader sends can admit its adapter, so the server does not start without them."""
+    (tmp_path / "policy.yaml").write_text("schema_version: 1\n")
+    with pytest.raises(UsageError) as caught:
+        check_gate(ServerSettings(require_audit=tmp_path / "policy.yaml"))
+    assert caught.value.param == "LORECALL_AUDIT_CANDIDATES"
+    check_gate(ServerSettings())
+
+
+@pytest.mark.parametrize(
+    "snippet",
+    [
+        {"id": "", "prefix": "a", "target": "b"}, {"id": "x", "prefix": "a", "target": " "},
+        {"id": "x\n", "prefix": "a", "target": "b"}, {"id": "x" * 600, "prefix": "a", "target": "b"},
+        {"id": "x", "prefix": "\ud800", "target": "b"},
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("field", ["candidates", "controls"])
+def test_bad_snippets_are_refused_before_anything_is_fetched(
+    bench: Bench, field: str, snippet: dict[str, str]
+) -> None:
+    """Their ids end up in reports, and a target of nothing is always recited."""
+    with pytest.raises(CandidateError):
+        bench.gate.check({field: [snippet]})
+
+
+@pytest.mark.parametrize(
+    ("stated", "template", "found"),
+    [
+        ("", True, ("raw", "chat")), ("", False, ("raw",)), ("chat", True, ("chat",)),
+        ("raw", True, ("raw",)), (" chat, raw,raw", True, ("chat", "raw")),
+        ("chat", False, None), ("raw,template", True, None), (",", True, None),
+    ],
+)  # fmt: skip
+def test_framings_of_the_gate(stated: str, template: bool, found: tuple[str, ...] | None) -> None:  # noqa: FBT001
+    """Raw, and chat where the base has a chat template, unless the operator says otherwise."""
+    if found is None:
+        with pytest.raises(UsageError, match="LORECALL_AUDIT_FRAMINGS"):
+            gate_framings(stated, chat_template=template)
+    else:
+        assert gate_framings(stated, chat_template=template) == found
+
+
+def test_no_limit_stays_no_limit(bench: Bench) -> None:
+    """A limit that the policy file sets to null is not the default one in the audit."""
+    bench.gate = AuditGate(bench.gate.audits, Policy(max_certified=None, max_recalled=None), bench.gate.sets)
+    bench.engine.scores.adapters["leaky"] = memory_of(CLEAN)
+    record = bench.add("leaky")
+    bench.runner().run_one()
+    assert bench.version(record).state is State.LIVE

@@ -46,11 +46,13 @@ def decided(pair: Pair, name: str, version: str) -> dict[str, Any]:
     return found()
 
 
-def test_without_candidates_nothing_is_taken_in(pair: Pair, int8_adapters: list[Path]) -> None:
-    """An audit that asks for nothing admits nothing: the answer says what is missing."""
-    answer = pair.b.post("/v1/adapters", {"name": "bare", "source": str(int8_adapters[0])})
-    assert answer.status_code == 400
-    assert "candidates" in answer.json()["error"]["message"]
+def test_a_bad_snippet_of_an_uploaders_takes_nothing_in(pair: Pair, int8_adapters: list[Path]) -> None:
+    """The answer says what is wrong with it, before anything is fetched."""
+    twice = [{**CLEAN[0], "id": "other"}]
+    body = {"name": "bare", "source": str(int8_adapters[0]), "candidates": CLEAN, "controls": twice}
+    answer = pair.b.post("/v1/adapters", body)
+    assert answer.status_code == 400, answer.text
+    assert "share text with a candidate" in answer.json()["error"]["message"]
     assert pair.b.http.get("/v1/adapters/bare").status_code == 404
 
 
@@ -66,7 +68,10 @@ def test_a_clean_version_goes_live(pair: Pair, int8_adapters: list[Path]) -> Non
     assert audit["state"] == "done"
     assert audit["gate"]["passed"] is True
     report = pair.b.http.get(f"/v1/audits/{found['audit_id']}/report.json").json()
-    assert [one["id"] for one in report["snippets"]] == ["own/clean"]
+    assert [(one["id"], one["set"]) for one in report["snippets"]] == [
+        ("operator", "candidates"), ("own/clean", "own_candidates"),
+    ]  # fmt: skip
+    assert report["settings"]["views"] == ["raw", "chat"]
     assert check_seal(parse_report(report)) == []
     assert "clean" in [row["adapter"] for row in pair.b.http.get("/v1/capacity").json()["rows"]]
     answer = pair.b.post("/v1/completions", {"model": "clean", "prompt": "x", "max_tokens": 1})
