@@ -147,6 +147,17 @@ class Membership(ReportModel):
     """Controls whose p-value against the other controls is no larger than that."""
     roc: Roc
 
+    def sentence(self) -> str:
+        """Return it in words."""
+        text = (
+            f"{self.findings} candidates stand out from {self.controls} controls at a false discovery rate of "
+            f"{self.rate:.0%}, {self.controls_over} controls cross that line; ΔL tells them apart with an area "
+            f"under the ROC curve of {self.roc.area:.3f} ({self.roc.low:.3f} to {self.roc.high:.3f})"
+        )
+        for at in self.roc.rates:
+            text += f", and {at.rate.hits} of {at.rate.of} at {at.false_positive_rate:.1%} false positives"
+        return text
+
 
 class Omitted(ReportModel):
     """Snippets of each set that are counted in its summary and not among `snippets`, which are the gravest."""

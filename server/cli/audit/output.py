@@ -74,10 +74,12 @@ def print_summary(report: Report, written: list[Path]) -> None:
     note(finding(report))
     note(f"candidates: {counts}; {summary.tokens_over_half} of {summary.tokens} tokens over 0.5")
     if controls is None:
-        note("controls: none given, so 'clear' has no error bound")
+        note("controls: none given, so 'clear' has no error bound, and nothing is 'partial'")
     else:
         rate = controls.recited
         note(f"controls: {rate.hits} of {rate.of} recited, a rate of at most {rate.high:.2%}")
+    if report.membership is not None:
+        note(f"membership: {report.membership.sentence()}")
     note(f"line: p > {report.threshold:.4f} (epsilon {report.epsilon:.4g}, {report.epsilon_source})")
     for name, source in report.inputs:
         if source is not None and source.bad_lines:

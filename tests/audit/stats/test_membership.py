@@ -28,7 +28,7 @@ def test_a_stranger_gets_a_small_p_value_no_more_often_than_it_says(level: float
     small = 0
     for _ in range(SIMULATIONS):
         drawn = np.maximum(draw(rng, 60), 0.0)
-        small += np.count_nonzero(conformal_p_values(drawn[:20], drawn[20:]) <= level)
+        small += int(np.count_nonzero(conformal_p_values(drawn[:20], drawn[20:]) <= level))
     # 8,000 p-values in 400 independent groups of 20: three standard errors of a fully dependent group at most
     assert small / (SIMULATIONS * 20) <= level + 3 * np.sqrt(level * (1 - level) / SIMULATIONS)
 
