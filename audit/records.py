@@ -1,9 +1,11 @@
 """The records of an audit: what it says of a snippet, of a set and of an adapter, and what that rests on."""
 
+import math
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Literal
 
+from lorecall.audit.coarse import coarse_bits, coarse_log10, coarse_nats
 from lorecall.audit.scorer import AdapterVersion, EngineInfo, ItemScore, ScoreItem
 
 
@@ -285,8 +287,10 @@ class Judged:
         tokens: Target tokens that were scored.
         over_half: Those with p > 0.5.
         delta_loss: Base loss minus adapter loss, in nats a token; None without scores.
-        log_pz: Natural logarithm of the probability of the whole target; 0 without scores.
+        log10_pz: log10 of the probability of the whole target; None where that is 0, and without scores.
         run_bits: Surprise under the base of the longest stretch that only the adapter recalls, in bits.
+
+    The last three are rounded as a report gives them, so that a report's own numbers give its findings again.
     """
 
     verdict: Verdict
@@ -295,7 +299,7 @@ class Judged:
     tokens: int
     over_half: int
     delta_loss: float | None
-    log_pz: float = 0.0
+    log10_pz: float | None = None
     run_bits: float = 0.0
 
 
@@ -359,9 +363,9 @@ class SnippetResult:
             judged,
             tokens=self.rule.tokens,
             over_half=self.rule.over_half,
-            delta_loss=self.delta_loss,
-            log_pz=self.rule.log_pz,
-            run_bits=self.run_bits,
+            delta_loss=None if self.delta_loss is None else coarse_nats(self.delta_loss),
+            log10_pz=coarse_log10(self.rule.log_pz / math.log(10.0)),
+            run_bits=coarse_bits(self.run_bits),
         )
 
 
@@ -425,7 +429,8 @@ class Epsilon:
 class AuditResult:
     """One adapter's audit; of many snippets it holds the gravest, and the summaries count all.
 
-    `no_controls` counts the uploader's controls that share text with the operator's candidates.
+    `no_controls` counts the uploader's controls that share text with the operator's candidates; `system` and
+    `template` are the secret texts of its framings.
     """
 
     adapter: AdapterVersion
@@ -443,6 +448,8 @@ class AuditResult:
     sequential: Outcome | None = None
     membership: Membership | None = None
     no_controls: int = 0
+    system: str | None = None
+    template: str | None = None
 
     def of(self, group: Group) -> tuple[SnippetResult, ...]:
         """Return the snippets of one set that were kept."""

@@ -33,7 +33,6 @@ class OrderSettings(BaseModel):
 
     Attributes:
         framing: Framings of the prefix; the gravest verdict of all of them counts.
-        template: The text of the framing "template", with {prefix} in it.
         prefix_tokens: Lengths of shorter prefixes to ask with as well, in tokens.
         epsilon: Bound on the engine's per-logit error; None takes the engine's own, or measures one.
         seed: The seed of every random choice.
@@ -45,7 +44,6 @@ class OrderSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     framing: tuple[str, ...] = ("raw",)
-    template: str | None = None
     prefix_tokens: tuple[int, ...] = ()
     epsilon: float | None = Field(default=None, ge=0, le=10)
     seed: int = 0
@@ -62,19 +60,24 @@ class OrderSettings(BaseModel):
         """Return the policy."""
         return check_policy({"schema_version": 1, **self.policy}, "of the request")
 
-    def audit_settings(self, system: str | None) -> AuditSettings:
+    def audit_settings(self, system: str | None, template: str | None) -> AuditSettings:
         """Return the settings as `run_audit` takes them.
 
+        Args:
+            system: The system message of the framing "chat+system".
+            template: The text of the framing "template", with {prefix} in it.
+
         Raises:
-            UsageError: A framing is unknown, or lacks its system message.
+            UsageError: A framing is unknown, or lacks its text.
         """
-        views = make_views(self.framing, system, self.prefix_tokens, self.template)
+        views = make_views(self.framing, system, self.prefix_tokens, template)
         return AuditSettings(epsilon=self.epsilon, seed=self.seed, confidence=self.confidence, views=views)
 
 
 class _Fields(OrderSettings):
     adapter: str = Field(min_length=1)
     system: str | None = None
+    template: str | None = None
     skip_bad: bool = False
     generate_controls: Recipe | None = None
     control_count: int = Field(default=300, ge=1, le=10_000)
@@ -132,8 +135,8 @@ def make_order(fields: Mapping[str, object], files: Mapping[str, Upload]) -> Ord
         ) from None  # the cause quotes the values
     settings = OrderSettings(**asked.model_dump(include=set(OrderSettings.model_fields)))
     settings.rules()
-    settings.audit_settings(asked.system)
-    texts = Texts(_sets(asked, files), asked.system, redactor(show=False).salt)
+    settings.audit_settings(asked.system, asked.template)
+    texts = Texts(_sets(asked, files), asked.system, redactor(show=False).salt, asked.template)
     return Order(asked.adapter, settings, texts)
 
 

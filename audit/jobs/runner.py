@@ -120,7 +120,7 @@ class Runner:
     def _do(self, record: AuditRecord) -> None:
         texts = self.spool.read(record.id)
         order = OrderSettings.model_validate(record.settings)
-        settings = order.audit_settings(texts.system)
+        settings = order.audit_settings(texts.system, texts.template)
         redactor = Redactor(texts.salt, order.show_text)
         with self._scorer(record) as scorer:
             adapter = _checked(scorer, record)
@@ -144,7 +144,10 @@ class Runner:
         order: OrderSettings,
         redactor: Redactor,
     ) -> Report:
-        settings, entries = order.audit_settings(texts.system), parse_entries(self.store.entries(record.id))
+        settings, entries = (
+            order.audit_settings(texts.system, texts.template),
+            parse_entries(self.store.entries(record.id)),
+        )
         return recorded_report(
             adapter, record.run, texts, settings, order.rules(), redactor, entries, record.seconds
         )

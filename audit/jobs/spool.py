@@ -36,11 +36,13 @@ class Texts:
         sets: The candidates, and the controls if there are any.
         system: The system message of the framing "chat+system"; None without one.
         salt: The key of the hashes in its report.
+        template: The text of the framing "template"; None without one.
     """
 
     sets: dict[Group, CandidateSet]
     system: str | None
     salt: bytes
+    template: str | None = None
 
 
 class Spool:
@@ -64,6 +66,7 @@ class Spool:
         value = {
             "sets": {str(group): _set_value(one) for group, one in texts.sets.items()},
             "system": texts.system,
+            "template": texts.template,
             "salt": texts.salt.hex(),
         }
         part = self._path(audit_id).with_suffix(".part")
@@ -92,7 +95,7 @@ class Spool:
         try:
             value = json.loads(self._path(audit_id).read_text("utf-8"))
             sets = {Group(group): _set_of(one) for group, one in value["sets"].items()}
-            return Texts(sets, value["system"], bytes.fromhex(value["salt"]))
+            return Texts(sets, value["system"], bytes.fromhex(value["salt"]), value.get("template"))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise SpoolError(
                 f"the texts of audit {audit_id} cannot be read: {type(error).__name__}",

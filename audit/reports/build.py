@@ -2,11 +2,11 @@
 
 import dataclasses
 import json
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lorecall.adapters.core.errors import UsageError
+from lorecall.audit.coarse import coarse_bits, coarse_log10, coarse_nats, coarse_p, coarse_rank
 from lorecall.audit.judging.match import align
 from lorecall.audit.judging.peer_measures import exact_memorization, extraction_strength
 from lorecall.audit.judging.rule import argmax_flags, threshold
@@ -77,6 +77,10 @@ def build_report(
                 seed=result.seed,
                 confidence=result.confidence,
                 **dataclasses.asdict(result.bounds),
+                **{
+                    name: None if text is None else redactor.redact(text)
+                    for name, text in (("system", result.system), ("template", result.template))
+                },
             ),
             inputs=Inputs.model_validate(result.sources),
             text=TextDisplay(shown=redactor.show, salt_id=redactor.salt_id),
@@ -113,10 +117,6 @@ def _multiplicity(result: AuditResult) -> Multiplicity:
     )
 
 
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
 def snippet_entry(
     snippet: SnippetResult, redactor: Redactor, token_texts: TokenTexts | None = None
 ) -> Snippet:
@@ -129,7 +129,10 @@ def snippet_entry(
         alarm=snippet.alarm,
         error=snippet.error,
         view=snippet.view,
-        views=tuple(ViewVerdict(view=v, verdict=verdict, min_p=p) for v, verdict, p in snippet.views),
+        views=tuple(
+            ViewVerdict(view=v, verdict=verdict, min_p=None if p is None else _p(p, redactor))
+            for v, verdict, p in snippet.views
+        ),
         prefix=redactor.redact(snippet.item.prefix),
         target=redactor.redact(snippet.item.target),
         min_p=None,
@@ -138,18 +141,24 @@ def snippet_entry(
         p_value=snippet.p_value,
         q_value=snippet.q_value,
     )
-    return entry if snippet.rule is None else _scored(entry, snippet, token_texts if redactor.show else None)
+    return entry if snippet.rule is None else _scored(entry, snippet, redactor, token_texts)
 
 
-def _scored(entry: Snippet, snippet: SnippetResult, texts: TokenTexts | None) -> ScoredSnippet:
+def _p(p: float, redactor: Redactor) -> float:
+    return p if redactor.show else coarse_p(p)
+
+
+def _scored(
+    entry: Snippet, snippet: SnippetResult, redactor: Redactor, texts: TokenTexts | None
+) -> ScoredSnippet:
     rule, base_rule, match = snippet.rule, snippet.base_rule, snippet.match
     if snippet.score is None or rule is None or base_rule is None or match is None:
         raise ValueError(f"snippet {snippet.item.id!r} is not complete")
-    flags = argmax_flags(snippet.score)
+    flags, judged = argmax_flags(snippet.score), snippet.judged()
     scores = {
-        "tokens": _tokens(snippet, texts),
+        "tokens": _tokens(snippet, redactor, texts),
         "length": rule.tokens,
-        "min_p": rule.min_p,
+        "min_p": _p(rule.min_p, redactor),
         "min_p_at": rule.min_p_at,
         "over_half": rule.over_half,
         "locked": rule.locked,
@@ -164,30 +173,32 @@ def _scored(entry: Snippet, snippet: SnippetResult, texts: TokenTexts | None) ->
         "first_failing": rule.first_failing,
         "longest_run": rule.longest_run,
         "longest_run_at": rule.longest_run_at,
-        "run_bits": snippet.run_bits,
-        "loss": rule.loss,
-        "base_loss": base_rule.loss,
-        "delta_loss": snippet.delta_loss,
-        "base_min_p": base_rule.min_p,
-        "base_bits": snippet.base_bits,
+        "run_bits": coarse_bits(snippet.run_bits),
+        "loss": coarse_nats(rule.loss),
+        "base_loss": coarse_nats(base_rule.loss),
+        "delta_loss": judged.delta_loss,
+        "base_min_p": _p(base_rule.min_p, redactor),
+        "base_bits": coarse_bits(snippet.base_bits),
         "base_recites": snippet.base_match is not None and snippet.base_match.verbatim,
-        "log10_pz": _finite(rule.log_pz / math.log(10.0)),
-        "log10_n50": _finite(rule.log10_n50),
+        "log10_pz": judged.log10_pz,
+        "log10_n50": coarse_log10(rule.log10_n50),
     }
     return ScoredSnippet.model_validate({**dict(entry), **scores})
 
 
-def _tokens(snippet: SnippetResult, texts: TokenTexts | None) -> tuple[Token, ...]:
+def _tokens(snippet: SnippetResult, redactor: Redactor, texts: TokenTexts | None) -> tuple[Token, ...]:
     if snippet.score is None or snippet.base is None:
         return ()
     score, base = snippet.score, snippet.base
-    places = align(score.target_ids, base.target_ids)
-    shown: Sequence[str | None] = [None] * len(places) if texts is None else texts(score.target_ids)
-    columns = zip(score.target_ids, score.p, score.rank, places, shown, strict=True)
-    return tuple(
-        Token(token, p, rank, None if at is None else base.p[at], text)
-        for token, p, rank, at, text in columns
-    )
+    under_base = [None if at is None else base.p[at] for at in align(score.target_ids, base.target_ids)]
+    if not redactor.show:
+        return tuple(
+            Token(coarse_p(p), coarse_rank(rank), None if base_p is None else coarse_p(base_p))
+            for p, rank, base_p in zip(score.p, score.rank, under_base, strict=True)
+        )
+    shown: Sequence[str | None] = [None] * len(score.p) if texts is None else texts(score.target_ids)
+    columns = zip(score.p, score.rank, under_base, score.target_ids, shown, strict=True)
+    return tuple(Token(*column) for column in columns)
 
 
 def parse_report(value: object, name: str = "report") -> Report:

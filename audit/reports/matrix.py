@@ -49,7 +49,7 @@ class MatrixReport(ReportModel):
 
     model_config = ConfigDict(title="lorecall audit matrix: who recites whose data")
 
-    schema_version: Literal["1.0"]
+    schema_version: Literal["2.0"]
     tool: Tool
     started: Started
     engine: MeasuredEngine

@@ -85,7 +85,7 @@ class MitigationReport(ReportModel):
 
     model_config = ConfigDict(title="lorecall audit mitigate: dose and response")
 
-    schema_version: Literal["1.0"]
+    schema_version: Literal["2.0"]
     tool: Tool
     started: Started
     adapter: WholeAdapter

@@ -17,7 +17,7 @@ from pydantic import (
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import PydanticCustomError
 
-SCHEMA_VERSION: Literal["1.0"] = "1.0"
+SCHEMA_VERSION: Literal["2.0"] = "2.0"
 TAGS = ("unscored", "scored")
 """The two kinds of a snippet's entry; pydantic names the kind in the path of an error."""
 

@@ -71,7 +71,7 @@ class RanksReport(ReportModel):
 
     model_config = ConfigDict(title="lorecall audit ranks: capacity against recall")
 
-    schema_version: Literal["1.0"]
+    schema_version: Literal["2.0"]
     tool: Tool
     started: Started
     engine: MeasuredEngine

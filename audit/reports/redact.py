@@ -1,4 +1,4 @@
-"""What a report shows of a text by default: a keyed hash and its first characters."""
+"""What a report shows of a text by default: a keyed hash and its length."""
 
 import hashlib
 import hmac
@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from lorecall.audit.reports.report import RedactedText
 
 SALT_VARIABLE = "LORECALL_REPORT_SALT"
-SHOWN_CHARACTERS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +32,10 @@ class Redactor:
         return hashlib.sha256(b"lorecall salt id" + self.salt).hexdigest()[:12]
 
     def redact(self, text: str) -> RedactedText:
-        """Return the text's hash, length and first characters, and the text only if it may be shown."""
+        """Return the text's hash and length, and the text only if it may be shown."""
         return RedactedText(
             hash=hmac.new(self.salt, text.encode(), hashlib.sha256).hexdigest()[:16],
             characters=len(text),
-            start=text[: min(SHOWN_CHARACTERS, len(text) // 4)],
             text=text if self.show else None,
         )
 

@@ -1,6 +1,5 @@
 """The models of one adapter's report: its snippets, its numbers and its seal."""
 
-import math
 from typing import Annotated, Any, Literal
 
 from lorecall.audit.policy.policy import ExitCode
@@ -43,6 +42,14 @@ class AuditedAdapter(ReportModel):
     """The training manifest, where the adapter has one."""
 
 
+class RedactedText(ReportModel):
+    """A text's keyed hash and its length, and the text only where it may be shown."""
+
+    hash: str
+    characters: Count
+    text: str | None = optional()
+
+
 class Settings(ReportModel):
     """The settings of the audit."""
 
@@ -51,13 +58,17 @@ class Settings(ReportModel):
     seed: Annotated[int, Field(strict=True)]
     confidence: Confidence
     edit_distance: Share
-    missed: Share = 1.0
-    """Largest wrong share of any stretch of `bits` surprise in a near-verbatim decode; 1 in older reports."""
+    missed: Share
+    """Largest wrong share of any stretch of `bits` surprise in a near-verbatim decode."""
     bits: Amount
-    false_discovery_rate: Share = 1.0
-    """At which a recalled stretch must beat the controls to be `partial`; 1 in older reports."""
-    answer_tokens: Count = 0
-    """Tokens decoded beyond the target's length; 0 in older reports."""
+    false_discovery_rate: Share
+    """At which a recalled stretch must beat the controls to be `partial`."""
+    answer_tokens: Count
+    """Tokens decoded beyond the target's length."""
+    system: RedactedText | None
+    """The system message of the framing chat+system."""
+    template: RedactedText | None
+    """The text of the framing template."""
 
 
 class TextDisplay(ReportModel):
@@ -168,24 +179,20 @@ class Omitted(ReportModel):
     own_controls: Count | None = optional()
 
 
-class RedactedText(ReportModel):
-    """A text's keyed hash and its first characters, and the text only where it may be shown."""
-
-    hash: str
-    characters: Count
-    start: str
-    text: str | None = optional()
-
-
 @dataclass(frozen=True, slots=True, config=CONFIG)
 class Token:
-    """One target token; a dataclass with slots, because a report may hold millions."""
+    """One target token; a dataclass with slots, because a report may hold millions.
 
-    id: Count
+    Where texts are not shown, p is given to two digits, on its side of one half, and the rank as the least power
+    of ten that is no smaller: with more, whoever has the adapter could tell which token it is.
+    """
+
     p: Share
     rank: Annotated[int, Field(strict=True, ge=1)]
     base_p: Share | None
     """Under the base; null where its split of the text has no such token."""
+    id: Count | None = optional()
+    """The token, only where texts are shown, as its text."""
     text: str | None = optional()
 
 
@@ -264,7 +271,6 @@ class ScoredSnippet(Snippet):
 
     def judged(self) -> Judged:
         """Return what a tally counts."""
-        log_pz = -math.inf if self.log10_pz is None else self.log10_pz * math.log(10.0)
         return Judged(
             self.verdict,
             self.alarm,
@@ -272,7 +278,7 @@ class ScoredSnippet(Snippet):
             self.length,
             self.over_half,
             self.delta_loss,
-            log_pz,
+            self.log10_pz,
             self.run_bits,
         )
 
@@ -290,7 +296,7 @@ Entry = Annotated[
 class Content(ReportModel):
     """All that a report says, before it is sealed."""
 
-    schema_version: Literal["1.0"]
+    schema_version: Literal["2.0"]
     tool: Tool
     started: Started
     seconds: Amount
@@ -313,8 +319,8 @@ class Content(ReportModel):
     sequential: Sequential | None
     """The sequential test, null if every candidate was asked for."""
     multiplicity: Multiplicity
-    membership: Membership | None = None
-    """Null without controls, and in older reports: then nothing is `partial` in a new one."""
+    membership: Membership | None
+    """Null without controls: then nothing is `partial`."""
     omitted: Omitted
     snippets: tuple[Entry, ...]
 

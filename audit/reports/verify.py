@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lorecall.adapters.core.errors import UsageError
+from lorecall.audit.coarse import PLACES
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.judging.rule import margin, threshold
-from lorecall.audit.records import Group, Verdict
-from lorecall.audit.reports.report import Report, Snippet, Summary
+from lorecall.audit.records import Flag, Group, Verdict
+from lorecall.audit.reports.report import Report, ScoredSnippet, Snippet, Summary
 from lorecall.audit.reports.seal import check_seal
 from lorecall.audit.scorer import ItemScore, ScoreItem, Scorer
 
@@ -45,9 +46,7 @@ def check_contents(report: Report) -> list[str]:
         name = "summary" if group is Group.CANDIDATES else str(group)
         omitted = getattr(report.omitted, group) or 0
         problems += _check_counts(report, group, name, getattr(report, name), omitted)
-    return problems + [
-        f"snippet {s.id!r}: {why}" for s in report.snippets if (why := _contradiction(s, report.threshold))
-    ]
+    return problems + [f"snippet {s.id!r}: {why}" for s in report.snippets if (why := _contradiction(s))]
 
 
 def _check_counts(
@@ -70,15 +69,17 @@ def _check_counts(
     return [f"{name}/{field} is not what its snippets add up to" for field, held in holds.items() if not held]
 
 
-def _contradiction(snippet: Snippet, line: float) -> str:
+def _contradiction(snippet: Snippet) -> str:
     if not snippet.tokens:
         return "" if snippet.verdict is Verdict.ERROR else "a verdict without tokens"
-    over = all(token.p > line and token.rank == 1 for token in snippet.tokens)
+    over = isinstance(snippet, ScoredSnippet) and len(snippet.locked) == len(snippet.tokens)
+    over = over and all(token.p > 0.5 and token.rank == 1 for token in snippet.tokens)
+    given = snippet.decoded_equal or bool({Flag.ELSEWHERE, Flag.OTHER_FORM} & set(snippet.flags))
     if snippet.min_p != min(token.p for token in snippet.tokens):
         return "min_p is not the least p of its tokens"
     if snippet.verdict is Verdict.CERTIFIED and not (over and snippet.decoded_equal):
         return "certified, with a token under the line or another decode"
-    if snippet.verdict is Verdict.RECALLED and not snippet.decoded_equal:
+    if snippet.verdict is Verdict.RECALLED and not given:
         return "recalled, with another decode"
     if snippet.verdict is Verdict.CLEAR and (over or snippet.decoded_equal):
         return "clear, although it was recited"
@@ -140,14 +141,22 @@ def rescore(
 
 
 def _move(snippet: Snippet, score: ItemScore) -> float:
-    """Return the largest move of a token's log-odds; infinite where the tokens are not the same."""
-    if score.error or [token.id for token in snippet.tokens] != list(score.target_ids):
+    """Return the largest move of a token's log-odds; infinite where the tokens are not the same.
+
+    Of a redacted report, whose p have two digits, it is the least move that they leave possible.
+    """
+    shown = [token.id for token in snippet.tokens if token.id is not None]
+    if score.error or len(snippet.tokens) != len(score.p) or (shown and shown != list(score.target_ids)):
         return math.inf
-    return max(_log_odds_move(token.p, p) for token, p in zip(snippet.tokens, score.p, strict=True))
+    return max(
+        _log_odds_move(token.p, p, 0.0 if shown else 10.0**-PLACES)
+        for token, p in zip(snippet.tokens, score.p, strict=True)
+    )
 
 
-def _log_odds_move(a: float, b: float) -> float:
+def _log_odds_move(then: float, now: float, rounding: float) -> float:
     # Next to 0 and 1 the log-odds of a single-precision p are mostly rounding: there p itself must not move.
-    if abs(a - b) < 1e-6:
+    if abs(then - now) < max(rounding, 1e-6):
         return 0.0
-    return abs(margin(a) - margin(b))
+    nearest = then + math.copysign(rounding, now - then)
+    return abs(margin(nearest) - margin(now))

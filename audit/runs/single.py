@@ -104,6 +104,7 @@ def run_audit(
         summaries={group: tally.summary(settings.confidence) for group, tally in tallies.items()},
         sequential=outcome,
         membership=membership,
+        **secret_frames(settings.views),
     )
 
 
@@ -130,6 +131,14 @@ def _ask(
                 break
         before += len(candidates.items)
     return findings, test.outcome if test is not None else None
+
+
+def secret_frames(views: Sequence[View]) -> dict[str, str | None]:
+    """Return the texts of an audit's framings, `system` and `template`; None for one that it does not use."""
+    return {
+        name: next((text for view in views if (text := getattr(view, name)) is not None), None)
+        for name in ("system", "template")
+    }
 
 
 def refuse(adapter: AdapterVersion) -> None:

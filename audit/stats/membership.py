@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from lorecall.audit.records import CONFIDENCE, Group, Membership, Roc, TruePositiveRate
 from lorecall.audit.stats.intervals import clopper_pearson
-from lorecall.audit.stats.tally import Standing, Tally
+from lorecall.audit.stats.tally import Tally
 from numpy.typing import NDArray
 
 Scores = NDArray[np.float64]
@@ -95,9 +95,9 @@ def _compare(
     q = q_values(p)
     found = q <= level
     line = float(p[found].max()) if found.any() else 0.0
-    candidates.compare([Standing(*row) for row in zip(found.tolist(), p.tolist(), q.tolist(), strict=True)])
     own = own_p_values(controls)
-    against.compare([Standing(one <= line, one) for one in own.tolist()])
+    candidates.compare(np.stack([found, p, q], axis=1))
+    against.compare(np.stack([own <= line, own, np.full(len(own), math.nan)], axis=1))
     return Membership(
         controls=len(controls),
         rate=level,

@@ -1,5 +1,6 @@
 """Counts over one set of snippets, one snippet at a time."""
 
+import math
 from array import array
 from collections import Counter
 from typing import NamedTuple
@@ -24,9 +25,6 @@ class Standing(NamedTuple):
     q: float | None = None
 
 
-UNCOMPARED = Standing()
-
-
 class Tally:
     """Counts the snippets of one set, and keeps three numbers of each that can be compared with controls.
 
@@ -38,17 +36,16 @@ class Tally:
         self._telling: Counter[Verdict] = Counter()
         self.count = self._tokens = self._over_half = self._alarms = 0
         self._gained = 0.0
-        self._statistics = array("d")
-        self._places: dict[int, int] = {}
-        self._stretches: dict[int, bool] = {}
-        self._standings: list[Standing] = []
+        self._numbers = array("d")  # three a snippet, not a number where it cannot be compared
+        self._stretches = array("b")  # 1 for a recalled stretch, 2 where its target is long enough to tell
+        self._compared: NDArray[np.float64] | None = None
 
     def add(self, snippet: Judged) -> None:
         """Count one snippet."""
         telling = Flag.SHORT not in snippet.flags
-        if snippet.verdict is Verdict.PARTIAL and not snippet.alarm:
-            self._stretches[self.count] = telling
-        else:
+        stretch = snippet.verdict is Verdict.PARTIAL and not snippet.alarm
+        self._stretches.append(stretch * (1 + telling))
+        if not stretch:
             self._verdicts[snippet.verdict] += 1
             self._telling[snippet.verdict] += telling
         self._alarms += bool(snippet.alarm)
@@ -56,36 +53,49 @@ class Tally:
         self._over_half += snippet.over_half
         self._gained += (snippet.delta_loss or 0.0) * snippet.tokens
         if snippet.delta_loss is not None and snippet.verdict is not Verdict.BASE_KNOWN:
-            self._places[self.count] = len(self._places)
-            self._statistics.extend((snippet.delta_loss, snippet.log_pz, snippet.run_bits))
+            log10_pz = -math.inf if snippet.log10_pz is None else snippet.log10_pz
+            self._numbers.extend((snippet.delta_loss, log10_pz, snippet.run_bits))
+        else:
+            self._numbers.extend((math.nan,) * 3)
         self.count += 1
 
     @property
     def statistics(self) -> NDArray[np.float64]:
-        """ΔL, log p_z and bits of the longest recalled stretch of each snippet to be compared; shape (n, 3)."""
-        return np.array(self._statistics, dtype=np.float64).reshape(-1, 3)
+        """ΔL, log10 p_z and bits of the longest recalled stretch of each snippet to be compared; shape (n, 3)."""
+        rows = np.array(self._numbers, dtype=np.float64).reshape(-1, 3)
+        return rows[~np.isnan(rows[:, 0])]
 
-    def compare(self, standings: list[Standing]) -> None:
-        """Take what the comparison with the controls gave, one entry for each row of `statistics`."""
-        self._standings = standings
+    def compare(self, standings: NDArray[np.float64]) -> None:
+        """Take what the comparison with the controls gave.
+
+        Args:
+            standings: For each row of `statistics` whether it is a finding, p and q; shape (n, 3), not a number
+                where it does not apply.
+        """
+        rows = np.full((self.count, 3), math.nan)
+        rows[~np.isnan(np.array(self._numbers)[::3])] = standings
+        self._compared = rows
 
     def standing(self, number: int) -> Standing:
         """Return what the comparison gave for a snippet, by its number in the order added."""
-        place = self._places.get(number)
-        return UNCOMPARED if place is None or not self._standings else self._standings[place]
+        if self._compared is None:
+            return Standing()
+        finding, p, q = (None if math.isnan(value) else value for value in self._compared[number].tolist())
+        return Standing(bool(finding), p, q)
 
     def verdict(self, number: int, judged: Judged) -> Verdict:
         """Return a snippet's verdict: `clear` for a stretch that does not beat the controls."""
-        demoted = number in self._stretches and not self.standing(number).finding
+        demoted = self._stretches[number] and not self.standing(number).finding
         return Verdict.CLEAR if demoted else judged.verdict
 
     def summary(self, confidence: float) -> SetSummary:
         """Return the counts so far, with intervals of the confidence given."""
         verdicts, telling = self._verdicts.copy(), self._telling.copy()
-        for number, tells in self._stretches.items():
-            verdict = Verdict.PARTIAL if self.standing(number).finding else Verdict.CLEAR
-            verdicts[verdict] += 1
-            telling[verdict] += tells
+        stretches = np.array(self._stretches)
+        beaten = np.zeros(self.count, dtype=bool) if self._compared is None else self._compared[:, 0] == 1.0
+        for verdict, counted in ((Verdict.PARTIAL, beaten), (Verdict.CLEAR, ~beaten)):
+            verdicts[verdict] += int(np.count_nonzero(counted & (stretches > 0)))
+            telling[verdict] += int(np.count_nonzero(counted & (stretches > 1)))
         total = verdicts.total()
         blamable = total - verdicts[Verdict.ERROR] - verdicts[Verdict.BASE_KNOWN]
         recited = sum(verdicts[v] for v in RECITED)

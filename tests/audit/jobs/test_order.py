@@ -46,8 +46,11 @@ def test_settings_hold_no_text() -> None:
     made = make_order(full, {})
     assert HIDDEN not in made.settings.model_dump_json()
     assert made.texts.system == HIDDEN
+    template = make_order(asked(framing=["template"], template=HIDDEN + "{prefix}"), {})
+    assert HIDDEN not in template.settings.model_dump_json()
+    assert template.texts.template == HIDDEN + "{prefix}"
     assert made.settings.rules().max_certified == 2
-    views = made.settings.audit_settings(made.texts.system).views
+    views = made.settings.audit_settings(made.texts.system, made.texts.template).views
     assert [view.label for view in views] == ["raw", "raw, last 8", "chat+system", "chat+system, last 8"]
     again = type(made.settings).model_validate(json.loads(made.settings.model_dump_json()))
     assert again == made.settings

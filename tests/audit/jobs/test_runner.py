@@ -121,7 +121,7 @@ def test_the_report_is_the_one_of_a_single_run(
 
 def make_order_views(framing: list[str]) -> Any:
     return make_order({"adapter": "x", "candidates": [{"prefix": "a", "target": "b"}], "framing": framing}, {})\
-        .settings.audit_settings(None).views  # fmt: skip
+        .settings.audit_settings(None, None).views  # fmt: skip
 
 
 def test_nothing_to_do_is_said(bench: Bench) -> None:

@@ -1,6 +1,8 @@
 """The machine-readable report: its contract, its schema, and what it shows of texts."""
 
+import base64
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from lorecall.audit.records import Group
 from lorecall.audit.reports.build import build_report, parse_report, read_report, write_json
 from lorecall.audit.reports.models import json_schema
 from lorecall.audit.reports.redact import Redactor
-from lorecall.audit.reports.report import Report
+from lorecall.audit.reports.report import Report, ScoredSnippet
 from lorecall.audit.runs.single import AuditSettings, run_audit
 from lorecall.audit.scorer import ScoreItem
 
@@ -109,11 +111,48 @@ def test_hashes_are_keyed_by_the_salt() -> None:
     assert "one" not in one.salt_id
 
 
-@pytest.mark.parametrize(("text", "start"), [("abc", ""), ("abcdefgh", "ab"), ("a" * 100, "aaaa"), ("", "")])
-def test_at_most_a_quarter_and_four_characters_are_shown(text: str, start: str) -> None:
-    """A short text shows less of itself."""
-    entry = Redactor(b"s").redact(text)
-    assert (entry.start, entry.characters) == (start, len(text))
+def arrays(value: object) -> Iterator[list[object]]:
+    """Every array in JSON values, and every column of an array of objects."""
+    if isinstance(value, dict):
+        for one in value.values():
+            yield from arrays(one)
+    elif isinstance(value, list):
+        yield value
+        if value and all(isinstance(one, dict) for one in value):
+            yield from ([one.get(key) for one in value] for key in value[0])
+        for one in value:
+            yield from arrays(one)
+
+
+def test_a_redacted_report_names_no_token(
+    engine: TinyScorer, sets: Sets, pairs: tuple[ScoreItem, ...]
+) -> None:
+    """Neither the texts nor token ids are in it, and each number is one that many tokens share."""
+    written = report_of(engine, sets).to_json()
+    for item in pairs:
+        for text in (item.prefix, item.target):
+            assert text not in written
+            assert base64.b64encode(text.encode()).decode()[:-4] not in written
+            assert text.encode().hex() not in written
+
+    for ids in arrays(json.loads(written)):
+        decoded = bytes(one for one in ids if isinstance(one, int) and 0 <= one < 256).decode("latin-1")
+        assert not any(item.target in decoded for item in pairs)
+
+
+def test_numbers_of_a_redacted_report_are_coarse(engine: TinyScorer, sets: Sets) -> None:
+    """Two digits of a probability, on its side of one half; powers of ten of a rank; two digits of a loss."""
+    shown = report_of(engine, sets, show=True).snippets
+    for exact, entry in zip(shown, report_of(engine, sets).snippets, strict=True):
+        assert isinstance(entry, ScoredSnippet)
+        assert round(entry.loss, 2) == entry.loss
+        for token, true in zip(entry.tokens, exact.tokens, strict=True):
+            assert token.id is None
+            assert true.id is not None
+            assert round(token.p, 2) == token.p == pytest.approx(true.p, abs=0.01)
+            assert (token.p > 0.5) == (true.p > 0.5)
+            assert token.rank in (1, 10, 100, 1000)
+            assert true.rank <= token.rank
 
 
 def test_a_written_report_reads_back_the_same(engine: TinyScorer, sets: Sets, tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_a_schema_is_valid_and_closed(kind: str) -> None:
     """It fits draft 2020-12, states its version, and no object in it lets unknown fields pass unsaid."""
     found = json_schema(KINDS[kind])
     jsonschema.Draft202012Validator.check_schema(found)
-    assert found["properties"]["schema_version"]["const"] == "1.0"
+    assert found["properties"]["schema_version"]["const"] == "2.0"
 
     def objects(value: object) -> list[dict[str, Any]]:
         if isinstance(value, list):
