@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
+from alembic.config import Config
 from lorecall.adapters.core.errors import ScorerError
-from lorecall.adapters.registry.audit_tables import AuditState
+from lorecall.adapters.registry.audit_tables import AuditRow, AuditSnippetRow, AuditState
 from lorecall.adapters.registry.registry import Registry
+from lorecall.audit.coarse import coarse_p
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.jobs.order import make_order
 from lorecall.audit.jobs.records import AuditRecord
@@ -25,11 +28,14 @@ from lorecall.audit.records import Group, SnippetResult
 from lorecall.audit.reports.build import build_report, parse_report
 from lorecall.audit.reports.redact import Redactor
 from lorecall.audit.reports.seal import check_seal
+from lorecall.audit.reports.verify import check_contents
 from lorecall.audit.runs.single import AuditSettings, run_audit
 from lorecall.audit.scorer import AdapterVersion, ScoreItem, Scorer
+from sqlalchemy import select
 
 from tests.audit.tiny_scorer import TinyScorer
 
+MIGRATIONS = Path(__file__).parents[3] / "adapters" / "registry" / "migrations"
 Hook = Callable[[], None]
 
 
@@ -117,6 +123,47 @@ def test_the_report_is_the_one_of_a_single_run(
     assert report == whole
     assert report["summary"]["verdicts"]["certified"] == 12
     assert len(bench.seen) == 32
+
+
+def as_stored_by_schema_1(bench: Bench, audit_id: str) -> None:
+    """Give a finished audit the form that an older server left behind: exact numbers, token ids, a template."""
+    with bench.service.store._database.change() as session:
+        row = session.get_one(AuditRow, audit_id)
+        row.settings = {**row.settings, "show_text": False, "template": "PIN of {prefix}"}
+        content = {**row.result, "schema_version": "1.0", "text": {**row.result["text"], "shown": False}}
+        content["settings"] = {
+            name: value
+            for name, value in content["settings"].items()
+            if name not in {"missed", "false_discovery_rate", "answer_tokens", "system", "template"}
+        }
+        del content["membership"]
+        row.result = content
+        for entry in session.scalars(select(AuditSnippetRow).where(AuditSnippetRow.audit_id == audit_id)):
+            old = {name: value for name, value in entry.entry.items() if name not in {"p_value", "q_value"}}
+            old["target"] = {**old["target"], "start": old["target"].pop("text")[:4]}
+            old["prefix"] = {**old["prefix"], "start": old["prefix"].pop("text")[:4]}
+            old["tokens"] = [{k: v for k, v in token.items() if k != "text"} for token in old["tokens"]]
+            entry.entry = old
+
+
+def test_stored_audits_are_scrubbed_by_the_migration(bench: Bench, sets: dict[Group, CandidateSet]) -> None:
+    """No token id, start of a text, exact number or template is left, and the report holds."""
+    record = bench.submit("leaky", sets, show_text=True)
+    assert bench.runner().run_one()
+    as_stored_by_schema_1(bench, record.id)
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    with bench.service.store._database._begin() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0003")
+        command.upgrade(config, "head")
+    report = parse_report(bench.service.report(record.id, _all))
+    assert check_contents(report) == []
+    written = report.to_json()
+    assert '"start"' not in written
+    for snippet in report.snippets:
+        assert all(token.id is None and token.p == coarse_p(token.p) for token in snippet.tokens)
+    assert "PIN" not in str(bench.get(record).settings)
 
 
 def make_order_views(framing: list[str]) -> Any:
