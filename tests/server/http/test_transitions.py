@@ -1,8 +1,8 @@
 """Every state of a version, every route that could change it, every kind of key: what happens is in one table.
 
-The registry, its SQLite file, the intake, the control plane, the gate and the gateway are the real ones; the engine
-only counts. One name has two versions: OLD, which is live, and THE one that is in the state in question and that a
-rollback would go back to.
+The registry, its SQLite file, the intake, the control plane, the gate and the gateway are the real ones; the
+engine only counts. One name has two versions: OLD, which is live, and THE one that is in the state in question and
+that a rollback would go back to.
 """
 
 import asyncio
