@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from lorecall.adapters.core.errors import CandidateError, UsageError
 from lorecall.audit.inputs.candidates import CandidateSet
@@ -26,6 +26,9 @@ MAX_SNIPPETS = 100_000
 FILE_NAME_LENGTH = 120
 ID_LENGTH = 512
 Upload = tuple[str, bytes]
+Word = Annotated[str, Field(max_length=64)]
+Text = Annotated[str, Field(max_length=20_000)]
+"""The bounds of what is stored with an audit and shown in lists; a length also refuses what is no Unicode."""
 
 
 class OrderSettings(BaseModel):
@@ -44,11 +47,11 @@ class OrderSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    framing: tuple[str, ...] = ("raw",)
-    template: str | None = None
-    prefix_tokens: tuple[int, ...] = ()
+    framing: Annotated[tuple[Word, ...], Field(max_length=8)] = ("raw",)
+    template: Text | None = None
+    prefix_tokens: Annotated[tuple[Annotated[int, Field(ge=1, lt=2**31)], ...], Field(max_length=16)] = ()
     epsilon: float | None = Field(default=None, ge=0, le=10)
-    seed: int = 0
+    seed: int = Field(default=0, ge=-(2**63), lt=2**63)
     confidence: float = Field(default=CONFIDENCE, gt=0, lt=1)
     show_text: bool = False
     policy: dict[str, Any] = Field(default_factory=dict)
@@ -74,7 +77,7 @@ class OrderSettings(BaseModel):
 
 class _Fields(OrderSettings):
     adapter: str = Field(min_length=1)
-    system: str | None = None
+    system: Text | None = None
     skip_bad: bool = False
     generate_controls: Recipe | None = None
     control_count: int = Field(default=300, ge=1, le=10_000)

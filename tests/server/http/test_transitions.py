@@ -1,8 +1,8 @@
 """Every state of a version, every route that could change it, every kind of key: what happens is in one table.
 
 The registry, its SQLite file, the intake, the control plane, the gate and the gateway are the real ones; the
-engine only counts. One name has two versions: OLD, which is live, and THE one that is in the state in question and
-that a rollback would go back to.
+engine only counts. One name has two versions: OLD, which is live, and THE one that is in the state in question
+and that a rollback would go back to.
 """
 
 import asyncio
@@ -10,42 +10,20 @@ import io
 import sqlite3
 import tarfile
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
-from types import SimpleNamespace
+from dataclasses import dataclass
 from typing import Any
 
-import httpx
 import pytest
-from fastapi import FastAPI
-from lorecall.adapters.access.keys import Scope
 from lorecall.adapters.core.errors import AdapterNotFoundError
-from lorecall.adapters.intake.pipeline import AdapterPipeline
-from lorecall.adapters.intake.sources import SourcePolicy, Sources
-from lorecall.adapters.intake.store import Store
 from lorecall.adapters.peft_format.adapter import read_adapter
-from lorecall.adapters.registry.registry import Registry
+from lorecall.adapters.peft_format.digest import version_digest
+from lorecall.adapters.peft_format.files import CONFIG_FILE, WEIGHTS_FILE
 from lorecall.adapters.registry.tables import State
-from lorecall.adapters.validation.base_facts import read_base_facts
-from lorecall.adapters.validation.policy import AdapterLimits
-from lorecall.audit.jobs.service import AuditService
-from lorecall.audit.jobs.spool import Spool
-from lorecall.audit.jobs.store import AuditStore
-from lorecall.audit.policy.policy import Policy
-from lorecall.audit.records import Group
-from lorecall.audit.scorer import EngineInfo
-from lorecall.server.audits.admission import AuditGate
-from lorecall.server.auth.keyring import KeyGuard
 from lorecall.server.http import adapters, audits
-from lorecall.server.http.gateway import Gateway
-from lorecall.server.http.state import Serving
 from lorecall.server.lifecycle.control_plane import ControlPlane
-from lorecall.server.lifecycle.engine_set import Capacity, EngineSet
-from lorecall.server.observability.metrics import Metrics
-from prometheus_client import CollectorRegistry
 
 from tests.adapters import spoiling
-from tests.audit.conftest import as_set, phone
+from tests.server.counting_site import Site, make_site
 
 NAME, REMOVED, NEVER = "acme", "removed", "never live"
 STATES = (*(str(state) for state in State), NEVER, REMOVED)
@@ -141,126 +119,59 @@ ROUTES = {
 }  # fmt: skip
 
 
-class CountingEngine:
-    """Holds the ids that were added and not removed."""
-
-    def __init__(self) -> None:
-        self.held: set[int] = set()
-
-    async def add_lora(self, request: Any) -> None:
-        """Add an adapter."""
-        self.held.add(request.lora_int_id)
-
-    async def remove_lora(self, lora_id: int) -> None:
-        """Remove one."""
-        self.held.discard(lora_id)
-
-    async def collective_rpc(self, method: str, args: tuple[Any, ...] = ()) -> list[Any]:
-        """Answer the calls of the engine set."""
-        del args
-        return [{"slots": [], "memory": sorted(self.held)} if method.endswith("tiers") else True]
-
-
-@dataclass
-class Site:
-    """A server whose engine only counts.
-
-    Attributes:
-        work: Its folder, with the adapters `the` and `old`.
-        registry: Its registry.
-        intake: Its intake.
-        service: Its audits; no worker does them.
-        secrets: The secret of each caller's key.
-    """
-
-    work: Path
-    registry: Registry
-    intake: AdapterPipeline
-    service: AuditService
-    secrets: dict[str, str]
-    app: FastAPI = field(default_factory=FastAPI)
-
-    def __post_init__(self) -> None:
-        self.versions = {"THE": read_adapter(self.work / "the").version}
-        self.versions["OLD"] = read_adapter(self.work / "old").version
-        guard = KeyGuard(self.registry, (), None, always=True)
-        self.metrics = Metrics(4, CollectorRegistry())
-        models: Any = SimpleNamespace(lora_requests={}, base_names=frozenset({"base"}))
-        unused: Any = None
-        self.app.state.lorecall = Serving(
-            models, unused, unused, EngineInfo("counting", "base"), guard, self.metrics
-        )
-        self.app.state.lorecall_audits = self.service
-        for router in (adapters.router, audits.router):
-            self.app.include_router(router)
-        self.app.add_middleware(Gateway, state=self.app.state)
-        self.gate = AuditGate(self.service, Policy(), {Group.CANDIDATES: as_set((phone(1),))})
-
-    async def plane(self, *, gated: bool) -> ControlPlane:
-        """A control plane as a server has it that has just started."""
-        numbers = iter(range(1, 1000))
-
-        def request(name: str, info: Any) -> Any:
-            return SimpleNamespace(lora_name=f"{name}@{info.version}", lora_int_id=next(numbers))
-
-        held = EngineSet(CountingEngine(), request, Capacity(2, 4, 1.0), self.metrics)
-        plane = ControlPlane(self.registry, self.intake, held, frozenset({"base"}), self.metrics)
-        plane.gate = self.gate if gated else None
-        await plane.follow(NAME)
-        self.app.state.lorecall.adapters = plane
-        return plane
-
-    async def bring_to(self, state: str) -> None:
-        """Bring THE version into a state, through the steps that lead there."""
-        registry, the, old = self.registry, self.versions["THE"], self.versions["OLD"]
-        for version in (old, the):
-            self.intake.add(NAME, str(self.work / ("the" if version == the else "old")), actor="ann")
-            if version == the and state == NEVER:
-                registry.move(NAME, the, State.RETIRED, actor="ann")
-            else:
-                registry.activate(NAME, version, actor="ann")
-        if state not in (NEVER, "live"):
-            registry.rollback(NAME, actor="ann")
-        if state in ("staged", "validated", "auditing", "quarantined"):
-            registry.stage(NAME, the, source=str(self.work / "the"), actor="ann")
-        if state in ("validated", "auditing", "quarantined"):
-            registry.validated(NAME, the, read_adapter(self.work / "the"), actor="ann")
-        if state in ("auditing", "quarantined"):
-            await self.gate.admit(registry.version(NAME, the), {})
-        if state == "quarantined":
-            self.service.cancel(registry.version(NAME, the).audit_id, lambda _name: True)
-        if state == REMOVED:
-            registry.remove(NAME, actor="ann")
-
-    def found(self) -> tuple[str, str]:
-        """Where THE version stands, and the name of the one that is live."""
-        try:
-            the = self.registry.version(NAME, self.versions["THE"])
-            live = self.registry.adapter(NAME).live_version
-        except AdapterNotFoundError:
-            return ("gone", "-")
-        return (
-            str(the.state),
-            next((name for name, version in self.versions.items() if version == live), "-"),
-        )
-
-
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """A server without adapters, with a key of each kind."""
+    """A server, with the two versions in its folder."""
     work = tmp_path_factory.mktemp("site")
-    base = read_base_facts(spoiling.write_base(work / "base"))
-    spoiling.write_adapter(work / "the", rank=2)
-    spoiling.write_adapter(work / "old", rank=4)
-    registry = Registry(f"sqlite:///{work / 'registry.db'}")
-    sources = Sources(work / "staging", SourcePolicy(local_roots=(work,)))
-    intake = AdapterPipeline(sources, Store(work / "store"), registry, base, AdapterLimits(max_rank=8))
-    service = AuditService(AuditStore(registry.database), Spool(work / "spool"), SimpleNamespace())  # type: ignore[arg-type]
-    secrets = {str(scope): registry.keys.add(scope, [scope], actor="ann")[1] for scope in Scope}
-    both = [Scope.ADAPTERS, Scope.AUDIT]
-    secrets["stranger"] = registry.keys.add("stranger", both, patterns=["globex-*"], actor="ann")[1]
-    yield Site(work, registry, intake, service, secrets)
-    registry.close()
+    spoiling.write_adapter(work / "THE", rank=2)
+    spoiling.write_adapter(work / "OLD", rank=4)
+    yield from make_site(work)
+
+
+def version_of(site: Site, which: str) -> str:
+    """The digest of THE or OLD."""
+    return version_digest((site.work / which / CONFIG_FILE).read_bytes(), site.work / which / WEIGHTS_FILE)
+
+
+def name_of(site: Site, version: str | None) -> str:
+    """THE or OLD by its digest; "-" for none."""
+    return next((which for which in ("THE", "OLD") if version_of(site, which) == version), "-")
+
+
+async def bring_to(site: Site, state: str) -> None:
+    """Bring THE version into a state, through the steps that lead there."""
+    registry, the, old = site.registry, version_of(site, "THE"), version_of(site, "OLD")
+    for version in (old, the):
+        site.intake.add(NAME, str(site.work / name_of(site, version)), actor="ann")
+        if version == the and state == NEVER:
+            registry.move(NAME, the, State.RETIRED, actor="ann")
+        else:
+            registry.activate(NAME, version, actor="ann")
+    if state not in (NEVER, "live"):
+        registry.rollback(NAME, actor="ann")
+    if state in ("staged", "validated", "auditing", "quarantined"):
+        registry.stage(NAME, the, source=str(site.work / "THE"), actor="ann")
+    if state in ("validated", "auditing", "quarantined"):
+        registry.validated(NAME, the, read_adapter(site.work / "THE"), actor="ann")
+    if state in ("auditing", "quarantined"):
+        await site.gate.admit(registry.version(NAME, the), {})
+    if state == "quarantined":
+        site.service.cancel(registry.version(NAME, the).audit_id, lambda _name: True)
+    if state == REMOVED:
+        registry.remove(NAME, actor="ann")
+
+
+def found(site: Site) -> tuple[str, str]:
+    """Where THE version stands, and the name of the one that is live."""
+    try:
+        the = site.registry.version(NAME, version_of(site, "THE"))
+        live = site.registry.adapter(NAME).live_version
+    except AdapterNotFoundError:
+        return ("gone", "-")
+    return (
+        str(the.state),
+        name_of(site, live),
+    )
 
 
 def filled(value: Any, words: dict[str, str]) -> Any:
@@ -274,18 +185,16 @@ async def asked(site: Site, route: Route, caller: str) -> int:
     """Send a route's request with a caller's key, and return the status of the answer."""
     method, path, body = route.send
     try:
-        audit = site.registry.version(NAME, site.versions["THE"]).audit_id
+        audit = site.registry.version(NAME, version_of(site, "THE")).audit_id
     except AdapterNotFoundError:
         audit = ""
-    words = {"the": site.versions["THE"], "audit": audit or "0" * 32, "source": str(site.work / "the")}
-    headers = {"Authorization": f"Bearer {site.secrets[caller]}"} if caller in site.secrets else {}
+    words = {"the": version_of(site, "THE"), "audit": audit or "0" * 32, "source": str(site.work / "THE")}
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w:gz") as file:
-        file.add(site.work / "the", "the")
-    sent = {"content": archive.getvalue()} if body is None else {"json": filled(body, words)}
-    transport = httpx.ASGITransport(site.app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://site", headers=headers) as client:
-        answer = await client.request(method, filled(path, words), **sent)  # type: ignore[arg-type]
+        file.add(site.work / "THE", "the")
+    sent: dict[str, Any] = {"content": archive.getvalue()} if body is None else {"json": filled(body, words)}
+    async with site.client(caller) as client:
+        answer = await client.request(method, filled(path, words), **sent)
     if answer.status_code >= 400:
         assert answer.json()["error"]["message"]
     return answer.status_code
@@ -299,7 +208,7 @@ async def in_each(
     empty, ready = sqlite3.connect(":memory:"), sqlite3.connect(":memory:")
     live.backup(empty)
     try:
-        await site.bring_to(state)
+        await bring_to(site, state)
         live.backup(ready)
         for name, route in ROUTES.items():
             for caller in CALLERS:
@@ -319,9 +228,9 @@ def test_every_route_and_key(site: Site, state: str, gated: bool) -> None:  # no
     async def walk() -> list[str]:
         wrong = []
         async for name, caller, route, plane in in_each(site, state, gated=gated):
-            before, revision = site.found(), site.registry.revision()
+            before, revision = found(site), site.registry.revision()
             status = await asked(site, route, caller)
-            after = site.found()
+            after = found(site)
             if caller in route.allowed:
                 expected, outcome = (route.gated if gated else route.open)[state]
                 right = (status, after) == (expected, outcome or before)
@@ -329,7 +238,7 @@ def test_every_route_and_key(site: Site, state: str, gated: bool) -> None:  # no
                 expected = 401 if caller == "nobody" else route.unseen if caller == "stranger" else 403
                 right = (status, after, site.registry.revision()) == (expected, before, revision)
             held = plane.engine_set.live.get(NAME)
-            live = "-" if held is None else next(n for n, v in site.versions.items() if v == held.version)
+            live = name_of(site, held and held.version)
             if not right or live != after[1]:
                 wrong.append(f"{name} by {caller}: {status}, {before} -> {after}, engine {live}")
         return wrong
@@ -342,10 +251,10 @@ def test_the_walk_is_whole() -> None:
     assert all(set(cells) == set(STATES) for route in ROUTES.values() for cells in (route.open, route.gated))
     sent = {(route.send[0], route.send[1].replace(NAME, "{name}")) for route in ROUTES.values()}
     ours = {
-        (method, route.path.replace("{audit_id}", "{audit}"))
+        (method, str(getattr(route, "path", "")).replace("{audit_id}", "{audit}"))
         for router in (adapters.router, audits.router)
         for route in router.routes
-        for method in route.methods  # type: ignore[attr-defined]
+        for method in getattr(route, "methods", ())
         if method != "GET"
     }
     assert ours - sent == {("POST", "/v1/audits")}, "a new audit of a live version changes no state"
