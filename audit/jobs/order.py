@@ -25,6 +25,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 MAX_SNIPPETS = 100_000
 FILE_NAME_LENGTH = 120
 ID_LENGTH = 512
+TEXT_LENGTH = 1 << 20
+"""Characters of a snippet: to make tokens of a longer one, only to refuse it, would hold up every request."""
 Upload = tuple[str, bytes]
 Word = Annotated[str, Field(max_length=64)]
 Text = Annotated[str, Field(max_length=20_000)]
@@ -176,10 +178,10 @@ def _file_name(name: str) -> str:
 
 
 def check_sets(sets: Mapping[Group, CandidateSet]) -> None:
-    """Check sets that came over HTTP: how many snippets they hold, and that their ids can be shown.
+    """Check sets that came over HTTP: how many snippets they hold, how long these are, and that ids can be shown.
 
     Raises:
-        CandidateError: They are too many, or an id is too long or cannot be printed.
+        CandidateError: They are too many, one is too long, or its id cannot be shown.
     """
     total = sum(len(one.items) for one in sets.values())
     if total > MAX_SNIPPETS:
@@ -188,10 +190,16 @@ def check_sets(sets: Mapping[Group, CandidateSet]) -> None:
             hint="send them in parts",
             param="candidates",
         )
-    ids = [item.id for one in sets.values() for item in one.items]
-    if any(len(name) > ID_LENGTH or not name.isprintable() for name in ids):
-        raise CandidateError(
-            "an id cannot be shown",
-            hint=f"use at most {ID_LENGTH} characters that can be printed",
-            param="candidates",
-        )
+    for item in (item for one in sets.values() for item in one.items):
+        if len(item.id) > ID_LENGTH or not item.id.isprintable():
+            raise CandidateError(
+                "an id cannot be shown",
+                hint=f"use at most {ID_LENGTH} characters that can be printed",
+                param="candidates",
+            )
+        if len(item.prefix) + len(item.target) > TEXT_LENGTH:
+            raise CandidateError(
+                f"a snippet has more than {TEXT_LENGTH} characters",
+                hint="no engine takes it: cut it into several",
+                param="candidates",
+            )

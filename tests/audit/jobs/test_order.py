@@ -105,6 +105,7 @@ def test_controls_are_given_or_made() -> None:
         (asked(candidates=[{**ITEM, "x": DEEP}]), "candidates"),
         (asked(candidates=[{**ITEM, "id": 10**4400}]), "candidates"),
         (asked(candidates=[{**ITEM, "id": "x" * 513}]), "candidates"),
+        (asked(candidates=[{**ITEM, "prefix": "x" * (1 << 20)}]), "candidates"),
     ],
 )
 def test_a_wrong_field_is_named_without_its_text(fields: dict[str, object], param: str) -> None:
