@@ -238,7 +238,7 @@ def test_every_route_and_key(site: Site, state: str, gated: bool) -> None:  # no
                 expected = 401 if caller == "nobody" else route.unseen if caller == "stranger" else 403
                 right = (status, after, site.registry.revision()) == (expected, before, revision)
             held = plane.engine_set.live.get(NAME)
-            live = name_of(site, held and held.version)
+            live = name_of(site, None if held is None else held.version)
             if not right or live != after[1]:
                 wrong.append(f"{name} by {caller}: {status}, {before} -> {after}, engine {live}")
         return wrong
