@@ -1,9 +1,14 @@
-"""Parse untrusted JSON: duplicate keys, NaN, deep nesting and endless numbers are errors."""
+"""Parse untrusted JSON: duplicate keys, deep nesting, endless or infinite numbers, half characters are errors."""
 
 import json
+import math
+import re
 from typing import Any
 
 from lorecall.adapters.core.refusals import ConfigRefusedError, Reason, safe_repr
+
+MAX_DEPTH = 64
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class _DuplicateKeyError(ValueError):
@@ -40,7 +45,30 @@ def parse_object(raw: bytes, name: str) -> dict[str, Any]:
             hint="it must hold one JSON object",
             param=name,
         )
+    _check_parts(value, name)
     return value
+
+
+def _check_parts(value: dict[str, Any], name: str) -> None:
+    """Check that everything within an object can be written out again.
+
+    Raises:
+        ConfigRefusedError: It nests too deeply, or holds a number that is not finite or half of a character.
+    """
+    waiting: list[tuple[Any, int]] = [(value, 1)]
+    problem = ""
+    while waiting and not problem:
+        part, depth = waiting.pop()
+        if isinstance(part, dict | list):
+            inner = [*part.keys(), *part.values()] if isinstance(part, dict) else part
+            waiting += [(one, depth + 1) for one in inner]
+            problem = f"nests deeper than {MAX_DEPTH}" if depth > MAX_DEPTH else ""
+        elif isinstance(part, float) and not math.isfinite(part):
+            problem = "has a number that is not finite"
+        elif isinstance(part, str) and SURROGATE.search(part):
+            problem = "has half of a surrogate pair, which is no character"
+    if problem:
+        raise ConfigRefusedError(Reason.BAD_JSON, f"{name} {problem}", hint="save it again", param=name)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -3,8 +3,9 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from lorecall.adapters.core.errors import AdapterNotFoundError
 from lorecall.adapters.core.refusals import FileRefusedError, Reason, RefusedError, SourceRefusedError
@@ -12,6 +13,7 @@ from lorecall.adapters.intake.shared_store import SharedStore
 from lorecall.adapters.intake.sources import Sources, is_local
 from lorecall.adapters.intake.store import Store, StoredVersion
 from lorecall.adapters.peft_format.adapter import Adapter
+from lorecall.adapters.peft_format.training_record import read_training
 from lorecall.adapters.registry.records import VersionRecord
 from lorecall.adapters.registry.registry import Registry
 from lorecall.adapters.registry.tables import State
@@ -93,7 +95,7 @@ class AdapterPipeline:
             stored = self._store.verify(record.version)
         except (AdapterNotFoundError, FileRefusedError):
             stored = self._fetch_again(record)
-        return self._validate(stored)
+        return self._validate(stored, record.training)
 
     def collect(self, min_age_seconds: float = 3600, now: Callable[[], float] = time.time) -> tuple[str, ...]:
         """Delete stored versions that no registry entry can make live any more.
@@ -127,18 +129,20 @@ class AdapterPipeline:
             raise
 
     def _check(self, directory: Path) -> tuple[StoredVersion, Adapter]:
+        training = read_training(directory)
         stored = self._store.ingest(directory)
         try:
-            return stored, self._validate(stored)
+            return stored, self._validate(stored, training)
         except RefusedError:
-            # A bad training record, which the digest leaves out, would make this version be refused again.
             if stored.version not in self._registry.wanted_versions():
                 with suppress(AdapterNotFoundError):  # a concurrent refusal removed it
                     self._store.remove(stored.version)
             raise
 
-    def _validate(self, stored: StoredVersion) -> Adapter:
-        return validate_adapter(stored.path, self._base, self._limits, version=stored.version)
+    def _validate(self, stored: StoredVersion, training: dict[str, Any]) -> Adapter:
+        return validate_adapter(
+            stored.path, self._base, self._limits, version=stored.version, training=training
+        )
 
     def _share(self, stored: StoredVersion, source: str) -> None:
         if self._shared is not None and _is_private(source):
@@ -150,7 +154,8 @@ class AdapterPipeline:
         record = self._registry.stage(name, stored.version, source=source, actor=actor)
         if record.state is State.STAGED:
             record = self._registry.validated(name, stored.version, adapter, actor=actor)
-        return record, adapter
+        # The name may have had this version before, with a record of its own.
+        return record, replace(adapter, training=record.training, base_digest=record.base_digest)
 
     def _fetch_again(self, record: VersionRecord) -> StoredVersion:
         source = record.source

@@ -7,7 +7,7 @@ from typing import Any
 import fsspec
 from lorecall.adapters.core.refusals import Reason, SourceRefusedError, safe_repr
 from lorecall.adapters.intake.store import StoredVersion
-from lorecall.adapters.peft_format.files import ADAPTER_FILES, CONFIG_FILE
+from lorecall.adapters.peft_format.files import CONFIG_FILE, WEIGHTS_FILE
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,8 @@ class SharedStore:
             files.invalidate_cache()
             if files.exists(f"{target}/{CONFIG_FILE}"):
                 return
-            for name in sorted(ADAPTER_FILES, key=lambda name: name == CONFIG_FILE):
-                if (stored.path / name).is_file():
-                    files.put_file(str(stored.path / name), f"{target}/{name}")
+            for name in (WEIGHTS_FILE, CONFIG_FILE):
+                files.put_file(str(stored.path / name), f"{target}/{name}")
         except Exception as error:  # each file system raises its own errors
             raise SourceRefusedError(
                 Reason.SOURCE_FAILED,

@@ -17,7 +17,6 @@ from lorecall.adapters.core.refusals import FileRefusedError, Reason, StoreFullE
 from lorecall.adapters.peft_format.digest import chunks_of, digest_of, version_digest
 from lorecall.adapters.peft_format.files import (
     CONFIG_FILE,
-    TRAINING_FILE,
     WEIGHTS_FILE,
     open_plain,
     read_json_bytes,
@@ -63,9 +62,9 @@ class Store:
     def ingest(self, source: Path) -> StoredVersion:
         """Copy an adapter directory into the store; the same bytes again give the same version.
 
-        Only the configuration, the weights and the training record are copied. The digest is computed from the
-        bytes as they are written; the source is read once. If the version exists already, its copy is verified,
-        and replaced if damaged. The training record is not part of the digest: the first one stored stays.
+        Only the configuration and the weights are copied: what the digest is computed from, as it is written. The
+        source is read once. If the version exists already, its copy is verified, and replaced if damaged. The
+        training record is not here, since several names may share a version: the registry has one for each.
 
         Raises:
             FileRefusedError: A file is missing, a pickle, a link out, not a regular file, or too large.
@@ -161,8 +160,6 @@ class Store:
             self._check_room(len(config) + os.fstat(weights.fileno()).st_size)
             _write(staged / CONFIG_FILE, config)
             version = digest_of(config, self._copy_chunks(weights, staged / WEIGHTS_FILE))
-        if (source / TRAINING_FILE).exists():
-            _write(staged / TRAINING_FILE, read_json_bytes(source, TRAINING_FILE))
         _sync_directory(staged)
         return version
 

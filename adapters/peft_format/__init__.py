@@ -1,3 +1,3 @@
 """Read a PEFT adapter directory: configuration, header of the weights, digest."""
 
-__all__ = ["adapter", "config", "digest", "files", "safetensors_header", "weights"]
+__all__ = ["adapter", "config", "digest", "files", "safetensors_header", "training_record", "weights"]

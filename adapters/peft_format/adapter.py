@@ -15,13 +15,13 @@ from lorecall.adapters.peft_format.config import LoraSettings, read_settings
 from lorecall.adapters.peft_format.digest import chunks_of, digest_of
 from lorecall.adapters.peft_format.files import (
     CONFIG_FILE,
-    TRAINING_FILE,
     WEIGHTS_FILE,
     open_plain,
     read_json_bytes,
 )
 from lorecall.adapters.peft_format.safetensors_header import TensorEntry, read_header
 from lorecall.adapters.peft_format.shapes import ModuleShape, effective_parameters
+from lorecall.adapters.peft_format.training_record import read_training
 from lorecall.adapters.peft_format.weights import LoraPair, LoraTensors, group_tensors
 
 NOT_BY_PROMPT = ("lm_head", "embed_tokens")
@@ -39,7 +39,7 @@ class Adapter:
         version: sha256 (hex) over configuration and weights; see `digest_of`.
         refusal: Why prompt log-probabilities would not show its effect ("" if they do).
         base_digest: Digest of the prepared base that it was trained on; "" if unknown.
-        training: The contents of `lorecall-training.json`; {} without one.
+        training: Its training record, as `read_training` gives it; {} without one.
     """
 
     path: Path
@@ -61,7 +61,7 @@ class OpenAdapter:
         raw_config: The bytes of `adapter_config.json`.
         config: The same as a JSON object.
         settings: What serving needs of it.
-        training: The contents of `lorecall-training.json`; {} without one.
+        training: Its training record, as `read_training` gives it; {} without one.
         weights: The open weights file.
         tensors: All tensors of the weights file, in the order of their bytes.
         lora: The tensors, grouped.
@@ -79,7 +79,7 @@ class OpenAdapter:
     @property
     def base_digest(self) -> str:
         """Digest of the prepared base that the adapter was trained on; "" if unknown."""
-        return str(self.training.get("base_digest") or "")
+        return str(self.training.get("base_digest", ""))
 
     def adapter(self, version: str = "") -> Adapter:
         """Return what the adapter is.
@@ -120,20 +120,23 @@ def read_adapter(path: Path) -> Adapter:
 
 
 @contextmanager
-def open_adapter(path: Path, *, trusted: bool = False) -> Iterator[OpenAdapter]:
+def open_adapter(
+    path: Path, *, trusted: bool = False, training: dict[str, Any] | None = None
+) -> Iterator[OpenAdapter]:
     """Parse the files of a PEFT LoRA directory and keep the weights file open during the block.
 
     Args:
         path: The directory. It may come from a stranger: what is read is bounded, and JSON is parsed strictly.
         trusted: Whether the user named the directory: links out of it are followed (the Hugging Face cache
             consists of them), and errors name the path.
+        training: Its training record where the caller keeps it; None to read the directory's.
 
     Raises:
         RefusedError: A file is missing, unsafe to read or malformed, or it is no LoRA.
     """
     with ExitStack() as stack:
         try:
-            opened = _parse(path, stack, follow_links=trusted)
+            opened = _parse(path, stack, training, follow_links=trusted)
         except RefusedError as error:
             if not trusted:
                 raise
@@ -142,14 +145,14 @@ def open_adapter(path: Path, *, trusted: bool = False) -> Iterator[OpenAdapter]:
         yield opened
 
 
-def _parse(path: Path, stack: ExitStack, *, follow_links: bool) -> OpenAdapter:
+def _parse(
+    path: Path, stack: ExitStack, training: dict[str, Any] | None, *, follow_links: bool
+) -> OpenAdapter:
     raw_config = read_json_bytes(path, CONFIG_FILE, follow_links=follow_links)
     config = parse_object(raw_config, CONFIG_FILE)
     settings = read_settings(config)
-    training: dict[str, Any] = {}
-    if (path / TRAINING_FILE).exists():
-        raw_training = read_json_bytes(path, TRAINING_FILE, follow_links=follow_links)
-        training = parse_object(raw_training, TRAINING_FILE)
+    if training is None:
+        training = read_training(path, follow_links=follow_links)
     weights = stack.enter_context(open_plain(path, WEIGHTS_FILE, follow_links=follow_links))
     tensors = read_header(weights)
     return OpenAdapter(path, raw_config, config, settings, training, weights, tensors, group_tensors(tensors))

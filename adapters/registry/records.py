@@ -45,7 +45,7 @@ class VersionRecord:
         effective_parameters: Σ r · (d_in + d_out).
         base_digest: The base that it was trained on; "" if unknown.
         refusal: Why the engine's prompt scores would not be its own; "" if they are.
-        training: Its training manifest; {} for none.
+        training: The training record that came with it under this name; {} for none.
         source: Where it came from.
         created_at: When it was added, UTC.
         created_by: Who added it.

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lorecall.adapters.core.refusals import BaseMismatchError, Reason, WeightsRefusedError, safe_repr
 from lorecall.adapters.peft_format.adapter import Adapter, OpenAdapter, open_adapter
@@ -28,7 +29,14 @@ class AdapterLimits:
     require_base: bool = True
 
 
-def validate_adapter(path: Path, base: BaseFacts, limits: AdapterLimits, *, version: str = "") -> Adapter:
+def validate_adapter(
+    path: Path,
+    base: BaseFacts,
+    limits: AdapterLimits,
+    *,
+    version: str = "",
+    training: dict[str, Any] | None = None,
+) -> Adapter:
     """Check an adapter directory against a base and a server's limits. No torch, no pickle, bounded memory.
 
     Args:
@@ -36,6 +44,7 @@ def validate_adapter(path: Path, base: BaseFacts, limits: AdapterLimits, *, vers
         base: What it must fit.
         limits: Which adapters the server accepts.
         version: Its digest where the store has just computed it; "" to hash the files.
+        training: Its training record where the caller keeps it; None to read the directory's.
 
     Returns:
         What the adapter is.
@@ -43,7 +52,7 @@ def validate_adapter(path: Path, base: BaseFacts, limits: AdapterLimits, *, vers
     Raises:
         RefusedError: The first thing found wrong; its `reason` is a stable code.
     """
-    with open_adapter(path) as files:
+    with open_adapter(path, training=training) as files:
         check_config(files.config, files.settings, max_rank=limits.max_rank)
         _check_base(files, base, limits)
         check_kinds(files.lora)

@@ -43,7 +43,14 @@ def read_json_lines(name: str, content: bytes, *, skip_bad: bool) -> CandidateSe
 
 def read_records(name: str, records: Sequence[dict[str, Any]], *, skip_bad: bool) -> CandidateSet:
     """Read records that are already parsed from JSON. Raises CandidateError as `load_json_lines` does."""
-    digest = hashlib.sha256(json.dumps(records, sort_keys=True).encode()).hexdigest()
+    try:
+        digest = hashlib.sha256(json.dumps(records, sort_keys=True).encode()).hexdigest()
+    except (ValueError, RecursionError):
+        raise CandidateError(
+            f"{name!r} nests too deeply, or has a number with thousands of digits",
+            hint='send {"id", "prefix", "target"}',
+            param="candidates",
+        ) from None  # the cause could quote a text
     parsed = parse_records(enumerate(records, start=1), lambda record, number: to_items(record, str(number)))
     return make_set(name, digest, parsed, skip_bad=skip_bad)
 

@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from lorecall.adapters.core.errors import CandidateError, UsageError
 from lorecall.audit.inputs.candidates import CandidateSet
@@ -25,7 +25,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 MAX_SNIPPETS = 100_000
 FILE_NAME_LENGTH = 120
 ID_LENGTH = 512
+TEXT_LENGTH = 1 << 20
+"""Characters of a snippet: to make tokens of a longer one, only to refuse it, would hold up every request."""
 Upload = tuple[str, bytes]
+Word = Annotated[str, Field(max_length=64)]
+Text = Annotated[str, Field(max_length=20_000)]
+"""The bounds of what is stored with an audit and shown in lists; a length also refuses what is no Unicode."""
 
 
 class OrderSettings(BaseModel):
@@ -43,10 +48,10 @@ class OrderSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    framing: tuple[str, ...] = ("raw",)
-    prefix_tokens: tuple[int, ...] = ()
+    framing: Annotated[tuple[Word, ...], Field(max_length=8)] = ("raw",)
+    prefix_tokens: Annotated[tuple[Annotated[int, Field(ge=1, lt=2**31)], ...], Field(max_length=16)] = ()
     epsilon: float | None = Field(default=None, ge=0, le=10)
-    seed: int = 0
+    seed: int = Field(default=0, ge=-(2**63), lt=2**63)
     confidence: float = Field(default=CONFIDENCE, gt=0, lt=1)
     show_text: bool = False
     policy: dict[str, Any] = Field(default_factory=dict)
@@ -76,8 +81,8 @@ class OrderSettings(BaseModel):
 
 class _Fields(OrderSettings):
     adapter: str = Field(min_length=1)
-    system: str | None = None
-    template: str | None = None
+    system: Text | None = None
+    template: Text | None = None
     skip_bad: bool = False
     generate_controls: Recipe | None = None
     control_count: int = Field(default=300, ge=1, le=10_000)
@@ -176,10 +181,10 @@ def _file_name(name: str) -> str:
 
 
 def check_sets(sets: Mapping[Group, CandidateSet]) -> None:
-    """Check sets that came over HTTP: how many snippets they hold, and that their ids can be shown.
+    """Check sets that came over HTTP: how many snippets they hold, how long these are, and that ids can be shown.
 
     Raises:
-        CandidateError: They are too many, or an id is too long or cannot be printed.
+        CandidateError: They are too many, one is too long, or its id cannot be shown.
     """
     total = sum(len(one.items) for one in sets.values())
     if total > MAX_SNIPPETS:
@@ -188,10 +193,16 @@ def check_sets(sets: Mapping[Group, CandidateSet]) -> None:
             hint="send them in parts",
             param="candidates",
         )
-    ids = [item.id for one in sets.values() for item in one.items]
-    if any(len(name) > ID_LENGTH or not name.isprintable() for name in ids):
-        raise CandidateError(
-            "an id cannot be shown",
-            hint=f"use at most {ID_LENGTH} characters that can be printed",
-            param="candidates",
-        )
+    for item in (item for one in sets.values() for item in one.items):
+        if len(item.id) > ID_LENGTH or not item.id.isprintable():
+            raise CandidateError(
+                "an id cannot be shown",
+                hint=f"use at most {ID_LENGTH} characters that can be printed",
+                param="candidates",
+            )
+        if len(item.prefix) + len(item.target) > TEXT_LENGTH:
+            raise CandidateError(
+                f"a snippet has more than {TEXT_LENGTH} characters",
+                hint="no engine takes it: cut it into several",
+                param="candidates",
+            )

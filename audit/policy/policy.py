@@ -17,7 +17,7 @@ class ExitCode(IntEnum):
     ENGINE_DISAGREES = 4
 
 
-Limit = Annotated[int, Field(ge=0)]
+Limit = Annotated[int, Field(ge=0, lt=2**53)]
 RateLimit = Annotated[float, Field(ge=0, le=1)]
 
 

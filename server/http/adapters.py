@@ -92,7 +92,7 @@ async def list_adapters(raw_request: Request) -> Response:
     await state.adapters.refresh_tiers()
     records = await asyncio.to_thread(state.adapters.registry.adapters)
     found = [
-        await asyncio.to_thread(describe, state.adapters, record.name)
+        await asyncio.to_thread(describe, state.adapters, record.name, training=False)
         for record in records
         if sees(record.name)
     ]

@@ -181,5 +181,5 @@ def _form_value(name: str, text: str, before: object) -> object:
         return text
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UsageError(f"the form's field {name[:40]!r} is not JSON", param=name[:40]) from None

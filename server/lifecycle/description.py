@@ -6,13 +6,16 @@ from lorecall.adapters.registry.records import EventRecord, VersionRecord
 from lorecall.server.lifecycle.control_plane import ControlPlane
 
 
-def describe(plane: ControlPlane, name: str, version: str | None = None) -> dict[str, Any]:
+def describe(
+    plane: ControlPlane, name: str, version: str | None = None, *, training: bool = True
+) -> dict[str, Any]:
     """Return the JSON object of `GET /v1/adapters/{name}`; reads the registry, so call it in a thread.
 
     Args:
         plane: The control plane.
         name: The name.
         version: The version to describe; None for the live one, or the newest where none is live.
+        training: Whether to show its training record; lists leave it out.
 
     Raises:
         AdapterNotFoundError: There is no such name.
@@ -24,6 +27,7 @@ def describe(plane: ControlPlane, name: str, version: str | None = None) -> dict
     loaded = plane.engine_set.live.get(name)
     return {
         **facts(shown),
+        **({"training": shown.training} if training else {}),
         "pinned": adapter.pinned,
         "level": plane.level(name),
         "running": 0 if loaded is None else len(loaded.leases),
@@ -46,7 +50,6 @@ def facts(record: VersionRecord) -> dict[str, Any]:
         "refusal": record.refusal,
         "base_digest": record.base_digest,
         "source": record.source,
-        "training": record.training,
     }
 
 

@@ -29,6 +29,7 @@ from tests.adapters.spoiling import (
     sparse,
     tensors,
     training,
+    training_text,
     value,
 )
 
@@ -75,6 +76,22 @@ _JSON: dict[str, tuple[Reason, Spoiler]] = {
         Reason.BAD_JSON,
         lambda d: discard((d / TRAINING_FILE).write_text("[1]")),
     ),
+    "infinite alpha": (Reason.BAD_JSON, config_text('{"r": 4, "lora_alpha": 1e999}')),
+    "configuration of 970 levels": (Reason.BAD_JSON, config_text('{"x":' * 970 + "1" + "}" * 970)),
+    "half a character": (Reason.BAD_JSON, config_text('{"revision": "\\ud800"}')),
+    "infinite loss": (Reason.BAD_JSON, training_text('{"loss": 1e999}')),
+    "training record of 970 levels": (Reason.BAD_JSON, training_text('{"x":' * 970 + "1" + "}" * 970)),
+    "half a character in the training record": (Reason.BAD_JSON, training_text('{"x": ["\\udc00"]}')),
+    "huge training record": (Reason.TOO_LARGE, training(x="a" * (1 << 20))),
+}
+_TRAINING: dict[str, tuple[Reason, Spoiler]] = {
+    "long text": (Reason.BAD_SETTING, training(scheme="a" * 129)),
+    "long list": (Reason.BAD_SETTING, training(modules=["q"] * 65)),
+    "many tools": (Reason.BAD_SETTING, training(created_with={str(n): "1" for n in range(17)})),
+    "endless rank": (Reason.BAD_SETTING, training(rank=10**300)),
+    "loss is a text": (Reason.BAD_SETTING, training(loss="low")),
+    "base digest is a list": (Reason.BAD_SETTING, training(base_digest=["ab"])),
+    "parent's record is wrong": (Reason.BAD_SETTING, training(mitigation={"parent_training": {"seed": "1"}})),
 }
 _SETTINGS: dict[str, tuple[Reason, Spoiler]] = {
     "prompt tuning": (Reason.NOT_LORA, setting(peft_type="PROMPT_TUNING")),
@@ -241,4 +258,4 @@ _WEIGHTS: dict[str, tuple[Reason, Spoiler]] = {
         ),
     ),
 }
-SPOILERS: Mapping[str, tuple[Reason, Spoiler]] = _FILES | _JSON | _SETTINGS | _HEADER | _WEIGHTS
+SPOILERS: Mapping[str, tuple[Reason, Spoiler]] = _FILES | _JSON | _TRAINING | _SETTINGS | _HEADER | _WEIGHTS

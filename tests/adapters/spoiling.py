@@ -91,6 +91,11 @@ def training(**values: Any) -> Spoiler:
     return lambda directory: discard((directory / TRAINING_FILE).write_text(json.dumps(values)))
 
 
+def training_text(text: str) -> Spoiler:
+    """Add a training record of that text."""
+    return lambda directory: discard((directory / TRAINING_FILE).write_text(text))
+
+
 def tensors(change: Callable[[dict[str, Any]], object]) -> Spoiler:
     """Save the weights again with other tensors."""
 

@@ -5,6 +5,7 @@ import shutil
 import tarfile
 import uuid
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,41 @@ def test_a_refusal_does_not_stick_to_the_same_bytes(intake: AdapterPipeline, ada
         intake.add("acme", str(adapter), actor="mallory")
     (adapter / "lorecall-training.json").unlink()
     assert intake.add("acme", str(adapter), actor="ann")[0].state is State.VALIDATED
+
+
+def test_each_name_has_the_training_record_that_came_with_it(
+    intake: AdapterPipeline, registry: Registry, base: BaseFacts, adapter: Path, tmp_path: Path
+) -> None:
+    """Whoever sends the same bytes first says nothing about another's adapter, here or on another server."""
+    versions = set()
+    for name, seed in (("mallory", 666), ("acme", 1), ("globex", None)):
+        (adapter / "lorecall-training.json").unlink(missing_ok=True)
+        if seed is not None:
+            spoiling.training(seed=seed, base_digest=spoiling.BASE_DIGEST)(adapter)
+        record, info = intake.add(name, str(adapter), actor=name)
+        assert info.training.get("seed") == record.training.get("seed") == seed
+        versions.add(record.version)
+    assert len(versions) == 1
+    other = intake_at(tmp_path / "two", registry, base, SourcePolicy(local_roots=(tmp_path / "models",)))
+    spoiling.training(seed=2)(adapter)  # the source changed its record since
+    for server in (intake, other):
+        for name, seed in (("mallory", 666), ("acme", 1), ("globex", None)):
+            again = server.materialise(registry.version(name, info.version))
+            assert again.training.get("seed") == seed
+            assert again.base_digest == ("" if seed is None else spoiling.BASE_DIGEST)
+
+
+def test_a_base_that_a_record_states_binds_every_server(
+    intake: AdapterPipeline, registry: Registry, base: BaseFacts, adapter: Path, tmp_path: Path
+) -> None:
+    """A server with another base of the same name does not load it, although the store holds no record."""
+    spoiling.training(base_digest=spoiling.BASE_DIGEST)(adapter)
+    record, _ = intake.add("acme", str(adapter), actor="ann")
+    policy = SourcePolicy(local_roots=(tmp_path / "models",))
+    other = intake_at(tmp_path / "two", registry, replace(base, digest="cd" * 32), policy)
+    with pytest.raises(RefusedError) as caught:
+        other.materialise(record)
+    assert caught.value.reason is Reason.WRONG_BASE
 
 
 def test_sources_and_names_are_checked(intake: AdapterPipeline, registry: Registry) -> None:

@@ -16,7 +16,7 @@ from lorecall.adapters.core.errors import AdapterNotFoundError
 from lorecall.adapters.core.refusals import FileRefusedError, Reason, StoreFullError
 from lorecall.adapters.intake.store import Store
 from lorecall.adapters.peft_format.digest import version_digest
-from lorecall.adapters.peft_format.files import CONFIG_FILE, MAX_JSON_BYTES, TRAINING_FILE, WEIGHTS_FILE
+from lorecall.adapters.peft_format.files import CONFIG_FILE, TRAINING_FILE, WEIGHTS_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,9 +43,9 @@ def staged(store: Store) -> list[Path]:
 
 
 def test_copy_is_exact_and_leaves_the_rest_behind(store: Store, source: Path) -> None:
-    """The adapter's three files arrive byte for byte; nothing else of the directory does."""
+    """What the digest is of arrives byte for byte; nothing else of the directory does."""
     stored = store.ingest(source)
-    assert sorted(p.name for p in stored.path.iterdir()) == sorted([CONFIG_FILE, WEIGHTS_FILE, TRAINING_FILE])
+    assert sorted(p.name for p in stored.path.iterdir()) == sorted([CONFIG_FILE, WEIGHTS_FILE])
     for file in stored.path.iterdir():
         assert file.read_bytes() == (source / file.name).read_bytes()
         assert file.stat().st_mode & 0o777 == 0o444
@@ -151,10 +151,10 @@ def test_killed_copy_leaves_nothing_visible_and_is_swept(store: Store, source: P
 
 def test_failed_copy_leaves_nothing(store: Store, source: Path) -> None:
     """A refusal in the middle of a copy leaves no files."""
-    (source / TRAINING_FILE).write_bytes(b" " * (MAX_JSON_BYTES + 1))
+    (source / WEIGHTS_FILE).unlink()
     with pytest.raises(FileRefusedError) as caught:
         store.ingest(source)
-    assert caught.value.reason is Reason.TOO_LARGE
+    assert caught.value.reason is Reason.MISSING_FILE
     assert (store.versions(), staged(store)) == ((), [])
 
 

@@ -14,7 +14,7 @@ from lorecall.adapters.registry.audit_tables import AuditRow
 from lorecall.adapters.registry.database import Database, RegistryUnavailableError
 from lorecall.adapters.registry.registry import Registry
 from lorecall.adapters.registry.tables import Model, State
-from sqlalchemy import select
+from sqlalchemy import select, text
 
 from tests.postgres import Postgres
 
@@ -83,6 +83,44 @@ def test_jobs_of_an_older_server_become_audits(registry_url: str) -> None:
     assert [adapter.name for adapter in registry.changes(registry.revision() - 1).adapters] == ["acme"]
     assert registry.events("acme")[-1].detail == {"reason": version.reason, "audit_id": "open-1"}
     assert registry.version("globex", "v1").audit_id == "failed-1"
+    registry.close()
+
+
+OLD_RECORDS = {
+    "plain": ('{"seed": 7, "notes": "x", "loss": 0.5}', {"seed": 7, "loss": 0.5}),
+    "infinite": ('{"loss": 1e999}', {"base_digest": "ab"}),
+    "constant": ('{"loss": Infinity}', {"base_digest": "ab"}),
+    "deep": ('{"x":' * 970 + "1" + "}" * 970, {"base_digest": "ab"}),
+    "deeper": ('{"x":' * 3000 + "1" + "}" * 3000, {"base_digest": "ab"}),
+    "long": ('{"scheme": "' + "a" * 20_000 + '"}', {"base_digest": "ab"}),
+    "half": ('{"scheme": "\\ud800"}', {"base_digest": "ab"}),
+    "none": ("{}", {}),
+}
+
+
+def test_records_of_an_older_server_can_be_shown(registry_url: str) -> None:
+    """What a stranger's file held is reduced to known fields, so that one row does not fail every answer."""
+    database = Database(registry_url)
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    sqlite = registry_url.startswith("sqlite")
+    old = {name: texts for name, texts in OLD_RECORDS.items() if sqlite or name not in ("constant", "deeper")}
+    row = (
+        "INSERT INTO adapter_versions (name, version, state, reason, audit_id, was_live, rank, "
+        "effective_parameters, base_digest, refusal, training, source, created_at, created_by) VALUES "
+        "('acme', :name, 'staged', '', '', false, 8, 8000, 'ab', '', :record, 'x', '2026-11-23 00:00:00', 'ann')"
+    )
+    with database._begin() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0003")
+        connection.exec_driver_sql("INSERT INTO adapters VALUES ('acme', NULL, NULL, false, false, 1)")
+        for name, (record, _) in old.items():
+            connection.execute(text(row if sqlite else row.replace(":record", "CAST(:record AS JSON)")),
+                               {"name": name, "record": record})  # fmt: skip
+    database.close()
+    registry = Registry(registry_url)
+    found = {version.version: version.training for version in registry.versions("acme")}
+    assert found == {name: kept for name, (_, kept) in old.items()} | {"none": {}}
     registry.close()
 
 

@@ -16,6 +16,7 @@ from lorecall.adapters.core.errors import AdapterError
 from lorecall.adapters.core.refusals import Reason, RefusedError
 from lorecall.adapters.intake.store import Store
 from lorecall.adapters.peft_format.files import CONFIG_FILE, WEIGHTS_FILE
+from lorecall.adapters.peft_format.training_record import read_training
 from lorecall.adapters.validation.base_facts import BaseFacts, base_name, read_base_facts
 from lorecall.adapters.validation.config_checks import INERT, UNSUPPORTED
 from lorecall.adapters.validation.policy import AdapterLimits, validate_adapter
@@ -70,8 +71,14 @@ def test_malicious_adapter_is_refused_through_the_store(
     """A malicious adapter is refused by the store or, copied there, by validation."""
     _, spoil = malicious.SPOILERS[kind]
     spoil(adapter)
+    store = Store(tmp_path / "store", max_bytes=1 << 24)
+
+    def take_in() -> None:
+        training = read_training(adapter)
+        validate_adapter(store.ingest(adapter).path, base, LIMITS, training=training)
+
     with pytest.raises(RefusedError):
-        validate_adapter(Store(tmp_path / "store", max_bytes=1 << 24).ingest(adapter).path, base, LIMITS)
+        take_in()
 
 
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])

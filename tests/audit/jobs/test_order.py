@@ -11,6 +11,9 @@ from lorecall.audit.records import Group
 
 HIDDEN = "4408 2265 9017"
 ITEM = {"id": "1", "prefix": "Key: ", "target": HIDDEN}
+DEEP: list[Any] = []
+for _ in range(2000):
+    DEEP = [DEEP]
 LINE = json.dumps(ITEM).encode() + b"\n"
 
 
@@ -91,6 +94,21 @@ def test_controls_are_given_or_made() -> None:
         (asked(policy={"max_nothing": 1}), "policy"),
         (asked(policy=[HIDDEN]), "policy"),
         (asked(generate_controls="magic"), "generate_controls"),
+        (asked(template="{prefix}" + HIDDEN * 2000, framing="template"), "template"),
+        (asked(template="{prefix}\ud800", framing="template"), "template"),
+        (asked(system=HIDDEN * 2000, framing="chat+system"), "system"),
+        (asked(system="\ud800", framing="chat+system"), "system"),
+        (asked(framing=["raw"] * 9), "framing"),
+        (asked(framing=[HIDDEN * 10]), "framing.0"),
+        (asked(prefix_tokens=[*range(1, 18)]), "prefix_tokens"),
+        (asked(prefix_tokens=[-3]), "prefix_tokens.0"),
+        (asked(seed=10**4000), "seed"),
+        (asked(policy={"max_certified": 10**4000}), "policy"),
+        (asked(policy={"max_rate": float("nan")}), "policy"),
+        (asked(candidates=[{**ITEM, "x": DEEP}]), "candidates"),
+        (asked(candidates=[{**ITEM, "id": 10**4400}]), "candidates"),
+        (asked(candidates=[{**ITEM, "id": "x" * 513}]), "candidates"),
+        (asked(candidates=[{**ITEM, "prefix": "x" * (1 << 20)}]), "candidates"),
     ],
 )
 def test_a_wrong_field_is_named_without_its_text(fields: dict[str, object], param: str) -> None:

@@ -373,6 +373,7 @@ def test_the_gate_needs_candidates_of_the_operators(tmp_path: Path) -> None:
         {"id": "", "prefix": "a", "target": "b"}, {"id": "x", "prefix": "a", "target": " "},
         {"id": "x\n", "prefix": "a", "target": "b"}, {"id": "x" * 600, "prefix": "a", "target": "b"},
         {"id": "x", "prefix": "\ud800", "target": "b"},
+        {"id": "x", "prefix": "a" * (1 << 20), "target": "b"},
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("field", ["candidates", "controls"])
