@@ -1,9 +1,10 @@
 """What callers may ask of the engine: every generation passes here, by whichever route or header it came."""
 
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any
 
+from lorecall.adapters.core.errors import LorecallError
 from lorecall.server.auth.request_context import current
 
 OURS = "lorecall_"
@@ -13,14 +14,25 @@ CALLERS_FAULT = (TypeError, ValueError, OverflowError, RecursionError)
 """What vLLM's input processing raises of values that it cannot use."""
 
 
-def guard_engine(engine_client: Any) -> None:
+Hold = Callable[[Any, AsyncGenerator[Any, None]], AsyncGenerator[Any, None]]
+"""From a LoRA request and a generation, the same generation, which keeps the adapter's version in the engine."""
+
+
+def guard_engine(engine_client: Any, hold: Hold) -> None:
     """Make an engine client refuse or ignore what callers must not ask, from now on.
 
     Extra arguments of ours are dropped: a worker acts on them. A priority below 0 becomes 0 unless the caller's
     key has the scope `audit` or `admin`: it would overtake everybody. Values that vLLM cannot use are the
-    caller's error (ValueError, which vLLM answers with 400) and not the server's.
+    caller's error (ValueError, which vLLM answers with 400) and not the server's. A generation whose version may
+    stay no longer is aborted and ends with vLLM's own error for what may be repeated: 503, or that error in the
+    stream.
+
+    Args:
+        engine_client: vLLM's client of the engine.
+        hold: Holds a request's version; requests of the server's own hold theirs themselves.
     """
-    from vllm.v1.engine.exceptions import EngineGenerateError  # noqa: PLC0415  vLLM's environment is set by now
+    from vllm.exceptions import RetryableRequestError  # noqa: PLC0415  vLLM's environment is set by now
+    from vllm.v1.engine.exceptions import EngineGenerateError  # noqa: PLC0415
 
     generate = engine_client.generate
 
@@ -34,12 +46,16 @@ def guard_engine(engine_client: Any) -> None:
         if context is not None and not context.privileged:
             priority = max(0, priority)
         stream = generate(prompt, sampling_params, request_id, priority=priority, **others)
+        if context is not None:
+            stream = hold(others.get("lora_request"), stream)
         try:
             async with contextlib.aclosing(stream):
                 async for output in stream:
                     if grammar_failed(output, sampling_params):
                         raise ValueError("no text can have the structured output that was asked for")
                     yield output
+        except LorecallError as error:
+            raise RetryableRequestError(str(error)) from error
         except EngineGenerateError as error:
             if isinstance(error.__cause__, CALLERS_FAULT):
                 kind = type(error.__cause__).__name__
