@@ -1,0 +1,36 @@
+"""Threads for calls that block for long, apart from those that `asyncio.to_thread` uses for short ones.
+
+A database read waits for no download and for no hash: those have threads of their own, and the loop's own are for
+the database and what is as short.
+"""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+SHORT_CALLS = 16
+DOWNLOADS = 8
+DISK = 2
+
+_downloads = ThreadPoolExecutor(DOWNLOADS, "lorecall-download")
+_disk = ThreadPoolExecutor(DISK, "lorecall-disk")
+
+
+def keep_for_short_calls(loop: asyncio.AbstractEventLoop) -> None:
+    """Give a loop enough threads for the database: its default is six on a machine of two cores."""
+    loop.set_default_executor(ThreadPoolExecutor(SHORT_CALLS, "lorecall-short"))
+
+
+async def download(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call what fetches an adapter, or stores one; at most `DOWNLOADS` at a time."""
+    return await asyncio.get_running_loop().run_in_executor(_downloads, partial(call, *args, **kwargs))
+
+
+async def on_disk(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call what reads stored adapters through, or deletes them; at most `DISK` at a time."""
+    return await asyncio.get_running_loop().run_in_executor(_disk, partial(call, *args, **kwargs))
