@@ -1,6 +1,7 @@
 """`lorecall audit serve`: the audit routes and the page as a separate service, without an engine."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -20,6 +21,8 @@ from lorecall.server.observability.metrics import AdapterLabels
 from lorecall.server.settings import ServerSettings
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.exceptions import HTTPException
+
+logger = logging.getLogger("lorecall")
 
 
 def make_app(server: str, registry: Registry, settings: ServerSettings, host: str) -> FastAPI:
@@ -84,6 +87,8 @@ async def _follow_keys(guard: KeyGuard, seconds: float) -> None:
             await asyncio.to_thread(guard.reload)
         except LorecallError:
             continue  # the keys stay as they were until the registry answers
+        except Exception:  # they are reloaded again, whatever this was
+            logger.exception("the API keys could not be reloaded")
 
 
 async def _invalid(_request: Request, error: Exception) -> Response:
