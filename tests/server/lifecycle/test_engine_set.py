@@ -2,61 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from lorecall.adapters.core.errors import AdapterError, UsageError
-from lorecall.adapters.peft_format.adapter import Adapter
-from lorecall.server.lifecycle.engine_set import Capacity, EngineSet, Lease, LoadedVersion, ReplacedError
-from lorecall.server.observability.metrics import Metrics
-from prometheus_client import CollectorRegistry
+from lorecall.server.lifecycle.engine_set import EngineSet, Lease, LoadedVersion, ReplacedError
 
-
-class RecordingEngine:
-    """Keeps the ids that were added and not removed; refuses what it is told to."""
-
-    def __init__(self) -> None:
-        self.held: set[int] = set()
-        self.refuse = self.take = False
-        self.keep = False
-        self.asked = 0
-
-    async def add_lora(self, request: Any) -> None:
-        """Add an adapter."""
-        if self.take:
-            self.held.add(request.lora_int_id)
-        if self.refuse:
-            raise ValueError("shapes")
-        self.held.add(request.lora_int_id)
-
-    async def remove_lora(self, lora_id: int) -> None:
-        """Remove one."""
-        if self.keep:
-            raise RuntimeError("busy")
-        self.held.discard(lora_id)
-
-    async def collective_rpc(self, method: str, args: tuple[Any, ...] = ()) -> list[Any]:
-        """Answer the two calls of the server."""
-        del args
-        self.asked += method.endswith("tiers")
-        return [{"slots": [], "memory": sorted(self.held)} if method.endswith("tiers") else True]
-
-
-def info(version: str) -> Adapter:
-    """Return what is known of a version."""
-    return Adapter(Path("x"), 1, (), 1, version)
-
-
-def engine_set(engine: RecordingEngine, drain: float = 5.0) -> EngineSet:
-    """Return an engine set whose ids count up."""
-    count = iter(range(1, 100))
-
-    def request(name: str, of: Adapter) -> Any:
-        return SimpleNamespace(lora_name=f"{name}@{of.version}", lora_int_id=next(count))
-
-    return EngineSet(engine, request, Capacity(2, 3, drain), Metrics(5, CollectorRegistry()))
+from tests.server.lifecycle.recording import RecordingEngine, engine_set, info, settle
 
 
 def run(test: Callable[[RecordingEngine, EngineSet], Any], drain: float = 5.0) -> None:
@@ -67,11 +20,6 @@ def run(test: Callable[[RecordingEngine, EngineSet], Any], drain: float = 5.0) -
         await test(engine, engine_set(engine, drain))
 
     asyncio.run(main())
-
-
-async def settle(held: EngineSet) -> None:
-    """Let every drain finish."""
-    await asyncio.gather(*held._tasks, return_exceptions=True)  # a version that was taken back drains no more
 
 
 async def put(held: EngineSet, version: str, name: str = "a") -> LoadedVersion:
