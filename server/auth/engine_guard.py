@@ -39,9 +39,7 @@ def guard_engine(engine_client: Any, hold: Hold) -> None:
     async def guarded(
         prompt: Any, sampling_params: Any, request_id: str, *, priority: int = 0, **others: Any
     ) -> AsyncIterator[Any]:
-        extra = getattr(sampling_params, "extra_args", None)
-        if extra:
-            sampling_params.extra_args = {k: v for k, v in extra.items() if not k.startswith(OURS)} or None
+        drop_ours(sampling_params)
         context = current.get()
         if context is not None and not context.privileged:
             priority = max(0, priority)
@@ -55,6 +53,8 @@ def guard_engine(engine_client: Any, hold: Hold) -> None:
                         raise ValueError("no text can have the structured output that was asked for")
                     yield output
         except LorecallError as error:
+            if context is not None:
+                context.failure = error
             raise RetryableRequestError(str(error)) from error
         except EngineGenerateError as error:
             if isinstance(error.__cause__, CALLERS_FAULT):
@@ -65,6 +65,13 @@ def guard_engine(engine_client: Any, hold: Hold) -> None:
 
     guarded.unguarded = generate  # type: ignore[attr-defined]  # for `unguarded`
     engine_client.generate = guarded
+
+
+def drop_ours(sampling_params: Any) -> None:
+    """Take the extra arguments that only this server sets out of a caller's."""
+    extra = getattr(sampling_params, "extra_args", None)
+    if extra:
+        sampling_params.extra_args = {k: v for k, v in extra.items() if not k.startswith(OURS)} or None
 
 
 def unguarded(engine_client: Any) -> Callable[..., AsyncIterator[Any]]:
