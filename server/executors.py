@@ -7,6 +7,7 @@ the database and what is as short.
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from functools import partial
 from typing import ParamSpec, TypeVar
 
@@ -16,8 +17,10 @@ T = TypeVar("T")
 SHORT_CALLS = 16
 DOWNLOADS = 8
 DISK = 2
+ENGINES = 16
 
 _downloads = ThreadPoolExecutor(DOWNLOADS, "lorecall-download")
+_engines = ThreadPoolExecutor(ENGINES, "lorecall-engine")
 _disk = ThreadPoolExecutor(DISK, "lorecall-disk")
 
 
@@ -28,9 +31,19 @@ def keep_for_short_calls(loop: asyncio.AbstractEventLoop) -> None:
 
 async def download(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call what fetches an adapter, or stores one; at most `DOWNLOADS` at a time."""
-    return await asyncio.get_running_loop().run_in_executor(_downloads, partial(call, *args, **kwargs))
+    return await _on(_downloads, partial(call, *args, **kwargs))
 
 
 async def on_disk(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call what reads stored adapters through, or deletes them; at most `DISK` at a time."""
-    return await asyncio.get_running_loop().run_in_executor(_disk, partial(call, *args, **kwargs))
+    return await _on(_disk, partial(call, *args, **kwargs))
+
+
+async def ask_engine(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call what asks an engine and waits: another server's, or this one's, which may load an adapter."""
+    return await _on(_engines, partial(call, *args, **kwargs))
+
+
+async def _on(pool: ThreadPoolExecutor, call: Callable[[], T]) -> T:
+    """Call on a pool's thread, with the caller's context, as `asyncio.to_thread` does: it holds the request."""
+    return await asyncio.get_running_loop().run_in_executor(pool, copy_context().run, call)

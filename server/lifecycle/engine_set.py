@@ -204,8 +204,9 @@ class EngineSet:
                 async for output in stream:
                     yield output
                 return
-            while (output := await lease.wait(anext(stream, None))) is not None:
-                yield output
+            with contextlib.suppress(StopAsyncIteration):
+                while True:
+                    yield await lease.wait(anext(stream))
 
     async def finish(self, lora_request: Any, work: Coroutine[Any, Any, T]) -> T:
         """Return what work on a version returns, holding the version.

@@ -37,7 +37,7 @@ class Due:
 
     def wait(self) -> float:
         """Return the seconds from one more failure to the next try."""
-        return min(RETRY_S * 2 ** min(self.failures, 16), self.most)
+        return min(RETRY_S * (1 << min(self.failures, 16)), self.most)
 
 
 class Follower:

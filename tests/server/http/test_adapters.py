@@ -80,7 +80,8 @@ def test_vllms_route_says_what_the_gate_holds_back(
 
     async def test() -> None:
         server = world.server("one")
-        server.plane.gate = Gate(world, state)
+        gate: Any = Gate(world, state)
+        server.plane.gate = gate
         body = {"lora_name": "acme", "lora_path": world.adapter(1)}
         async with client_of(server.plane) as client:
             answer = await client.post("/v1/load_lora_adapter", json=body)

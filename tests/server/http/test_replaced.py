@@ -19,7 +19,7 @@ TOKENS = 1900
 FLAGS = ("--max-model-len", "2048", "--max-num-seqs", "16", "--max-loras", "4", "--max-lora-rank", "16")
 MESSAGES = [{"role": "user", "content": "To be"}]
 LONG = {"ignore_eos": True, "max_tokens": TOKENS}
-BODIES = {
+BODIES: dict[str, dict[str, Any]] = {
     "/v1/completions": {"prompt": "To be", **LONG},
     "/v1/chat/completions": {"messages": MESSAGES, **LONG},
     "/v1/messages": {"messages": MESSAGES, "max_tokens": TOKENS},
@@ -107,7 +107,7 @@ def test_an_answer_in_one_piece_is_a_503(hasty: Served, int8_adapters: list[Path
 
 def test_many_prompts_and_scores_end_likewise(hasty: Served, int8_adapters: list[Path]) -> None:
     """A batch of prompts, and a call of /v1/score, whose texts are many requests of the engine."""
-    batch = {"prompt": ["To be", "or not", "to be"], **LONG, "n": 2}
+    batch: dict[str, Any] = {"prompt": ["To be", "or not", "to be"], **LONG, "n": 2}
     items = [{"id": str(i), "prefix": f"To be {i}", "target": "or not to be " * 20} for i in range(2000)]
     for path, body in {"/v1/completions": batch, "/v1/score": {"items": items}}.items():
         answer = replaced_meanwhile(hasty, path, body, int8_adapters)
