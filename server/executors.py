@@ -14,11 +14,14 @@ from typing import ParamSpec, TypeVar
 P = ParamSpec("P")
 T = TypeVar("T")
 
-SHORT_CALLS = 16
+SHORT_CALLS = 12
+"""Fewer than the database's pool has connections, which is 15."""
+ADDS = 8
 DOWNLOADS = 8
 DISK = 2
 ENGINES = 16
 
+_adds = ThreadPoolExecutor(ADDS, "lorecall-add")
 _downloads = ThreadPoolExecutor(DOWNLOADS, "lorecall-download")
 _engines = ThreadPoolExecutor(ENGINES, "lorecall-engine")
 _disk = ThreadPoolExecutor(DISK, "lorecall-disk")
@@ -29,8 +32,13 @@ def keep_for_short_calls(loop: asyncio.AbstractEventLoop) -> None:
     loop.set_default_executor(ThreadPoolExecutor(SHORT_CALLS, "lorecall-short"))
 
 
+async def take_in(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call what fetches and stores an adapter for a caller who adds it; at most `ADDS` at a time."""
+    return await _on(_adds, partial(call, *args, **kwargs))
+
+
 async def download(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call what fetches an adapter, or stores one; at most `DOWNLOADS` at a time."""
+    """Call what fetches a registered version to serve it: no caller's adds hold it up; `DOWNLOADS` at a time."""
     return await _on(_downloads, partial(call, *args, **kwargs))
 
 

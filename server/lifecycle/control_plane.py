@@ -15,7 +15,7 @@ from lorecall.adapters.registry.registry import Registry
 from lorecall.adapters.registry.tables import State
 from lorecall.adapters.registry.transitions import ConflictError
 from lorecall.adapters.validation.names import check_name
-from lorecall.server.executors import download, on_disk
+from lorecall.server.executors import download, on_disk, take_in
 from lorecall.server.lifecycle.engine_set import EngineSet, LoadedVersion
 from lorecall.server.observability.metrics import AdapterSample, Metrics
 
@@ -128,7 +128,7 @@ class ControlPlane:
         try:
             check_name(name, self._base_names)
             take = self.intake.add if isinstance(source, str) else self.intake.add_upload
-            record, info = await download(take, name, source, actor=actor)  # type: ignore[arg-type]
+            record, info = await take_in(take, name, source, actor=actor)  # type: ignore[arg-type]
         except RefusedError as error:
             self._metrics.refusals.labels(error.reason.value).inc()
             raise

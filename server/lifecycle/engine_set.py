@@ -180,8 +180,8 @@ class EngineSet:
 
     @property
     def draining(self) -> int:
-        """The number of versions that wait for their last request and are then removed."""
-        return len(self._draining)
+        """The number of versions that wait for their last request, or that the engine did not remove yet."""
+        return len(self._draining) + len(self._removed & set(self._tiers["memory"]))
 
     def of(self, lora_request: Any) -> LoadedVersion | None:
         """Return the version that a LoRA request selects, live or draining; None if it is not ours."""

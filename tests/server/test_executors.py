@@ -15,8 +15,10 @@ from lorecall.server import executors
 from lorecall.server.auth.request_context import RequestContext, current, sees
 from lorecall.server.http import audits
 
+LONG = (executors.take_in, executors.download, executors.on_disk, executors.ask_engine)
 
-@pytest.mark.parametrize("call", [executors.download, executors.on_disk, executors.ask_engine])
+
+@pytest.mark.parametrize("call", LONG)
 def test_a_call_knows_its_request(call: Callable[..., Awaitable[Any]]) -> None:
     """What a key may see holds on these threads too."""
     key = ApiKey("1", "k", "0" * 64, frozenset({Scope.AUDIT}), ("acme-*",), RateLimits(), None)
@@ -35,11 +37,7 @@ def test_the_database_has_threads_that_no_long_call_takes() -> None:
         loop, go_on = asyncio.get_running_loop(), threading.Event()
         executors.keep_for_short_calls(loop)
         try:
-            longs = [
-                asyncio.create_task(call(go_on.wait, 100))
-                for call in (executors.download, executors.on_disk, executors.ask_engine)
-                for _ in range(50)
-            ]
+            longs = [asyncio.create_task(call(go_on.wait, 100)) for call in LONG for _ in range(50)]
             together = threading.Barrier(executors.SHORT_CALLS)
             shorts = (asyncio.to_thread(together.wait, 100) for _ in range(executors.SHORT_CALLS))
             assert sorted(await asyncio.gather(*shorts)) == list(range(executors.SHORT_CALLS))

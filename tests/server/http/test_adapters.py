@@ -50,7 +50,7 @@ def test_adapters_are_listed_while_slow_ones_are_added(tmp_path: Path) -> None:
     async def test() -> None:
         server = world.server("one")
         await server.plane.add("there", world.adapter(1), actor="test")
-        server.arrive.clear()
+        server.adds.clear()
         async with client_of(server.plane) as client:
             bodies = [{"name": f"slow-{number}", "source": world.adapter(2)} for number in range(40)]
             slow = [asyncio.create_task(client.post("/v1/adapters", json=body)) for body in bodies]
@@ -62,7 +62,7 @@ def test_adapters_are_listed_while_slow_ones_are_added(tmp_path: Path) -> None:
             assert again.status_code == 409
             assert "being added by another request" in again.json()["error"]["message"]
             assert not any(task.done() for task in slow)
-            server.arrive.set()
+            server.adds.set()
             assert {answer.status_code for answer in await asyncio.gather(*slow)} == {201}
 
     asyncio.run(asyncio.wait_for(test(), 120))

@@ -73,31 +73,33 @@ async def settle(held: EngineSet) -> None:
 
 
 class SlowPipeline(AdapterPipeline):
-    """Fetches nothing before `arrive` is set, and counts what it was asked to fetch.
+    """Takes nothing in before `adds` is set, fetches nothing again before `arrive` is, and counts both.
 
     Attributes:
-        arrive: Set unless a test clears it.
+        adds: Set unless a test clears it.
+        arrive: Likewise.
         asked: Released once for every fetch that has begun.
         fetches: How many have begun.
     """
 
+    adds: threading.Event
     arrive: threading.Event
     asked: threading.Semaphore
     fetches: int
 
     def add(self, name: str, source: str, *, actor: str) -> tuple[VersionRecord, Adapter]:
         """Wait, then add."""
-        self._wait()
+        self._wait(self.adds)
         return super().add(name, source, actor=actor)
 
     def _fetch_again(self, record: VersionRecord) -> StoredVersion:
-        self._wait()
+        self._wait(self.arrive)
         return super()._fetch_again(record)
 
-    def _wait(self) -> None:
+    def _wait(self, until: threading.Event) -> None:
         self.fetches += 1
         self.asked.release()
-        assert self.arrive.wait(300)
+        assert until.wait(300)
 
 
 class World:
@@ -129,9 +131,11 @@ class Server:
 
     def __init__(self, pipeline: SlowPipeline, registry: Registry, drain: float) -> None:
         self.pipeline = pipeline
-        self.arrive, self.asked = threading.Event(), threading.Semaphore(0)
+        self.adds, self.arrive, self.asked = threading.Event(), threading.Event(), threading.Semaphore(0)
+        self.adds.set()
         self.arrive.set()
-        pipeline.arrive, pipeline.asked, pipeline.fetches = self.arrive, self.asked, 0
+        pipeline.adds, pipeline.arrive = self.adds, self.arrive
+        pipeline.asked, pipeline.fetches = self.asked, 0
         self.engine = RecordingEngine()
         self.metrics = Metrics(5, CollectorRegistry())
         self.engine_set = engine_set(self.engine, drain)

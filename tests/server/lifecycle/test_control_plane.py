@@ -26,7 +26,7 @@ def run(test: Callable[[], Awaitable[None]]) -> None:
 
 
 def test_slow_downloads_hold_up_nothing_else(world: World) -> None:
-    """Forty adds that do not get on: the database is read, names move, come back from disk and are removed."""
+    """Forty adds that do not get on: the database is read, names move, are fetched, loaded and removed."""
 
     async def test() -> None:
         server = world.server("one")
@@ -34,25 +34,29 @@ def test_slow_downloads_hold_up_nothing_else(world: World) -> None:
         for rank in (1, 2):
             await plane.add("moving", world.adapter(rank), actor="test")
         await plane.add("going", world.adapter(3), actor="test")
+        await world.server("two").plane.add("elsewhere", world.adapter(5), actor="test")
         again = world.server("one")  # on the same store, with nothing loaded
         plane = again.plane
         await plane.follow("moving")
         await plane.follow("going", load=False)
         plane.engine_set.drop("going")
-        again.arrive.clear()
+        again.adds.clear()
         slow = [
             asyncio.create_task(plane.add(f"slow-{number}", world.adapter(4), actor="test"))
             for number in range(40)
         ]
         await again.has_asked(6)
-        assert [one.name for one in await asyncio.to_thread(world.registry.adapters)] == ["going", "moving"]
+        names = ["elsewhere", "going", "moving"]
+        assert [one.name for one in await asyncio.to_thread(world.registry.adapters)] == names
         await plane.rollback("moving", actor="test")
         assert plane.engine_set.live["moving"].info.rank == 1
         assert (await plane.loaded("going")).info.rank == 3
+        await plane.follow("elsewhere")
+        assert plane.engine_set.live["elsewhere"].info.rank == 5
         await plane.remove("going", actor="test")
         assert not plane.known("going")
         assert not any(task.done() for task in slow)
-        again.arrive.set()
+        again.adds.set()
         assert {record.state for record in await asyncio.gather(*slow)} == {State.LIVE}
 
     run(test)
@@ -63,12 +67,12 @@ def test_a_second_add_of_a_name_says_that_one_is_under_way(world: World) -> None
 
     async def test() -> None:
         server = world.server("one")
-        server.arrive.clear()
+        server.adds.clear()
         first = asyncio.create_task(server.plane.add("acme", world.adapter(1), actor="test"))
         await server.has_asked(1)
         with pytest.raises(ConflictError, match="being added by another request"):
             await server.plane.add("acme", world.adapter(2), actor="test")
-        server.arrive.set()
+        server.adds.set()
         assert (await first).state is State.LIVE
         assert (await server.plane.add("acme", world.adapter(2), actor="test")).state is State.LIVE
         with pytest.raises(RefusedError, match="nowhere"):
