@@ -84,8 +84,12 @@ async def build_serving(
     )
     follower = Follower(plane, metrics, settings.poll_seconds, guard.reload)
     background: Background = [follower.run(), stop_at_the_end(intake)]
-    await follower.catch_up()
-    await follower.settled()
+    try:
+        await follower.catch_up()
+        await follower.settled()
+    except BaseException:  # the start was stopped: the process waits for its threads
+        intake.stop()
+        raise
     return serving, background
 
 

@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from lorecall.adapters.access.keys import ApiKey, Scope
 from lorecall.adapters.access.rate_limit import RateLimits
 from lorecall.server import executors
+from lorecall.server.assembly import stop_at_the_end
 from lorecall.server.auth.request_context import RequestContext, current, sees
 from lorecall.server.http import audits
 
@@ -77,3 +78,20 @@ def test_orders_that_wait_for_a_cold_adapter_hold_up_no_reads() -> None:
             assert {answer.status_code for answer in await asyncio.gather(*waiting)} == {500}
 
     asyncio.run(asyncio.wait_for(run(), 120))
+
+
+def test_the_end_of_the_server_ends_its_downloads() -> None:
+    """The process waits for its threads, so they must end."""
+    stopped: list[bool] = []
+    pipeline: Any = SimpleNamespace(stop=lambda: stopped.append(True))
+
+    async def run() -> None:
+        task = asyncio.create_task(stop_at_the_end(pipeline))
+        await asyncio.sleep(0)
+        assert not stopped
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(run())
+    assert stopped == [True]
