@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any
 
 from lorecall.adapters.core.errors import LorecallError
-from lorecall.server.auth.request_context import current
+from lorecall.server.auth.request_context import RequestContext, current
 
 OURS = "lorecall_"
 """Prefix of the extra sampling arguments that only this server sets."""
@@ -31,8 +31,7 @@ def guard_engine(engine_client: Any, hold: Hold) -> None:
         engine_client: vLLM's client of the engine.
         hold: Holds a request's version; requests of the server's own hold theirs themselves.
     """
-    from vllm.exceptions import RetryableRequestError  # noqa: PLC0415  vLLM's environment is set by now
-    from vllm.v1.engine.exceptions import EngineGenerateError  # noqa: PLC0415
+    from vllm.v1.engine.exceptions import EngineGenerateError  # noqa: PLC0415  vLLM's environment is set by now
 
     generate = engine_client.generate
 
@@ -44,8 +43,8 @@ def guard_engine(engine_client: Any, hold: Hold) -> None:
         if context is not None and not context.privileged:
             priority = max(0, priority)
         stream = generate(prompt, sampling_params, request_id, priority=priority, **others)
-        if context is not None:
-            stream = hold(others.get("lora_request"), stream)
+        if context is not None and others.get("lora_request") is not None:
+            stream = hold(others["lora_request"], stream)
         try:
             async with contextlib.aclosing(stream):
                 async for output in stream:
@@ -53,9 +52,7 @@ def guard_engine(engine_client: Any, hold: Hold) -> None:
                         raise ValueError("no text can have the structured output that was asked for")
                     yield output
         except LorecallError as error:
-            if context is not None:
-                context.failure = error
-            raise RetryableRequestError(str(error)) from error
+            raise repeatable(error, context) from error
         except EngineGenerateError as error:
             if isinstance(error.__cause__, CALLERS_FAULT):
                 kind = type(error.__cause__).__name__
@@ -72,6 +69,15 @@ def drop_ours(sampling_params: Any) -> None:
     extra = getattr(sampling_params, "extra_args", None)
     if extra:
         sampling_params.extra_args = {k: v for k, v in extra.items() if not k.startswith(OURS)} or None
+
+
+def repeatable(error: LorecallError, context: RequestContext | None) -> Exception:
+    """Return vLLM's error for a generation that was aborted and may be repeated, and remember why it was."""
+    from vllm.exceptions import RetryableRequestError  # noqa: PLC0415  vLLM's environment is set by now
+
+    if context is not None:
+        context.failure = error
+    return RetryableRequestError(str(error))
 
 
 def unguarded(engine_client: Any) -> Callable[..., AsyncIterator[Any]]:

@@ -100,7 +100,7 @@ def test_a_grammar_that_allows_nothing_is_the_callers_error(tokens: list[int]) -
 
 
 def test_a_generation_whose_version_was_replaced_ends_with_an_error_that_says_so() -> None:
-    """VLLM's own error for what may be repeated, which it answers with 503; the server's own work is not held."""
+    """VLLM's own error for what may be repeated: 503. The base and the server's own work are not held."""
 
     class GoneError(LorecallError):
         """What a hold raises."""
@@ -111,16 +111,17 @@ def test_a_generation_whose_version_was_replaced_ends_with_an_error_that_says_so
                 yield output
                 raise GoneError("replaced", hint="repeat the request")
 
-    async def ask_twice(*, outside: bool) -> list[Any]:
+    async def ask_twice(lora: Any, *, outside: bool) -> list[Any]:
         engine: Any = Engine(("first", "second"))
         guard_engine(engine, gone)
         token = current.set(None if outside else RequestContext())
         try:
             params = SimpleNamespace(extra_args=None, structured_outputs=None)
-            return [output async for output in engine.generate("x", params, "1")]
+            return [output async for output in engine.generate("x", params, "1", lora_request=lora)]
         finally:
             current.reset(token)
 
     with pytest.raises(RetryableRequestError, match=r"replaced \(repeat the request\)"):
-        asyncio.run(ask_twice(outside=False))
-    assert asyncio.run(ask_twice(outside=True)) == ["first", "second"]
+        asyncio.run(ask_twice(object(), outside=False))
+    assert asyncio.run(ask_twice(None, outside=False)) == ["first", "second"]
+    assert asyncio.run(ask_twice(object(), outside=True)) == ["first", "second"]
