@@ -1,3 +1,3 @@
 """The engine and its HTTP face: vLLM plugins, the adapter control plane, the scoring route and the CLI."""
 
-__all__ = ["error_responses", "launch", "settings"]
+__all__ = ["error_responses", "executors", "launch", "settings"]

@@ -66,7 +66,7 @@ async def build_serving(
         fixed_token_scores=config.device_config.device_type == "cpu",
         by_priority=config.scheduler_config.policy == "priority",
     )
-    guard_engine(engine_client)
+    guard_engine(engine_client, engine_set.hold)
     limits = {pattern: parse_rate_limits(values) for pattern, values in settings.adapter_limits.items()}
     serving = Serving(
         models,
@@ -81,9 +81,22 @@ async def build_serving(
         settings.max_body_bytes,
     )
     follower = Follower(plane, metrics, settings.poll_seconds, guard.reload)
-    background: Background = [follower.run()]
-    await follower.catch_up()
+    background: Background = [follower.run(), stop_at_the_end(intake)]
+    try:
+        await follower.catch_up()
+        await follower.settled()
+    except BaseException:  # the start was stopped: the process waits for its threads
+        intake.stop()
+        raise
     return serving, background
+
+
+async def stop_at_the_end(intake: AdapterPipeline) -> None:
+    """Wait until the server stops, and end its downloads then: the process waits for their threads."""
+    try:
+        await asyncio.Event().wait()
+    finally:
+        intake.stop()
 
 
 def build_audits(
@@ -178,6 +191,7 @@ def make_pipeline(
         local_roots=settings.roots(keyed=keyed),
         schemes=frozenset(scheme for scheme in settings.source_schemes.split(",") if scheme),
         max_bytes=settings.max_adapter_bytes,
+        download_seconds=settings.download_seconds,
     )
     limits = AdapterLimits(
         max_rank=lora.max_lora_rank if lora is not None else 0,

@@ -12,6 +12,7 @@ from lorecall.adapters.core.errors import BaseModelError
 from lorecall.audit.scorer import EngineInfo
 from lorecall.server.assembly import build_audits, build_serving
 from lorecall.server.error_responses import answer_unreadable_body
+from lorecall.server.executors import keep_for_short_calls
 from lorecall.server.http import adapters, audits, engine, keys, logprobs, page, score
 from lorecall.server.http.gateway import Gateway
 from lorecall.server.lifecycle.served_models import with_versions
@@ -39,6 +40,7 @@ class LorecallEndpoints:
 
     async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
         """Build what the routes share, load the registry's adapters, warm up and measure ε."""
+        keep_for_short_calls(asyncio.get_running_loop())
         settings = read_settings()
         models = with_versions(state.openai_serving_models)
         on_cpu = engine_client.vllm_config.device_config.device_type == "cpu"

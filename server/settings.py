@@ -49,6 +49,11 @@ class ServerSettings(BaseSettings):
         "for the registry's other servers; empty where there are none, or where they share the store",
     )
     max_adapter_bytes: int = Field(default=8 << 30, ge=1, description="the largest adapter, in bytes")
+    download_seconds: float = Field(
+        default=3600.0,
+        gt=0,
+        description="seconds that one download of an adapter may take; what has arrived by then is kept",
+    )
     max_body_bytes: int = Field(
         default=64 << 20,
         ge=1024,

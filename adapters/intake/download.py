@@ -1,8 +1,10 @@
 """Download an adapter through fsspec, resuming what an earlier attempt or another process left."""
 
 import hashlib
+import math
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,6 +24,37 @@ _CHUNK_BYTES = 8 << 20
 _RESERVE_BYTES = 64 << 20
 
 
+class Deadline:
+    """When a download must be over; the same moment for all of its waits.
+
+    Args:
+        seconds: How long it may take from now.
+        stopping: Set when the process ends, which ends every download.
+    """
+
+    def __init__(self, seconds: float, stopping: threading.Event | None = None) -> None:
+        self._seconds = seconds
+        self._end = time.monotonic() + seconds
+        self._stopping = stopping
+
+    def check(self, location: str) -> None:
+        """Check that there is time left.
+
+        Raises:
+            SourceRefusedError: There is none, or the process ends.
+        """
+        if self._stopping is not None and self._stopping.is_set():
+            problem, hint = "is not fetched any further: the server stops", "try again"
+        elif time.monotonic() >= self._end:
+            problem = f"has not arrived in {self._seconds:g} s"
+            hint = "try again: what has arrived is kept; LORECALL_DOWNLOAD_SECONDS is the limit"
+        else:
+            return
+        raise SourceRefusedError(
+            Reason.SOURCE_FAILED, f"{safe_repr(location)} {problem}", hint=hint, param="source"
+        )
+
+
 class Download:
     """A download of an adapter's files from one place on an fsspec file system.
 
@@ -30,6 +63,7 @@ class Download:
         location: Directory or archive there, with the scheme.
         options: fsspec's storage options for it.
         max_bytes: Limit on the sum of the file sizes that the source states; no more is read of a file.
+        deadline: When it must be over, checked between two reads; the file system bounds how long one read takes.
         sleep: Waits between attempts; seconds.
     """
 
@@ -40,10 +74,12 @@ class Download:
         options: Mapping[str, Any],
         *,
         max_bytes: int,
+        deadline: Deadline | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._location = location.rstrip("/")
         self._max_bytes = max_bytes
+        self._deadline = deadline or Deadline(math.inf)
         self._sleep = sleep
         self._files = self._guard(lambda: fsspec.filesystem(scheme, **options))
 
@@ -68,6 +104,7 @@ class Download:
 
     def _fetch(self, wanted: Mapping[str, str], target: Path) -> None:
         for attempt in range(ATTEMPTS):
+            self._deadline.check(self._location)
             if attempt:
                 self._sleep(0.5 * 2**attempt)
             infos = self._infos(wanted)
@@ -170,6 +207,7 @@ class Download:
                 sink.flush()
                 os.fsync(sink.fileno())  # after a power cut, the length must not exceed the data on disk
                 have += len(chunk)
+                self._deadline.check(self._location)
 
     def _guard(self, call: Callable[[], Any]) -> Any:
         """Call a file system, and turn its errors into ours."""

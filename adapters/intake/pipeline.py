@@ -84,6 +84,18 @@ class AdapterPipeline:
             self._share(stored, source)
         return self._register(name, stored, adapter, source, actor)
 
+    def stored(self, record: VersionRecord) -> Adapter | None:
+        """Return a registered version whose undamaged copy this server's store has; None if it must be fetched.
+
+        Raises:
+            RefusedError: It does not fit this server.
+        """
+        try:
+            stored = self._store.verify(record.version)
+        except (AdapterNotFoundError, FileRefusedError):
+            return None
+        return self._validate(stored, record.training)
+
     def materialise(self, record: VersionRecord) -> Adapter:
         """Make sure that this server's store has an undamaged copy of a registered version; fetch it if not.
 
@@ -91,11 +103,11 @@ class AdapterPipeline:
             RefusedError: The source cannot be read, holds other bytes now, or does not fit this server.
             StoreFullError: The disk has too little room.
         """
-        try:
-            stored = self._store.verify(record.version)
-        except (AdapterNotFoundError, FileRefusedError):
-            stored = self._fetch_again(record)
-        return self._validate(stored, record.training)
+        return self.stored(record) or self._validate(self._fetch_again(record), record.training)
+
+    def stop(self) -> None:
+        """End every download, now and later: the process ends."""
+        self._sources.stop()
 
     def collect(self, min_age_seconds: float = 3600, now: Callable[[], float] = time.time) -> tuple[str, ...]:
         """Delete stored versions that no registry entry can make live any more.

@@ -5,6 +5,7 @@ import hashlib
 import os
 import re
 import shutil
+import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -15,13 +16,14 @@ from typing import Any, BinaryIO
 
 from lorecall.adapters.core.refusals import Reason, SourceRefusedError, safe_repr
 from lorecall.adapters.intake.archive import ARCHIVE_SUFFIXES, unpack
-from lorecall.adapters.intake.download import Download
+from lorecall.adapters.intake.download import Deadline, Download
 
 _LOCAL = "file"
 _ARCHIVE = "archive"
 _URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<rest>.+)", re.ASCII)
 _MAX_SOURCE_CHARACTERS = 1000
 _ABANDONED_SECONDS = 24 * 3600
+_LOCK_POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -33,12 +35,14 @@ class SourcePolicy:
         schemes: fsspec protocols that are allowed.
         max_bytes: The largest adapter, in bytes.
         storage_options: fsspec's options by scheme: endpoints and the server's own credentials.
+        download_seconds: How long one download may take, with the wait for another of the same source.
     """
 
     local_roots: tuple[Path, ...] = ()
     schemes: frozenset[str] = frozenset({"hf", "s3"})
     max_bytes: int = 8 << 30
     storage_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    download_seconds: float = 3600.0
 
 
 def is_local(source: str) -> bool:
@@ -61,7 +65,12 @@ class Sources:
         self.policy = policy
         self._staging = staging.resolve()
         self._staging.mkdir(parents=True, exist_ok=True)
+        self._stopping = threading.Event()
         self._delete_abandoned()
+
+    def stop(self) -> None:
+        """End every download, now and later: the process ends."""
+        self._stopping.set()
 
     def check(self, source: str) -> None:
         """Check the address of a source without reading the source.
@@ -91,9 +100,14 @@ class Sources:
             with self._local(source) as directory:
                 yield directory
             return
-        with self._locked(hashlib.sha256(source.encode()).hexdigest()) as place:
+        deadline = Deadline(self.policy.download_seconds, self._stopping)
+        with self._locked(hashlib.sha256(source.encode()).hexdigest(), source, deadline) as place:
             download = Download(
-                scheme, source, self.policy.storage_options.get(scheme, {}), max_bytes=self.policy.max_bytes
+                scheme,
+                source,
+                self.policy.storage_options.get(scheme, {}),
+                max_bytes=self.policy.max_bytes,
+                deadline=deadline,
             )
             if source.endswith(ARCHIVE_SUFFIXES):
                 download.file(place / _ARCHIVE)
@@ -180,13 +194,17 @@ class Sources:
         return target
 
     @contextmanager
-    def _locked(self, name: str) -> Iterator[Path]:
+    def _locked(self, name: str, source: str = "", deadline: Deadline | None = None) -> Iterator[Path]:
         """Yield the staging directory of that name, locked against other threads and processes."""
         place = self._staging / name
         lock = self._staging / f"{name}.lock"
         while True:
             handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            try:
+                _lock(handle, source, deadline)
+            except BaseException:
+                os.close(handle)
+                raise
             if _is_at(handle, lock):  # its last owner may have deleted it while we waited
                 break
             os.close(handle)
@@ -208,6 +226,21 @@ class Sources:
                 continue
             with self._locked(place.name):
                 shutil.rmtree(place)
+
+
+def _lock(handle: int, source: str, deadline: Deadline | None) -> None:
+    """Lock a file, waiting for its owner until the deadline."""
+    if deadline is None:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        return
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            deadline.check(source)
+            time.sleep(_LOCK_POLL_SECONDS)
+        else:
+            return
 
 
 def _is_at(handle: int, path: Path) -> bool:

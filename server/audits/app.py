@@ -1,6 +1,7 @@
 """`lorecall audit serve`: the audit routes and the page as a separate service, without an engine."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -15,11 +16,14 @@ from lorecall.server.auth.keyring import KeyGuard, check_exposure, is_loopback
 from lorecall.server.auth.middleware import ApiKeyMiddleware
 from lorecall.server.auth.request_context import sees
 from lorecall.server.error_responses import AnsweringRoute, error_body
+from lorecall.server.executors import ask_engine, keep_for_short_calls
 from lorecall.server.http import audits, page
 from lorecall.server.observability.metrics import AdapterLabels
 from lorecall.server.settings import ServerSettings
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.exceptions import HTTPException
+
+logger = logging.getLogger("lorecall")
 
 
 def make_app(server: str, registry: Registry, settings: ServerSettings, host: str) -> FastAPI:
@@ -41,6 +45,7 @@ def make_app(server: str, registry: Registry, settings: ServerSettings, host: st
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        keep_for_short_calls(asyncio.get_running_loop())
         parts.worker.start()
         follow = asyncio.create_task(_follow_keys(guard, settings.poll_seconds))
         yield
@@ -62,7 +67,7 @@ def make_app(server: str, registry: Registry, settings: ServerSettings, host: st
     @app.get("/v1/adapters")
     async def list_adapters() -> Response:
         """Return the server's adapters that the caller sees."""
-        listed = await asyncio.to_thread(engine.adapters)
+        listed = await ask_engine(engine.adapters)
         return JSONResponse({"adapters": [one for one in listed if sees(str(one["name"]))]})
 
     @app.get("/metrics")
@@ -84,6 +89,8 @@ async def _follow_keys(guard: KeyGuard, seconds: float) -> None:
             await asyncio.to_thread(guard.reload)
         except LorecallError:
             continue  # the keys stay as they were until the registry answers
+        except Exception:  # they are reloaded again, whatever this was
+            logger.exception("the API keys could not be reloaded")
 
 
 async def _invalid(_request: Request, error: Exception) -> Response:

@@ -81,15 +81,15 @@ class OwnEngine:
         self._wait(self._activate(name, version, audit_id))
 
     async def _hold(self, name: str) -> Lease:
-        return Lease(await self.plane.loaded(name), None)
+        return Lease(await self.plane.loaded(name))
 
     async def _hold_candidate(self, name: str, version: str) -> Lease:
         live = self.plane.engine_set.live.get(name)
         if live is not None and live.version == version:  # it went live before its audit was over
-            return Lease(live, None)
+            return Lease(live)
         record = await asyncio.to_thread(self.plane.registry.version, name, version)
         loaded = await self.plane.candidate(record)
-        lease = Lease(loaded, None)
+        lease = Lease(loaded)
         self.plane.engine_set.retire(loaded)  # it leaves after the lease, unless `activate` takes it back
         return lease
 

@@ -37,11 +37,13 @@ class RequestContext:
         key: The caller's key; None on a server without keys.
         leases: The adapter versions that it runs on, by name; a name keeps its version until the request ends.
         tokens: Tokens of prompts and answers that it has used so far.
+        failure: Why a generation of it was aborted; None if none was.
     """
 
     key: ApiKey | None = None
     leases: dict[str, Lease] = field(default_factory=dict)
     tokens: int = 0
+    failure: LorecallError | None = None
 
     def sees(self, model: str) -> bool:
         """Whether the caller may see a model of that name."""

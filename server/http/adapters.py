@@ -9,6 +9,8 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from lorecall.adapters.access.keys import Scope
 from lorecall.adapters.core.errors import AdapterNotFoundError, UsageError
 from lorecall.adapters.core.refusals import FileRefusedError, Reason
+from lorecall.adapters.registry.tables import State
+from lorecall.adapters.registry.transitions import ConflictError
 from lorecall.server.auth.request_context import ForbiddenError, RequestContext, actor, current, sees
 from lorecall.server.error_responses import AnsweringRoute
 from lorecall.server.http.state import Serving, serving
@@ -149,7 +151,7 @@ async def override_gate(name: str, request: OverrideRequest, raw_request: Reques
 
 @router.post("/v1/load_lora_adapter", dependencies=JSON_ONLY)
 async def load_lora_adapter(request: LoadLoRAAdapterRequest, raw_request: Request) -> Response:
-    """VLLM's own request and answer, through our pipeline."""
+    """VLLM's own request and answer, through our pipeline; a version that does not go live says its state."""
     plane = serving(raw_request).adapters
     check_own(request.lora_name)
     if plane.known(request.lora_name) and not request.load_inplace:
@@ -158,7 +160,15 @@ async def load_lora_adapter(request: LoadLoRAAdapterRequest, raw_request: Reques
             hint="set load_inplace to true to move the name to a new version",
             param="lora_name",
         )
-    await plane.add(request.lora_name, request.lora_path, actor=actor())
+    added = await plane.add(request.lora_name, request.lora_path, actor=actor())
+    state = f"version {added.version[:12]} of LoRA adapter '{request.lora_name}' is {added.state}"
+    if added.state is State.QUARANTINED:
+        raise ConflictError(
+            f"{state}: {added.reason}", hint="override it with a reason, or add another version"
+        )
+    if added.state is not State.LIVE:
+        how = f"It is not served before that ends well: see GET /v1/adapters/{request.lora_name}."
+        return PlainTextResponse(f"Accepted: {state}. {how}", 202)
     return PlainTextResponse(f"Success: LoRA adapter '{request.lora_name}' added successfully.")
 
 

@@ -18,6 +18,7 @@ from lorecall.audit.reports.html import render_report
 from lorecall.audit.reports.junit import render_junit
 from lorecall.server.auth.request_context import actor, sees
 from lorecall.server.error_responses import AnsweringRoute
+from lorecall.server.executors import ask_engine
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
@@ -40,7 +41,7 @@ async def submit_audit(request: Request) -> Response:
     """Ask for an audit: a JSON object, or a form with the candidates as a file of JSON Lines."""
     fields, files = await read_order(request)
     order = await asyncio.to_thread(make_order, fields, files)
-    record = await asyncio.to_thread(service(request).submit, order, sees, actor())
+    record = await ask_engine(service(request).submit, order, sees, actor())
     return JSONResponse(describe(record), 202, {"Location": f"/v1/audits/{record.id}"})
 
 

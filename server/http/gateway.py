@@ -13,6 +13,7 @@ from lorecall.server.auth.middleware import check_caller, path_of, refuse
 from lorecall.server.auth.request_context import RequestContext, current
 from lorecall.server.http.body import parse_body, read_body
 from lorecall.server.http.state import Serving
+from lorecall.server.http.stream_end import StreamEnd
 from starlette.datastructures import Headers, State
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -45,13 +46,13 @@ class Gateway:
             return
         serving: Serving = self._state.lorecall
         context, admission, model, status = RequestContext(), None, "", 500
-        token = current.set(context)
+        token, end = current.set(context), StreamEnd(path_of(scope), context, send)
 
         async def watched(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-            await send(message)
+            await end.send(message)
 
         try:
             need = check_caller(scope, serving.keys, context, open_metrics=serving.open_metrics)
@@ -64,7 +65,8 @@ class Gateway:
             if need.model and scope["type"] == "http":
                 model = await self._model(scope, body, serving)
                 admission = self._admit(serving, context, model)
-            await self._app(scope, receive, watched)
+            async with end:
+                await self._app(scope, receive, watched)
         except LorecallError as error:
             serving.metrics.refusals.labels(error.code).inc()
             status = error.status

@@ -44,7 +44,8 @@ async def score(request: ScoreRequest, raw_request: Request) -> Response:
     state = serving(raw_request)
     model = await state.model(request.model, for_prompt_scores=True)
     items = [ScoreItem(item.id, item.prefix, item.target) for item in request.items]
-    scores = await state.scoring.score(items, model.lora_request, request.framing, request.system)
+    work = state.scoring.score(items, model.lora_request, request.framing, request.system)
+    scores = await state.adapters.engine_set.finish(model.lora_request, work)
     return JSONResponse(score_body(state, request.model, model.version, scores))
 
 

@@ -11,6 +11,7 @@ from lorecall.adapters.core.errors import AdapterError, AdapterNotFoundError
 from lorecall.audit.scorer import EngineInfo
 from lorecall.server.auth.keyring import KeyGuard
 from lorecall.server.lifecycle.control_plane import ControlPlane
+from lorecall.server.lifecycle.engine_set import Lease
 from lorecall.server.lifecycle.served_models import VersionedModels
 from lorecall.server.observability.metrics import Metrics
 from lorecall.server.scoring.score import EngineScoring
@@ -60,7 +61,7 @@ class Serving:
     async def selfcheck(self, *, chunk_edge: bool) -> SelfCheck:
         """Measure ε over the base and every adapter that can be scored; `info` reports the largest so far."""
         engine_set = self.adapters.engine_set
-        held = [engine_set.lease(one) for _, one in sorted(engine_set.live.items()) if not one.info.refusal]
+        held = [Lease(one) for _, one in sorted(engine_set.live.items()) if not one.info.refusal]
         try:
             loras = {lease.loaded.name: lease.loaded.lora_request for lease in held}
             models = {self.engine.base: None, **loras}

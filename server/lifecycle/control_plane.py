@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Mapping
 from typing import Any, BinaryIO, Protocol
+from weakref import WeakValueDictionary
 
 from lorecall.adapters.core.errors import AdapterNotFoundError, LorecallError
 from lorecall.adapters.core.refusals import RefusedError
@@ -17,6 +18,7 @@ from lorecall.adapters.registry.transitions import ConflictError
 from lorecall.adapters.validation.names import check_name
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.records import Group
+from lorecall.server.executors import download, on_disk, take_in
 from lorecall.server.lifecycle.engine_set import EngineSet, LoadedVersion
 from lorecall.server.observability.metrics import AdapterSample, Metrics
 
@@ -43,7 +45,10 @@ class AdapterUnavailableError(LorecallError):
 
 
 class ControlPlane:
-    """Adds, swaps and removes adapters while the server runs; one change of the engine set at a time.
+    """Adds, swaps and removes adapters while the server runs.
+
+    The steps of one name take turns, and so do those of the engine: loads, and names that move. Downloads and
+    hashes wait for neither, and nothing waits for them but the request that needs their files.
 
     Args:
         registry: The registry, shared by all servers.
@@ -70,7 +75,11 @@ class ControlPlane:
         self._adapters: dict[str, AdapterRecord] = {}
         self._versions: dict[str, VersionRecord] = {}
         self._tiers: dict[str, list[int]] = {"slots": [], "memory": []}
-        self._change = asyncio.Lock()
+        self._engine_turn = asyncio.Lock()
+        self._name_turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._adding: set[str] = set()
+        self._coming: set[str] = set()
+        self._fetching: dict[tuple[str, str], asyncio.Task[Adapter]] = {}
 
     def known(self, name: str) -> bool:
         """Whether a name has a live version, as far as this server knows."""
@@ -99,14 +108,29 @@ class ControlPlane:
 
         Raises:
             AdapterError: The adapter cannot be served here, with the reason.
+            ConflictError: A version of that name is being added now.
         """
+        if name in self._adding:
+            raise ConflictError(
+                f"a version of {name[:128]!r} is being added by another request",
+                hint="wait until that request is answered: GET /v1/adapters shows what it added",
+            )
+        self._adding.add(name)
+        try:
+            return await self._add(name, source, actor=actor, pin=pin, candidates=candidates or {})
+        finally:
+            self._adding.discard(name)
+
+    async def _add(
+        self, name: str, source: str | BinaryIO, *, actor: str, pin: bool, candidates: dict[str, Any]
+    ) -> VersionRecord:
         if pin:
             self.engine_set.check_pins(name)
-        own = await asyncio.to_thread(self.gate.check, candidates or {}) if self.gate is not None else {}
+        own = await on_disk(self.gate.check, candidates) if self.gate is not None else {}
         try:
             check_name(name, self._base_names)
             take = self.intake.add if isinstance(source, str) else self.intake.add_upload
-            record, info = await asyncio.to_thread(take, name, source, actor=actor)  # type: ignore[arg-type]
+            record, info = await take_in(take, name, source, actor=actor)  # type: ignore[arg-type]
         except RefusedError as error:
             self._metrics.refusals.labels(error.reason.value).inc()
             raise
@@ -138,12 +162,12 @@ class ControlPlane:
             ConflictError: The version is in no state to go live.
         """
         name = record.name
-        async with self._change:
-            with self._metrics.counted_swap():
-                if info is None:
-                    info = await asyncio.to_thread(self.intake.materialise, record)
+        with self._metrics.counted_swap():
+            info = info or await self._files(record)
+            async with self._turn(name):
                 try:
-                    loaded = await self.engine_set.load(name, info)
+                    async with self._engine_turn:
+                        loaded = await self.engine_set.load(name, info)
                 except LorecallError as error:
                     await asyncio.to_thread(
                         self.registry.move,
@@ -154,16 +178,13 @@ class ControlPlane:
                         reason=error.message,
                     )
                     raise
-                try:
+                with self.engine_set.leaving_on_error(loaded):
                     adapter = await asyncio.to_thread(
                         self.registry.activate, name, record.version, actor=actor, audit_id=audit_id
                     )
-                    await self.engine_set.point(loaded, pinned=adapter.pinned)
-                except LorecallError:
-                    if self.engine_set.live.get(name) is not loaded:
-                        self.engine_set.retire(loaded)
-                    raise
-            return await self._remember(name, adapter)
+                    async with self._engine_turn:
+                        await self.engine_set.point(loaded, pinned=adapter.pinned)
+                return await self._remember(name, adapter)
 
     async def override(self, name: str, version: str, *, reason: str, actor: str) -> None:
         """Let a quarantined version go live for a stated reason, which is recorded."""
@@ -180,7 +201,8 @@ class ControlPlane:
     async def pin(self, name: str, *, pinned: bool, actor: str) -> None:
         """Keep an adapter in the engine's memory, or no longer."""
         loaded = await self.loaded(name)
-        await self.engine_set.pin(loaded, pinned=pinned)
+        async with self._engine_turn:
+            await self.engine_set.pin(loaded, pinned=pinned)
         await asyncio.to_thread(self.registry.pin, name, pinned=pinned, actor=actor)
         await self.follow(name)
 
@@ -212,37 +234,85 @@ class ControlPlane:
 
         Args:
             name: The name.
-            load: Whether to load a live version that the engine does not have; on demand otherwise.
+            load: Whether to load a live version that the engine does not have; otherwise only while it has room,
+                and on demand after that.
 
         Raises:
             LorecallError: The version cannot be fetched or loaded; the one that was live here stays.
         """
-        async with self._change:
+        info: Adapter | None = None
+        try:
+            while (missing := await self._follow(name, info, load=load)) is not None:
+                self._coming.add(name)
+                with self._metrics.counted_swap():
+                    info = await self._files(missing)
+        finally:
+            self._coming.discard(name)
+
+    async def _follow(self, name: str, info: Adapter | None, *, load: bool) -> VersionRecord | None:
+        """Make the engine agree with the registry, if these are the right version's files.
+
+        Returns:
+            The version whose files are needed first; None if the engine agrees now.
+        """
+        async with self._turn(name):
             try:
                 adapter = await asyncio.to_thread(self.registry.adapter, name)
             except AdapterNotFoundError:
                 self._adapters.pop(name, None)
                 self._versions.pop(name, None)
                 self.engine_set.drop(name)
-                return
+                return None
             record = await self._remember(name, adapter)
-            held = self.engine_set.live.get(name)
             if adapter.live_version is None:
                 self.engine_set.drop(name)
-            elif held is not None and held.version == adapter.live_version:
-                if held.pinned != adapter.pinned:
-                    await self.engine_set.pin(held, pinned=adapter.pinned)
-            elif held is not None or load or adapter.pinned:
+                return None
+            async with self._engine_turn:
+                held = self.engine_set.live.get(name)
+                if held is not None and held.version == adapter.live_version:
+                    if held.pinned != adapter.pinned:
+                        await self.engine_set.pin(held, pinned=adapter.pinned)
+                    return None
+                if held is None and not load and not adapter.pinned and not self._has_room(name):
+                    return None
+                if info is None or info.version != adapter.live_version:
+                    return record
                 with self._metrics.counted_swap():
-                    info = await asyncio.to_thread(self.intake.materialise, record)
                     loaded = await self.engine_set.load(name, info)
-                    await self.engine_set.point(loaded, pinned=adapter.pinned)
+                    with self.engine_set.leaving_on_error(loaded):
+                        await self.engine_set.point(loaded, pinned=adapter.pinned)
+                return None
 
     async def candidate(self, record: VersionRecord) -> LoadedVersion:
         """Load a version that no name points at, for its audit; retire it afterwards unless it goes live."""
-        async with self._change:
-            info = await asyncio.to_thread(self.intake.materialise, record)
+        info = await self._files(record)
+        async with self._turn(record.name), self._engine_turn:
             return await self.engine_set.load(record.name, info)
+
+    def _has_room(self, name: str) -> bool:
+        """Whether the engine's memory holds this name beside those that it has and those on their way."""
+        others = self.engine_set.live.keys() | self._coming - {name}
+        return len(others) < self.engine_set.capacity.memory
+
+    def _turn(self, name: str) -> asyncio.Lock:
+        """Return the lock of a name's steps; it exists while somebody has it."""
+        return self._name_turns.setdefault(name, asyncio.Lock())
+
+    async def _files(self, record: VersionRecord) -> Adapter:
+        """Return a version with its files in this server's store; whoever needs the same one meanwhile shares it.
+
+        Raises:
+            LorecallError: They cannot be fetched, or do not fit this server.
+        """
+        key = (record.name, record.version)
+        if key not in self._fetching:
+            self._fetching[key] = task = asyncio.create_task(self._fetch(record))
+            task.add_done_callback(lambda _done: self._fetching.pop(key, None))
+        return await asyncio.shield(self._fetching[key])
+
+    async def _fetch(self, record: VersionRecord) -> Adapter:
+        stored = await on_disk(self.intake.stored, record)
+        return stored if stored is not None else await download(self.intake.materialise, record)
 
     async def _remember(self, name: str, adapter: AdapterRecord) -> VersionRecord:
         """Remember a name's record and version; return its live version, or the newest."""

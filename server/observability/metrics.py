@@ -137,6 +137,14 @@ class Metrics:
         self.registry_up = Gauge(
             "lorecall_registry_up", "Whether the registry answered last.", registry=registry
         )
+        self.not_followed = Gauge(
+            "lorecall_registry_not_followed",
+            "Names, and the API keys, that could not be brought up to date with the registry yet.",
+            registry=registry,
+        )
+        self.follow_failures = Counter(
+            "lorecall_registry_follow_failures", "Failed tries to follow the registry.", registry=registry
+        )
 
     @contextmanager
     def counted_swap(self) -> Iterator[None]:

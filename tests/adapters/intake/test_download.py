@@ -2,7 +2,10 @@
 
 import os
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from lorecall.adapters.core.refusals import Reason
@@ -44,6 +47,57 @@ def break_after(monkeypatch: pytest.MonkeyPatch, chunks: int) -> None:
             raise ConnectionResetError("the line went dead")
 
     monkeypatch.setattr(os, "fsync", failing)
+
+
+def at_each_chunk(monkeypatch: pytest.MonkeyPatch, call: Callable[[], None]) -> None:
+    """Do something whenever a chunk has been written."""
+    fsync = os.fsync
+
+    def hooked(handle: int) -> None:
+        fsync(handle)
+        call()
+
+    monkeypatch.setattr(os, "fsync", hooked)
+
+
+def test_a_download_has_one_deadline(
+    sources: Sources, bucket: str, small_chunks: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However slowly the bytes come, it ends then, keeps what has arrived, and the next one goes on there."""
+    put(sources, bucket, BIG)
+    hurried = Sources(sources._staging, replace(sources.policy, download_seconds=350.0))
+    monkeypatch.setattr(download, "ATTEMPTS", 4)
+    with monkeypatch.context() as patch:
+        now = [0.0]
+        patch.setattr(download, "time", SimpleNamespace(monotonic=lambda: now[0]))
+        at_each_chunk(patch, lambda: now.__setitem__(0, now[0] + 100.0))
+        failed = refusal(hurried, bucket)
+    assert failed.reason is Reason.SOURCE_FAILED
+    assert "350 s" in failed.message
+    assert "LORECALL_DOWNLOAD_SECONDS" in failed.hint
+    with sources.fetched(bucket) as directory:
+        assert contents(directory) == BIG
+    assert small_chunks == [0, 300_000]  # the configuration took the first of the four
+
+
+def test_the_wait_for_another_download_of_the_same_source_ends_too(sources: Sources, bucket: str) -> None:
+    """Its lock is held by somebody who does not get on."""
+    put(sources, bucket, GOOD)
+    hurried = Sources(sources._staging, replace(sources.policy, download_seconds=0.01))
+    with sources.fetched(bucket):
+        assert "0.01 s" in refusal(hurried, bucket).message
+
+
+def test_a_server_that_stops_waits_for_no_download(
+    sources: Sources, bucket: str, small_chunks: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends between two reads, and none begins after it."""
+    put(sources, bucket, BIG)
+    with monkeypatch.context() as patch:
+        at_each_chunk(patch, sources.stop)
+        assert "server stops" in refusal(sources, bucket).message
+    assert "server stops" in refusal(sources, bucket).message
+    assert not small_chunks
 
 
 def test_broken_download_goes_on_where_it_stopped(

@@ -1,15 +1,18 @@
 """What callers may ask of the engine, whichever way it came in."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from lorecall.adapters.access.keys import ApiKey, Scope
 from lorecall.adapters.access.rate_limit import RateLimits
+from lorecall.adapters.core.errors import LorecallError
 from lorecall.server.auth.engine_guard import guard_engine
 from lorecall.server.auth.request_context import RequestContext, current
+from vllm.exceptions import RetryableRequestError
 from vllm.v1.engine.exceptions import EngineGenerateError
 
 
@@ -32,7 +35,7 @@ class Engine:
 
 def ask(engine: Engine, scopes: frozenset[Scope] | None, **params: Any) -> list[Any]:
     """Send one request through the guard as a key of these scopes; None for a server without keys."""
-    guard_engine(engine)
+    guard_engine(engine, lambda _lora, stream: stream)
     priority = params.pop("priority", 0)
     sampling = SimpleNamespace(**{"extra_args": None, "structured_outputs": None, **params})
     key = None if scopes is None else ApiKey("1", "k", "0" * 64, scopes, ("*",), RateLimits(), None)
@@ -94,3 +97,31 @@ def test_a_grammar_that_allows_nothing_is_the_callers_error(tokens: list[int]) -
     with pytest.raises(ValueError, match="no text can have"):
         ask(Engine((failed,)), INFER, structured_outputs=object())
     assert ask(Engine((failed,)), INFER) == [failed]
+
+
+def test_a_generation_whose_version_was_replaced_ends_with_an_error_that_says_so() -> None:
+    """VLLM's own error for what may be repeated: 503. The base and the server's own work are not held."""
+
+    class GoneError(LorecallError):
+        """What a hold raises."""
+
+    async def gone(_lora: Any, stream: AsyncGenerator[Any, None]) -> AsyncGenerator[Any, None]:
+        async with contextlib.aclosing(stream):
+            async for output in stream:
+                yield output
+                raise GoneError("replaced", hint="repeat the request")
+
+    async def ask_twice(lora: Any, *, outside: bool) -> list[Any]:
+        engine: Any = Engine(("first", "second"))
+        guard_engine(engine, gone)
+        token = current.set(None if outside else RequestContext())
+        try:
+            params = SimpleNamespace(extra_args=None, structured_outputs=None)
+            return [output async for output in engine.generate("x", params, "1", lora_request=lora)]
+        finally:
+            current.reset(token)
+
+    with pytest.raises(RetryableRequestError, match=r"replaced \(repeat the request\)"):
+        asyncio.run(ask_twice(object(), outside=False))
+    assert asyncio.run(ask_twice(None, outside=False)) == ["first", "second"]
+    assert asyncio.run(ask_twice(object(), outside=True)) == ["first", "second"]

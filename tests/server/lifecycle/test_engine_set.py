@@ -1,57 +1,15 @@
 """What the engine holds: leases, drains, and versions that are taken back in time."""
 
 import asyncio
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import AsyncGenerator, Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from lorecall.adapters.core.errors import AdapterError, UsageError
-from lorecall.adapters.peft_format.adapter import Adapter
-from lorecall.server.lifecycle.engine_set import Capacity, EngineSet, Lease, LoadedVersion
-from lorecall.server.observability.metrics import Metrics
-from prometheus_client import CollectorRegistry
+from lorecall.server.lifecycle.engine_set import EngineSet, Lease, LoadedVersion, ReplacedError
 
-
-class RecordingEngine:
-    """Keeps the ids that were added and not removed; refuses what it is told to."""
-
-    def __init__(self) -> None:
-        self.held: set[int] = set()
-        self.refuse = False
-        self.asked = 0
-
-    async def add_lora(self, request: Any) -> None:
-        """Add an adapter."""
-        if self.refuse:
-            raise ValueError("shapes")
-        self.held.add(request.lora_int_id)
-
-    async def remove_lora(self, lora_id: int) -> None:
-        """Remove one."""
-        self.held.discard(lora_id)
-
-    async def collective_rpc(self, method: str, args: tuple[Any, ...] = ()) -> list[Any]:
-        """Answer the two calls of the server."""
-        del args
-        self.asked += method.endswith("tiers")
-        return [{"slots": [], "memory": sorted(self.held)} if method.endswith("tiers") else True]
-
-
-def info(version: str) -> Adapter:
-    """Return what is known of a version."""
-    return Adapter(Path("x"), 1, (), 1, version)
-
-
-def engine_set(engine: RecordingEngine, drain: float = 5.0) -> EngineSet:
-    """Return an engine set whose ids count up."""
-    count = iter(range(1, 100))
-
-    def request(name: str, of: Adapter) -> Any:
-        return SimpleNamespace(lora_name=f"{name}@{of.version}", lora_int_id=next(count))
-
-    return EngineSet(engine, request, Capacity(2, 3, drain), Metrics(5, CollectorRegistry()))
+from tests.server.lifecycle.recording import RecordingEngine, engine_set, info, settle
 
 
 def run(test: Callable[[RecordingEngine, EngineSet], Any], drain: float = 5.0) -> None:
@@ -62,11 +20,6 @@ def run(test: Callable[[RecordingEngine, EngineSet], Any], drain: float = 5.0) -
         await test(engine, engine_set(engine, drain))
 
     asyncio.run(main())
-
-
-async def settle(held: EngineSet) -> None:
-    """Let every drain finish."""
-    await asyncio.gather(*held._tasks)
 
 
 async def put(held: EngineSet, version: str, name: str = "a") -> LoadedVersion:
@@ -113,8 +66,85 @@ def test_a_version_on_its_way_out_is_taken_back() -> None:
     run(test)
 
 
-def test_a_drain_is_bounded() -> None:
-    """What outlives the drain is cancelled, and the version still leaves."""
+class Generation:
+    """An endless generation: yields one output and then waits for the engine; knows whether it was aborted."""
+
+    def __init__(self) -> None:
+        self.aborted = False
+
+    async def outputs(self) -> AsyncGenerator[str, None]:
+        """Yield, and wait."""
+        try:
+            yield "first"
+            await asyncio.Event().wait()
+        finally:
+            self.aborted = True
+
+
+async def read(held: EngineSet, loaded: LoadedVersion, generation: Generation) -> list[str]:
+    """Read a generation to its end, which it does not reach."""
+    return [output async for output in held.hold(loaded.lora_request, generation.outputs())]
+
+
+def test_what_outlives_the_drain_is_aborted_with_an_error() -> None:
+    """The generation and other work end with ReplacedError, none of it in silence, and the version leaves."""
+
+    async def test(engine: RecordingEngine, held: EngineSet) -> None:
+        old, generation = await put(held, "v1"), Generation()
+        reading = asyncio.create_task(read(held, old, generation))
+        scoring = asyncio.create_task(held.finish(old.lora_request, asyncio.sleep(3600)))
+        await asyncio.sleep(0)
+        held.drop("a")
+        for task in (reading, scoring):
+            with pytest.raises(ReplacedError, match="repeat the request"):
+                await task
+        assert generation.aborted
+        await settle(held)
+        assert engine.held == set()
+
+    run(test, drain=0.05)
+
+
+def test_a_generation_that_begins_after_the_drain_is_refused() -> None:
+    """Whether its version still waits for others, or is gone: the engine would load it again from its path."""
+
+    async def test(engine: RecordingEngine, held: EngineSet) -> None:
+        old, generation = await put(held, "v1"), Generation()
+        audit = Lease(old)
+        held.drop("a")
+        with pytest.raises(ReplacedError):
+            await held.finish(old.lora_request, asyncio.sleep(3600))
+        with pytest.raises(ReplacedError):
+            await read(held, old, generation)
+        audit.release()
+        await settle(held)
+        with pytest.raises(ReplacedError):
+            await read(held, old, generation)
+        with pytest.raises(ReplacedError):
+            await held.finish(old.lora_request, asyncio.sleep(0))
+        assert engine.held == set()
+
+    run(test, drain=0.01)
+
+
+def test_the_base_and_adapters_of_others_are_not_held() -> None:
+    """A request without an adapter, or with one that vLLM was given at its start, passes as it is."""
+
+    async def two() -> AsyncGenerator[int, None]:
+        yield 1
+        yield 2
+
+    async def test(_engine: RecordingEngine, held: EngineSet) -> None:
+        for lora in (None, SimpleNamespace(lora_name="static", lora_int_id=77)):
+            assert [output async for output in held.hold(lora, two())] == [1, 2]
+            assert await held.finish(lora, asyncio.sleep(0, "done")) == "done"
+
+    run(test)
+
+
+def test_a_request_that_does_not_even_end_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that does not read its answer keeps no version in the engine."""
+    monkeypatch.setattr("lorecall.server.lifecycle.engine_set.CUT_SECONDS", 0.05)
 
     async def test(engine: RecordingEngine, held: EngineSet) -> None:
         old = await put(held, "v1")
@@ -122,7 +152,7 @@ def test_a_drain_is_bounded() -> None:
         async def request() -> None:
             lease = held.lease(old)
             try:
-                await asyncio.sleep(60)
+                await asyncio.Event().wait()
             finally:
                 lease.release()
 
@@ -135,6 +165,92 @@ def test_a_drain_is_bounded() -> None:
         assert engine.held == set()
 
     run(test, drain=0.05)
+
+
+def test_a_version_retired_again_has_one_drain() -> None:
+    """The drain of the first time is over once the version is taken back: it cuts nobody's request early."""
+
+    async def test(engine: RecordingEngine, held: EngineSet) -> None:
+        first = await put(held, "v1")
+        lease = held.lease(first)
+        other = await put(held, "v2")
+        before = first.drain
+        assert await put(held, "v1") is first
+        assert before is not None
+        assert other.drain is not None
+        await asyncio.wait([before, other.drain])
+        assert before.cancelled()
+        second = await put(held, "v3")
+        assert first.drain not in (None, before)
+        held.retire(first)
+        drains = [task for task in held._tasks if not task.done()]
+        assert len(drains) == 1
+        lease.release()
+        await settle(held)
+        assert engine.held == {second.id}
+
+    run(test, drain=60.0)
+
+
+def test_a_version_is_loaded_once() -> None:
+    """The one that is live is not loaded again, and retiring it by mistake does nothing."""
+
+    async def test(engine: RecordingEngine, held: EngineSet) -> None:
+        live = await put(held, "v1")
+        assert await held.load("a", info("v1")) is live
+        held.retire(live)
+        await settle(held)
+        assert engine.held == {live.id}
+
+    run(test)
+
+
+def test_a_removal_that_fails_is_tried_again() -> None:
+    """The engine raises, for a pinned version too: looks go on until the id is removed."""
+
+    async def test(engine: RecordingEngine, held: EngineSet) -> None:
+        old = await held.load("a", info("v1"))
+        await held.point(old, pinned=True)
+        engine.keep = True
+        held.drop("a")
+        await settle(held)
+        for _ in range(3):
+            await held.tiers()
+        assert (engine.held, held.draining) == ({old.id}, 1)
+        engine.keep = False
+        for _ in range(2):
+            await held.tiers()
+        assert (engine.held, held.draining) == (set(), 0)
+
+    run(test)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, asyncio.CancelledError])
+def test_a_load_that_ends_in_any_error_leaves_nothing(error: type[BaseException]) -> None:
+    """What fails after the load, of whatever kind, takes the version out of the engine again."""
+
+    async def test(engine: RecordingEngine, held: EngineSet) -> None:
+        loaded = await held.load("a", info("v1"))
+        with pytest.raises(error), held.leaving_on_error(loaded):
+            raise error
+        await settle(held)
+        assert engine.held == set()
+
+    run(test)
+
+
+def test_a_load_that_the_engine_did_in_spite_of_its_error_is_undone() -> None:
+    """It raises after it has taken the adapter in: the next look removes it."""
+
+    async def test(engine: RecordingEngine, held: EngineSet) -> None:
+        engine.refuse = engine.take = True
+        with pytest.raises(AdapterError):
+            await held.load("a", info("v1"))
+        assert len(engine.held) == 1
+        await held.tiers()
+        assert engine.held == set()
+
+    run(test)
 
 
 def test_a_refused_version_changes_nothing() -> None:
@@ -205,7 +321,7 @@ def test_a_lease_is_released_once() -> None:
 
     async def test(_engine: RecordingEngine, held: EngineSet) -> None:
         loaded = await put(held, "v1")
-        one, other = Lease(loaded, None), Lease(loaded, None)
+        one, other = Lease(loaded), Lease(loaded)
         one.release()
         one.release()
         assert not loaded.idle.is_set()
