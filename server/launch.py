@@ -126,8 +126,12 @@ def check_settings(host: str, extra: Sequence[str], settings: ServerSettings) ->
         UsageError: A setting is wrong, or others could reach the server and there is no API key.
         LorecallError: The registry cannot be opened.
     """
-    for values in settings.adapter_limits.values():
-        parse_rate_limits(values)
+    try:
+        for values in settings.adapter_limits.values():
+            parse_rate_limits(values)
+    except UsageError as error:
+        name = "LORECALL_ADAPTER_LIMITS"
+        raise UsageError(f"{name}: {error.message}", hint=error.hint, param=name) from error
     exposed = not is_loopback(host) and flag_value(extra, "--uds") is None
     keyed = flag_value(extra, "--api-key") is not None or os.environ.get("VLLM_API_KEY")
     registry = settings.open_registry()

@@ -7,6 +7,7 @@ line and by its routes, end here in our control plane; see tests/server/lifecycl
 
 import re
 from collections.abc import Iterator, Mapping, ValuesView
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,7 +20,8 @@ from lorecall.server.engine.common.version_names import engine_name, public_name
 from lorecall.server.lifecycle.control_plane import ControlPlane
 from lorecall.server.lifecycle.engine_set import EngineSet
 from vllm.entrypoints.openai.models.serving import OpenAIServingModels
-from vllm.entrypoints.serve.engine.protocol import ModelCard, ModelList, ModelPermission
+from vllm.entrypoints.serve import create_error_response
+from vllm.entrypoints.serve.engine.protocol import ErrorResponse, ModelCard, ModelList, ModelPermission
 from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest, UnloadLoRAAdapterRequest
 from vllm.lora.request import LoRARequest
 
@@ -158,6 +160,14 @@ class VersionedModels(OpenAIServingModels):  # type: ignore[misc]
         await self.plane.remove(request.lora_name, actor=actor())
         return f"Success: LoRA adapter '{request.lora_name}' removed successfully."
 
+    async def resolve_lora(self, lora_name: str) -> ErrorResponse:
+        """Answer that there is no such adapter: what exists was loaded before, and no resolver is asked."""
+        return create_error_response(
+            message=f"LoRA adapter {lora_name} does not exist",
+            err_type="NotFoundError",
+            status_code=HTTPStatus.NOT_FOUND,
+        )
+
     def take_modules(self) -> dict[str, str]:
         """Return the adapters that vLLM's command line named: name to path or address.
 
@@ -245,7 +255,7 @@ def with_versions(models: OpenAIServingModels) -> VersionedModels:
     require(OpenAIServingModels, "is_base_model", ("self", "model_name"))
     require(OpenAIServingModels, "load_lora_adapter", ("self", "request", "base_model_name"))
     require(OpenAIServingModels, "unload_lora_adapter", ("self", "request"))
+    require(OpenAIServingModels, "resolve_lora", ("self", "lora_name"))
     models.__class__ = VersionedModels
     models.parents = {}
-    models.lora_resolvers = []  # deployment.py refuses them; what registers later is not asked either
     return models  # type: ignore[no-any-return]
