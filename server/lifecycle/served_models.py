@@ -19,6 +19,7 @@ from lorecall.server.engine.common.plugin import require
 from lorecall.server.engine.common.version_names import engine_name, public_name
 from lorecall.server.lifecycle.control_plane import ControlPlane
 from lorecall.server.lifecycle.engine_set import EngineSet
+from vllm.entrypoints.openai.models.protocol import LoRAModulePath
 from vllm.entrypoints.openai.models.serving import OpenAIServingModels
 from vllm.entrypoints.serve import create_error_response
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse, ModelCard, ModelList, ModelPermission
@@ -73,6 +74,7 @@ class VersionedModels(OpenAIServingModels):  # type: ignore[misc]
 
     plane: ControlPlane
     parents: dict[str, str]
+    static_lora_modules: list[LoRAModulePath] | None
 
     def follow(self, plane: ControlPlane) -> Self:
         """List and load adapters through a control plane from now on."""

@@ -28,7 +28,7 @@ def test_an_absent_file_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert f"{tmp_path} is not a file" in refusal(monkeypatch, name, tmp_path)
     (tmp_path / "there").touch()
     monkeypatch.setenv(f"LORECALL_{name}", str(tmp_path / "there"))
-    assert read_settings()
+    assert getattr(read_settings(), name.lower()) == tmp_path / "there"
 
 
 @pytest.mark.parametrize("name", FOLDERS)
@@ -42,7 +42,7 @@ def test_a_folder_that_cannot_be_made_is_refused(
     assert "cannot be written to" in refusal(monkeypatch, name, tmp_path / "new")
     monkeypatch.undo()
     monkeypatch.setenv(f"LORECALL_{name}", str(tmp_path / "new" / "deep"))
-    assert read_settings()
+    assert getattr(read_settings(), name.lower()) == tmp_path / "new" / "deep"
 
 
 @pytest.mark.parametrize(

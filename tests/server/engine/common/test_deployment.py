@@ -82,7 +82,7 @@ def test_the_rust_front_end_is_refused(monkeypatch: pytest.MonkeyPatch, value: s
 
 def test_the_grpc_server_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is recognised by its module, since it has the same arguments."""
-    monkeypatch.setitem(sys.modules, deployment.GRPC_SERVER, SimpleNamespace())  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, deployment.GRPC_SERVER, SimpleNamespace())
     with pytest.raises(UsageError, match="gRPC"):
         start()
 
