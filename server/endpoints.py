@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,20 +47,26 @@ class LorecallEndpoints:
     async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
         """Build what the routes share, load the registry's adapters, warm up and measure ε."""
         models = with_versions(state.openai_serving_models)
-        settings = read_settings().with_modules(models.take_modules())
+        settings = read_settings()
+        modules, wrong = models.take_modules(settings.adapters)
+        settings = settings.with_adapters(modules)
         on_cpu = engine_client.vllm_config.device_config.device_type == "cpu"
         described = describe_engine(args.model, models, on_cpu=on_cpu)
         serving, background = await build_serving(engine_client, models, described, args, settings)
         state.lorecall = serving
         state.lorecall_audits, audits_work = build_audits(serving, settings)
-        await add_initial_adapters(serving, settings)
+        await add_initial_adapters(serving, settings, wrong)
         await warm_up(engine_client)
         await serving.selfcheck(chunk_edge=False)
         state.lorecall_tasks = [asyncio.create_task(work) for work in (*background, audits_work)]
 
 
-async def add_initial_adapters(serving: Serving, settings: ServerSettings) -> None:
-    """Add the adapters that settings and command line name; a bad one does not stop the others."""
+async def add_initial_adapters(serving: Serving, settings: ServerSettings, wrong: Sequence[str]) -> None:
+    """Add the adapters that are named at the start; bad ones, as in `wrong`, do not stop the others."""
+    failed = serving.metrics.initial_adapters_failed
+    failed.set(len(wrong))
+    for problem in wrong:
+        logger.error("%s", problem)
     for name, source in settings.initial_adapters().items():
         try:
             added = await serving.adapters.add(name, source, actor="start")
@@ -70,8 +77,10 @@ async def add_initial_adapters(serving: Serving, settings: ServerSettings) -> No
         else:
             if added.state is State.LIVE:
                 continue
-            logger.warning("adapter %s is not served yet: %s", name, added.state)
-        serving.metrics.initial_adapters_failed.inc()
+            logger.warning("adapter %s is not served yet: it is %s", name, added.state)
+            if added.state is State.AUDITING:
+                continue
+        failed.inc()
 
 
 def describe_engine(model: str, models: Any, *, on_cpu: bool) -> EngineInfo:

@@ -155,20 +155,9 @@ class ServerSettings(BaseSettings):
             for name, source in self.adapters.items()
         }
 
-    def with_modules(self, modules: dict[str, str]) -> Self:
-        """Return these settings with the adapters of vLLM's `--lora-modules` beside LORECALL_ADAPTERS.
-
-        Raises:
-            UsageError: Both name one, with different sources.
-        """
-        for name in modules.keys() & self.adapters.keys():
-            if modules[name] != self.adapters[name]:
-                raise UsageError(
-                    f"--lora-modules and LORECALL_ADAPTERS both name {name!r}",
-                    hint="leave it to one of them",
-                    param="LORECALL_ADAPTERS",
-                )
-        return self.model_copy(update={"adapters": {**self.adapters, **modules}})
+    def with_adapters(self, adapters: dict[str, str]) -> Self:
+        """Return these settings with more adapters to serve from the start."""
+        return self.model_copy(update={"adapters": {**self.adapters, **adapters}})
 
     def open_registry(self) -> "Registry":
         """Open the registry, after making the folder of the default one."""

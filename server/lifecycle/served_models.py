@@ -26,6 +26,7 @@ from vllm.entrypoints.serve.engine.protocol import ErrorResponse, ModelCard, Mod
 from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest, UnloadLoRAAdapterRequest
 from vllm.lora.request import LoRARequest
 
+NO_FUSED_EXPERTS = "is_3d_lora_weight, experts' weights in one tensor, is not supported"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 
@@ -130,7 +131,8 @@ class VersionedModels(OpenAIServingModels):  # type: ignore[misc]
         del base_model_name  # only vLLM's start has one: see `take_modules`
         name = request.lora_name
         check_own(name)
-        check_layout(name, is_3d=request.is_3d_lora_weight)
+        if request.is_3d_lora_weight:
+            raise UsageError(NO_FUSED_EXPERTS, hint="save them one by one", param="is_3d_lora_weight")
         if self.plane.known(name) and not request.load_inplace:
             raise UsageError(
                 f"The lora adapter '{name}' has already been loaded.",
@@ -170,25 +172,26 @@ class VersionedModels(OpenAIServingModels):  # type: ignore[misc]
             status_code=HTTPStatus.NOT_FOUND,
         )
 
-    def take_modules(self) -> dict[str, str]:
-        """Return the adapters that vLLM's command line named: name to path or address.
+    def take_modules(self, named: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+        """Return the adapters that vLLM's command line names, as name to path or address, and what is wrong.
 
-        Raises:
-            UsageError: One cannot be served here, or two have one name.
+        Args:
+            named: Adapters that are named elsewhere; none of them may have another source here.
         """
-        found: dict[str, str] = {}
+        found, wrong = dict[str, str](), list[str]()
         for module in self.static_lora_modules or ():
-            check_layout(module.name, is_3d=module.is_3d_lora_weight)
-            if found.setdefault(module.name, source_of(module.path)) != source_of(module.path):
-                raise UsageError(
-                    f"--lora-modules names {module.name!r} twice",
-                    hint="give each a name",
-                    param="--lora-modules",
-                )
+            source = source_of(module.path)
+            if (found | dict(named)).get(module.name, source) != source:
+                wrong.append(f"adapter {module.name} is not served from {source}: it is named twice")
+                continue
+            if module.is_3d_lora_weight:
+                wrong.append(f"adapter {module.name} is not served: {NO_FUSED_EXPERTS}")
+                continue
+            found[module.name] = source
             if module.base_model_name in self.base_names:
                 self.parents[module.name] = module.base_model_name
         self.static_lora_modules = None
-        return found
+        return found, wrong
 
     def new_request(self, name: str, info: Any) -> LoRARequest:
         """Return a LoRA request for a version, with an id that was never used before."""
@@ -208,20 +211,6 @@ def source_of(path: str) -> str:
     """Return a path of vLLM's command line as our sources spell it: vLLM takes folders and hub ids."""
     is_hub_id = _HUB_ID.fullmatch(path) and not Path(path).expanduser().exists()
     return f"hf://{path}" if is_hub_id else path
-
-
-def check_layout(name: str, *, is_3d: bool) -> None:
-    """Refuse an adapter whose experts' weights are fused, which the validation does not know.
-
-    Raises:
-        UsageError: It says that they are.
-    """
-    if is_3d:
-        raise UsageError(
-            f"adapter {name!r}: is_3d_lora_weight is not supported",
-            hint="save the experts' weights one by one",
-            param="is_3d_lora_weight",
-        )
 
 
 def check_own(name: str) -> None:

@@ -127,7 +127,7 @@ class Metrics:
         )
         self.initial_adapters_failed = Gauge(
             "lorecall_initial_adapters_failed",
-            "Adapters named at the server's start that it did not serve then: refused, or not admitted yet.",
+            "Adapters named at the server's start that it refuses to serve.",
             registry=registry,
         )
         self.evictions = Counter(

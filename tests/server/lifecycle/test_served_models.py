@@ -183,17 +183,25 @@ def test_the_command_lines_modules_are_taken_over(monkeypatch: pytest.MonkeyPatc
     bases = (BaseModelPath("base", "/b"), BaseModelPath("alias", "/b"))
     models = models_of(Plane(), *bases, modules=modules)
     asyncio.run(models.init_static_loras())
-    assert models.take_modules() == {"acme-a": "/adapters/a", "hub": "hf://org/adapter"}
-    assert models.take_modules() == {}
+    assert models.take_modules({}) == ({"acme-a": "/adapters/a", "hub": "hf://org/adapter"}, [])
+    assert models.take_modules({}) == ({}, [])
     assert cards(models)["acme-a"]["parent"] == "alias"
     assert cards(models)["other-b"]["parent"] == "base"
 
 
-def test_two_modules_of_one_name_are_refused() -> None:
-    """VLLM would refuse the second one too."""
-    modules = [LoRAModulePath("a", "/1"), LoRAModulePath("a", "/2")]
-    with pytest.raises(UsageError, match="twice"):
-        models_of(Plane(), modules=modules).take_modules()
+def test_bad_modules_are_left_out_and_said() -> None:
+    """Two sources of one name, one that a setting names otherwise, and fused experts; the others are taken."""
+    modules = [
+        LoRAModulePath("a", "/1"),
+        LoRAModulePath("a", "/2"),
+        LoRAModulePath("a", "/1"),
+        LoRAModulePath("set", "/3"),
+        LoRAModulePath("fused", "/4", is_3d_lora_weight=True),
+        LoRAModulePath("good", "/5"),
+    ]
+    found, wrong = models_of(Plane(), modules=modules).take_modules({"set": "/elsewhere"})
+    assert found == {"a": "/1", "good": "/5"}
+    assert [problem.split()[1] for problem in wrong] == ["a", "set", "fused"]
 
 
 def test_a_relative_folder_is_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
