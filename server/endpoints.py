@@ -14,6 +14,7 @@ from lorecall.adapters.core.errors import BaseModelError, LorecallError
 from lorecall.adapters.registry.tables import State
 from lorecall.audit.scorer import EngineInfo
 from lorecall.server.assembly import build_audits, build_serving
+from lorecall.server.engine.common import interrupted_start
 from lorecall.server.error_responses import answer_unreadable_body
 from lorecall.server.http import adapters, audits, engine, keys, logprobs, page, score
 from lorecall.server.http.gateway import Gateway
@@ -46,6 +47,7 @@ class LorecallEndpoints:
 
     async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
         """Build what the routes share, load the registry's adapters, warm up and measure ε."""
+        interrupted_start.check()
         models = with_versions(state.openai_serving_models)
         settings = read_settings()
         modules, wrong = models.take_modules(settings.adapters)
@@ -58,6 +60,7 @@ class LorecallEndpoints:
         await add_initial_adapters(serving, settings, wrong)
         await warm_up(engine_client)
         await serving.selfcheck(chunk_edge=False)
+        interrupted_start.check()
         state.lorecall_tasks = [asyncio.create_task(work) for work in (*background, audits_work)]
 
 

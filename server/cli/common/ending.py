@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from lorecall.adapters.core.errors import LorecallError
 from lorecall.server.cli.common.console import show_error
+from lorecall.server.engine.common.interrupted_start import is_stopping
 
 INTERRUPTED = 130
 
@@ -31,8 +32,11 @@ def process_ends_here() -> Iterator[None]:
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else int(error.code is not None)
     except BaseException:  # noqa: BLE001  the interpreter would print it likewise
-        traceback.print_exc()
         code = 1
+        if not is_stopping():  # else it is the interrupt in other words
+            traceback.print_exc()
+    if is_stopping():
+        code = INTERRUPTED
     atexit._run_exitfuncs()  # noqa: SLF001  as the interpreter would
     sys.stdout.flush()
     sys.stderr.flush()

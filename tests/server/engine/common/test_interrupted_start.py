@@ -1,6 +1,10 @@
 """SIGTERM while vLLM waits for its engine ends the start."""
 
+import os
+import signal
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import zmq
@@ -28,3 +32,27 @@ def test_ours_lets_it_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         wait(tmp_path, KeyboardInterrupt("terminated"))
     with pytest.raises(RuntimeError, match="else"):
         wait(tmp_path, RuntimeError("else"))
+
+
+def test_a_swallowed_signal_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever swallows the interrupt that vLLM's handler raises: the start stops at the next check."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    entry = SimpleNamespace(setup_server=lambda args, reuse_port: (args, reuse_port))
+    monkeypatch.setattr(utils, "zmq_socket_ctx", utils.zmq_socket_ctx)  # put back after the test
+    monkeypatch.setattr(interrupted_start, "_seen", [])
+    monkeypatch.setitem(sys.modules, interrupted_start.ENTRY, entry)  # type: ignore[arg-type]
+    interrupted_start.apply()
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        assert entry.setup_server("args", reuse_port=False) == ("args", False)
+        interrupted_start.check()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert interrupted_start.is_stopping()
+        with pytest.raises(KeyboardInterrupt, match="terminated"):
+            interrupted_start.check()
+    finally:
+        signal.signal(signal.SIGTERM, before)
