@@ -83,15 +83,14 @@ def run(scenario: Scenario, target: Target, options: RunOptions) -> Measurement:
     Raises:
         LoadtestError: It cannot be run, or ends without a result.
     """
+    tokenizer = options.tokenizer or target.tokenizer()
     options.out.mkdir(parents=True, exist_ok=True)
     adapters = load_adapters(scenario, target, options.sources)
     try:
         models = draw_models(scenario.traffic, target.base, adapters)
         planned = plan(scenario, target, adapters, options.sources)
         with background(planned, target, options.out) as done:
-            served = send(
-                scenario.traffic, models, target, options.tokenizer or target.root, options.out, options.bench
-            )
+            served = send(scenario.traffic, models, target, tokenizer, options.out, options.bench)
     finally:
         if options.sources:
             for name in adapters:

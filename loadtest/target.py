@@ -45,6 +45,19 @@ class Target:
     ) -> None:
         self._http.close()
 
+    def tokenizer(self) -> str:
+        """Return the folder or hub id of the base's tokenizer, as the server names it.
+
+        Raises:
+            LoadtestError: It does not: a lorecall server shows no paths of its own.
+        """
+        if self.root == self.base and "/" not in self.root:
+            raise LoadtestError(
+                f"{self.url} does not say where its base's tokenizer is",
+                hint="name its folder with --tokenizer",
+            )
+        return self.root
+
     def scores(self) -> bool:
         """Whether it is a lorecall server, which has `/v1/score`."""
         return self._send("GET", "/v1/engine").is_success

@@ -29,7 +29,7 @@ from lorecall.server.http.state import Serving
 from lorecall.server.lifecycle.control_plane import ControlPlane
 from lorecall.server.lifecycle.engine_set import Capacity, EngineSet
 from lorecall.server.lifecycle.follower import Follower
-from lorecall.server.lifecycle.served_models import AdapterTable, VersionedModels
+from lorecall.server.lifecycle.served_models import VersionedModels
 from lorecall.server.observability.metering import meter
 from lorecall.server.observability.metrics import Metrics
 from lorecall.server.scoring.score import EngineScoring
@@ -55,10 +55,10 @@ async def build_serving(
     metrics = Metrics(settings.metrics_adapters)
     meter(engine_client, metrics, engine.base)
     engine_set = EngineSet(engine_client, models.new_request, capacity(engine_client, settings), metrics)
-    models.lora_requests = AdapterTable(engine_set, dict(models.lora_requests))
     facts = await asyncio.to_thread(base_facts, args.model, models.base_names)
     intake = make_pipeline(registry, facts, engine_client, settings, keyed=guard.enforced)
     plane = ControlPlane(registry, intake, engine_set, models.base_names, metrics)
+    models.follow(plane)
     metrics.show_adapters(plane.samples)
     config = engine_client.vllm_config
     scoring = EngineScoring(

@@ -1,23 +1,30 @@
 """The `vllm.endpoint_plugins` entry point: our routes and our middleware on vLLM's OpenAI server."""
 
 import asyncio
+import logging
 import os
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
 from lorecall.adapters.bases.prepare import read_base_manifest
-from lorecall.adapters.core.errors import BaseModelError
+from lorecall.adapters.core.errors import BaseModelError, LorecallError
+from lorecall.adapters.registry.tables import State
 from lorecall.audit.scorer import EngineInfo
 from lorecall.server.assembly import build_audits, build_serving
+from lorecall.server.engine.common import interrupted_start
 from lorecall.server.error_responses import answer_unreadable_body
 from lorecall.server.executors import keep_for_short_calls
 from lorecall.server.http import adapters, audits, engine, keys, logprobs, page, score
 from lorecall.server.http.gateway import Gateway
-from lorecall.server.lifecycle.served_models import with_versions
-from lorecall.server.settings import read_settings
+from lorecall.server.http.state import Serving
+from lorecall.server.lifecycle.served_models import leave_modules, with_versions
+from lorecall.server.settings import ServerSettings, read_settings
 from lorecall.server.warmup import warm_up
+
+logger = logging.getLogger("vllm.lorecall")
 
 
 class LorecallEndpoints:
@@ -28,6 +35,7 @@ class LorecallEndpoints:
 
     def attach_router(self, app: FastAPI) -> None:
         """Add our routes to the app; one with the same path as vLLM's comes before it."""
+        leave_modules()
         app.include_router(logprobs.router(app))
         app.include_router(adapters.router)
         app.include_router(keys.router)
@@ -40,19 +48,44 @@ class LorecallEndpoints:
 
     async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
         """Build what the routes share, load the registry's adapters, warm up and measure ε."""
+        interrupted_start.check()
         keep_for_short_calls(asyncio.get_running_loop())
-        settings = read_settings()
         models = with_versions(state.openai_serving_models)
+        settings = read_settings()
+        modules, wrong = models.take_modules(settings.adapters)
+        settings = settings.with_adapters(modules)
         on_cpu = engine_client.vllm_config.device_config.device_type == "cpu"
         described = describe_engine(args.model, models, on_cpu=on_cpu)
         serving, background = await build_serving(engine_client, models, described, args, settings)
         state.lorecall = serving
         state.lorecall_audits, audits_work = build_audits(serving, settings)
-        for name, source in settings.initial_adapters().items():
-            await serving.adapters.add(name, source, actor="LORECALL_ADAPTERS")
+        await add_initial_adapters(serving, settings, wrong)
         await warm_up(engine_client)
         await serving.selfcheck(chunk_edge=False)
+        interrupted_start.check()
         state.lorecall_tasks = [asyncio.create_task(work) for work in (*background, audits_work)]
+
+
+async def add_initial_adapters(serving: Serving, settings: ServerSettings, wrong: Sequence[str]) -> None:
+    """Add the adapters that are named at the start; bad ones, as in `wrong`, do not stop the others."""
+    failed = serving.metrics.initial_adapters_failed
+    failed.set(len(wrong))
+    for problem in wrong:
+        logger.error("%s", problem)
+    for name, source in settings.initial_adapters().items():
+        try:
+            added = await serving.adapters.add(name, source, actor="start")
+        except LorecallError as error:
+            logger.error("adapter %s is not served: %s", name, error)  # noqa: TRY400  its words say what is wrong
+        except Exception:
+            logger.exception("adapter %s is not served", name)
+        else:
+            if added.state is State.LIVE:
+                continue
+            logger.warning("adapter %s is not served yet: it is %s", name, added.state)
+            if added.state is State.AUDITING:
+                continue
+        failed.inc()
 
 
 def describe_engine(model: str, models: Any, *, on_cpu: bool) -> EngineInfo:

@@ -4,11 +4,13 @@ import errno
 import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from lorecall.adapters.access.keys import parse_rate_limits
 from lorecall.adapters.core.errors import BaseModelError, UsageError
 from lorecall.server.auth.keyring import KeyGuard, check_exposure, is_loopback
+from lorecall.server.engine.common.deployment import check_api_servers, check_frontend, check_resolvers
 from lorecall.server.engine.common.environment import check_scheme, prepare_environment, served_dtype
 from lorecall.server.settings import ServerSettings, read_settings
 
@@ -23,6 +25,12 @@ DEFAULTS = {
     "--host": "127.0.0.1",
 }
 """Engine flags that we set unless the caller did; "" means a flag without a value."""
+
+OTHER_SERVERS = {
+    "--headless": "on nodes without an API server: VLLM_PLUGINS=lorecall vllm serve --headless",
+    "--data-parallel-multi-port-external-lb": "start one server for each rank, with --data-parallel-rank",
+}
+"""Flags that only `vllm serve` acts on, and what to do instead."""
 
 
 def base_location(base: str) -> str:
@@ -92,19 +100,45 @@ def check_port(host: str, port: int) -> None:
             raise UsageError(f"{host}:{port} cannot be bound: {error}", param="host") from error
 
 
-def check_keys(host: str, extra: Sequence[str], settings: ServerSettings) -> None:
-    """Refuse a server without API keys that other machines could reach, before the engine starts.
+def check_flags(extra: Sequence[str], environ: Mapping[str, str]) -> None:
+    """Refuse vLLM's ways to serve that `lorecall serve` does not have, before the engine starts.
 
     Raises:
-        UsageError: Others could reach it, and there is no API key.
+        UsageError: One was asked for.
     """
-    if is_loopback(host) or flag_value(extra, "--uds") is not None:
-        return
-    if flag_value(extra, "--api-key") is not None or os.environ.get("VLLM_API_KEY"):
-        return
+    count = flag_value(extra, "--api-server-count") or "1"
+    check_api_servers(int(count) if count.isdecimal() else 1)
+    check_frontend(environ, grpc=flag_value(extra, "--grpc") is not None)
+    check_resolvers(environ)
+    for flag, hint in OTHER_SERVERS.items():
+        if flag_value(extra, flag) is not None:
+            raise UsageError(
+                f"lorecall serve starts one server, not what {flag} asks for", hint=hint, param=flag
+            )
+
+
+def check_settings(host: str, extra: Sequence[str], settings: ServerSettings) -> None:
+    """Check the registry, the API keys and the limits before the engine starts.
+
+    A server without API keys that other machines could reach is refused.
+
+    Raises:
+        UsageError: A setting is wrong, or others could reach the server and there is no API key.
+        LorecallError: The registry cannot be opened.
+    """
+    try:
+        for values in settings.adapter_limits.values():
+            parse_rate_limits(values)
+    except UsageError as error:
+        name = "LORECALL_ADAPTER_LIMITS"
+        raise UsageError(f"{name}: {error.message}", hint=error.hint, param=name) from error
+    exposed = not is_loopback(host) and flag_value(extra, "--uds") is None
+    keyed = flag_value(extra, "--api-key") is not None or os.environ.get("VLLM_API_KEY")
     registry = settings.open_registry()
     try:
-        check_exposure(host, KeyGuard(registry, settings.secrets(), settings.api_keys_file, always=True))
+        guard = KeyGuard(registry, settings.secrets(), settings.api_keys_file, always=exposed)
+        if exposed and not keyed:
+            check_exposure(host, guard)
     finally:
         registry.close()
 
@@ -135,7 +169,8 @@ def serve(base: str, port: int, extra: Sequence[str]) -> None:
     model = base_location(base)
     served_name = Path(base).resolve().name if model == base else model
     host = flag_value(extra, "--host") or DEFAULTS["--host"]
-    check_keys(host, extra, settings)
+    check_flags(extra, os.environ)
+    check_settings(host, extra, settings)
     check_gate(settings)
     check_port(host, port)
     prepare_environment()

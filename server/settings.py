@@ -2,10 +2,10 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from lorecall.adapters.core.errors import UsageError
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, FilePath, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ class ServerSettings(BaseSettings):
         description="directory of our own copies of the adapters, content-addressed",
     )
     adapters: dict[str, str] = Field(
-        default_factory=dict, description="adapters to serve from the start, JSON: name to directory"
+        default_factory=dict,
+        description="adapters to serve from the start, JSON: name to directory or address",
     )
     registry: str = Field(
         default="",
@@ -62,7 +63,7 @@ class ServerSettings(BaseSettings):
     admin_key: SecretStr = Field(
         default=SecretStr(""), description="an API key with every scope; at least 20 characters"
     )
-    api_keys_file: Path | None = Field(
+    api_keys_file: FilePath | None = Field(
         default=None,
         description="YAML list of API keys: name, sha256, scopes, adapters (patterns), limits, expires",
     )
@@ -83,14 +84,14 @@ class ServerSettings(BaseSettings):
     drain_seconds: float = Field(
         default=300.0, gt=0, description="seconds that a replaced version may take to finish its requests"
     )
-    require_audit: Path | None = Field(
+    require_audit: FilePath | None = Field(
         default=None, description="the policy that an adapter's audit must meet; `--require-audit` sets it"
     )
-    audit_candidates: Path | None = Field(
+    audit_candidates: FilePath | None = Field(
         default=None,
         description="snippets (JSONL) that every adapter is audited for; `--require-audit` needs them",
     )
-    audit_controls: Path | None = Field(
+    audit_controls: FilePath | None = Field(
         default=None, description="control snippets (JSONL) of every adapter's audit"
     )
     audit_framings: str = Field(
@@ -118,6 +119,31 @@ class ServerSettings(BaseSettings):
         "finds that oneDNN saturates (no VNNI)",
     )
 
+    @field_validator("local_roots")
+    @classmethod
+    def check_roots(cls, roots: str) -> str:
+        """Check that every root is a directory. Raises ValueError, with the one that is not."""
+        for root in filter(None, roots.split(os.pathsep)):
+            if not Path(root).is_absolute():
+                raise ValueError(
+                    f"{root!r} is no absolute path; give directories separated by {os.pathsep!r}, not JSON"
+                )
+            if not Path(root).is_dir():
+                raise ValueError(f"{root!r} is not a directory")
+        return roots
+
+    @field_validator("store", "audit_spool")
+    @classmethod
+    def check_folder(cls, folder: Path | None) -> Path | None:
+        """Check that a folder is there or can be made. Raises ValueError if not."""
+        if folder is not None:
+            above = next(one for one in (folder.absolute(), *folder.absolute().parents) if one.exists())
+            if not above.is_dir():
+                raise ValueError(f"{above} is not a directory")
+            if not os.access(above, os.W_OK | os.X_OK):
+                raise ValueError(f"{above} cannot be written to")
+        return folder
+
     def registry_url(self) -> str:
         """Return the registry's URL."""
         return self.registry or f"sqlite:///{self.store / 'registry.db'}"
@@ -131,11 +157,18 @@ class ServerSettings(BaseSettings):
         stated = tuple(Path(root) for root in self.local_roots.split(os.pathsep) if root)
         if not stated and not keyed:
             return (Path("/"),)
-        return (*stated, *map(Path, self.initial_adapters().values()))
+        return (*stated, *(Path(one) for one in self.initial_adapters().values() if "://" not in one))
 
     def initial_adapters(self) -> dict[str, str]:
-        """Return the adapters to serve from the start, with absolute paths."""
-        return {name: str(Path(source).absolute()) for name, source in self.adapters.items()}
+        """Return the adapters to serve from the start: name to absolute path or address."""
+        return {
+            name: source if "://" in source else str(Path(source).expanduser().absolute())
+            for name, source in self.adapters.items()
+        }
+
+    def with_adapters(self, adapters: dict[str, str]) -> Self:
+        """Return these settings with more adapters to serve from the start."""
+        return self.model_copy(update={"adapters": {**self.adapters, **adapters}})
 
     def open_registry(self) -> "Registry":
         """Open the registry, after making the folder of the default one."""
@@ -169,9 +202,10 @@ def read_settings() -> ServerSettings:
     except ValidationError as error:
         first: Any = error.errors()[0]
         key = PREFIX + "_".join(str(part) for part in first["loc"][:1]).upper()
-        raise UsageError(
-            f"{key}: {first['msg']}", hint="see the settings in docs/settings.md", param=key
-        ) from error
+        what = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "path_not_file":
+            what = f"{first['input']} is not a file"
+        raise UsageError(f"{key}: {what}", hint="see the settings in docs/settings.md", param=key) from error
     except SettingsError as error:  # names the field that is not JSON
         raise UsageError(
             f"a LORECALL_ variable is not JSON: {error}", hint="see the settings in docs/settings.md"

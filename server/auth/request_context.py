@@ -83,6 +83,12 @@ def sees(model: str) -> bool:
     return context is None or context.sees(model)
 
 
+def manages() -> bool:
+    """Whether the current request may add adapters, and so see where one came from; outside a request, yes."""
+    context = current.get()
+    return context is None or context.key is None or context.key.may(Scope.ADAPTERS)
+
+
 def actor() -> str:
     """Return the caller's name of the current request; "server" outside a request."""
     context = current.get()

@@ -38,7 +38,8 @@ _RULES: tuple[tuple[str, str, Need], ...] = (
     (r"GET", r"/v1/adapters/[^/]+/events", ADAPTERS),
     (r"POST", r"/v1/adapters|/v1/adapters/[^/]+/(archive|rollback|pin)", ADAPTERS),
     (r"DELETE", r"/v1/adapters/[^/]+", ADAPTERS),
-    (r"POST", r"/v1/(un)?load_lora_adapter", ADAPTERS),
+    (r"POST", r"/v1/(un)?load_lora_adapter|/adapters", ADAPTERS),
+    (r"DELETE", r"/adapters/[^/]+", ADAPTERS),
     (r"GET|HEAD", r"/audit/?|/audit/[^/]+", OPEN),  # the page's own files, without data
     (r"GET", r"/v1/audits/[^/]+", Need(scopes=frozenset({Scope.AUDIT, Scope.ADAPTERS}))),
     (r"GET", r"/v1/audits|/v1/capacity|/v1/audits/[^/]+/(snippets|report\.[^/]+)", AUDITS),

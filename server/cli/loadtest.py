@@ -47,7 +47,9 @@ def run_once(
     ] = None,
     tokenizer: Annotated[
         str,
-        typer.Option(help="Directory or hub id of the base's tokenizer; by default the server's."),
+        typer.Option(
+            help="Directory or hub id of the base's tokenizer; by default the one that the server names."
+        ),
     ] = "",
     as_json: AsJson = False,
     out: Out = None,

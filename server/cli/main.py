@@ -7,7 +7,7 @@ from lorecall.adapters.core.errors import LorecallError
 from lorecall.server.cli import base, bench, law, loadtest, registry, selfcheck, serve, sweep
 from lorecall.server.cli.adapters import commands as adapters
 from lorecall.server.cli.audit import commands as audit
-from rich.console import Console
+from lorecall.server.cli.common.console import show_error
 
 app = typer.Typer(
     name="lorecall",
@@ -33,8 +33,5 @@ def main() -> None:
     try:
         app()
     except LorecallError as error:
-        console = Console(stderr=True, highlight=False, soft_wrap=True)
-        console.print(f"error: {error.message}", markup=False, style="bold red")
-        if error.hint:
-            console.print(f"hint: {error.hint}", markup=False)
+        show_error(error)
         sys.exit(error.exit_code)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from lorecall.server.cli.common.ending import process_ends_here
 from lorecall.server.cli.common.options import Port
 
 PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -42,4 +43,5 @@ def serve(
         "LORECALL_AUDIT_CONTROLS": audit_controls,
     }
     os.environ.update({name: str(path.absolute()) for name, path in own.items() if path is not None})
-    launch.serve(base, port, context.args)
+    with process_ends_here():
+        launch.serve(base, port, context.args)

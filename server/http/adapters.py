@@ -7,14 +7,12 @@ from typing import Annotated, Any, BinaryIO
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from lorecall.adapters.access.keys import Scope
-from lorecall.adapters.core.errors import AdapterNotFoundError, UsageError
 from lorecall.adapters.core.refusals import FileRefusedError, Reason
-from lorecall.adapters.registry.tables import State
-from lorecall.adapters.registry.transitions import ConflictError
-from lorecall.server.auth.request_context import ForbiddenError, RequestContext, actor, current, sees
+from lorecall.server.auth.request_context import RequestContext, actor, current, sees
 from lorecall.server.error_responses import AnsweringRoute
 from lorecall.server.http.state import Serving, serving
 from lorecall.server.lifecycle.description import describe, event
+from lorecall.server.lifecycle.served_models import check_own
 from pydantic import BaseModel, ConfigDict, Field
 from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest, UnloadLoRAAdapterRequest
 from vllm.entrypoints.serve.utils.api_utils import validate_json_request
@@ -152,33 +150,14 @@ async def override_gate(name: str, request: OverrideRequest, raw_request: Reques
 @router.post("/v1/load_lora_adapter", dependencies=JSON_ONLY)
 async def load_lora_adapter(request: LoadLoRAAdapterRequest, raw_request: Request) -> Response:
     """VLLM's own request and answer, through our pipeline; a version that does not go live says its state."""
-    plane = serving(raw_request).adapters
-    check_own(request.lora_name)
-    if plane.known(request.lora_name) and not request.load_inplace:
-        raise UsageError(
-            f"The lora adapter '{request.lora_name}' has already been loaded.",
-            hint="set load_inplace to true to move the name to a new version",
-            param="lora_name",
-        )
-    added = await plane.add(request.lora_name, request.lora_path, actor=actor())
-    state = f"version {added.version[:12]} of LoRA adapter '{request.lora_name}' is {added.state}"
-    if added.state is State.QUARANTINED:
-        raise ConflictError(
-            f"{state}: {added.reason}", hint="override it with a reason, or add another version"
-        )
-    if added.state is not State.LIVE:
-        how = f"It is not served before that ends well: see GET /v1/adapters/{request.lora_name}."
-        return PlainTextResponse(f"Accepted: {state}. {how}", 202)
-    return PlainTextResponse(f"Success: LoRA adapter '{request.lora_name}' added successfully.")
+    said = await serving(raw_request).models.load_lora_adapter(request)
+    return PlainTextResponse(said, 200 if said.startswith("Success") else 202)
 
 
 @router.post("/v1/unload_lora_adapter", dependencies=JSON_ONLY)
 async def unload_lora_adapter(request: UnloadLoRAAdapterRequest, raw_request: Request) -> Response:
     """VLLM's own request and answer, through our pipeline."""
-    if not sees(request.lora_name):
-        raise AdapterNotFoundError(f"there is no adapter {request.lora_name!r}", param="lora_name")
-    await serving(raw_request).adapters.remove(request.lora_name, actor=actor())
-    return PlainTextResponse(f"Success: LoRA adapter '{request.lora_name}' removed successfully.")
+    return PlainTextResponse(await serving(raw_request).models.unload_lora_adapter(request))
 
 
 async def described(
@@ -187,19 +166,6 @@ async def described(
     """Return an answer that describes an adapter as it is now."""
     await state.adapters.refresh_tiers()
     return JSONResponse(await asyncio.to_thread(describe, state.adapters, name, version), status)
-
-
-def check_own(name: str) -> None:
-    """Check that the caller may have an adapter of that name.
-
-    Raises:
-        ForbiddenError: None of the key's patterns matches it.
-    """
-    if not sees(name):
-        raise ForbiddenError(
-            f"this API key may not have an adapter named {name[:128]!r}",
-            hint="choose a name that its patterns match",
-        )
 
 
 async def receive_archive(raw_request: Request, archive: BinaryIO, limit: int) -> None:

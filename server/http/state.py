@@ -86,8 +86,8 @@ class Serving:
             raise AdapterNotFoundError(f"The model `{name}` does not exist.", param="model")
         request = self.models.lora_requests[name]
         loaded = self.adapters.engine_set.of(request)
-        if loaded is None:  # given to vLLM itself at its start
-            return NamedModel("", request)
+        if loaded is None:
+            raise AdapterNotFoundError(f"The model `{name}` does not exist.", param="model")
         if for_prompt_scores and loaded.info.refusal:
             raise AdapterError(
                 f"adapter {name!r} cannot be scored by prompt log-probabilities: {loaded.info.refusal}",

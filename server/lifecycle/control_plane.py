@@ -86,6 +86,12 @@ class ControlPlane:
         record = self._adapters.get(name)
         return record is not None and record.live_version is not None
 
+    def live_versions(self) -> dict[str, str]:
+        """Return name to live version of every name that has one, as far as this server knows."""
+        return {
+            name: one.live_version for name, one in self._adapters.items() if one.live_version is not None
+        }
+
     async def add(
         self,
         name: str,

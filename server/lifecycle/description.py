@@ -3,6 +3,7 @@
 from typing import Any
 
 from lorecall.adapters.registry.records import EventRecord, VersionRecord
+from lorecall.server.auth.request_context import manages
 from lorecall.server.lifecycle.control_plane import ControlPlane
 
 
@@ -49,7 +50,7 @@ def facts(record: VersionRecord) -> dict[str, Any]:
         "effective_parameters": record.effective_parameters,
         "refusal": record.refusal,
         "base_digest": record.base_digest,
-        "source": record.source,
+        "source": record.source if manages() else None,
     }
 
 

@@ -125,6 +125,11 @@ class Metrics:
             "Versions that should have gone live here, and did not.",
             registry=registry,
         )
+        self.initial_adapters_failed = Gauge(
+            "lorecall_initial_adapters_failed",
+            "Adapters named at the server's start that it refuses to serve.",
+            registry=registry,
+        )
         self.evictions = Counter(
             "lorecall_adapter_evictions", "Adapters that lost their place.", ["level"], registry=registry
         )

@@ -20,3 +20,12 @@ def test_no_server_is_a_load_test_error() -> None:
     with pytest.raises(LoadtestError, match=f"127.0.0.1:{port}") as caught:
         Target(f"http://127.0.0.1:{port}")
     assert caught.value.hint
+
+
+def test_a_server_that_shows_no_path_needs_a_tokenizer(target: Target) -> None:
+    """A path or a hub id is taken as the server names it."""
+    assert target.tokenizer() == "/base"
+    target.root = target.base
+    with pytest.raises(LoadtestError, match="tokenizer") as caught:
+        target.tokenizer()
+    assert "--tokenizer" in caught.value.hint

@@ -19,6 +19,7 @@ class Served(HttpServer):
         own = {"LORECALL_STORE": str(work / "store"), "VLLM_CPU_KVCACHE_SPACE": "1", **(environ or {})}
         super().__init__(base, work / "server.log", flags, environ=own)
         self.base = self.model
+        self.base_folder = base
 
     @property
     def draining(self) -> float:

@@ -3,6 +3,7 @@
 import json
 import sys
 
+from lorecall.adapters.core.errors import LorecallError
 from rich.console import Console
 
 
@@ -14,6 +15,14 @@ def say(text: str) -> None:
 def note(text: str) -> None:
     """Print one line on stderr."""
     Console(stderr=True, highlight=False, soft_wrap=True).print(text, markup=False)
+
+
+def show_error(error: LorecallError) -> None:
+    """Print an error and its hint on stderr."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console.print(f"error: {error.message}", markup=False, style="bold red")
+    if error.hint:
+        console.print(f"hint: {error.hint}", markup=False)
 
 
 def print_json(value: object) -> None:

@@ -29,6 +29,8 @@ from lorecall.server.auth.scopes import (
         ("POST", "/v1/adapters", ADAPTERS),
         ("DELETE", "/v1/adapters/a", ADAPTERS),
         ("POST", "/v1/load_lora_adapter", ADAPTERS),
+        ("POST", "/adapters", ADAPTERS),
+        ("DELETE", "/adapters/a", ADAPTERS),
         ("POST", "/v1/audits", AUDITS),
         ("GET", "/v1/audits/a/report.html", AUDITS),
         ("DELETE", "/v1/audits/a", AUDITS),

@@ -56,9 +56,45 @@ def test_a_port_in_use_is_exit_2(model: str) -> None:
     assert f"port {port} on 127.0.0.1 is in use" in shown
 
 
-@pytest.mark.parametrize(("name", "value"), [("LORECALL_STROE", "x"), ("LORECALL_ADAPTERS", "[]")])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("LORECALL_STROE", "x"),
+        ("LORECALL_ADAPTERS", "[]"),
+        ("LORECALL_LOCAL_ROOTS", "/no/such/folder"),
+        ("LORECALL_ADAPTER_LIMITS", '{"*": {"per_day": 1}}'),
+    ],
+)
 def test_a_bad_variable_is_exit_2_by_name(model: str, name: str, value: str) -> None:
     """A misspelt or unreadable setting stops the server with the variable's name."""
     code, shown = serve("--base", model, **{name: value})
     assert code == 2
     assert name in shown
+
+
+@pytest.mark.parametrize(
+    ("flags", "variables", "said"),
+    [
+        (["--api-server-count", "2"], {}, "--api-server-count 1"),
+        (["--headless"], {}, "vllm serve --headless"),
+        (["--grpc"], {}, "gRPC"),
+        (["--data-parallel-multi-port-external-lb"], {}, "--data-parallel-rank"),
+        ([], {"VLLM_USE_RUST_FRONTEND": "1"}, "unset VLLM_USE_RUST_FRONTEND"),
+        ([], {"VLLM_LORA_RESOLVER_CACHE_DIR": "."}, "unset VLLM_LORA_RESOLVER_CACHE_DIR"),
+    ],
+)
+def test_other_ways_to_serve_are_exit_2(
+    model: str, flags: list[str], variables: dict[str, str], said: str
+) -> None:
+    """What would go without our routes, keys or ids is refused with what to do instead."""
+    code, shown = serve("--base", model, *flags, **variables)
+    assert code == 2
+    assert said in shown
+
+
+def test_a_registry_that_cannot_be_opened_is_said_before_the_engine_starts(model: str) -> None:
+    """Also where no API key is asked for."""
+    code, shown = serve("--base", model, LORECALL_REGISTRY="sqlite:////no/such/folder/registry.db")
+    assert code
+    assert "registry" in shown
+    assert "Traceback" not in shown

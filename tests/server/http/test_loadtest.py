@@ -38,6 +38,7 @@ def test_traffic_churn_and_audit_are_all_answered(
     path.write_text(yaml.safe_dump(SCENARIO))
     before = names(served)
     command = [str(Path(sys.executable).with_name("lorecall")), "loadtest", "run", str(path), "--json"]
+    command += ["--tokenizer", str(served.base_folder)]
     adapters = [part for one in int8_adapters for part in ("--adapter", str(one))]
     done = subprocess.run(
         [*command, "--server", served.url, *adapters, "--out", str(tmp_path)],

@@ -139,9 +139,7 @@ def test_bad_adapter_requests_say_what_is_wrong(
 
 def test_a_rank_over_the_maximum_is_refused(served: Served, tmp_path: Path) -> None:
     """The error names the rank, the maximum and the flag that raises it."""
-    path = build_tiny_adapter(
-        tmp_path, Path(served.http.get("/v1/models").json()["data"][0]["root"]), rank=32
-    )
+    path = build_tiny_adapter(tmp_path, served.base_folder, rank=32)
     message = served.post("/v1/adapters", {"name": "big", "source": str(path)}).json()["error"]["message"]
     assert "32" in message
     assert "16" in message

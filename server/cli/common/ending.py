@@ -1,0 +1,43 @@
+"""How the process of a server ends."""
+
+import atexit
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from lorecall.adapters.core.errors import LorecallError
+from lorecall.server.cli.common.console import show_error
+from lorecall.server.engine.common.interrupted_start import is_stopping
+
+INTERRUPTED = 130
+
+
+@contextmanager
+def process_ends_here() -> Iterator[None]:
+    """End the process after the block, with the block's exit code, once what was registered at exit has run.
+
+    The interpreter is not taken apart: libraries of the engine that are bound with nanobind would print a page
+    about objects that are still in use then.
+    """
+    code = 0
+    try:
+        yield
+    except LorecallError as error:
+        show_error(error)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    except BaseException:  # noqa: BLE001  the interpreter would print it likewise
+        code = 1
+        if not is_stopping():  # else it is the interrupt in other words
+            traceback.print_exc()
+    if is_stopping():
+        code = INTERRUPTED
+    atexit._run_exitfuncs()  # noqa: SLF001  as the interpreter would
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

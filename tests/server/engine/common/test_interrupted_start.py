@@ -1,0 +1,58 @@
+"""SIGTERM while vLLM waits for its engine ends the start."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import zmq
+from lorecall.server.engine.common import interrupted_start
+from vllm.v1.engine import utils
+
+
+def wait(folder: Path, reason: BaseException) -> None:
+    """Wait for an engine as vLLM does, interrupted by an exception."""
+    with utils.zmq_socket_ctx(f"ipc://{folder}/socket", zmq.ROUTER, bind=True) as socket:
+        socket.close()
+        raise reason
+
+
+def test_vllm_still_swallows_the_interrupt(tmp_path: Path) -> None:
+    """Once this fails, upstream has mended it: delete interrupted_start.py."""
+    wait(tmp_path, KeyboardInterrupt())
+
+
+def test_ours_lets_it_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And every other exception, as before."""
+    monkeypatch.setattr(utils, "zmq_socket_ctx", utils.zmq_socket_ctx)  # put back after the test
+    interrupted_start.apply()
+    with pytest.raises(KeyboardInterrupt, match="terminated"):
+        wait(tmp_path, KeyboardInterrupt("terminated"))
+    with pytest.raises(RuntimeError, match="else"):
+        wait(tmp_path, RuntimeError("else"))
+
+
+def test_a_swallowed_signal_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever swallows the interrupt that vLLM's handler raises: the start stops at the next check."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    entry = SimpleNamespace(setup_server=lambda args, reuse_port: (args, reuse_port))
+    monkeypatch.setattr(utils, "zmq_socket_ctx", utils.zmq_socket_ctx)  # put back after the test
+    monkeypatch.setattr(interrupted_start, "_seen", [])
+    monkeypatch.setitem(sys.modules, interrupted_start.ENTRY, entry)  # type: ignore[arg-type]
+    interrupted_start.apply()
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        assert entry.setup_server("args", reuse_port=False) == ("args", False)
+        interrupted_start.check()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert interrupted_start.is_stopping()
+        with pytest.raises(KeyboardInterrupt, match="terminated"):
+            interrupted_start.check()
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,58 @@
+"""What the control plane's JSON shows, and to whom."""
+
+import asyncio
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from lorecall.adapters.access.keys import ApiKey, Scope
+from lorecall.adapters.access.rate_limit import RateLimits
+from lorecall.adapters.registry.tables import State
+from lorecall.server.auth.request_context import RequestContext, current
+from lorecall.server.lifecycle.description import describe
+
+SOURCE = "/srv/adapters/acme"
+
+
+def plane() -> Any:
+    """A control plane with one adapter, which came from a path of the server's own."""
+    version = SimpleNamespace(
+        name="acme",
+        version="v",
+        state=State.LIVE,
+        reason="",
+        audit_id="",
+        rank=2,
+        effective_parameters=10,
+        refusal="",
+        base_digest="",
+        source=SOURCE,
+        training=None,
+        created_at=datetime.now(UTC),
+        created_by="admin",
+    )
+    adapter = SimpleNamespace(live_version="v", previous_version=None, pinned=False)
+    registry = SimpleNamespace(adapter=lambda _: adapter, versions=lambda _: [version])
+    return SimpleNamespace(registry=registry, engine_set=SimpleNamespace(live={}), level=lambda _: "disk")
+
+
+@pytest.mark.parametrize(
+    ("scopes", "shown"),
+    [({Scope.INFER, Scope.AUDIT}, None), ({Scope.ADAPTERS}, SOURCE), ({Scope.ADMIN}, SOURCE), (None, SOURCE)],
+)
+def test_only_who_may_add_adapters_sees_where_one_came_from(
+    scopes: set[Scope] | None, shown: str | None
+) -> None:
+    """A path of the server's own is no business of a key that only asks; the answer is made in a thread."""
+
+    async def ask() -> dict[str, Any]:
+        key = None
+        if scopes is not None:
+            key = ApiKey("1", "k", "0" * 64, frozenset(scopes), ("*",), RateLimits(), None)
+        current.set(RequestContext(key=key))
+        return await asyncio.to_thread(describe, plane(), "acme")
+
+    found = asyncio.run(ask())
+    assert found["source"] == shown
+    assert SOURCE not in str({**found, "source": None})
