@@ -19,7 +19,7 @@ from lorecall.adapters.registry.transitions import (
     record_event,
 )
 from lorecall.adapters.validation.names import check_name
-from sqlalchemy import select
+from sqlalchemy import select, union
 
 
 class Registry:
@@ -71,11 +71,15 @@ class Registry:
             return record_of(AdapterRecord, find_adapter(session, name))
 
     def wanted_versions(self) -> frozenset[str]:
-        """The versions, of any name, that are not retired, or that `rollback` would go back to."""
+        """The versions, of any name, that are not retired, or that `rollback` would go back to.
+
+        They are read in one statement: between two, a rollback could exchange the live version and the one before,
+        and neither would be found to hold the one that is live now.
+        """
         with self.database.read() as session:
             moving = select(VersionRow.version).where(VersionRow.state != State.RETIRED)
             before = select(AdapterRow.previous_version).where(AdapterRow.previous_version.is_not(None))
-            return frozenset(session.scalars(moving)) | frozenset(v for v in session.scalars(before) if v)
+            return frozenset(session.scalars(union(moving, before)))
 
     def versions(self, name: str) -> tuple[VersionRecord, ...]:
         """All versions of a name, newest first.
@@ -188,7 +192,7 @@ class Registry:
 
         Args:
             name: The name.
-            version: A version of it that is validated, under audit, or was live before.
+            version: A version of it that is validated, under audit, or the one that was live before.
             actor: Who does it.
             audit_id: The audit that allowed it.
             override: Why a quarantined version may go live nevertheless; recorded. The caller checks the scope.

@@ -13,6 +13,7 @@ from lorecall.adapters.registry.records import AdapterRecord, VersionRecord
 from lorecall.adapters.registry.registry import Registry
 from lorecall.adapters.registry.tables import State
 from lorecall.adapters.registry.transitions import TRANSITIONS, ConflictError
+from sqlalchemy import event
 
 A, B, C = "a" * 64, "b" * 64, "c" * 64
 INFO = Adapter(
@@ -299,3 +300,37 @@ def test_hostile_text(registry: Registry, text: str) -> None:
             call()
         assert caught.value.status == 404
     assert registry.adapters()[0].name == "acme"
+
+
+def test_what_is_live_is_always_wanted(registry: Registry, registry_url: str) -> None:
+    """A rollback on another connection between two reads of the collector's: the live version is still found."""
+    bring(registry, "acme", A, State.LIVE)
+    bring(registry, "acme", B, State.LIVE)
+    other, reads = Registry(registry_url), []
+
+    def roll_back(*_: object) -> None:
+        reads.append(1)
+        if len(reads) == 1:
+            other.rollback("acme", actor="ann")
+
+    event.listen(registry.database._engine, "after_cursor_execute", roll_back)
+    wanted = registry.wanted_versions()
+    event.remove(registry.database._engine, "after_cursor_execute", roll_back)
+    assert registry.adapter("acme").live_version == A, "the rollback happened"
+    assert wanted == {A, B}
+    other.close()
+
+
+@pytest.mark.parametrize("state", State)
+def test_nothing_else_can_go_live(registry: Registry, state: State) -> None:
+    """A version that the collector may delete goes live in no other way than by being added again."""
+    for version in (A, B, C):
+        bring(registry, "acme", version, State.LIVE)
+    if state is not State.RETIRED:
+        bring(registry, "acme", A, state)
+    collectable = A not in registry.wanted_versions()
+    assert collectable == (state is State.RETIRED)
+    if collectable:
+        for override in ("", "I want it"):
+            with pytest.raises(ConflictError, match="not the one to go back to"):
+                registry.activate("acme", A, actor="ann", override=override)
