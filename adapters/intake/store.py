@@ -131,7 +131,7 @@ class Store:
             stored.path.rename(staged / version)
 
     def remove_unused(self, version: str, since: float) -> bool:
-        """Delete a version unless it was added or used since a time, by any process; return whether it was deleted.
+        """Delete a version unless any process has added or used it since a time; return whether it was deleted.
 
         Args:
             version: The version.
@@ -173,7 +173,9 @@ class Store:
                 f"version {stored.version[:12]} has just left the store", param="version"
             )
         try:
-            os.utime(handle, ns=(time.time_ns(),) * 2)  # by default the kernel's clock has steps of milliseconds
+            os.utime(
+                handle, ns=(time.time_ns(),) * 2
+            )  # by default the kernel's clock has steps of milliseconds
         finally:
             os.close(handle)
 

@@ -4,7 +4,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from lorecall.adapters.registry.tables import Model, text_enum
+from lorecall.adapters.registry.tables import Model, TextEnum
 from sqlalchemy import BigInteger, Double, ForeignKey, String
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -33,7 +33,7 @@ class AuditRow(Model):
     settings: Mapped[dict[str, Any]]
     admits: Mapped[bool]
     run: Mapped[dict[str, Any]]
-    state: Mapped[AuditState] = mapped_column(text_enum(AuditState), index=True)
+    state: Mapped[AuditState] = mapped_column(TextEnum(AuditState), index=True)
     total: Mapped[int]
     done: Mapped[int]
     seconds: Mapped[float] = mapped_column(Double)

@@ -73,8 +73,8 @@ class Registry:
     def wanted_versions(self) -> frozenset[str]:
         """The versions, of any name, that are not retired, or that `rollback` would go back to.
 
-        They are read in one statement: between two, a rollback could exchange the live version and the one before,
-        and neither would be found to hold the one that is live now.
+        They are read in one statement: between two, a rollback could exchange the live version and the one
+        before, and neither would be found to hold the one that is live now.
         """
         with self.database.read() as session:
             moving = select(VersionRow.version).where(VersionRow.state != State.RETIRED)

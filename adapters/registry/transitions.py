@@ -75,8 +75,9 @@ def move_version(
     Raises:
         ConflictError: That step is not in `TRANSITIONS`.
     """
-    if state not in TRANSITIONS[row.state]:
-        allowed = ", ".join(sorted(TRANSITIONS[row.state]))
+    following = TRANSITIONS.get(row.state, frozenset())  # of a newer release's state we know none
+    if state not in following:
+        allowed = ", ".join(sorted(following)) or "nothing that this release knows"
         raise ConflictError(
             f"version {row.version[:12]} of {row.name} is {row.state}, which does not become {state}",
             hint=f"it can become: {allowed}",

@@ -1,6 +1,7 @@
 """The audit service: queues audits, shows their state and results, and capacity against recall."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,8 @@ from lorecall.audit.jobs.store import ACTOR, OPEN, AuditStore, Entry
 from lorecall.audit.records import RECITED, Group
 from lorecall.audit.runs.single import refuse
 from lorecall.audit.scorer import AdapterVersion
+
+logger = logging.getLogger("lorecall.audit")
 
 Sees = Callable[[str], bool]
 """Whether the caller sees an adapter of that name."""
@@ -140,7 +143,7 @@ class AuditService:
     def capacity(self, sees: Sees, adapter: str | None = None) -> list[dict[str, Any]]:
         """Return one row for each audit that is done, oldest first; see `capacity_row`."""
         done = self.store.audits(adapter=adapter, state=AuditState.DONE)
-        return [capacity_row(record) for record in reversed(done) if sees(record.adapter)]
+        return capacity_rows(record for record in reversed(done) if sees(record.adapter))
 
 
 def describe(record: AuditRecord) -> dict[str, Any]:
@@ -166,6 +169,17 @@ def describe(record: AuditRecord) -> dict[str, Any]:
         "summary": record.result.get("summary"),
         "controls": record.result.get("controls"),
     }
+
+
+def capacity_rows(records: Iterable[AuditRecord]) -> list[dict[str, Any]]:
+    """Return one `capacity_row` for each audit; one whose result this release cannot read is left out."""
+    rows = []
+    for record in records:
+        try:
+            rows.append(capacity_row(record))
+        except (KeyError, TypeError, AttributeError) as error:
+            logger.warning("audit %s has a result that this release cannot read: %r", record.id, error)
+    return rows
 
 
 def capacity_row(record: AuditRecord) -> dict[str, Any]:

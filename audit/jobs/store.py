@@ -26,6 +26,7 @@ MAX_ATTEMPTS = 10
 ACTOR = "audit"
 """Who admits or quarantines a version after its audit, in the registry's events."""
 OPEN = (AuditState.QUEUED, AuditState.RUNNING)
+OVER = (AuditState.DONE, AuditState.FAILED, AuditState.CANCELLED)
 Entry = dict[str, Any]
 """A snippet's entry in the report."""
 
@@ -266,11 +267,11 @@ class AuditStore:
             return {state: found.get(state, 0) for state in AuditState}
 
     def ids(self) -> tuple[frozenset[str], frozenset[str]]:
-        """The ids of the open audits, and of those that are over."""
+        """The ids of the audits that are not over, in a state of a newer release too, and of those that are."""
         with self._database.read() as session:
             found = session.execute(select(AuditRow.id, AuditRow.state)).all()
-            open_ids = frozenset(row[0] for row in found if row[1] in OPEN)
-            return open_ids, frozenset(row[0] for row in found) - open_ids
+            ended = frozenset(row[0] for row in found if row[1] in OVER)
+            return frozenset(row[0] for row in found) - ended, ended
 
 
 def _values(audit_id: str, cursor: int, entries: Sequence[Entry]) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from lorecall.adapters.registry.audit_tables import AuditState
 from lorecall.audit.jobs.records import AuditRecord
-from lorecall.audit.jobs.service import capacity_row
+from lorecall.audit.jobs.service import capacity_rows
 from lorecall.audit.jobs.store import AuditStore
 from lorecall.audit.records import SnippetResult, Verdict
 from lorecall.server.observability.metrics import OTHER, AdapterLabels
@@ -52,11 +52,14 @@ def findings(done: Iterable[AuditRecord]) -> list[AdapterFindings]:
         version = next(iter(sets.values())).version if sets else record.version
         if record.version == version:
             sets.setdefault(record.candidate_set, record)
-    return [_findings(adapter, list(sets.values())) for adapter, sets in sorted(latest.items())]
+    found = (_findings(adapter, list(sets.values())) for adapter, sets in sorted(latest.items()))
+    return [one for one in found if one is not None]
 
 
-def _findings(adapter: str, records: Sequence[AuditRecord]) -> AdapterFindings:
-    rows = [capacity_row(record) for record in records]
+def _findings(adapter: str, records: Sequence[AuditRecord]) -> AdapterFindings | None:
+    rows = capacity_rows(records)
+    if not rows:
+        return None
     ended = [record.finished_at.timestamp() for record in records if record.finished_at is not None]
     return AdapterFindings(
         adapter,

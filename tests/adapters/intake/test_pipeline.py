@@ -246,7 +246,12 @@ class Interrupted(Registry):
 
 
 def test_collect_spares_what_is_added_again_meanwhile(
-    intake: AdapterPipeline, registry: Registry, registry_url: str, adapter: Path, base: BaseFacts, tmp_path: Path
+    intake: AdapterPipeline,
+    registry: Registry,
+    registry_url: str,
+    adapter: Path,
+    base: BaseFacts,
+    tmp_path: Path,
 ) -> None:
     """A version added again between the collector's look at the registry and its deletion keeps its bytes."""
     record, _ = intake.add("acme", str(adapter), actor="ann")
@@ -262,7 +267,12 @@ def test_collect_spares_what_is_added_again_meanwhile(
 
 
 def test_collect_spares_what_a_server_loads_meanwhile(
-    intake: AdapterPipeline, registry: Registry, registry_url: str, adapter: Path, base: BaseFacts, tmp_path: Path
+    intake: AdapterPipeline,
+    registry: Registry,
+    registry_url: str,
+    adapter: Path,
+    base: BaseFacts,
+    tmp_path: Path,
 ) -> None:
     """An old copy that this server is about to load, because another server made it live, is kept."""
     record, _ = intake.add("acme", str(adapter), actor="ann")

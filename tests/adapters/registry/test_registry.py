@@ -11,9 +11,9 @@ from lorecall.adapters.core.refusals import NameRefusedError
 from lorecall.adapters.peft_format.adapter import Adapter
 from lorecall.adapters.registry.records import AdapterRecord, VersionRecord
 from lorecall.adapters.registry.registry import Registry
-from lorecall.adapters.registry.tables import State
+from lorecall.adapters.registry.tables import State, VersionRow
 from lorecall.adapters.registry.transitions import TRANSITIONS, ConflictError
-from sqlalchemy import event
+from sqlalchemy import event, update
 
 A, B, C = "a" * 64, "b" * 64, "c" * 64
 INFO = Adapter(
@@ -334,3 +334,24 @@ def test_nothing_else_can_go_live(registry: Registry, state: State) -> None:
         for override in ("", "I want it"):
             with pytest.raises(ConflictError, match="not the one to go back to"):
                 registry.activate("acme", A, actor="ann", override=override)
+
+
+def test_a_state_of_a_newer_release_takes_no_list_down(registry: Registry) -> None:
+    """It is shown and kept in the store; of the steps of this release only removing the name is possible."""
+    bring(registry, "acme", A, State.LIVE)
+    bring(registry, "acme", B, State.VALIDATED)
+    with registry.database.change() as session:
+        session.execute(update(VersionRow).where(VersionRow.version == B).values(state="paused"))
+    assert {one.version: str(one.state) for one in registry.versions("acme")} == {A: "live", B: "paused"}
+    assert registry.version("acme", B).state not in list(State)
+    assert B in registry.wanted_versions()
+    assert str(registry.stage("acme", B, source="x", actor="ann").state) == "paused"
+    for step in (
+        lambda: registry.activate("acme", B, actor="ann", override="I want it"),
+        lambda: registry.move("acme", B, State.RETIRED, actor="ann"),
+    ):
+        with pytest.raises(ConflictError, match="is paused, which does not become"):
+            step()
+    assert str(registry.version("acme", B).state) == "paused"
+    assert live(registry)["acme"].version == A
+    registry.remove("acme", actor="ann")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from lorecall.adapters.core.errors import ScorerError
-from lorecall.adapters.registry.audit_tables import AuditState
+from lorecall.adapters.registry.audit_tables import AuditRow, AuditSnippetRow, AuditState
 from lorecall.adapters.registry.registry import Registry
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.jobs.order import make_order
@@ -27,6 +27,7 @@ from lorecall.audit.reports.redact import Redactor
 from lorecall.audit.reports.seal import check_seal
 from lorecall.audit.runs.single import AuditSettings, run_audit
 from lorecall.audit.scorer import AdapterVersion, ScoreItem, Scorer
+from sqlalchemy import update
 
 from tests.audit.tiny_scorer import TinyScorer
 
@@ -123,6 +124,28 @@ def test_the_report_is_the_one_of_a_single_run(
     assert report == whole
     assert report["summary"]["verdicts"]["certified"] == 12
     assert len(bench.seen) == 32
+
+
+@pytest.mark.parametrize("what", ["order", "entries"])
+def test_an_audit_of_a_newer_release_is_left_to_it(
+    bench: Bench, sets: dict[Group, CandidateSet], what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A setting or a verdict that this release does not know: the audit waits, and the log says for what."""
+    record = bench.submit("leaky", sets)
+    with bench.service.store._database.change() as session:
+        if what == "order":
+            session.execute(update(AuditRow).values(settings={**record.settings, "sampling": "SECRET"}))
+        else:
+            row = session.get(AuditRow, record.id)
+            assert row is not None
+            entry = {"id": "1", "verdict": "foreseen", "set": "candidates", "tokens": "SECRET"}
+            session.add(AuditSnippetRow(audit_id=record.id, position=0, verdict="foreseen", entry=entry))
+            row.done = 1
+    assert bench.runner().run_one()
+    assert bench.get(record).state is AuditState.QUEUED
+    assert bench.get(record).error == ""
+    assert "this release cannot read: " + ("sampling" if what == "order" else "0.") in caplog.text
+    assert "SECRET" not in caplog.text
 
 
 def make_order_views(framing: list[str]) -> Any:

@@ -7,14 +7,16 @@ from pathlib import Path
 
 import pytest
 from lorecall.adapters.core.errors import AdapterError, AdapterNotFoundError
+from lorecall.adapters.registry.audit_tables import AuditRow
 from lorecall.adapters.registry.database import Database, RegistryUnavailableError
 from lorecall.adapters.registry.registry import Registry
 from lorecall.audit.jobs.order import make_order
 from lorecall.audit.jobs.records import AuditNotFoundError
-from lorecall.audit.jobs.service import AuditService
+from lorecall.audit.jobs.service import AuditService, describe
 from lorecall.audit.jobs.spool import Spool
 from lorecall.audit.jobs.store import AuditStore
 from lorecall.audit.scorer import AdapterVersion, Scorer
+from sqlalchemy import update
 
 from tests.audit.tiny_scorer import Memory, TinyScorer
 
@@ -80,3 +82,17 @@ def test_cancelling_forgets_the_texts(service: AuditService, tmp_path: Path) -> 
         assert service.spool.has(record.id)
         step(record.id, lambda _name: True)
         assert list((tmp_path / "spool").iterdir()) == []
+
+
+def test_a_result_of_a_newer_release_takes_no_list_down(
+    service: AuditService, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What this release cannot read is left out of the capacity with a word in the log; lists show the audit."""
+    record = service.submit(ORDER, lambda _name: True, "me")
+    with service.store._database.change() as session:
+        session.execute(
+            update(AuditRow).values(state="done", result={"summary": {"verdicts": {"foreseen": 3}}})
+        )
+    assert service.capacity(lambda _name: True) == []
+    assert record.id in caplog.text
+    assert [describe(one)["state"] for one in service.audits(lambda _name: True, None, 10)] == ["done"]
