@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from lorecall.adapters.core.errors import UsageError
+from lorecall.server.state_folder import cached_folder, move_state, state_folder
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
@@ -24,8 +25,8 @@ class ServerSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
     store: Path = Field(
-        default=Path.home() / ".cache" / "lorecall" / "adapters",
-        description="directory of our own copies of the adapters, content-addressed",
+        default_factory=state_folder,
+        description="directory of our own copies of the adapters, content-addressed; under $XDG_DATA_HOME if set",
     )
     adapters: dict[str, str] = Field(
         default_factory=dict, description="adapters to serve from the start, JSON: name to directory"
@@ -127,9 +128,15 @@ class ServerSettings(BaseSettings):
         return {name: str(Path(source).absolute()) for name, source in self.adapters.items()}
 
     def open_registry(self) -> "Registry":
-        """Open the registry, after making the folder of the default one."""
+        """Open the registry, after making the folder of the default one, or moving it from an older place.
+
+        Raises:
+            UsageError: An older release's state cannot be moved, because a server is using it.
+        """
         from lorecall.adapters.registry.registry import Registry  # sqlalchemy takes long to import
 
+        if "store" not in self.model_fields_set:
+            move_state(cached_folder(), self.store)
         self.store.mkdir(parents=True, exist_ok=True)
         return Registry(self.registry_url())
 
