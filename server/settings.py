@@ -1,6 +1,7 @@
 """The server's settings: typed environment variables with one prefix; unknown ones are refused."""
 
 import os
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -35,6 +36,12 @@ class ServerSettings(BaseSettings):
         default="",
         description="database of names and versions: `sqlite:///path` or `postgresql://user@host/database`; "
         "empty for `registry.db` in the store",
+    )
+    events_days: int = Field(
+        default=365,
+        ge=1,
+        le=36500,
+        description="days that the registry keeps its events, and versions that nothing can make live any more",
     )
     local_roots: str = Field(
         default="",
@@ -138,7 +145,7 @@ class ServerSettings(BaseSettings):
         if "store" not in self.model_fields_set:
             move_state(cached_folder(), self.store)
         self.store.mkdir(parents=True, exist_ok=True)
-        return Registry(self.registry_url())
+        return Registry(self.registry_url(), timedelta(days=self.events_days))
 
     def secrets(self) -> tuple[tuple[str, str], ...]:
         """Return (origin, secret) of each key with every scope."""

@@ -96,7 +96,7 @@ class AdapterPipeline:
         return self._validate(stored)
 
     def collect(self, min_age_seconds: float = 3600, now: Callable[[], float] = time.time) -> tuple[str, ...]:
-        """Delete stored versions that no registry entry can make live any more.
+        """Delete stored versions that no registry entry can make live any more, and what the registry forgets.
 
         Args:
             min_age_seconds: Copies added or used since then stay: they may not be registered yet.
@@ -105,6 +105,7 @@ class AdapterPipeline:
         Returns:
             The versions deleted.
         """
+        self._registry.prune()
         since = now() - min_age_seconds
         kept = self._registry.wanted_versions()
         deleted = []

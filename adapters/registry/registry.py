@@ -1,6 +1,6 @@
 """The registry: names, their immutable versions, and who did what. One database for any number of servers."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from lorecall.adapters.peft_format.adapter import Adapter
@@ -19,7 +19,26 @@ from lorecall.adapters.registry.transitions import (
     record_event,
 )
 from lorecall.adapters.validation.names import check_name
-from sqlalchemy import select, union
+from sqlalchemy import delete, exists, func, or_, select, tuple_, union
+from sqlalchemy.orm import aliased
+
+PRUNED = 1000
+_KEY = tuple_(VersionRow.name, VersionRow.version)
+_NEWER = aliased(VersionRow)
+_FORGOTTEN = (
+    select(VersionRow.name, VersionRow.version)
+    .join(AdapterRow, AdapterRow.name == VersionRow.name)
+    .where(
+        VersionRow.state == State.RETIRED,
+        VersionRow.version != func.coalesce(AdapterRow.previous_version, ""),
+        ~exists().where(EventRow.name == VersionRow.name, EventRow.version == VersionRow.version),
+        or_(
+            AdapterRow.removed,
+            exists().where(_NEWER.name == VersionRow.name, _NEWER.created_at > VersionRow.created_at),
+        ),
+    )
+)
+"""Versions that cannot go live any more, and of which no event is left."""
 
 
 class Registry:
@@ -29,15 +48,17 @@ class Registry:
 
     Args:
         url: `sqlite:///path` or `postgresql://user@host/database`; the schema is brought up to date.
+        keep: How long `prune` leaves events, and versions that nothing can make live any more.
 
     Attributes:
         database: Its database, which also holds the audits.
         keys: API keys.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, keep: timedelta = timedelta(days=365)) -> None:
         self.database = Database(url)
         self.keys = Keys(self.database)
+        self._keep = keep
 
     def close(self) -> None:
         """Close the database's connections."""
@@ -81,16 +102,20 @@ class Registry:
             before = select(AdapterRow.previous_version).where(AdapterRow.previous_version.is_not(None))
             return frozenset(session.scalars(union(moving, before)))
 
-    def versions(self, name: str) -> tuple[VersionRecord, ...]:
-        """All versions of a name, newest first.
+    def versions(self, name: str, *, limit: int = 100) -> tuple[VersionRecord, ...]:
+        """The newest versions of a name, newest first, with the live one and the one before it in any case.
 
         Raises:
             AdapterNotFoundError: There is no such name.
         """
         with self.database.read() as session:
-            find_adapter(session, name)
-            query = select(VersionRow).where(VersionRow.name == name).order_by(VersionRow.created_at.desc())
-            return tuple(record_of(VersionRecord, row) for row in session.scalars(query))
+            adapter = find_adapter(session, name)
+            of_name = select(VersionRow).where(VersionRow.name == name)
+            newest = of_name.order_by(VersionRow.created_at.desc()).limit(limit)
+            kept = of_name.where(VersionRow.version.in_((adapter.live_version, adapter.previous_version)))
+            rows = {row.version: row for query in (newest, kept) for row in session.scalars(query)}
+            found = sorted(rows.values(), key=lambda row: row.created_at, reverse=True)
+            return tuple(record_of(VersionRecord, row) for row in found)
 
     def version(self, name: str, version: str) -> VersionRecord:
         """One version of a name.
@@ -102,14 +127,63 @@ class Registry:
             return record_of(VersionRecord, find_version(session, name, version))
 
     def events(
-        self, name: str | None = None, *, since: int = 0, limit: int = 1000
+        self,
+        name: str | None = None,
+        *,
+        after: int | None = None,
+        before: int | None = None,
+        limit: int = 100,
     ) -> tuple[EventRecord, ...]:
-        """What was done, oldest first, after a revision; of one name or of all."""
+        """A page of what was done, oldest first; of one name or of all.
+
+        Args:
+            name: The name; None for all.
+            after: The id of an event: the events that follow it.
+            before: The id of an event: the events that precede it. Without either, the newest events.
+            limit: How many.
+        """
+        query = select(EventRow).limit(limit)
+        if name is not None:
+            query = query.where(EventRow.name == name)
+        if before is not None:
+            query = query.where(EventRow.id < before)
+        query = (
+            query.order_by(EventRow.id.desc())
+            if after is None
+            else query.where(EventRow.id > after).order_by(EventRow.id)
+        )
         with self.database.read() as session:
-            query = select(EventRow).where(EventRow.revision > since).order_by(EventRow.id).limit(limit)
-            if name is not None:
-                query = query.where(EventRow.name == name)
-            return tuple(record_of(EventRecord, row) for row in session.scalars(query))
+            found = tuple(record_of(EventRecord, row) for row in session.scalars(query))
+        return found[::-1] if after is None else found
+
+    def prune(self, now: datetime | None = None) -> int:
+        """Delete the events that the registry has kept long enough, then the versions that have no event left.
+
+        Such a version is retired, is not the one to go back to, and is not the newest of its name. Each
+        transaction deletes `PRUNED` rows, so that no other change waits for long.
+
+        Args:
+            now: The time, UTC; None for that of the clock.
+
+        Returns:
+            How many rows were deleted.
+        """
+        old = select(EventRow.id).where(EventRow.at < (now or datetime.now(UTC)) - self._keep).limit(PRUNED)
+        forgotten = _FORGOTTEN.limit(PRUNED)
+        deleted = 0
+        while True:
+            with self.database.read() as session:  # without a write while there is nothing to do
+                events, versions = session.scalars(old).all(), session.execute(forgotten).all()
+            if events:
+                with self.database.change() as session:
+                    session.execute(delete(EventRow).where(EventRow.id.in_(events)))
+            elif versions:
+                with self.database.write() as (session, _):  # its lock: nobody stages one of them meanwhile
+                    versions = session.execute(forgotten).all()
+                    session.execute(delete(VersionRow).where(_KEY.in_([tuple(one) for one in versions])))
+            else:
+                return deleted
+            deleted += len(events) or len(versions)
 
     def stage(self, name: str, version: str, *, source: str, actor: str) -> VersionRecord:
         """Add a stored version to a name, making the name if needed.

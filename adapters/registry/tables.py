@@ -135,12 +135,13 @@ class EventRow(Model):
     """Who did what, and when."""
 
     __tablename__ = "events"
+    __table_args__ = (Index("ix_events_name_id", "name", "id"),)
     id: Mapped[int] = mapped_column(primary_key=True)
-    revision: Mapped[int] = mapped_column(index=True)
-    at: Mapped[datetime]
+    revision: Mapped[int]
+    at: Mapped[datetime] = mapped_column(index=True)
     actor: Mapped[str]
     action: Mapped[str] = mapped_column(String(32))
-    name: Mapped[str] = mapped_column(String(128), index=True)
+    name: Mapped[str] = mapped_column(String(128))
     version: Mapped[str] = mapped_column(String(64))
     detail: Mapped[dict[str, Any]]
 

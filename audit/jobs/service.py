@@ -19,6 +19,8 @@ from lorecall.audit.scorer import AdapterVersion
 
 logger = logging.getLogger("lorecall.audit")
 
+PAGE = 200
+"""Audits that are read at a time."""
 Sees = Callable[[str], bool]
 """Whether the caller sees an adapter of that name."""
 
@@ -99,9 +101,22 @@ class AuditService:
             raise AuditNotFoundError(f"there is no audit {audit_id[:64]!r}", param="id")
         return record
 
-    def audits(self, sees: Sees, adapter: str | None, limit: int) -> list[AuditRecord]:
-        """Return the newest audits that the caller sees, at most `limit`."""
-        return [record for record in self.store.audits(adapter=adapter) if sees(record.adapter)][:limit]
+    def audits(
+        self, sees: Sees, adapter: str | None, limit: int, before: str | None = None
+    ) -> list[AuditRecord]:
+        """Return the newest audits that the caller sees, at most `limit`; or those older than one.
+
+        Raises like `get`.
+        """
+        last = None if before is None else self.get(before, sees)
+        found: list[AuditRecord] = []
+        while len(found) < limit:
+            page = self.store.audits(adapter=adapter, limit=PAGE, before=last)
+            found += [record for record in page if sees(record.adapter)]
+            if len(page) < PAGE:
+                break
+            last = page[-1]
+        return found[:limit]
 
     def cancel(self, audit_id: str, sees: Sees) -> AuditRecord:
         """Stop an audit; its entries stay, and a version that it was to admit is quarantined.

@@ -19,7 +19,7 @@ from lorecall.adapters.registry.transitions import (
     record_event,
 )
 from lorecall.audit.jobs.records import AuditNotFoundError, AuditRecord, NewAudit
-from sqlalchemy import delete, func, insert, or_, select
+from sqlalchemy import and_, delete, func, insert, or_, select
 from sqlalchemy.orm import Session
 
 MAX_ATTEMPTS = 10
@@ -237,15 +237,23 @@ class AuditStore:
             return record_of(AuditRecord, _find(session, audit_id))
 
     def audits(
-        self, *, adapter: str | None = None, state: AuditState | None = None, limit: int | None = None
+        self,
+        *,
+        adapter: str | None = None,
+        state: AuditState | None = None,
+        limit: int | None = None,
+        before: AuditRecord | None = None,
     ) -> tuple[AuditRecord, ...]:
-        """Audits, newest first; of one adapter, or in one state."""
+        """Audits, newest first; of one adapter, or in one state; those that come after one in this order."""
         with self._database.read() as session:
             query = select(AuditRow).order_by(AuditRow.created_at.desc(), AuditRow.id).limit(limit)
             if adapter is not None:
                 query = query.where(AuditRow.adapter == adapter)
             if state is not None:
                 query = query.where(AuditRow.state == state)
+            if before is not None:
+                same = and_(AuditRow.created_at == before.created_at, AuditRow.id > before.id)
+                query = query.where(or_(AuditRow.created_at < before.created_at, same))
             return tuple(record_of(AuditRecord, row) for row in session.scalars(query))
 
     def entries(self, audit_id: str, offset: int = 0, limit: int | None = None) -> list[Entry]:
@@ -265,6 +273,12 @@ class AuditStore:
             query = select(AuditRow.state, func.count()).group_by(AuditRow.state)
             found = {row[0]: row[1] for row in session.execute(query)}
             return {state: found.get(state, 0) for state in AuditState}
+
+    def last_end(self) -> datetime | None:
+        """When the audit that is done and ended last did so; None if there is none."""
+        with self._database.read() as session:
+            done = select(AuditRow.finished_at).where(AuditRow.state == AuditState.DONE)
+            return session.scalars(done.order_by(AuditRow.finished_at.desc()).limit(1)).first()
 
     def ids(self) -> tuple[frozenset[str], frozenset[str]]:
         """The ids of the audits that are not over, in a state of a newer release too, and of those that are."""

@@ -82,6 +82,7 @@ class AuditMetrics(Collector):
     def __init__(self, registry: CollectorRegistry, label: AdapterLabels) -> None:
         self._label = label
         self._counts: dict[AuditState, int] = {}
+        self._ended: object = None
         self._findings: list[AdapterFindings] = []
         self._snippets = Counter(
             "lorecall_audit_snippets", "Snippets judged, by verdict.", ["verdict"], registry=registry
@@ -100,9 +101,15 @@ class AuditMetrics(Collector):
             self._tokens.inc(judged.tokens)
 
     def refresh(self, store: AuditStore) -> None:
-        """Read the gauges' values from the database, so that a scrape need not wait for it."""
+        """Read the gauges' values from the database, so that a scrape need not wait for it.
+
+        The results, which are many and large, are read again only after an audit has ended or was removed.
+        """
         self._counts = store.counts()
-        self._findings = findings(store.audits(state=AuditState.DONE, limit=NEWEST_AUDITS))
+        ended = (self._counts[AuditState.DONE], store.last_end())
+        if ended != self._ended:
+            self._findings = findings(store.audits(state=AuditState.DONE, limit=NEWEST_AUDITS))
+            self._ended = ended
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield the gauges; adapters beyond the cap have none."""

@@ -3,17 +3,20 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from lorecall.adapters.core.errors import AdapterNotFoundError, LorecallError
 from lorecall.adapters.core.refusals import NameRefusedError
 from lorecall.adapters.peft_format.adapter import Adapter
+from lorecall.adapters.registry import registry as registry_module
 from lorecall.adapters.registry.records import AdapterRecord, VersionRecord
 from lorecall.adapters.registry.registry import Registry
-from lorecall.adapters.registry.tables import State, VersionRow
+from lorecall.adapters.registry.tables import EventRow, State, VersionRow
 from lorecall.adapters.registry.transitions import TRANSITIONS, ConflictError
-from sqlalchemy import event, update
+from sqlalchemy import Connection, event, update
 
 A, B, C = "a" * 64, "b" * 64, "c" * 64
 INFO = Adapter(
@@ -355,3 +358,71 @@ def test_a_state_of_a_newer_release_takes_no_list_down(registry: Registry) -> No
     assert str(registry.version("acme", B).state) == "paused"
     assert live(registry)["acme"].version == A
     registry.remove("acme", actor="ann")
+
+
+def test_events_come_in_pages(registry: Registry) -> None:
+    """The newest page first, then backwards by `before`, and forwards by `after`: each event comes once."""
+    for number in range(7):
+        registry.record_event("refuse", "acme", actor="ann", number=number + 1)
+        registry.record_event("refuse", "other", actor="ann")
+    every = registry.events("acme")
+    assert [one.detail["number"] for one in every] == [1, 2, 3, 4, 5, 6, 7]
+    back = [page := registry.events("acme", limit=3)]
+    while page := registry.events("acme", before=page[0].id, limit=3):
+        back.append(page)
+    assert [one for page in reversed(back) for one in page] == list(every)
+    assert [len(page) for page in back] == [3, 3, 1]
+    forth = [page := registry.events("acme", after=0, limit=3)]
+    while page := registry.events("acme", after=page[-1].id, limit=3):
+        forth.append(page)
+    assert [one for page in forth for one in page] == list(every)
+    assert registry.events("acme", after=every[1].id, before=every[4].id) == every[2:4]
+    assert len(registry.events()) == 14
+    assert len(registry.events(limit=5)) == 5
+
+
+def test_what_is_old_is_forgotten(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Old events go, in small transactions, and with them the versions that nothing can make live any more."""
+    monkeypatch.setattr(registry_module, "PRUNED", 4)
+    for number in range(10):
+        bring(registry, "acme", f"{number:064x}", State.LIVE)
+    bring(registry, "gone", A, State.LIVE)
+    registry.remove("gone", actor="ann")
+    bring(registry, "kept", B, State.QUARANTINED)
+    bring(registry, "one", C, State.RETIRED)
+    assert registry.prune() == 0
+    later = datetime.now(UTC) + timedelta(days=366)
+    with registry.database.change() as session:  # a version of which something was heard since
+        session.execute(update(EventRow).where(EventRow.version == f"{3:064x}").values(at=later))
+    sizes: list[int] = []
+
+    def committed(connection: Connection) -> None:
+        sizes.append(connection.info.pop("rows", 0))
+
+    def counted(connection: Connection, cursor: Any, statement: str, *_: object) -> None:
+        if statement.startswith("DELETE"):
+            connection.info["rows"] = connection.info.get("rows", 0) + cursor.rowcount
+
+    event.listen(registry.database._engine, "commit", committed)
+    event.listen(registry.database._engine, "after_cursor_execute", counted)
+    assert registry.prune(later) == sum(sizes)
+    assert max(sizes) == 4
+    assert {one.version for one in registry.events()} == {f"{3:064x}"}
+    assert [one.version for one in registry.versions("acme")] == [f"{number:064x}" for number in (9, 8, 3)]
+    assert registry.rollback("acme", actor="ann").live_version == f"{8:064x}"
+    for name in ("kept", "one"):
+        assert len(registry.versions(name)) == 1
+    with registry.database.read() as session:
+        assert session.get(VersionRow, ("gone", A)) is None
+    bring(registry, "gone", A, State.LIVE)
+
+
+def test_the_list_of_versions_is_bounded(registry: Registry) -> None:
+    """The newest, and in any case the live one and the one before it."""
+    names = [f"{number:064x}" for number in range(6)]
+    for version in names[:2]:
+        bring(registry, "acme", version, State.LIVE)
+    for version in names[2:]:
+        bring(registry, "acme", version, State.VALIDATED)
+    shown = [record.version for record in registry.versions("acme", limit=2)]
+    assert shown == [names[5], names[4], names[1], names[0]]
