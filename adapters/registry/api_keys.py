@@ -130,7 +130,8 @@ class Keys:
 
 
 def _key_of(row: KeyRow) -> ApiKey:
-    if not isinstance(row.scopes, list) or not isinstance(row.patterns, list):
+    stored: tuple[object, ...] = (row.scopes, row.patterns)  # JSON, so of any type
+    if not all(isinstance(value, list) for value in stored):
         raise TypeError("its scopes and adapters are no lists")
     return ApiKey(
         id=row.id,

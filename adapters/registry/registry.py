@@ -108,14 +108,24 @@ class Registry:
         Raises:
             AdapterNotFoundError: There is no such name.
         """
+        newest = select(VersionRow.version).where(VersionRow.name == name)
+        newest = newest.order_by(VersionRow.created_at.desc()).limit(limit)
+        query = (  # one statement: between two, a swap could show two live versions, or none
+            select(VersionRow)
+            .join(AdapterRow, AdapterRow.name == VersionRow.name)
+            .where(
+                VersionRow.name == name,
+                or_(
+                    VersionRow.version.in_(newest),
+                    VersionRow.version == AdapterRow.live_version,
+                    VersionRow.version == AdapterRow.previous_version,
+                ),
+            )
+            .order_by(VersionRow.created_at.desc())
+        )
         with self.database.read() as session:
-            adapter = find_adapter(session, name)
-            of_name = select(VersionRow).where(VersionRow.name == name)
-            newest = of_name.order_by(VersionRow.created_at.desc()).limit(limit)
-            kept = of_name.where(VersionRow.version.in_((adapter.live_version, adapter.previous_version)))
-            rows = {row.version: row for query in (newest, kept) for row in session.scalars(query)}
-            found = sorted(rows.values(), key=lambda row: row.created_at, reverse=True)
-            return tuple(record_of(VersionRecord, row) for row in found)
+            find_adapter(session, name)
+            return tuple(record_of(VersionRecord, row) for row in session.scalars(query))
 
     def version(self, name: str, version: str) -> VersionRecord:
         """One version of a name.

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import Any
 
 from lorecall.adapters.core.refusals import safe_repr
@@ -23,6 +24,7 @@ from sqlalchemy import and_, delete, func, insert, or_, select
 from sqlalchemy.orm import Session
 
 MAX_ATTEMPTS = 10
+CLAIMED_AMONG = 100
 ACTOR = "audit"
 """Who admits or quarantines a version after its audit, in the registry's events."""
 OPEN = (AuditState.QUEUED, AuditState.RUNNING)
@@ -119,16 +121,19 @@ class AuditStore:
             ready: Whether this worker has the texts of an audit, by its id.
             admissions: Whether it can do audits that admit a version; those come first.
         """
+        now = self._clock()
+        free = or_(AuditRow.lease_until.is_(None), AuditRow.lease_until < now)
+        waiting = and_(AuditRow.state.in_(OPEN), free, *(() if admissions else (~AuditRow.admits,)))
+        order = (AuditRow.admits.desc(), AuditRow.created_at, AuditRow.id)
+        with self._database.read() as session:  # to look for work writes and locks nothing
+            ids = session.scalars(select(AuditRow.id).where(waiting).order_by(*order))
+            here = list(islice(filter(ready, ids), CLAIMED_AMONG))
+        if not here:
+            return None
+        query = select(AuditRow).where(waiting, AuditRow.id.in_(here)).order_by(*order)
         with self._database.change() as session:
             now = self._clock()
-            free = or_(AuditRow.lease_until.is_(None), AuditRow.lease_until < now)
-            query = select(AuditRow).where(AuditRow.state.in_(OPEN), free)
-            if not admissions:
-                query = query.where(~AuditRow.admits)
-            order = (AuditRow.admits.desc(), AuditRow.created_at, AuditRow.id)
-            for row in session.scalars(query.order_by(*order).with_for_update(skip_locked=True)):
-                if not ready(row.id):
-                    continue
+            for row in session.scalars(query.with_for_update(skip_locked=True)):
                 if row.attempts < MAX_ATTEMPTS:
                     row.state, row.worker, row.attempts = AuditState.RUNNING, worker, row.attempts + 1
                     row.lease_until = now + lease

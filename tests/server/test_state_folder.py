@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -189,7 +190,10 @@ def test_a_server_starts_where_the_state_is(
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     shutil.copytree(crashed, cached_folder())
     monkeypatch.setenv("LORECALL_STORE", str(tmp_path / "own"))
-    read_settings().open_registry().close()
+    monkeypatch.setenv("LORECALL_EVENTS_DAYS", "7")
+    own = read_settings().open_registry()
+    assert own._keep == timedelta(days=7)
+    own.close()
     check_whole(cached_folder())
     monkeypatch.delenv("LORECALL_STORE")
     registry = read_settings().open_registry()

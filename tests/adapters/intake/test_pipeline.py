@@ -6,6 +6,7 @@ import shutil
 import tarfile
 import uuid
 from collections.abc import Callable, Iterable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -229,6 +230,19 @@ def test_collect_keeps_what_can_be_live(intake: AdapterPipeline, registry: Regis
     assert registry.rollback("acme", actor="ann").live_version == versions[1]
     registry.remove("acme", actor="ann")
     assert set(intake.collect(min_age_seconds=0)) == set(versions[1:])
+
+
+def test_collect_forgets_what_the_registry_no_longer_keeps(
+    intake: AdapterPipeline, registry: Registry, adapter: Path
+) -> None:
+    """Old events go when the collector runs, which is once an hour; young ones stay."""
+    intake.add("acme", str(adapter), actor="ann")
+    intake.collect()
+    assert len(registry.events()) == 2
+    registry._keep = timedelta(0)
+    intake.collect()
+    assert registry.events() == ()
+    assert len(registry.versions("acme")) == 1
 
 
 class Interrupted(Registry):

@@ -111,9 +111,9 @@ def test_audits_are_listed_in_pages(service: AuditService, monkeypatch: pytest.M
         session.execute(update(AuditRow).where(AuditRow.id.in_(made[4:6])).values(created_at=START))
     every = [one.id for one in service.audits(lambda _name: True, None, 100)]
     assert sorted(every) == sorted(made)
-    pages, before = [], None
-    while page := [one.id for one in service.audits(lambda _name: True, None, 2, before)]:
-        pages, before = pages + page, page[-1]
+    pages: list[str] = []
+    while page := service.audits(lambda _name: True, None, 2, pages[-1] if pages else None):
+        pages += [one.id for one in page]
     assert pages == every
     seen = [one.id for one in service.audits(lambda name: name == "acme", None, 100)]
     assert seen == [made[7], made[1], made[0]]
