@@ -1,10 +1,12 @@
 """The server's settings: typed environment variables with one prefix; unknown ones are refused."""
 
 import os
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from lorecall.adapters.core.errors import UsageError
+from lorecall.server.state_folder import cached_folder, move_state, state_folder
 from pydantic import Field, FilePath, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
@@ -24,8 +26,8 @@ class ServerSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
     store: Path = Field(
-        default=Path.home() / ".cache" / "lorecall" / "adapters",
-        description="directory of our own copies of the adapters, content-addressed",
+        default_factory=state_folder,
+        description="directory of our own copies of the adapters, content-addressed; under $XDG_DATA_HOME if set",
     )
     adapters: dict[str, str] = Field(
         default_factory=dict,
@@ -35,6 +37,12 @@ class ServerSettings(BaseSettings):
         default="",
         description="database of names and versions: `sqlite:///path` or `postgresql://user@host/database`; "
         "empty for `registry.db` in the store",
+    )
+    events_days: int = Field(
+        default=365,
+        ge=1,
+        le=36500,
+        description="days that the registry keeps its events, and versions that nothing can make live any more",
     )
     local_roots: str = Field(
         default="",
@@ -171,11 +179,17 @@ class ServerSettings(BaseSettings):
         return self.model_copy(update={"adapters": {**self.adapters, **adapters}})
 
     def open_registry(self) -> "Registry":
-        """Open the registry, after making the folder of the default one."""
+        """Open the registry, after making the folder of the default one, or moving it from an older place.
+
+        Raises:
+            UsageError: An older release's state cannot be moved, because a server is using it.
+        """
         from lorecall.adapters.registry.registry import Registry  # sqlalchemy takes long to import
 
+        if "store" not in self.model_fields_set:
+            move_state(cached_folder(), self.store)
         self.store.mkdir(parents=True, exist_ok=True)
-        return Registry(self.registry_url())
+        return Registry(self.registry_url(), timedelta(days=self.events_days))
 
     def secrets(self) -> tuple[tuple[str, str], ...]:
         """Return (origin, secret) of each key with every scope."""

@@ -110,22 +110,23 @@ class AdapterPipeline:
         self._sources.stop()
 
     def collect(self, min_age_seconds: float = 3600, now: Callable[[], float] = time.time) -> tuple[str, ...]:
-        """Delete stored versions that no registry entry can make live any more.
+        """Delete stored versions that no registry entry can make live any more, and what the registry forgets.
 
         Args:
-            min_age_seconds: Younger copies stay: they may not be registered yet.
+            min_age_seconds: Copies added or used since then stay: they may not be registered yet.
             now: The time, in seconds since the epoch.
 
         Returns:
             The versions deleted.
         """
-        deleted = []
+        self._registry.prune()
+        since = now() - min_age_seconds
         kept = self._registry.wanted_versions()
+        deleted = []
         for version in self._store.versions():
-            path = self._store.get(version).path
-            if version not in kept and now() - path.stat().st_mtime >= min_age_seconds:
-                self._store.remove(version)
-                deleted.append(version)
+            with suppress(AdapterNotFoundError):  # another server that shares the store was faster
+                if version not in kept and self._store.remove_unused(version, since):
+                    deleted.append(version)
         return tuple(deleted)
 
     @contextmanager
@@ -146,9 +147,8 @@ class AdapterPipeline:
         try:
             return stored, self._validate(stored, training)
         except RefusedError:
-            if stored.version not in self._registry.wanted_versions():
-                with suppress(AdapterNotFoundError):  # a concurrent refusal removed it
-                    self._store.remove(stored.version)
+
+            self._store.take_back(stored)
             raise
 
     def _validate(self, stored: StoredVersion, training: dict[str, Any]) -> Adapter:

@@ -5,10 +5,11 @@ import fcntl
 import os
 import re
 import shutil
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -33,10 +34,12 @@ class StoredVersion:
     Attributes:
         version: 64 hex digits, sha256 over configuration and weights.
         path: The directory to load it from; its files are read-only.
+        added: When `ingest` wrote it, as `st_mtime_ns`; 0 if it was there before.
     """
 
     version: str
     path: Path
+    added: int = field(default=0, compare=False)
 
 
 class Store:
@@ -95,13 +98,14 @@ class Store:
         return tuple(sorted(p.name for p in self.root.iterdir() if _VERSION.fullmatch(p.name)))
 
     def verify(self, version: str) -> StoredVersion:
-        """Hash a stored version again and return it.
+        """Hash a stored version again and return it. From now on it counts as used: see `remove_unused`.
 
         Raises:
             AdapterNotFoundError: The store has no such version.
             FileRefusedError: Its bytes do not have its digest.
         """
         stored = self.get(version)
+        self._mark_used(stored)
         try:
             found = version_digest((stored.path / CONFIG_FILE).read_bytes(), stored.path / WEIGHTS_FILE)
         except FileNotFoundError:
@@ -124,6 +128,55 @@ class Store:
         stored = self.get(version)
         with self._staged() as staged, suppress(FileNotFoundError):  # a concurrent remove won
             stored.path.rename(staged / version)
+
+    def remove_unused(self, version: str, since: float) -> bool:
+        """Delete a version unless any process has added or used it since a time; return whether it was deleted.
+
+        Args:
+            version: The version.
+            since: The time, in seconds since the epoch.
+
+        Raises:
+            AdapterNotFoundError: The store has no such version.
+        """
+        return self._remove_if(self.get(version), lambda used: used <= since * 1e9)
+
+    def take_back(self, stored: StoredVersion) -> None:
+        """Delete what one `ingest` added, unless somebody has used it since; what was there before stays."""
+        if stored.added:
+            self._remove_if(stored, lambda used: used == stored.added)
+
+    def _remove_if(self, stored: StoredVersion, unused: Callable[[int], bool]) -> bool:
+        """Delete a version if its last use passes a test. Its lock keeps others from using it meanwhile."""
+        with self._staged() as staged:
+            handle = _lock(stored.path)
+            if handle is None:  # in use at this moment, or gone
+                return False
+            try:
+                if not unused(os.fstat(handle).st_mtime_ns):
+                    return False
+                stored.path.rename(staged / stored.version)
+            finally:
+                os.close(handle)
+        return True
+
+    def _mark_used(self, stored: StoredVersion) -> None:
+        """Give a version the time of now.
+
+        Raises:
+            AdapterNotFoundError: It has just been deleted.
+        """
+        handle = _lock(stored.path, wait=True)
+        if handle is None:
+            raise AdapterNotFoundError(
+                f"version {stored.version[:12]} has just left the store", param="version"
+            )
+        try:
+            os.utime(
+                handle, ns=(time.time_ns(),) * 2
+            )  # by default the kernel's clock has steps of milliseconds
+        finally:
+            os.close(handle)
 
     def delete_leftovers(self) -> int:
         """Delete what crashed copies left behind; copies in progress, in any process, stay.
@@ -179,12 +232,13 @@ class Store:
         target = self.root / version
         if target.exists():
             try:
-                stored = self.verify(version)
+                return self.verify(version)
             except FileRefusedError:
                 self.remove(version)
-            else:
-                os.utime(target)  # `AdapterPipeline.collect` spares recent versions
-                return stored
+            except AdapterNotFoundError:  # another process has just deleted it
+                pass
+        os.utime(staged, ns=(time.time_ns(),) * 2)
+        added = staged.stat().st_mtime_ns
         try:
             staged.rename(target)
         except OSError as error:
@@ -192,7 +246,7 @@ class Store:
                 raise
             return self.verify(version)  # another process was faster
         _sync_directory(self.root)
-        return self.get(version)
+        return StoredVersion(version, target, added)
 
     def _check_room(self, size: int) -> None:
         self._check_size(size)
@@ -229,14 +283,14 @@ def _sync_directory(path: Path) -> None:
         os.close(handle)
 
 
-def _lock(path: Path) -> int | None:
-    """Lock a staging directory while the returned handle is open; None if another holds it or it is gone."""
+def _lock(path: Path, *, wait: bool = False) -> int | None:
+    """Lock a directory while the returned handle is open; None if it is gone, or held and we do not wait."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         return None
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         if os.fstat(handle).st_ino == path.stat().st_ino:
             return handle
     except (BlockingIOError, FileNotFoundError):

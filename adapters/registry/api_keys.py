@@ -1,5 +1,6 @@
 """API keys in the registry: made, listed and revoked; a secret is returned once and never stored."""
 
+import logging
 import uuid
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -21,6 +22,8 @@ from lorecall.adapters.registry.tables import KeyRow
 from lorecall.adapters.registry.transitions import is_safe_identifier, plain_text, record_event
 from sqlalchemy import select
 
+logger = logging.getLogger("lorecall.registry")
+
 
 class KeyNotFoundError(LorecallError):
     """No API key of that id."""
@@ -35,6 +38,7 @@ class Keys:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._unreadable: set[str] = set()
 
     def add(
         self,
@@ -95,13 +99,40 @@ class Keys:
                 record_event(session, revision, actor, "revoke-key", "", "", key=key_id, key_name=row.name)
 
     def active(self) -> tuple[ApiKey, ...]:
-        """The keys that are not revoked, sorted by name; `KeyRing` refuses those that have expired."""
+        """The keys that are not revoked, sorted by name; `KeyRing` refuses those that have expired.
+
+        A key that this release cannot read is left out, and named in the log once.
+        """
         with self._database.read() as session:
             query = select(KeyRow).where(KeyRow.revoked_at.is_(None)).order_by(KeyRow.name, KeyRow.id)
-            return tuple(_key_of(row) for row in session.scalars(query))
+            return tuple(key for row in session.scalars(query) if (key := self._read(row)) is not None)
+
+    def exist(self) -> bool:
+        """Whether there is a key that is not revoked, also if this release cannot read it."""
+        with self._database.read() as session:
+            query = select(KeyRow.id).where(KeyRow.revoked_at.is_(None)).limit(1)
+            return session.scalars(query).first() is not None
+
+    def _read(self, row: KeyRow) -> ApiKey | None:
+        try:
+            return _key_of(row)
+        except (LorecallError, TypeError, ValueError) as error:
+            if row.id not in self._unreadable:
+                logger.error(  # noqa: TRY400  the message says it all
+                    "API key %s (%s) does not work here: %s. A newer release of lorecall may have made it: "
+                    "upgrade this server, or revoke the key",
+                    row.id,
+                    safe_repr(row.name),
+                    error,
+                )
+                self._unreadable.add(row.id)
+            return None
 
 
 def _key_of(row: KeyRow) -> ApiKey:
+    stored: tuple[object, ...] = (row.scopes, row.patterns)  # JSON, so of any type
+    if not all(isinstance(value, list) for value in stored):
+        raise TypeError("its scopes and adapters are no lists")
     return ApiKey(
         id=row.id,
         name=row.name,

@@ -4,8 +4,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from lorecall.adapters.registry.tables import Model, text_enum
-from sqlalchemy import BigInteger, Double, ForeignKey, String
+from lorecall.adapters.registry.tables import Model, TextEnum
+from sqlalchemy import BigInteger, Double, ForeignKey, Index, String
 from sqlalchemy.orm import Mapped, mapped_column
 
 
@@ -23,6 +23,7 @@ class AuditRow(Model):
     """An audit that was asked for: its worker, its progress, what it found; no candidate's text."""
 
     __tablename__ = "audits"
+    __table_args__ = (Index("ix_audits_state_finished_at", "state", "finished_at"),)
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     adapter: Mapped[str] = mapped_column(String(128), index=True)
     version: Mapped[str] = mapped_column(String(64))
@@ -33,7 +34,7 @@ class AuditRow(Model):
     settings: Mapped[dict[str, Any]]
     admits: Mapped[bool]
     run: Mapped[dict[str, Any]]
-    state: Mapped[AuditState] = mapped_column(text_enum(AuditState), index=True)
+    state: Mapped[AuditState] = mapped_column(TextEnum(AuditState))
     total: Mapped[int]
     done: Mapped[int]
     seconds: Mapped[float] = mapped_column(Double)
@@ -41,7 +42,7 @@ class AuditRow(Model):
     error: Mapped[str]
     worker: Mapped[str]
     attempts: Mapped[int]
-    created_at: Mapped[datetime]
+    created_at: Mapped[datetime] = mapped_column(index=True)
     created_by: Mapped[str]
     lease_until: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]

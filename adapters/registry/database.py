@@ -7,6 +7,8 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from lorecall.adapters.core.errors import LorecallError, UsageError
 from lorecall.adapters.registry.tables import CounterRow
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, select, text, update
@@ -33,6 +35,14 @@ class RegistryUnavailableError(LorecallError):
     code = "registry_unavailable"
 
 
+class NewerRegistryError(LorecallError):
+    """The registry's database was migrated by a newer release of lorecall."""
+
+    exit_code = 2
+    status = 503
+    code = "registry_too_new"
+
+
 class Database:
     """Sessions on one database, migrated to the newest schema. Safe for threads; give each process its own.
 
@@ -42,6 +52,7 @@ class Database:
     Raises:
         UsageError: The URL is of another kind.
         RegistryUnavailableError: The database cannot be reached.
+        NewerRegistryError: Its schema is newer than this release.
     """
 
     def __init__(self, url: str) -> None:
@@ -98,8 +109,22 @@ class Database:
         with _translated(), self._begin() as connection:
             if connection.dialect.name == "postgresql":  # one server at a time; on SQLite the BEGIN locks
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+            _check_known(config, connection)
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
+
+
+def _check_known(config: Config, connection: Connection) -> None:
+    scripts = ScriptDirectory.from_config(config)
+    known = {script.revision for script in scripts.walk_revisions()}
+    unknown = set(MigrationContext.configure(connection).get_current_heads()) - known
+    if unknown:
+        raise NewerRegistryError(
+            f"the registry's database is at schema revision {', '.join(sorted(unknown))}, and this release of"
+            f" lorecall knows revisions up to {scripts.get_current_head()}",
+            hint="run the newer release that migrated it, or restore the backup from before that migration",
+            param="registry",
+        )
 
 
 def next_revision(session: Session) -> int:

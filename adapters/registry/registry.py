@@ -1,6 +1,6 @@
 """The registry: names, their immutable versions, and who did what. One database for any number of servers."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from lorecall.adapters.peft_format.adapter import Adapter
@@ -19,7 +19,26 @@ from lorecall.adapters.registry.transitions import (
     record_event,
 )
 from lorecall.adapters.validation.names import check_name
-from sqlalchemy import select
+from sqlalchemy import delete, exists, func, or_, select, tuple_, union
+from sqlalchemy.orm import aliased
+
+PRUNED = 1000
+_KEY = tuple_(VersionRow.name, VersionRow.version)
+_NEWER = aliased(VersionRow)
+_FORGOTTEN = (
+    select(VersionRow.name, VersionRow.version)
+    .join(AdapterRow, AdapterRow.name == VersionRow.name)
+    .where(
+        VersionRow.state == State.RETIRED,
+        VersionRow.version != func.coalesce(AdapterRow.previous_version, ""),
+        ~exists().where(EventRow.name == VersionRow.name, EventRow.version == VersionRow.version),
+        or_(
+            AdapterRow.removed,
+            exists().where(_NEWER.name == VersionRow.name, _NEWER.created_at > VersionRow.created_at),
+        ),
+    )
+)
+"""Versions that cannot go live any more, and of which no event is left."""
 
 
 class Registry:
@@ -29,15 +48,17 @@ class Registry:
 
     Args:
         url: `sqlite:///path` or `postgresql://user@host/database`; the schema is brought up to date.
+        keep: How long `prune` leaves events, and versions that nothing can make live any more.
 
     Attributes:
         database: Its database, which also holds the audits.
         keys: API keys.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, keep: timedelta = timedelta(days=365)) -> None:
         self.database = Database(url)
         self.keys = Keys(self.database)
+        self._keep = keep
 
     def close(self) -> None:
         """Close the database's connections."""
@@ -71,21 +92,39 @@ class Registry:
             return record_of(AdapterRecord, find_adapter(session, name))
 
     def wanted_versions(self) -> frozenset[str]:
-        """The versions, of any name, that are not retired, or that `rollback` would go back to."""
+        """The versions, of any name, that are not retired, or that `rollback` would go back to.
+
+        They are read in one statement: between two, a rollback could exchange the live version and the one
+        before, and neither would be found to hold the one that is live now.
+        """
         with self.database.read() as session:
             moving = select(VersionRow.version).where(VersionRow.state != State.RETIRED)
             before = select(AdapterRow.previous_version).where(AdapterRow.previous_version.is_not(None))
-            return frozenset(session.scalars(moving)) | frozenset(v for v in session.scalars(before) if v)
+            return frozenset(session.scalars(union(moving, before)))
 
-    def versions(self, name: str) -> tuple[VersionRecord, ...]:
-        """All versions of a name, newest first.
+    def versions(self, name: str, *, limit: int = 100) -> tuple[VersionRecord, ...]:
+        """The newest versions of a name, newest first, with the live one and the one before it in any case.
 
         Raises:
             AdapterNotFoundError: There is no such name.
         """
+        newest = select(VersionRow.version).where(VersionRow.name == name)
+        newest = newest.order_by(VersionRow.created_at.desc()).limit(limit)
+        query = (  # one statement: between two, a swap could show two live versions, or none
+            select(VersionRow)
+            .join(AdapterRow, AdapterRow.name == VersionRow.name)
+            .where(
+                VersionRow.name == name,
+                or_(
+                    VersionRow.version.in_(newest),
+                    VersionRow.version == AdapterRow.live_version,
+                    VersionRow.version == AdapterRow.previous_version,
+                ),
+            )
+            .order_by(VersionRow.created_at.desc())
+        )
         with self.database.read() as session:
             find_adapter(session, name)
-            query = select(VersionRow).where(VersionRow.name == name).order_by(VersionRow.created_at.desc())
             return tuple(record_of(VersionRecord, row) for row in session.scalars(query))
 
     def version(self, name: str, version: str) -> VersionRecord:
@@ -98,14 +137,63 @@ class Registry:
             return record_of(VersionRecord, find_version(session, name, version))
 
     def events(
-        self, name: str | None = None, *, since: int = 0, limit: int = 1000
+        self,
+        name: str | None = None,
+        *,
+        after: int | None = None,
+        before: int | None = None,
+        limit: int = 100,
     ) -> tuple[EventRecord, ...]:
-        """What was done, oldest first, after a revision; of one name or of all."""
+        """A page of what was done, oldest first; of one name or of all.
+
+        Args:
+            name: The name; None for all.
+            after: The id of an event: the events that follow it.
+            before: The id of an event: the events that precede it. Without either, the newest events.
+            limit: How many.
+        """
+        query = select(EventRow).limit(limit)
+        if name is not None:
+            query = query.where(EventRow.name == name)
+        if before is not None:
+            query = query.where(EventRow.id < before)
+        query = (
+            query.order_by(EventRow.id.desc())
+            if after is None
+            else query.where(EventRow.id > after).order_by(EventRow.id)
+        )
         with self.database.read() as session:
-            query = select(EventRow).where(EventRow.revision > since).order_by(EventRow.id).limit(limit)
-            if name is not None:
-                query = query.where(EventRow.name == name)
-            return tuple(record_of(EventRecord, row) for row in session.scalars(query))
+            found = tuple(record_of(EventRecord, row) for row in session.scalars(query))
+        return found[::-1] if after is None else found
+
+    def prune(self, now: datetime | None = None) -> int:
+        """Delete the events that the registry has kept long enough, then the versions that have no event left.
+
+        Such a version is retired, is not the one to go back to, and is not the newest of its name. Each
+        transaction deletes `PRUNED` rows, so that no other change waits for long.
+
+        Args:
+            now: The time, UTC; None for that of the clock.
+
+        Returns:
+            How many rows were deleted.
+        """
+        old = select(EventRow.id).where(EventRow.at < (now or datetime.now(UTC)) - self._keep).limit(PRUNED)
+        forgotten = _FORGOTTEN.limit(PRUNED)
+        deleted = 0
+        while True:
+            with self.database.read() as session:  # without a write while there is nothing to do
+                events, versions = session.scalars(old).all(), session.execute(forgotten).all()
+            if events:
+                with self.database.change() as session:
+                    session.execute(delete(EventRow).where(EventRow.id.in_(events)))
+            elif versions:
+                with self.database.write() as (session, _):  # its lock: nobody stages one of them meanwhile
+                    versions = session.execute(forgotten).all()
+                    session.execute(delete(VersionRow).where(_KEY.in_([tuple(one) for one in versions])))
+            else:
+                return deleted
+            deleted += len(events) or len(versions)
 
     def stage(self, name: str, version: str, *, source: str, actor: str) -> VersionRecord:
         """Add a stored version to a name, making the name if needed.
@@ -188,7 +276,7 @@ class Registry:
 
         Args:
             name: The name.
-            version: A version of it that is validated, under audit, or was live before.
+            version: A version of it that is validated, under audit, or the one that was live before.
             actor: Who does it.
             audit_id: The audit that allowed it.
             override: Why a quarantined version may go live nevertheless; recorded. The caller checks the scope.

@@ -9,7 +9,6 @@ from sqlalchemy import (
     BigInteger,
     DateTime,
     Dialect,
-    Enum,
     ForeignKeyConstraint,
     Index,
     String,
@@ -30,9 +29,36 @@ class State(StrEnum):
     RETIRED = "retired"
 
 
-def text_enum(kind: type[StrEnum]) -> Enum:
-    """Return a column type that stores a string enumeration as its values, in plain text."""
-    return Enum(kind, native_enum=False, length=16, values_callable=lambda members: [str(m) for m in members])
+class TextEnum(TypeDecorator[Any]):
+    """A string enumeration, stored as plain text.
+
+    A text that no member has was written by a newer release. It is read as a value of the enumeration that equals
+    no member, so that one such row takes no list down, and no step takes it for a state that it is not.
+    """
+
+    impl = String(16)
+    cache_ok = True
+
+    def __init__(self, kind: type[StrEnum]) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        """Return the text of a member."""
+        del dialect
+        return None if value is None else str(value)
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> StrEnum | None:
+        """Return the member, or a value outside of the enumeration that shows the unknown text."""
+        del dialect
+        if value is None:
+            return None
+        try:
+            return self.kind(value)
+        except ValueError:
+            unknown = str.__new__(self.kind, value)
+            unknown._name_ = unknown._value_ = value
+            return unknown
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -54,7 +80,7 @@ class Model(DeclarativeBase):
         datetime: UtcDateTime,
         dict[str, Any]: JSON,
         list[str]: JSON,
-        State: text_enum(State),
+        State: TextEnum(State),
     }
 
 
@@ -109,12 +135,13 @@ class EventRow(Model):
     """Who did what, and when."""
 
     __tablename__ = "events"
+    __table_args__ = (Index("ix_events_name_id", "name", "id"),)
     id: Mapped[int] = mapped_column(primary_key=True)
-    revision: Mapped[int] = mapped_column(index=True)
-    at: Mapped[datetime]
+    revision: Mapped[int]
+    at: Mapped[datetime] = mapped_column(index=True)
     actor: Mapped[str]
     action: Mapped[str] = mapped_column(String(32))
-    name: Mapped[str] = mapped_column(String(128), index=True)
+    name: Mapped[str] = mapped_column(String(128))
     version: Mapped[str] = mapped_column(String(64))
     detail: Mapped[dict[str, Any]]
 

@@ -15,7 +15,7 @@ TRANSITIONS: Mapping[State, frozenset[State]] = {
     State.AUDITING: frozenset({State.LIVE, State.QUARANTINED, State.RETIRED}),
     State.LIVE: frozenset({State.QUARANTINED, State.RETIRED}),
     State.QUARANTINED: frozenset({State.AUDITING, State.LIVE, State.RETIRED}),  # to live: only by override
-    State.RETIRED: frozenset({State.STAGED, State.LIVE}),  # to live: only what was live before
+    State.RETIRED: frozenset({State.STAGED, State.LIVE}),  # to live: only the one before, by rollback
 }
 _MAX_TEXT = 2000
 
@@ -75,8 +75,9 @@ def move_version(
     Raises:
         ConflictError: That step is not in `TRANSITIONS`.
     """
-    if state not in TRANSITIONS[row.state]:
-        allowed = ", ".join(sorted(TRANSITIONS[row.state]))
+    following = TRANSITIONS.get(row.state, frozenset())  # of a newer release's state we know none
+    if state not in following:
+        allowed = ", ".join(sorted(following)) or "nothing that this release knows"
         raise ConflictError(
             f"version {row.version[:12]} of {row.name} is {row.state}, which does not become {state}",
             hint=f"it can become: {allowed}",
@@ -117,9 +118,10 @@ def activate_version(
         raise ConflictError(
             f"version {row.version[:12]} of {row.name} is under audit", hint="wait for the audit to end"
         )
-    if row.state is State.RETIRED and not row.was_live:
-        raise ConflictError(
-            f"version {row.version[:12]} of {row.name} is retired and never was live", hint="add it again"
+    if row.state is State.RETIRED and not (row.was_live and row.version == adapter.previous_version):
+        raise ConflictError(  # the store may have deleted its bytes: see `Registry.wanted_versions`
+            f"version {row.version[:12]} of {row.name} is retired and not the one to go back to",
+            hint="add it again",
         )
     before = adapter.live_version
     if before is not None:

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from lorecall.adapters.core.errors import LorecallError, ScorerError
 from lorecall.adapters.registry.database import RegistryUnavailableError
@@ -26,9 +26,11 @@ from lorecall.audit.reports.redact import Redactor
 from lorecall.audit.reports.report import Report
 from lorecall.audit.runs.single import AuditSettings, refuse, resolve_epsilon
 from lorecall.audit.scorer import AdapterVersion, ScoreItem, Scorer
+from pydantic import ValidationError
 
 logger = logging.getLogger("lorecall.audit")
 
+T = TypeVar("T")
 RETRY_SECONDS = (2, 4, 8, 16, 32, 60)
 LOST = (ConflictError, AuditNotFoundError)
 """Errors that mean that another worker has the audit, or that it was cancelled or removed."""
@@ -101,7 +103,10 @@ class Runner:
             logger.info("audit %s stops here: %s", record.id, error.message)
         except RegistryUnavailableError:
             raise  # the lease runs out, and a worker goes on from the cursor
-        except ScorerError as error:  # the engine may come back
+        except (
+            ScorerError,
+            UnreadableAuditError,
+        ) as error:  # the engine may come back; so may a newer server
             logger.warning("audit %s waits: %s", record.id, error.message)
             self._release(record, RETRY_SECONDS[min(record.attempts, len(RETRY_SECONDS)) - 1])
         except LorecallError as error:
@@ -119,7 +124,7 @@ class Runner:
 
     def _do(self, record: AuditRecord) -> None:
         texts = self.spool.read(record.id)
-        order = OrderSettings.model_validate(record.settings)
+        order = _readable(record, lambda: OrderSettings.model_validate(record.settings))
         settings = order.audit_settings(texts.system, texts.template)
         redactor = Redactor(texts.salt, order.show_text)
         with self._scorer(record) as scorer:
@@ -144,10 +149,9 @@ class Runner:
         order: OrderSettings,
         redactor: Redactor,
     ) -> Report:
-        settings, entries = (
-            order.audit_settings(texts.system, texts.template),
-            parse_entries(self.store.entries(record.id)),
-        )
+        settings = order.audit_settings(texts.system, texts.template)
+        recorded = self.store.entries(record.id)
+        entries = _readable(record, lambda: parse_entries(recorded))
         return recorded_report(
             adapter, record.run, texts, settings, order.rules(), redactor, entries, record.seconds
         )
@@ -263,6 +267,24 @@ def _checked(scorer: Scorer, record: AuditRecord) -> AdapterVersion:
             f"{record.adapter!r} was given a new version during the audit", hint="ask for an audit of it"
         )
     return adapter
+
+
+class UnreadableAuditError(LorecallError):
+    """A newer release of lorecall wrote the order of an audit, or its entries."""
+
+    status = 409
+    code = "audit_unreadable"
+
+
+def _readable(record: AuditRecord, read: Callable[[], T]) -> T:
+    try:
+        return read()
+    except ValidationError as error:
+        places = sorted({".".join(map(str, one["loc"])) for one in error.errors(include_input=False)})
+        raise UnreadableAuditError(
+            f"audit {record.id} has values that this release cannot read: {', '.join(places[:5])}",
+            hint="a server of the release that wrote them goes on with it",
+        ) from None  # the cause quotes values
 
 
 class MovedError(LorecallError):

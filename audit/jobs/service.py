@@ -1,6 +1,7 @@
 """The audit service: queues audits, shows their state and results, and capacity against recall."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,10 @@ from lorecall.audit.records import RECITED, Group
 from lorecall.audit.runs.single import refuse
 from lorecall.audit.scorer import AdapterVersion
 
+logger = logging.getLogger("lorecall.audit")
+
+PAGE = 200
+"""Audits that are read at a time."""
 Sees = Callable[[str], bool]
 """Whether the caller sees an adapter of that name."""
 
@@ -96,9 +101,22 @@ class AuditService:
             raise AuditNotFoundError(f"there is no audit {audit_id[:64]!r}", param="id")
         return record
 
-    def audits(self, sees: Sees, adapter: str | None, limit: int) -> list[AuditRecord]:
-        """Return the newest audits that the caller sees, at most `limit`."""
-        return [record for record in self.store.audits(adapter=adapter) if sees(record.adapter)][:limit]
+    def audits(
+        self, sees: Sees, adapter: str | None, limit: int, before: str | None = None
+    ) -> list[AuditRecord]:
+        """Return the newest audits that the caller sees, at most `limit`; or those older than one.
+
+        Raises like `get`.
+        """
+        last = None if before is None else self.get(before, sees)
+        found: list[AuditRecord] = []
+        while len(found) < limit:
+            page = self.store.audits(adapter=adapter, limit=PAGE, before=last)
+            found += [record for record in page if sees(record.adapter)]
+            if len(page) < PAGE:
+                break
+            last = page[-1]
+        return found[:limit]
 
     def cancel(self, audit_id: str, sees: Sees) -> AuditRecord:
         """Stop an audit; its entries stay, and a version that it was to admit is quarantined.
@@ -140,7 +158,7 @@ class AuditService:
     def capacity(self, sees: Sees, adapter: str | None = None) -> list[dict[str, Any]]:
         """Return one row for each audit that is done, oldest first; see `capacity_row`."""
         done = self.store.audits(adapter=adapter, state=AuditState.DONE)
-        return [capacity_row(record) for record in reversed(done) if sees(record.adapter)]
+        return capacity_rows(record for record in reversed(done) if sees(record.adapter))
 
 
 def describe(record: AuditRecord) -> dict[str, Any]:
@@ -168,6 +186,17 @@ def describe(record: AuditRecord) -> dict[str, Any]:
         "own_candidates": record.result.get("own_candidates"),
         "own_controls": record.result.get("own_controls"),
     }
+
+
+def capacity_rows(records: Iterable[AuditRecord]) -> list[dict[str, Any]]:
+    """Return one `capacity_row` for each audit; one whose result this release cannot read is left out."""
+    rows = []
+    for record in records:
+        try:
+            rows.append(capacity_row(record))
+        except (KeyError, TypeError, AttributeError) as error:
+            logger.warning("audit %s has a result that this release cannot read: %r", record.id, error)
+    return rows
 
 
 def capacity_row(record: AuditRecord) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import Any
 
 from lorecall.adapters.core.refusals import safe_repr
@@ -19,13 +20,15 @@ from lorecall.adapters.registry.transitions import (
     record_event,
 )
 from lorecall.audit.jobs.records import AuditNotFoundError, AuditRecord, NewAudit
-from sqlalchemy import delete, func, insert, or_, select, update
+from sqlalchemy import and_, delete, func, insert, or_, select, update
 from sqlalchemy.orm import Session
 
 MAX_ATTEMPTS = 10
+CLAIMED_AMONG = 100
 ACTOR = "audit"
 """Who admits or quarantines a version after its audit, in the registry's events."""
 OPEN = (AuditState.QUEUED, AuditState.RUNNING)
+OVER = (AuditState.DONE, AuditState.FAILED, AuditState.CANCELLED)
 Entry = dict[str, Any]
 """A snippet's entry in the report."""
 
@@ -118,16 +121,19 @@ class AuditStore:
             ready: Whether this worker has the texts of an audit, by its id.
             admissions: Whether it can do audits that admit a version; those come first.
         """
+        now = self._clock()
+        free = or_(AuditRow.lease_until.is_(None), AuditRow.lease_until < now)
+        waiting = and_(AuditRow.state.in_(OPEN), free, *(() if admissions else (~AuditRow.admits,)))
+        order = (AuditRow.admits.desc(), AuditRow.created_at, AuditRow.id)
+        with self._database.read() as session:  # to look for work writes and locks nothing
+            ids = session.scalars(select(AuditRow.id).where(waiting).order_by(*order))
+            here = list(islice(filter(ready, ids), CLAIMED_AMONG))
+        if not here:
+            return None
+        query = select(AuditRow).where(waiting, AuditRow.id.in_(here)).order_by(*order)
         with self._database.change() as session:
             now = self._clock()
-            free = or_(AuditRow.lease_until.is_(None), AuditRow.lease_until < now)
-            query = select(AuditRow).where(AuditRow.state.in_(OPEN), free)
-            if not admissions:
-                query = query.where(~AuditRow.admits)
-            order = (AuditRow.admits.desc(), AuditRow.created_at, AuditRow.id)
-            for row in session.scalars(query.order_by(*order).with_for_update(skip_locked=True)):
-                if not ready(row.id):
-                    continue
+            for row in session.scalars(query.with_for_update(skip_locked=True)):
                 if row.attempts < MAX_ATTEMPTS:
                     row.state, row.worker, row.attempts = AuditState.RUNNING, worker, row.attempts + 1
                     row.lease_until = now + lease
@@ -254,15 +260,23 @@ class AuditStore:
             return record_of(AuditRecord, _find(session, audit_id))
 
     def audits(
-        self, *, adapter: str | None = None, state: AuditState | None = None, limit: int | None = None
+        self,
+        *,
+        adapter: str | None = None,
+        state: AuditState | None = None,
+        limit: int | None = None,
+        before: AuditRecord | None = None,
     ) -> tuple[AuditRecord, ...]:
-        """Audits, newest first; of one adapter, or in one state."""
+        """Audits, newest first; of one adapter, or in one state; those that come after one in this order."""
         with self._database.read() as session:
             query = select(AuditRow).order_by(AuditRow.created_at.desc(), AuditRow.id).limit(limit)
             if adapter is not None:
                 query = query.where(AuditRow.adapter == adapter)
             if state is not None:
                 query = query.where(AuditRow.state == state)
+            if before is not None:
+                same = and_(AuditRow.created_at == before.created_at, AuditRow.id > before.id)
+                query = query.where(or_(AuditRow.created_at < before.created_at, same))
             return tuple(record_of(AuditRecord, row) for row in session.scalars(query))
 
     def entries(self, audit_id: str, offset: int = 0, limit: int | None = None) -> list[Entry]:
@@ -283,12 +297,18 @@ class AuditStore:
             found = {row[0]: row[1] for row in session.execute(query)}
             return {state: found.get(state, 0) for state in AuditState}
 
+    def last_end(self) -> datetime | None:
+        """When the audit that is done and ended last did so; None if there is none."""
+        with self._database.read() as session:
+            done = select(AuditRow.finished_at).where(AuditRow.state == AuditState.DONE)
+            return session.scalars(done.order_by(AuditRow.finished_at.desc()).limit(1)).first()
+
     def ids(self) -> tuple[frozenset[str], frozenset[str]]:
-        """The ids of the open audits, and of those that are over."""
+        """The ids of the audits that are not over, in a state of a newer release too, and of those that are."""
         with self._database.read() as session:
             found = session.execute(select(AuditRow.id, AuditRow.state)).all()
-            open_ids = frozenset(row[0] for row in found if row[1] in OPEN)
-            return open_ids, frozenset(row[0] for row in found) - open_ids
+            ended = frozenset(row[0] for row in found if row[1] in OVER)
+            return frozenset(row[0] for row in found) - ended, ended
 
 
 def _values(audit_id: str, cursor: int, entries: Sequence[Entry]) -> list[dict[str, Any]]:

@@ -44,7 +44,7 @@ class KeyGuard:
     def reload(self) -> None:
         """Read the registry's keys again."""
         self._ring = KeyRing([*self._fixed, *self._registry.keys.active()])
-        self.enforced = self.enforced or self.count > 0
+        self.enforced = self.enforced or self.count > 0 or self._registry.keys.exist()
 
     def authenticate(self, authorization: str, api_key: str = "") -> ApiKey | None:
         """Return the caller's key; None on a server that requires none.

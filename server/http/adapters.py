@@ -21,6 +21,8 @@ router = APIRouter(route_class=AnsweringRoute)
 JSON_ONLY = [Depends(validate_json_request)]
 MAX_SNIPPETS = 20_000
 SPOOL_BYTES = 1 << 20
+MAX_EVENTS = 1000
+MAX_ID = (1 << 31) - 1
 
 
 class Snippet(BaseModel):
@@ -106,11 +108,22 @@ async def show_adapter(name: str, raw_request: Request) -> Response:
 
 
 @router.get("/v1/adapters/{name}/events")
-async def show_events(name: str, raw_request: Request) -> Response:
-    """Return an adapter's events, oldest first: who did what."""
+async def show_events(
+    name: str,
+    raw_request: Request,
+    limit: Annotated[int, Query(ge=1, le=MAX_EVENTS)] = 100,
+    after: Annotated[int | None, Query(ge=0, le=MAX_ID)] = None,
+    before: Annotated[int | None, Query(ge=0, le=MAX_ID)] = None,
+) -> Response:
+    """Return a page of an adapter's events, oldest first: who did what.
+
+    Without a cursor it is the newest page; `before` the first id of a page gives the one before it, and `after`
+    the last id what came since.
+    """
     registry = serving(raw_request).adapters.registry
-    found = await asyncio.to_thread(registry.events, name)
-    return JSONResponse({"events": [event(one) for one in found]})
+    found = await asyncio.to_thread(registry.events, name, after=after, before=before, limit=limit + 1)
+    page = found[-limit:] if after is None else found[:limit]
+    return JSONResponse({"events": [event(one) for one in page], "has_more": len(found) > limit})
 
 
 @router.delete("/v1/adapters/{name}")

@@ -50,9 +50,10 @@ async def list_audits(
     request: Request,
     adapter: Annotated[str | None, Query()] = None,
     limit: Annotated[int, Query(ge=1, le=LISTED)] = 100,
+    before: Annotated[str | None, Query()] = None,
 ) -> Response:
-    """Return the newest audits that the caller sees."""
-    found = await asyncio.to_thread(service(request).audits, sees, adapter, limit)
+    """Return the newest audits that the caller sees, or those older than the audit `before`."""
+    found = await asyncio.to_thread(service(request).audits, sees, adapter, limit, before)
     return JSONResponse({"audits": [describe(record) for record in found]})
 
 

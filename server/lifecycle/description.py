@@ -69,6 +69,7 @@ def brief(record: VersionRecord) -> dict[str, Any]:
 def event(record: EventRecord) -> dict[str, Any]:
     """Return one event of a name's history."""
     return {
+        "id": record.id,
         "at": record.at.isoformat(),
         "actor": record.actor,
         "action": record.action,

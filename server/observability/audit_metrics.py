@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from lorecall.adapters.registry.audit_tables import AuditState
 from lorecall.audit.jobs.records import AuditRecord
-from lorecall.audit.jobs.service import capacity_row
+from lorecall.audit.jobs.service import capacity_rows
 from lorecall.audit.jobs.store import AuditStore
 from lorecall.audit.records import SnippetResult, Verdict
 from lorecall.server.observability.metrics import OTHER, AdapterLabels
@@ -52,11 +52,14 @@ def findings(done: Iterable[AuditRecord]) -> list[AdapterFindings]:
         version = next(iter(sets.values())).version if sets else record.version
         if record.version == version:
             sets.setdefault(record.candidate_set, record)
-    return [_findings(adapter, list(sets.values())) for adapter, sets in sorted(latest.items())]
+    found = (_findings(adapter, list(sets.values())) for adapter, sets in sorted(latest.items()))
+    return [one for one in found if one is not None]
 
 
-def _findings(adapter: str, records: Sequence[AuditRecord]) -> AdapterFindings:
-    rows = [capacity_row(record) for record in records]
+def _findings(adapter: str, records: Sequence[AuditRecord]) -> AdapterFindings | None:
+    rows = capacity_rows(records)
+    if not rows:
+        return None
     ended = [record.finished_at.timestamp() for record in records if record.finished_at is not None]
     return AdapterFindings(
         adapter,
@@ -79,6 +82,7 @@ class AuditMetrics(Collector):
     def __init__(self, registry: CollectorRegistry, label: AdapterLabels) -> None:
         self._label = label
         self._counts: dict[AuditState, int] = {}
+        self._ended: object = None
         self._findings: list[AdapterFindings] = []
         self._snippets = Counter(
             "lorecall_audit_snippets", "Snippets judged, by verdict.", ["verdict"], registry=registry
@@ -97,9 +101,15 @@ class AuditMetrics(Collector):
             self._tokens.inc(judged.tokens)
 
     def refresh(self, store: AuditStore) -> None:
-        """Read the gauges' values from the database, so that a scrape need not wait for it."""
+        """Read the gauges' values from the database, so that a scrape need not wait for it.
+
+        The results, which are many and large, are read again only after an audit has ended or was removed.
+        """
         self._counts = store.counts()
-        self._findings = findings(store.audits(state=AuditState.DONE, limit=NEWEST_AUDITS))
+        ended = (self._counts[AuditState.DONE], store.last_end())
+        if ended != self._ended:
+            self._findings = findings(store.audits(state=AuditState.DONE, limit=NEWEST_AUDITS))
+            self._ended = ended
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield the gauges; adapters beyond the cap have none."""

@@ -1,11 +1,13 @@
 """An adapter is fetched, stored, validated and registered, or refused; other servers fetch it again."""
 
 import io
+import os
 import shutil
 import tarfile
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -14,9 +16,10 @@ from lorecall.adapters.intake import store
 from lorecall.adapters.intake.pipeline import AdapterPipeline
 from lorecall.adapters.intake.shared_store import SharedStore
 from lorecall.adapters.intake.sources import SourcePolicy, Sources
-from lorecall.adapters.intake.store import Store
+from lorecall.adapters.intake.store import Store, StoredVersion
 from lorecall.adapters.peft_format import adapter as peft_adapter
 from lorecall.adapters.peft_format import digest
+from lorecall.adapters.peft_format.adapter import Adapter
 from lorecall.adapters.peft_format.digest import digest_of, version_digest
 from lorecall.adapters.peft_format.files import CONFIG_FILE, WEIGHTS_FILE
 from lorecall.adapters.registry.registry import Registry
@@ -263,6 +266,97 @@ def test_collect_keeps_what_can_be_live(intake: AdapterPipeline, registry: Regis
     assert registry.rollback("acme", actor="ann").live_version == versions[1]
     registry.remove("acme", actor="ann")
     assert set(intake.collect(min_age_seconds=0)) == set(versions[1:])
+
+
+def test_collect_forgets_what_the_registry_no_longer_keeps(
+    intake: AdapterPipeline, registry: Registry, adapter: Path
+) -> None:
+    """Old events go when the collector runs, which is once an hour; young ones stay."""
+    intake.add("acme", str(adapter), actor="ann")
+    intake.collect()
+    assert len(registry.events()) == 2
+    registry._keep = timedelta(0)
+    intake.collect()
+    assert registry.events() == ()
+    assert len(registry.versions("acme")) == 1
+
+
+class Interrupted(Registry):
+    """A registry that lets something happen once, just after the collector has read what is wanted."""
+
+    def __init__(self, url: str, then: Callable[[], object]) -> None:
+        super().__init__(url)
+        self.then = then
+
+    def wanted_versions(self) -> frozenset[str]:
+        """The versions wanted before it happened."""
+        found = super().wanted_versions()
+        self.then()
+        return found
+
+
+def test_collect_spares_what_is_added_again_meanwhile(
+    intake: AdapterPipeline,
+    registry: Registry,
+    registry_url: str,
+    adapter: Path,
+    base: BaseFacts,
+    tmp_path: Path,
+) -> None:
+    """A version added again between the collector's look at the registry and its deletion keeps its bytes."""
+    record, _ = intake.add("acme", str(adapter), actor="ann")
+    registry.move("acme", record.version, State.RETIRED, actor="ann")
+    os.utime(intake._store.get(record.version).path, (0, 0))
+    policy = SourcePolicy(local_roots=(tmp_path / "models",))
+    interrupted = Interrupted(registry_url, lambda: intake.add("acme", str(adapter), actor="bob"))
+    other = intake_at(tmp_path / "one", interrupted, base, policy)
+    assert other.collect() == ()
+    registry.activate("acme", record.version, actor="bob")
+    assert intake.materialise(registry.version("acme", record.version)).version == record.version
+    interrupted.close()
+
+
+def test_collect_spares_what_a_server_loads_meanwhile(
+    intake: AdapterPipeline,
+    registry: Registry,
+    registry_url: str,
+    adapter: Path,
+    base: BaseFacts,
+    tmp_path: Path,
+) -> None:
+    """An old copy that this server is about to load, because another server made it live, is kept."""
+    record, _ = intake.add("acme", str(adapter), actor="ann")
+    registry.move("acme", record.version, State.RETIRED, actor="ann")
+    path = intake._store.get(record.version).path
+    os.utime(path, (0, 0))
+    interrupted = Interrupted(registry_url, lambda: intake.materialise(record))
+    other = intake_at(tmp_path / "one", interrupted, base, SourcePolicy())
+    assert other.collect() == ()
+    assert path.is_dir()
+    interrupted.close()
+
+
+def test_a_refusal_spares_what_another_server_accepts(
+    registry: Registry, base: BaseFacts, adapter: Path, tmp_path: Path
+) -> None:
+    """Two servers with one store and different limits: one's refusal leaves what the other is taking in."""
+    policy = SourcePolicy(local_roots=(tmp_path / "models",))
+    strict, lax = (intake_at(tmp_path / "one", registry, base, policy) for _ in range(2))
+    strict._limits = AdapterLimits(max_rank=1)
+    taken = lax._check(adapter)[0]
+    with pytest.raises(RefusedError):
+        strict.add("acme", str(adapter), actor="ann")
+    assert taken.path.is_dir(), "it was there before"
+    lax._store.remove(taken.version)
+
+    def meanwhile(stored: StoredVersion) -> Adapter:
+        lax._check(adapter)
+        return AdapterPipeline._validate(strict, stored)
+
+    strict._validate = meanwhile  # type: ignore[method-assign]
+    with pytest.raises(RefusedError):
+        strict.add("acme", str(adapter), actor="ann")
+    assert taken.path.is_dir(), "it was used since"
 
 
 def test_store_copy_is_what_was_checked(intake: AdapterPipeline, adapter: Path) -> None:

@@ -8,6 +8,8 @@ from lorecall.adapters.access.keys import ApiKeyError, KeyRing, Scope
 from lorecall.adapters.access.rate_limit import RateLimits
 from lorecall.adapters.registry.api_keys import KeyNotFoundError
 from lorecall.adapters.registry.registry import Registry
+from lorecall.adapters.registry.tables import KeyRow
+from sqlalchemy import update
 
 
 def test_key_is_made_used_and_revoked(registry: Registry) -> None:
@@ -59,3 +61,36 @@ def test_wrong_keys_are_not_made(registry: Registry) -> None:
     with pytest.raises(KeyNotFoundError):
         registry.keys.revoke("0" * 32, actor="root")
     assert registry.keys.active() == ()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("scopes", ["infer", "teleport"]),
+        ("scopes", {"infer": 1.5}),
+        ("scopes", None),
+        ("limits", {"requests_per_century": 1}),
+        ("limits", [1]),
+        ("patterns", ["a/[z]"]),
+        ("patterns", [7]),
+    ],
+)
+def test_a_key_of_a_newer_release_stops_no_other(
+    registry: Registry, field: str, value: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It does not work here and is named in the log, once; the others go on, and it can be revoked."""
+    new, secret = registry.keys.add("from the future", [Scope.INFER], actor="root")
+    other, _ = registry.keys.add("other", [Scope.ADMIN], actor="root")
+    with registry.database.change() as session:
+        session.execute(update(KeyRow).where(KeyRow.id == new.id).values({field: value}))
+    for _ in range(3):
+        assert registry.keys.active() == (other,)
+    assert KeyRing(registry.keys.active()).authenticate(secret) is None
+    (logged,) = caplog.records
+    assert logged.levelname == "ERROR"
+    assert new.id in logged.getMessage()
+    assert "from the future" in logged.getMessage()
+    assert registry.keys.exist()
+    registry.keys.revoke(new.id, actor="root")
+    registry.keys.revoke(other.id, actor="root")
+    assert not registry.keys.exist()

@@ -11,7 +11,11 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from lorecall.adapters.core.errors import UsageError
 from lorecall.adapters.registry.audit_tables import AuditRow
-from lorecall.adapters.registry.database import Database, RegistryUnavailableError
+from lorecall.adapters.registry.database import (
+    Database,
+    NewerRegistryError,
+    RegistryUnavailableError,
+)
 from lorecall.adapters.registry.registry import Registry
 from lorecall.adapters.registry.tables import Model, State
 from sqlalchemy import select, text
@@ -19,6 +23,7 @@ from sqlalchemy import select, text
 from tests.postgres import Postgres
 
 MIGRATIONS = Path(__file__).parents[3] / "adapters" / "registry" / "migrations"
+NEWEST = max(path.name[:4] for path in (MIGRATIONS / "versions").glob("0*.py"))
 
 
 def test_migrations_make_the_schema_of_the_models(registry_url: str) -> None:
@@ -122,6 +127,21 @@ def test_records_of_an_older_server_can_be_shown(registry_url: str) -> None:
     found = {version.version: version.training for version in registry.versions("acme")}
     assert found == {name: kept for name, (_, kept) in old.items()} | {"none": {}}
     registry.close()
+
+
+def test_a_newer_database_is_left_alone(registry_url: str) -> None:
+    """A release that does not know the schema's revision names both and the way out, and changes nothing."""
+    database = Database(registry_url)
+    with database._begin() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(
+        NewerRegistryError, match=rf"revision 9999, .* up to {NEWEST}.*newer release"
+    ) as caught:
+        Registry(registry_url)
+    assert (caught.value.exit_code, caught.value.code) == (2, "registry_too_new")
+    with database._begin() as connection:
+        assert connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar_one() == "9999"
+    database.close()
 
 
 def test_many_first_starts_at_once(registry_url: str) -> None:

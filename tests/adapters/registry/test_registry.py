@@ -3,16 +3,20 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from lorecall.adapters.core.errors import AdapterNotFoundError, LorecallError
 from lorecall.adapters.core.refusals import NameRefusedError
 from lorecall.adapters.peft_format.adapter import Adapter
+from lorecall.adapters.registry import registry as registry_module
 from lorecall.adapters.registry.records import AdapterRecord, VersionRecord
 from lorecall.adapters.registry.registry import Registry
-from lorecall.adapters.registry.tables import State
+from lorecall.adapters.registry.tables import EventRow, State, VersionRow
 from lorecall.adapters.registry.transitions import TRANSITIONS, ConflictError
+from sqlalchemy import Connection, event, update
 
 A, B, C = "a" * 64, "b" * 64, "c" * 64
 INFO = Adapter(
@@ -299,3 +303,126 @@ def test_hostile_text(registry: Registry, text: str) -> None:
             call()
         assert caught.value.status == 404
     assert registry.adapters()[0].name == "acme"
+
+
+def test_what_is_live_is_always_wanted(registry: Registry, registry_url: str) -> None:
+    """A rollback on another connection between two reads of the collector's: the live version is still found."""
+    bring(registry, "acme", A, State.LIVE)
+    bring(registry, "acme", B, State.LIVE)
+    other, reads = Registry(registry_url), []
+
+    def roll_back(*_: object) -> None:
+        reads.append(1)
+        if len(reads) == 1:
+            other.rollback("acme", actor="ann")
+
+    event.listen(registry.database._engine, "after_cursor_execute", roll_back)
+    wanted = registry.wanted_versions()
+    event.remove(registry.database._engine, "after_cursor_execute", roll_back)
+    assert registry.adapter("acme").live_version == A, "the rollback happened"
+    assert wanted == {A, B}
+    other.close()
+
+
+@pytest.mark.parametrize("state", State)
+def test_nothing_else_can_go_live(registry: Registry, state: State) -> None:
+    """A version that the collector may delete goes live in no other way than by being added again."""
+    for version in (A, B, C):
+        bring(registry, "acme", version, State.LIVE)
+    if state is not State.RETIRED:
+        bring(registry, "acme", A, state)
+    collectable = A not in registry.wanted_versions()
+    assert collectable == (state is State.RETIRED)
+    if collectable:
+        for override in ("", "I want it"):
+            with pytest.raises(ConflictError, match="not the one to go back to"):
+                registry.activate("acme", A, actor="ann", override=override)
+
+
+def test_a_state_of_a_newer_release_takes_no_list_down(registry: Registry) -> None:
+    """It is shown and kept in the store; of the steps of this release only removing the name is possible."""
+    bring(registry, "acme", A, State.LIVE)
+    bring(registry, "acme", B, State.VALIDATED)
+    with registry.database.change() as session:
+        session.execute(update(VersionRow).where(VersionRow.version == B).values(state="paused"))
+    assert {one.version: str(one.state) for one in registry.versions("acme")} == {A: "live", B: "paused"}
+    assert registry.version("acme", B).state not in list(State)
+    assert B in registry.wanted_versions()
+    assert str(registry.stage("acme", B, source="x", actor="ann").state) == "paused"
+    for step in (
+        lambda: registry.activate("acme", B, actor="ann", override="I want it"),
+        lambda: registry.move("acme", B, State.RETIRED, actor="ann"),
+    ):
+        with pytest.raises(ConflictError, match="is paused, which does not become"):
+            step()
+    assert str(registry.version("acme", B).state) == "paused"
+    assert live(registry)["acme"].version == A
+    registry.remove("acme", actor="ann")
+
+
+def test_events_come_in_pages(registry: Registry) -> None:
+    """The newest page first, then backwards by `before`, and forwards by `after`: each event comes once."""
+    for number in range(7):
+        registry.record_event("refuse", "acme", actor="ann", number=number + 1)
+        registry.record_event("refuse", "other", actor="ann")
+    every = registry.events("acme")
+    assert [one.detail["number"] for one in every] == [1, 2, 3, 4, 5, 6, 7]
+    back = [page := registry.events("acme", limit=3)]
+    while page := registry.events("acme", before=page[0].id, limit=3):
+        back.append(page)
+    assert [one for page in reversed(back) for one in page] == list(every)
+    assert [len(page) for page in back] == [3, 3, 1]
+    forth = [page := registry.events("acme", after=0, limit=3)]
+    while page := registry.events("acme", after=page[-1].id, limit=3):
+        forth.append(page)
+    assert [one for page in forth for one in page] == list(every)
+    assert registry.events("acme", after=every[1].id, before=every[4].id) == every[2:4]
+    assert len(registry.events()) == 14
+    assert len(registry.events(limit=5)) == 5
+
+
+def test_what_is_old_is_forgotten(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Old events go, in small transactions, and with them the versions that nothing can make live any more."""
+    monkeypatch.setattr(registry_module, "PRUNED", 4)
+    for number in range(10):
+        bring(registry, "acme", f"{number:064x}", State.LIVE)
+    bring(registry, "gone", A, State.LIVE)
+    registry.remove("gone", actor="ann")
+    bring(registry, "kept", B, State.QUARANTINED)
+    bring(registry, "one", C, State.RETIRED)
+    assert registry.prune() == 0
+    later = datetime.now(UTC) + timedelta(days=366)
+    with registry.database.change() as session:  # a version of which something was heard since
+        session.execute(update(EventRow).where(EventRow.version == f"{3:064x}").values(at=later))
+    sizes: list[int] = []
+
+    def committed(connection: Connection) -> None:
+        sizes.append(connection.info.pop("rows", 0))
+
+    def counted(connection: Connection, cursor: Any, statement: str, *_: object) -> None:
+        if statement.startswith("DELETE"):
+            connection.info["rows"] = connection.info.get("rows", 0) + cursor.rowcount
+
+    event.listen(registry.database._engine, "commit", committed)
+    event.listen(registry.database._engine, "after_cursor_execute", counted)
+    assert registry.prune(later) == sum(sizes)
+    assert max(sizes) == 4
+    assert {one.version for one in registry.events()} == {f"{3:064x}"}
+    assert [one.version for one in registry.versions("acme")] == [f"{number:064x}" for number in (9, 8, 3)]
+    assert registry.rollback("acme", actor="ann").live_version == f"{8:064x}"
+    for name in ("kept", "one"):
+        assert len(registry.versions(name)) == 1
+    with registry.database.read() as session:
+        assert session.get(VersionRow, ("gone", A)) is None
+    bring(registry, "gone", A, State.LIVE)
+
+
+def test_the_list_of_versions_is_bounded(registry: Registry) -> None:
+    """The newest, and in any case the live one and the one before it."""
+    names = [f"{number:064x}" for number in range(6)]
+    for version in names[:2]:
+        bring(registry, "acme", version, State.LIVE)
+    for version in names[2:]:
+        bring(registry, "acme", version, State.VALIDATED)
+    shown = [record.version for record in registry.versions("acme", limit=2)]
+    assert shown == [names[5], names[4], names[1], names[0]]

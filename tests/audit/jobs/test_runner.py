@@ -31,7 +31,7 @@ from lorecall.audit.reports.seal import check_seal
 from lorecall.audit.reports.verify import check_contents
 from lorecall.audit.runs.single import AuditSettings, run_audit
 from lorecall.audit.scorer import AdapterVersion, ScoreItem, Scorer
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from tests.audit.tiny_scorer import TinyScorer
 
@@ -164,6 +164,28 @@ def test_stored_audits_are_scrubbed_by_the_migration(bench: Bench, sets: dict[Gr
     for snippet in report.snippets:
         assert all(token.id is None and token.p == coarse_p(token.p) for token in snippet.tokens)
     assert "PIN" not in str(bench.get(record).settings)
+
+
+@pytest.mark.parametrize("what", ["order", "entries"])
+def test_an_audit_of_a_newer_release_is_left_to_it(
+    bench: Bench, sets: dict[Group, CandidateSet], what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A setting or a verdict that this release does not know: the audit waits, and the log says for what."""
+    record = bench.submit("leaky", sets)
+    with bench.service.store._database.change() as session:
+        if what == "order":
+            session.execute(update(AuditRow).values(settings={**record.settings, "sampling": "SECRET"}))
+        else:
+            row = session.get(AuditRow, record.id)
+            assert row is not None
+            entry = {"id": "1", "verdict": "foreseen", "set": "candidates", "tokens": "SECRET"}
+            session.add(AuditSnippetRow(audit_id=record.id, position=0, verdict="foreseen", entry=entry))
+            row.done = 1
+    assert bench.runner().run_one()
+    assert bench.get(record).state is AuditState.QUEUED
+    assert bench.get(record).error == ""
+    assert "this release cannot read: " + ("sampling" if what == "order" else "0.") in caplog.text
+    assert "SECRET" not in caplog.text
 
 
 def make_order_views(framing: list[str]) -> Any:

@@ -5,11 +5,12 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from lorecall.adapters.registry.audit_tables import AuditSnippetRow, AuditState
+from lorecall.adapters.registry.audit_tables import AuditRow, AuditSnippetRow, AuditState
 from lorecall.adapters.registry.registry import Registry
 from lorecall.adapters.registry.transitions import ConflictError
 from lorecall.audit.jobs.records import AuditNotFoundError, AuditRecord, NewAudit, new_id
 from lorecall.audit.jobs.store import MAX_ATTEMPTS, AuditStore
+from sqlalchemy import update
 from sqlalchemy.exc import IntegrityError
 
 from tests.audit.jobs.conftest import Clock
@@ -191,6 +192,22 @@ def test_audits_are_listed_newest_first_and_counted(store: AuditStore, clock: Cl
     assert [record.id for record in store.audits(limit=1)] == [made[2]]
     assert store.counts() == {**dict.fromkeys(AuditState, 0), AuditState.QUEUED: 2, AuditState.CANCELLED: 1}
     assert store.ids() == (frozenset(made[1:]), frozenset(made[:1]))
+
+
+def test_a_state_of_a_newer_release_takes_no_list_down(store: AuditStore) -> None:
+    """Such an audit is shown, is nobody's to do here, and keeps its texts: it is not over."""
+    new, other = order(store), order(store)
+    with store._database.change() as session:
+        session.execute(update(AuditRow).where(AuditRow.id == new.id).values(state="paused"))
+    assert {record.id: str(record.state) for record in store.audits()} == {
+        new.id: "paused", other.id: "queued",
+    }  # fmt: skip
+    assert store.ids() == (frozenset({new.id, other.id}), frozenset())
+    assert store.counts()[AuditState.QUEUED] == 1
+    assert claimed(store, "w").id == other.id
+    assert store.claim("w", LEASE, lambda _id: True) is None
+    assert str(store.cancel(new.id).state) == "paused"
+    store.remove(new.id)
 
 
 def test_workers_share_without_doubling(store: AuditStore, registry_url: str, clock: Clock) -> None:

@@ -1,5 +1,6 @@
 """Who may call: keys from everywhere, and no server that others can reach without one."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -7,15 +8,19 @@ import yaml
 from lorecall.adapters.access.keys import Scope, digest_secret
 from lorecall.adapters.core.errors import UsageError
 from lorecall.adapters.registry.registry import Registry
+from lorecall.adapters.registry.tables import KeyRow
 from lorecall.server.auth.keyring import KeyGuard, UnauthenticatedError, check_exposure, is_loopback
+from sqlalchemy import update
 
 SECRET = "a-secret-of-more-than-20-characters"  # noqa: S105  # made up
 
 
 @pytest.fixture
-def registry(tmp_path: Path) -> Registry:
+def registry(tmp_path: Path) -> Iterator[Registry]:
     """An empty registry."""
-    return Registry(f"sqlite:///{tmp_path / 'registry.db'}")
+    opened = Registry(f"sqlite:///{tmp_path / 'registry.db'}")
+    yield opened
+    opened.close()
 
 
 def test_without_keys_nobody_is_asked(registry: Registry) -> None:
@@ -53,6 +58,17 @@ def test_a_server_that_had_a_key_never_opens_again(registry: Registry) -> None:
     guard.reload()
     with pytest.raises(UnauthenticatedError):
         guard.authenticate("")
+
+
+def test_keys_that_nobody_can_read_do_not_open_the_server(registry: Registry) -> None:
+    """Where a newer release made the only key, callers are turned away; they are not all let in."""
+    key, _ = registry.keys.add("new", [Scope.ADMIN], actor="test")
+    with registry.database.change() as session:
+        session.execute(update(KeyRow).values(scopes=["teleport"]))
+    with pytest.raises(UnauthenticatedError):
+        KeyGuard(registry, (), None, always=False).authenticate("")
+    registry.keys.revoke(key.id, actor="test")
+    assert KeyGuard(registry, (), None, always=False).authenticate("") is None
 
 
 @pytest.mark.parametrize("host", [None, "", "0.0.0.0", "::", "10.0.0.1", "example.org"])  # noqa: S104

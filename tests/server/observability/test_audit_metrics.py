@@ -49,6 +49,12 @@ def test_only_the_version_audited_last_counts() -> None:
     assert (found.recall_ratio, found.rank, found.effective_parameters) == (0.0, 2, 2000)
 
 
+def test_a_result_of_a_newer_release_takes_no_gauge_down() -> None:
+    """What this release cannot read is left out; the other adapters keep their gauges."""
+    (found,) = findings([done(2, 1, adapter="new", result={"summary": {}}), done(1, 7)])
+    assert found.adapter == "acme"
+
+
 def test_nothing_to_blame_is_no_recall() -> None:
     """Where the base knows every candidate there is no rate to speak of."""
     (found,) = findings([done(1, 0, of=0)])
