@@ -32,7 +32,7 @@ def check_caller(scope: Scope, keys: KeyGuard, context: RequestContext, *, open_
     if need is OPEN:
         return need
     headers = Headers(scope=scope)
-    context.key = keys.authenticate(headers.get("authorization", ""), headers.get("x-api-key", ""))
+    context.key = keys.authenticate(headers.getlist("authorization"), headers.getlist("x-api-key"))
     if context.key is not None and need is not ANY_KEY and not any(map(context.key.may, need.scopes)):
         wanted = " or ".join(sorted(need.scopes))
         raise ForbiddenError(
