@@ -68,7 +68,7 @@ async def build_serving(
         fixed_token_scores=config.device_config.device_type == "cpu",
         by_priority=config.scheduler_config.policy == "priority",
     )
-    guard_engine(engine_client)
+    guard_engine(engine_client, shared_cache=settings.prefix_cache == "shared")
     limits = {pattern: parse_rate_limits(values) for pattern, values in settings.adapter_limits.items()}
     serving = Serving(
         models,

@@ -66,8 +66,13 @@ class ServerSettings(BaseSettings):
         description="limits by pattern of the model's name, JSON; the first that matches counts: "
         "requests_per_minute, tokens_per_minute, concurrent",
     )
+    prefix_cache: Literal["key", "shared"] = Field(
+        default="key",
+        description="who shares cached prompts: the requests of one API key (`key`), or all, who can then measure "
+        "by speed what others have asked (`shared`)",
+    )
     open_metrics: bool = Field(
-        default=False, description="whether `/metrics`, which names adapters, needs no API key"
+        default=False, description="whether `/metrics`, which names adapters, and `/load` need no API key"
     )
     metrics_adapters: int = Field(
         default=200, ge=1, description="adapters with metrics of their own; the others share `other`"

@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+from lorecall.server.auth.cache_salt import salted
 from lorecall.server.auth.request_context import current
 
 OURS = "lorecall_"
@@ -13,12 +14,13 @@ CALLERS_FAULT = (TypeError, ValueError, OverflowError, RecursionError)
 """What vLLM's input processing raises of values that it cannot use."""
 
 
-def guard_engine(engine_client: Any) -> None:
+def guard_engine(engine_client: Any, *, shared_cache: bool = False) -> None:
     """Make an engine client refuse or ignore what callers must not ask, from now on.
 
     Extra arguments of ours are dropped: a worker acts on them. A priority below 0 becomes 0 unless the caller's
     key has the scope `audit` or `admin`: it would overtake everybody. Values that vLLM cannot use are the
-    caller's error (ValueError, which vLLM answers with 400) and not the server's.
+    caller's error (ValueError, which vLLM answers with 400) and not the server's. Cached prompts are reused
+    within an API key only, unless `shared_cache`.
     """
     from vllm.v1.engine.exceptions import EngineGenerateError  # noqa: PLC0415  vLLM's environment is set by now
 
@@ -33,6 +35,8 @@ def guard_engine(engine_client: Any) -> None:
         context = current.get()
         if context is not None and not context.privileged:
             priority = max(0, priority)
+        if context is not None and context.key is not None and not shared_cache:
+            prompt = salted(prompt, context.key)
         stream = generate(prompt, sampling_params, request_id, priority=priority, **others)
         try:
             async with contextlib.aclosing(stream):
