@@ -68,8 +68,8 @@ class ServerSettings(BaseSettings):
     )
     prefix_cache: Literal["key", "shared"] = Field(
         default="key",
-        description="who shares cached prompts: the requests of one API key (`key`), or all, who can then measure "
-        "by speed what others have asked (`shared`)",
+        description="who shares cached prompts: the requests of one API key (`key`), or all, who can then "
+        "measure by speed what others have asked (`shared`)",
     )
     open_metrics: bool = Field(
         default=False, description="whether `/metrics`, which names adapters, and `/load` need no API key"

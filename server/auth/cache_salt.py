@@ -1,4 +1,4 @@
-"""Keeps each API key's prompts apart in the engine's prefix cache, so that speed tells nobody what others asked."""
+"""Keep each key's prompts apart in the engine's prefix cache: speed tells nobody what others asked."""
 
 import hashlib
 import hmac

@@ -39,11 +39,11 @@ def salt(prompt: Any, of: ApiKey) -> str:
     ],
 )
 def test_every_form_of_prompt_is_salted(prompt: Any) -> None:
-    """The prompt is kept, each key gets its own salt, always the same, and the caller's object stays as it was."""
+    """The prompt is kept, each key has one salt of its own, and the caller's object stays as it was."""
     before = dict(prompt) if isinstance(prompt, dict) else {"prompt": prompt}
     found = salted(prompt, A)
     assert {name: value for name, value in found.items() if name != "cache_salt"} == before
-    assert prompt in (before, before["prompt"] if "prompt" in before else before)
+    assert prompt in (before, before.get("prompt", before))
     assert salt(prompt, A) == salt(prompt, A) != salt(prompt, B)
     validate_cache_salt(found["cache_salt"])
 

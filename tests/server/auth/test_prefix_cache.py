@@ -8,20 +8,19 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.server.served import Served
+from tests.server.served import SMALL, Served
 
 pytestmark = pytest.mark.engine
 
 ADMIN = "the-admin-key-of-these-tests-0123456789"
-FLAGS = ("--max-model-len", "512", "--max-num-seqs", "8", "--no-enable-lora", "--block-size", "32")
 BASE: dict[str, Any] = {"max_tokens": 1, "temperature": 0}
 NUMBERS = itertools.count(1)
 
 
 @pytest.fixture(scope="module")
 def server(tiny: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """A server with an admin key, and small blocks in its cache."""
-    one = Served(tiny("int8-w8a8"), tmp_path_factory.mktemp("salted"), FLAGS, {"LORECALL_ADMIN_KEY": ADMIN})
+    """A server with an admin key."""
+    one = Served(tiny("int8-w8a8"), tmp_path_factory.mktemp("salted"), SMALL, {"LORECALL_ADMIN_KEY": ADMIN})
     one.http.headers["Authorization"] = f"Bearer {ADMIN}"
     yield one
     one.close()
@@ -47,13 +46,13 @@ def hits(server: Served) -> float:
 
 
 def text() -> str:
-    """A prompt of several blocks that no test has sent before."""
-    return f"{next(NUMBERS)} is where this one begins. " + "word and word again; " * 8
+    """A prompt of more than one block of 128 tokens that no test has sent before."""
+    return f"{next(NUMBERS)} is where this one begins. " + "word and word again; " * 16
 
 
 def ids() -> list[int]:
     """The same as token ids."""
-    return [10 + next(NUMBERS), *range(20, 180)]
+    return [10 + next(NUMBERS), *range(20, 220)]
 
 
 def chat() -> list[dict[str, str]]:
@@ -80,6 +79,8 @@ ROUTES: dict[str, Callable[[], tuple[str, dict[str, Any]]]] = {
     "sagemaker": lambda: ("/invocations", {"prompt": text(), **BASE}),
 }
 
+SHARING = ("several answers", "beam search")  # within one request
+
 
 @pytest.mark.parametrize("route", ROUTES)
 def test_a_prompt_is_cached_for_its_own_key_only(
@@ -96,10 +97,10 @@ def test_a_prompt_is_cached_for_its_own_key_only(
         return hits(server) - before
 
     a, b = callers
-    own = ask(a)  # several answers and beams share their own prompt
-    assert [ask(b), ask(server.http)] == [own, own]
-    assert ask(a) > own
-    assert ask(b) > own
+    first = [ask(a), ask(b), ask(server.http)]
+    assert route in SHARING or first == [0, 0, 0]
+    assert ask(a) > max(first)
+    assert ask(b) > max(first)
 
 
 def test_another_keys_salt_cannot_be_asked_for(

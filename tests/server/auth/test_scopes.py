@@ -58,7 +58,7 @@ def test_each_route_has_its_need(method: str, path: str, need: Need) -> None:
 
 
 def test_metrics_open_only_when_told() -> None:
-    """`/metrics` names adapters and `/load` counts others' requests: both need admin unless the operator says no."""
+    """`/metrics` names adapters and `/load` counts others' requests: both need admin by default."""
     assert need_of("GET", "/metrics", open_metrics=True) is OPEN
     assert need_of("GET", "/load", open_metrics=True) is OPEN
     assert need_of("POST", "/load", open_metrics=True) == ADMIN
