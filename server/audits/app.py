@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse, Response
 from lorecall.adapters.core.errors import LorecallError
 from lorecall.adapters.registry.registry import Registry
 from lorecall.audit.scorers.remote_engine import HttpEngine
-from lorecall.server.audits.wiring import make_audits
+from lorecall.server.audits.wiring import make_audits, make_limits
 from lorecall.server.auth.keyring import KeyGuard, check_exposure, is_loopback
 from lorecall.server.auth.middleware import ApiKeyMiddleware
 from lorecall.server.auth.request_context import sees
@@ -72,7 +72,8 @@ def make_app(server: str, registry: Registry, settings: ServerSettings, host: st
 
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _refused)
-    app.add_middleware(ApiKeyMiddleware, keys=guard, open_metrics=settings.open_metrics)
+    limits = make_limits(settings)
+    app.add_middleware(ApiKeyMiddleware, keys=guard, limits=limits, open_metrics=settings.open_metrics)
     return app
 
 

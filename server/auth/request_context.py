@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from lorecall.adapters.access.keys import ApiKey, Scope
 from lorecall.adapters.core.errors import LorecallError
+from lorecall.server.auth.limits import Limits
 
 ANONYMOUS = "anonymous"
 
@@ -37,11 +38,13 @@ class RequestContext:
         key: The caller's key; None on a server without keys.
         leases: The adapter versions that it runs on, by name; a name keeps its version until the request ends.
         tokens: Tokens of prompts and answers that it has used so far.
+        limits: The server's rate limits.
     """
 
     key: ApiKey | None = None
     leases: dict[str, Lease] = field(default_factory=dict)
     tokens: int = 0
+    limits: Limits = field(default_factory=Limits)
 
     def sees(self, model: str) -> bool:
         """Whether the caller may see a model of that name."""
@@ -79,6 +82,18 @@ def sees(model: str) -> bool:
     """Whether the current request may see a model; outside a request, everything may be seen."""
     context = current.get()
     return context is None or context.sees(model)
+
+
+async def charge_audit(model: str, texts: int, tokens: int) -> None:
+    """Charge an audit to the current request's key, and to the model if the key sees it.
+
+    Raises:
+        RateLimitedError: A limit is reached; nothing was charged.
+    """
+    context = current.get() or RequestContext()
+    seen = model if context.sees(model) else ""
+    admission = await context.limits.admit(context.key, seen, texts=texts, tokens=tokens, audit=True)
+    await admission.finish()
 
 
 def actor() -> str:
