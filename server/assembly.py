@@ -81,6 +81,7 @@ async def build_serving(
         settings.max_body_bytes,
         settings.max_items,
     )
+    await serving.limits.limiter.check()
     follower = Follower(plane, metrics, settings.poll_seconds, guard.reload)
     background: Background = [follower.run()]
     await follower.catch_up()

@@ -182,6 +182,10 @@ class RateLimiter:
         self._buckets = buckets or OwnBuckets()
         self._running: Counter[str] = Counter()
 
+    async def check(self) -> None:
+        """Ask the buckets for nothing: shared ones that do not answer are in the log from the start."""
+        await self._buckets.take({})
+
     async def admit(
         self, limits: Mapping[str, RateLimits], *, requests: int = 1, tokens: int = 0
     ) -> AdmittedRequest:

@@ -36,12 +36,14 @@ def make_app(server: str, registry: Registry, settings: ServerSettings, host: st
     """
     guard = KeyGuard(registry, settings.secrets(), settings.api_keys_file, always=not is_loopback(host))
     check_exposure(host, guard)
+    limits = make_limits(settings)
     engine, series = HttpEngine(server), CollectorRegistry()
     parts = make_audits(registry, engine, settings, series, AdapterLabels(settings.metrics_adapters))
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         parts.worker.start()
+        await limits.limiter.check()
         follow = asyncio.create_task(_follow_keys(guard, settings.poll_seconds))
         yield
         follow.cancel()
@@ -72,7 +74,6 @@ def make_app(server: str, registry: Registry, settings: ServerSettings, host: st
 
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _refused)
-    limits = make_limits(settings)
     app.add_middleware(ApiKeyMiddleware, keys=guard, limits=limits, open_metrics=settings.open_metrics)
     return app
 

@@ -59,6 +59,6 @@ def texts_in(body: Mapping[str, Any]) -> int:
     audited for.
     """
     lists = [body.get(name) for name in ("items", "candidates", "controls")]
-    batches = [body.get(name) for name in ("prompt", "messages")]
+    batches = [body.get(name) for name in ("prompt", "prompt_embeds", "messages")]
     lists += [one for one in batches if isinstance(one, list) and one and isinstance(one[0], str | list)]
     return max(1, sum(len(one) for one in lists if isinstance(one, list)))

@@ -162,6 +162,14 @@ def test_without_redis_each_process_limits_by_itself(
     )
 
 
+def test_a_start_without_redis_is_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """Before any request, and without the address, which may hold a password; the start goes on."""
+    asyncio.run(RateLimiter(make_buckets("redis://:geheim@127.0.0.1:1/0")).check())
+    (text,) = [record.getMessage() for record in caplog.records]
+    assert "LORECALL_LIMITS_URL does not answer: ConnectionError" in text
+    assert "geheim" not in text
+
+
 def test_a_redis_that_does_not_answer_is_left_alone(redis: Redis) -> None:
     """After one failure requests no longer wait for it, until it is tried again."""
     now = [0.0]

@@ -81,7 +81,7 @@ def test_a_wait_that_is_none_or_too_long_is_an_error(after: str, monkeypatch: py
     """Nobody waits for ever, nor asks without a pause."""
     monkeypatch.setattr("time.sleep", lambda _seconds: pytest.fail("waited"))
     error = {"error": {"message": "over", "type": "invalid_request_error", "code": "rate_limited"}}
-    headers = {"Retry-After": after.encode()}
+    headers = [(b"Retry-After", after.encode())]
     transport = httpx.MockTransport(lambda _request: httpx.Response(429, json=error, headers=headers))
     client = HttpClient("http://server", transport=transport)
     with client, pytest.raises(ScorerError, match="rate_limited"):

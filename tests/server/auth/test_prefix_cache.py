@@ -13,15 +13,17 @@ from tests.server.served import SMALL, Served
 pytestmark = pytest.mark.engine
 
 ADMIN = "the-admin-key-of-these-tests-0123456789"
+FLAGS = (*SMALL, "--enable-scale-out")
 BASE: dict[str, Any] = {"max_tokens": 1, "temperature": 0}
+SAGEMAKER = "X-Amzn-SageMaker-Adapter-Identifier"  # names the model on /invocations
 NUMBERS = itertools.count(1)
 
 
 @pytest.fixture(scope="module")
 def server(tiny: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A server with an admin key."""
-    one = Served(tiny("int8-w8a8"), tmp_path_factory.mktemp("salted"), SMALL, {"LORECALL_ADMIN_KEY": ADMIN})
-    one.http.headers["Authorization"] = f"Bearer {ADMIN}"
+    one = Served(tiny("int8-w8a8"), tmp_path_factory.mktemp("salted"), FLAGS, {"LORECALL_ADMIN_KEY": ADMIN})
+    one.http.headers.update({"Authorization": f"Bearer {ADMIN}", SAGEMAKER: one.base})
     yield one
     one.close()
 
@@ -31,7 +33,11 @@ def callers(server: Served) -> Iterator[tuple[httpx.Client, httpx.Client]]:
     """Clients with two tenants' keys."""
     made = [server.post("/v1/keys", {"name": name, "scopes": ["infer"]}).json()["secret"] for name in "ab"]
     clients = [
-        httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {secret}"}, timeout=120)
+        httpx.Client(
+            base_url=server.url,
+            headers={"Authorization": f"Bearer {secret}", SAGEMAKER: server.base},
+            timeout=120,
+        )
         for secret in made
     ]
     yield clients[0], clients[1]
@@ -76,10 +82,14 @@ ROUTES: dict[str, Callable[[], tuple[str, dict[str, Any]]]] = {
         "/inference/v1/generate",
         {"token_ids": ids(), "sampling_params": {"max_tokens": 1}},
     ),
+    "generative scoring": lambda: (
+        "/generative_scoring",
+        {"query": text(), "items": ["one", "two"], "label_token_ids": [20, 30]},
+    ),
     "sagemaker": lambda: ("/invocations", {"prompt": text(), **BASE}),
 }
 
-SHARING = ("several answers", "beam search")  # within one request
+SHARING = ("several answers", "beam search", "generative scoring")  # within one request
 
 
 @pytest.mark.parametrize("route", ROUTES)

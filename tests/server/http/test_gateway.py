@@ -1,6 +1,6 @@
 """The middleware in front of every route: what is charged, to whom, and when."""
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI, Request
 from fastapi.testclient import TestClient
-from lorecall.adapters.access.fleet_limits import make_buckets
+from lorecall.adapters.access.fleet_limits import FleetBuckets, make_buckets
 from lorecall.adapters.access.keys import Scope
 from lorecall.adapters.access.rate_limit import RateLimiter, RateLimits
 from lorecall.adapters.registry.registry import Registry
@@ -19,6 +19,8 @@ from lorecall.server.auth.request_context import current
 from lorecall.server.http.gateway import Gateway
 from lorecall.server.observability.metrics import Metrics
 from prometheus_client import CollectorRegistry
+
+from tests.redis_server import MissingRedisError, running_redis
 
 BASE = "org/model"
 ITEM = {"id": "1", "prefix": "a", "target": "b"}
@@ -80,11 +82,19 @@ def registry(tmp_path: Path) -> Iterator[Registry]:
 
 
 @contextmanager
-def site(registry: Registry, limits: Limits | None = None, tokens: int = 0) -> Iterator[Site]:
+def site(
+    registry: Registry,
+    limits: Limits | None = None,
+    tokens: int = 0,
+    at_end: Callable[[], Awaitable[None]] | None = None,
+) -> Iterator[Site]:
     """A site with its client open."""
     one = Site(registry, limits or Limits(), tokens)
     with one.http:
         yield one
+        if at_end is not None:
+            assert one.http.portal is not None
+            one.http.portal.call(at_end)
 
 
 @pytest.mark.parametrize(
@@ -154,6 +164,25 @@ def test_different_keys_in_two_headers_are_refused(registry: Registry) -> None:
         assert at.post("/v1/completions", body, {**two, "X-API-Key": secret}) == 200
         both = [("x-api-key", secret), ("x-api-key", secret)]
         assert at.http.post("/v1/completions", json=body, headers=both).status_code == 200
+
+
+def test_two_servers_on_one_redis_share_their_limits(registry: Registry, tmp_path: Path) -> None:
+    """Of a key's twelve requests to two servers in turn five pass; without Redis, five on each would."""
+    try:
+        with running_redis(tmp_path) as redis:
+            one, two = (FleetBuckets(redis.url) for _ in range(2))
+            with (
+                site(registry, Limits({}, RateLimiter(one)), at_end=one.aclose) as a,
+                site(registry, Limits({}, RateLimiter(two)), at_end=two.aclose) as b,
+            ):
+                headers = a.key(Scope.INFER, requests_per_minute=5.0)
+                b.keys.reload()
+                codes = [
+                    at.post("/v1/completions", {"prompt": "x"}, headers) for _ in range(6) for at in (a, b)
+                ]
+                assert codes == [200] * 5 + [429] * 7
+    except MissingRedisError as error:
+        pytest.skip(str(error))
 
 
 def test_without_redis_requests_are_served_and_limited(registry: Registry) -> None:
