@@ -109,7 +109,7 @@ def _open(url: str) -> Any:
     scheme = url.partition("://")[0]
     if scheme not in SCHEMES:
         raise UsageError(
-            f"the address of the rate limits begins with {scheme[:20]!r}",
+            f"LORECALL_LIMITS_URL begins with {scheme[:20]!r}",
             hint=f"redis://host:6379/0; possible are {', '.join(SCHEMES)}",
             param="LORECALL_LIMITS_URL",
         )
@@ -119,7 +119,7 @@ def _open(url: str) -> Any:
         from redis.backoff import NoBackoff  # noqa: PLC0415
     except ImportError as error:
         raise UsageError(
-            "rate limits in Redis need the library limits",
+            "LORECALL_LIMITS_URL needs the library limits",
             hint="pip install 'lorecall[fleet]'",
             param="LORECALL_LIMITS_URL",
         ) from error
@@ -129,7 +129,7 @@ def _open(url: str) -> Any:
         storage: Any = storage_from_string(f"async+{url}", **options)
     except Exception as error:  # noqa: BLE001  of limits or of redis; they quote the address with its password
         raise UsageError(
-            f"the address of the rate limits cannot be used ({type(error).__name__})",
+            f"LORECALL_LIMITS_URL cannot be used ({type(error).__name__})",
             hint="redis://:password@host:6379/0, with %-escapes in the password",
             param="LORECALL_LIMITS_URL",
         ) from None

@@ -56,7 +56,18 @@ def test_a_port_in_use_is_exit_2(model: str) -> None:
     assert f"port {port} on 127.0.0.1 is in use" in shown
 
 
-@pytest.mark.parametrize(("name", "value"), [("LORECALL_STROE", "x"), ("LORECALL_ADAPTERS", "[]")])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("LORECALL_STROE", "x"),
+        ("LORECALL_ADAPTERS", "[]"),
+        ("LORECALL_ADAPTER_LIMITS", '{"*": {"requests": 1}}'),
+        ("LORECALL_LIMITS_URL", "http://localhost"),
+        ("LORECALL_LIMITS_URL", "redis://localhost:port"),
+        ("LORECALL_MAX_ITEMS", "0"),
+        ("LORECALL_PREFIX_CACHE", "mine"),
+    ],
+)
 def test_a_bad_variable_is_exit_2_by_name(model: str, name: str, value: str) -> None:
     """A misspelt or unreadable setting stops the server with the variable's name."""
     code, shown = serve("--base", model, **{name: value})
