@@ -85,7 +85,7 @@ class FleetBuckets:
         await self._client.aclose()
 
     async def _ask(self, amounts: Mapping[Bucket, float], *, by_force: bool) -> list[float]:
-        keys = [f"{_PREFIX}:{one.limit}:{one.per_minute:g}:{one.subject}" for one in amounts]
+        keys = [f"{_PREFIX}:{one.limit}:{float(one.per_minute)!r}:{one.subject}" for one in amounts]
         numbers = [
             number for one, amount in amounts.items() for number in (repr(one.rate), repr(one.size), amount)
         ]
