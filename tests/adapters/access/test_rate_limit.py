@@ -194,22 +194,23 @@ def test_memory_is_bounded(limiter: Limiter, clock: Clock, monkeypatch: pytest.M
 
 
 def test_more_subjects_than_are_remembered(limiter: Limiter, clock: Clock) -> None:
-    """With eleven thousand subjects whose requests are running, each ends and is charged as if it were alone."""
+    """With eleven thousand keys and models, each request ends and is charged as if it were alone."""
     both = RateLimits(requests_per_minute=60, tokens_per_minute=600)
 
     async def run() -> None:
-        running = [await limiter.admit({f"subject-{n}": both}) for n in range(11_000)]
+        running = [await limiter.admit({f"key-{n}": both, f"model-{n}": both}) for n in range(5500)]
         clock.now += 3600  # their buckets are full again while they run
-        for n in range(11_000, 22_000):
-            await (await limiter.admit({f"subject-{n}": both})).finish()
+        for n in range(5500, 11_000):
+            await (await limiter.admit({f"key-{n}": both, f"model-{n}": both})).finish()
         for one in running:
             await one.finish(700)
 
     asyncio.run(run())
-    for n in range(0, 11_000, 1000):
-        with pytest.raises(RateLimitedError) as caught:
-            limiter.ask({f"subject-{n}": both})
-        assert caught.value.limit == "tokens_per_minute"
+    for n in range(0, 5500, 500):
+        for whose in ("key", "model"):
+            with pytest.raises(RateLimitedError) as caught:
+                limiter.ask({f"{whose}-{n}": both})
+            assert caught.value.limit == "tokens_per_minute"
     assert not limiter._running
 
 
