@@ -214,6 +214,20 @@ def test_more_subjects_than_are_remembered(limiter: Limiter, clock: Clock) -> No
     assert not limiter._running
 
 
+@pytest.mark.parametrize("others", [0, 1])
+def test_subjects_without_limits_are_not_lost(limiter: Limiter, others: int) -> None:
+    """Whatever number of subjects there is when one more comes, each request finds its own at its end."""
+
+    async def run() -> None:
+        for n in range(others):
+            await (await limiter.admit({f"other-{n}": NO_LIMITS})).finish()
+        for n in range(11_000):
+            await (await limiter.admit({f"key-{n}": NO_LIMITS, f"model-{n}": NO_LIMITS})).finish()
+
+    asyncio.run(run())
+    assert not limiter._running
+
+
 def test_a_request_of_many_texts_counts_as_many(limiter: Limiter, clock: Clock) -> None:
     """Ninety texts at sixty a minute pass at once, and cost ninety seconds; half of that is not enough."""
     limits = {"a": RateLimits(requests_per_minute=60)}
