@@ -8,7 +8,6 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
-from lorecall.adapters.access.keys import parse_rate_limits
 from lorecall.adapters.core.errors import UsageError
 from lorecall.adapters.intake.pipeline import AdapterPipeline
 from lorecall.adapters.intake.shared_store import SharedStore
@@ -22,7 +21,7 @@ from lorecall.audit.policy.policy_file import load_policy
 from lorecall.audit.scorer import EngineInfo
 from lorecall.server.audits.admission import AuditGate, gate_framings, operator_sets
 from lorecall.server.audits.engines import OwnEngine
-from lorecall.server.audits.wiring import make_audits
+from lorecall.server.audits.wiring import make_audits, make_limits
 from lorecall.server.auth.engine_guard import guard_engine
 from lorecall.server.auth.keyring import KeyGuard, check_exposure, is_loopback
 from lorecall.server.http.state import Serving
@@ -66,8 +65,7 @@ async def build_serving(
         fixed_token_scores=config.device_config.device_type == "cpu",
         by_priority=config.scheduler_config.policy == "priority",
     )
-    guard_engine(engine_client, engine_set.hold)
-    limits = {pattern: parse_rate_limits(values) for pattern, values in settings.adapter_limits.items()}
+    guard_engine(engine_client, engine_set.hold, shared_cache=settings.prefix_cache == "shared")
     serving = Serving(
         models,
         plane,
@@ -75,11 +73,13 @@ async def build_serving(
         engine,
         guard,
         metrics,
-        limits,
+        make_limits(settings),
         settings.open_metrics,
         settings.max_adapter_bytes,
         settings.max_body_bytes,
+        settings.max_items,
     )
+    await serving.limits.limiter.check()
     follower = Follower(plane, metrics, settings.poll_seconds, guard.reload)
     background: Background = [follower.run(), stop_at_the_end(intake)]
     try:

@@ -1,5 +1,6 @@
 """Error answers in OpenAI's shape, and the route class that makes them of our errors."""
 
+import math
 import traceback
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -7,12 +8,16 @@ from typing import Any
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 from fastapi.routing import APIRoute
+from lorecall.adapters.access.rate_limit import RateLimitedError
 from lorecall.adapters.core.errors import LorecallError
 
 
 def error_answer(error: LorecallError) -> JSONResponse:
-    """Return `{"error": {message, type, param, code}}` with the error's HTTP status."""
-    return error_body(str(error), error.status, code=error.code, param=error.param)
+    """Return `{"error": {message, type, param, code}}` with the error's status; 429 says when to try again."""
+    answer = error_body(str(error), error.status, code=error.code, param=error.param)
+    if isinstance(error, RateLimitedError):
+        answer.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
+    return answer
 
 
 def error_body(message: str, status: int, *, code: str, param: str | None = None) -> JSONResponse:

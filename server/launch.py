@@ -159,6 +159,25 @@ def check_gate(settings: ServerSettings) -> None:
     gate_framings(settings.audit_framings, chat_template=True)
 
 
+def check_limits(settings: ServerSettings) -> None:
+    """Check the rate limits, before the engine starts.
+
+    Raises:
+        UsageError: A limit, or the address of the fleet's Redis, cannot be used.
+    """
+    from lorecall.adapters.access.fleet_limits import make_buckets
+    from lorecall.adapters.access.keys import parse_rate_limits
+
+    for pattern, values in settings.adapter_limits.items():
+        try:
+            parse_rate_limits(values)
+        except UsageError as error:
+            raise UsageError(
+                f"LORECALL_ADAPTER_LIMITS, {pattern!r}: {error}", param="adapter_limits"
+            ) from error
+    make_buckets(settings.limits_url.get_secret_value())
+
+
 def serve(base: str, port: int, extra: Sequence[str]) -> None:
     """Run the server until it is stopped.
 
@@ -172,6 +191,7 @@ def serve(base: str, port: int, extra: Sequence[str]) -> None:
     check_flags(extra, os.environ)
     check_settings(host, extra, settings)
     check_gate(settings)
+    check_limits(settings)
     check_port(host, port)
     prepare_environment()
     check_scheme(model)

@@ -78,10 +78,29 @@ class ServerSettings(BaseSettings):
     adapter_limits: dict[str, dict[str, float]] = Field(
         default_factory=dict,
         description="limits by pattern of the model's name, JSON; the first that matches counts: "
-        "requests_per_minute, tokens_per_minute, concurrent",
+        "requests_per_minute, tokens_per_minute, concurrent; counted by each process, see `LORECALL_LIMITS_URL`",
+    )
+    limits_url: SecretStr = Field(
+        default=SecretStr(""),
+        description="address of a Redis, such as `redis://:password@host:6379/0`, in which all processes count "
+        "the rates of keys and models together; empty: each process counts by itself, as it does while Redis "
+        "does not answer; `concurrent` is by process always",
+    )
+    max_items: int = Field(
+        default=4096,
+        ge=1,
+        description="the most texts in one request: items to score, prompts or conversations of a batch",
+    )
+    audit_max_snippets: int = Field(
+        default=100_000, ge=1, description="the most snippets of one audit, controls included"
+    )
+    prefix_cache: Literal["key", "shared"] = Field(
+        default="key",
+        description="who shares cached prompts: the requests of one API key (`key`), or all, who can then "
+        "measure by speed what others have asked (`shared`)",
     )
     open_metrics: bool = Field(
-        default=False, description="whether `/metrics`, which names adapters, needs no API key"
+        default=False, description="whether `/metrics`, which names adapters, and `/load` need no API key"
     )
     metrics_adapters: int = Field(
         default=200, ge=1, description="adapters with metrics of their own; the others share `other`"

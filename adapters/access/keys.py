@@ -17,7 +17,8 @@ from lorecall.adapters.core.errors import UsageError
 from lorecall.adapters.core.refusals import safe_repr
 
 MIN_SECRET_CHARACTERS = 20
-_PATTERN = re.compile(r"[A-Za-z0-9._*?-]{1,128}", re.ASCII)
+_PATTERN = re.compile(r"[A-Za-z0-9._/:@+*?-]{1,128}", re.ASCII)
+_SECRET = re.compile(r"[!-~]+")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _FIELDS = {"name", "sha256", "scopes", "adapters", "limits", "expires"}
 
@@ -46,7 +47,8 @@ class ApiKey:
         name: Its name for people.
         digest: sha256 of the secret, 64 hex digits.
         scopes: What it may do.
-        patterns: Glob patterns (`*`, `?`) of the model names that it may use, the base's name included.
+        patterns: Glob patterns (`*`, `?`, which match `/` too) of the model names that it may use, the base's
+            name included.
         limits: Its rate limits.
         expires_at: When it expires, UTC; None for never.
     """
@@ -64,7 +66,7 @@ class ApiKey:
         if bad or not self.patterns:
             raise ApiKeyError(
                 f"the key {safe_repr(self.name)} has the adapter pattern {safe_repr(bad)}",
-                hint="letters, digits, dots, underscores, hyphens, * and ?",
+                hint="letters, digits, any of . _ - / : @ +, and * and ?",
                 param="adapters",
             )
         if not self.scopes:
@@ -123,12 +125,17 @@ def key_from_secret(secret: str, name: str = "environment") -> ApiKey:
     """Return a key with every scope for a secret of the operator's, such as one in an environment variable.
 
     Raises:
-        ApiKeyError: The secret is short enough to be guessed.
+        ApiKeyError: The secret is short enough to be guessed, or holds what a header does not carry unchanged.
     """
     if len(secret) < MIN_SECRET_CHARACTERS:
         raise ApiKeyError(
             f"the API key from {name} has {len(secret)} characters",
             hint=f"at least {MIN_SECRET_CHARACTERS}, random, such as of `openssl rand -base64 32`",
+        )
+    if not _SECRET.fullmatch(secret):
+        raise ApiKeyError(
+            f"the API key from {name} holds a space or a character outside printable ASCII",
+            hint="an HTTP header cannot carry those; take letters, digits and punctuation",
         )
     return ApiKey(id=name, name=name, digest=digest_secret(secret), scopes=frozenset({Scope.ADMIN}))
 

@@ -23,6 +23,9 @@ from lorecall.audit.runs.single import AuditSettings
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 MAX_SNIPPETS = 100_000
+BYTES_PER_TOKEN = 4
+"""By which tokens are estimated: who takes an order need not have the engine's tokenizer."""
+
 FILE_NAME_LENGTH = 120
 ID_LENGTH = 512
 TEXT_LENGTH = 1 << 20
@@ -60,6 +63,11 @@ class OrderSettings(BaseModel):
     @classmethod
     def _listed(cls, value: object) -> object:
         return [value] if isinstance(value, str) else value
+
+    @property
+    def views(self) -> int:
+        """In how many ways each snippet is asked for."""
+        return len(self.framing) * (1 + len(self.prefix_tokens))
 
     def rules(self) -> Policy:
         """Return the policy."""
@@ -105,6 +113,23 @@ class Order:
     texts: Texts
 
     @property
+    def texts_to_score(self) -> int:
+        """How many texts the audit scores: every snippet, in every view."""
+        return sum(len(one.items) for one in self.texts.sets.values()) * self.settings.views
+
+    @property
+    def tokens_to_score(self) -> int:
+        """About how many tokens the engine computes: each text through the adapter and through the base."""
+        texts = (
+            text
+            for one in self.texts.sets.values()
+            for item in one.items
+            for text in (item.prefix, item.target)
+        )
+        size = sum(len(text.encode(errors="surrogatepass")) for text in texts)
+        return 2 * self.settings.views * size // BYTES_PER_TOKEN
+
+    @property
     def candidate_set(self) -> str:
         """The sha256 of the candidates' texts in their order, in hex; their ids do not count."""
         pairs = [[item.prefix, item.target] for item in self.texts.sets[Group.CANDIDATES].items]
@@ -119,12 +144,15 @@ def set_inputs(sets: Mapping[Group, CandidateSet]) -> dict[str, Any]:
     }
 
 
-def make_order(fields: Mapping[str, object], files: Mapping[str, Upload]) -> Order:
+def make_order(
+    fields: Mapping[str, object], files: Mapping[str, Upload], max_snippets: int = MAX_SNIPPETS
+) -> Order:
     """Return the audit that a request asks for.
 
     Args:
         fields: The JSON object, or a form's fields.
         files: Uploaded JSON Lines by field, `candidates` and `controls`: (file name, bytes).
+        max_snippets: The most snippets, candidates and controls together.
 
     Raises:
         UsageError: A field is missing, unknown or wrong.
@@ -141,7 +169,9 @@ def make_order(fields: Mapping[str, object], files: Mapping[str, Upload]) -> Ord
     settings = OrderSettings(**asked.model_dump(include=set(OrderSettings.model_fields)))
     settings.rules()
     settings.audit_settings(asked.system, asked.template)
-    texts = Texts(_sets(asked, files), asked.system, redactor(show=False).salt, asked.template)
+    sets = _sets(asked, files)
+    check_sets(sets, max_snippets)
+    texts = Texts(sets, asked.system, redactor(show=False).salt, asked.template)
     return Order(asked.adapter, settings, texts)
 
 
@@ -170,7 +200,6 @@ def _sets(asked: _Fields, files: Mapping[str, Upload]) -> dict[Group, CandidateS
         sets[Group.CONTROLS] = made
     elif Group.CONTROLS in sets:
         check_disjoint(sets[Group.CANDIDATES], sets[Group.CONTROLS])
-    check_sets(sets)
     return sets
 
 
@@ -180,17 +209,17 @@ def _file_name(name: str) -> str:
     return plain.encode(errors="replace").decode()[:FILE_NAME_LENGTH] or "upload"
 
 
-def check_sets(sets: Mapping[Group, CandidateSet]) -> None:
+def check_sets(sets: Mapping[Group, CandidateSet], max_snippets: int = MAX_SNIPPETS) -> None:
     """Check sets that came over HTTP: how many snippets they hold, how long these are, and that ids can be shown.
 
     Raises:
         CandidateError: They are too many, one is too long, or its id cannot be shown.
     """
     total = sum(len(one.items) for one in sets.values())
-    if total > MAX_SNIPPETS:
+    if total > max_snippets:
         raise CandidateError(
-            f"{total} snippets, and one audit takes {MAX_SNIPPETS}",
-            hint="send them in parts",
+            f"{total} snippets, and one audit takes {max_snippets}",
+            hint="send them in parts; the server's LORECALL_AUDIT_MAX_SNIPPETS is the bound",
             param="candidates",
         )
     for item in (item for one in sets.values() for item in one.items):

@@ -8,7 +8,7 @@ from typing import Any
 from lorecall.adapters.core.errors import AdapterNotFoundError
 from lorecall.adapters.registry.audit_tables import AuditState
 from lorecall.adapters.registry.transitions import ConflictError
-from lorecall.audit.jobs.order import Order, set_inputs
+from lorecall.audit.jobs.order import MAX_SNIPPETS, Order, set_inputs
 from lorecall.audit.jobs.records import AuditNotFoundError, AuditRecord, NewAudit, new_id
 from lorecall.audit.jobs.runner import Engines
 from lorecall.audit.jobs.spool import Spool
@@ -34,12 +34,14 @@ class AuditService:
         spool: The texts of the open ones.
         engines: What knows the served adapters.
         queued: Called when an audit was queued, to wake the worker.
+        max_snippets: The most snippets of one audit that a caller asks for.
     """
 
     store: AuditStore
     spool: Spool
     engines: Engines
     queued: Callable[[], None] = field(default=lambda: None)
+    max_snippets: int = MAX_SNIPPETS
 
     def submit(self, order: Order, sees: Sees, actor: str) -> AuditRecord:
         """Queue an audit of the live version of a name.

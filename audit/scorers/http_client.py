@@ -1,6 +1,7 @@
 """The one HTTP client of a server: its API key, timeouts, retries and errors."""
 
 import os
+import time
 from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +14,8 @@ API_KEY_VARIABLE = "LORECALL_API_KEY"
 TIMEOUT_S = 600.0
 CONNECT_S = 10.0
 CONNECT_RETRIES = 3
+WAIT_S = 300
+"""The longest that a request waits for its turn under the server's rate limits, in seconds."""
 
 
 class RequestRefusedError(UsageError):
@@ -93,8 +96,15 @@ class HttpClient:
             raise ScorerError(f"{method} {path} broke off: {type(error).__name__}") from error
 
     def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return the answer's JSON object; errors are those of `send` and of `read_json`, without any text."""
-        return read_json(self.send(method, path, json=body))
+        """Return the answer's JSON object, after waiting for the server's rate limits.
+
+        Errors are those of `send` and of `read_json`, without any text.
+        """
+        answer = self.send(method, path, json=body)
+        while answer.status_code == HTTPStatus.TOO_MANY_REQUESTS and 0 < seconds_to_wait(answer) <= WAIT_S:
+            time.sleep(seconds_to_wait(answer))  # it was refused before anything was done
+            answer = self.send(method, path, json=body)
+        return read_json(answer)
 
     def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the answer's JSON object; for requests without candidates' texts, which an error may quote.
@@ -112,6 +122,12 @@ class HttpClient:
                 return _answer(self.send("POST", path, content=content))
         except OSError as error:
             raise UsageError(f"{file} cannot be read: {error}", param="source") from error
+
+
+def seconds_to_wait(answer: httpx.Response) -> int:
+    """Return an answer's `Retry-After`, if that is a number of seconds; 0 otherwise."""
+    stated = answer.headers.get("Retry-After", "")
+    return int(stated) if stated.isascii() and stated.isdigit() else 0
 
 
 def _is_url(server: str) -> bool:

@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse, Response
 from lorecall.adapters.core.errors import LorecallError
 from lorecall.adapters.registry.registry import Registry
 from lorecall.audit.scorers.remote_engine import HttpEngine
-from lorecall.server.audits.wiring import make_audits
+from lorecall.server.audits.wiring import make_audits, make_limits
 from lorecall.server.auth.keyring import KeyGuard, check_exposure, is_loopback
 from lorecall.server.auth.middleware import ApiKeyMiddleware
 from lorecall.server.auth.request_context import sees
@@ -40,6 +40,7 @@ def make_app(server: str, registry: Registry, settings: ServerSettings, host: st
     """
     guard = KeyGuard(registry, settings.secrets(), settings.api_keys_file, always=not is_loopback(host))
     check_exposure(host, guard)
+    limits = make_limits(settings)
     engine, series = HttpEngine(server), CollectorRegistry()
     parts = make_audits(registry, engine, settings, series, AdapterLabels(settings.metrics_adapters))
 
@@ -47,6 +48,7 @@ def make_app(server: str, registry: Registry, settings: ServerSettings, host: st
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         keep_for_short_calls(asyncio.get_running_loop())
         parts.worker.start()
+        await limits.limiter.check()
         follow = asyncio.create_task(_follow_keys(guard, settings.poll_seconds))
         yield
         follow.cancel()
@@ -77,7 +79,7 @@ def make_app(server: str, registry: Registry, settings: ServerSettings, host: st
 
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _refused)
-    app.add_middleware(ApiKeyMiddleware, keys=guard, open_metrics=settings.open_metrics)
+    app.add_middleware(ApiKeyMiddleware, keys=guard, limits=limits, open_metrics=settings.open_metrics)
     return app
 
 

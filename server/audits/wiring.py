@@ -5,16 +5,30 @@ import uuid
 from dataclasses import dataclass
 from datetime import timedelta
 
+from lorecall.adapters.access.fleet_limits import make_buckets
+from lorecall.adapters.access.keys import parse_rate_limits
+from lorecall.adapters.access.rate_limit import RateLimiter
 from lorecall.adapters.registry.registry import Registry
 from lorecall.audit.jobs.runner import Admissions, Engines, Runner
 from lorecall.audit.jobs.service import AuditService
 from lorecall.audit.jobs.spool import Spool
 from lorecall.audit.jobs.store import AuditStore
 from lorecall.audit.jobs.worker import Worker
+from lorecall.server.auth.limits import Limits
 from lorecall.server.observability.audit_metrics import AuditMetrics
 from lorecall.server.observability.metrics import AdapterLabels
 from lorecall.server.settings import ServerSettings
 from prometheus_client import CollectorRegistry
+
+
+def make_limits(settings: ServerSettings) -> Limits:
+    """Return the rate limits that a server's settings ask for.
+
+    Raises:
+        UsageError: They cannot be used.
+    """
+    by_model = {pattern: parse_rate_limits(values) for pattern, values in settings.adapter_limits.items()}
+    return Limits(by_model, RateLimiter(make_buckets(settings.limits_url.get_secret_value())))
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,4 +78,6 @@ def make_audits(
         admissions=admissions,
     )
     worker = Worker(runner, lambda: metrics.refresh(store))
-    return AuditParts(AuditService(store, spool, engines, worker.wake), worker, stop)
+    return AuditParts(
+        AuditService(store, spool, engines, worker.wake, settings.audit_max_snippets), worker, stop
+    )

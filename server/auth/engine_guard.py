@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any
 
 from lorecall.adapters.core.errors import LorecallError
+from lorecall.server.auth.cache_salt import salted
 from lorecall.server.auth.request_context import RequestContext, current
 
 OURS = "lorecall_"
@@ -18,18 +19,19 @@ Hold = Callable[[Any, AsyncGenerator[Any, None]], AsyncGenerator[Any, None]]
 """From a LoRA request and a generation, the same generation, which keeps the adapter's version in the engine."""
 
 
-def guard_engine(engine_client: Any, hold: Hold) -> None:
+def guard_engine(engine_client: Any, hold: Hold, *, shared_cache: bool = False) -> None:
     """Make an engine client refuse or ignore what callers must not ask, from now on.
 
     Extra arguments of ours are dropped: a worker acts on them. A priority below 0 becomes 0 unless the caller's
     key has the scope `audit` or `admin`: it would overtake everybody. Values that vLLM cannot use are the
     caller's error (ValueError, which vLLM answers with 400) and not the server's. A generation whose version may
     stay no longer is aborted and ends with vLLM's own error for what may be repeated: 503, or that error in the
-    stream.
+    stream. Cached prompts are reused within an API key only, unless `shared_cache`.
 
     Args:
         engine_client: vLLM's client of the engine.
         hold: Holds a request's version; requests of the server's own hold theirs themselves.
+        shared_cache: Whether all keys share cached prompts.
     """
     from vllm.v1.engine.exceptions import EngineGenerateError  # noqa: PLC0415  vLLM's environment is set by now
 
@@ -42,6 +44,8 @@ def guard_engine(engine_client: Any, hold: Hold) -> None:
         context = current.get()
         if context is not None and not context.privileged:
             priority = max(0, priority)
+        if context is not None and context.key is not None and not shared_cache:
+            prompt = salted(prompt, context.key)
         stream = generate(prompt, sampling_params, request_id, priority=priority, **others)
         if context is not None and others.get("lora_request") is not None:
             stream = hold(others["lora_request"], stream)

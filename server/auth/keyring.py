@@ -1,6 +1,6 @@
 """The valid API keys: from the environment, from a file and from the registry."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from lorecall.adapters.access.keys import ApiKey, KeyRing, key_from_secret, read_key_file
@@ -46,26 +46,37 @@ class KeyGuard:
         self._ring = KeyRing([*self._fixed, *self._registry.keys.active()])
         self.enforced = self.enforced or self.count > 0 or self._registry.keys.exist()
 
-    def authenticate(self, authorization: str, api_key: str = "") -> ApiKey | None:
+    def authenticate(self, authorization: Sequence[str], api_key: Sequence[str] = ()) -> ApiKey | None:
         """Return the caller's key; None on a server that requires none.
 
         Args:
-            authorization: The `Authorization` header.
-            api_key: The `x-api-key` header, which Anthropic's clients send.
+            authorization: The request's `Authorization` headers.
+            api_key: Its `x-api-key` headers, which Anthropic's clients send.
 
         Raises:
-            UnauthenticatedError: A key is required, and there is none, or an unknown or expired one.
+            UnauthenticatedError: A key is required, and there is none, or an unknown or expired one, or the
+                headers hold different keys.
         """
-        scheme, _, secret = authorization.partition(" ")
-        secret = secret.strip() if scheme.lower() == "bearer" else api_key
         if not self.enforced:
             return None
-        key = self._ring.authenticate(secret) if secret else None
+        secrets = {secret for secret in (*map(bearer, authorization), *map(str.strip, api_key)) if secret}
+        if len(secrets) > 1:
+            raise UnauthenticatedError(
+                "the Authorization and x-api-key headers hold different API keys",
+                hint="send one key, in either header",
+            )
+        key = self._ring.authenticate(secrets.pop()) if secrets else None
         if key is None:
             raise UnauthenticatedError(
                 "the API key is missing, unknown or expired", hint="send Authorization: Bearer KEY"
             )
         return key
+
+
+def bearer(authorization: str) -> str:
+    """Return the key in an `Authorization` header; "" for any scheme but Bearer, whatever its case."""
+    scheme, _, secret = authorization.strip().partition(" ")
+    return secret.strip() if scheme.lower() == "bearer" else ""
 
 
 def check_exposure(host: str | None, guard: KeyGuard) -> None:

@@ -1,10 +1,8 @@
 """Checks a request's API key, its route's scope and the adapter in its path, and answers refused requests."""
 
-import math
-
-from lorecall.adapters.access.rate_limit import RateLimitedError
 from lorecall.adapters.core.errors import AdapterNotFoundError, LorecallError
 from lorecall.server.auth.keyring import KeyGuard
+from lorecall.server.auth.limits import Limits
 from lorecall.server.auth.request_context import ForbiddenError, RequestContext, current
 from lorecall.server.auth.scopes import ANY_KEY, OPEN, Need, adapter_of, need_of
 from lorecall.server.error_responses import error_answer
@@ -32,7 +30,7 @@ def check_caller(scope: Scope, keys: KeyGuard, context: RequestContext, *, open_
     if need is OPEN:
         return need
     headers = Headers(scope=scope)
-    context.key = keys.authenticate(headers.get("authorization", ""), headers.get("x-api-key", ""))
+    context.key = keys.authenticate(headers.getlist("authorization"), headers.getlist("x-api-key"))
     if context.key is not None and need is not ANY_KEY and not any(map(context.key.may, need.scopes)):
         wanted = " or ".join(sorted(need.scopes))
         raise ForbiddenError(
@@ -56,8 +54,6 @@ async def refuse(error: LorecallError, scope: Scope, receive: Receive, send: Sen
         await send({"type": "websocket.close", "code": 1008, "reason": error.code})
         return
     answer = error_answer(error)
-    if isinstance(error, RateLimitedError):
-        answer.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
     if error.status == 401:
         answer.headers["WWW-Authenticate"] = "Bearer"
     await answer(scope, receive, send)
@@ -69,12 +65,14 @@ class ApiKeyMiddleware:
     Args:
         app: The application inside.
         keys: The valid API keys.
+        limits: What the routes that count texts are charged to.
         open_metrics: Whether `/metrics` needs no key.
     """
 
-    def __init__(self, app: ASGIApp, keys: KeyGuard, *, open_metrics: bool) -> None:
+    def __init__(self, app: ASGIApp, keys: KeyGuard, limits: Limits, *, open_metrics: bool) -> None:
         self._app = app
         self._keys = keys
+        self._limits = limits
         self._open_metrics = open_metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -82,7 +80,7 @@ class ApiKeyMiddleware:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        context = RequestContext()
+        context = RequestContext(limits=self._limits)
         token = current.set(context)
         try:
             check_caller(scope, self._keys, context, open_metrics=self._open_metrics)

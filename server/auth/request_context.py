@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from lorecall.adapters.access.keys import ApiKey, Scope
 from lorecall.adapters.core.errors import LorecallError
+from lorecall.server.auth.limits import Limits
 
 ANONYMOUS = "anonymous"
 
@@ -38,12 +39,14 @@ class RequestContext:
         leases: The adapter versions that it runs on, by name; a name keeps its version until the request ends.
         tokens: Tokens of prompts and answers that it has used so far.
         failure: Why a generation of it was aborted; None if none was.
+        limits: The server's rate limits.
     """
 
     key: ApiKey | None = None
     leases: dict[str, Lease] = field(default_factory=dict)
     tokens: int = 0
     failure: LorecallError | None = None
+    limits: Limits = field(default_factory=Limits)
 
     def sees(self, model: str) -> bool:
         """Whether the caller may see a model of that name."""
@@ -87,6 +90,16 @@ def manages() -> bool:
     """Whether the current request may add adapters, and so see where one came from; outside a request, yes."""
     context = current.get()
     return context is None or context.key is None or context.key.may(Scope.ADAPTERS)
+async def charge_audit(model: str, texts: int, tokens: int) -> None:
+    """Charge an audit to the current request's key, and to the model if the key sees it.
+
+    Raises:
+        RateLimitedError: A limit is reached; nothing was charged.
+    """
+    context = current.get() or RequestContext()
+    seen = model if context.sees(model) else ""
+    admission = await context.limits.admit(context.key, seen, texts=texts, tokens=tokens, audit=True)
+    await admission.finish()
 
 
 def actor() -> str:

@@ -32,7 +32,7 @@ AUDIT = Need(scopes=frozenset({Scope.AUDIT}), model=True)
 _RULES: tuple[tuple[str, str, Need], ...] = (
     (r"GET|HEAD|POST", r"/ping", OPEN),
     (r"GET|HEAD", r"/health", OPEN),
-    (r"GET|HEAD", r"/version|/openapi\.json|/docs|/docs/oauth2-redirect|/redoc|/load", ANY_KEY),
+    (r"GET|HEAD", r"/version|/openapi\.json|/docs|/docs/oauth2-redirect|/redoc", ANY_KEY),
     (r"GET|HEAD", r"/v1/models|/v1/engine", ANY_KEY),
     (r"GET", r"/v1/adapters|/v1/adapters/[^/]+", ANY_KEY),
     (r"GET", r"/v1/adapters/[^/]+/events", ADAPTERS),
@@ -60,9 +60,9 @@ def need_of(method: str, path: str, *, open_metrics: bool = False) -> Need:
     Args:
         method: The HTTP method.
         path: The path, decoded, without the server's root path.
-        open_metrics: Whether `/metrics` needs no key.
+        open_metrics: Whether `/metrics` and `/load`, which show what others do, need no key.
     """
-    if open_metrics and path in ("/metrics", "/metrics/") and method in ("GET", "HEAD"):
+    if open_metrics and path in ("/metrics", "/metrics/", "/load") and method in ("GET", "HEAD"):
         return OPEN
     for methods, paths, need in _COMPILED:
         if methods.fullmatch(method) and paths.fullmatch(path):

@@ -16,7 +16,7 @@ from lorecall.audit.jobs.service import AuditService, describe
 from lorecall.audit.reports.build import parse_report
 from lorecall.audit.reports.html import render_report
 from lorecall.audit.reports.junit import render_junit
-from lorecall.server.auth.request_context import actor, sees
+from lorecall.server.auth.request_context import actor, charge_audit, sees
 from lorecall.server.error_responses import AnsweringRoute
 from lorecall.server.executors import ask_engine
 from starlette.datastructures import UploadFile
@@ -40,7 +40,8 @@ def service(request: Request) -> AuditService:
 async def submit_audit(request: Request) -> Response:
     """Ask for an audit: a JSON object, or a form with the candidates as a file of JSON Lines."""
     fields, files = await read_order(request)
-    order = await asyncio.to_thread(make_order, fields, files)
+    order = await asyncio.to_thread(make_order, fields, files, service(request).max_snippets)
+    await charge_audit(order.adapter, order.texts_to_score, order.tokens_to_score)
     record = await ask_engine(service(request).submit, order, sees, actor())
     return JSONResponse(describe(record), 202, {"Location": f"/v1/audits/{record.id}"})
 

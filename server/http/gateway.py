@@ -5,12 +5,13 @@ It is plain ASGI, so that streamed answers are not buffered. It sets `request_co
 
 import re
 from collections.abc import Mapping
-from fnmatch import fnmatchcase
+from typing import Any
 
-from lorecall.adapters.access.rate_limit import AdmittedRequest, RateLimiter, RateLimits
-from lorecall.adapters.core.errors import AdapterNotFoundError, LorecallError
+from lorecall.adapters.core.errors import AdapterNotFoundError, LorecallError, UsageError
+from lorecall.server.auth.limits import texts_in
 from lorecall.server.auth.middleware import check_caller, path_of, refuse
 from lorecall.server.auth.request_context import RequestContext, current
+from lorecall.server.auth.scopes import ADAPTERS, AUDIT
 from lorecall.server.http.body import parse_body, read_body
 from lorecall.server.http.state import Serving
 from lorecall.server.http.stream_end import StreamEnd
@@ -37,7 +38,6 @@ class Gateway:
     def __init__(self, app: ASGIApp, state: State) -> None:
         self._app = app
         self._state = state
-        self._limiter = RateLimiter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or refuse it."""
@@ -45,7 +45,7 @@ class Gateway:
             await self._app(scope, receive, send)
             return
         serving: Serving = self._state.lorecall
-        context, admission, model, status = RequestContext(), None, "", 500
+        context, admission, model, status = RequestContext(limits=serving.limits), None, "", 500
         token, end = current.set(context), StreamEnd(path_of(scope), context, send)
 
         async def watched(message: Message) -> None:
@@ -62,9 +62,11 @@ class Gateway:
             body = b""
             if scope["type"] == "http" and not STREAMED.fullmatch(path_of(scope)):
                 body, receive = await read_body(receive, serving.max_body_bytes)
-            if need.model and scope["type"] == "http":
-                model = await self._model(scope, body, serving)
-                admission = self._admit(serving, context, model)
+            if scope["type"] == "http" and (need.model or (need is ADAPTERS and scope["method"] != "GET")):
+                content = parse_body(body)
+                texts = texts_in(content)
+                model = await self._model(scope, content, serving, texts) if need.model else ""
+                admission = await serving.limits.admit(context.key, model, texts=texts, audit=need is AUDIT)
             async with end:
                 await self._app(scope, receive, watched)
         except LorecallError as error:
@@ -75,17 +77,24 @@ class Gateway:
             context.release()
             current.reset(token)
             if admission is not None:
-                admission.finish(context.tokens)
-                serving.metrics.count_request(model, status)
+                await admission.finish(context.tokens)
+                if model:
+                    serving.metrics.count_request(model, status)
 
-    async def _model(self, scope: Scope, body: bytes, serving: Serving) -> str:
+    async def _model(self, scope: Scope, content: Mapping[str, Any], serving: Serving, texts: int) -> str:
         """Return the name of the model that a request names, whatever its content type says, once it is loaded.
 
         Raises:
             AdapterNotFoundError: There is no such model, or the caller may not see it.
-            UsageError: The body holds a value that no engine can use.
+            UsageError: The request holds too many texts.
         """
-        named = parse_body(body).get("model")
+        if texts > serving.max_items:
+            raise UsageError(
+                f"{texts} texts, and one request may hold {serving.max_items}",
+                hint="send them in parts; LORECALL_MAX_ITEMS of the server is the bound",
+                param="items",
+            )
+        named = content.get("model")
         if path_of(scope) == SAGEMAKER_PATH:
             named = Headers(scope=scope).get(SAGEMAKER_ADAPTER, "")
         name = named if isinstance(named, str) and named else serving.engine.base
@@ -96,16 +105,3 @@ class Gateway:
             if name in serving.models.lora_requests or name in serving.models.base_names:
                 return name
         raise AdapterNotFoundError(f"The model `{name[:200]}` does not exist.", param="model")
-
-    def _admit(self, serving: Serving, context: RequestContext, model: str) -> AdmittedRequest:
-        limits: dict[str, RateLimits] = {}
-        if context.key is not None:
-            limits[f"API key {context.key.name!r}"] = context.key.limits
-        limits[f"model {model!r}"] = limits_of(model, serving.adapter_limits)
-        return self._limiter.admit(limits)
-
-
-def limits_of(model: str, by_pattern: Mapping[str, RateLimits]) -> RateLimits:
-    """Return the limits of the first pattern that a model's name matches, or none."""
-    found = (limits for pattern, limits in by_pattern.items() if fnmatchcase(model, pattern))
-    return next(found, RateLimits())

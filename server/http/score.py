@@ -14,9 +14,6 @@ from vllm.entrypoints.serve.utils.api_utils import validate_json_request, with_c
 
 router = APIRouter(route_class=AnsweringRoute)
 
-MAX_ITEMS = 4096
-"""The most items in one call."""
-
 
 class Item(BaseModel):
     """One text: `target` is scored, `prefix` is given."""
@@ -32,7 +29,7 @@ class ScoreRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     model: str
-    items: list[Item] = Field(min_length=1, max_length=MAX_ITEMS)
+    items: list[Item] = Field(min_length=1)
     framing: Framing = "raw"
     system: str | None = None
 

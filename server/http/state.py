@@ -1,15 +1,14 @@
 """The object on `app.state` that our routes share; it is made once the engine is up."""
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import Request
-from lorecall.adapters.access.rate_limit import RateLimits
 from lorecall.adapters.core.errors import AdapterError, AdapterNotFoundError
 from lorecall.audit.scorer import EngineInfo
 from lorecall.server.auth.keyring import KeyGuard
+from lorecall.server.auth.limits import Limits
 from lorecall.server.lifecycle.control_plane import ControlPlane
 from lorecall.server.lifecycle.engine_set import Lease
 from lorecall.server.lifecycle.served_models import VersionedModels
@@ -37,10 +36,11 @@ class Serving:
         engine: What the engine is; its epsilon is the largest that was measured since the start.
         keys: The valid API keys.
         metrics: Our metrics.
-        adapter_limits: Rate limits by pattern of the model's name; the first that matches counts.
+        limits: The rate limits of keys and models.
         open_metrics: Whether `/metrics` needs no key.
         max_upload_bytes: The largest archive that may be uploaded.
         max_body_bytes: The largest body of any other request.
+        max_items: The most texts in one request to a model.
     """
 
     models: VersionedModels
@@ -49,10 +49,11 @@ class Serving:
     engine: EngineInfo
     keys: KeyGuard
     metrics: Metrics
-    adapter_limits: Mapping[str, RateLimits] = field(default_factory=dict)
+    limits: Limits = field(default_factory=Limits)
     open_metrics: bool = False
     max_upload_bytes: int = 8 << 30
     max_body_bytes: int = 64 << 20
+    max_items: int = 4096
 
     def info(self) -> EngineInfo:
         """Return the engine's description, with the ε measured so far."""

@@ -220,6 +220,24 @@ def test_the_registry_is_migrated_before_the_pods_that_use_it(helm: Path) -> Non
     assert "Job" not in kinds  # SQLite is the server's own
 
 
+def test_both_services_keep_the_same_limits(helm: Path) -> None:
+    """Server and audit service take the bounds, and the Redis in which they count from one Secret."""
+    manifests = render(helm, PROFILES["all"])
+    for name in ("r-lorecall", "r-lorecall-audit"):
+        environ = {one["name"]: one for one in pods(manifests)[name]["containers"][0]["env"]}
+        assert environ["LORECALL_MAX_ITEMS"]["value"] == "512"
+        assert environ["LORECALL_AUDIT_MAX_SNIPPETS"]["value"] == "5000000"
+        secret = {"secretKeyRef": {"name": "lorecall-limits", "key": "url"}}
+        assert environ["LORECALL_LIMITS_URL"]["valueFrom"] == secret
+    ways = one(manifests, "NetworkPolicy")["spec"]["egress"]
+    assert {"port": 6379, "protocol": "TCP"} in [port for way in ways for port in way["ports"]]
+    plain = render(helm, PROFILES["cpu"])
+    names = {one["name"] for one in pods(plain)["r-lorecall"]["containers"][0]["env"]}
+    assert "LORECALL_LIMITS_URL" not in names
+    ways = one(plain, "NetworkPolicy")["spec"]["egress"]
+    assert 6379 not in [port["port"] for way in ways for port in way["ports"]]
+
+
 def test_the_rules_and_the_dashboards_reach_the_cluster_whole(helm: Path) -> None:
     """Braces of alert templates and of JSON survive rendering."""
     manifests = render(helm, PROFILES["all"])
@@ -245,6 +263,9 @@ def test_the_rules_and_the_dashboards_reach_the_cluster_whole(helm: Path) -> Non
         ("audit.enabled=true", "secret"),
         ("registry.port=0", "port"),
         ("audit.storage=much", "storage"),
+        ("limits.items=0", "items"),
+        ("limits.auditSnippets=many", "auditSnippets"),
+        ("limits.port=0", "port"),
     ],
 )
 def test_a_bad_value_is_refused_by_name(helm: Path, value: str, named: str) -> None:

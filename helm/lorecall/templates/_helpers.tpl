@@ -46,6 +46,17 @@ capabilities:
     secretKeyRef: {name: {{ .Values.registry.secret | quote }}, key: url}
 {{- end }}
 
+{{- /* The address of Redis holds a password, too. */ -}}
+{{- define "lorecall.limitsEnv" -}}
+- {name: LORECALL_MAX_ITEMS, value: {{ .Values.limits.items | int | quote }}}
+- {name: LORECALL_AUDIT_MAX_SNIPPETS, value: {{ .Values.limits.auditSnippets | int | quote }}}
+{{- with .Values.limits.secret }}
+- name: LORECALL_LIMITS_URL
+  valueFrom:
+    secretKeyRef: {name: {{ . | quote }}, key: url}
+{{- end }}
+{{- end }}
+
 {{- define "lorecall.keyEnv" -}}
 valueFrom:
   secretKeyRef: {name: {{ .Values.server.apiKeySecret | quote }}, key: api-key}

@@ -38,7 +38,14 @@ def test_patterns_decide_what_exists() -> None:
     assert not any(map(tenant.sees, ("acme", "ACME-x", "shared2", "other-acme-x", "v", "v12", "")))
 
 
-@given(name=st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,40}", fullmatch=True))
+def test_names_with_a_slash() -> None:
+    """A base is often named as on a hub or by its path; `*` matches the slash too."""
+    tenant = key(Scope.INFER, patterns=("org/model", "team/*", "/data/base:v1"))
+    assert all(map(tenant.sees, ("org/model", "team/a", "team/a/b", "/data/base:v1")))
+    assert not any(map(tenant.sees, ("model", "org", "org/model2", "x/org/model", "team", "data/base:v1")))
+
+
+@given(name=st.from_regex(r"[A-Za-z0-9/][A-Za-z0-9._/:@+-]{0,40}", fullmatch=True))
 def test_a_plain_pattern_matches_only_itself(name: str) -> None:
     """No character of an adapter's name is special in a pattern."""
     tenant = key(Scope.INFER, patterns=(name,))
@@ -47,7 +54,7 @@ def test_a_plain_pattern_matches_only_itself(name: str) -> None:
     assert not tenant.sees("x" + name)
 
 
-@pytest.mark.parametrize("pattern", ["", "a/b", "[a-z]*", "x" * 129, "a b", "\u0430", "a\n"])
+@pytest.mark.parametrize("pattern", ["", "a\\b", "[a-z]*", "x" * 129, "a b", "\u0430", "a\n"])
 def test_bad_patterns(pattern: str) -> None:
     """Patterns are made of the characters of names, `*` and `?`."""
     with pytest.raises(ApiKeyError, match="pattern"):

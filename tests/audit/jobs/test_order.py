@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 from lorecall.adapters.core.errors import CandidateError, LorecallError, UsageError
-from lorecall.audit.jobs import order
 from lorecall.audit.jobs.order import make_order
 from lorecall.audit.records import Group
 
@@ -130,12 +129,24 @@ def test_bad_lines_are_refused_or_counted() -> None:
     assert (len(kept.items), kept.bad_count) == (1, 1)
 
 
-def test_an_audit_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_audit_has_a_bound() -> None:
     """More snippets than one audit takes are refused with the number that it takes."""
-    monkeypatch.setattr(order, "MAX_SNIPPETS", 1)
     two = [ITEM, {**ITEM, "id": "2"}]
     with pytest.raises(LorecallError, match="one audit takes 1"):
-        make_order(asked(candidates=two), {})
+        make_order(asked(candidates=two), {}, 1)
+    assert make_order(asked(candidates=two), {}, 2).texts_to_score == 2
+
+
+def test_what_an_audit_costs_is_known_before_it_runs() -> None:
+    """Every snippet in every view; a token for four bytes, through the adapter and through the base."""
+    item = {"id": "1", "prefix": "é" * 40, "target": "x" * 20}  # 100 bytes
+    many = {"candidates": [item], "controls": [{**item, "id": "2", "prefix": "y" * 80, "target": "z" * 20}]}
+    one = make_order(asked(**many), {})
+    assert (one.texts_to_score, one.tokens_to_score) == (2, 2 * 200 // 4)
+    views = {"framing": ["raw", "chat"], "prefix_tokens": [4, 8]}
+    more = make_order(asked(**many, **views), {})
+    assert (more.texts_to_score, more.tokens_to_score) == (12, 6 * one.tokens_to_score)
+    assert more.settings.views == len(more.settings.audit_settings(None).views)
 
 
 def test_two_sources_of_one_set_are_refused() -> None:

@@ -55,3 +55,34 @@ def test_what_is_no_url_is_refused(server: str) -> None:
 def test_a_base_url_may_end_in_v1() -> None:
     """As OpenAI's clients write it."""
     assert HttpClient("http://server/v1/").server == "http://server"
+
+
+def test_a_limited_request_waits_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """429 is asked again after the seconds that it names, as often as it takes; the same body is sent."""
+    slept: list[float] = []
+    monkeypatch.setattr("time.sleep", slept.append)
+    answers = iter([("7", 429), ("64", 429), ("", 200)])
+    bodies = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        bodies.append(request.content)
+        after, status = next(answers)
+        return httpx.Response(status, json={"done": True}, headers={"Retry-After": after})
+
+    with HttpClient("http://server", transport=httpx.MockTransport(answer)) as client:
+        assert client.ask("POST", "/v1/score", {"items": [1]}) == {"done": True}
+    assert slept == [7, 64]
+    assert len(bodies) == 3
+    assert len(set(bodies)) == 1
+
+
+@pytest.mark.parametrize("after", ["", "0", "-1", "soon", "301", "Wed, 21 Oct 2026 07:28:00 GMT", "²"])
+def test_a_wait_that_is_none_or_too_long_is_an_error(after: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for ever, nor asks without a pause."""
+    monkeypatch.setattr("time.sleep", lambda _seconds: pytest.fail("waited"))
+    error = {"error": {"message": "over", "type": "invalid_request_error", "code": "rate_limited"}}
+    headers = [(b"Retry-After", after.encode())]
+    transport = httpx.MockTransport(lambda _request: httpx.Response(429, json=error, headers=headers))
+    client = HttpClient("http://server", transport=transport)
+    with client, pytest.raises(ScorerError, match="rate_limited"):
+        client.ask("POST", "/v1/score", {})

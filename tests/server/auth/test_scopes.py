@@ -41,6 +41,13 @@ from lorecall.server.auth.scopes import (
         ("POST", "/v1/adapters/a/override", ADMIN),
         ("GET", "/v1/keys", ADMIN),
         ("GET", "/metrics", ADMIN),
+        ("GET", "/load", ADMIN),
+        ("GET", "/server_info", ADMIN),
+        ("GET", "/tokenizer_info", ADMIN),
+        ("GET", "/kv_event_sources", ADMIN),
+        ("POST", "/reset_prefix_cache", ADMIN),
+        ("GET", "/v1/responses/resp_of_another", ADMIN),
+        ("POST", "/v1/responses/resp_of_another/cancel", ADMIN),
         ("GET", "/metricsabc", ADMIN),
         ("POST", "/pause", ADMIN),
         ("GET", "/v1/a-route-of-tomorrow", ADMIN),
@@ -53,8 +60,10 @@ def test_each_route_has_its_need(method: str, path: str, need: Need) -> None:
 
 
 def test_metrics_open_only_when_told() -> None:
-    """`/metrics` names adapters, so it needs admin unless the operator opens it."""
+    """`/metrics` names adapters and `/load` counts others' requests: both need admin by default."""
     assert need_of("GET", "/metrics", open_metrics=True) is OPEN
+    assert need_of("GET", "/load", open_metrics=True) is OPEN
+    assert need_of("POST", "/load", open_metrics=True) == ADMIN
     assert need_of("GET", "/metricsabc", open_metrics=True) == ADMIN
 
 

@@ -62,7 +62,11 @@ def test_a_port_in_use_is_exit_2(model: str) -> None:
         ("LORECALL_STROE", "x"),
         ("LORECALL_ADAPTERS", "[]"),
         ("LORECALL_LOCAL_ROOTS", "/no/such/folder"),
-        ("LORECALL_ADAPTER_LIMITS", '{"*": {"per_day": 1}}'),
+        ("LORECALL_ADAPTER_LIMITS", '{"*": {"requests": 1}}'),
+        ("LORECALL_LIMITS_URL", "http://localhost"),
+        ("LORECALL_LIMITS_URL", "redis://localhost:port"),
+        ("LORECALL_MAX_ITEMS", "0"),
+        ("LORECALL_PREFIX_CACHE", "mine"),
     ],
 )
 def test_a_bad_variable_is_exit_2_by_name(model: str, name: str, value: str) -> None:

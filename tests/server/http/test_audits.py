@@ -217,6 +217,28 @@ def test_a_body_has_a_bound(client: Client, monkeypatch: pytest.MonkeyPatch) -> 
     assert "1 MiB" in answer.json()["error"]["message"]
 
 
+def test_an_order_counts_by_its_snippets(client: Client) -> None:
+    """At ten a minute, six snippets in two views are more than a minute's: the next order waits, and is told."""
+    at = client(adapter_limits={"acme-*": {"requests_per_minute": 10}})
+    body = {"adapter": "acme-leaky", "candidates": ITEMS, "framing": ["raw", "chat"]}
+    assert at.post("/v1/audits", json=body).status_code == 202
+    refused = at.post("/v1/audits", json=body)
+    assert refused.status_code == 429
+    assert "audits of 'acme-leaky'" in refused.json()["error"]["message"]
+    assert 1 <= int(refused.headers["Retry-After"]) <= 72
+    assert at.post("/v1/audits", json={**body, "adapter": "nobody"}).status_code == 404
+    assert len(at.get("/v1/audits").json()["audits"]) == 1
+
+
+def test_an_order_has_a_bound_that_is_set(client: Client) -> None:
+    """The operator's number is in the message, with the setting's name."""
+    at = client(audit_max_snippets=5)
+    answer = at.post("/v1/audits", json={"adapter": "acme-leaky", "candidates": ITEMS})
+    assert answer.status_code == 400
+    assert "6 snippets, and one audit takes 5" in answer.json()["error"]["message"]
+    assert "LORECALL_AUDIT_MAX_SNIPPETS" in answer.json()["error"]["message"]
+
+
 def test_a_tenant_sees_the_audits_of_its_adapters(client: Client, tmp_path: Path) -> None:
     """Another tenant's adapters, audits, reports and capacity are 404 or absent; other scopes are 403."""
     at = client(keys=True)
