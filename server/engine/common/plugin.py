@@ -54,7 +54,11 @@ def cpu_fixes() -> tuple[str, ...]:
 
 def common_fixes() -> tuple[str, ...]:
     """Return the modules of the fixes for every platform."""
-    return ("lorecall.server.engine.common.spool", "lorecall.server.engine.common.tiers")
+    return (
+        "lorecall.server.engine.common.spool",
+        "lorecall.server.engine.common.tiers",
+        "lorecall.server.engine.common.fair_slots",
+    )
 
 
 def register() -> None:
