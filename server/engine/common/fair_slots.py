@@ -18,7 +18,7 @@ else:
     Scheduler = object
 
 
-class FairSlots(Scheduler):
+class FairSlots(Scheduler):  # type: ignore[misc]  # vLLM has no types
     """What we add to a scheduler of vLLM's: who may overtake a request that waits for a slot."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -53,7 +53,7 @@ class FairSlots(Scheduler):
         return True  # vLLM itself skips it where it has no slot
 
     def _has_begun(self, request: Any) -> bool:
-        return request.num_preemptions > 0 or self._holds_kv_blocks(request)
+        return bool(request.num_preemptions > 0 or self._holds_kv_blocks(request))
 
     def _must_wait(self, request: Any) -> bool:
         """Whether a request whose adapter has a slot must let those before it in the queue have one first."""

@@ -115,7 +115,7 @@ def make(tiny: Callable[[str], Path]) -> Iterator[Make]:
                 max_num_seqs=BATCH,
                 max_num_batched_tokens=512,
                 max_model_len=512,
-                policy=policy,  # type: ignore[arg-type]
+                policy=policy,
                 is_encoder_decoder=False,
                 async_scheduling=issubclass(kind, AsyncScheduler),
             ),
