@@ -1,6 +1,7 @@
 """Who starts before whom when adapters outnumber the slots: vLLM's own schedulers, step by step, no engine."""
 
 import os
+import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -255,6 +256,29 @@ def test_a_live_request_goes_before_the_rest_of_an_audit(make: Make, kind: Any) 
     live = steps.send(COLD)
     steps.until_started([live], lambda: steps.keep(HOT, priority=1))
     assert not steps.before(live, HOT)
+
+
+@KINDS
+@POLICIES
+@pytest.mark.parametrize("seed", range(10))
+def test_whatever_comes_all_start_within_the_bound(make: Make, kind: Any, policy: str, seed: int) -> None:
+    """Random traffic: everything ends, and nothing is overtaken by more than a batch from behind it."""
+    draw = random.Random(seed)  # noqa: S311  (not for secrets)
+    steps = make(fair(kind), policy, slots=draw.randint(1, 3))
+    started_before: dict[Request, int] = {}
+    while len(started_before) < 150:
+        for _ in range(draw.choice([0, 0, 1, 1, 3, 8])):
+            priority = draw.choice([0, 0, 1]) if policy == "priority" else 0
+            request = steps.send(draw.choice([BASE, 1, 1, 1, 1, 2, 2, 3, 4]), draw.randint(1, 9), priority)
+            started_before[request] = len(steps.started)
+        steps.step()
+    for _ in range(10 * LONG):
+        steps.step()
+    assert not steps.scheduler.requests
+    for request, first in started_before.items():
+        meanwhile = steps.started[first : steps.started.index(request)]
+        if request.lora_request:
+            assert sum(1 for one in meanwhile if one.lora_request and request < one) <= BATCH
 
 
 @KINDS
