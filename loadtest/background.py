@@ -1,4 +1,4 @@
-"""Background load beside the measured traffic: churn and audits, by Locust in a process of its own."""
+"""Background load beside the measured traffic: churn, audits and floods, by Locust in a process of its own."""
 
 import dataclasses
 import json
@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ START_S = 60
 STOP_S = 60
 LAST_S = 20
 """Seconds that a running request may take to end after the stop."""
-KINDS = ("add", "swap", "remove", "stream", "audit")
+KINDS = ("add", "swap", "remove", "stream", "audit", "flood")
 PREFIX = "loadtest-"
 SWAPPED, PASSING = f"{PREFIX}swapped", f"{PREFIX}passing"
 
@@ -60,7 +60,10 @@ def plan(
     if scenario.audit is not None:
         models = {"models": list(adapters), "scores": target.scores()}
         audit = {**dataclasses.asdict(scenario.audit), **models}
-    return {"key": target.key, "churn": churn, "audit": audit}
+    flood: dict[str, Any] | None = None
+    if scenario.flood is not None:
+        flood = {**dataclasses.asdict(scenario.flood), "model": adapters[0]}
+    return {"key": target.key, "churn": churn, "audit": audit, "flood": flood}
 
 
 @contextmanager
@@ -76,7 +79,8 @@ def background(planned: dict[str, Any], target: Target, out: Path) -> Iterator[l
         LoadtestError: Locust does not start, or ends by itself.
     """
     found: list[BackgroundRequest] = []
-    users = [name for name, key in (("ChurnUser", "churn"), ("AuditUser", "audit")) if planned[key]]
+    kinds = {"ChurnUser": "churn", "AuditUser": "audit", "FloodUser": "flood"}
+    users = {name: planned[key].get("clients", 1) for name, key in kinds.items() if planned[key]}
     if not users:
         yield found
         return
@@ -105,9 +109,9 @@ def background(planned: dict[str, Any], target: Target, out: Path) -> Iterator[l
         ]
 
 
-def command(users: Sequence[str], url: str) -> list[str]:
-    """Return Locust's command line: one user of each kind, until it is stopped."""
-    count = str(len(users))
+def command(users: Mapping[str, int], url: str) -> list[str]:
+    """Return Locust's command line: so many users of each kind, until it is stopped."""
+    count = str(sum(users.values()))
     return [
         *(sys.executable, "-m", "locust", "--locustfile", str(LOCUSTFILE), "--headless", "--host", url),
         *("--users", count, "--spawn-rate", count, "--stop-timeout", str(LAST_S), "--only-summary"),

@@ -19,6 +19,7 @@ RECORD = Path(PLAN["record"])
 HEADERS = {"Authorization": f"Bearer {PLAN['key']}"} if PLAN["key"] else {}
 CHURN: dict[str, Any] = PLAN["churn"] or {}
 AUDIT: dict[str, Any] = PLAN["audit"] or {}
+FLOOD: dict[str, Any] = PLAN["flood"] or {}
 
 
 @events.request.add_listener  # type: ignore[untyped-decorator]  # locust's hooks have no types
@@ -129,3 +130,24 @@ class AuditUser(HttpUser):
             f" w{self.draw.randrange(10_000)}" for _ in range(AUDIT["prefix_words"] + AUDIT["target_words"])
         ]
         return "".join(words[: AUDIT["prefix_words"]]), "".join(words[AUDIT["prefix_words"] :])
+
+
+class FloodUser(HttpUser):
+    """Asks for one adapter, one request after the other, in bursts that all of its kind share.
+
+    The lengths differ between them, so that the requests of a burst do not end together.
+    """
+
+    fixed_count = FLOOD.get("clients", 1)
+    draw = random.Random(0)  # noqa: S311  (not for secrets)
+
+    @task
+    def flood(self) -> None:
+        """Ask once, or wait for the next burst."""
+        into = time.monotonic() % (FLOOD["burst_s"] + FLOOD["pause_s"]) - FLOOD["burst_s"]
+        if into >= 0:
+            gevent.sleep(FLOOD["pause_s"] - into)
+            return
+        tokens = self.draw.randint(FLOOD["output_tokens"] // 2, FLOOD["output_tokens"])
+        body = {"model": FLOOD["model"], "prompt": "to be or not", "max_tokens": tokens, "ignore_eos": True}
+        self.client.post("/v1/completions", json=body, headers=HEADERS, name="flood")

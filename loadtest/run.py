@@ -38,6 +38,9 @@ METRICS: Mapping[str, tuple[str, Literal["more", "less"]]] = {
     "audit_texts_per_s": ("texts scored per second", "more"),
     "audit_p50_ms": ("a scoring call, median, ms", "less"),
     "audit_failed": ("scoring calls failed", "less"),
+    "flood_per_s": ("requests of the flood per second", "more"),
+    "flood_p50_ms": ("a request of the flood, median, ms", "less"),
+    "flood_failed": ("requests of the flood failed", "less"),
 }
 """Metric to what it is and whether more or less of it is better; the order is that of the tables."""
 
@@ -87,7 +90,8 @@ def run(scenario: Scenario, target: Target, options: RunOptions) -> Measurement:
     options.out.mkdir(parents=True, exist_ok=True)
     adapters = load_adapters(scenario, target, options.sources)
     try:
-        models = draw_models(scenario.traffic, target.base, adapters)
+        asked = adapters[1:] if scenario.flood else adapters
+        models = draw_models(scenario.traffic, target.base, asked)
         planned = plan(scenario, target, adapters, options.sources)
         with background(planned, target, options.out) as done:
             served = send(scenario.traffic, models, target, tokenizer, options.out, options.bench)

@@ -67,6 +67,23 @@ class Audit:
 
 
 @dataclass(frozen=True, slots=True)
+class Flood:
+    """Clients that meanwhile ask for the first adapter without a pause, in bursts; the traffic leaves it out.
+
+    Attributes:
+        clients: Requests under way at once during a burst.
+        output_tokens: The longest answers; each is between half of it and all of it.
+        burst_s: Length of a burst in seconds.
+        pause_s: Seconds between two bursts.
+    """
+
+    clients: int = 8
+    output_tokens: int = 32
+    burst_s: float = 20.0
+    pause_s: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
 class Scenario:
     """One load test."""
 
@@ -76,6 +93,7 @@ class Scenario:
     traffic: Traffic
     churn: Churn | None = None
     audit: Audit | None = None
+    flood: Flood | None = None
     rounds: int = 5
     engine: tuple[str, ...] = field(default=())
 
@@ -123,6 +141,7 @@ def parse_scenario(body: Any, where: str = "the scenario") -> Scenario:
         traffic=Traffic(**parts["traffic"]),
         churn=Churn(**parts["churn"]) if "churn" in parts else None,
         audit=Audit(**parts["audit"]) if "audit" in parts else None,
+        flood=Flood(**parts["flood"]) if "flood" in parts else None,
         rounds=parts.get("rounds", 5),
         engine=tuple(parts.get("engine", ())),
     )

@@ -26,9 +26,9 @@ def test_an_audit_is_measured_in_texts() -> None:
     assert summarise(done, 0.0, 4.0) == {"audit_failed": 1, "audit_p50_ms": 500, "audit_texts_per_s": 4}
 
 
-def test_locust_gets_one_of_each_user() -> None:
+def test_locust_gets_so_many_of_each_user() -> None:
     """The command runs our file, without a page of its own, with the users that the scenario asks for."""
-    line = command(["ChurnUser", "AuditUser"], "http://host:1")
-    assert line[line.index("--users") + 1] == "2"
-    assert line[-2:] == ["ChurnUser", "AuditUser"]
+    line = command({"ChurnUser": 1, "FloodUser": 8}, "http://host:1")
+    assert line[line.index("--users") + 1] == "9"
+    assert line[-2:] == ["ChurnUser", "FloodUser"]
     assert line[line.index("--host") + 1] == "http://host:1"

@@ -9,13 +9,19 @@ from typing import ClassVar
 
 import pytest
 from lorecall.loadtest.background import background, plan
-from lorecall.loadtest.scenario import Adapters, Audit, Churn, Scenario, Traffic
+from lorecall.loadtest.scenario import Adapters, Audit, Churn, Flood, Scenario, Traffic
 from lorecall.loadtest.target import Target
 
 from tests.loadtest.conftest import target_over
 
 SCENARIO = Scenario(
-    "both", "", Adapters(1), Traffic(1, 1, 1, 1), churn=Churn(pause_s=0), audit=Audit(pause_s=0.01, texts=3)
+    "all",
+    "",
+    Adapters(2),
+    Traffic(1, 1, 1, 1),
+    churn=Churn(pause_s=0),
+    audit=Audit(pause_s=0.01, texts=3),
+    flood=Flood(clients=2, output_tokens=6, pause_s=0),
 )
 TURNS = 4
 
@@ -26,6 +32,7 @@ class Breaking(BaseHTTPRequestHandler):
     lock: ClassVar[Lock] = Lock()
     streams: ClassVar[int] = 0
     removed: ClassVar[int] = 0
+    flood: ClassVar[list[tuple[str, int]]] = []
     done: ClassVar[Event] = Event()
 
     def do_GET(self) -> None:
@@ -42,6 +49,8 @@ class Breaking(BaseHTTPRequestHandler):
                 Breaking.removed += 1
                 if self.removed > TURNS:
                     self.done.set()
+        if self.path == "/v1/completions" and not body.get("stream") and not body.get("echo"):
+            self.flood.append((body["model"], body["max_tokens"]))
         if not body.get("stream"):
             return self._answer(500 if body.get("echo") else 200, "{}")
         with self.lock:
@@ -68,7 +77,7 @@ def breaking() -> Iterator[Target]:
 
 def test_a_stream_without_its_end_is_broken(breaking: Target, tmp_path: Path) -> None:
     """A stream counts as answered only with its `[DONE]`; a failed scoring call has scored no text."""
-    planned = plan(SCENARIO, breaking, ["a"], [tmp_path])
+    planned = plan(SCENARIO, breaking, ["a", "b"], [tmp_path])
     with background(planned, breaking, tmp_path) as done:
         assert Breaking.done.wait(60)
     streams = [one for one in done if one.name == "stream"]
@@ -79,5 +88,7 @@ def test_a_stream_without_its_end_is_broken(breaking: Target, tmp_path: Path) ->
     audits = [one for one in done if one.name == "audit"]
     assert audits
     assert {(bool(one.error), one.texts) for one in audits} == {(True, 0)}
-    assert {one.name for one in done} == {"add", "swap", "remove", "stream", "audit"}
-    assert not [one.error for one in done if one.name in {"add", "swap", "remove"} and one.error]
+    assert {one.name for one in done} == {"add", "swap", "remove", "stream", "audit", "flood"}
+    assert not [one.error for one in done if one.name in {"add", "swap", "remove", "flood"} and one.error]
+    assert {model for model, _ in Breaking.flood} == {"a"}
+    assert {tokens for _, tokens in Breaking.flood} == {3, 4, 5, 6}

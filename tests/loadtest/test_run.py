@@ -1,13 +1,18 @@
-"""What stops a run before any request is sent."""
+"""What stops a run before any request is sent, and to whom the requests go."""
 
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
+from lorecall.loadtest import run as runs
 from lorecall.loadtest.background import plan
 from lorecall.loadtest.errors import LoadtestError
-from lorecall.loadtest.run import load_adapters
-from lorecall.loadtest.scenario import Adapters, Churn, Scenario, Traffic
+from lorecall.loadtest.run import RunOptions, load_adapters, run
+from lorecall.loadtest.scenario import Adapters, Churn, Flood, Scenario, Traffic
 from lorecall.loadtest.target import Target
+from lorecall.loadtest.traffic import Served
 
 TRAFFIC = Traffic(requests=1, input_tokens=1, output_tokens=1, concurrency=1)
 
@@ -34,3 +39,21 @@ def test_churn_without_directories_is_refused(target: Target) -> None:
     scenario = Scenario("churn", "", Adapters(1), TRAFFIC, churn=Churn())
     with pytest.raises(LoadtestError, match="no directory"):
         plan(scenario, target, ["a"], ())
+
+
+def test_the_traffic_leaves_the_flooded_adapter_out(
+    target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is measured is what the flood does to the others."""
+    target.adapters = ["a", "b", "c"]
+    asked: list[str] = []
+
+    def send(_traffic: Traffic, models: Sequence[str], *_: Any) -> Served:
+        asked.extend(models)
+        return Served({}, 0.0, 1.0, ())
+
+    monkeypatch.setattr(runs, "send", send)
+    monkeypatch.setattr(runs, "background", lambda *_: nullcontext([]))
+    traffic = Traffic(requests=20, input_tokens=1, output_tokens=1, concurrency=1, zipf=0)
+    run(Scenario("noisy", "", Adapters(3), traffic, flood=Flood()), target, RunOptions(tmp_path))
+    assert set(asked) == {"b", "c"}

@@ -23,12 +23,15 @@ def test_every_shipped_scenario_can_be_read_by_its_name(name: str) -> None:
 
 
 def test_the_shipped_scenarios_are_those_of_the_mission() -> None:
-    """Zipf over more adapters than slots, churn, and an audit in the background."""
-    zipf, churn, audit = (load_scenario(name) for name in ("zipf", "churn", "background-audit"))
+    """Zipf over more adapters than slots, churn, an audit in the background, and a neighbour who takes all."""
+    names = ("zipf", "churn", "background-audit", "noisy-neighbour")
+    zipf, churn, audit, noisy = (load_scenario(name) for name in names)
     assert zipf.adapters.count > zipf.adapters.slots
     assert zipf.traffic.zipf > 0
     assert churn.churn is not None
     assert audit.audit is not None
+    assert noisy.flood is not None
+    assert noisy.adapters.count > noisy.adapters.slots
 
 
 def test_what_is_left_out_has_its_default() -> None:
@@ -57,6 +60,8 @@ def test_a_file_is_read_before_a_shipped_name(tmp_path: Path) -> None:
         ({"traffic": {"requests": 1}}, "input_tokens"),
         ({"adapters": {"count": "two"}}, "adapters.count"),
         ({"audit": {"texts": 0}}, "audit.texts"),
+        ({"flood": {"burst_s": 0}}, "flood.burst_s"),
+        ({"flood": {}, "adapters": {"count": 1}}, "adapters.count"),
         ({"rounds": 1}, "rounds"),
     ],
 )

@@ -60,6 +60,7 @@ def common_fixes() -> tuple[str, ...]:
         "lorecall.server.engine.common.spool",
         "lorecall.server.engine.common.tiers",
         "lorecall.server.engine.common.lora_labels",
+        "lorecall.server.engine.common.fair_slots",
     )
 
 

@@ -1,4 +1,4 @@
-"""`lorecall loadtest run` against a real server: vLLM's client, churn and an audit at once."""
+"""`lorecall loadtest run` against a real server: vLLM's client, churn, an audit and a flood at once."""
 
 import json
 import subprocess
@@ -26,14 +26,15 @@ SCENARIO = {
     },
     "churn": {"pause_s": 0, "output_tokens": 4},
     "audit": {"texts": 2, "pause_s": 0.1},
+    "flood": {"clients": 2, "output_tokens": 4, "burst_s": 2, "pause_s": 0.5},
 }
 
 
 @pytest.mark.engine
-def test_traffic_churn_and_audit_are_all_answered(
+def test_traffic_churn_audit_and_flood_are_all_answered(
     served: Served, int8_adapters: list[Path], tmp_path: Path
 ) -> None:
-    """No request fails while adapters are swapped, added, removed and audited, and nothing is left behind."""
+    """No request fails while adapters are swapped, added, removed, audited and flooded; nothing stays behind."""
     path = tmp_path / "scenario.yaml"
     path.write_text(yaml.safe_dump(SCENARIO))
     before = names(served)
@@ -50,7 +51,14 @@ def test_traffic_churn_and_audit_are_all_answered(
     values: dict[str, Any] = json.loads(done.stdout)["values"]
     assert values["completed"] == REQUESTS
     assert {name: value for name, value in values.items() if name.endswith("failed") and value} == {}
-    for measured in ("tokens_per_s", "ttft_p99_ms", "swap_per_s", "add_per_s", "audit_texts_per_s"):
+    for measured in (
+        "tokens_per_s",
+        "ttft_p99_ms",
+        "swap_per_s",
+        "add_per_s",
+        "audit_texts_per_s",
+        "flood_per_s",
+    ):
         assert values[measured] > 0, values
     raw = json.loads((tmp_path / "bench.json").read_text())
     assert raw["output_lens"] == [24] * REQUESTS
