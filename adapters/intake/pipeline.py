@@ -147,7 +147,6 @@ class AdapterPipeline:
         try:
             return stored, self._validate(stored, training)
         except RefusedError:
-
             self._store.take_back(stored)
             raise
 

@@ -90,6 +90,8 @@ def manages() -> bool:
     """Whether the current request may add adapters, and so see where one came from; outside a request, yes."""
     context = current.get()
     return context is None or context.key is None or context.key.may(Scope.ADAPTERS)
+
+
 async def charge_audit(model: str, texts: int, tokens: int) -> None:
     """Charge an audit to the current request's key, and to the model if the key sees it.
 
