@@ -10,7 +10,7 @@ from lorecall.audit.records import AuditResult, Epsilon, Group
 from lorecall.audit.reports.build import build_report
 from lorecall.audit.reports.redact import Redactor
 from lorecall.audit.reports.report import Report, Snippet
-from lorecall.audit.runs.single import AuditSettings, secret_frames
+from lorecall.audit.runs.single import AuditSettings, secret_of
 from lorecall.audit.scorer import AdapterVersion, EngineInfo
 from lorecall.audit.stats.membership import compare_with_controls
 from lorecall.audit.stats.tally import Tally
@@ -61,7 +61,8 @@ def recorded_report(
         summaries=summaries,
         membership=membership,
         no_controls=no_controls(texts),
-        **secret_frames(settings.views),
+        system=secret_of(settings.views, "system"),
+        template=secret_of(settings.views, "template"),
     )
     return build_report(result, judge_result(result, policy), policy, redactor, entries=final)
 

@@ -22,6 +22,7 @@ from lorecall.audit.reports.report import (
     Membership,
     Multiplicity,
     Omitted,
+    RedactedText,
     Report,
     ScoredSnippet,
     Sequential,
@@ -77,10 +78,8 @@ def build_report(
                 seed=result.seed,
                 confidence=result.confidence,
                 **dataclasses.asdict(result.bounds),
-                **{
-                    name: None if text is None else redactor.redact(text)
-                    for name, text in (("system", result.system), ("template", result.template))
-                },
+                system=_redacted(result.system, redactor),
+                template=_redacted(result.template, redactor),
             ),
             inputs=Inputs.model_validate(result.sources),
             text=TextDisplay(shown=redactor.show, salt_id=redactor.salt_id),
@@ -106,6 +105,10 @@ def build_report(
             snippets=tuple(entries),
         )
     )
+
+
+def _redacted(text: str | None, redactor: Redactor) -> RedactedText | None:
+    return None if text is None else redactor.redact(text)
 
 
 def _multiplicity(result: AuditResult) -> Multiplicity:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Literal
 
 from lorecall.adapters.core.errors import AdapterError, ScorerError
 from lorecall.audit.inputs.candidates import CandidateSet
@@ -104,7 +105,8 @@ def run_audit(
         summaries={group: tally.summary(settings.confidence) for group, tally in tallies.items()},
         sequential=outcome,
         membership=membership,
-        **secret_frames(settings.views),
+        system=secret_of(settings.views, "system"),
+        template=secret_of(settings.views, "template"),
     )
 
 
@@ -133,12 +135,9 @@ def _ask(
     return findings, test.outcome if test is not None else None
 
 
-def secret_frames(views: Sequence[View]) -> dict[str, str | None]:
-    """Return the texts of an audit's framings, `system` and `template`; None for one that it does not use."""
-    return {
-        name: next((text for view in views if (text := getattr(view, name)) is not None), None)
-        for name in ("system", "template")
-    }
+def secret_of(views: Sequence[View], name: Literal["system", "template"]) -> str | None:
+    """Return the text of an audit's framing; None where it does not use it."""
+    return next((text for view in views if (text := getattr(view, name)) is not None), None)
 
 
 def refuse(adapter: AdapterVersion) -> None:

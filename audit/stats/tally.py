@@ -63,7 +63,7 @@ class Tally:
     def statistics(self) -> NDArray[np.float64]:
         """ΔL, log10 p_z and bits of the longest recalled stretch of each snippet to be compared; shape (n, 3)."""
         rows = np.array(self._numbers, dtype=np.float64).reshape(-1, 3)
-        return rows[~np.isnan(rows[:, 0])]
+        return np.asarray(rows[~np.isnan(rows[:, 0])])
 
     def compare(self, standings: NDArray[np.float64]) -> None:
         """Take what the comparison with the controls gave.

@@ -81,7 +81,8 @@ def repeatable(error: LorecallError, context: RequestContext | None) -> Exceptio
 
     if context is not None:
         context.failure = error
-    return RetryableRequestError(str(error))
+    again: Exception = RetryableRequestError(str(error))
+    return again
 
 
 def unguarded(engine_client: Any) -> Callable[..., AsyncIterator[Any]]:

@@ -349,9 +349,9 @@ def test_a_refusal_spares_what_another_server_accepts(
     assert taken.path.is_dir(), "it was there before"
     lax._store.remove(taken.version)
 
-    def meanwhile(stored: StoredVersion) -> Adapter:
+    def meanwhile(stored: StoredVersion, training: dict[str, Any]) -> Adapter:
         lax._check(adapter)
-        return AdapterPipeline._validate(strict, stored)
+        return AdapterPipeline._validate(strict, stored, training)
 
     strict._validate = meanwhile  # type: ignore[method-assign]
     with pytest.raises(RefusedError):

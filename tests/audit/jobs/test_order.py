@@ -146,7 +146,7 @@ def test_what_an_audit_costs_is_known_before_it_runs() -> None:
     views = {"framing": ["raw", "chat"], "prefix_tokens": [4, 8]}
     more = make_order(asked(**many, **views), {})
     assert (more.texts_to_score, more.tokens_to_score) == (12, 6 * one.tokens_to_score)
-    assert more.settings.views == len(more.settings.audit_settings(None).views)
+    assert more.settings.views == len(more.settings.audit_settings(None, None).views)
 
 
 def test_two_sources_of_one_set_are_refused() -> None:

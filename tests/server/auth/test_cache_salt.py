@@ -92,7 +92,7 @@ class Engine:
 def test_who_is_salted(caller: Any, shared: bool, salts: bool) -> None:  # noqa: FBT001
     """Every request with a key, unless the operator shares the cache; none of the server's own."""
     engine = Engine()
-    guard_engine(engine, shared_cache=shared)
+    guard_engine(engine, lambda _request, stream: stream, shared_cache=shared)
 
     async def ask() -> None:
         if caller != "server":

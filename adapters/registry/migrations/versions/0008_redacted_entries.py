@@ -1,7 +1,7 @@
 """Take out of stored audits whose texts are not shown what a text could be had back from.
 
-Token ids, the first characters of texts, exact probabilities and ranks, and the template of the framing. The reports
-are sealed anew, without a signature: the key is not here.
+Token ids, the first characters of texts, exact probabilities and ranks, and the template of the framing. The
+reports are sealed anew, without a signature: the key is not here.
 """
 
 import hashlib
