@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from lorecall.adapters.core.refusals import NameRefusedError, Reason, RefusedError, SourceRefusedError
