@@ -25,6 +25,10 @@ from lorecall.audit.jobs.spool import Spool
 from lorecall.audit.jobs.store import AuditStore
 from lorecall.audit.policy.policy import Policy
 from lorecall.audit.records import Group
+from lorecall.audit.reports.build import parse_report
+from lorecall.audit.reports.html import render_report
+from lorecall.audit.reports.junit import render_junit
+from lorecall.audit.reports.verify import check_contents
 from lorecall.audit.scorer import AdapterVersion, ScoreItem, Scorer
 from lorecall.server.audits.admission import AuditGate, gate_framings, operator_sets
 from lorecall.server.launch import check_gate
@@ -292,6 +296,23 @@ def test_what_an_uploader_sends_dilutes_nothing(bench: Bench) -> None:
     report = bench.gate.audits.report(leaky.id, lambda _name: True)
     assert (report["summary"]["snippets"], report["own_candidates"]["snippets"]) == (30, 60)
     assert bench.audit(leaky).candidate_set == bench.audit(bench.add("leaky")).candidate_set
+
+
+def test_the_report_tells_the_sets_apart(bench: Bench) -> None:
+    """It holds, as JSON, page and JUnit: each snippet with its set, each set with its counts."""
+    record = bench.add("leaky", SECRETS[:2], controls=[phone(1, salt=3)])
+    bench.runner().run_one()
+    report = parse_report(bench.gate.audits.report(record.id, lambda _name: True))
+    assert check_contents(report) == []
+    assert [str(one.set) for one in report.snippets] == [
+        *["candidates"] * 4, *["own_candidates"] * 2, "own_controls",
+    ]  # fmt: skip
+    page = render_report(report)
+    assert "<option>own_candidates</option>" in page
+    assert page.count('<span class="flag">control</span>') == 1
+    assert 'name="leaky own_candidates" tests="2" failures="2"' in render_junit(report)
+    wrong = report.model_copy(update={"own_candidates": report.summary})
+    assert "own_candidates/snippets is not what its snippets add up to" in check_contents(wrong)
 
 
 def test_a_leak_in_any_framing_refuses(bench: Bench) -> None:
