@@ -1,11 +1,13 @@
 """The content-addressed store keeps exact, immutable copies and survives crashes."""
 
 import errno
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -259,3 +261,26 @@ def test_sweeping_while_copying_breaks_no_copy(store: Store, source: Path) -> No
             done.set()
         sweeper.result()
     assert len(store.versions()) == 100
+
+
+def test_a_store_of_another_user_is_read(store: Store, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that may not mark a version as used verifies and loads it nevertheless."""
+    stored = store.ingest(source)
+
+    def refuse(*_: object, **_more: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "utime", refuse)
+    assert store.verify(stored.version) == stored
+
+
+def test_what_is_in_use_is_not_deleted(store: Store, source: Path) -> None:
+    """While another process marks a version as used the collector leaves it alone."""
+    stored = store.ingest(source)
+    handle = os.open(stored.path, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    assert not store.remove_unused(stored.version, time.time() + 1)
+    os.close(handle)
+    assert store.remove_unused(stored.version, time.time() + 1)
+    with pytest.raises(AdapterNotFoundError):
+        store.verify(stored.version)
