@@ -43,7 +43,7 @@ def test_a_swallowed_signal_is_remembered(monkeypatch: pytest.MonkeyPatch) -> No
     entry = SimpleNamespace(setup_server=lambda args, reuse_port: (args, reuse_port))
     monkeypatch.setattr(utils, "zmq_socket_ctx", utils.zmq_socket_ctx)  # put back after the test
     monkeypatch.setattr(interrupted_start, "_seen", [])
-    monkeypatch.setitem(sys.modules, interrupted_start.ENTRY, entry)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, interrupted_start.ENTRY, entry)
     interrupted_start.apply()
     before = signal.signal(signal.SIGTERM, interrupt)
     try:
