@@ -61,7 +61,7 @@ def test_orders_that_wait_for_a_cold_adapter_hold_up_no_reads() -> None:
 
     app = FastAPI()
     app.include_router(audits.router)
-    app.state.lorecall_audits = SimpleNamespace(submit=submit, audits=lambda *_asked: [])
+    app.state.lorecall_audits = SimpleNamespace(submit=submit, audits=lambda *_asked: [], max_snippets=100)
 
     async def run() -> None:
         transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)

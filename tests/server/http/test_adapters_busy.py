@@ -1,6 +1,7 @@
 """The control plane's routes over an engine that only records."""
 
 import asyncio
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ from lorecall.adapters.registry.records import VersionRecord
 from lorecall.adapters.registry.tables import State
 from lorecall.server.http import adapters
 from lorecall.server.lifecycle.control_plane import ControlPlane
+from lorecall.server.lifecycle.served_models import VersionedModels
 
 from tests.server.lifecycle.recording import World
 
@@ -20,7 +22,9 @@ def client_of(plane: ControlPlane) -> httpx.AsyncClient:
     """Return a client of the routes over a control plane."""
     app = FastAPI()
     app.include_router(adapters.router)
-    app.state.lorecall = SimpleNamespace(adapters=plane)
+    own: Any = SimpleNamespace(plane=plane)
+    models = SimpleNamespace(load_lora_adapter=partial(VersionedModels.load_lora_adapter, own))
+    app.state.lorecall = SimpleNamespace(adapters=plane, models=models)
     return httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://server")
 
 
