@@ -77,7 +77,7 @@ def repeatable(error: LorecallError, context: RequestContext | None) -> Exceptio
 
     if context is not None:
         context.failure = error
-    return RetryableRequestError(str(error))
+    return RetryableRequestError(str(error))  # type: ignore[no-any-return]  # vLLM ships no types
 
 
 def unguarded(engine_client: Any) -> Callable[..., AsyncIterator[Any]]:
