@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from lorecall.adapters.core.beneath import Folder
 from lorecall.adapters.core.errors import AdapterNotFoundError
 from lorecall.adapters.core.refusals import FileRefusedError, Reason, StoreFullError
 from lorecall.adapters.peft_format.digest import chunks_of, digest_of, version_digest
@@ -60,7 +61,7 @@ class Store:
         self._staging.mkdir(parents=True, exist_ok=True)
         self.delete_leftovers()
 
-    def ingest(self, source: Path) -> StoredVersion:
+    def ingest(self, source: Path | Folder) -> StoredVersion:
         """Copy an adapter directory into the store; the same bytes again give the same version.
 
         Only the configuration, the weights and the training record are copied. The digest is computed from the
@@ -155,14 +156,17 @@ class Store:
             shutil.rmtree(path, ignore_errors=True)
             os.close(handle)
 
-    def _copy(self, source: Path, staged: Path) -> str:
+    def _copy(self, source: Path | Folder, staged: Path) -> str:
         config = read_json_bytes(source, CONFIG_FILE)
         with open_plain(source, WEIGHTS_FILE) as weights:
             self._check_room(len(config) + os.fstat(weights.fileno()).st_size)
             _write(staged / CONFIG_FILE, config)
             version = digest_of(config, self._copy_chunks(weights, staged / WEIGHTS_FILE))
-        if (source / TRAINING_FILE).exists():
+        try:
             _write(staged / TRAINING_FILE, read_json_bytes(source, TRAINING_FILE))
+        except FileRefusedError as error:
+            if error.reason is not Reason.MISSING_FILE:
+                raise
         _sync_directory(staged)
         return version
 
