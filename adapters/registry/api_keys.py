@@ -12,8 +12,10 @@ from lorecall.adapters.access.keys import (
     new_secret,
     parse_rate_limits,
     parse_scopes,
+    parse_sources,
 )
 from lorecall.adapters.access.rate_limit import NO_LIMITS, RateLimits
+from lorecall.adapters.access.source_list import SourceList
 from lorecall.adapters.core.errors import LorecallError
 from lorecall.adapters.core.refusals import safe_repr
 from lorecall.adapters.registry.database import Database
@@ -45,6 +47,7 @@ class Keys:
         patterns: Iterable[str] = ("*",),
         limits: RateLimits = NO_LIMITS,
         expires_at: datetime | None = None,
+        sources: SourceList | None = None,
     ) -> tuple[ApiKey, str]:
         """Make a key.
 
@@ -63,6 +66,7 @@ class Keys:
             patterns=tuple(patterns),
             limits=limits,
             expires_at=expires_at,
+            sources=sources,
         )
         with self._database.write() as (session, revision):
             row = KeyRow(
@@ -75,6 +79,7 @@ class Keys:
                 created_at=datetime.now(UTC),
                 created_by=plain_text(actor),
                 expires_at=expires_at,
+                sources=list(sources.entries) if sources is not None else None,
             )
             session.add(row)
             record_event(session, revision, actor, "add-key", "", "", key=key.id, key_name=name)
@@ -110,4 +115,5 @@ def _key_of(row: KeyRow) -> ApiKey:
         patterns=tuple(row.patterns),
         limits=parse_rate_limits(row.limits),
         expires_at=row.expires_at,
+        sources=parse_sources(row.sources),
     )

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from lorecall.adapters.access.keys import ApiKey, Scope
+from lorecall.adapters.access.source_list import SourceList
 from lorecall.adapters.core.errors import LorecallError
 
 ANONYMOUS = "anonymous"
@@ -79,6 +80,12 @@ def sees(model: str) -> bool:
     """Whether the current request may see a model; outside a request, everything may be seen."""
     context = current.get()
     return context is None or context.sees(model)
+
+
+def own_sources() -> SourceList | None:
+    """Return where the current request's key may add adapters from; None where it is not limited."""
+    context = current.get()
+    return context.key.sources if context is not None and context.key is not None else None
 
 
 def actor() -> str:

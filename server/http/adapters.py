@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from lorecall.adapters.access.keys import Scope
 from lorecall.adapters.core.errors import AdapterNotFoundError, UsageError
 from lorecall.adapters.core.refusals import FileRefusedError, Reason
-from lorecall.server.auth.request_context import ForbiddenError, RequestContext, actor, current, sees
+from lorecall.server.auth.request_context import ForbiddenError, RequestContext, actor, current, own_sources, sees
 from lorecall.server.error_responses import AnsweringRoute
 from lorecall.server.http.state import Serving, serving
 from lorecall.server.lifecycle.description import describe, event
@@ -68,7 +68,12 @@ async def add_adapter(request: AddRequest, raw_request: Request) -> Response:
     state = serving(raw_request)
     check_own(request.name)
     added = await state.adapters.add(
-        request.name, request.source, actor=actor(), pin=request.pin, candidates=request.snippets()
+        request.name,
+        request.source,
+        actor=actor(),
+        pin=request.pin,
+        candidates=request.snippets(),
+        asker=own_sources(),
     )
     return await described(state, request.name, added.version, status=201)
 
@@ -158,7 +163,7 @@ async def load_lora_adapter(request: LoadLoRAAdapterRequest, raw_request: Reques
             hint="set load_inplace to true to move the name to a new version",
             param="lora_name",
         )
-    await plane.add(request.lora_name, request.lora_path, actor=actor())
+    await plane.add(request.lora_name, request.lora_path, actor=actor(), asker=own_sources())
     return PlainTextResponse(f"Success: LoRA adapter '{request.lora_name}' added successfully.")
 
 

@@ -3,8 +3,10 @@
 import asyncio
 import logging
 import time
+from functools import partial
 from typing import Any, BinaryIO, Protocol
 
+from lorecall.adapters.access.source_list import SourceList
 from lorecall.adapters.core.errors import AdapterNotFoundError, LorecallError
 from lorecall.adapters.core.refusals import RefusedError
 from lorecall.adapters.intake.pipeline import AdapterPipeline
@@ -82,6 +84,7 @@ class ControlPlane:
         actor: str,
         pin: bool = False,
         candidates: dict[str, Any] | None = None,
+        asker: SourceList | None = None,
     ) -> VersionRecord:
         """Add a version and point the name at it, at once or after the audit that admits it.
 
@@ -93,6 +96,7 @@ class ControlPlane:
             actor: Who does it.
             pin: Whether the engine is to keep it in memory.
             candidates: Snippets that the admitting audit asks for beside the operator's own.
+            asker: The sources that the caller may use; None for all that the server reads.
 
         Raises:
             AdapterError: The adapter cannot be served here, with the reason.
@@ -103,8 +107,11 @@ class ControlPlane:
             self.gate.check(candidates or {})
         try:
             check_name(name, self._base_names)
-            take = self.intake.add if isinstance(source, str) else self.intake.add_upload
-            record, info = await asyncio.to_thread(take, name, source, actor=actor)  # type: ignore[arg-type]
+            if isinstance(source, str):
+                take = partial(self.intake.add, name, source, actor=actor, asker=asker)
+            else:
+                take = partial(self.intake.add_upload, name, source, actor=actor)
+            record, info = await asyncio.to_thread(take)
         except RefusedError as error:
             self._metrics.refusals.labels(error.reason.value).inc()
             raise
