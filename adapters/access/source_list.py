@@ -109,7 +109,10 @@ def refused(message: str, hint: str, reason: Reason = Reason.SOURCE_NOT_ALLOWED)
 
 
 def _local(path: Path) -> Place:
-    real = Path(os.path.realpath(path))
+    try:
+        real = Path(os.path.realpath(path))
+    except OSError:  # a link became a folder while it was looked at; whoever opens the path looks again
+        real = Path(os.path.normpath(path))
     return Place(LOCAL, real.parts, str(real))
 
 
