@@ -150,8 +150,8 @@ def _entry(entry: str) -> Place:
         if not path.is_absolute() or ".." in path.parts:
             raise wrong
         return _local(path)
-    scheme, rest = match["scheme"], match["rest"].removesuffix("/")
-    segments = tuple(rest.split("/")) if rest else ()
+    scheme, rest = match["scheme"], match["rest"]
+    segments = tuple(rest.removesuffix("/").split("/")) if rest else ()
     if scheme in NEVER:
         raise UsageError(
             f"adapters are not read from {scheme}://",

@@ -272,7 +272,8 @@ def _pin_of(info: Mapping[str, Any]) -> str:
 
 def _read_pins(place: Place) -> dict[str, str]:
     try:
-        pins = dict(parse_qsl(place.pins, strict_parsing=True)) if place.pins else {}
+        pairs = parse_qsl(place.pins, keep_blank_values=True, strict_parsing=True) if place.pins else []
+        pins = dict(pairs)
     except ValueError:
         pins = {"": ""}
     if not all(map(_PIN.fullmatch, pins.values())):

@@ -56,9 +56,25 @@ def test_a_port_in_use_is_exit_2(model: str) -> None:
     assert f"port {port} on 127.0.0.1 is in use" in shown
 
 
-@pytest.mark.parametrize(("name", "value"), [("LORECALL_STROE", "x"), ("LORECALL_ADAPTERS", "[]")])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("LORECALL_STROE", "x"),
+        ("LORECALL_ADAPTERS", "[]"),
+        ("LORECALL_SOURCES", "hf://acme*"),
+        ("LORECALL_SOURCES", "hf://acme/*,https://example.org/"),
+        ("LORECALL_SOURCES", "/srv/adapters"),
+    ],
+)
 def test_a_bad_variable_is_exit_2_by_name(model: str, name: str, value: str) -> None:
     """A misspelt or unreadable setting stops the server with the variable's name."""
     code, shown = serve("--base", model, **{name: value})
     assert code == 2
     assert name in shown
+
+
+def test_the_old_name_of_the_sources_leads_to_the_new_one(model: str) -> None:
+    """Who sets LORECALL_SOURCE_SCHEMES must not believe that it still limits anything."""
+    code, shown = serve("--base", model, LORECALL_SOURCE_SCHEMES="s3")
+    assert code == 2
+    assert "LORECALL_SOURCES" in shown
