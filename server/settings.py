@@ -67,7 +67,7 @@ class ServerSettings(BaseSettings):
     )
     api_keys_file: Path | None = Field(
         default=None,
-        description="YAML list of API keys: name, sha256, scopes, adapters (patterns), limits, expires",
+        description="YAML list of API keys: name, sha256, scopes, adapters (patterns), limits, expires, sources",
     )
     adapter_limits: dict[str, dict[str, float]] = Field(
         default_factory=dict,

@@ -124,7 +124,9 @@ def _hub(source: str) -> Place:
     try:
         uri = parse_hf_uri(source)
     except HfUriError as error:
-        raise refused(f"{safe_repr(source)} is no place on the hub", "hf://org/name[@revision][/path]") from error
+        raise refused(
+            f"{safe_repr(source)} is no place on the hub", "hf://org/name[@revision][/path]"
+        ) from error
     path = uri.path_in_repo.rstrip("/")
     kind = () if uri.type == "model" else (f"{uri.type}s",)
     organisation, name = uri.id.split("/")

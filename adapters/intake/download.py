@@ -163,7 +163,8 @@ class Download:
         options = {**self._options, "version_aware": True}
         self._files = self._guard(lambda: fsspec.filesystem(self._scheme, **options))
         return {
-            name: f"{path}?versionId={self._pins[name].removeprefix(_VERSION)}" for name, path in wanted.items()
+            name: f"{path}?versionId={self._pins[name].removeprefix(_VERSION)}"
+            for name, path in wanted.items()
         }
 
     def _changed(self) -> SourceRefusedError:

@@ -153,7 +153,11 @@ class Sources:
         return (ours, theirs) if len(theirs.segments) > len(ours.segments) else (ours,)
 
     def _folder(self, place: Place, roots: tuple[Place, ...], *, our_own: bool) -> Folder:
-        barred = [] if our_own else [Path(one.address) for one in self.policy.barred.places() if one.scheme == LOCAL]
+        barred = (
+            []
+            if our_own
+            else [Path(one.address) for one in self.policy.barred.places() if one.scheme == LOCAL]
+        )
         return Folder(Path(place.address), tuple(Path(root.address) for root in roots), identities(barred))
 
     @contextmanager
@@ -161,7 +165,9 @@ class Sources:
         try:
             handle = folder.open()
         except LeavesRootError as error:
-            raise refused(f"this server does not read {safe_repr(source)}", "a link leads out of its roots") from error
+            raise refused(
+                f"this server does not read {safe_repr(source)}", "a link leads out of its roots"
+            ) from error
         except OSError as error:
             raise _no_adapter(source) from error
         mode = os.fstat(handle).st_mode

@@ -9,7 +9,14 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from lorecall.adapters.access.keys import Scope
 from lorecall.adapters.core.errors import AdapterNotFoundError, UsageError
 from lorecall.adapters.core.refusals import FileRefusedError, Reason
-from lorecall.server.auth.request_context import ForbiddenError, RequestContext, actor, current, own_sources, sees
+from lorecall.server.auth.request_context import (
+    ForbiddenError,
+    RequestContext,
+    actor,
+    current,
+    own_sources,
+    sees,
+)
 from lorecall.server.error_responses import AnsweringRoute
 from lorecall.server.http.state import Serving, serving
 from lorecall.server.lifecycle.description import describe, event

@@ -22,7 +22,9 @@ def add(
     ] = None,
     source: Annotated[
         list[str] | None,
-        typer.Option(help="Prefix of sources that it may add adapters from, such as 'hf://acme/*'; repeatable."),
+        typer.Option(
+            help="Prefix of sources that it may add adapters from, such as 'hf://acme/*'; repeatable."
+        ),
     ] = None,
     requests_per_minute: Annotated[float | None, typer.Option(min=0.01)] = None,
     tokens_per_minute: Annotated[float | None, typer.Option(min=0.01)] = None,

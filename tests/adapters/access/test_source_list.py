@@ -110,7 +110,9 @@ PIECES = st.sampled_from(
 )  # fmt: skip
 
 
-@given(rest=st.lists(PIECES, max_size=8).map("".join), begin=st.sampled_from(["", "bucket/", "bucket/prefix/"]))
+@given(
+    rest=st.lists(PIECES, max_size=8).map("".join), begin=st.sampled_from(["", "bucket/", "bucket/prefix/"])
+)
 def test_s3fs_reads_only_below_the_prefix(rest: str, begin: str) -> None:
     """Whatever is allowed, s3fs takes for a key below the prefix in the bucket."""
     source = f"s3://{begin}{rest}"
@@ -124,7 +126,10 @@ def test_s3fs_reads_only_below_the_prefix(rest: str, begin: str) -> None:
             assert version is None
 
 
-@given(rest=st.lists(PIECES, max_size=8).map("".join), begin=st.sampled_from(["", "acme/", "acme/x", "models/acme/"]))
+@given(
+    rest=st.lists(PIECES, max_size=8).map("".join),
+    begin=st.sampled_from(["", "acme/", "acme/x", "models/acme/"]),
+)
 def test_the_hub_reads_only_below_the_prefix(rest: str, begin: str) -> None:
     """Whatever is allowed, the hub's own library takes for a model of the organisation."""
     source = f"hf://{begin}{rest}"

@@ -142,7 +142,10 @@ def test_a_hub_cache_is_read_where_it_is(tmp_path: Path) -> None:
     with sources_at(tmp_path).fetched(str(snapshot)) as fetched:
         assert contents(store.ingest(fetched.files).path) == GOOD
     narrow = SourcePolicy(allowed=SourceList((str(snapshot),)))
-    with pytest.raises(RefusedError) as caught, Sources(tmp_path / "other", narrow).fetched(str(snapshot)) as fetched:
+    with (
+        pytest.raises(RefusedError) as caught,
+        Sources(tmp_path / "other", narrow).fetched(str(snapshot)) as fetched,
+    ):
         store.ingest(fetched.files)
     assert caught.value.reason is Reason.SYMLINK
 

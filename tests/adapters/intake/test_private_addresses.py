@@ -48,7 +48,11 @@ def connections(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def test_sources_lead_to_the_operators_endpoints_only(
-    sources: Sources, hub: Hub, s3_options: dict[str, Any], connections: list[Any], monkeypatch: pytest.MonkeyPatch
+    sources: Sources,
+    hub: Hub,
+    s3_options: dict[str, Any],
+    connections: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Whatever host a source seems to name, the hub and S3 are asked, or nobody."""
     monkeypatch.setattr(download, "ATTEMPTS", 1)

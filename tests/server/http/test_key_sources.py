@@ -47,7 +47,9 @@ def server(tmp_path: Path, registry: Registry) -> Iterator[TestClient]:
     """Gateway, routes, control plane, pipeline and registry of a server, without an engine."""
     for name in ("acme", "globex"):
         (tmp_path / "roots" / name).mkdir(parents=True)
-    sources = Sources(tmp_path / "staging", SourcePolicy(allowed=SourceList((str(tmp_path / "roots"), "hf://*"))))
+    sources = Sources(
+        tmp_path / "staging", SourcePolicy(allowed=SourceList((str(tmp_path / "roots"), "hf://*")))
+    )
     base = read_base_facts(spoiling.write_base(tmp_path / "base"))
     intake = AdapterPipeline(sources, Store(tmp_path / "store"), registry, base, AdapterLimits(max_rank=8))
     metrics = cast(Any, Counted())
