@@ -117,9 +117,9 @@ def _local(path: Path) -> Place:
 
 
 def _hub(source: str) -> Place:
-    from huggingface_hub.constants import HF_URI_TYPE_PREFIXES  # takes long to import
-    from huggingface_hub.errors import HfUriError
-    from huggingface_hub.utils import parse_hf_uri
+    from huggingface_hub.constants import HF_URI_TYPE_PREFIXES  # noqa: PLC0415  takes long to import
+    from huggingface_hub.errors import HfUriError  # noqa: PLC0415
+    from huggingface_hub.utils import parse_hf_uri  # noqa: PLC0415
 
     try:
         uri = parse_hf_uri(source)

@@ -82,19 +82,10 @@ class Folder:
             try:
                 handle = os.open(part, (flags if not pending else _STEP) | os.O_NOFOLLOW, dir_fd=opened[-1])
             except OSError as error:
-                if error.errno not in _LINK_ERRORS:
-                    raise
-                target = _link(part, opened[-1], error)
                 links += 1
-                if links > MAX_LINKS:
-                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path)) from error
-                if target.startswith("/"):
-                    while len(opened) > 1:
-                        os.close(opened.pop())
-                    # Where it leads now is only a hint: the way there is walked like any other.
-                    pending += _parts_below(base, Path(os.path.realpath(target)))
-                else:
-                    pending += _parts(target)
+                if error.errno not in _LINK_ERRORS or links > MAX_LINKS:
+                    raise
+                pending += _behind(part, opened, base, error)
                 continue
             state = os.fstat(handle)
             if (state.st_dev, state.st_ino) in self.barred:
@@ -123,12 +114,18 @@ def _parts(path: str) -> list[str]:
     return [part for part in reversed(path.split("/")) if part not in ("", ".")]
 
 
-def _link(name: str, directory: int, error: OSError) -> str:
-    """Return where a link leads; raise the error of opening it if it is none."""
+def _behind(name: str, opened: list[int], base: Path, error: OSError) -> list[str]:
+    """Return the parts that a link stands for; raise the error of opening it if it is none."""
     try:
-        return os.readlink(name, dir_fd=directory)  # noqa: PTH115  (pathlib has no dir_fd)
+        target = os.readlink(name, dir_fd=opened[-1])
     except OSError:
         raise error from None
+    if not target.startswith("/"):
+        return _parts(target)
+    while len(opened) > 1:
+        os.close(opened.pop())
+    # Where it leads now is only a hint: the way there is walked like any other.
+    return _parts_below(base, Path(os.path.realpath(target)))
 
 
 def _leaves(path: Path) -> LeavesRootError:

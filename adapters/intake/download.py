@@ -12,6 +12,9 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 import fsspec
+from huggingface_hub import HfApi
+from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.utils import parse_hf_uri
 from lorecall.adapters.access.source_list import HUB, Place, refused
 from lorecall.adapters.core.refusals import Reason, SourceRefusedError, StoreFullError, safe_repr
 from lorecall.adapters.peft_format.files import (
@@ -87,10 +90,6 @@ class Download:
 
     def _at_commit(self) -> str:
         """Return the hub's address with the commit that its revision is now."""
-        from huggingface_hub import HfApi  # takes long to import
-        from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
-        from huggingface_hub.utils import parse_hf_uri
-
         uri = parse_hf_uri(self._location)
         api = HfApi(endpoint=self._options.get("endpoint"), token=self._options.get("token"))
 
@@ -170,7 +169,7 @@ class Download:
     def _changed(self) -> SourceRefusedError:
         return SourceRefusedError(
             Reason.SOURCE_FAILED,
-            f"{safe_repr(self._location)} has changed since the adapter was added, and the bytes from then are gone",
+            f"{safe_repr(self._location)} has changed since the adapter was added; the bytes are gone",
             hint="add it again as a new version; LORECALL_SHARED keeps a copy of all that is added",
             param="source",
         )

@@ -176,8 +176,8 @@ class AdapterPipeline:
         if stored.version != record.version:
             raise SourceRefusedError(
                 Reason.SOURCE_FAILED,
-                f"{source} has changed since {record.name} was added: it holds version {stored.version[:12]} by now,"
-                f" not {record.version[:12]}",
+                f"{source} has changed since {record.name} was added: it holds version"
+                f" {stored.version[:12]} by now, not {record.version[:12]}",
                 hint="add it again as a new version; LORECALL_SHARED keeps a copy of all that is added",
                 param="source",
             )

@@ -29,13 +29,13 @@ class SourcePolicy:
 
     Attributes:
         allowed: What adapters may be added from: addresses and local directories.
-        barred: What lies in there and is not to be read all the same, such as other people's adapters in our store.
+        barred: What is not read although it lies in there, such as other people's adapters in our store.
         max_bytes: The largest adapter, in bytes.
         storage_options: fsspec's options by scheme: endpoints and the server's own credentials.
     """
 
-    allowed: SourceList = SourceList(("hf://*", "s3://*"))
-    barred: SourceList = SourceList(())
+    allowed: SourceList = field(default_factory=lambda: SourceList(("hf://*", "s3://*")))
+    barred: SourceList = field(default_factory=lambda: SourceList(()))
     max_bytes: int = 8 << 30
     storage_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
@@ -46,7 +46,7 @@ class Fetched:
 
     Attributes:
         files: The directory with its files, for `Store.ingest`.
-        address: Where they came from: at a commit of the hub, or with the versions or etags of their objects on S3.
+        address: Where they came from: at a commit of the hub, or with the versions or etags that S3 has.
     """
 
     files: Path | Folder
@@ -153,21 +153,20 @@ class Sources:
         return (ours, theirs) if len(theirs.segments) > len(ours.segments) else (ours,)
 
     def _folder(self, place: Place, roots: tuple[Place, ...], *, our_own: bool) -> Folder:
-        barred = (
-            []
-            if our_own
-            else [Path(one.address) for one in self.policy.barred.places() if one.scheme == LOCAL]
+        barred = [] if our_own else [one for one in self.policy.barred.places() if one.scheme == LOCAL]
+        return Folder(
+            Path(place.address),
+            tuple(Path(root.address) for root in roots),
+            identities(Path(one.address) for one in barred),
         )
-        return Folder(Path(place.address), tuple(Path(root.address) for root in roots), identities(barred))
 
     @contextmanager
     def _local(self, source: str, folder: Folder) -> Iterator[Path | Folder]:
         try:
             handle = folder.open()
         except LeavesRootError as error:
-            raise refused(
-                f"this server does not read {safe_repr(source)}", "a link leads out of its roots"
-            ) from error
+            problem = f"this server does not read {safe_repr(source)}"
+            raise refused(problem, "a link there leads out of its folders") from error
         except OSError as error:
             raise _no_adapter(source) from error
         mode = os.fstat(handle).st_mode

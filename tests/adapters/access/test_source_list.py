@@ -141,7 +141,7 @@ def test_the_hub_reads_only_below_the_prefix(rest: str, begin: str) -> None:
 
 
 def test_local_prefixes_are_folders_without_links(tmp_path: Path) -> None:
-    """A root's name as the beginning of another's, dots and links do not lead out; a root may be a link itself."""
+    """A root's name as the beginning of another's, dots and links do not lead out; a root may be a link."""
     for name in ("root/acme", "root-evil", "other"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "alias").symlink_to("root")

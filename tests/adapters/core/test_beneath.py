@@ -37,7 +37,8 @@ def test_links_that_stay_inside_are_followed(root: Path) -> None:
 
 @pytest.mark.parametrize(
     "target",
-    ["../../../secret", "/{out}/secret", "{root}/../secret", "../../../root/../secret", "/proc/self/root/etc/passwd"],
+    ["../../../secret", "/{out}/secret", "{root}/../secret", "../../../root/../secret",
+     "/proc/self/root/etc/passwd"],
 )  # fmt: skip
 def test_links_that_lead_out_are_not_followed(root: Path, target: str) -> None:
     """Neither by dots, nor by an absolute path, nor by the root's own name."""
@@ -76,11 +77,11 @@ def test_barred_folders_are_not_entered_by_any_name(root: Path) -> None:
 def test_what_cannot_be_opened_is_an_error(root: Path) -> None:
     """A link to itself, a file as a folder, and what is not there; no file descriptor is left open."""
     (root / "loop").symlink_to("loop")
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     for name, error in (("loop", OSError), ("top/file", NotADirectoryError), ("none", FileNotFoundError)):
         with pytest.raises(error):
             Folder(root, (root,)).open(name)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 @pytest.mark.skipif(not hasattr(os, "O_PATH"), reason="needs O_PATH")

@@ -4,7 +4,6 @@ import os
 from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
-from typing import Any
 
 import fsspec
 import pytest
@@ -15,7 +14,6 @@ from lorecall.adapters.intake.shared_store import SharedStore
 from lorecall.adapters.intake.sources import Sources
 from lorecall.adapters.intake.store import Store
 from lorecall.adapters.peft_format.files import CONFIG_FILE, TRAINING_FILE, WEIGHTS_FILE
-from lorecall.adapters.registry.records import VersionRecord
 from lorecall.adapters.registry.registry import Registry
 from lorecall.adapters.validation.base_facts import BaseFacts, read_base_facts
 from lorecall.adapters.validation.policy import AdapterLimits
@@ -114,7 +112,7 @@ def test_a_version_that_was_deleted_on_s3_is_an_error(sources: Sources, bucket: 
 
 
 def test_etags_on_s3_are_compared(sources: Sources, bucket: str) -> None:
-    """In a bucket without versions, other bytes are an error before they are read; the same bytes are the same."""
+    """In a bucket without versions, other bytes are an error before they are read; the same are the same."""
     put(sources, bucket, BIG)
     pinned = address_of(sources, bucket)
     assert pinned.startswith(f"{bucket}#{CONFIG_FILE}=etag:")
@@ -144,7 +142,8 @@ def test_an_archive_on_s3_is_pinned(sources: Sources, bucket: str, *, keep: bool
 
 @pytest.mark.parametrize(
     "pins",
-    ["x", "=", f"{CONFIG_FILE}=", f"{CONFIG_FILE}=latest:1", f"{CONFIG_FILE}=etag:%0a", f"{CONFIG_FILE}=version:a%20b"],
+    ["x", "=", f"{CONFIG_FILE}=", f"{CONFIG_FILE}=latest:1", f"{CONFIG_FILE}=etag:%0a",
+     f"{CONFIG_FILE}=version:a%20b"],
 )  # fmt: skip
 def test_malformed_pins_are_refused(sources: Sources, bucket: str, pins: str) -> None:
     """Before a request is made."""
@@ -164,6 +163,7 @@ class Fleet:
         self._place, self._sources, self._registry, self._base = place, sources, registry, base
 
     def server(self, name: str, shared: SharedStore | None = None) -> AdapterPipeline:
+        """Start one."""
         sources = Sources(self._place / name / "staging", self._sources.policy)
         store = Store(self._place / name / "store")
         return AdapterPipeline(sources, store, self._registry, self._base, AdapterLimits(max_rank=16), shared)
@@ -189,7 +189,7 @@ def adapters(tmp_path: Path) -> list[dict[str, bytes]]:
 def test_a_replica_that_starts_later_gets_the_same_bytes(
     fleet: Fleet, sources: Sources, hub: Hub, bucket: str, adapters: list[dict[str, bytes]], origin: str
 ) -> None:
-    """The registry has the pinned address; a new server fetches the version of then, though the source moved on."""
+    """The registry has the pinned address; a new server fetches what it was then, though it moved on."""
     source = "hf://some-org/adapter" if origin == "hub" else versioned(sources, bucket)
 
     def publish(files: dict[str, bytes]) -> None:
@@ -214,7 +214,7 @@ def test_a_source_that_keeps_nothing_is_a_clear_error_and_the_shared_copy_helps(
     record, info = fleet.server("one").add("acme", bucket, actor="ann")
     shelf = f"{bucket}/shelf"
     shared = SharedStore(shelf, sources.policy.storage_options["s3"])
-    kept: VersionRecord = fleet.server("three", shared).add("other", bucket, actor="ann")[0]
+    kept = fleet.server("three", shared).add("other", bucket, actor="ann")[0]
     put(sources, bucket, adapters[1])
     with pytest.raises(SourceRefusedError) as caught:
         fleet.server("two").materialise(record)
@@ -222,9 +222,7 @@ def test_a_source_that_keeps_nothing_is_a_clear_error_and_the_shared_copy_helps(
     assert fleet.server("four", shared).materialise(kept).version == info.version
 
 
-def test_the_shared_folder_is_no_source_for_callers(
-    tmp_path: Path, sources: Sources, bucket: str, s3_options: dict[str, Any]
-) -> None:
+def test_the_shared_folder_is_no_source_for_callers(tmp_path: Path, sources: Sources, bucket: str) -> None:
     """Another tenant's adapter is not added from there by its digest; the server itself reads it."""
     put(sources, f"{bucket}/shelf/{'a' * 64}", GOOD)
     barred = SourceList((f"{bucket}/shelf",))

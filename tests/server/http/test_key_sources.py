@@ -32,6 +32,7 @@ class Counted:
         return self
 
     def __call__(self, *_: object) -> Any:
+        """Return something that can be counted on."""
         return self
 
 
@@ -52,14 +53,14 @@ def server(tmp_path: Path, registry: Registry) -> Iterator[TestClient]:
     )
     base = read_base_facts(spoiling.write_base(tmp_path / "base"))
     intake = AdapterPipeline(sources, Store(tmp_path / "store"), registry, base, AdapterLimits(max_rank=8))
-    metrics = cast(Any, Counted())
+    metrics = cast("Any", Counted())
     app = FastAPI()
     app.include_router(adapters.router)
     app.include_router(keys.router)
     app.add_middleware(Gateway, state=app.state)
     app.state.lorecall = SimpleNamespace(
         keys=KeyGuard(registry, [("tests", ADMIN)], None, always=True),
-        adapters=ControlPlane(registry, intake, cast(Any, None), frozenset(), metrics),
+        adapters=ControlPlane(registry, intake, cast("Any", None), frozenset(), metrics),
         metrics=metrics,
         open_metrics=False,
         max_body_bytes=1 << 20,
