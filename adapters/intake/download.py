@@ -98,17 +98,20 @@ class Download:
                 info = api.repo_info(uri.id, repo_type=uri.type, revision=uri.revision)
             except (RepositoryNotFoundError, RevisionNotFoundError):
                 return None
-            return info.sha
+            sha: str | None = info.sha
+            return sha
 
         sha = self._guard(commit)
         if sha is None:
             raise SourceRefusedError(
                 Reason.MISSING_FILE,
                 f"the hub has no {safe_repr(self._location)}",
-                hint="check the name, the revision and the server's rights; a commit can be deleted there",
+                hint="check the name, the revision and the server's rights; if the commit was deleted, add the"
+                " adapter again: LORECALL_SHARED keeps a copy of all that is added",
                 param="source",
             )
-        return dataclasses.replace(uri, revision=sha).to_uri().replace("hf://models/", "hf://", 1)
+        pinned: str = dataclasses.replace(uri, revision=sha).to_uri()
+        return pinned.replace("hf://models/", "hf://", 1)
 
     def _fetch(self, wanted: Mapping[str, str], target: Path) -> None:
         if self._pins:

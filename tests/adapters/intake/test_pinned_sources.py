@@ -81,7 +81,8 @@ def test_a_commit_that_was_deleted_is_an_error(sources: Sources, hub: Hub) -> No
     hub.commits.clear()
     error = refusal(sources, pinned)
     assert error.reason is Reason.MISSING_FILE
-    assert "a commit can be deleted" in error.hint
+    assert "if the commit was deleted" in error.hint
+    assert "LORECALL_SHARED" in error.hint
 
 
 @pytest.mark.parametrize("files", [BIG, {**BIG, TRAINING_FILE: b'{"seed": 1}'}])
