@@ -1,6 +1,7 @@
 """What comes from the hub or S3 is pinned: a server that fetches it later gets the same bytes, or an error."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
@@ -9,6 +10,7 @@ import fsspec
 import pytest
 from lorecall.adapters.access.source_list import SourceList
 from lorecall.adapters.core.refusals import Reason, SourceRefusedError
+from lorecall.adapters.intake.download import Download
 from lorecall.adapters.intake.pipeline import AdapterPipeline
 from lorecall.adapters.intake.shared_store import SharedStore
 from lorecall.adapters.intake.sources import Sources
@@ -124,6 +126,23 @@ def test_etags_on_s3_are_compared(sources: Sources, bucket: str) -> None:
     put(sources, bucket, CHANGED)
     assert_changed(refusal(sources, pinned))
     fsspec.filesystem("s3", **sources.policy.storage_options["s3"]).rm_file(f"{bucket}/{WEIGHTS_FILE}")
+    assert_changed(refusal(sources, pinned))
+
+
+def test_a_change_right_after_the_comparison_is_noticed(
+    sources: Sources, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The etags are compared again with what is read."""
+    put(sources, bucket, BIG)
+    pinned = address_of(sources, bucket)
+    compare = Download._as_pinned
+
+    def changing(self: Download, wanted: Mapping[str, str]) -> Mapping[str, str]:
+        found = compare(self, wanted)
+        put(sources, bucket, CHANGED)
+        return found
+
+    monkeypatch.setattr(Download, "_as_pinned", changing)
     assert_changed(refusal(sources, pinned))
 
 
