@@ -142,17 +142,22 @@ def test_the_hub_reads_only_below_the_prefix(rest: str, begin: str) -> None:
 
 def test_local_prefixes_are_folders_without_links(tmp_path: Path) -> None:
     """A root's name as the beginning of another's, dots and links do not lead out; a root may be a link."""
-    for name in ("root/acme", "root-evil", "other"):
+    for name in ("models/acme", "models-evil", "other"):
         (tmp_path / name).mkdir(parents=True)
-    (tmp_path / "alias").symlink_to("root")
-    (tmp_path / "root/out").symlink_to("../other")
-    for entry in (f"{tmp_path}/root", f"file://{tmp_path}/root/", f"{tmp_path}/root/*", f"{tmp_path}/alias"):
-        assert allows(entry, f"{tmp_path}/root/acme")
+    (tmp_path / "alias").symlink_to("models")
+    (tmp_path / "models/out").symlink_to("../other")
+    for entry in (
+        f"{tmp_path}/models",
+        f"file://{tmp_path}/models/",
+        f"{tmp_path}/models/*",
+        f"{tmp_path}/alias",
+    ):
+        assert allows(entry, f"{tmp_path}/models/acme")
         assert allows(entry, f"file://{tmp_path}/alias/acme/../acme")
-        for out in ("root-evil", "root/../other", "root/out", "other", ""):
+        for out in ("models-evil", "models/../other", "models/out", "other", ""):
             assert not allows(entry, f"{tmp_path}/{out}")
-        assert not allows(entry, "root/acme")
-        assert not allows(entry, f"s3:/{tmp_path}/root/acme")
+        assert not allows(entry, "models/acme")
+        assert not allows(entry, f"s3:/{tmp_path}/models/acme")
 
 
 @pytest.mark.parametrize(

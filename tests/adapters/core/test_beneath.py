@@ -38,7 +38,7 @@ def test_links_that_stay_inside_are_followed(root: Path) -> None:
 @pytest.mark.parametrize(
     "target",
     ["../../../secret", "/{out}/secret", "{root}/../secret", "../../../root/../secret",
-     "/proc/self/root/etc/passwd"],
+     "/proc/self/cwd"],
 )  # fmt: skip
 def test_links_that_lead_out_are_not_followed(root: Path, target: str) -> None:
     """Neither by dots, nor by an absolute path, nor by the root's own name."""
