@@ -32,8 +32,8 @@ def test_the_settings_say_where_adapters_may_come_from(tmp_path: Path, *, keyed:
         for source in ("hf://acme/model@v1", "s3://bucket/acme/model", str(models / "acme")):
             sources.check(source)
         for source in (
-            "hf://other/model", "s3://bucket/other", "s3://bucket", str(tmp_path), "memory://shelf/of/" + "a" * 64,
-            str(store), str(store / ("a" * 64)), "https://example.org/adapter.zip",
+            "hf://other/model", "s3://bucket/other", "s3://bucket", str(tmp_path),
+            "memory://shelf/of/" + "a" * 64, str(store), str(store / ("a" * 64)), "https://example.org/adapter.zip",
         ):  # fmt: skip
             with pytest.raises(RefusedError, match="does not read"):
                 sources.check(source)
