@@ -8,6 +8,7 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
+from lorecall.adapters.access.source_list import SourceList
 from lorecall.adapters.core.errors import UsageError
 from lorecall.adapters.intake.pipeline import AdapterPipeline
 from lorecall.adapters.intake.shared_store import SharedStore
@@ -188,8 +189,8 @@ def make_pipeline(
     lora = engine_client.vllm_config.lora_config
     modules = getattr(lora, "target_modules", None)
     policy = SourcePolicy(
-        local_roots=settings.roots(keyed=keyed),
-        schemes=frozenset(scheme for scheme in settings.source_schemes.split(",") if scheme),
+        allowed=settings.allowed_sources(keyed=keyed),
+        barred=SourceList((str(settings.store.absolute()), *filter(None, [settings.shared]))),
         max_bytes=settings.max_adapter_bytes,
         download_seconds=settings.download_seconds,
     )

@@ -23,6 +23,7 @@ DEFAULTS = {
     "--max-lora-rank": "128",
     "--scheduling-policy": "priority",
     "--host": "127.0.0.1",
+    "--allowed-media-domains": "none.invalid",  # a base that sees images would fetch what any caller names
 }
 """Engine flags that we set unless the caller did; "" means a flag without a value."""
 

@@ -5,6 +5,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from lorecall.adapters.access.source_list import LOCAL, SourceList
 from lorecall.adapters.core.errors import UsageError
 from lorecall.server.state_folder import cached_folder, move_state, state_folder
 from pydantic import Field, FilePath, SecretStr, ValidationError, field_validator
@@ -18,6 +19,10 @@ CLIENT_KEYS = frozenset(
     {"LORECALL_API_KEY", "LORECALL_SERVER", "LORECALL_REPORT_KEY", "LORECALL_REPORT_SALT"}
 )
 """Read by the command line as a client, not by the server."""
+
+RENAMED = {
+    "LORECALL_SOURCE_SCHEMES": "set LORECALL_SOURCES to prefixes, such as hf://*,s3://bucket/prefix/",
+}
 
 
 class ServerSettings(BaseSettings):
@@ -49,13 +54,16 @@ class ServerSettings(BaseSettings):
         description="directories under which adapters may be added by local path, separated by `:`; empty for "
         "any on a server without API keys, which only this machine can reach, and none on one with keys",
     )
-    source_schemes: str = Field(
-        default="hf,s3", description="addresses that adapters may be added from, separated by commas"
+    sources: str = Field(
+        default="hf://*,s3://*",
+        description="prefixes of the addresses that adapters may be added from, such as "
+        "`hf://acme/*,s3://bucket/prefix/`; an API key may have a narrower list of its own",
     )
     shared: str = Field(
         default="",
-        description="address such as `s3://bucket/adapters` where uploads and adapters of local paths are kept "
-        "for the registry's other servers; empty where there are none, or where they share the store",
+        description="address such as `s3://bucket/adapters` where every adapter that is added is kept for "
+        "the registry's other servers; empty where there are none, where they share the store, or where all "
+        "adapters come from the hub or S3 and stay there",
     )
     max_adapter_bytes: int = Field(default=8 << 30, ge=1, description="the largest adapter, in bytes")
     download_seconds: float = Field(
@@ -73,7 +81,7 @@ class ServerSettings(BaseSettings):
     )
     api_keys_file: FilePath | None = Field(
         default=None,
-        description="YAML list of API keys: name, sha256, scopes, adapters (patterns), limits, expires",
+        description="YAML list of API keys: name, sha256, scopes, adapters (patterns), limits, expires, sources",
     )
     adapter_limits: dict[str, dict[str, float]] = Field(
         default_factory=dict,
@@ -171,6 +179,17 @@ class ServerSettings(BaseSettings):
                 raise ValueError(f"{above} cannot be written to")
         return folder
 
+    @field_validator("sources")
+    @classmethod
+    def _addresses(cls, value: str) -> str:
+        try:
+            places = SourceList(_prefixes(value)).places()
+        except UsageError as error:
+            raise ValueError(str(error)) from error
+        if any(place.scheme == LOCAL for place in places):
+            raise ValueError("local folders are named in LORECALL_LOCAL_ROOTS")
+        return value
+
     def registry_url(self) -> str:
         """Return the registry's URL."""
         return self.registry or f"sqlite:///{self.store / 'registry.db'}"
@@ -178,6 +197,10 @@ class ServerSettings(BaseSettings):
     def spool_folder(self) -> Path:
         """Return the folder for the texts of unfinished audits."""
         return self.audit_spool or self.store / "audits"
+
+    def allowed_sources(self, *, keyed: bool) -> SourceList:
+        """Return what adapters may be added from: addresses and local directories."""
+        return SourceList((*_prefixes(self.sources), *map(str, self.roots(keyed=keyed))))
 
     def roots(self, *, keyed: bool) -> tuple[Path, ...]:
         """Return the directories under which local adapters may lie."""
@@ -216,6 +239,10 @@ class ServerSettings(BaseSettings):
         return (("LORECALL_ADMIN_KEY", secret),) if secret else ()
 
 
+def _prefixes(listed: str) -> tuple[str, ...]:
+    return tuple(prefix for part in listed.split(",") if (prefix := part.strip()))
+
+
 def read_settings() -> ServerSettings:
     """Return the settings from the environment.
 
@@ -227,7 +254,7 @@ def read_settings() -> ServerSettings:
         if key.startswith(PREFIX) and key not in known | CLIENT_KEYS:
             raise UsageError(
                 f"{key} is not a setting of lorecall",
-                hint=f"settings: {', '.join(sorted(known | CLIENT_KEYS))}",
+                hint=RENAMED.get(key) or f"settings: {', '.join(sorted(known | CLIENT_KEYS))}",
                 param=key,
             )
     try:

@@ -11,7 +11,10 @@ from urllib.parse import urlsplit
 
 
 class Hub(ThreadingHTTPServer):
-    """Serves `files` (content by path) as the model repository `repository`, at every revision in `revisions`."""
+    """Serves `files` (content by path) as the model repository `repository`, at every revision in `revisions`.
+
+    What it has told somebody the commit of stays in `commits`, also when `files` change afterwards.
+    """
 
     daemon_threads = True
 
@@ -20,7 +23,19 @@ class Hub(ThreadingHTTPServer):
         self.repository = repository
         self.revisions = {"main"}
         self.files: dict[str, bytes] = {}
+        self.commits: dict[str, dict[str, bytes]] = {}
         self.requests: list[str] = []
+
+    def commit(self) -> str:
+        """Return the commit of the present files."""
+        content = repr(sorted(self.files.items())).encode()
+        sha = hashlib.sha1(content, usedforsecurity=False).hexdigest()
+        self.commits[sha] = dict(self.files)
+        return sha
+
+    def at(self, revision: str) -> dict[str, bytes] | None:
+        """Return the files at a revision; None if there is no such."""
+        return self.commits[self.commit()] if revision in self.revisions else self.commits.get(revision)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -57,17 +72,28 @@ class _Handler(BaseHTTPRequestHandler):
             f"/api/models/{self.server.repository}/tree/",
             f"/{self.server.repository}/resolve/",
         )
-        if path.startswith(tree) and path.removeprefix(tree) in self.server.revisions:
-            self._json([self._entry(name, content) for name, content in self.server.files.items()])
-        elif path == api or path.removeprefix(f"{api}/revision/") in self.server.revisions:
-            self._json({"id": self.server.repository, "sha": "a" * 40, "siblings": []})
+        if path.startswith(tree) and (files := self.server.at(path.removeprefix(tree))) is not None:
+            self._json([self._entry(name, content) for name, content in files.items()])
+        elif path == api or path.startswith(f"{api}/revision/"):
+            self._about(path.removeprefix(api).removeprefix("/revision/") or "main")
         elif path.startswith(resolve):
-            self._bytes(self.server.files[path.removeprefix(resolve).partition("/")[2]])
+            revision, _, name = path.removeprefix(resolve).partition("/")
+            self._bytes((self.server.at(revision) or {})[name])
         else:
-            self.send_response(404)
-            self.send_header("X-Error-Code", "RepoNotFound")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+            self._missing("RepoNotFound")
+
+    def _about(self, revision: str) -> None:
+        if self.server.at(revision) is None:
+            self._missing("RevisionNotFound")
+        else:
+            sha = self.server.commit() if revision in self.server.revisions else revision
+            self._json({"id": self.server.repository, "sha": sha, "siblings": []})
+
+    def _missing(self, code: str) -> None:
+        self.send_response(404)
+        self.send_header("X-Error-Code", code)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
 
     def _entry(self, name: str, content: bytes) -> dict[str, Any]:
         oid = hashlib.sha1(content, usedforsecurity=False).hexdigest()

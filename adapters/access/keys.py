@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 from lorecall.adapters.access.rate_limit import NO_LIMITS, RateLimits
+from lorecall.adapters.access.source_list import SourceList
 from lorecall.adapters.core.errors import UsageError
 from lorecall.adapters.core.refusals import safe_repr
 
@@ -20,7 +21,7 @@ MIN_SECRET_CHARACTERS = 20
 _PATTERN = re.compile(r"[A-Za-z0-9._/:@+*?-]{1,128}", re.ASCII)
 _SECRET = re.compile(r"[!-~]+")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_FIELDS = {"name", "sha256", "scopes", "adapters", "limits", "expires"}
+_FIELDS = {"name", "sha256", "scopes", "adapters", "limits", "expires", "sources"}
 
 
 class Scope(StrEnum):
@@ -51,6 +52,7 @@ class ApiKey:
             name included.
         limits: Its rate limits.
         expires_at: When it expires, UTC; None for never.
+        sources: Where it may add adapters from, of what the server allows, beside uploads; None for all of that.
     """
 
     id: str
@@ -60,6 +62,7 @@ class ApiKey:
     patterns: tuple[str, ...] = ("*",)
     limits: RateLimits = NO_LIMITS
     expires_at: datetime | None = None
+    sources: SourceList | None = None
 
     def __post_init__(self) -> None:
         bad = [pattern for pattern in self.patterns if not _PATTERN.fullmatch(pattern)]
@@ -141,7 +144,7 @@ def key_from_secret(secret: str, name: str = "environment") -> ApiKey:
 
 
 def read_key_file(path: Path) -> tuple[ApiKey, ...]:
-    """Read keys from a YAML list of `{name, sha256, scopes, adapters, limits, expires}`.
+    """Read keys from a YAML list of `{name, sha256, scopes, adapters, limits, expires, sources}`.
 
     Raises:
         ApiKeyError: The file or an entry is wrong; the message says which and how.
@@ -191,11 +194,23 @@ def parse_rate_limits(values: Mapping[str, Any]) -> RateLimits:
         ) from error
 
 
+def parse_sources(entries: Iterable[object] | None) -> SourceList | None:
+    """Return the sources of a key from their prefixes; None for no limit.
+
+    Raises:
+        ApiKeyError: One is no prefix of sources.
+    """
+    try:
+        return None if entries is None else SourceList(tuple(map(str, entries)))
+    except UsageError as error:
+        raise ApiKeyError(error.message, hint=error.hint, param="sources") from error
+
+
 def _entry(entry: Any, where: str) -> ApiKey:
     if not isinstance(entry, dict) or not {"name", "sha256", "scopes"} <= entry.keys() <= _FIELDS:
         raise ApiKeyError(
             f"{where} does not have the right fields",
-            hint="name, sha256 and scopes; adapters, limits and expires may be added; a secret may not",
+            hint="name, sha256 and scopes; adapters, limits, expires and sources may be added; a secret may not",
         )
     name, digest, expires = str(entry["name"]), str(entry["sha256"]), entry.get("expires")
     if not _DIGEST.fullmatch(digest):
@@ -207,8 +222,12 @@ def _entry(entry: Any, where: str) -> ApiKey:
             f"{where} expires at {safe_repr(expires)}", hint="a time such as 2027-01-31T00:00:00Z"
         )
     scopes, patterns, limits = entry["scopes"], entry.get("adapters", ["*"]), entry.get("limits", {})
-    if not isinstance(scopes, list) or not isinstance(patterns, list) or not isinstance(limits, dict):
-        raise ApiKeyError(f"{where} is malformed", hint="scopes and adapters are lists, limits is a mapping")
+    sources = entry.get("sources")
+    lists = (scopes, patterns, [] if sources is None else sources)
+    if not all(isinstance(one, list) for one in lists) or not isinstance(limits, dict):
+        raise ApiKeyError(
+            f"{where} is malformed", hint="scopes, adapters and sources are lists, limits is a mapping"
+        )
     return ApiKey(
         id=f"file:{name}",
         name=name,
@@ -217,4 +236,5 @@ def _entry(entry: Any, where: str) -> ApiKey:
         patterns=tuple(map(str, patterns)),
         limits=parse_rate_limits(limits),
         expires_at=expires.replace(tzinfo=expires.tzinfo or UTC) if expires else None,
+        sources=parse_sources(sources),
     )

@@ -1,16 +1,23 @@
 """Download an adapter through fsspec, resuming what an earlier attempt or another process left."""
 
+import dataclasses
 import hashlib
 import math
 import os
+import re
 import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, urlencode
 
 import fsspec
+from huggingface_hub import HfApi
+from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.utils import parse_hf_uri
+from lorecall.adapters.access.source_list import HUB, Place, refused
 from lorecall.adapters.core.refusals import Reason, SourceRefusedError, StoreFullError, safe_repr
 from lorecall.adapters.peft_format.files import (
     ADAPTER_FILES,
@@ -22,6 +29,9 @@ from lorecall.adapters.peft_format.files import (
 ATTEMPTS = 4
 _CHUNK_BYTES = 8 << 20
 _RESERVE_BYTES = 64 << 20
+_VERSION = "version:"
+_ETAG = "etag:"
+_PIN = re.compile(rf"({_VERSION}|{_ETAG})[!-~]{{1,1024}}")
 
 
 class Deadline:
@@ -59,29 +69,41 @@ class Download:
     """A download of an adapter's files from one place on an fsspec file system.
 
     Args:
-        scheme: fsspec's protocol.
-        location: Directory or archive there, with the scheme.
+        place: Directory or archive there. What it is pinned to is fetched, or nothing.
         options: fsspec's storage options for it.
         max_bytes: Limit on the sum of the file sizes that the source states; no more is read of a file.
         deadline: When it must be over, checked between two reads; the file system bounds how long one read takes.
         sleep: Waits between attempts; seconds.
+
+    Raises:
+        SourceRefusedError: The pins are malformed, or the hub has no such revision.
     """
 
     def __init__(
         self,
-        scheme: str,
-        location: str,
+        place: Place,
         options: Mapping[str, Any],
         *,
         max_bytes: int,
         deadline: Deadline | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._location = location.rstrip("/")
+        self._location = place.address
+        self._scheme = place.scheme
+        self._options = options
         self._max_bytes = max_bytes
         self._deadline = deadline or Deadline(math.inf)
         self._sleep = sleep
-        self._files = self._guard(lambda: fsspec.filesystem(scheme, **options))
+        self._pins = _read_pins(place)
+        self._found: dict[str, str] = {}
+        self._files = self._guard(lambda: fsspec.filesystem(place.scheme, **options))
+        if place.scheme == HUB:
+            self._location = self._at_commit()
+
+    @property
+    def pinned(self) -> str:
+        """The address of the very files that were fetched: with the hub's commit, or the versions on S3."""
+        return self._location + ("#" + urlencode(self._found, safe=":") if self._found else "")
 
     def directory(self, target: Path) -> None:
         """Fetch the adapter's files to a directory; files there are kept if the source has not changed.
@@ -102,7 +124,34 @@ class Download:
         """
         self._fetch({target.name: self._location}, target.parent)
 
+    def _at_commit(self) -> str:
+        """Return the hub's address with the commit that its revision is now."""
+        uri = parse_hf_uri(self._location)
+        api = HfApi(endpoint=self._options.get("endpoint"), token=self._options.get("token"))
+
+        def commit() -> str | None:
+            try:
+                info = api.repo_info(uri.id, repo_type=uri.type, revision=uri.revision)
+            except (RepositoryNotFoundError, RevisionNotFoundError):
+                return None
+            sha: str | None = info.sha
+            return sha
+
+        sha = self._guard(commit)
+        if sha is None:
+            raise SourceRefusedError(
+                Reason.MISSING_FILE,
+                f"the hub has no {safe_repr(self._location)}",
+                hint="check the name, the revision and the server's rights; if the commit was deleted, add the"
+                " adapter again: LORECALL_SHARED keeps a copy of all that is added",
+                param="source",
+            )
+        pinned: str = dataclasses.replace(uri, revision=sha).to_uri()
+        return pinned.replace("hf://models/", "hf://", 1)
+
     def _fetch(self, wanted: Mapping[str, str], target: Path) -> None:
+        if self._pins:
+            wanted = self._as_pinned({name: path for name, path in wanted.items() if name in self._pins})
         for attempt in range(ATTEMPTS):
             self._deadline.check(self._location)
             if attempt:
@@ -116,6 +165,7 @@ class Download:
                 failure = error
                 continue
             if self._infos(wanted) == infos:
+                self._found = {name: pin for name, info in infos.items() if (pin := _pin_of(info))}
                 return
             failure = _InterruptedError("it changed while it was read")
         raise SourceRefusedError(
@@ -133,8 +183,36 @@ class Download:
             name for name in wanted if name not in infos and (name in REQUIRED_FILES or len(wanted) == 1)
         ]
         if missing:
-            raise self._missing(missing[0])
+            raise self._changed() if self._pins else self._missing(missing[0])
+        if self._pins and any(_pin_of(info) != self._pins[name] for name, info in infos.items()):
+            raise self._changed()
         return infos
+
+    def _as_pinned(self, wanted: Mapping[str, str]) -> Mapping[str, str]:
+        """Return where the pinned files are: in their places if the source still has them, or as old versions.
+
+        Reading an old version needs a right of its own (s3:GetObjectVersion); the present one does not.
+        """
+        self._files.invalidate_cache()
+        infos = {name: self._info(path) for name, path in wanted.items()}
+        if all(info is not None and _pin_of(info) == self._pins[name] for name, info in infos.items()):
+            return wanted
+        if not all(pin.startswith(_VERSION) for pin in self._pins.values()):
+            raise self._changed()
+        options = {**self._options, "version_aware": True}
+        self._files = self._guard(lambda: fsspec.filesystem(self._scheme, **options))
+        return {
+            name: f"{path}?versionId={self._pins[name].removeprefix(_VERSION)}"
+            for name, path in wanted.items()
+        }
+
+    def _changed(self) -> SourceRefusedError:
+        return SourceRefusedError(
+            Reason.SOURCE_FAILED,
+            f"{safe_repr(self._location)} has changed since the adapter was added; the bytes are gone",
+            hint="add it again as a new version; LORECALL_SHARED keeps a copy of all that is added",
+            param="source",
+        )
 
     def _info(self, path: str) -> dict[str, Any] | None:
         try:
@@ -223,6 +301,25 @@ class Download:
                 hint="check the address, the server's rights to it and the network",
                 param="source",
             ) from error
+
+
+def _pin_of(info: Mapping[str, Any]) -> str:
+    """Return what identifies an object's bytes: its version, or its etag where the bucket keeps no versions."""
+    version, etag = info.get("VersionId"), info.get("ETag")
+    if version and version != "null":
+        return f"{_VERSION}{version}"
+    return _ETAG + etag.strip('"') if etag else ""
+
+
+def _read_pins(place: Place) -> dict[str, str]:
+    try:
+        pairs = parse_qsl(place.pins, keep_blank_values=True, strict_parsing=True) if place.pins else []
+        pins = dict(pairs)
+    except ValueError:
+        pins = {"": ""}
+    if not all(map(_PIN.fullmatch, pins.values())):
+        raise refused(f"{safe_repr(place.pins)} is no list of versions", "leave out what follows the #")
+    return pins
 
 
 class _InterruptedError(Exception):

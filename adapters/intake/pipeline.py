@@ -7,10 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from lorecall.adapters.access.source_list import SourceList
+from lorecall.adapters.core.beneath import Folder
 from lorecall.adapters.core.errors import AdapterNotFoundError
 from lorecall.adapters.core.refusals import FileRefusedError, Reason, RefusedError, SourceRefusedError
 from lorecall.adapters.intake.shared_store import SharedStore
-from lorecall.adapters.intake.sources import Sources, is_local
+from lorecall.adapters.intake.sources import Sources
 from lorecall.adapters.intake.store import Store, StoredVersion
 from lorecall.adapters.peft_format.adapter import Adapter
 from lorecall.adapters.peft_format.training_record import read_training
@@ -36,7 +38,7 @@ class AdapterPipeline:
         registry: Keeps names and versions.
         base: The base that this server serves.
         limits: Which adapters its engine accepts.
-        shared: Gets a copy of versions that other servers could not fetch from their source; None for no copies.
+        shared: Gets a copy of every version, which other servers fetch; None where they go back to its source.
     """
 
     def __init__(
@@ -54,11 +56,17 @@ class AdapterPipeline:
         self._base = base
         self._limits = limits
         self._shared = shared
-        if shared is not None:
-            sources.check(shared.address)
 
-    def add(self, name: str, source: str, *, actor: str) -> tuple[VersionRecord, Adapter]:
-        """Add a version from a source.
+    def add(
+        self, name: str, source: str, *, actor: str, asker: SourceList | None = None
+    ) -> tuple[VersionRecord, Adapter]:
+        """Add a version from a source. The registry keeps the source's address at its present commit or version.
+
+        Args:
+            name: The name.
+            source: The address; see `Sources.fetched`.
+            actor: Who does it.
+            asker: The sources that the caller may use; None for all that the server reads.
 
         Returns:
             The version's record, in the state `validated` if it is new to the name and in its present state
@@ -69,10 +77,10 @@ class AdapterPipeline:
             StoreFullError: The disk has too little room.
             RegistryUnavailableError: The registry did not answer.
         """
-        with self._recorded(name, source, actor), self._sources.fetched(source) as directory:
-            stored, adapter = self._check(directory)
-            self._share(stored, source)
-        return self._register(name, stored, adapter, source, actor)
+        with self._recorded(name, source, actor), self._sources.fetched(source, asker) as fetched:
+            stored, adapter = self._check(fetched.files)
+            self._share(stored)
+        return self._register(name, stored, adapter, fetched.address, actor)
 
     def add_upload(
         self, name: str, archive: BinaryIO, *, actor: str, filename: str = ""
@@ -81,7 +89,7 @@ class AdapterPipeline:
         source = UPLOAD + filename
         with self._recorded(name, source, actor), self._sources.uploaded(archive) as directory:
             stored, adapter = self._check(directory)
-            self._share(stored, source)
+            self._share(stored)
         return self._register(name, stored, adapter, source, actor)
 
     def stored(self, record: VersionRecord) -> Adapter | None:
@@ -141,7 +149,7 @@ class AdapterPipeline:
             )
             raise
 
-    def _check(self, directory: Path) -> tuple[StoredVersion, Adapter]:
+    def _check(self, directory: Path | Folder) -> tuple[StoredVersion, Adapter]:
         training = read_training(directory)
         stored = self._store.ingest(directory)
         try:
@@ -155,8 +163,8 @@ class AdapterPipeline:
             stored.path, self._base, self._limits, version=stored.version, training=training
         )
 
-    def _share(self, stored: StoredVersion, source: str) -> None:
-        if self._shared is not None and _is_private(source):
+    def _share(self, stored: StoredVersion) -> None:
+        if self._shared is not None:
             self._shared.put(stored)
 
     def _register(
@@ -169,28 +177,24 @@ class AdapterPipeline:
         return record, replace(adapter, training=record.training, base_digest=record.base_digest)
 
     def _fetch_again(self, record: VersionRecord) -> StoredVersion:
-        source = record.source
-        if self._shared is not None and _is_private(source):
+        source, shared = record.source, self._shared is not None and self._shared.has(record.version)
+        if self._shared is not None and shared:
             source = self._shared.address_of(record.version)
-        if source.startswith(UPLOAD):
+        elif source.startswith(UPLOAD):
             raise SourceRefusedError(
                 Reason.SOURCE_FAILED,
                 f"version {record.version[:12]} of {record.name} was uploaded to another server",
                 hint="let the servers share one store directory, or give all of them one LORECALL_SHARED address",
                 param="source",
             )
-        with self._sources.fetched(source) as directory:
-            stored = self._store.ingest(directory)
+        with self._sources.fetched(source, our_own=shared) as fetched:
+            stored = self._store.ingest(fetched.files)
         if stored.version != record.version:
             raise SourceRefusedError(
                 Reason.SOURCE_FAILED,
-                f"{source} holds version {stored.version[:12]} by now, not {record.version[:12]}",
-                hint="add it as a new version",
+                f"{source} has changed since {record.name} was added: it holds version"
+                f" {stored.version[:12]} by now, not {record.version[:12]}",
+                hint="add it again as a new version; LORECALL_SHARED keeps a copy of all that is added",
                 param="source",
             )
         return stored
-
-
-def _is_private(source: str) -> bool:
-    """Return whether other servers cannot fetch from this source."""
-    return source.startswith(UPLOAD) or is_local(source)

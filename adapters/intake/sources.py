@@ -3,8 +3,8 @@
 import fcntl
 import hashlib
 import os
-import re
 import shutil
+import stat
 import threading
 import time
 import uuid
@@ -14,14 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from lorecall.adapters.access.source_list import LOCAL, Place, SourceList, read_place, refused
+from lorecall.adapters.core.beneath import Folder, LeavesRootError, identities
 from lorecall.adapters.core.refusals import Reason, SourceRefusedError, safe_repr
 from lorecall.adapters.intake.archive import ARCHIVE_SUFFIXES, unpack
 from lorecall.adapters.intake.download import Deadline, Download
 
-_LOCAL = "file"
 _ARCHIVE = "archive"
-_URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<rest>.+)", re.ASCII)
-_MAX_SOURCE_CHARACTERS = 1000
 _ABANDONED_SECONDS = 24 * 3600
 _LOCK_POLL_SECONDS = 0.1
 
@@ -31,24 +30,31 @@ class SourcePolicy:
     """Which sources this server may read.
 
     Attributes:
-        local_roots: Directories under which local adapters may lie; none by default.
-        schemes: fsspec protocols that are allowed.
+        allowed: What adapters may be added from: addresses and local directories.
+        barred: What is not read although it lies in there, such as other people's adapters in our store.
         max_bytes: The largest adapter, in bytes.
         storage_options: fsspec's options by scheme: endpoints and the server's own credentials.
         download_seconds: How long one download may take, with the wait for another of the same source.
     """
 
-    local_roots: tuple[Path, ...] = ()
-    schemes: frozenset[str] = frozenset({"hf", "s3"})
+    allowed: SourceList = field(default_factory=lambda: SourceList(("hf://*", "s3://*")))
+    barred: SourceList = field(default_factory=lambda: SourceList(()))
     max_bytes: int = 8 << 30
     storage_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     download_seconds: float = 3600.0
 
 
-def is_local(source: str) -> bool:
-    """Return whether a source is a path on the server's own machine."""
-    match = _URL.fullmatch(source)
-    return match is None or match["scheme"] == _LOCAL
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """An adapter that can be read on this machine.
+
+    Attributes:
+        files: The directory with its files, for `Store.ingest`.
+        address: Where they came from: at a commit of the hub, or with the versions or etags that S3 has.
+    """
+
+    files: Path | Folder
+    address: str
 
 
 class Sources:
@@ -72,55 +78,57 @@ class Sources:
         """End every download, now and later: the process ends."""
         self._stopping.set()
 
-    def check(self, source: str) -> None:
-        """Check the address of a source without reading the source.
+    def check(self, source: str, asker: SourceList | None = None) -> None:
+        """Check the address of a source without reading the source; see `fetched`.
 
         Raises:
-            SourceRefusedError: It is malformed or not allowed here.
+            SourceRefusedError: It is malformed or not allowed.
         """
-        self._parse(source)
+        self._roots(read_place(source), source, asker)
 
     @contextmanager
-    def fetched(self, source: str) -> Iterator[Path]:
-        """Yield a directory with the adapter's files, for `Store.ingest`; it is valid during the block.
+    def fetched(
+        self, source: str, asker: SourceList | None = None, *, our_own: bool = False
+    ) -> Iterator[Fetched]:
+        """Yield an adapter's files; they are valid during the block.
 
         A local directory is yielded itself. An interrupted download is resumed, also by another process; a
         complete one is deleted when the block ends.
 
         Args:
             source: `/path`, `file:///path`, `hf://org/repo[@revision][/path]`, `s3://bucket/key` or another
-                address whose scheme the policy allows: a PEFT directory, or an archive by its suffix.
+                address that the policy allows: a PEFT directory, or an archive by its suffix. An address that was
+                pinned gives the same bytes as then, or an error.
+            asker: What the caller may read of what the policy allows; None for all of it.
+            our_own: Whether the operator named the source, so that no list counts.
 
         Raises:
             RefusedError: The source is not allowed, or what it holds is no adapter.
             StoreFullError: The disk has too little room.
         """
-        scheme = self._parse(source)
-        if scheme == _LOCAL:
-            with self._local(source) as directory:
-                yield directory
+        place = read_place(source)
+        roots = (place,) if our_own else self._roots(place, source, asker)
+        if place.scheme == LOCAL:
+            with self._local(source, self._folder(place, roots, our_own=our_own)) as files:
+                yield Fetched(files, source)
             return
+        packed = place.address.endswith(ARCHIVE_SUFFIXES)
         deadline = Deadline(self.policy.download_seconds, self._stopping)
-        with self._locked(hashlib.sha256(source.encode()).hexdigest(), source, deadline) as place:
-            download = Download(
-                scheme,
-                source,
-                self.policy.storage_options.get(scheme, {}),
-                max_bytes=self.policy.max_bytes,
-                deadline=deadline,
-            )
-            if source.endswith(ARCHIVE_SUFFIXES):
-                download.file(place / _ARCHIVE)
+        with self._locked(hashlib.sha256(source.encode()).hexdigest(), source, deadline) as directory:
+            options = self.policy.storage_options.get(place.scheme, {})
+            download = Download(place, options, max_bytes=self.policy.max_bytes, deadline=deadline)
+            if packed:
+                download.file(directory / _ARCHIVE)
             else:
-                download.directory(place)
+                download.directory(directory)
             try:  # an incomplete download stays for the next attempt, a complete one is deleted
-                if source.endswith(ARCHIVE_SUFFIXES):
-                    with (place / _ARCHIVE).open("rb") as archive:
-                        yield self._unpacked(archive, place)
+                if packed:
+                    with (directory / _ARCHIVE).open("rb") as archive:
+                        yield Fetched(self._unpacked(archive, directory), download.pinned)
                 else:
-                    yield place
+                    yield Fetched(directory, download.pinned)
             finally:
-                shutil.rmtree(place)
+                shutil.rmtree(directory)
 
     @contextmanager
     def uploaded(self, archive: BinaryIO) -> Iterator[Path]:
@@ -138,52 +146,48 @@ class Sources:
             finally:
                 shutil.rmtree(place)
 
-    def _parse(self, source: str) -> str:
-        """Return the scheme of an allowed source; `_LOCAL` for local paths."""
-        if len(source) > _MAX_SOURCE_CHARACTERS or not source.isprintable() or "::" in source:
-            raise _not_allowed(f"{safe_repr(source)} is no source", "one plain path or address")
-        match = _URL.fullmatch(source)
-        scheme = match["scheme"] if match else _LOCAL
-        if scheme == _LOCAL:
-            self._local_path(source)
-        elif scheme not in self.policy.schemes:
-            allowed = ", ".join(f"{scheme}://" for scheme in sorted(self.policy.schemes)) or "uploads"
-            raise _not_allowed(f"this server reads nothing from {scheme}://", f"it reads from {allowed}")
-        elif ".." in source.split("/"):
-            raise SourceRefusedError(
-                Reason.UNSAFE_PATH,
-                f"{safe_repr(source)} has .. in it",
-                hint="name the place itself",
-                param="source",
-            )
-        elif scheme != "hf" and "@" in source.split("/")[2]:
-            raise _not_allowed("the source has credentials in it", "the server uses its own")
-        return scheme
+    def _roots(self, place: Place, source: str, asker: SourceList | None) -> tuple[Place, ...]:
+        """Return the entries of the policy's list and of the caller's that a place lies in, the wider first.
 
-    def _local_path(self, source: str) -> Path:
-        path = Path(source.removeprefix("file://"))
-        resolved = Path(os.path.realpath(path))
-        roots = [Path(os.path.realpath(root)) for root in self.policy.local_roots]
-        if not path.is_absolute() or not any(resolved.is_relative_to(root) for root in roots):
-            hint = "an absolute path under " + ", ".join(map(str, roots)) if roots else "upload an archive"
-            raise _not_allowed(f"this server does not read {safe_repr(source)}", hint)
-        return resolved
+        Raises:
+            SourceRefusedError: It is not allowed.
+        """
+        ours = self.policy.allowed.around(place)
+        if ours is None or self.policy.barred.around(place) is not None:
+            raise refused(f"this server does not read {safe_repr(source)}", f"it reads {self.policy.allowed}")
+        if asker is None:
+            return (ours,)
+        theirs = asker.around(place)
+        if theirs is None:
+            raise refused(f"this API key may not read {safe_repr(source)}", f"it may read {asker}")
+        return (ours, theirs) if len(theirs.segments) > len(ours.segments) else (ours,)
+
+    def _folder(self, place: Place, roots: tuple[Place, ...], *, our_own: bool) -> Folder:
+        barred = [] if our_own else [one for one in self.policy.barred.places() if one.scheme == LOCAL]
+        return Folder(
+            Path(place.address),
+            tuple(Path(root.address) for root in roots),
+            identities(Path(one.address) for one in barred),
+        )
 
     @contextmanager
-    def _local(self, source: str) -> Iterator[Path]:
-        path = self._local_path(source)
-        if path.is_dir():
-            yield path
-        elif path.is_file() and path.name.endswith(ARCHIVE_SUFFIXES):
-            with path.open("rb") as archive, self.uploaded(archive) as directory:
+    def _local(self, source: str, folder: Folder) -> Iterator[Path | Folder]:
+        try:
+            handle = folder.open()
+        except LeavesRootError as error:
+            problem = f"this server does not read {safe_repr(source)}"
+            raise refused(problem, "a link there leads out of its folders") from error
+        except OSError as error:
+            raise _no_adapter(source) from error
+        mode = os.fstat(handle).st_mode
+        if stat.S_ISREG(mode) and folder.path.name.endswith(ARCHIVE_SUFFIXES):
+            with os.fdopen(handle, "rb") as archive, self.uploaded(archive) as directory:
                 yield directory
-        else:
-            raise SourceRefusedError(
-                Reason.MISSING_FILE,
-                f"there is no adapter at {safe_repr(source)}",
-                hint="name a PEFT directory, or an archive: " + ", ".join(ARCHIVE_SUFFIXES),
-                param="source",
-            )
+            return
+        os.close(handle)
+        if not stat.S_ISDIR(mode):
+            raise _no_adapter(source)
+        yield folder
 
     def _unpacked(self, archive: BinaryIO, place: Path) -> Path:
         target = place / "unpacked"
@@ -250,5 +254,10 @@ def _is_at(handle: int, path: Path) -> bool:
         return False
 
 
-def _not_allowed(message: str, hint: str) -> SourceRefusedError:
-    return SourceRefusedError(Reason.SOURCE_NOT_ALLOWED, message, hint=hint, param="source")
+def _no_adapter(source: str) -> SourceRefusedError:
+    return SourceRefusedError(
+        Reason.MISSING_FILE,
+        f"there is no adapter at {safe_repr(source)}",
+        hint="name a PEFT directory, or an archive: " + ", ".join(ARCHIVE_SUFFIXES),
+        param="source",
+    )

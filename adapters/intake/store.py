@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+from lorecall.adapters.core.beneath import Folder
 from lorecall.adapters.core.errors import AdapterNotFoundError
 from lorecall.adapters.core.refusals import FileRefusedError, Reason, StoreFullError
 from lorecall.adapters.peft_format.digest import chunks_of, digest_of, version_digest
@@ -62,7 +63,7 @@ class Store:
         self._staging.mkdir(parents=True, exist_ok=True)
         self.delete_leftovers()
 
-    def ingest(self, source: Path) -> StoredVersion:
+    def ingest(self, source: Path | Folder) -> StoredVersion:
         """Copy an adapter directory into the store; the same bytes again give the same version.
 
         Only the configuration and the weights are copied: what the digest is computed from, as it is written. The
@@ -206,7 +207,7 @@ class Store:
             shutil.rmtree(path, ignore_errors=True)
             os.close(handle)
 
-    def _copy(self, source: Path, staged: Path) -> str:
+    def _copy(self, source: Path | Folder, staged: Path) -> str:
         config = read_json_bytes(source, CONFIG_FILE)
         with open_plain(source, WEIGHTS_FILE) as weights:
             self._check_room(len(config) + os.fstat(weights.fileno()).st_size)

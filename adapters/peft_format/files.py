@@ -2,9 +2,11 @@
 
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from lorecall.adapters.core.beneath import Folder, LeavesRootError
 from lorecall.adapters.core.refusals import FileRefusedError, Reason
 
 CONFIG_FILE = "adapter_config.json"
@@ -14,34 +16,32 @@ REQUIRED_FILES = (CONFIG_FILE, WEIGHTS_FILE)
 ADAPTER_FILES = (*REQUIRED_FILES, TRAINING_FILE)
 MAX_JSON_BYTES = 1 << 20
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+_TRUSTED = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # a named pipe must not wait for a writer
 
 
-def open_plain(directory: Path, name: str, *, follow_links: bool = False) -> BinaryIO:
+def open_plain(directory: Path | Folder, name: str, *, follow_links: bool = False) -> BinaryIO:
     """Open a regular file of a directory for reading.
 
     Args:
-        directory: The directory.
+        directory: The directory, or a folder below a root.
         name: The file's name in it, without a separator.
-        follow_links: Whether the file may be a link out of the directory.
+        follow_links: Whether the file may be a link out of the directory, or of the folder's root.
 
     Raises:
-        FileRefusedError: The file is missing, unreadable, not a regular file, or a link out of the directory.
+        FileRefusedError: The file is missing, unreadable, not a regular file, or a link out.
     """
-    root = directory.resolve()
-    path = root / name
-    target = Path(os.path.realpath(path))  # unlike resolve(), it raises nothing for a link to itself
-    if not follow_links and target != path and not target.is_relative_to(root):
+    folder = Folder.of(directory)
+    try:
+        handle = os.open(folder.path / name, _TRUSTED) if follow_links else folder.open(name)
+    except LeavesRootError as error:
         raise FileRefusedError(
             Reason.SYMLINK,
             f"{name} is a link out of the adapter's directory",
             hint="copy the file itself into the directory",
             param=name,
-        )
-    try:
-        # O_NONBLOCK: opening a named pipe must not wait for a writer.
-        handle = os.open(target, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        ) from error
     except FileNotFoundError as error:
-        raise _missing(root, name) from error
+        raise _missing(folder, name) from error
     except OSError as error:
         raise FileRefusedError(
             Reason.UNREADABLE, f"{name} cannot be read: {error.strerror}", param=name
@@ -52,7 +52,7 @@ def open_plain(directory: Path, name: str, *, follow_links: bool = False) -> Bin
     return os.fdopen(handle, "rb")
 
 
-def read_json_bytes(directory: Path, name: str, *, follow_links: bool = False) -> bytes:
+def read_json_bytes(directory: Path | Folder, name: str, *, follow_links: bool = False) -> bytes:
     """Read one of the short JSON files of a directory, opened as by `open_plain`.
 
     Raises:
@@ -70,8 +70,11 @@ def read_json_bytes(directory: Path, name: str, *, follow_links: bool = False) -
     return raw
 
 
-def _missing(root: Path, name: str) -> FileRefusedError:
-    pickles = sorted(p.name for p in root.glob("adapter_model*") if p.suffix in PICKLE_SUFFIXES)
+def _missing(folder: Folder, name: str) -> FileRefusedError:
+    names: list[str] = []
+    with suppress(OSError):  # the whole folder is missing, or lies outside by now
+        names = folder.names()
+    pickles = [one for one in names if one.startswith("adapter_model") and one.endswith(PICKLE_SUFFIXES)]
     if name == WEIGHTS_FILE and pickles:
         return FileRefusedError(
             Reason.PICKLE,

@@ -7,7 +7,8 @@ known fields with bounded values are taken, and a known field with another value
 from pathlib import Path
 from typing import Annotated, Any
 
-from lorecall.adapters.core.refusals import ConfigRefusedError, Reason, safe_repr
+from lorecall.adapters.core.beneath import Folder
+from lorecall.adapters.core.refusals import ConfigRefusedError, FileRefusedError, Reason, safe_repr
 from lorecall.adapters.core.strict_json import parse_object
 from lorecall.adapters.peft_format.files import TRAINING_FILE, read_json_bytes
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -64,7 +65,7 @@ class _Record(_Known):
     mitigation: _Mitigation | None = None
 
 
-def read_training(directory: Path, *, follow_links: bool = False) -> dict[str, Any]:
+def read_training(directory: Path | Folder, *, follow_links: bool = False) -> dict[str, Any]:
     """Return the known fields of a directory's training record; {} without one.
 
     Args:
@@ -75,9 +76,13 @@ def read_training(directory: Path, *, follow_links: bool = False) -> dict[str, A
         FileRefusedError: The file is unsafe to read, or too large.
         ConfigRefusedError: It is no JSON object, or a known field has a value that it cannot have.
     """
-    if not (directory / TRAINING_FILE).exists():
-        return {}
-    raw = parse_object(read_json_bytes(directory, TRAINING_FILE, follow_links=follow_links), TRAINING_FILE)
+    try:
+        content = read_json_bytes(directory, TRAINING_FILE, follow_links=follow_links)
+    except FileRefusedError as error:
+        if error.reason is Reason.MISSING_FILE:
+            return {}
+        raise
+    raw = parse_object(content, TRAINING_FILE)
     try:
         return _Record.model_validate(raw).model_dump(exclude_unset=True)
     except ValidationError as error:

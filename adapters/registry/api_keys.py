@@ -13,8 +13,10 @@ from lorecall.adapters.access.keys import (
     new_secret,
     parse_rate_limits,
     parse_scopes,
+    parse_sources,
 )
 from lorecall.adapters.access.rate_limit import NO_LIMITS, RateLimits
+from lorecall.adapters.access.source_list import SourceList
 from lorecall.adapters.core.errors import LorecallError
 from lorecall.adapters.core.refusals import safe_repr
 from lorecall.adapters.registry.database import Database
@@ -49,6 +51,7 @@ class Keys:
         patterns: Iterable[str] = ("*",),
         limits: RateLimits = NO_LIMITS,
         expires_at: datetime | None = None,
+        sources: SourceList | None = None,
     ) -> tuple[ApiKey, str]:
         """Make a key.
 
@@ -67,6 +70,7 @@ class Keys:
             patterns=tuple(patterns),
             limits=limits,
             expires_at=expires_at,
+            sources=sources,
         )
         with self._database.write() as (session, revision):
             row = KeyRow(
@@ -79,6 +83,7 @@ class Keys:
                 created_at=datetime.now(UTC),
                 created_by=plain_text(actor),
                 expires_at=expires_at,
+                sources=list(sources.entries) if sources is not None else None,
             )
             session.add(row)
             record_event(session, revision, actor, "add-key", "", "", key=key.id, key_name=name)
@@ -141,4 +146,5 @@ def _key_of(row: KeyRow) -> ApiKey:
         patterns=tuple(row.patterns),
         limits=parse_rate_limits(row.limits),
         expires_at=row.expires_at,
+        sources=parse_sources(row.sources),
     )

@@ -160,3 +160,4 @@ class KeyRow(Model):
     created_by: Mapped[str]
     expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
+    sources: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from lorecall.adapters.access.keys import ApiKey, Scope
+from lorecall.adapters.access.source_list import SourceList
 from lorecall.adapters.core.errors import LorecallError
 from lorecall.server.auth.limits import Limits
 
@@ -102,6 +103,12 @@ async def charge_audit(model: str, texts: int, tokens: int) -> None:
     seen = model if context.sees(model) else ""
     admission = await context.limits.admit(context.key, seen, texts=texts, tokens=tokens, audit=True)
     await admission.finish()
+
+
+def own_sources() -> SourceList | None:
+    """Return where the current request's key may add adapters from; None where it is not limited."""
+    context = current.get()
+    return context.key.sources if context is not None and context.key is not None else None
 
 
 def actor() -> str:

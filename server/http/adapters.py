@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from lorecall.adapters.access.keys import Scope
 from lorecall.adapters.core.refusals import FileRefusedError, Reason
-from lorecall.server.auth.request_context import RequestContext, actor, current, sees
+from lorecall.server.auth.request_context import RequestContext, actor, current, own_sources, sees
 from lorecall.server.error_responses import AnsweringRoute
 from lorecall.server.http.state import Serving, serving
 from lorecall.server.lifecycle.description import describe, event
@@ -70,7 +70,12 @@ async def add_adapter(request: AddRequest, raw_request: Request) -> Response:
     state = serving(raw_request)
     check_own(request.name)
     added = await state.adapters.add(
-        request.name, request.source, actor=actor(), pin=request.pin, candidates=request.snippets()
+        request.name,
+        request.source,
+        actor=actor(),
+        pin=request.pin,
+        candidates=request.snippets(),
+        asker=own_sources(),
     )
     return await described(state, request.name, added.version, status=201)
 

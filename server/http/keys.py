@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
-from lorecall.adapters.access.keys import ApiKey, Scope, parse_rate_limits, parse_scopes
+from lorecall.adapters.access.keys import ApiKey, Scope, parse_rate_limits, parse_scopes, parse_sources
 from lorecall.adapters.core.errors import UsageError
 from lorecall.server.auth.request_context import actor
 from lorecall.server.error_responses import AnsweringRoute
@@ -27,6 +27,7 @@ class KeyRequest(BaseModel):
     adapters: list[str] = Field(default=["*"], min_length=1)
     limits: dict[str, Any] = Field(default_factory=dict)
     expires_at: datetime | None = None
+    sources: list[str] | None = None
 
 
 def shown(key: ApiKey) -> dict[str, Any]:
@@ -38,6 +39,7 @@ def shown(key: ApiKey) -> dict[str, Any]:
         "adapters": list(key.patterns),
         "limits": dataclasses.asdict(key.limits),
         "expires_at": key.expires_at.isoformat() if key.expires_at else None,
+        "sources": list(key.sources.entries) if key.sources is not None else None,
     }
 
 
@@ -60,6 +62,7 @@ async def add_key(request: KeyRequest, raw_request: Request) -> Response:
             patterns=request.adapters,
             limits=parse_rate_limits(request.limits),
             expires_at=expires,
+            sources=parse_sources(request.sources),
         )
     )
     await asyncio.to_thread(state.keys.reload)

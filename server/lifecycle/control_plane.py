@@ -4,9 +4,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, BinaryIO, Protocol
 from weakref import WeakValueDictionary
 
+from lorecall.adapters.access.source_list import SourceList
 from lorecall.adapters.core.errors import AdapterNotFoundError, LorecallError
 from lorecall.adapters.core.refusals import RefusedError
 from lorecall.adapters.intake.pipeline import AdapterPipeline
@@ -100,6 +102,7 @@ class ControlPlane:
         actor: str,
         pin: bool = False,
         candidates: dict[str, Any] | None = None,
+        asker: SourceList | None = None,
     ) -> VersionRecord:
         """Add a version and point the name at it, at once or after the audit that admits it.
 
@@ -111,6 +114,7 @@ class ControlPlane:
             actor: Who does it.
             pin: Whether the engine is to keep it in memory.
             candidates: Snippets of the uploader's; the admitting audit judges them apart from the operator's.
+            asker: The sources that the caller may use; None for all that the server reads.
 
         Raises:
             AdapterError: The adapter cannot be served here, with the reason.
@@ -123,20 +127,30 @@ class ControlPlane:
             )
         self._adding.add(name)
         try:
-            return await self._add(name, source, actor=actor, pin=pin, candidates=candidates or {})
+            return await self._add(name, source, asker, actor=actor, pin=pin, candidates=candidates or {})
         finally:
             self._adding.discard(name)
 
     async def _add(
-        self, name: str, source: str | BinaryIO, *, actor: str, pin: bool, candidates: dict[str, Any]
+        self,
+        name: str,
+        source: str | BinaryIO,
+        asker: SourceList | None,
+        *,
+        actor: str,
+        pin: bool,
+        candidates: dict[str, Any],
     ) -> VersionRecord:
         if pin:
             self.engine_set.check_pins(name)
         own = await on_disk(self.gate.check, candidates) if self.gate is not None else {}
         try:
             check_name(name, self._base_names)
-            take = self.intake.add if isinstance(source, str) else self.intake.add_upload
-            record, info = await take_in(take, name, source, actor=actor)  # type: ignore[arg-type]
+            if isinstance(source, str):
+                take = partial(self.intake.add, name, source, actor=actor, asker=asker)
+            else:
+                take = partial(self.intake.add_upload, name, source, actor=actor)
+            record, info = await take_in(take)
         except RefusedError as error:
             self._metrics.refusals.labels(error.reason.value).inc()
             raise

@@ -14,7 +14,7 @@ from typing import Any, Self
 from lorecall.adapters.core.errors import AdapterNotFoundError, UsageError
 from lorecall.adapters.registry.tables import State
 from lorecall.adapters.registry.transitions import ConflictError
-from lorecall.server.auth.request_context import ForbiddenError, actor, current, sees
+from lorecall.server.auth.request_context import ForbiddenError, actor, current, own_sources, sees
 from lorecall.server.engine.common.plugin import require
 from lorecall.server.engine.common.version_names import engine_name, public_name
 from lorecall.server.lifecycle.control_plane import ControlPlane
@@ -139,7 +139,7 @@ class VersionedModels(OpenAIServingModels):  # type: ignore[misc]
                 hint="set load_inplace to true to move the name to a new version",
                 param="lora_name",
             )
-        added = await self.plane.add(name, request.lora_path, actor=actor())
+        added = await self.plane.add(name, request.lora_path, actor=actor(), asker=own_sources())
         if added.state is State.LIVE:
             return f"Success: LoRA adapter '{name}' added successfully."
         if added.state is State.AUDITING:

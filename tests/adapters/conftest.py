@@ -7,6 +7,7 @@ from typing import Any
 
 import fsspec
 import pytest
+from lorecall.adapters.access.source_list import SourceList
 from lorecall.adapters.intake.sources import SourcePolicy, Sources
 
 from tests.hub import Hub, running_hub
@@ -36,7 +37,7 @@ def hub() -> Iterator[Hub]:
 @pytest.fixture
 def sources(tmp_path: Path, s3_options: dict[str, Any], hub: Hub) -> Sources:
     policy = SourcePolicy(
-        local_roots=(tmp_path / "models",),
+        allowed=SourceList(("hf://*", "s3://*", str(tmp_path / "models"))),
         max_bytes=8 << 20,
         storage_options={"s3": s3_options, "hf": hub.options},
     )

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from lorecall.adapters.core.beneath import Folder
 from lorecall.adapters.core.refusals import SourceRefusedError
 from lorecall.adapters.intake.sources import Sources
 from lorecall.adapters.peft_format.files import CONFIG_FILE, TRAINING_FILE, WEIGHTS_FILE
@@ -21,8 +22,9 @@ def put(sources: Sources, place: str, files: dict[str, bytes]) -> None:
         filesystem.pipe(f"{place}/{name}", content)
 
 
-def contents(directory: Path) -> dict[str, bytes]:
+def contents(directory: Path | Folder) -> dict[str, bytes]:
     """The adapter's files in a directory."""
+    directory = directory.path if isinstance(directory, Folder) else directory
     names = (CONFIG_FILE, WEIGHTS_FILE, TRAINING_FILE)
     return {name: (directory / name).read_bytes() for name in names if (directory / name).exists()}
 

@@ -20,6 +20,12 @@ def add(
         list[str] | None,
         typer.Option(help="Pattern of models that it may see, such as 'acme-*'; repeatable."),
     ] = None,
+    source: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Prefix of sources that it may add adapters from, such as 'hf://acme/*'; repeatable."
+        ),
+    ] = None,
     requests_per_minute: Annotated[float | None, typer.Option(min=0.01)] = None,
     tokens_per_minute: Annotated[float | None, typer.Option(min=0.01)] = None,
     concurrent: Annotated[int | None, typer.Option(min=1)] = None,
@@ -32,12 +38,14 @@ def add(
         "tokens_per_minute": tokens_per_minute,
         "concurrent": concurrent,
     }
-    body = {
+    body: dict[str, Any] = {
         "name": name,
         "scopes": scope,
         "adapters": adapter or ["*"],
         "limits": {key: value for key, value in limits.items() if value is not None},
     }
+    if source:
+        body["sources"] = source
     key = call(server, "POST", "/v1/keys", body)
     _show([key], as_json=as_json)
     if not as_json:
@@ -60,7 +68,7 @@ def _show(keys: list[dict[str, Any]], *, as_json: bool) -> None:
     if as_json:
         print_json(keys)
         return
-    table = Table("id", "name", "scopes", "adapters", "limits", "expires")
+    table = Table("id", "name", "scopes", "adapters", "sources", "limits", "expires")
     for key in keys:
         limits = ", ".join(f"{name} {value:g}" for name, value in key["limits"].items() if value is not None)
         table.add_row(
@@ -68,6 +76,7 @@ def _show(keys: list[dict[str, Any]], *, as_json: bool) -> None:
             key["name"],
             " ".join(key["scopes"]),
             " ".join(key["adapters"]),
+            "any" if key["sources"] is None else " ".join(key["sources"]) or "uploads",
             limits,
             key["expires_at"] or "",
         )

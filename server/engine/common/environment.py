@@ -55,6 +55,8 @@ def prepare_environment() -> None:
     if PLUGIN not in plugins.split(","):
         os.environ["VLLM_PLUGINS"] = ",".join(filter(None, [plugins, PLUGIN]))
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # no usage statistics leave the machine
+    # A redirect would lead from a host of --allowed-media-domains to any other, private ones included.
+    os.environ.setdefault("VLLM_MEDIA_URL_ALLOW_REDIRECTS", "0")
     from vllm.platforms import current_platform
 
     if current_platform.is_cpu():

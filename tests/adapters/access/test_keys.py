@@ -16,6 +16,7 @@ from lorecall.adapters.access.keys import (
     read_key_file,
 )
 from lorecall.adapters.access.rate_limit import RateLimits
+from lorecall.adapters.access.source_list import SourceList
 
 DIGEST = digest_secret("a secret of some length")
 
@@ -110,6 +111,9 @@ def test_key_file(tmp_path: Path) -> None:
         (f"- {{name: a, sha256: {DIGEST}, scopes: [infer], limits: {{concurrent: 0}}}}", "limits"),
         (f"- {{name: a, sha256: {DIGEST}, scopes: [infer], limits: {{concurrent: many}}}}", "limits"),
         (f"- {{name: a, sha256: {DIGEST}, scopes: [infer], expires: soon}}", "expires"),
+        (f"- {{name: a, sha256: {DIGEST}, scopes: [infer], sources: hf://acme}}", "malformed"),
+        (f"- {{name: a, sha256: {DIGEST}, scopes: [infer], sources: ['hf://acme*']}}", "no prefix"),
+        (f"- {{name: a, sha256: {DIGEST}, scopes: [infer], sources: ['https://x/']}}", "not read from https"),
         (f"- &a {{name: a, sha256: {DIGEST}, scopes: [infer]}}\n- *a", "twice"),
         ("- {name: !!python/object/apply:os.system [true]}", "cannot be read"),
         ("- {", "cannot be read"),
@@ -121,6 +125,18 @@ def test_wrong_key_files(text: str, complaint: str, tmp_path: Path) -> None:
     path.write_text(text)
     with pytest.raises(ApiKeyError, match=complaint):
         read_key_file(path)
+
+
+def test_sources_of_a_key_file(tmp_path: Path) -> None:
+    """A key may have a list of sources; an empty one allows uploads only, and none at all sets no limit."""
+    path = tmp_path / "keys.yaml"
+    path.write_text(
+        f"- {{name: a, sha256: {'a' * 64}, scopes: [adapters], sources: ['hf://acme/*', /srv/acme]}}\n"
+        f"- {{name: b, sha256: {'b' * 64}, scopes: [adapters], sources: []}}\n"
+        f"- {{name: c, sha256: {'c' * 64}, scopes: [adapters]}}\n"
+    )
+    lists = [key.sources for key in read_key_file(path)]
+    assert lists == [SourceList(("hf://acme/*", "/srv/acme")), SourceList(()), None]
 
 
 def test_missing_key_file(tmp_path: Path) -> None:

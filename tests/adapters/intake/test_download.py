@@ -111,8 +111,8 @@ def test_broken_download_goes_on_where_it_stopped(
     assert failed.reason is Reason.SOURCE_FAILED
     assert "line went dead" in failed.message
     restarted = Sources(sources._staging, sources.policy)
-    with restarted.fetched(bucket) as directory:
-        assert contents(directory) == BIG
+    with restarted.fetched(bucket) as fetched:
+        assert contents(fetched.files) == BIG
     assert small_chunks == [0, 300_000]
     assert left_over(sources) == []
 
@@ -125,8 +125,8 @@ def test_attempts_go_on_by_themselves(
     monkeypatch.setattr(time, "sleep", lambda _: None)
     put(sources, bucket, BIG)
     break_after(monkeypatch, 4)
-    with sources.fetched(bucket) as directory:
-        assert contents(directory) == BIG
+    with sources.fetched(bucket) as fetched:
+        assert contents(fetched.files) == BIG
     assert small_chunks == [0, 300_000]
 
 
@@ -140,8 +140,8 @@ def test_parts_of_two_versions_are_never_joined(
         refusal(sources, bucket)
     changed = {**BIG, WEIGHTS_FILE: os.urandom(1_000_000)}
     put(sources, bucket, changed)
-    with sources.fetched(bucket) as directory:
-        assert contents(directory) == changed
+    with sources.fetched(bucket) as fetched:
+        assert contents(fetched.files) == changed
     assert small_chunks == [0, 0]
 
 
@@ -160,8 +160,8 @@ def test_change_under_the_download_is_noticed(
             put(sources, bucket, {CONFIG_FILE: config})
 
     monkeypatch.setattr(Download, "_append", changing)
-    with sources.fetched(bucket) as directory:
-        assert contents(directory) == {**BIG, CONFIG_FILE: b'{"r": 8}'}
+    with sources.fetched(bucket) as fetched:
+        assert contents(fetched.files) == {**BIG, CONFIG_FILE: b'{"r": 8}'}
 
 
 def test_too_large_is_refused_before_a_byte_is_read(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lorecall.adapters.access.source_list import SourceList
 from lorecall.adapters.core.refusals import NameRefusedError, Reason, RefusedError, SourceRefusedError
 from lorecall.adapters.intake import store
 from lorecall.adapters.intake.pipeline import AdapterPipeline
@@ -36,6 +37,11 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> BaseFacts:
     return read_base_facts(spoiling.write_base(tmp_path_factory.mktemp("base") / "base"))
 
 
+def own_folder(tmp_path: Path) -> SourcePolicy:
+    """Allows the test's own folder."""
+    return SourcePolicy(allowed=SourceList((str(tmp_path / "models"),)))
+
+
 def intake_at(
     place: Path, registry: Registry, base: BaseFacts, policy: SourcePolicy, shared: SharedStore | None = None
 ) -> AdapterPipeline:
@@ -53,7 +59,7 @@ def adapter(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def intake(tmp_path: Path, registry: Registry, base: BaseFacts) -> AdapterPipeline:
-    return intake_at(tmp_path / "one", registry, base, SourcePolicy(local_roots=(tmp_path / "models",)))
+    return intake_at(tmp_path / "one", registry, base, own_folder(tmp_path))
 
 
 def packed(directory: Path) -> io.BytesIO:
@@ -191,7 +197,7 @@ def test_another_server_fetches_for_itself(
 ) -> None:
     """A server without the bytes gets them from the source, and repairs its copy when it is damaged."""
     record, info = intake.add("acme", str(adapter), actor="ann")
-    other = intake_at(tmp_path / "two", registry, base, SourcePolicy(local_roots=(tmp_path / "models",)))
+    other = intake_at(tmp_path / "two", registry, base, own_folder(tmp_path))
     for _ in range(2):
         copy = other.materialise(record)
         assert copy.path != info.path
@@ -211,7 +217,7 @@ def test_what_only_one_server_has_goes_to_the_shared_store(
     registry: Registry, base: BaseFacts, adapter: Path, shared: SharedStore, tmp_path: Path
 ) -> None:
     """An upload, and an adapter of a path that the other server lacks, are fetched from there, whole."""
-    policy = SourcePolicy(local_roots=(tmp_path / "models",), schemes=frozenset({"memory"}))
+    policy = own_folder(tmp_path)
     one = intake_at(tmp_path / "one", registry, base, policy, shared)
     uploaded, _ = one.add_upload("up", packed(adapter), actor="ann")
     spoiling.setting(lora_alpha=5)(adapter)
@@ -227,14 +233,15 @@ def test_what_only_one_server_has_goes_to_the_shared_store(
 def test_a_shared_store_that_cannot_be_written_refuses_the_adapter(
     registry: Registry, base: BaseFacts, adapter: Path, tmp_path: Path
 ) -> None:
-    """Nothing is registered that other servers would miss; an unknown scheme stops the start."""
-    policy = SourcePolicy(local_roots=(tmp_path / "models",), schemes=frozenset({"nowhere"}))
-    one = intake_at(tmp_path / "one", registry, base, policy, SharedStore("nowhere://shared"))
+    """Nothing is registered that other servers would miss; an unknown file system stops the start."""
+    (tmp_path / "file").write_text("in the way")
+    shared = SharedStore(f"file://{tmp_path}/file")
+    one = intake_at(tmp_path / "one", registry, base, own_folder(tmp_path), shared)
     with pytest.raises(SourceRefusedError, match="LORECALL_SHARED"):
         one.add_upload("up", packed(adapter), actor="ann")
     assert registry.adapters() == ()
-    with pytest.raises(SourceRefusedError, match="reads nothing from"):
-        intake_at(tmp_path / "two", registry, base, policy, SharedStore("other://shared"))
+    with pytest.raises(SourceRefusedError, match="LORECALL_SHARED"):
+        SharedStore("nowhere://shared")
 
 
 def test_source_that_moved_on_is_noticed(
@@ -244,7 +251,7 @@ def test_source_that_moved_on_is_noticed(
     record, _ = intake.add("acme", str(adapter), actor="ann")
     uploaded, _ = intake.add_upload("other", packed(adapter), actor="ann")
     spoiling.setting(lora_alpha=5)(adapter)
-    other = intake_at(tmp_path / "two", registry, base, SourcePolicy(local_roots=(tmp_path / "models",)))
+    other = intake_at(tmp_path / "two", registry, base, own_folder(tmp_path))
     with pytest.raises(RefusedError, match="by now"):
         other.materialise(record)
     with pytest.raises(RefusedError, match="uploaded to another server"):

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from lorecall.adapters.access.source_list import SourceList
+from lorecall.adapters.core.beneath import Folder
 from lorecall.adapters.core.refusals import ArchiveRefusedError, Reason, RefusedError, SourceRefusedError
 from lorecall.adapters.intake.sources import SourcePolicy, Sources
 from lorecall.adapters.intake.store import Store
@@ -23,9 +25,9 @@ def test_s3_directory(sources: Sources, bucket: str, tmp_path: Path) -> None:
     """A directory on S3 comes byte for byte, into the store under its digest; nothing is left behind."""
     files = {**BIG, TRAINING_FILE: b'{"seed": 1}'}
     put(sources, f"{bucket}/acme/v1", {**files, "optimizer.pt": b"never read"})
-    with sources.fetched(f"{bucket}/acme/v1/") as directory:
-        assert contents(directory) == files
-        stored = Store(tmp_path / "store").ingest(directory)
+    with sources.fetched(f"{bucket}/acme/v1/") as fetched:
+        assert contents(fetched.files) == files
+        stored = Store(tmp_path / "store").ingest(fetched.files)
     assert contents(stored.path) == BIG
     assert left_over(sources) == []
 
@@ -34,8 +36,8 @@ def test_s3_directory(sources: Sources, bucket: str, tmp_path: Path) -> None:
 def test_s3_archive(sources: Sources, bucket: str, suffix: str) -> None:
     """An archive on S3 is fetched and unpacked."""
     put(sources, bucket, {f"adapter.{suffix}": zip_of() if suffix == "zip" else tar_of(mode="w:gz")})
-    with sources.fetched(f"{bucket}/adapter.{suffix}") as directory:
-        assert contents(directory) == GOOD
+    with sources.fetched(f"{bucket}/adapter.{suffix}") as fetched:
+        assert contents(fetched.files) == GOOD
     assert left_over(sources) == []
 
 
@@ -44,8 +46,8 @@ def test_hub_repository(sources: Sources, hub: Hub, revision: str) -> None:
     """A repository of the hub is read at the revision that is asked for."""
     hub.files = {**BIG, "README.md": b"text"}
     hub.revisions = {revision.removeprefix("@") or "main"}
-    with sources.fetched(f"hf://some-org/adapter{revision}") as directory:
-        assert contents(directory) == BIG
+    with sources.fetched(f"hf://some-org/adapter{revision}") as fetched:
+        assert contents(fetched.files) == BIG
     assert not any("README" in request for request in hub.requests)
     assert refusal(sources, "hf://some-org/adapter@nowhere").reason is Reason.MISSING_FILE
 
@@ -53,9 +55,9 @@ def test_hub_repository(sources: Sources, hub: Hub, revision: str) -> None:
 def test_what_else_fsspec_speaks(tmp_path: Path) -> None:
     """Any other protocol works once the operator allows it, and not before."""
     fsspec.filesystem("memory").pipe({f"/acme/{name}": content for name, content in GOOD.items()})
-    allowed = Sources(tmp_path / "staging", SourcePolicy(schemes=frozenset({"memory"})))
-    with allowed.fetched("memory://acme") as directory:
-        assert contents(directory) == GOOD
+    allowed = Sources(tmp_path / "staging", SourcePolicy(allowed=SourceList(("memory://acme",))))
+    with allowed.fetched("memory://acme") as fetched:
+        assert contents(fetched.files) == GOOD
     assert (
         refusal(Sources(tmp_path / "other", SourcePolicy()), "memory://acme").reason
         is Reason.SOURCE_NOT_ALLOWED
@@ -69,11 +71,13 @@ def test_local_directory_and_archive(sources: Sources, tmp_path: Path) -> None:
     for name, content in GOOD.items():
         (place / name).write_bytes(content)
     for source in (str(place), f"file://{place}"):
-        with sources.fetched(source) as directory:
-            assert directory == place
+        with sources.fetched(source) as fetched:
+            assert isinstance(fetched.files, Folder)
+            assert fetched.files.path == place
+            assert contents(fetched.files) == GOOD
     (tmp_path / "models" / "acme.zip").write_bytes(zip_of())
-    with sources.fetched(str(tmp_path / "models" / "acme.zip")) as directory:
-        assert contents(directory) == GOOD
+    with sources.fetched(str(tmp_path / "models" / "acme.zip")) as fetched:
+        assert contents(fetched.files) == GOOD
     assert contents(place) == GOOD
     assert left_over(sources) == []
     assert refusal(sources, str(tmp_path / "models" / "none")).reason is Reason.MISSING_FILE
@@ -137,8 +141,8 @@ def test_same_source_at_once(sources: Sources, bucket: str) -> None:
 
     def fetch(_: int) -> dict[str, bytes]:
         barrier.wait()
-        with sources.fetched(bucket) as directory:
-            return contents(directory)
+        with sources.fetched(bucket) as fetched:
+            return contents(fetched.files)
 
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(fetch, range(4))) == [BIG] * 4

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from lorecall.adapters.access.keys import ApiKeyError, KeyRing, Scope
 from lorecall.adapters.access.rate_limit import RateLimits
+from lorecall.adapters.access.source_list import SourceList
 from lorecall.adapters.registry.api_keys import KeyNotFoundError
 from lorecall.adapters.registry.registry import Registry
 from lorecall.adapters.registry.tables import KeyRow
@@ -32,6 +33,14 @@ def test_key_is_made_used_and_revoked(registry: Registry) -> None:
     assert registry.keys.active() == (other,)
     registry.keys.revoke(key.id, actor="root")
     assert [event.action for event in registry.events()] == ["add-key", "add-key", "revoke-key"]
+
+
+@pytest.mark.parametrize("sources", [None, SourceList(()), SourceList(("hf://acme/*", "s3://bucket/acme/"))])
+def test_the_sources_of_a_key_are_kept(registry: Registry, sources: SourceList | None) -> None:
+    """No list, an empty one and a list are three things."""
+    key, _ = registry.keys.add("acme", [Scope.ADAPTERS], actor="root", sources=sources)
+    assert registry.keys.active() == (key,)
+    assert registry.keys.active()[0].sources == sources
 
 
 def test_secret_is_stored_nowhere(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """What an audit may be asked for with; no refusal quotes a text."""
 
+import contextlib
 import json
+import sys
 from typing import Any
 
 import pytest
@@ -27,6 +29,34 @@ def test_candidates_come_inline_or_as_a_file() -> None:
     assert inline.texts.sets[Group.CANDIDATES].items == upload.texts.sets[Group.CANDIDATES].items
     assert upload.texts.sets[Group.CANDIDATES].name == "c.jsonl"
     assert inline.candidate_set == upload.candidate_set
+
+
+@pytest.mark.parametrize(
+    "url", ["http://169.254.169.254/latest", "file:///etc/passwd", "s3://bucket/key", "/etc/passwd"]
+)
+def test_no_field_is_an_address_that_is_read(url: str) -> None:
+    """Whatever field of an order holds an address or a path, nothing is opened or connected to for it."""
+    reached: list[str] = []
+
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        if watching and (
+            event in ("socket.connect", "socket.getaddrinfo") or (event == "open" and arguments[0] == url)
+        ):
+            reached.append(event)
+
+    watching = True
+    sys.addaudithook(watch)
+    names = order._Fields.model_fields
+    assert len(names) > 10
+    for name in names:
+        for value in (url, [url], {"url": url}, [{"id": url, "prefix": url, "target": url}]):
+            with contextlib.suppress(LorecallError):
+                make_order(asked(**{name: value}), {})
+    for upload in ((url, LINE), ("c.jsonl", url.encode())):
+        with contextlib.suppress(LorecallError):
+            make_order({"adapter": "acme"}, {"candidates": upload})
+    watching = False
+    assert reached == []
 
 
 def test_the_set_has_a_name_of_its_own() -> None:

@@ -67,6 +67,9 @@ def test_a_port_in_use_is_exit_2(model: str) -> None:
         ("LORECALL_LIMITS_URL", "redis://localhost:port"),
         ("LORECALL_MAX_ITEMS", "0"),
         ("LORECALL_PREFIX_CACHE", "mine"),
+        ("LORECALL_SOURCES", "hf://acme*"),
+        ("LORECALL_SOURCES", "hf://acme/*,https://example.org/"),
+        ("LORECALL_SOURCES", "/srv/adapters"),
     ],
 )
 def test_a_bad_variable_is_exit_2_by_name(model: str, name: str, value: str) -> None:
@@ -102,3 +105,10 @@ def test_a_registry_that_cannot_be_opened_is_said_before_the_engine_starts(model
     assert code
     assert "registry" in shown
     assert "Traceback" not in shown
+
+
+def test_the_old_name_of_the_sources_leads_to_the_new_one(model: str) -> None:
+    """Who sets LORECALL_SOURCE_SCHEMES must not believe that it still limits anything."""
+    code, shown = serve("--base", model, LORECALL_SOURCE_SCHEMES="s3")
+    assert code == 2
+    assert "LORECALL_SOURCES" in shown

@@ -35,7 +35,9 @@ def test_from_s3(pair: Pair, s3: dict[str, Any], int8_adapters: list[Path]) -> N
     filesystem.mkdir("fleet")
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         filesystem.pipe(f"fleet/support/{name}", (int8_adapters[2] / name).read_bytes())
-    assert added(pair, "from-s3", "s3://fleet/support")["version"] == read_adapter(int8_adapters[2]).version
+    shown = added(pair, "from-s3", "s3://fleet/support")
+    assert shown["version"] == read_adapter(int8_adapters[2]).version
+    assert shown["source"].startswith(f"s3://fleet/support#{CONFIG_FILE}=etag:")
     missing = pair.a.post("/v1/adapters", {"name": "from-s3", "source": "s3://fleet/nowhere"})
     assert 400 <= missing.status_code < 500
     assert "s3://fleet/nowhere" in missing.json()["error"]["message"]
@@ -45,7 +47,32 @@ def test_from_a_hub(pair: Pair, hub: Hub, int8_adapters: list[Path]) -> None:
     """`hf://org/name` gives the version that the repository's bytes have."""
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         hub.files[name] = (int8_adapters[1] / name).read_bytes()
-    assert added(pair, "from-hub", "hf://acme/support")["version"] == read_adapter(int8_adapters[1]).version
+    shown = added(pair, "from-hub", "hf://acme/support")
+    assert shown["version"] == read_adapter(int8_adapters[1]).version
+    assert shown["source"] == f"hf://acme/support@{hub.commit()}"
+
+
+def test_a_key_adds_from_its_own_sources_only(pair: Pair, hub: Hub, int8_adapters: list[Path]) -> None:
+    """Its list holds on the running server, by our route and by vLLM's; the shared shelf is nobody's source."""
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        hub.files[name] = (int8_adapters[1] / name).read_bytes()
+    body = {"name": "limited", "scopes": ["adapters"], "adapters": ["acme-*"], "sources": ["hf://acme/*"]}
+    client = pair.client(pair.a, pair.a.post("/v1/keys", body).json()["secret"])
+    for source in (str(int8_adapters[0]), "s3://fleet/support", "hf://acme-x/support"):
+        for path, fields in (
+            ("adapters", ("name", "source")),
+            ("load_lora_adapter", ("lora_name", "lora_path")),
+        ):
+            answer = client.post(f"/v1/{path}", json=dict(zip(fields, ("acme-own", source), strict=True)))
+            assert answer.status_code == 400, answer.text
+            assert "this API key may not read" in answer.json()["error"]["message"]
+    added = client.post("/v1/adapters", json={"name": "acme-own", "source": "hf://acme/support"})
+    assert added.status_code == 201, added.text
+    assert client.delete("/v1/adapters/acme-own").is_success
+    shelf = {"name": "acme-own", "source": f"s3://shelf/of/uploads/{added.json()['version']}"}
+    stolen = pair.a.post("/v1/adapters", shelf)
+    assert stolen.status_code == 400
+    assert "does not read" in stolen.json()["error"]["message"]
 
 
 def test_an_upload_to_one_server_is_served_by_the_other(
