@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 from fastapi import FastAPI
 from lorecall.adapters.access.keys import Scope
+from lorecall.adapters.access.source_list import SourceList
 from lorecall.adapters.intake.pipeline import AdapterPipeline
 from lorecall.adapters.intake.sources import SourcePolicy, Sources
 from lorecall.adapters.intake.store import Store
@@ -114,7 +115,7 @@ def make_site(work: Path) -> Iterator[Site]:
     """Yield a server without adapters, with a key of each scope, and one of a stranger, who sees other names."""
     base = read_base_facts(spoiling.write_base(work / "base"))
     registry = Registry(f"sqlite:///{work / 'registry.db'}")
-    sources = Sources(work / "staging", SourcePolicy(local_roots=(work,)))
+    sources = Sources(work / "staging", SourcePolicy(allowed=SourceList((str(work),))))
     intake = AdapterPipeline(sources, Store(work / "store"), registry, base, AdapterLimits(max_rank=8))
     service = AuditService(AuditStore(registry.database), Spool(work / "spool"), SimpleNamespace())
     secrets = {str(scope): registry.keys.add(scope, [scope], actor="ann")[1] for scope in Scope}

@@ -75,8 +75,8 @@ def test_a_download_has_one_deadline(
     assert failed.reason is Reason.SOURCE_FAILED
     assert "350 s" in failed.message
     assert "LORECALL_DOWNLOAD_SECONDS" in failed.hint
-    with sources.fetched(bucket) as directory:
-        assert contents(directory) == BIG
+    with sources.fetched(bucket) as fetched:
+        assert contents(fetched.files) == BIG
     assert small_chunks == [0, 300_000]  # the configuration took the first of the four
 
 

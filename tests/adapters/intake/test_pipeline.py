@@ -161,7 +161,9 @@ def test_each_name_has_the_training_record_that_came_with_it(
         assert info.training.get("seed") == record.training.get("seed") == seed
         versions.add(record.version)
     assert len(versions) == 1
-    other = intake_at(tmp_path / "two", registry, base, SourcePolicy(local_roots=(tmp_path / "models",)))
+    other = intake_at(
+        tmp_path / "two", registry, base, SourcePolicy(allowed=SourceList((str(tmp_path / "models"),)))
+    )
     spoiling.training(seed=2)(adapter)  # the source changed its record since
     for server in (intake, other):
         for name, seed in (("mallory", 666), ("acme", 1), ("globex", None)):
@@ -176,7 +178,7 @@ def test_a_base_that_a_record_states_binds_every_server(
     """A server with another base of the same name does not load it, although the store holds no record."""
     spoiling.training(base_digest=spoiling.BASE_DIGEST)(adapter)
     record, _ = intake.add("acme", str(adapter), actor="ann")
-    policy = SourcePolicy(local_roots=(tmp_path / "models",))
+    policy = SourcePolicy(allowed=SourceList((str(tmp_path / "models"),)))
     other = intake_at(tmp_path / "two", registry, replace(base, digest="cd" * 32), policy)
     with pytest.raises(RefusedError) as caught:
         other.materialise(record)
@@ -315,7 +317,7 @@ def test_collect_spares_what_is_added_again_meanwhile(
     record, _ = intake.add("acme", str(adapter), actor="ann")
     registry.move("acme", record.version, State.RETIRED, actor="ann")
     os.utime(intake._store.get(record.version).path, (0, 0))
-    policy = SourcePolicy(local_roots=(tmp_path / "models",))
+    policy = SourcePolicy(allowed=SourceList((str(tmp_path / "models"),)))
     interrupted = Interrupted(registry_url, lambda: intake.add("acme", str(adapter), actor="bob"))
     other = intake_at(tmp_path / "one", interrupted, base, policy)
     assert other.collect() == ()
@@ -348,7 +350,7 @@ def test_a_refusal_spares_what_another_server_accepts(
     registry: Registry, base: BaseFacts, adapter: Path, tmp_path: Path
 ) -> None:
     """Two servers with one store and different limits: one's refusal leaves what the other is taking in."""
-    policy = SourcePolicy(local_roots=(tmp_path / "models",))
+    policy = SourcePolicy(allowed=SourceList((str(tmp_path / "models"),)))
     strict, lax = (intake_at(tmp_path / "one", registry, base, policy) for _ in range(2))
     strict._limits = AdapterLimits(max_rank=1)
     taken = lax._check(adapter)[0]

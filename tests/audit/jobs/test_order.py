@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from lorecall.adapters.core.errors import CandidateError, LorecallError, UsageError
+from lorecall.audit.jobs import order
 from lorecall.audit.jobs.order import make_order
 from lorecall.audit.records import Group
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from lorecall.adapters.access.source_list import SourceList
 from lorecall.adapters.intake.pipeline import AdapterPipeline
 from lorecall.adapters.intake.sources import SourcePolicy, Sources
 from lorecall.adapters.intake.store import Store, StoredVersion
@@ -87,10 +88,12 @@ class SlowPipeline(AdapterPipeline):
     asked: threading.Semaphore
     fetches: int
 
-    def add(self, name: str, source: str, *, actor: str) -> tuple[VersionRecord, Adapter]:
+    def add(
+        self, name: str, source: str, *, actor: str, asker: SourceList | None = None
+    ) -> tuple[VersionRecord, Adapter]:
         """Wait, then add."""
         self._wait(self.adds)
-        return super().add(name, source, actor=actor)
+        return super().add(name, source, actor=actor, asker=asker)
 
     def _fetch_again(self, record: VersionRecord) -> StoredVersion:
         self._wait(self.arrive)
@@ -121,7 +124,9 @@ class World:
 
     def server(self, place: str, drain: float = 5.0) -> "Server":
         """Return a new server."""
-        sources = Sources(self.work / place / "staging", SourcePolicy(local_roots=(self.work / "models",)))
+        sources = Sources(
+            self.work / place / "staging", SourcePolicy(allowed=SourceList((str(self.work / "models"),)))
+        )
         store, limits = Store(self.work / place / "store"), AdapterLimits(max_rank=64)
         return Server(SlowPipeline(sources, store, self.registry, self.base, limits), self.registry, drain)
 
