@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,6 +30,7 @@ from lorecall.server.http.gateway import Gateway
 from lorecall.server.http.state import Serving
 from lorecall.server.lifecycle.control_plane import ControlPlane
 from lorecall.server.lifecycle.engine_set import Capacity, EngineSet
+from lorecall.server.lifecycle.served_models import VersionedModels
 from lorecall.server.observability.metrics import Metrics
 from prometheus_client import CollectorRegistry
 
@@ -101,7 +103,11 @@ class Site:
         plane.gate = self.gate if gated else None
         for record in self.registry.adapters():
             await plane.follow(record.name)
-        self.app.state.lorecall.adapters = plane
+        serving = self.app.state.lorecall
+        serving.adapters = plane
+        own: Any = SimpleNamespace(plane=plane)
+        serving.models.load_lora_adapter = partial(VersionedModels.load_lora_adapter, own)
+        serving.models.unload_lora_adapter = partial(VersionedModels.unload_lora_adapter, own)
         return plane
 
     def client(self, caller: str) -> httpx.AsyncClient:

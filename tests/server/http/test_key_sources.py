@@ -1,6 +1,7 @@
 """A key adds adapters only from the sources of its list, by every route that takes a source."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -16,9 +17,11 @@ from lorecall.adapters.registry.registry import Registry
 from lorecall.adapters.validation.base_facts import read_base_facts
 from lorecall.adapters.validation.policy import AdapterLimits
 from lorecall.server.auth.keyring import KeyGuard
+from lorecall.server.auth.limits import Limits
 from lorecall.server.http import adapters, keys
 from lorecall.server.http.gateway import Gateway
 from lorecall.server.lifecycle.control_plane import ControlPlane
+from lorecall.server.lifecycle.served_models import VersionedModels
 
 from tests.adapters import spoiling
 
@@ -58,9 +61,13 @@ def server(tmp_path: Path, registry: Registry) -> Iterator[TestClient]:
     app.include_router(adapters.router)
     app.include_router(keys.router)
     app.add_middleware(Gateway, state=app.state)
+    plane = ControlPlane(registry, intake, cast("Any", None), frozenset(), metrics)
+    own: Any = SimpleNamespace(plane=plane)
     app.state.lorecall = SimpleNamespace(
         keys=KeyGuard(registry, [("tests", ADMIN)], None, always=True),
-        adapters=ControlPlane(registry, intake, cast("Any", None), frozenset(), metrics),
+        adapters=plane,
+        models=SimpleNamespace(load_lora_adapter=partial(VersionedModels.load_lora_adapter, own)),
+        limits=Limits(),
         metrics=metrics,
         open_metrics=False,
         max_body_bytes=1 << 20,

@@ -100,11 +100,11 @@ ROUTES = {
     "upload": Route(("POST", f"/v1/adapters/{NAME}/archive", None), OF_ADAPTERS, ADDED, GATED),
     "load": Route(
         ("POST", "/v1/load_lora_adapter", {**LOAD, "load_inplace": True}), OF_ADAPTERS,
-        answered(200, ADDED), answered(200, GATED), 403,
+        answered(200, ADDED), answered(202, GATED) | {"live": (200, None)}, 403,
     ),
     "load anew": Route(
         ("POST", "/v1/load_lora_adapter", LOAD), OF_ADAPTERS,
-        LOADED_ANEW, LOADED_ANEW | {REMOVED: (200, FIRST_AUDIT)}, 403,
+        LOADED_ANEW, LOADED_ANEW | {REMOVED: (202, FIRST_AUDIT)}, 403,
     ),
     "rollback": Route(("POST", f"/v1/adapters/{NAME}/rollback", {}), OF_ADAPTERS, ROLLED_BACK, ROLLED_BACK),
     "override": Route(

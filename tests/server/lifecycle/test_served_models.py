@@ -44,9 +44,9 @@ class Plane:
         """Whether a name has one."""
         return name in self.live
 
-    async def add(self, name: str, source: str, *, actor: str) -> Any:
+    async def add(self, name: str, source: str, *, actor: str, asker: object = None) -> Any:
         """Remember what was added."""
-        del actor
+        del actor, asker
         self.added[name] = source
         return SimpleNamespace(version=VERSION, state=self.state, reason="it recites", audit_id="audit-1")
 
