@@ -123,6 +123,20 @@ def test_every_link_of_the_documents_leads_somewhere() -> None:
     assert not broken
 
 
+def test_each_threat_of_the_security_page_names_tests_that_exist() -> None:
+    """Every row of its tables has at least one, by its file below `tests/`."""
+    rows = [
+        line.strip("|").split("|")
+        for line in (ROOT / "docs" / "security.md").read_text(encoding="utf-8").splitlines()
+        if line.startswith("|") and not line.startswith(("|---", "| threat "))
+    ]
+    assert len(rows) > 40
+    for threat, _, tests in rows:
+        named = re.findall(r"`([\w/]+\.py)`", tests)
+        assert named, threat
+        assert not [name for name in named if not (ROOT / "tests" / name).is_file()], threat
+
+
 def test_no_file_names_a_machine_path_or_a_registry() -> None:
     """Nothing in the tree depends on one machine's folders or on one package index's address."""
     hosts = "|".join(
