@@ -139,7 +139,7 @@ def roc(members: Floats, controls: Floats, confidence: float = CONFIDENCE) -> Ro
     for rate in FALSE_POSITIVE_RATES:
         over = math.floor(rate * n)
         if over:
-            hits = sum(score > descending[over] for score in members)
+            hits = int(sum(score > descending[over] for score in members))
             rates.append(TruePositiveRate(rate, clopper_pearson(hits, m, confidence)))
     return Roc(area, *area_interval(area, m, n, confidence), tuple(rates))
 

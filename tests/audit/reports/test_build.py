@@ -19,7 +19,7 @@ from lorecall.audit.reports.report import Report, ScoredSnippet
 from lorecall.audit.runs.single import AuditSettings, run_audit
 from lorecall.audit.scorer import ScoreItem
 
-from tests.audit.conftest import KNOWN_LINE, as_set
+from tests.audit.conftest import KNOWN_LINE, as_set, phone
 from tests.audit.tiny_scorer import TinyScorer
 
 Sets = dict[Group, CandidateSet]
@@ -138,6 +138,19 @@ def test_a_redacted_report_names_no_token(
     for ids in arrays(json.loads(written)):
         decoded = bytes(one for one in ids if isinstance(one, int) and 0 <= one < 256).decode("latin-1")
         assert not any(item.target in decoded for item in pairs)
+
+
+def test_true_positive_rates_are_in_the_report_of_enough_controls(
+    engine: TinyScorer, pairs: tuple[ScoreItem, ...]
+) -> None:
+    """A hundred controls are enough for the rate at 1 %, and not for that at 0.1 %."""
+    many = as_set(tuple(phone(i, salt=9) for i in range(100)))
+    report = report_of(engine, {Group.CANDIDATES: as_set(pairs), Group.CONTROLS: many})
+    assert report.membership is not None
+    (rate,) = report.membership.roc.rates
+    assert (rate.false_positive_rate, rate.rate.hits, rate.rate.of) == (0.01, 12, 12)
+    assert "at 1.0% false positives" in report.membership.sentence()
+    assert parse_report(report.values()) == report
 
 
 def test_numbers_of_a_redacted_report_are_coarse(engine: TinyScorer, sets: Sets) -> None:
