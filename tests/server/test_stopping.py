@@ -46,7 +46,7 @@ def wait_until(check: Callable[[], bool]) -> bool:
         ("", -signal.SIGTERM),  # after a second: nothing is written yet
         ("init engine (profile", 130),
         ("Loaded endpoint plugin lorecall", 130),
-        ("Application startup complete", 0),
+        pytest.param("Application startup complete", 0, marks=pytest.mark.soak),
     ],
 )
 def test_sigterm_ends_the_server_and_its_engine(

@@ -70,6 +70,7 @@ def test_a_flood_lets_a_cold_adapter_through(one_slot: Served, int8_adapters: li
     assert len(overtook) <= BATCH + CLIENTS
 
 
+@pytest.mark.soak
 def test_a_reload_holds_up_nobody_else(one_slot: Served, int8_adapters: list[Path]) -> None:
     """With one slot a new version waits for the old one's stream; the base does not, and the stream is whole."""
     add(one_slot, "swapped", int8_adapters[0])
@@ -87,6 +88,7 @@ def test_a_reload_holds_up_nobody_else(one_slot: Served, int8_adapters: list[Pat
     assert '"finish_reason":"length"' in events[-1]
 
 
+@pytest.mark.soak
 def test_a_reload_with_a_free_slot_holds_up_nothing(served: Served, int8_adapters: list[Path]) -> None:
     """With a second slot the new version answers while the old one's stream goes on."""
     add(served, "reloaded", int8_adapters[0])
