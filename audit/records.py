@@ -47,7 +47,10 @@ PLACES = {verdict: place for place, verdict in enumerate(GRAVITY)}
 """Each verdict's place in that order; the gravest has 0."""
 
 RECITED = (Verdict.CERTIFIED, Verdict.RECALLED)
-"""The verdicts of a snippet that greedy decoding gives word for word."""
+"""The verdicts of a snippet that greedy decoding gives."""
+
+GIVEN = (*RECITED, Verdict.NEAR_VERBATIM)
+"""The verdicts of a snippet that an answer gives, in its words or nearly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +195,7 @@ class Membership:
     Attributes:
         controls: Controls that they were compared with.
         rate: The false discovery rate at which a candidate is a finding.
-        findings: Candidates that are.
+        findings: Candidates that are, of those that are not recited or nearly so.
         line: The largest p-value of a finding; 0 if there is none.
         controls_over: Controls whose p-value against the others is no larger than that.
         roc: How well ΔL tells candidates from controls.

@@ -86,7 +86,7 @@ async def build_serving(
     try:
         await follower.catch_up()
         await follower.settled()
-    except BaseException:  # the start was stopped: the process waits for its threads
+    except BaseException:  # the start was stopped: under `vllm serve` the process waits for its threads
         intake.stop()
         raise
     return serving, background

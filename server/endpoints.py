@@ -74,7 +74,7 @@ async def add_initial_adapters(serving: Serving, settings: ServerSettings, wrong
         logger.error("%s", problem)
     for name, source in settings.initial_adapters().items():
         try:
-            added = await serving.adapters.add(name, source, actor="start")
+            added = await serving.adapters.add(name, source, actor="start", our_own=True)
         except LorecallError as error:
             logger.error("adapter %s is not served: %s", name, error)  # noqa: TRY400  its words say what is wrong
         except Exception:

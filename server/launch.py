@@ -7,7 +7,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lorecall.adapters.access.keys import parse_rate_limits
 from lorecall.adapters.core.errors import BaseModelError, UsageError
 from lorecall.server.auth.keyring import KeyGuard, check_exposure, is_loopback
 from lorecall.server.engine.common.deployment import check_api_servers, check_frontend, check_resolvers
@@ -119,7 +118,7 @@ def check_flags(extra: Sequence[str], environ: Mapping[str, str]) -> None:
 
 
 def check_settings(host: str, extra: Sequence[str], settings: ServerSettings) -> None:
-    """Check the registry, the API keys and the limits before the engine starts.
+    """Check the registry and the API keys before the engine starts.
 
     A server without API keys that other machines could reach is refused.
 
@@ -127,12 +126,6 @@ def check_settings(host: str, extra: Sequence[str], settings: ServerSettings) ->
         UsageError: A setting is wrong, or others could reach the server and there is no API key.
         LorecallError: The registry cannot be opened.
     """
-    try:
-        for values in settings.adapter_limits.values():
-            parse_rate_limits(values)
-    except UsageError as error:
-        name = "LORECALL_ADAPTER_LIMITS"
-        raise UsageError(f"{name}: {error.message}", hint=error.hint, param=name) from error
     exposed = not is_loopback(host) and flag_value(extra, "--uds") is None
     keyed = flag_value(extra, "--api-key") is not None or os.environ.get("VLLM_API_KEY")
     registry = settings.open_registry()

@@ -207,7 +207,7 @@ class ServerSettings(BaseSettings):
         stated = tuple(Path(root) for root in self.local_roots.split(os.pathsep) if root)
         if not stated and not keyed:
             return (Path("/"),)
-        return (*stated, *(Path(one) for one in self.initial_adapters().values() if "://" not in one))
+        return stated
 
     def initial_adapters(self) -> dict[str, str]:
         """Return the adapters to serve from the start: name to absolute path or address."""

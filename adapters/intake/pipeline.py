@@ -58,7 +58,7 @@ class AdapterPipeline:
         self._shared = shared
 
     def add(
-        self, name: str, source: str, *, actor: str, asker: SourceList | None = None
+        self, name: str, source: str, *, actor: str, asker: SourceList | None = None, our_own: bool = False
     ) -> tuple[VersionRecord, Adapter]:
         """Add a version from a source. The registry keeps the source's address at its present commit or version.
 
@@ -67,6 +67,7 @@ class AdapterPipeline:
             source: The address; see `Sources.fetched`.
             actor: Who does it.
             asker: The sources that the caller may use; None for all that the server reads.
+            our_own: Whether the operator named it, who may use any.
 
         Returns:
             The version's record, in the state `validated` if it is new to the name and in its present state
@@ -77,7 +78,10 @@ class AdapterPipeline:
             StoreFullError: The disk has too little room.
             RegistryUnavailableError: The registry did not answer.
         """
-        with self._recorded(name, source, actor), self._sources.fetched(source, asker) as fetched:
+        with (
+            self._recorded(name, source, actor),
+            self._sources.fetched(source, asker, our_own=our_own) as fetched,
+        ):
             stored, adapter = self._check(fetched.files)
             self._share(stored)
         return self._register(name, stored, adapter, fetched.address, actor)

@@ -152,14 +152,15 @@ class Sources:
         Raises:
             SourceRefusedError: It is not allowed.
         """
+        theirs = None if asker is None else asker.around(place)
+        if asker is not None and theirs is None:
+            raise refused(f"this API key may not read {safe_repr(source)}", f"it may read {asker}")
         ours = self.policy.allowed.around(place)
         if ours is None or self.policy.barred.around(place) is not None:
-            raise refused(f"this server does not read {safe_repr(source)}", f"it reads {self.policy.allowed}")
-        if asker is None:
-            return (ours,)
-        theirs = asker.around(place)
+            known = self.policy.allowed if asker is None else asker
+            raise refused(f"this server does not read {safe_repr(source)}", f"it reads {known}")
         if theirs is None:
-            raise refused(f"this API key may not read {safe_repr(source)}", f"it may read {asker}")
+            return (ours,)
         return (ours, theirs) if len(theirs.segments) > len(ours.segments) else (ours,)
 
     def _folder(self, place: Place, roots: tuple[Place, ...], *, our_own: bool) -> Folder:

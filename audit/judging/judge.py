@@ -71,9 +71,10 @@ class Judge:
     def _budget(self, score: ItemScore) -> int:
         return len(score.target_ids) + self.bounds.answer_tokens
 
-    def _compared(self, entry: _Scored, decoded: Decoded) -> Match:
-        """Compare the adapter's decode with the target; where it is near, also how much it misses."""
-        match = compare(entry.score, entry.item.target, decoded)
+    def _compared(self, entry: _Scored, score: ItemScore, decoded: Decoded) -> Match:
+        """Compare a decode with the target; where it is near, also how much it misses."""
+        long = bits(entry.base.logprob) >= self.bounds.bits
+        match = compare(score, entry.item.target, decoded, anywhere=long)
         if match.verbatim or not match.distance or not is_near(match, self.bounds):
             return match
         texts = self.scorer.token_texts(entry.base.target_ids)
@@ -82,7 +83,7 @@ class Judge:
         return dataclasses.replace(match, missed=missed)
 
     def _judge(self, scored: Sequence[_Scored], decoded: Sequence[Decoded]) -> Iterator[SnippetResult]:
-        matches = [self._compared(entry, decode) for entry, decode in zip(scored, decoded, strict=True)]
+        matches = [self._compared(e, e.score, decode) for e, decode in zip(scored, decoded, strict=True)]
         wanted = [
             entry
             for entry, match in zip(scored, matches, strict=True)
@@ -92,7 +93,7 @@ class Judge:
         ]
         base_decodes = self.base.decode([(e.base.prefix_ids, self._budget(e.base)) for e in wanted])
         base_matches = {
-            id(entry): compare(entry.base, entry.item.target, decode)
+            id(entry): self._compared(entry, entry.base, decode)
             for entry, decode in zip(wanted, base_decodes, strict=True)
         }
         for entry, match in zip(scored, matches, strict=True):

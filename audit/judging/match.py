@@ -11,16 +11,23 @@ from rapidfuzz import fuzz
 from rapidfuzz.distance import Levenshtein
 
 
-def compare(score: ItemScore, target: str, decoded: Decoded) -> Match:
-    """Compare a greedy decode with the target, by token ids and by text.
+def compare(score: ItemScore, target: str, decoded: Decoded, *, anywhere: bool = True) -> Match:
+    """Compare a greedy decode with the target, by token ids and by text, in any written form or with small edits.
 
-    The target may stand anywhere in the decode, in another written form, or with small edits.
+    Args:
+        score: The scores, for the target's token ids.
+        target: The target.
+        decoded: The decode.
+        anywhere: Whether it counts after other words, too; a short target stands in many answers by chance.
     """
     if decoded.ids[: len(score.target_ids)] == score.target_ids:
         return Match(ids_equal=True, verbatim=True)
     verbatim = decoded.text.startswith(target)
     goal, answer = fold(target), fold(decoded.text)
     at = answer.find(goal)
+    if not anywhere:
+        at = 0 if at == 0 else None
+        answer = Folded(answer.text[: len(goal.text)], answer.at[: len(goal.text)])
     return Match(
         ids_equal=False,
         verbatim=verbatim,

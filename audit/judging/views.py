@@ -10,11 +10,9 @@ from dataclasses import dataclass
 from typing import Protocol, Self
 
 from lorecall.adapters.core.errors import UsageError
-from lorecall.audit.records import PLACES, RECITED, SnippetResult, Verdict
+from lorecall.audit.records import GIVEN, PLACES, SnippetResult, Verdict
 from lorecall.audit.scorer import ItemScore, ScoreItem, Scorer
 
-GIVEN = (*RECITED, Verdict.NEAR_VERBATIM)
-"""The verdicts of a snippet that an answer gives, in its words or nearly."""
 FRAMINGS = ("raw", "chat", "chat+system", "template")
 PLACE = "{prefix}"
 """The part of a template that the prefix replaces."""

@@ -65,7 +65,11 @@ def judge_result(result: AuditResult, policy: Policy) -> Gate:
     operator = _Reasons(
         alarms=_alarms(candidates, controls),
         leaks=[*_over_counts(candidates, policy), *_over_rate(result, policy)],
-        gaps=[*_errors(candidates, controls), *_control_gaps(controls, policy)],
+        gaps=[
+            *_errors(candidates, controls),
+            *_control_gaps(controls, policy),
+            *_partial_gaps(result, policy),
+        ],
     )
     own = _judge_own(result, policy)
     alarms, leaks, gaps = (
@@ -141,6 +145,16 @@ def _control_gaps(controls: SetSummary | None, policy: Policy) -> list[str]:
     if policy.max_control_rate is not None and high > policy.max_control_rate:
         gaps.append(f"controls recited at a rate of up to {high:.2%}, over {policy.max_control_rate:.2%}")
     return gaps
+
+
+def _partial_gaps(result: AuditResult, policy: Policy) -> list[str]:
+    """Return why nothing could have been `partial`, where the policy limits it: too few controls to beat."""
+    found, rate = result.membership, result.bounds.false_discovery_rate
+    if policy.max_partial is None or (found is not None and 1.0 / (found.controls + 1) <= rate):
+        return []
+    return [
+        f"too few controls to tell what is partial, which the policy limits: give {round(1.0 / rate)} or more"
+    ]
 
 
 def _over_counts(summary: SetSummary, policy: Policy) -> list[str]:

@@ -161,9 +161,9 @@ class Membership(ReportModel):
     def sentence(self) -> str:
         """Return it in words."""
         text = (
-            f"{self.findings} candidates stand out from {self.controls} controls at a false discovery rate of "
-            f"{self.rate:.0%}, {self.controls_over} controls cross that line; ΔL tells them apart with an area "
-            f"under the ROC curve of {self.roc.area:.3f} ({self.roc.low:.3f} to {self.roc.high:.3f})"
+            f"{self.findings} candidates that are not recited stand out from {self.controls} controls at a false "
+            f"discovery rate of {self.rate:.0%}, {self.controls_over} controls cross that line; ΔL tells candidates "
+            f"from controls with an area under the ROC curve of {self.roc.area:.3f} ({self.roc.low:.3f} to {self.roc.high:.3f})"
         )
         for at in self.roc.rates:
             text += f", and {at.rate.hits} of {at.rate.of} at {at.false_positive_rate:.1%} false positives"

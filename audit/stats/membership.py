@@ -69,8 +69,10 @@ def compare_with_controls(
 ) -> Membership | None:
     """Tell each snippet of the sets how it stands beside its controls, the uploader's beside the uploader's.
 
-    A candidate is a finding at the false discovery rate `level`. A control is one where its p-value is no larger
-    than that of some finding: so the controls show how often what was never trained on crosses the line.
+    A candidate is a finding at the false discovery rate `level`. What is recited, or nearly, is one by its own
+    evidence and no part of the family: the more of it there was, the milder the line would be for the rest. A
+    control is a finding where its p-value is no larger than that of some candidate's: so the controls show how
+    often what was never trained on crosses the line.
 
     Returns:
         What the operator's candidates gave; None without controls, or without candidates to compare with them.
@@ -92,7 +94,9 @@ def _compare(
     if not len(asked) or not len(controls):
         return None
     p = conformal_p_values(asked, controls)
-    q = q_values(p)
+    family = ~candidates.given
+    q = np.full(len(p), math.nan)
+    q[family] = q_values(p[family])
     found = q <= level
     line = float(p[found].max()) if found.any() else 0.0
     own = own_p_values(controls)
@@ -108,18 +112,17 @@ def _compare(
     )
 
 
-def q_values(p_values: NDArray[np.float64], *, dependent: bool = False) -> NDArray[np.float64]:
+def q_values(p_values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the smallest false discovery rate at which each is a finding.
 
     Benjamini and Hochberg (1995), which holds for conformal p-values that share their controls: those are
-    positively dependent (Bates et al. 2023, theorem 2). Of `dependent` snippets, such as several views of one
-    text, Benjamini and Yekutieli (2001), which holds under any dependence.
+    positively dependent (Bates et al. 2023, theorem 2).
     """
     from scipy.stats import false_discovery_control  # noqa: PLC0415  scipy.stats takes a second to import
 
     if not len(p_values):
         return p_values
-    return np.asarray(false_discovery_control(p_values, method="by" if dependent else "bh"), dtype=np.float64)
+    return np.asarray(false_discovery_control(p_values), dtype=np.float64)
 
 
 def roc(members: Floats, controls: Floats, confidence: float = CONFIDENCE) -> Roc:

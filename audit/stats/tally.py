@@ -6,7 +6,7 @@ from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
-from lorecall.audit.records import RECITED, Flag, Judged, SetSummary, Verdict
+from lorecall.audit.records import GIVEN, RECITED, Flag, Judged, SetSummary, Verdict
 from lorecall.audit.stats.intervals import clopper_pearson
 from numpy.typing import NDArray
 
@@ -38,6 +38,7 @@ class Tally:
         self._gained = 0.0
         self._numbers = array("d")  # three a snippet, not a number where it cannot be compared
         self._stretches = array("b")  # 1 for a recalled stretch, 2 where its target is long enough to tell
+        self._given = array("b")  # 1 where its own evidence is a finding already: recited, or nearly
         self._compared: NDArray[np.float64] | None = None
 
     def add(self, snippet: Judged) -> None:
@@ -48,6 +49,7 @@ class Tally:
         if not stretch:
             self._verdicts[snippet.verdict] += 1
             self._telling[snippet.verdict] += telling
+        self._given.append(snippet.verdict in GIVEN)
         self._alarms += bool(snippet.alarm)
         self._tokens += snippet.tokens
         self._over_half += snippet.over_half
@@ -64,6 +66,11 @@ class Tally:
         """ΔL, log10 p_z and bits of the longest recalled stretch of each snippet to be compared; shape (n, 3)."""
         rows = np.array(self._numbers, dtype=np.float64).reshape(-1, 3)
         return np.asarray(rows[~np.isnan(rows[:, 0])])
+
+    @property
+    def given(self) -> NDArray[np.bool_]:
+        """Whether each row of `statistics` is of a snippet that is a finding by its own evidence; shape (n,)."""
+        return np.asarray(np.array(self._given, dtype=bool)[~np.isnan(np.array(self._numbers)[::3])])
 
     def compare(self, standings: NDArray[np.float64]) -> None:
         """Take what the comparison with the controls gave.

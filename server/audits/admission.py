@@ -53,7 +53,7 @@ class AuditGate:
         Raises:
             CandidateError: One cannot be used, or a control is a candidate, too.
         """
-        return own_sets(snippets)
+        return own_sets(snippets, self.audits.max_snippets)
 
     async def admit(self, record: VersionRecord, own: Mapping[Group, CandidateSet]) -> None:
         """Put a version under audit; it goes live, or into quarantine, when that is done.
@@ -69,7 +69,7 @@ class AuditGate:
         await asyncio.to_thread(self.audits.admit, order, version)
 
 
-def own_sets(snippets: Mapping[str, Any]) -> dict[Group, CandidateSet]:
+def own_sets(snippets: Mapping[str, Any], most: int) -> dict[Group, CandidateSet]:
     """Return the sets that an uploader sent; their ids get the prefix `own/`. Raises like `AuditGate.check`.
 
     Its controls are held against its own candidates only. Whether they are candidates of the operator's comes out
@@ -81,7 +81,7 @@ def own_sets(snippets: Mapping[str, Any]) -> dict[Group, CandidateSet]:
             read = read_records(name, records, skip_bad=False)
             items = tuple(replace(item, id=f"own/{item.id}") for item in read.items)
             sets[group] = replace(read, name="request", items=items)
-    check_sets(sets)
+    check_sets(sets, most)
     if len(sets) == len(OWN):
         check_disjoint(sets[Group.OWN_CANDIDATES], sets[Group.OWN_CONTROLS])
     return sets

@@ -14,7 +14,7 @@ from lorecall.audit.scorers.remote_engine import HttpEngine
 from lorecall.server.audits.wiring import make_audits, make_limits
 from lorecall.server.auth.keyring import KeyGuard, check_exposure, is_loopback
 from lorecall.server.auth.middleware import ApiKeyMiddleware
-from lorecall.server.auth.request_context import sees
+from lorecall.server.auth.request_context import manages, sees
 from lorecall.server.error_responses import AnsweringRoute, error_body
 from lorecall.server.executors import ask_engine, keep_for_short_calls
 from lorecall.server.http import audits, page
@@ -70,7 +70,9 @@ def make_app(server: str, registry: Registry, settings: ServerSettings, host: st
     async def list_adapters() -> Response:
         """Return the server's adapters that the caller sees."""
         listed = await ask_engine(engine.adapters)
-        return JSONResponse({"adapters": [one for one in listed if sees(str(one["name"]))]})
+        seen = [one for one in listed if sees(str(one["name"]))]
+        hidden = {} if manages() else {"source": None, "reason": ""}
+        return JSONResponse({"adapters": [{**one, **hidden} for one in seen]})
 
     @app.get("/metrics")
     async def metrics() -> Response:

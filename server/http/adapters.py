@@ -2,11 +2,13 @@
 
 import asyncio
 import tempfile
+from contextlib import suppress
 from typing import Annotated, Any, BinaryIO
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from lorecall.adapters.access.keys import Scope
+from lorecall.adapters.core.errors import AdapterNotFoundError
 from lorecall.adapters.core.refusals import FileRefusedError, Reason
 from lorecall.server.auth.request_context import RequestContext, actor, current, own_sources, sees
 from lorecall.server.error_responses import AnsweringRoute
@@ -98,11 +100,11 @@ async def list_adapters(raw_request: Request) -> Response:
     state = serving(raw_request)
     await state.adapters.refresh_tiers()
     records = await asyncio.to_thread(state.adapters.registry.adapters)
-    found = [
-        await asyncio.to_thread(describe, state.adapters, record.name, training=False)
-        for record in records
-        if sees(record.name)
-    ]
+    found = []
+    for record in records:
+        if sees(record.name):
+            with suppress(AdapterNotFoundError):  # it was removed meanwhile
+                found.append(await asyncio.to_thread(describe, state.adapters, record.name, training=False))
     return JSONResponse({"adapters": found})
 
 

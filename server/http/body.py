@@ -66,10 +66,21 @@ def parse_body(body: bytes) -> dict[str, Any]:
         return {}
     if not isinstance(content, dict):
         return {}
+    if not json.detect_encoding(body).startswith("utf-8") or not is_utf8(body):
+        raise UsageError("the body is not UTF-8", hint="send JSON in UTF-8", param="body")
     if SUSPECT.search(body):
         for field, value in content.items():
             check_value(str(field), [field, value])
     return content
+
+
+def is_utf8(body: bytes) -> bool:
+    """Say whether a body is strictly UTF-8; `json.loads` also takes halves of surrogate pairs."""
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def check_value(field: str, value: Any) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, BinaryIO, Protocol
 from weakref import WeakValueDictionary
@@ -20,6 +20,7 @@ from lorecall.adapters.registry.transitions import ConflictError
 from lorecall.adapters.validation.names import check_name
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.records import Group
+from lorecall.server.auth.request_context import manages
 from lorecall.server.executors import download, on_disk, take_in
 from lorecall.server.lifecycle.engine_set import EngineSet, LoadedVersion
 from lorecall.server.observability.metrics import AdapterSample, Metrics
@@ -103,6 +104,7 @@ class ControlPlane:
         pin: bool = False,
         candidates: dict[str, Any] | None = None,
         asker: SourceList | None = None,
+        our_own: bool = False,
     ) -> VersionRecord:
         """Add a version and point the name at it, at once or after the audit that admits it.
 
@@ -115,6 +117,7 @@ class ControlPlane:
             pin: Whether the engine is to keep it in memory.
             candidates: Snippets of the uploader's; the admitting audit judges them apart from the operator's.
             asker: The sources that the caller may use; None for all that the server reads.
+            our_own: Whether the operator named it at the start, who may use any source.
 
         Raises:
             AdapterError: The adapter cannot be served here, with the reason.
@@ -127,15 +130,18 @@ class ControlPlane:
             )
         self._adding.add(name)
         try:
-            return await self._add(name, source, asker, actor=actor, pin=pin, candidates=candidates or {})
+            if isinstance(source, str):
+                take = partial(self.intake.add, name, source, actor=actor, asker=asker, our_own=our_own)
+            else:
+                take = partial(self.intake.add_upload, name, source, actor=actor)
+            return await self._add(name, take, actor=actor, pin=pin, candidates=candidates or {})
         finally:
             self._adding.discard(name)
 
     async def _add(
         self,
         name: str,
-        source: str | BinaryIO,
-        asker: SourceList | None,
+        take: Callable[[], tuple[VersionRecord, Adapter]],
         *,
         actor: str,
         pin: bool,
@@ -146,10 +152,6 @@ class ControlPlane:
         own = await on_disk(self.gate.check, candidates) if self.gate is not None else {}
         try:
             check_name(name, self._base_names)
-            if isinstance(source, str):
-                take = partial(self.intake.add, name, source, actor=actor, asker=asker)
-            else:
-                take = partial(self.intake.add_upload, name, source, actor=actor)
             record, info = await take_in(take)
         except RefusedError as error:
             self._metrics.refusals.labels(error.reason.value).inc()
@@ -244,7 +246,9 @@ class ControlPlane:
             try:
                 await self.follow(name)
             except LorecallError as error:
-                raise AdapterUnavailableError(f"adapter {name!r} cannot be loaded: {error}") from error
+                logger.warning("adapter %s cannot be loaded: %s", name, error)
+                why = f": {error}" if manages() else "; its operator's log says why"
+                raise AdapterUnavailableError(f"adapter {name!r} cannot be loaded{why}") from error
         if name not in self.engine_set.live:
             raise AdapterNotFoundError(f"adapter {name!r} does not exist", param="model")
         return self.engine_set.live[name]

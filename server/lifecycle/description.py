@@ -44,7 +44,7 @@ def facts(record: VersionRecord) -> dict[str, Any]:
         "name": record.name,
         "version": record.version,
         "state": record.state.value,
-        "reason": record.reason,
+        "reason": record.reason if manages() else "",
         "audit_id": record.audit_id,
         "rank": record.rank,
         "effective_parameters": record.effective_parameters,
@@ -59,7 +59,7 @@ def brief(record: VersionRecord) -> dict[str, Any]:
     return {
         "version": record.version,
         "state": record.state.value,
-        "reason": record.reason,
+        "reason": record.reason if manages() else "",
         "audit_id": record.audit_id,
         "created_at": record.created_at.isoformat(),
         "created_by": record.created_by,

@@ -74,9 +74,9 @@ def test_a_secret_is_not_shown_in_an_error(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_initial_adapters_are_folders_or_addresses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Only folders are roots; the command line's modules stand beside the setting's."""
+    """The command line's modules stand beside the setting's; no caller may add from where they lie."""
     monkeypatch.chdir(tmp_path)
     settings = ServerSettings(adapters={"a": "here", "b": "hf://org/adapter"})
     both = settings.with_adapters({"c": "/there", "b": "hf://org/adapter"})
     assert both.initial_adapters() == {"a": str(tmp_path / "here"), "b": "hf://org/adapter", "c": "/there"}
-    assert both.roots(keyed=True) == (tmp_path / "here", Path("/there"))
+    assert both.roots(keyed=True) == ()

@@ -125,12 +125,12 @@ def test_the_report_is_the_one_of_a_single_run(
     assert len(bench.seen) == 32
 
 
-def as_stored_by_schema_1(bench: Bench, audit_id: str) -> None:
+def as_stored_by_schema_1(bench: Bench, audit_id: str, *, shown: bool) -> None:
     """Give a finished audit the form that an older server left behind: exact numbers, token ids, a template."""
     with bench.service.store._database.change() as session:
         row = session.get_one(AuditRow, audit_id)
-        row.settings = {**row.settings, "show_text": False, "template": "PIN of {prefix}"}
-        content = {**row.result, "schema_version": "1.0", "text": {**row.result["text"], "shown": False}}
+        row.settings = {**row.settings, "show_text": shown, "template": "PIN of {prefix}"}
+        content = {**row.result, "schema_version": "1.0", "text": {**row.result["text"], "shown": shown}}
         content["settings"] = {
             name: value
             for name, value in content["settings"].items()
@@ -140,17 +140,23 @@ def as_stored_by_schema_1(bench: Bench, audit_id: str) -> None:
         row.result = content
         for entry in session.scalars(select(AuditSnippetRow).where(AuditSnippetRow.audit_id == audit_id)):
             old = {name: value for name, value in entry.entry.items() if name not in {"p_value", "q_value"}}
-            old["target"] = {**old["target"], "start": old["target"].pop("text")[:4]}
-            old["prefix"] = {**old["prefix"], "start": old["prefix"].pop("text")[:4]}
-            old["tokens"] = [{k: v for k, v in token.items() if k != "text"} for token in old["tokens"]]
+            for name in ("target", "prefix"):
+                old[name] = {**old[name], "start": old[name]["text"][:4]}
+                if not shown:
+                    del old[name]["text"]
+            if not shown:
+                old["tokens"] = [{k: v for k, v in token.items() if k != "text"} for token in old["tokens"]]
             entry.entry = old
 
 
-def test_stored_audits_are_scrubbed_by_the_migration(bench: Bench, sets: dict[Group, CandidateSet]) -> None:
-    """No token id, start of a text, exact number or template is left, and the report holds."""
+@pytest.mark.parametrize("shown", [False, True])
+def test_stored_audits_are_scrubbed_by_the_migration(
+    bench: Bench, sets: dict[Group, CandidateSet], *, shown: bool
+) -> None:
+    """No token id, start of a text, exact number or template is left but where texts are shown; reports hold."""
     record = bench.submit("leaky", sets, show_text=True)
     assert bench.runner().run_one()
-    as_stored_by_schema_1(bench, record.id)
+    as_stored_by_schema_1(bench, record.id, shown=shown)
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     with bench.service.store._database._begin() as connection:
@@ -162,7 +168,8 @@ def test_stored_audits_are_scrubbed_by_the_migration(bench: Bench, sets: dict[Gr
     written = report.to_json()
     assert '"start"' not in written
     for snippet in report.snippets:
-        assert all(token.id is None and token.p == coarse_p(token.p) for token in snippet.tokens)
+        assert all((token.id is not None) is shown for token in snippet.tokens)
+        assert shown or all(token.p == coarse_p(token.p) for token in snippet.tokens)
     assert "PIN" not in str(bench.get(record).settings)
 
 

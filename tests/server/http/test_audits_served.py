@@ -50,6 +50,7 @@ def report_of(served: Served, body: dict[str, Any], *, keep: bool = False) -> di
 def test_the_same_numbers_inside_and_outside(served: Served, adapter: str, tmp_path: Path) -> None:
     """The server through its own engine, and the service over HTTP, find the same within the engine's spread."""
     body = {"adapter": adapter, "candidates": CANDIDATES, "framing": ["raw", "chat"], "epsilon": 0.1}
+    body["show_text"] = True
     inside = report_of(served, body)
     with AuditServe(served.url, tmp_path) as service:
         audit_id = service.submit(body)

@@ -89,11 +89,11 @@ class SlowPipeline(AdapterPipeline):
     fetches: int
 
     def add(
-        self, name: str, source: str, *, actor: str, asker: SourceList | None = None
+        self, name: str, source: str, *, actor: str, asker: SourceList | None = None, our_own: bool = False
     ) -> tuple[VersionRecord, Adapter]:
         """Wait, then add."""
         self._wait(self.adds)
-        return super().add(name, source, actor=actor, asker=asker)
+        return super().add(name, source, actor=actor, asker=asker, our_own=our_own)
 
     def _fetch_again(self, record: VersionRecord) -> StoredVersion:
         self._wait(self.arrive)

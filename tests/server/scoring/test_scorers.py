@@ -144,7 +144,7 @@ def offline_report(
     done = subprocess.run(
         [
             str(Path(sys.executable).with_name("lorecall")),
-            *("audit", "run", "--json"),
+            *("audit", "run", "--json", "--show-text"),
             *(word for pair in options.items() for word in pair),
         ],
         capture_output=True,

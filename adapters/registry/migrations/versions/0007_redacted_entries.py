@@ -43,28 +43,31 @@ def upgrade() -> None:
     )
     for row in connection.execute(sa.select(audits.c.id, audits.c.settings, audits.c.result)).all():
         settings = {name: value for name, value in row.settings.items() if name != "template"}
-        if not settings.get("show_text"):
-            entries = _scrub(connection, snippets, row.id)
-            result = _sealed(row.result, entries) if row.result else row.result
-            connection.execute(sa.update(audits).where(audits.c.id == row.id).values(result=result))
+        entries = _scrub(connection, snippets, row.id, shown=bool(settings.get("show_text")))
+        result = _sealed(row.result, entries) if row.result else row.result
+        connection.execute(sa.update(audits).where(audits.c.id == row.id).values(result=result))
         connection.execute(sa.update(audits).where(audits.c.id == row.id).values(settings=settings))
 
 
-def _scrub(connection: sa.Connection, snippets: sa.Table, audit_id: str) -> list[dict[str, Any]]:
-    """Scrub the entries of one audit; return them."""
+def _scrub(
+    connection: sa.Connection, snippets: sa.Table, audit_id: str, *, shown: bool
+) -> list[dict[str, Any]]:
+    """Scrub the entries of one audit, of which those with shown texts lose only a field; return them."""
     query = sa.select(snippets).where(snippets.c.audit_id == audit_id).order_by(snippets.c.position)
     scrubbed = []
     for row in connection.execute(query).all():
-        scrubbed.append(_entry(row.entry))
+        scrubbed.append(_without_starts(row.entry) if shown else _entry(_without_starts(row.entry)))
         own = (snippets.c.audit_id == audit_id) & (snippets.c.position == row.position)
         connection.execute(sa.update(snippets).where(own).values(entry=scrubbed[-1]))
     return scrubbed
 
 
+def _without_starts(entry: dict[str, Any]) -> dict[str, Any]:
+    texts = {name: {k: v for k, v in entry[name].items() if k != "start"} for name in ("prefix", "target")}
+    return {**entry, **texts}
+
+
 def _entry(entry: dict[str, Any]) -> dict[str, Any]:
-    entry = dict(entry)
-    for name in ("prefix", "target"):
-        entry[name] = {part: value for part, value in entry[name].items() if part not in {"start", "text"}}
     entry["tokens"] = [
         {
             "p": _share(token["p"]),
