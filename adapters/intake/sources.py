@@ -9,7 +9,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -216,8 +216,9 @@ class Sources:
             place.mkdir(exist_ok=True)
             yield place
         finally:
-            if not any(place.glob("*")):  # nothing to resume
-                shutil.rmtree(place, ignore_errors=True)
+            with suppress(OSError):  # there is something to resume
+                place.rmdir()
+            if not place.exists():
                 lock.unlink(missing_ok=True)
             os.close(handle)
 
