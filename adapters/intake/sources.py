@@ -213,7 +213,8 @@ class Sources:
                 break
             os.close(handle)
         try:
-            place.mkdir(exist_ok=True)
+            with suppress(FileExistsError):  # `exist_ok` fails if it is deleted at this moment
+                place.mkdir()
             yield place
         finally:
             with suppress(OSError):  # there is something to resume

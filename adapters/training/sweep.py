@@ -135,8 +135,8 @@ def run_sweep(
 def finished_cells(path: Path) -> set[tuple[str, ...]]:
     """Return the keys of the cells in a sweep's file, as text; an empty set if there is no file.
 
-    A last line without its end is what a kill or a full disk left of a row. Nobody can tell whether its last number
-    is whole, so it is cut off the file, and its cell is trained again.
+    A last line without its end is what a kill or a full disk left of a row. Whether its last number is whole is
+    unknown, so it is cut off the file, and its cell is trained again.
 
     Raises:
         UsageError: Its columns are not a sweep's.

@@ -86,19 +86,26 @@ def test_a_torn_line_is_trained_again(
     swept: Path, base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Cut off at any byte of its two rows or its header, the file is at the end as if never cut off."""
-    record = sweep.train_on
-    trained = []
-    known = {}
+    train, prepare, texts = sweep.train_on, sweep.prepare_input, first_texts(base, data, 10)
+    trained: list[str] = []
+    ready: list[TrainingInput] = []
+    known: dict[str, TrainingRecord] = {}
 
-    def remembered(ready: TrainingInput, adapter: Path, *rest: Any) -> TrainingRecord:
+    def prepared_once(*what: Any) -> TrainingInput:
+        ready.extend([] if ready else [prepare(*what)])
+        return ready[0]
+
+    def trained_once(ready: TrainingInput, adapter: Path, *rest: Any) -> TrainingRecord:
         """Train each cell once for all the cuts: the same key gives the same adapter."""
         trained.append(adapter.name)
         if adapter.name not in known:
-            known[adapter.name] = record(ready, tmp_path / adapter.name, *rest)
-        (adapter.parent / adapter.name).symlink_to(tmp_path / adapter.name)
+            known[adapter.name] = train(ready, tmp_path / adapter.name, *rest)
+        adapter.symlink_to(tmp_path / adapter.name)
         return known[adapter.name]
 
-    monkeypatch.setattr(sweep, "train_on", remembered)
+    monkeypatch.setattr(sweep, "first_texts", lambda *_: texts)
+    monkeypatch.setattr(sweep, "prepare_input", prepared_once)
+    monkeypatch.setattr(sweep, "train_on", trained_once)
     grid = Grid(ranks=(1, 4), lengths=(10,))
     whole = "".join(swept.read_text(encoding="utf-8").splitlines(keepends=True)[:3]).encode()
     rows_end = [match.end() for match in re.finditer(b"\n", whole)]
