@@ -6,13 +6,13 @@ Older releases kept it under `~/.cache`, which people and tools empty.
 import errno
 import fcntl
 import logging
-import os
 import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
+from lorecall.adapters.core.atomic_file import sync, sync_tree
 from lorecall.adapters.core.errors import UsageError
 from platformdirs import user_data_path
 
@@ -101,19 +101,9 @@ def _copy(old: Path, new: Path, database: sqlite3.Connection | None) -> None:
     if database is not None:  # a file that is opened twice would lose its lock when it is closed once
         with closing(sqlite3.connect(work / DATABASE)) as copy:
             database.backup(copy)
-    for path in (*work.rglob("*"), work):
-        if not path.is_symlink():
-            _sync(path)
+    sync_tree(work)
     work.rename(new)
-    _sync(new.parent)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync(new.parent)
 
 
 @contextmanager

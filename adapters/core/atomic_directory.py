@@ -1,5 +1,6 @@
 """Write a directory atomically: it appears complete or not at all. Also digest the files of a directory."""
 
+import ctypes
 import hashlib
 import os
 import shutil
@@ -7,6 +8,11 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from lorecall.adapters.core.atomic_file import sync, sync_tree
+
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
 
 
 def digest_files(root: Path, files: Iterable[Path]) -> str:
@@ -22,26 +28,29 @@ def digest_files(root: Path, files: Iterable[Path]) -> str:
 
 @contextmanager
 def new_directory(out: Path) -> Iterator[Path]:
-    """Yield an empty sibling of `out`, renamed to `out` when the block succeeds, removed if it fails.
+    """Yield an empty sibling of `out`, which takes its place when the block succeeds, and is removed if it fails.
 
-    An `out` that exists is replaced: it is renamed first and removed last, so a reader never sees an incomplete
-    directory. The caller decides whether it may be replaced.
+    An `out` that exists is replaced; the caller decides whether it may be. Whenever the process is killed or the
+    power fails, `out` is what it was before, or the whole new directory. Only on systems that cannot exchange two
+    directories in one step, as Linux can, may a kill leave no `out`; the next call then puts the old one back.
     """
-    out = out.absolute()
+    out = out.resolve()
     out.parent.mkdir(parents=True, exist_ok=True)
+    _recover(out)
     work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
         yield work
         _make_readable(work)
-        if out.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=out.parent))
-            out.replace(old)
-            work.replace(out)
-            shutil.rmtree(old)
-        else:
+        sync_tree(work)
+        if not out.exists():
             os.rename(work, out)  # noqa: PTH104 (unlike replace, it fails if another process was faster)
+        elif not _exchange(work, out):
+            out.rename(_aside(out))
+            work.rename(out)
+        sync(out.parent)  # before the old one is deleted
     finally:
         shutil.rmtree(work, ignore_errors=True)
+        _recover(out)
 
 
 def _make_readable(directory: Path) -> None:
@@ -49,3 +58,28 @@ def _make_readable(directory: Path) -> None:
     directory.chmod(0o755)
     for path in directory.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two directories in one step; return whether this system and file system could."""
+    try:
+        renameat2 = ctypes.CDLL(None).renameat2
+    except AttributeError:  # not Linux, or an old C library
+        return False
+    return bool(renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0)
+
+
+def _aside(out: Path) -> Path:
+    """Return where the old directory waits while there is no `out`."""
+    return out.with_name(f".{out.name}.lorecall-old")
+
+
+def _recover(out: Path) -> None:
+    """Finish what a killed call left between its two renames, or before it deleted the old directory."""
+    aside = _aside(out)
+    if not aside.exists():
+        return
+    if out.exists():
+        shutil.rmtree(aside, ignore_errors=True)
+    else:
+        aside.rename(out)

@@ -9,7 +9,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -128,7 +128,7 @@ class Sources:
                 else:
                     yield Fetched(directory, download.pinned)
             finally:
-                shutil.rmtree(directory)
+                shutil.rmtree(directory, ignore_errors=True)  # a cleaner of old files may be faster
 
     @contextmanager
     def uploaded(self, archive: BinaryIO) -> Iterator[Path]:
@@ -144,7 +144,7 @@ class Sources:
             try:
                 yield self._unpacked(archive, place)
             finally:
-                shutil.rmtree(place)
+                shutil.rmtree(place, ignore_errors=True)
 
     def _roots(self, place: Place, source: str, asker: SourceList | None) -> tuple[Place, ...]:
         """Return the entries of the policy's list and of the caller's that a place lies in, the wider first.
@@ -214,23 +214,32 @@ class Sources:
                 break
             os.close(handle)
         try:
-            place.mkdir(exist_ok=True)
+            with suppress(FileExistsError):  # `exist_ok` fails if it is deleted at this moment
+                place.mkdir()
             yield place
         finally:
-            if not any(place.glob("*")):  # nothing to resume
-                shutil.rmtree(place, ignore_errors=True)
-                lock.unlink()
+            with suppress(OSError):  # there is something to resume
+                place.rmdir()
+            if not place.exists():
+                lock.unlink(missing_ok=True)
             os.close(handle)
 
     def _delete_abandoned(self) -> None:
-        """Delete downloads that nobody resumed for a day."""
-        for path in self._staging.glob("*.lock"):
-            place = path.with_suffix("")
-            latest = max((file.stat().st_mtime for file in (path, *place.glob("*"))), default=0.0)
-            if time.time() - latest < _ABANDONED_SECONDS:
-                continue
-            with self._locked(place.name):
-                shutil.rmtree(place)
+        """Delete downloads that nobody resumed for a day; other servers may delete or resume the same ones."""
+        for lock in self._staging.glob("*.lock"):
+            if _is_abandoned(lock):
+                with self._locked(lock.stem) as place:
+                    if _is_abandoned(lock):
+                        shutil.rmtree(place, ignore_errors=True)
+
+
+def _is_abandoned(lock: Path) -> bool:
+    """Return whether a download that has this lock is there, and was not touched for a day."""
+    try:
+        latest = max(file.stat().st_mtime for file in (lock, *lock.with_suffix("").glob("*")))
+    except FileNotFoundError:  # somebody is deleting or resuming it
+        return False
+    return time.time() - latest >= _ABANDONED_SECONDS
 
 
 def _lock(handle: int, source: str, deadline: Deadline | None) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+from lorecall.adapters.core.atomic_file import sync
 from lorecall.adapters.core.beneath import Folder
 from lorecall.adapters.core.errors import AdapterNotFoundError
 from lorecall.adapters.core.refusals import FileRefusedError, Reason, StoreFullError
@@ -188,9 +189,9 @@ class Store:
         for path in self._staging.iterdir():
             handle = _lock(path)
             if handle is not None:
-                shutil.rmtree(path)
+                shutil.rmtree(path, ignore_errors=True)  # a cleaner of old files may be faster
                 os.close(handle)
-                deleted += 1
+                deleted += not path.exists()
         return deleted
 
     @contextmanager
@@ -213,7 +214,7 @@ class Store:
             self._check_room(len(config) + os.fstat(weights.fileno()).st_size)
             _write(staged / CONFIG_FILE, config)
             version = digest_of(config, self._copy_chunks(weights, staged / WEIGHTS_FILE))
-        _sync_directory(staged)
+        sync(staged)
         return version
 
     def _copy_chunks(self, source: BinaryIO, target: Path) -> Iterator[bytes]:
@@ -245,7 +246,7 @@ class Store:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
             return self.verify(version)  # another process was faster
-        _sync_directory(self.root)
+        sync(self.root)
         return StoredVersion(version, target, added)
 
     def _check_room(self, size: int) -> None:
@@ -273,14 +274,6 @@ def _write(path: Path, content: bytes) -> None:
         sink.flush()
         os.fsync(sink.fileno())
         os.fchmod(sink.fileno(), 0o444)
-
-
-def _sync_directory(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _lock(path: Path, *, wait: bool = False) -> int | None:

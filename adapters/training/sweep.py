@@ -13,6 +13,7 @@ from itertools import product
 from pathlib import Path
 
 from lorecall.adapters.bases.prepare import read_base_manifest
+from lorecall.adapters.core.atomic_file import sync
 from lorecall.adapters.core.errors import UsageError
 from lorecall.adapters.peft_format.adapter import read_adapter
 from lorecall.adapters.training.options import TrainingOptions
@@ -134,18 +135,23 @@ def run_sweep(
 def finished_cells(path: Path) -> set[tuple[str, ...]]:
     """Return the keys of the cells in a sweep's file, as text; an empty set if there is no file.
 
+    A last line without its end is what a kill or a full disk left of a row. Whether its last number is whole is
+    unknown, so it is cut off the file, and its cell is trained again.
+
     Raises:
         UsageError: Its columns are not a sweep's.
     """
-    if not path.exists():
-        return set()
-    with path.open(newline="", encoding="utf-8") as lines:
-        reader = csv.DictReader(lines)
-        if tuple(reader.fieldnames or ()) != COLUMNS:
-            raise UsageError(
-                f"{path} is not a sweep's file", hint=f"its columns are {','.join(COLUMNS)}", param="out"
-            )
-        return {tuple(row[field.name] for field in fields(CellKey)) for row in reader}
+    content = path.read_bytes() if path.exists() else b""
+    end = content.rfind(b"\n") + 1
+    reader = csv.DictReader(content[:end].decode("utf-8", "replace").splitlines())
+    begun = end == 0 and ",".join(COLUMNS).encode().startswith(content)
+    if tuple(reader.fieldnames or ()) != COLUMNS and not begun:
+        raise UsageError(
+            f"{path} is not a sweep's file", hint=f"its columns are {','.join(COLUMNS)}", param="out"
+        )
+    if end < len(content):
+        os.truncate(path, end)
+    return {tuple(row[field.name] for field in fields(CellKey)) for row in reader}
 
 
 def first_texts(base: Path, data: Path, length: int) -> tuple[Pair, ...]:
@@ -203,12 +209,12 @@ def _as_text(key: CellKey) -> tuple[str, ...]:
 
 def _append(path: Path, key: CellKey, result: CellResult) -> None:
     """Write one line and force it to disk, so that a killed sweep keeps its finished cells."""
-    fresh = not path.exists()
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        if fresh:
+        if file.tell() == 0:
             writer.writerow(COLUMNS)
         writer.writerow([*_as_text(key), *(str(value) for value in astuple(result))])
         file.flush()
         os.fsync(file.fileno())
+    sync(path.parent)

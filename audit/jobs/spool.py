@@ -9,10 +9,12 @@ import json
 import os
 import time
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lorecall.adapters.core.atomic_file import sync
 from lorecall.adapters.core.errors import LorecallError
 from lorecall.audit.inputs.candidates import BadLine, CandidateSet
 from lorecall.audit.records import Group
@@ -76,6 +78,7 @@ class Spool:
                 file.flush()
                 os.fsync(file.fileno())
             part.rename(self._path(audit_id))
+            sync(self._folder)
         except OSError as error:
             part.unlink(missing_ok=True)
             raise SpoolError(
@@ -116,11 +119,12 @@ class Spool:
         old = time.time() - ORPHAN_SECONDS
         found = []
         for path in self._folder.rglob("*.*"):  # older servers kept some texts in a subfolder
-            known = path.stem in ended
-            unknown = path.stem not in waiting and path.stat().st_mtime < old
-            if known or unknown:
-                path.unlink(missing_ok=True)
-                found.append(path.stem)
+            with suppress(FileNotFoundError):  # another server sweeps the same folder
+                known = path.stem in ended
+                unknown = path.stem not in waiting and path.stat().st_mtime < old
+                if known or unknown:
+                    path.unlink()
+                    found.append(path.stem)
         return found
 
     def _path(self, audit_id: str) -> Path:

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from lorecall.adapters.core.atomic_file import write_whole
 from lorecall.adapters.core.errors import UsageError
 from lorecall.audit.coarse import coarse_bits, coarse_log10, coarse_nats, coarse_p, coarse_rank
 from lorecall.audit.judging.match import align
@@ -228,7 +229,7 @@ def parse_entries(values: Sequence[object]) -> list[Snippet]:
 
 def write_json(report: Report, path: Path) -> None:
     """Write a report as JSON."""
-    path.write_text(report.to_json(), encoding="utf-8")
+    write_whole(path, report.to_json())
 
 
 def read_report(path: Path) -> Report:

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
+from lorecall.adapters.core.atomic_file import write_whole
 from lorecall.audit.records import RECITED, Group
 from lorecall.audit.reports.report import Report, Snippet
 
@@ -38,7 +39,7 @@ def render_junit(report: Report) -> str:
 
 def write_junit(report: Report, path: Path) -> None:
     """Write the report as JUnit XML."""
-    path.write_text(render_junit(report), encoding="utf-8")
+    write_whole(path, render_junit(report))
 
 
 def _suite(root: ET.Element, name: str) -> ET.Element:

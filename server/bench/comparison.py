@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from lorecall.adapters.core.atomic_file import write_whole
 from lorecall.adapters.core.errors import LorecallError
 from lorecall.server.bench.paired import Row, make_row, take_turns
 from lorecall.server.bench.report import machine_line
@@ -125,9 +126,9 @@ def write_comparison(
         "rows": [row.as_json() for row in found.rows],
         "notes": found.notes,
     }
-    (out / f"{scenario['name']}.json").write_text(json.dumps(body, indent=2) + "\n", encoding="utf-8")
+    write_whole(out / f"{scenario['name']}.json", json.dumps(body, indent=2) + "\n")
     page = out / f"{scenario['name']}.md"
-    page.write_text(comparison_page(scenario, found, command, machine), encoding="utf-8")
+    write_whole(page, comparison_page(scenario, found, command, machine))
     return page
 
 

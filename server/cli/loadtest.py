@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from lorecall.adapters.core.atomic_file import write_whole
 from lorecall.server.cli.common.console import note
 from lorecall.server.cli.common.options import LOCAL, AsJson, PageFolder, Server
 from rich.console import Console
@@ -72,7 +73,7 @@ def run_once(
             found = run(chosen, target, RunOptions(work, tokenizer, sources, BENCH))
         body = json.dumps(run_body(chosen, found), indent=2)
         if out is not None:
-            (work / f"{chosen.name}.json").write_text(body + "\n", encoding="utf-8")
+            write_whole(work / f"{chosen.name}.json", body + "\n")
     if as_json:
         typer.echo(body)
     else:

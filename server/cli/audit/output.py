@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from lorecall.adapters.core.atomic_file import write_whole
 from lorecall.adapters.core.errors import UsageError
 from lorecall.audit.records import Verdict
 from lorecall.audit.reports.build import write_json
@@ -110,7 +111,7 @@ def write_reports(report: Report, out: Path, formats: tuple[str, ...]) -> list[P
 
 
 def _write_html(report: Report, path: Path) -> None:
-    path.write_text(render_report(report), encoding="utf-8")
+    write_whole(path, render_report(report))
 
 
 def make_folder(out: Path) -> Path:
@@ -241,5 +242,5 @@ def _write_pair(report: ReportModel, html: str, out: Path, name: str) -> list[Pa
     folder = make_folder(out)
     written = [folder / f"{name}.json", folder / f"{name}.html"]
     for path, content in zip(written, (report.to_json(), html), strict=True):
-        path.write_text(content, encoding="utf-8")
+        write_whole(path, content)
     return written

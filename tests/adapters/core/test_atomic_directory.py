@@ -1,5 +1,9 @@
 """Directories appear whole or not at all; a digest is of names, order and contents."""
 
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -70,3 +74,103 @@ def test_the_digest_depends_on_names_and_contents_only(tmp_path: Path) -> None:
     a.write_text("2")
     b.write_text("1")
     assert digest != digest_files(tmp_path, [a, b])
+
+
+KILLED_AT = """
+import os, signal, sys
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from lorecall.adapters.core import atomic_directory
+left = int(sys.argv[2])
+def step():
+    global left
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+def stepping(call):
+    def stepped(*args):
+        step()
+        return call(*args)
+    return stepped
+names = {"mkdir", "rename", "remove", "rmdir", "chmod", "rmtree", "mkdtemp", "scandir", "open"}
+sys.addaudithook(lambda event, _: step() if event.rpartition('.')[2] in names else None)
+os.fsync = stepping(os.fsync)
+exchange = atomic_directory._exchange
+atomic_directory._exchange = stepping(exchange if sys.argv[3] == "exchange" else lambda *_: False)
+with atomic_directory.new_directory(Path(sys.argv[1])) as work:
+    for name in ("a", "b"):
+        (work / name).write_text("new")
+"""
+"""Kills itself before the n-th step that changes something, or waits for the disk."""
+
+
+def content(out: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in out.iterdir()}
+
+
+@pytest.mark.parametrize("how", ["new", "exchange", "two renames"])
+def test_a_kill_leaves_the_old_or_the_new(how: str, tmp_path: Path) -> None:
+    """Killed before each of its steps in turn, the directory is as it was or new; never partly, never neither."""
+    old, new = {"a": "old", "c": "old"}, {"a": "new", "b": "new"}
+    seen, gap = [], 0
+    for step in range(1, 300):
+        out = tmp_path / str(step) / "model"
+        out.parent.mkdir()
+        if how != "new":
+            out.mkdir()
+            for name, text in old.items():
+                (out / name).write_text(text)
+        done = subprocess.run([sys.executable, "-c", KILLED_AT, str(out), str(step), how], check=False)
+        gap += how != "new" and not out.exists()
+        if how == "two renames":
+            with pytest.raises(RuntimeError, match="stop"), new_directory(out):
+                raise RuntimeError("stop")  # the next call finds the old one, even if it fails itself
+        found = content(out) if how != "new" or out.exists() else None
+        assert found in ((None, new) if how == "new" else (old, new))
+        seen.append(found)
+        if done.returncode == 0:
+            break
+        assert done.returncode == -signal.SIGKILL
+    assert done.returncode == 0
+    assert seen[-1] == new
+    assert seen[-2] == new, "it was killed after the exchange"
+    assert seen[0] != new
+    assert gap == (how == "two renames"), "between its two renames, and only there, it is away"
+    assert names_in(out.parent) == ["model"]
+
+
+def test_all_is_on_the_disk_before_it_appears(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every file and folder is synced while the old directory is in place, and the place itself afterwards."""
+    out = tmp_path / "model"
+    out.mkdir()
+    synced: list[tuple[Path, bool]] = []
+    sync = os.fsync
+
+    def recorded(handle: int) -> None:
+        path = Path(f"/proc/self/fd/{handle}").readlink()
+        synced.append((path.relative_to(tmp_path), (out / "deep" / "file").exists()))
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", recorded)
+    with new_directory(out) as work:
+        (work / "deep").mkdir()
+        (work / "deep" / "file").write_text("new")
+    inside = {(Path(work.name, *rest), False) for rest in ((), ("deep",), ("deep", "file"))}
+    assert set(synced[:-1]) == inside
+    assert synced[-1] == (Path(), True)
+
+
+def test_what_a_link_names_is_replaced(tmp_path: Path) -> None:
+    """A link to a directory stays a link; the directory behind it is new."""
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / "old").write_text("old")
+    link = tmp_path / "model"
+    link.symlink_to("disk")
+    with new_directory(link) as work:
+        (work / "new").write_text("new")
+    assert link.is_symlink()
+    assert content(link) == {"new": "new"}
+    assert names_in(tmp_path) == ["disk", "model"]

@@ -1,6 +1,9 @@
 """Downloads go on where they stopped, and never join parts of two versions."""
 
+import fcntl
+import io
 import os
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +18,8 @@ from lorecall.adapters.intake.sources import Sources
 from lorecall.adapters.peft_format.files import CONFIG_FILE, WEIGHTS_FILE
 
 from tests.adapters.fetching import BIG, contents, left_over, put, refusal
-from tests.adapters.malicious_archives import GOOD
+from tests.adapters.malicious_archives import GOOD, zip_of
+from tests.vanishing import while_files_vanish
 
 
 @pytest.fixture
@@ -187,4 +191,55 @@ def test_abandoned_downloads_are_swept(
     for path in sources._staging.rglob("*"):
         os.utime(path, (0, 0))
     Sources(sources._staging, sources.policy)
+    assert left_over(sources) == []
+
+
+def test_sweeping_beside_others_is_no_error(sources: Sources) -> None:
+    """Whenever another process deletes the abandoned downloads, the start goes on, and nothing is left."""
+    staging = sources._staging
+
+    def fill() -> None:
+        for name in ("one", "two"):
+            place = staging / name
+            (place / "unpacked").mkdir(parents=True)
+            for file in (staging / f"{name}.lock", place / WEIGHTS_FILE, place / "unpacked" / CONFIG_FILE):
+                file.write_text("x")
+            for path in (*place.rglob("*"), place, staging / f"{name}.lock"):
+                os.utime(path, (0, 0))
+
+    def start() -> None:
+        Sources(staging, sources.policy)
+        assert left_over(sources) == []
+
+    assert while_files_vanish(staging, fill, start) > 20
+
+
+def test_a_download_that_goes_on_meanwhile_is_not_swept(
+    sources: Sources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A download that another process resumed while we waited for its lock stays."""
+    place = sources._staging / "one"
+    place.mkdir()
+    for file in (place / WEIGHTS_FILE, place.with_suffix(".lock")):
+        file.write_text("x")
+        os.utime(file, (0, 0))
+    flock = fcntl.flock
+
+    def resumed(handle: int, how: int) -> None:
+        flock(handle, how)
+        (place / WEIGHTS_FILE).write_text("more")
+
+    monkeypatch.setattr(fcntl, "flock", resumed)
+    Sources(sources._staging, sources.policy)
+    assert (place / WEIGHTS_FILE).read_text() == "more"
+
+
+@pytest.mark.parametrize("how", ["upload", "download"])
+def test_files_that_vanish_after_use_are_no_error(sources: Sources, bucket: str, how: str) -> None:
+    """An adapter that was read whole is whole, also if a cleaner of old files deletes its copy before us."""
+    put(sources, bucket, GOOD)
+    used = sources.uploaded(io.BytesIO(zip_of())) if how == "upload" else sources.fetched(bucket)
+    with used:
+        shutil.rmtree(sources._staging)
+        sources._staging.mkdir()
     assert left_over(sources) == []

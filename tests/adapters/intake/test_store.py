@@ -20,6 +20,8 @@ from lorecall.adapters.intake.store import Store
 from lorecall.adapters.peft_format.digest import version_digest
 from lorecall.adapters.peft_format.files import CONFIG_FILE, TRAINING_FILE, WEIGHTS_FILE
 
+from tests.vanishing import while_files_vanish
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -240,6 +242,22 @@ def test_link_inside_the_directory_is_followed(store: Store, source: Path) -> No
     stored = store.ingest(source)
     assert not (stored.path / WEIGHTS_FILE).is_symlink()
     assert (stored.path / WEIGHTS_FILE).read_bytes() == (source / "blob").read_bytes()
+
+
+def test_sweeping_beside_others_is_no_error(store: Store) -> None:
+    """Whenever another process deletes the same leftovers, the sweep goes on, and nothing is left."""
+
+    def fill() -> None:
+        for name in ("one", "two"):
+            (store.root / ".staging" / name).mkdir()
+            for file in (CONFIG_FILE, WEIGHTS_FILE):
+                (store.root / ".staging" / name / file).write_text("x")
+
+    def start() -> None:
+        Store(store.root)
+        assert staged(store) == []
+
+    assert while_files_vanish(store.root / ".staging", fill, start) > 10
 
 
 def test_sweeping_while_copying_breaks_no_copy(store: Store, source: Path) -> None:

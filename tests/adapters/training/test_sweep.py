@@ -2,12 +2,17 @@
 
 import csv
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from lorecall.adapters.core.errors import UsageError
+from lorecall.adapters.training import sweep
 from lorecall.adapters.training.options import TrainingOptions
+from lorecall.adapters.training.prepare_input import TrainingInput
 from lorecall.adapters.training.sweep import Grid, first_texts, run_sweep
+from lorecall.adapters.training.train import TrainingRecord
 from lorecall.audit.law.cells import read_cells
 
 from tests.tiny import build_tiny_base
@@ -77,6 +82,42 @@ def test_a_sweep_that_was_cut_off_goes_on(swept: Path, base: Path, data: Path, t
     assert out.read_text(encoding="utf-8") == swept.read_text(encoding="utf-8")
 
 
+def test_a_torn_line_is_trained_again(
+    swept: Path, base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut off at any byte of its two rows or its header, the file is at the end as if never cut off."""
+    train, prepare, texts = sweep.train_on, sweep.prepare_input, first_texts(base, data, 10)
+    trained: list[str] = []
+    ready: list[TrainingInput] = []
+    known: dict[str, TrainingRecord] = {}
+
+    def prepared_once(*what: Any) -> TrainingInput:
+        ready.extend([] if ready else [prepare(*what)])
+        return ready[0]
+
+    def trained_once(ready: TrainingInput, adapter: Path, *rest: Any) -> TrainingRecord:
+        """Train each cell once for all the cuts: the same key gives the same adapter."""
+        trained.append(adapter.name)
+        if adapter.name not in known:
+            known[adapter.name] = train(ready, tmp_path / adapter.name, *rest)
+        adapter.symlink_to(tmp_path / adapter.name)
+        return known[adapter.name]
+
+    monkeypatch.setattr(sweep, "first_texts", lambda *_: texts)
+    monkeypatch.setattr(sweep, "prepare_input", prepared_once)
+    monkeypatch.setattr(sweep, "train_on", trained_once)
+    grid = Grid(ranks=(1, 4), lengths=(10,))
+    whole = "".join(swept.read_text(encoding="utf-8").splitlines(keepends=True)[:3]).encode()
+    rows_end = [match.end() for match in re.finditer(b"\n", whole)]
+    out = tmp_path / "sweep.csv"
+    for cut in range(len(whole) + 1):
+        out.write_bytes(whole[:cut])
+        trained.clear()
+        list(run_sweep(base, data, out, grid, OPTIONS))
+        assert out.read_bytes() == whole, f"cut off at byte {cut}"
+        assert trained == ["sft-1", "sft-4"][sum(end <= cut for end in rows_end[1:]) :]
+
+
 def test_another_option_is_another_cell(swept: Path, base: Path, data: Path, tmp_path: Path) -> None:
     """A cell of another number of epochs does not stand in for this one."""
     out = tmp_path / "sweep.csv"
@@ -104,3 +145,7 @@ def test_a_file_of_another_kind_is_not_appended_to(base: Path, data: Path, tmp_p
     with pytest.raises(UsageError, match="is not a sweep's file"):
         list(run_sweep(base, data, out, GRID, OPTIONS))
     assert out.read_text(encoding="utf-8") == "a,b\n1,2\n"
+    out.write_text("a,b\n1,2", encoding="utf-8")
+    with pytest.raises(UsageError, match="is not a sweep's file"):
+        list(run_sweep(base, data, out, GRID, OPTIONS))
+    assert out.read_text(encoding="utf-8") == "a,b\n1,2", "nor cut"

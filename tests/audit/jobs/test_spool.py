@@ -11,6 +11,8 @@ from lorecall.audit.jobs.spool import ORPHAN_SECONDS, Spool, SpoolError, Texts
 from lorecall.audit.records import Group
 from lorecall.audit.scorer import ScoreItem
 
+from tests.vanishing import while_files_vanish
+
 HIDDEN = "0123 4567 8901"
 TEXTS = Texts(
     {
@@ -81,3 +83,19 @@ def test_a_sweep_removes_what_is_over_and_what_is_forgotten(tmp_path: Path) -> N
     assert sorted(spool.sweep({"open"}, {"over"})) == ["old", "old", "older-server", "over"]
     left = [path.name for path in tmp_path.rglob("*") if path.is_file()]
     assert sorted(left) == ["fresh.json", "open.json"]
+
+
+def test_a_sweep_beside_others_is_no_error(tmp_path: Path) -> None:
+    """Whenever another server removes the same texts, the sweep goes on, and nothing is left."""
+    spool = Spool(tmp_path)
+
+    def fill() -> None:
+        for name in ("over", "old", "older"):
+            spool.write(name, TEXTS)
+            os.utime(tmp_path / f"{name}.json", (0, 0))
+
+    def sweep() -> None:
+        spool.sweep(set(), {"over"})
+        assert list(tmp_path.iterdir()) == []
+
+    assert while_files_vanish(tmp_path, fill, sweep) > 5

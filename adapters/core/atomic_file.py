@@ -1,0 +1,45 @@
+"""Write a file atomically: after a kill or a power cut it is what it was before, or the whole new text."""
+
+import os
+import uuid
+from pathlib import Path
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's content, or a directory's list of names, is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_tree(directory: Path) -> None:
+    """Wait until everything in a directory is on the disk; what links point to is left out."""
+    for path in (*directory.rglob("*"), directory):
+        if not path.is_symlink():
+            sync(path)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a UTF-8 text file; a file that is there is replaced at once, and keeps its access rights.
+
+    Raises:
+        OSError: It cannot be written; what was there stays.
+    """
+    path = path.resolve()  # a link stays a link
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    mode = path.stat().st_mode & 0o777 if path.exists() else None
+    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else 0o600)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            if mode is not None:
+                os.fchmod(handle, mode)
+            file.write(text)
+            file.flush()
+            os.fsync(handle)
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
