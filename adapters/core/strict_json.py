@@ -72,10 +72,11 @@ def _check_parts(value: dict[str, Any], name: str) -> None:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise _DuplicateKeyError(safe_repr(next(key for key in keys if keys.count(key) > 1)))
+    result: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in result:
+            raise _DuplicateKeyError(safe_repr(key))
+        result[key] = value
     return result
 
 
