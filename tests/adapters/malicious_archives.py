@@ -225,3 +225,12 @@ ARCHIVES: Mapping[str, tuple[Reason, Builder]] = {
     "empty tar": (Reason.MISSING_FILE, lambda: tar_of(files={})),
     "empty zip": (Reason.MISSING_FILE, lambda: zip_of(files={})),
 }
+
+
+# Small files that become large: to be unpacked where a server would allow their size.
+BOMBS: Mapping[str, Builder] = {
+    "bomb of size minus one": lambda: _sized(-1, padding=128 << 20),
+    "bomb of size minus one in a pax header": lambda: _pax_sized(-1, 128 << 20),
+    "bomb of a sparse map": lambda: gzip.compress(_endless_sparse_map()),
+    "bomb of an old sparse map": lambda: gzip.compress(_endless_old_sparse_map()),
+}
