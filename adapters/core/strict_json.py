@@ -24,8 +24,8 @@ def parse_object(raw: bytes, name: str) -> dict[str, Any]:
         name: The file's name, for messages.
 
     Raises:
-        ConfigRefusedError: It is not JSON in UTF-8, not an object, or an object in it has a key twice, or it has over
-            `MAX_PARTS` parts.
+        ConfigRefusedError: It is not JSON in UTF-8, not an object, has over `MAX_PARTS` parts, or an object in
+            it has a key twice.
     """
     if sum(map(raw.count, (b",", b"[", b"{"))) > MAX_PARTS:
         raise ConfigRefusedError(

@@ -1,7 +1,7 @@
-"""Measure what each malicious file costs to refuse: `python -m tests.adapters.intake.costs DIRECTORY` writes JSON.
+"""Measure what each malicious file costs to refuse: a program that gets a directory and writes JSON.
 
-Each is made in one process and refused in another, both forked from one that has imported everything, so that only
-the refusal is counted.
+Each is made in one process and refused in another, both forked from one that has imported everything, so that
+only the refusal is counted.
 """
 
 import json
