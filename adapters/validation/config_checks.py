@@ -125,7 +125,7 @@ def _check_patterns(key: str, patterns: Mapping[str, object]) -> None:
 def _ways(pattern: str) -> int:
     """Bound the ways in which a safe pattern can be tried: twenty times `(|)` would be tried a million times."""
     plain = re.sub(r"\\.", "", pattern)
-    alternatives, ways = [1], _WAYS_OF_STAR ** plain.count(".*")
+    alternatives, ways = [1], int(_WAYS_OF_STAR ** plain.count(".*"))
     for character in plain:
         if character == "(":
             alternatives.append(1)

@@ -56,7 +56,7 @@ def main(directory: Path) -> None:
         _apart(lambda adapter=adapter, spoil=spoil: spoil(spoiling.write_adapter(adapter)))  # type: ignore[misc]
         costs[kind] = _measure(lambda adapter=adapter: validate_adapter(adapter, base, LIMITS))  # type: ignore[misc]
     builders = {kind: build for kind, (_, build) in malicious_archives.ARCHIVES.items()}
-    for number, (kind, build) in enumerate((builders | malicious_archives.BOMBS).items()):
+    for number, (kind, build) in enumerate({**builders, **malicious_archives.BOMBS}.items()):
         file, target = directory / f"archive-{number}", directory / f"unpacked-{number}"
         target.mkdir()
         _apart(lambda file=file, build=build: file.write_bytes(build()))  # type: ignore[misc]
