@@ -8,6 +8,7 @@ from typing import Any
 from lorecall.adapters.core.refusals import ConfigRefusedError, Reason, safe_repr
 
 MAX_DEPTH = 64
+MAX_PARTS = 1 << 19  # two bytes of text become a hundred in memory
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -23,8 +24,13 @@ def parse_object(raw: bytes, name: str) -> dict[str, Any]:
         name: The file's name, for messages.
 
     Raises:
-        ConfigRefusedError: It is not JSON in UTF-8, not an object, or an object in it has a key twice.
+        ConfigRefusedError: It is not JSON in UTF-8, not an object, has over `MAX_PARTS` parts, or an object in
+            it has a key twice.
     """
+    if sum(map(raw.count, (b",", b"[", b"{"))) > MAX_PARTS:
+        raise ConfigRefusedError(
+            Reason.BAD_JSON, f"{name} has more than {MAX_PARTS} parts", hint="save it again", param=name
+        )
     try:
         value = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
     except _DuplicateKeyError as error:
@@ -72,10 +78,11 @@ def _check_parts(value: dict[str, Any], name: str) -> None:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise _DuplicateKeyError(safe_repr(next(key for key in keys if keys.count(key) > 1)))
+    result: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in result:
+            raise _DuplicateKeyError(safe_repr(key))
+        result[key] = value
     return result
 
 

@@ -17,6 +17,7 @@ MAX_MEMBERS = 1000
 _CHUNK_BYTES = 1 << 16
 _MAX_TAR_HEADER_BYTES = 1 << 13
 _MAX_TAR_HEADERS_BYTES = 1 << 16
+_MAX_TAR_READ_BYTES = MAX_MEMBERS * 3 * tarfile.BLOCKSIZE
 _MAX_ZIP_DIRECTORY_BYTES = 1 << 20
 _ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENCRYPTED = 0x1
@@ -57,29 +58,31 @@ def unpack(archive: BinaryIO, target: Path, *, max_bytes: int) -> None:
 
 
 class _BoundedReader:
-    """A file that limits the size of one read, and the sum of the reads over a tar block (512 bytes).
+    """A file that limits the size of one read, the sum of the reads over a tar block (512 bytes), and of all.
 
     Both libraries read a header of any stated size in one piece, and tarfile searches it with regular expressions
-    that take quadratic time.
+    that take quadratic time. It reads the map of a sparse file block by block, for as long as the map goes on.
     """
 
-    def __init__(self, inner: BinaryIO, largest: int, allowance: int) -> None:
+    def __init__(self, inner: BinaryIO, largest: int, allowance: int, total: int) -> None:
         self._inner = inner
         self._largest = largest
         self._allowance = allowance
+        self._total = total
         self.tell, self.seek, self.seekable = inner.tell, inner.seek, inner.seekable
 
     def read(self, size: int = -1) -> bytes:
         content = self._inner.read(size if 0 <= size <= self._largest else self._largest + 1)
         if len(content) > tarfile.BLOCKSIZE:
             self._allowance -= len(content)
-        if len(content) > self._largest or self._allowance < 0:
+        self._total -= len(content)
+        if len(content) > self._largest or self._allowance < 0 or self._total < 0:
             raise _bad("the archive has oversized headers")
         return content
 
 
 def _unzip(archive: BinaryIO, target: Path, max_bytes: int) -> None:
-    directory = _BoundedReader(archive, _MAX_ZIP_DIRECTORY_BYTES, allowance=1 << 62)
+    directory = _BoundedReader(archive, _MAX_ZIP_DIRECTORY_BYTES, allowance=1 << 62, total=1 << 62)
     with zipfile.ZipFile(cast("BinaryIO", directory)) as opened:
         _copy_out(_zip_members(opened), target, max_bytes)
 
@@ -96,7 +99,7 @@ def _gunzip(archive: BinaryIO, target: Path, max_bytes: int) -> None:
 
 def _untar(archive: BinaryIO, target: Path, max_bytes: int) -> None:
     archive.seek(0)
-    headers = _BoundedReader(archive, _MAX_TAR_HEADER_BYTES, _MAX_TAR_HEADERS_BYTES)
+    headers = _BoundedReader(archive, _MAX_TAR_HEADER_BYTES, _MAX_TAR_HEADERS_BYTES, _MAX_TAR_READ_BYTES)
     with tarfile.open(fileobj=cast("BinaryIO", headers), mode="r:") as opened:
         _copy_out(_tar_members(opened, archive), target, max_bytes)
 
@@ -104,6 +107,8 @@ def _untar(archive: BinaryIO, target: Path, max_bytes: int) -> None:
 def _tar_members(headers: tarfile.TarFile, archive: BinaryIO) -> Iterator[tuple[str, Content]]:
     for member in _counted(headers):
         _check_path(member.name)
+        if member.size < 0:
+            raise _bad(f"{safe_repr(member.name)} in the archive has a size of {member.size} bytes")
         if member.isdir():
             continue
         if not member.isreg() or member.issparse():
@@ -118,7 +123,7 @@ def _tar_members(headers: tarfile.TarFile, archive: BinaryIO) -> Iterator[tuple[
 
 def _piece(archive: BinaryIO, start: int, size: int) -> Iterator[bytes]:
     archive.seek(start)
-    while size:
+    while size > 0:
         chunk = archive.read(min(size, _CHUNK_BYTES))
         if not chunk:
             raise tarfile.ReadError("the archive ends early")

@@ -1,5 +1,6 @@
 """Checks of the configuration: only a plain LoRA passes, which the engine applies as PEFT does."""
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -39,7 +40,9 @@ _HARMLESS_INITS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
 _MAX_PATTERNS = (
     480  # under the 500 of the regular-expression caches: more would be recompiled for each module
 )
-# Only ".*" may repeat: without nested repeats, matching cannot take exponential time.
+_MAX_WAYS = 1 << 16
+_WAYS_OF_STAR = 64  # a module's name is about as long
+# Only ".*" may repeat, at most twice; alternatives multiply too, so the ways to match are counted.
 _SAFE_PATTERN = re.compile(r"(?:[A-Za-z0-9_.^$|()\\-]|\[[0-9](?:-[0-9])?\]|\.\*)+", re.ASCII)
 
 
@@ -105,16 +108,32 @@ def _check_features(config: Mapping[str, Any]) -> None:
 def _check_patterns(key: str, patterns: Mapping[str, object]) -> None:
     if len(patterns) > _MAX_PATTERNS:
         raise wrong_setting(Reason.BAD_SETTING, key, patterns, "a map from module names to numbers")
+    ways = 0
     for pattern in patterns:
         # vLLM matches these as regular expressions, for every module, in the engine's process.
         safe = len(pattern) <= 200 and pattern.count(".*") <= 2 and _SAFE_PATTERN.fullmatch(pattern)
-        if not safe or not _compiles(pattern):
+        ways += _ways(pattern) if safe else 0
+        if not safe or ways > _MAX_WAYS or not _compiles(pattern):
             raise ConfigRefusedError(
                 Reason.UNSAFE_PATTERN,
                 f"{key} has the pattern {safe_repr(pattern)}, which could hold up the engine",
                 hint="use module names; groups, ranges of digits and .* (at most twice) may be in them",
                 param=key,
             )
+
+
+def _ways(pattern: str) -> int:
+    """Bound the ways in which a safe pattern can be tried: twenty times `(|)` would be tried a million times."""
+    plain = re.sub(r"\\.", "", pattern)
+    alternatives, ways = [1], int(_WAYS_OF_STAR ** plain.count(".*"))
+    for character in plain:
+        if character == "(":
+            alternatives.append(1)
+        elif character == "|":
+            alternatives[-1] += 1
+        elif character == ")":
+            ways *= alternatives.pop() if len(alternatives) > 1 else 1
+    return ways * math.prod(alternatives)
 
 
 def _compiles(pattern: str) -> bool:

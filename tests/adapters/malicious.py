@@ -66,6 +66,10 @@ _JSON: dict[str, tuple[Reason, Spoiler]] = {
     "duplicate key": (Reason.DUPLICATE_KEY, config_text('{"peft_type": "LORA", "r": 4, "r": 400}')),
     "nested duplicate key": (Reason.DUPLICATE_KEY, config_text('{"rank_pattern": {"q": 1, "q": 2}}')),
     "escaped duplicate key": (Reason.DUPLICATE_KEY, config_text('{"r": 4, "\\u0072": 400}')),
+    "many keys and one twice": (
+        Reason.DUPLICATE_KEY,
+        config_text("{" + ",".join(f'"k{n}": 0' for n in range(60_000)) + ',"last": 1, "last": 2}'),
+    ),
     "not JSON": (Reason.BAD_JSON, config_text("r = 4")),
     "NaN in JSON": (Reason.BAD_JSON, config_text('{"r": 4, "lora_alpha": NaN}')),
     "deeply nested JSON": (Reason.BAD_JSON, config_text("[" * 200_000 + "]" * 200_000)),
@@ -124,6 +128,12 @@ _SETTINGS: dict[str, tuple[Reason, Spoiler]] = {
     "rsLoRA is a text": (Reason.BAD_SETTING, setting(use_rslora="yes")),
     "catastrophic pattern": (Reason.UNSAFE_PATTERN, setting(rank_pattern={"(a+)+$": 4})),
     "nested counted pattern": (Reason.UNSAFE_PATTERN, setting(alpha_pattern={"(.{1,99}){1,99}x": 8})),
+    "alternatives that multiply": (Reason.UNSAFE_PATTERN, setting(rank_pattern={"(.|m|.)" * 24 + "X": 4})),
+    "empty alternatives that multiply": (Reason.UNSAFE_PATTERN, setting(alpha_pattern={"(|)" * 60 + "X": 8})),
+    "many slow patterns": (
+        Reason.UNSAFE_PATTERN,
+        setting(rank_pattern={f".*.*x{n}": 4 for n in range(480)}),
+    ),
     "broken pattern": (Reason.UNSAFE_PATTERN, setting(rank_pattern={"q_proj(": 4})),
     "pattern bomb": (Reason.BAD_SETTING, setting(rank_pattern={f"m{n}": 4 for n in range(5000)})),
     "no targets": (Reason.BAD_SETTING, setting(target_modules=[])),
@@ -153,6 +163,14 @@ _HEADER: dict[str, tuple[Reason, Spoiler]] = {
     "header not JSON": (Reason.BAD_HEADER, header_text(lambda text: "x" * len(text))),
     "header is a list": (Reason.BAD_HEADER, header_text(lambda _: "[]")),
     "header is deeply nested": (Reason.BAD_HEADER, header_text(lambda _: '{"a":' * 100_000 + "}" * 100_000)),
+    "header of millions of lists": (
+        Reason.BAD_HEADER,
+        header_text(lambda _: '{"a":[' + "[]," * 5_000_000 + "[]]}"),
+    ),
+    "header of 100,000 tensors": (
+        Reason.BAD_HEADER,
+        header(lambda h: h.update({f"t{n}": h[A] for n in range(100_000)})),
+    ),
     "pickle under the name of safetensors": (
         Reason.BAD_HEADER,
         raw_weights(lambda _: b"\x80\x04cos\nsystem\n" * 9),

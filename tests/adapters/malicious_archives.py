@@ -92,6 +92,40 @@ def _sparse() -> bytes:
     return tar_of(member, files={CONFIG_FILE: CONFIG})
 
 
+def _sized(size: int, kind: bytes = tarfile.REGTYPE, name: str = WEIGHTS_FILE, padding: int = 0) -> bytes:
+    """A gzipped tar whose second member states a size in base-256, and zeros after it."""
+    member = tarfile.TarInfo(name)
+    member.type, member.size = kind, size
+    start = tar_of(files={CONFIG_FILE: CONFIG})[:1024]
+    return gzip.compress(start + member.tobuf(tarfile.GNU_FORMAT) + bytes(padding))
+
+
+def _pax_sized(size: int, padding: int) -> bytes:
+    member = tarfile.TarInfo(WEIGHTS_FILE)
+    member.pax_headers = {"size": str(size)}
+    start = tar_of(files={CONFIG_FILE: CONFIG})[:1024]
+    return gzip.compress(start + member.tobuf(tarfile.PAX_FORMAT) + bytes(padding))
+
+
+def _endless_sparse_map() -> bytes:
+    """A sparse file whose map is as long as the archive: tarfile reads it whole before it says what it is."""
+    member = tarfile.TarInfo(WEIGHTS_FILE)
+    member.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}
+    return member.tobuf(tarfile.PAX_FORMAT) + b"1000000000\n".ljust(512, b"0") + b"0\n" * (8 << 20)
+
+
+def _endless_old_sparse_map() -> bytes:
+    """The same in GNU's older form: blocks of 21 pieces, each of which says that another follows."""
+    member = tarfile.TarInfo(WEIGHTS_FILE)
+    member.type = tarfile.GNUTYPE_SPARSE
+    head = bytearray(member.tobuf(tarfile.GNU_FORMAT))
+    head[482] = 1
+    head[148:156] = b" " * 8
+    head[148:156] = b"%06o\0 " % sum(head)
+    block = (b"00000000001\0" * 42).ljust(504, b"\0") + b"\1" * 8
+    return bytes(head) + block * (16 << 11)
+
+
 def _zip_bomb() -> bytes:
     return zip_of((WEIGHTS_FILE, bytes(64 << 20)), files={CONFIG_FILE: CONFIG})
 
@@ -131,6 +165,26 @@ ARCHIVES: Mapping[str, tuple[Reason, Builder]] = {
     "huge zip directory": (Reason.BAD_ARCHIVE, lambda: zip_of(*((f"{n:09}" * 9, b"") for n in range(9000)))),
     "header of 8 GB": (Reason.BAD_ARCHIVE, _huge_pax_header),
     "many slow headers": (Reason.BAD_ARCHIVE, _many_pax_headers),
+    "size of minus one": (Reason.BAD_ARCHIVE, lambda: _sized(-1, padding=1 << 19)),
+    "size of minus one in a pax header": (Reason.BAD_ARCHIVE, lambda: _pax_sized(-1, 1 << 19)),
+    "size that leads back": (Reason.BAD_ARCHIVE, lambda: _sized(-1024)),
+    "negative size of another file": (Reason.BAD_ARCHIVE, lambda: _sized(-512, name="notes.txt")),
+    "negative size of a directory": (Reason.BAD_ARCHIVE, lambda: _sized(-512, tarfile.DIRTYPE)),
+    "negative size of a long name": (
+        Reason.BAD_ARCHIVE,
+        lambda: _sized(-4096, tarfile.GNUTYPE_LONGNAME, padding=1 << 19),
+    ),
+    "negative size of a pax header": (
+        Reason.BAD_ARCHIVE,
+        lambda: _sized(-4096, tarfile.XHDTYPE, padding=1 << 19),
+    ),
+    "size of an exabyte": (Reason.BAD_ARCHIVE, lambda: _sized(1 << 60)),
+    "endless sparse map": (Reason.BAD_ARCHIVE, _endless_sparse_map),
+    "endless sparse map of the old form": (Reason.BAD_ARCHIVE, _endless_old_sparse_map),
+    "many tiny zip members": (
+        Reason.BAD_ARCHIVE,
+        lambda: zip_of(*((f"f{n}", b"") for n in range(MAX_MEMBERS + 9))),
+    ),
     "zip bomb": (Reason.TOO_LARGE, _zip_bomb),
     "zip bomb that lies": (Reason.BAD_ARCHIVE, _lying_zip),
     "gzip bomb": (Reason.TOO_LARGE, lambda: gzip.compress(bytes(64 << 20))),
@@ -170,4 +224,13 @@ ARCHIVES: Mapping[str, tuple[Reason, Builder]] = {
     "no adapter": (Reason.MISSING_FILE, lambda: tar_of(files={"readme.txt": b"hello"})),
     "empty tar": (Reason.MISSING_FILE, lambda: tar_of(files={})),
     "empty zip": (Reason.MISSING_FILE, lambda: zip_of(files={})),
+}
+
+
+# Small files that become large: to be unpacked where a server would allow their size.
+BOMBS: Mapping[str, Builder] = {
+    "bomb of size minus one": lambda: _sized(-1, padding=128 << 20),
+    "bomb of size minus one in a pax header": lambda: _pax_sized(-1, 128 << 20),
+    "bomb of a sparse map": lambda: gzip.compress(_endless_sparse_map()),
+    "bomb of an old sparse map": lambda: gzip.compress(_endless_old_sparse_map()),
 }
