@@ -160,12 +160,13 @@ class Membership(ReportModel):
 
     def sentence(self) -> str:
         """Return it in words."""
+        roc = self.roc
         text = (
             f"{self.findings} candidates that are not recited stand out from {self.controls} controls at a false "
             f"discovery rate of {self.rate:.0%}, {self.controls_over} controls cross that line; ΔL tells candidates "
-            f"from controls with an area under the ROC curve of {self.roc.area:.3f} ({self.roc.low:.3f} to {self.roc.high:.3f})"
+            f"from controls with an area under the ROC curve of {roc.area:.3f} ({roc.low:.3f} to {roc.high:.3f})"
         )
-        for at in self.roc.rates:
+        for at in roc.rates:
             text += f", and {at.rate.hits} of {at.rate.of} at {at.false_positive_rate:.1%} false positives"
         return text
 
