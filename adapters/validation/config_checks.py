@@ -40,7 +40,7 @@ _HARMLESS_INITS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
 _MAX_PATTERNS = (
     480  # under the 500 of the regular-expression caches: more would be recompiled for each module
 )
-_MAX_WAYS = 1 << 16
+_MAX_WAYS = 1 << 19
 _WAYS_OF_STAR = 64  # a module's name is about as long
 # Only ".*" may repeat, at most twice; alternatives multiply too, so the ways to match are counted.
 _SAFE_PATTERN = re.compile(r"(?:[A-Za-z0-9_.^$|()\\-]|\[[0-9](?:-[0-9])?\]|\.\*)+", re.ASCII)

@@ -45,3 +45,10 @@ def test_duplicate_keys_are_refused_at_any_depth(raw: bytes) -> None:
     with pytest.raises(ConfigRefusedError, match="twice") as caught:
         parse_object(raw, "x.json")
     assert caught.value.reason is Reason.DUPLICATE_KEY
+
+
+def test_header_of_many_experts_is_read() -> None:
+    """The limit on parts leaves room for an adapter of all experts of 48 layers."""
+    entry = {"dtype": "F32", "shape": [4, 16], "data_offsets": [0, 256]}
+    header = {f"layer{n}": entry for n in range(48 * 128 * 3 * 2)}
+    assert parse_object(json.dumps(header).encode(), "x.json") == header

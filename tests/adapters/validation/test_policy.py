@@ -201,3 +201,10 @@ def test_stated_names_are_compared_by_their_last_part() -> None:
     assert {
         base_name(name) for name in ("a/Tiny-LM", "/models/tiny-lm/", "TINY-LM", "C:\\models\\tiny-lm")
     } == {"tiny-lm"}
+
+
+def test_alternatives_in_a_pattern_pass(adapter: Path, base: BaseFacts) -> None:
+    """A pattern for some of many layers and modules is no bomb."""
+    layers = "|".join(map(str, range(28)))
+    spoiling.setting(alpha_pattern={rf".*layers\.({layers})\.(self_attn|mlp)\..*(q|down)_proj": 8})(adapter)
+    assert validate_adapter(adapter, base, LIMITS).rank == spoiling.RANK
