@@ -16,7 +16,13 @@ if TYPE_CHECKING:
 
 PREFIX = "LORECALL_"
 CLIENT_KEYS = frozenset(
-    {"LORECALL_API_KEY", "LORECALL_SERVER", "LORECALL_REPORT_KEY", "LORECALL_REPORT_SALT"}
+    {
+        "LORECALL_API_KEY",
+        "LORECALL_SERVER",
+        "LORECALL_REPORT_KEY",
+        "LORECALL_REPORT_SALT",
+        "LORECALL_TRACEBACK",
+    }
 )
 """Read by the command line as a client, not by the server."""
 

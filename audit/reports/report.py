@@ -163,8 +163,8 @@ class Membership(ReportModel):
         roc = self.roc
         text = (
             f"{self.findings} candidates that are not recited stand out from {self.controls} controls at a false "
-            f"discovery rate of {self.rate:.0%}, {self.controls_over} controls cross that line; ΔL tells candidates "
-            f"from controls with an area under the ROC curve of {roc.area:.3f} ({roc.low:.3f} to {roc.high:.3f})"
+            f"discovery rate of {self.rate:.0%}, {self.controls_over} controls cross that line; ΔL tells the two "
+            f"sets apart with an area under the ROC curve of {roc.area:.3f} ({roc.low:.3f} to {roc.high:.3f})"
         )
         for at in roc.rates:
             text += f", and {at.rate.hits} of {at.rate.of} at {at.false_positive_rate:.1%} false positives"

@@ -1,6 +1,8 @@
 """The `lorecall` command: one Typer application with all commands."""
 
+import os
 import sys
+import traceback
 
 import typer
 from lorecall.adapters.core.errors import LorecallError
@@ -8,6 +10,9 @@ from lorecall.server.cli import base, bench, law, loadtest, registry, selfcheck,
 from lorecall.server.cli.adapters import commands as adapters
 from lorecall.server.cli.audit import commands as audit
 from lorecall.server.cli.common.console import show_error
+
+INTERNAL = 3
+TRACEBACK = "LORECALL_TRACEBACK"
 
 app = typer.Typer(
     name="lorecall",
@@ -29,9 +34,24 @@ app.command("serve", context_settings=serve.PASS_THROUGH)(serve.serve)
 
 
 def main() -> None:
-    """Run the command line; print a LorecallError with its hint, and exit with its code."""
+    """Run the command line; print a LorecallError with its hint, and exit with its code.
+
+    Any other exception is a fault of ours: one line, and exit code 3; its traceback if LORECALL_TRACEBACK is set.
+    """
     try:
         app()
     except LorecallError as error:
         show_error(error)
         sys.exit(error.exit_code)
+    except Exception as error:
+        if os.environ.get(TRACEBACK):
+            raise
+        # Its message could quote a text, so only its kind and place are shown.
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        print(  # noqa: T201
+            f"lorecall: internal error: {type(error).__name__} in {last.name} "
+            f"({last.filename.rpartition('/')[2]}:"
+            f"{last.lineno}); set {TRACEBACK}=1 to see where it comes from, and report it",
+            file=sys.stderr,
+        )
+        sys.exit(INTERNAL)

@@ -86,7 +86,8 @@ def test_a_torn_line_is_trained_again(
     swept: Path, base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Cut off at any byte of its two rows or its header, the file is at the end as if never cut off."""
-    train, prepare, texts = sweep.train_on, sweep.prepare_input, first_texts(base, data, 10)
+    module: Any = sweep
+    train, prepare, texts = module.train_on, module.prepare_input, first_texts(base, data, 10)
     trained: list[str] = []
     ready: list[TrainingInput] = []
     known: dict[str, TrainingRecord] = {}
