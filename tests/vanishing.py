@@ -30,8 +30,8 @@ def while_files_vanish(folder: Path, fill: Callable[[], object], work: Callable[
 
             return stepped
 
-        patched: dict[str, Any] = {name: stepping(getattr(os, name)) for name in STEPS}
-        with mock.patch.multiple(os, **patched):
+        steps: dict[str, Any] = {name: stepping(getattr(os, name)) for name in STEPS}
+        with mock.patch.multiple(os, **steps):
             work()
         if left[0] > 0:
             return step - 1

@@ -38,7 +38,11 @@ def read_cells(path: Path) -> list[Cell]:
             param="FILE",
         )
     where = [names.index(name) for name in COLUMNS]
-    return [_cell(path, number, row, where) for number, row in _rows(lines)]
+    found = list(_rows(lines))
+    for number, row in found:
+        if len(row) < len(names):  # a line that a kill cut off may end within a number
+            raise _bad_line(path, number, row)
+    return [_cell(path, number, row, where) for number, row in found]
 
 
 def _rows(lines: list[str]) -> Iterable[tuple[int, list[str]]]:

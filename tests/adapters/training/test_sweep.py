@@ -10,9 +10,9 @@ import pytest
 from lorecall.adapters.core.errors import UsageError
 from lorecall.adapters.training import sweep
 from lorecall.adapters.training.options import TrainingOptions
-from lorecall.adapters.training.prepare_input import TrainingInput
+from lorecall.adapters.training.prepare_input import TrainingInput, prepare_input
 from lorecall.adapters.training.sweep import Grid, first_texts, run_sweep
-from lorecall.adapters.training.train import TrainingRecord
+from lorecall.adapters.training.train import TrainingRecord, train_on
 from lorecall.audit.law.cells import read_cells
 
 from tests.tiny import build_tiny_base
@@ -86,21 +86,20 @@ def test_a_torn_line_is_trained_again(
     swept: Path, base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Cut off at any byte of its two rows or its header, the file is at the end as if never cut off."""
-    module: Any = sweep
-    train, prepare, texts = module.train_on, module.prepare_input, first_texts(base, data, 10)
+    texts = first_texts(base, data, 10)
     trained: list[str] = []
     ready: list[TrainingInput] = []
     known: dict[str, TrainingRecord] = {}
 
     def prepared_once(*what: Any) -> TrainingInput:
-        ready.extend([] if ready else [prepare(*what)])
+        ready.extend([] if ready else [prepare_input(*what)])
         return ready[0]
 
     def trained_once(ready: TrainingInput, adapter: Path, *rest: Any) -> TrainingRecord:
         """Train each cell once for all the cuts: the same key gives the same adapter."""
         trained.append(adapter.name)
         if adapter.name not in known:
-            known[adapter.name] = train(ready, tmp_path / adapter.name, *rest)
+            known[adapter.name] = train_on(ready, tmp_path / adapter.name, *rest)
         adapter.symlink_to(tmp_path / adapter.name)
         return known[adapter.name]
 

@@ -41,6 +41,12 @@ def test_a_bad_line_is_named(tmp_path: Path, row: str) -> None:
         read_cells(write(tmp_path, f"rank,length,deltaL\n1,200,3\n{row}\n"))
 
 
+def test_a_line_that_was_cut_off_is_named(tmp_path: Path) -> None:
+    """A torn line with its three columns may end within the last of them: "11.4" was to be "11.45"."""
+    with pytest.raises(UsageError, match=r"line 3: '8,1000,11\.4' is not a cell"):
+        read_cells(write(tmp_path, "rank,length,deltaL,steps\n1,200,3,40\n8,1000,11.4"))
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     """The message names the path."""
     with pytest.raises(UsageError, match=r"nowhere\.csv"):
