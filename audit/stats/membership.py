@@ -37,17 +37,9 @@ def conformal_p_values(candidates: Scores, controls: Scores) -> NDArray[np.float
     Returns:
         Shape (m,), each a multiple of 1 / (n + 1).
     """
-    count, statistics = controls.shape
-    ordered = np.sort(controls, axis=0)
-
-    def at_least(values: Scores) -> NDArray[np.int64]:
-        columns = [
-            count - np.searchsorted(ordered[:, k], values[:, k], side="left") for k in range(statistics)
-        ]
-        return np.stack(columns, axis=1)
-
-    ranks = at_least(controls)
-    own = at_least(candidates) + 1
+    count = len(controls)
+    ranks = _at_least(controls, controls)
+    own = _at_least(candidates, controls) + 1
     found = np.empty(len(candidates))
     for i, (values, mine) in enumerate(zip(candidates, own.min(axis=1), strict=True)):
         pooled = ranks + (values >= controls)
@@ -57,11 +49,18 @@ def conformal_p_values(candidates: Scores, controls: Scores) -> NDArray[np.float
 
 def own_p_values(controls: Scores) -> NDArray[np.float64]:
     """Return each control's p-value against the other controls, as `conformal_p_values` would; shape (n,)."""
-    count, statistics = controls.shape
+    best = _at_least(controls, controls).min(axis=1)
+    return np.asarray(np.searchsorted(np.sort(best), best, side="right") / len(controls))
+
+
+def _at_least(values: Scores, controls: Scores) -> NDArray[np.int64]:
+    """Return how many controls score at least as high as each value, by statistic; the shape of `values`."""
     ordered = np.sort(controls, axis=0)
-    columns = [count - np.searchsorted(ordered[:, k], controls[:, k], side="left") for k in range(statistics)]
-    best = np.stack(columns, axis=1).min(axis=1)
-    return np.asarray(np.searchsorted(np.sort(best), best, side="right") / count)
+    columns = [
+        len(controls) - np.searchsorted(ordered[:, k], values[:, k], side="left")
+        for k in range(controls.shape[1])
+    ]
+    return np.stack(columns, axis=1)
 
 
 def compare_with_controls(
