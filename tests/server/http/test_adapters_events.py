@@ -1,7 +1,5 @@
 """The routes of the control plane, on a registry without an engine."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,13 +8,6 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from lorecall.adapters.registry.registry import Registry
 from lorecall.server.http import adapters
-
-
-@pytest.fixture
-def registry(tmp_path: Path) -> Iterator[Registry]:
-    opened = Registry(f"sqlite:///{tmp_path / 'registry.db'}")
-    yield opened
-    opened.close()
 
 
 @pytest.fixture

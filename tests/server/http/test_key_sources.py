@@ -40,13 +40,6 @@ class Counted:
 
 
 @pytest.fixture
-def registry(tmp_path: Path) -> Iterator[Registry]:
-    registry = Registry(f"sqlite:///{tmp_path / 'registry.db'}")
-    yield registry
-    registry.close()
-
-
-@pytest.fixture
 def server(tmp_path: Path, registry: Registry) -> Iterator[TestClient]:
     """Gateway, routes, control plane, pipeline and registry of a server, without an engine."""
     for name in ("acme", "globex"):
