@@ -16,7 +16,7 @@ settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
 
-class EnginesTogether(LoadScopeScheduling):
+class EnginesTogether(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
     """Runs all files with engine tests in one process, so that they share engines and no two run at once."""
 
     def _split_scope(self, nodeid: str) -> str:
