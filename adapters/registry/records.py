@@ -1,5 +1,6 @@
 """What the registry answers: frozen records, detached from any database session."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, TypeVar
@@ -92,3 +93,11 @@ class Changes:
 def record_of(kind: type[R], row: Model) -> R:
     """Copy a row into the record that has the same fields."""
     return kind(**{field.name: getattr(row, field.name) for field in fields(kind)})  # type: ignore[arg-type]  # a record
+
+
+def shown_version(
+    adapter: AdapterRecord, versions: Sequence[VersionRecord], version: str | None = None
+) -> VersionRecord:
+    """Return the version that stands for a name: the one asked for, the live one, or the newest."""
+    wanted = version or adapter.live_version
+    return next((one for one in versions if one.version == wanted), versions[0])

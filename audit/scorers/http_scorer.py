@@ -7,7 +7,7 @@ import copy
 from collections.abc import Sequence
 from http import HTTPStatus
 from types import TracebackType
-from typing import Any, Self, TypeVar, cast
+from typing import Self, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -122,14 +122,7 @@ class HttpScorer:
 
     def adapter_names(self) -> list[str]:
         """Return the names of all adapters of the server."""
-        return sorted(str(entry["name"]) for entry in self.adapter_list())
-
-    def adapter_list(self) -> list[dict[str, Any]]:
-        """Return what the server lists of its adapters: objects with a `name`."""
-        listed = self.client.ask("GET", "/v1/adapters").get("adapters")
-        if not isinstance(listed, list) or not all(isinstance(one, dict) and "name" in one for one in listed):
-            raise broken("/v1/adapters", "no list of adapters with names")
-        return cast("list[dict[str, Any]]", listed)
+        return sorted(str(entry["name"]) for entry in self.client.adapters())
 
     def score(self, model: str, items: Sequence[ScoreItem]) -> list[ItemScore]:
         """Score items in requests of `batch` items each, in the order given."""

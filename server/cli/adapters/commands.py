@@ -66,7 +66,8 @@ def add(
 @app.command("list")
 def list_adapters(server: Server = LOCAL, as_json: AsJson = False) -> None:
     """List the adapters of a server."""
-    _show(call(server, "GET", "/v1/adapters")["adapters"], as_json=as_json)
+    with HttpClient(server) as client:
+        _show(client.adapters(), as_json=as_json)
 
 
 @app.command("show")

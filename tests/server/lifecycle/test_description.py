@@ -32,7 +32,7 @@ def plane() -> Any:
         created_at=datetime.now(UTC),
         created_by="admin",
     )
-    adapter = SimpleNamespace(live_version="v", previous_version=None, pinned=False)
+    adapter = SimpleNamespace(name="acme", live_version="v", previous_version=None, pinned=False)
     registry = SimpleNamespace(adapter=lambda _: adapter, versions=lambda _: [version])
     return SimpleNamespace(registry=registry, engine_set=SimpleNamespace(live={}), level=lambda _: "disk")
 
