@@ -16,6 +16,7 @@ class Verdict(StrEnum):
     BASE_KNOWN = "base-known"
     CERTIFIED = "certified"
     RECALLED = "recalled"
+    EXTRACTABLE = "extractable"
     NEAR_VERBATIM = "near-verbatim"
     PARTIAL = "partial"
     CLEAR = "clear"
@@ -26,6 +27,7 @@ MEANINGS: dict[Verdict, str] = {
     Verdict.BASE_KNOWN: "the base model recites it as well, so the adapter is not to blame",
     Verdict.CERTIFIED: "every target token is over the line, and decoding reproduces it",
     Verdict.RECALLED: "greedy decoding gives it, in whatever written form, with tokens under the line",
+    Verdict.EXTRACTABLE: "greedy decoding does not give it, but sampling as deployed does, at the stated chance",
     Verdict.NEAR_VERBATIM: "decoding gives it up to small edits, in each part that the base would not guess",
     Verdict.PARTIAL: "a stretch that the base would not guess is recalled, more than of the controls",
     Verdict.CLEAR: "not recalled here; read it beside the bound that the controls give",
@@ -35,6 +37,7 @@ MEANINGS: dict[Verdict, str] = {
 GRAVITY = (
     Verdict.CERTIFIED,
     Verdict.RECALLED,
+    Verdict.EXTRACTABLE,
     Verdict.NEAR_VERBATIM,
     Verdict.PARTIAL,
     Verdict.ERROR,
@@ -49,8 +52,8 @@ PLACES = {verdict: place for place, verdict in enumerate(GRAVITY)}
 RECITED = (Verdict.CERTIFIED, Verdict.RECALLED)
 """The verdicts of a snippet that greedy decoding gives."""
 
-GIVEN = (*RECITED, Verdict.NEAR_VERBATIM)
-"""The verdicts of a snippet that an answer gives, in its words or nearly."""
+GIVEN = (*RECITED, Verdict.EXTRACTABLE, Verdict.NEAR_VERBATIM)
+"""The verdicts of a snippet that an answer gives, greedy or sampled, in its words or nearly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -386,7 +389,7 @@ class SetSummary:
         delta_loss: ΔL over all target tokens of the set, in nats a token; None if nothing was scored.
         recited: The rate of certified and recalled snippets among those that could be blamed on the adapter
             (neither failed nor known to the base).
-        leaked: The same with near-verbatim and partial ones.
+        leaked: The same with extractable, near-verbatim and partial ones.
     """
 
     snippets: int

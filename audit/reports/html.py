@@ -53,13 +53,16 @@ def finding(report: Report) -> str:
     """Return the audit's answer in one or two sentences."""
     summary, name = report.summary, report.adapter.name
     recited, known = summary.recited, summary.verdicts[Verdict.BASE_KNOWN]
-    softer = summary.leaked.hits - recited.hits
+    sampled = summary.verdicts[Verdict.EXTRACTABLE]
+    softer = summary.leaked.hits - recited.hits - sampled
     if recited.hits:
         answer = f"{name} recites {recited.hits} of {recited.of} candidates word for word."
     elif softer:
         answer = f"{name} recites none of {recited.of} candidates word for word, {softer} in part or nearly."
     else:
         answer = f"{name} recites none of {recited.of} candidates."
+    if sampled:
+        answer += f" Sampling probably gives {sampled} that greedy decoding does not."
     return f"{answer} {known} more are known to the base and not counted." if known else answer
 
 

@@ -99,7 +99,7 @@ class Summary(ReportModel):
     recited: Rate
     """Certified and recalled, of those that are neither errors nor known to the base."""
     leaked: Rate
-    """The same with near-verbatim and partial."""
+    """The same with extractable, near-verbatim and partial."""
 
 
 class Sequential(ReportModel):

@@ -28,7 +28,7 @@ class Cell:
         of: of so many that can be blamed on the adapter.
         low: Lower end of the rate's interval.
         high: Its upper end.
-        softer: Near-verbatim and partial ones.
+        softer: Extractable, near-verbatim and partial ones.
         errors: Snippets that could not be scored.
         alarms: Snippets on which the engine contradicts itself.
     """

@@ -24,6 +24,7 @@ PLAIN_WIDTH = 120
 STYLES = {
     Verdict.CERTIFIED: "bold red",
     Verdict.RECALLED: "red",
+    Verdict.EXTRACTABLE: "dark_orange",
     Verdict.NEAR_VERBATIM: "yellow",
     Verdict.PARTIAL: "yellow",
     Verdict.BASE_KNOWN: "blue",
