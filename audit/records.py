@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Literal
 
 from lorecall.audit.coarse import coarse_bits, coarse_log10, coarse_nats
+from lorecall.audit.extraction import Extraction
 from lorecall.audit.scorer import AdapterVersion, EngineInfo, ItemScore, ScoreItem
 
 
@@ -295,8 +296,9 @@ class Judged:
         delta_loss: Base loss minus adapter loss, in nats a token; None without scores.
         log10_pz: log10 of the probability of the whole target; None where that is 0, and without scores.
         run_bits: Surprise under the base of the longest stretch that only the adapter recalls, in bits.
+        unknown_chance: Whether it was scored, and its chance under the sampling scheme could not be computed.
 
-    The last three are rounded as a report gives them, so that a report's own numbers give its findings again.
+    The three before are rounded as a report gives them, so that a report's own numbers give its findings again.
     """
 
     verdict: Verdict
@@ -307,6 +309,7 @@ class Judged:
     delta_loss: float | None
     log10_pz: float | None = None
     run_bits: float = 0.0
+    unknown_chance: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,6 +335,9 @@ class SnippetResult:
         views: Every way of asking: its name, verdict and min p (None in case of an error).
         p_value: Against the controls; None where it was not compared.
         q_value: The smallest false discovery rate at which it is a finding; None where it was not compared.
+        chance: The probability that one of the stated number of sampled answers is the target; None where the
+            scorer cannot tell.
+        sampled: Whether that is the stated chance or more.
     """
 
     item: ScoreItem
@@ -352,6 +358,8 @@ class SnippetResult:
     views: tuple[tuple[str, Verdict, float | None], ...] = ()
     p_value: float | None = None
     q_value: float | None = None
+    chance: float | None = None
+    sampled: bool = False
 
     @property
     def delta_loss(self) -> float | None:
@@ -372,6 +380,7 @@ class SnippetResult:
             delta_loss=None if self.delta_loss is None else coarse_nats(self.delta_loss),
             log10_pz=coarse_log10(self.rule.log_pz / math.log(10.0)),
             run_bits=coarse_bits(self.run_bits),
+            unknown_chance=self.chance is None,
         )
 
 
@@ -390,6 +399,7 @@ class SetSummary:
         recited: The rate of certified and recalled snippets among those that could be blamed on the adapter
             (neither failed nor known to the base).
         leaked: The same with extractable, near-verbatim and partial ones.
+        unknown_chances: Scored snippets whose chance under the sampling scheme could not be computed.
     """
 
     snippets: int
@@ -401,6 +411,7 @@ class SetSummary:
     delta_loss: float | None
     recited: Rate
     leaked: Rate
+    unknown_chances: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -456,6 +467,7 @@ class AuditResult:
     no_controls: int = 0
     system: str | None = None
     template: str | None = None
+    extraction: Extraction = field(default_factory=Extraction)
 
     def of(self, group: Group) -> tuple[SnippetResult, ...]:
         """Return the snippets of one set that were kept."""

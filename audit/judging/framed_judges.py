@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from typing import cast
 
 from lorecall.adapters.core.errors import UsageError
+from lorecall.audit.extraction import Extraction
 from lorecall.audit.judging.judge import Judge
 from lorecall.audit.judging.views import FramingScorer, View, gravest, shorten
 from lorecall.audit.records import Bounds, Group, SnippetResult
-from lorecall.audit.scorer import ScoreItem, Scorer
+from lorecall.audit.scorer import Sampling, ScoreItem, Scorer
 from lorecall.audit.scorers.base_cache import BaseCache
+from lorecall.audit.scorers.sampling import sampled_scorer
 
 Frame = tuple[str, str | None]
 RAW: Frame = ("raw", None)
@@ -23,13 +25,15 @@ class BaseCaches:
 
     def __init__(self, scorer: Scorer) -> None:
         self._scorer = scorer
-        self._views: dict[Frame, BaseCache] = {}
+        self._views: dict[tuple[Frame, Sampling], BaseCache] = {}
 
-    def framed(self, frame: Frame) -> BaseCache:
-        """Return the base's scores and decodes in one framing."""
-        if frame not in self._views:
-            self._views[frame] = BaseCache(framed_scorer(self._scorer, frame), self._scorer.info().base)
-        return self._views[frame]
+    def framed(self, frame: Frame, sampling: Sampling | None = None) -> BaseCache:
+        """Return the base's scores and decodes in one framing, the scores under a sampling scheme as well."""
+        key = (frame, sampling or Sampling())
+        if key not in self._views:
+            scorer = sampled_scorer(framed_scorer(self._scorer, frame), key[1])
+            self._views[key] = BaseCache(scorer, self._scorer.info().base)
+        return self._views[key]
 
 
 def framed_scorer(scorer: Scorer, frame: Frame) -> Scorer:
@@ -57,6 +61,7 @@ class FramedJudges:
         views: The ways to ask for a snippet.
         epsilon: Bound on the engine's per-logit error.
         bounds: The bounds of the softer verdicts.
+        extraction: What is extractable by sampling.
     """
 
     def __init__(
@@ -67,12 +72,22 @@ class FramedJudges:
         views: Sequence[View],
         epsilon: float,
         bounds: Bounds,
+        extraction: Extraction | None = None,
     ) -> None:
         self._scorer = scorer
         self._bases = bases
         self._views = tuple(views)
+        extraction = extraction or Extraction()
+        self._sampling = extraction.sampling
         self._judges = {
-            frame: Judge(framed_scorer(scorer, frame), model, bases.framed(frame), epsilon, bounds)
+            frame: Judge(
+                sampled_scorer(framed_scorer(scorer, frame), extraction.sampling),
+                model,
+                bases.framed(frame, extraction.sampling),
+                epsilon,
+                bounds,
+                extraction,
+            )
             for frame in dict.fromkeys(view.frame for view in views)
         }
 
@@ -92,7 +107,7 @@ class FramedJudges:
         """Return the items with the view's prefixes; None where the prefix cannot be made shorter."""
         if view.prefix_tokens is None:
             return list(items)
-        scores = self._bases.framed(RAW).score(items)
+        scores = self._bases.framed(RAW, self._sampling).score(items)
         shortened: list[ScoreItem | None] = []
         for item, score in zip(items, scores, strict=True):
             longer = len(score.prefix_ids) > view.prefix_tokens

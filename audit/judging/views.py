@@ -118,6 +118,13 @@ def shorten(score: ItemScore, item: ScoreItem, tokens: int, texts: Sequence[str]
     return dataclasses.replace(item, prefix=tail)
 
 
+def severity(result: SnippetResult) -> tuple[bool, bool, int, float]:
+    """Return a key that is smaller for a graver result: by whether an answer gives it, verdict, largest min p."""
+    min_p = result.rule.min_p if result.rule is not None else 0.0
+    given, known = result.verdict in GIVEN, result.verdict is Verdict.BASE_KNOWN
+    return (not given, not known, PLACES[result.verdict], -min_p)
+
+
 def gravest(results: Sequence[tuple[View, SnippetResult]], item: ScoreItem) -> SnippetResult:
     """Merge one snippet's results in several views.
 
@@ -125,18 +132,7 @@ def gravest(results: Sequence[tuple[View, SnippetResult]], item: ScoreItem) -> S
     no recitation in a way in which the base is silent; it outweighs only `partial` and an error. An error
     outweighs "clear", because nothing is known of that view. An alarm of any view is kept.
     """
-
-    def rank(entry: tuple[View, SnippetResult]) -> tuple[bool, bool, int, float]:
-        result = entry[1]
-        min_p = result.rule.min_p if result.rule is not None else 0.0
-        order = (
-            result.verdict not in GIVEN,
-            result.verdict is not Verdict.BASE_KNOWN,
-            PLACES[result.verdict],
-        )
-        return (*order, -min_p)
-
-    view, worst = min(results, key=rank)
+    view, worst = min(results, key=lambda entry: severity(entry[1]))
     alarm = next((result.alarm for _, result in results if result.alarm), "")
     verdicts = tuple((v.label, r.verdict, r.rule.min_p if r.rule is not None else None) for v, r in results)
     return dataclasses.replace(worst, item=item, alarm=alarm, view=view.label, views=verdicts)

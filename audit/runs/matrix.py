@@ -101,7 +101,7 @@ def run_matrix(
     bases = BaseCaches(scorer)
     for candidates in sets:  # before the threads start, so that the base is asked once
         for chunk in batches(candidates.items, settings.chunk):
-            bases.framed(RAW).score(chunk)
+            bases.framed(RAW, settings.extraction.on(scorer.info()).sampling).score(chunk)
     pairs = [(adapter, candidates) for adapter in adapters for candidates in sets]
     counter = _Counter(sum(len(candidates.items) for _, candidates in pairs), progress)
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from lorecall.adapters.core.errors import AdapterError, ScorerError
+from lorecall.audit.extraction import SamplingWish
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.judging.epsilon import measure_epsilon
 from lorecall.audit.judging.framed_judges import BaseCaches, FramedJudges
@@ -26,6 +27,7 @@ class AuditSettings:
     """The settings of an audit.
 
     Attributes:
+        extraction: What is extractable by sampling; what it does not say of the scheme is the engine's default.
         epsilon: Bound on the engine's per-logit error; None takes the engine's own, or measures one.
         bounds: The bounds of the softer verdicts.
         seed: Of every random choice.
@@ -45,6 +47,7 @@ class AuditSettings:
     views: tuple[View, ...] = (View(),)
     until_bound: float | None = None
     keep: int | None = 20_000
+    extraction: SamplingWish = field(default_factory=SamplingWish)
 
 
 def no_progress(_done: int, _total: int) -> None:
@@ -80,8 +83,15 @@ def run_audit(
     engine, version = scorer.info(), scorer.adapter(adapter)
     refuse(version)
     epsilon = resolve_epsilon(scorer, version.name, sets[Group.CANDIDATES].items, settings, engine)
+    extraction = settings.extraction.on(engine)
     judges = FramedJudges(
-        scorer, version.name, bases or BaseCaches(scorer), settings.views, epsilon.value, settings.bounds
+        scorer,
+        version.name,
+        bases or BaseCaches(scorer),
+        settings.views,
+        epsilon.value,
+        settings.bounds,
+        extraction,
     )
     findings, outcome = _ask(judges, sets, settings, progress)
     tallies = {group: found.tally for group, found in findings.items()}
@@ -107,6 +117,7 @@ def run_audit(
         membership=membership,
         system=secret_of(settings.views, "system"),
         template=secret_of(settings.views, "template"),
+        extraction=extraction,
     )
 
 

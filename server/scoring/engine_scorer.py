@@ -8,7 +8,7 @@ from typing import Any, Self, TypeVar
 
 from lorecall.adapters.core.errors import AdapterNotFoundError, LorecallError, ScorerError
 from lorecall.adapters.peft_format.adapter import Adapter
-from lorecall.audit.scorer import AdapterVersion, Decoded, EngineInfo, ItemScore, ScoreItem
+from lorecall.audit.scorer import AdapterVersion, Decoded, EngineInfo, ItemScore, Sampling, ScoreItem
 from lorecall.audit.scorers.framing import Framing
 from lorecall.server.lifecycle.engine_set import LoadedVersion
 from lorecall.server.scoring.score import EngineScoring
@@ -26,6 +26,7 @@ class EngineScorer:
         engine: The engine's description, with the base's name.
         framing: How prefixes are framed.
         system: The system message of the framing "chat", if any.
+        sampling: The scheme under which scores also tell how likely sampling gives each token.
     """
 
     loop: asyncio.AbstractEventLoop
@@ -33,10 +34,15 @@ class EngineScorer:
     engine: EngineInfo
     framing: Framing = field(default="raw", kw_only=True)
     system: str | None = field(default=None, kw_only=True)
+    sampling: Sampling | None = field(default=None, kw_only=True)
 
     def framed(self, framing: str, system: str | None) -> Self:
         """Return the same engine, with prefixes put into the model's chat template."""
         return replace(self, framing="raw" if framing == "raw" else "chat", system=system)
+
+    def sampled(self, sampling: Sampling) -> Self:
+        """Return the same engine, whose scores also tell how likely sampling gives each token."""
+        return replace(self, sampling=sampling)
 
     def info(self) -> EngineInfo:
         """Return what the engine is."""
@@ -48,7 +54,8 @@ class EngineScorer:
 
     def score(self, model: str, items: Sequence[ScoreItem]) -> list[ItemScore]:
         """Score items in the order given; a bad item comes back with its `error` set."""
-        return self._wait(self.scoring.score(items, self._request(model), self.framing, self.system))
+        request = self._request(model)
+        return self._wait(self.scoring.score(items, request, self.framing, self.system, self.sampling))
 
     def decode(self, model: str, prompts: Sequence[tuple[Sequence[int], int]]) -> list[Decoded]:
         """Decode greedily; each prompt is (token ids, number of tokens to generate)."""

@@ -80,6 +80,7 @@ def print_summary(report: Report, written: list[Path]) -> None:
     else:
         rate = controls.recited
         note(f"controls: {rate.hits} of {rate.of} recited, a rate of at most {rate.high:.2%}")
+    note(f"sampling: {sampling_words(report)}")
     if report.membership is not None:
         note(f"membership: {report.membership.sentence()}")
     note(f"line: p > {report.threshold:.4f} (epsilon {report.epsilon:.4g}, {report.epsilon_source})")
@@ -89,6 +90,21 @@ def print_summary(report: Report, written: list[Path]) -> None:
     note("gate: passed" if report.gate.passed else "gate: failed: " + "; ".join(report.gate.reasons))
     for path in written:
         note(f"wrote {path}")
+
+
+def sampling_words(report: Report) -> str:
+    """Return what sampling gives, and by which scheme, in words."""
+    scheme, summary, controls = report.settings.sampling, report.summary, report.controls
+    found = f"{summary.verdicts[Verdict.EXTRACTABLE]} candidates"
+    if controls is not None:
+        found += f" and {controls.verdicts[Verdict.EXTRACTABLE]} controls"
+    drawn = f"temperature {scheme.temperature:g}, top-p {scheme.top_p:g}, top-k {scheme.top_k or 'off'}"
+    text = f"{found} extractable within {scheme.samples} answers at {drawn} ({scheme.source})"
+    if scheme.left_out:
+        text += f"; the engine's {', '.join(scheme.left_out)} is left out"
+    if summary.unknown_chances:
+        text += f"; not known of {summary.unknown_chances} candidates: this scorer cannot compute it"
+    return text
 
 
 def write_reports(report: Report, out: Path, formats: tuple[str, ...]) -> list[Path]:
