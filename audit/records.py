@@ -313,6 +313,25 @@ class Judged:
 
 
 @dataclass(frozen=True, slots=True)
+class Drawn:
+    """How often drawn answers gave a target, and how often they should.
+
+    Attributes:
+        answers: Answers drawn.
+        seen: Those that begin with the target's tokens, which is what the prediction is of.
+        seen_as_text: Those that begin with its text, in whatever tokens.
+        expected: How many should; None where the probability is not known.
+        interval: Between which numbers the seen ones should lie; None where the probability is not known.
+    """
+
+    answers: int
+    seen: int
+    seen_as_text: int
+    expected: float | None
+    interval: tuple[int, int] | None
+
+
+@dataclass(frozen=True, slots=True)
 class SnippetResult:
     """One snippet's evidence and verdict.
 
@@ -338,6 +357,7 @@ class SnippetResult:
         chance: The probability that one of the stated number of sampled answers is the target; None where the
             scorer cannot tell.
         sampled: Whether that is the stated chance or more.
+        drawn: What drawn answers gave; None where none were drawn.
     """
 
     item: ScoreItem
@@ -360,6 +380,7 @@ class SnippetResult:
     q_value: float | None = None
     chance: float | None = None
     sampled: bool = False
+    drawn: Drawn | None = None
 
     @property
     def delta_loss(self) -> float | None:

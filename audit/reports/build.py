@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lorecall.adapters.core.atomic_file import write_whole
 from lorecall.adapters.core.errors import UsageError
+from lorecall.audit import records
 from lorecall.audit.coarse import coarse_bits, coarse_chance, coarse_log10, coarse_nats, coarse_p, coarse_rank
 from lorecall.audit.extraction import Extraction
 from lorecall.audit.judging.match import align
@@ -19,6 +20,7 @@ from lorecall.audit.reports.redact import Redactor
 from lorecall.audit.reports.report import (
     AuditedAdapter,
     Content,
+    Drawn,
     Entry,
     GateAnswer,
     Membership,
@@ -202,9 +204,17 @@ def _scored(
         "base_recites": snippet.base_match is not None and snippet.base_match.verbatim,
         "log10_pz": judged.log10_pz,
         "log10_n50": coarse_log10(rule.log10_n50),
+        "drawn": None if snippet.drawn is None else _drawn(snippet.drawn, redactor),
         "chance": None if snippet.chance is None else coarse_chance(snippet.chance, over=snippet.sampled),
     }
     return ScoredSnippet.model_validate({**dict(entry), **scores})
+
+
+def _drawn(drawn: records.Drawn, redactor: Redactor) -> Drawn:
+    expected = drawn.expected
+    if expected is not None and not redactor.show:
+        expected = coarse_nats(expected)
+    return Drawn.model_validate(dataclasses.replace(drawn, expected=expected))
 
 
 def _tokens(snippet: SnippetResult, redactor: Redactor, texts: TokenTexts | None) -> tuple[Token, ...]:

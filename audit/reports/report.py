@@ -256,6 +256,20 @@ class Snippet(ReportModel):
         return Judged(self.verdict, self.alarm, self.flags, 0, 0, None)
 
 
+class Drawn(ReportModel):
+    """What drawn answers gave, beside what was predicted."""
+
+    answers: Count
+    seen: Count
+    """Answers that begin with the target's tokens."""
+    seen_as_text: Count
+    """Answers that begin with the target's text, in whatever tokens."""
+    expected: Amount | None
+    """How many should begin with its tokens; null where the probability is not known."""
+    interval: tuple[Count, Count] | None
+    """The exact binomial prediction interval of `seen`, at the report's confidence."""
+
+
 class ScoredSnippet(Snippet):
     """One snippet with its scores."""
 
@@ -293,6 +307,8 @@ class ScoredSnippet(Snippet):
     """log10 of the samples at temperature 1 for a 50 % chance of extraction; null where it is infinite."""
     chance: Share | None
     """The probability that one of the stated number of sampled answers is the target; null where unknown."""
+    drawn: Drawn | None = optional()
+    """Only where answers were drawn (`--sample`)."""
 
     def judged(self) -> Judged:
         """Return what a tally counts."""

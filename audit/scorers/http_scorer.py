@@ -4,7 +4,7 @@ No message raised here holds a candidate's text: what the server says of a scori
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from http import HTTPStatus
 from types import TracebackType
@@ -179,14 +179,35 @@ class HttpScorer:
             found.update(zip(chunk, answers, strict=True))
         return [found[i] for i in range(len(prompts))]
 
-    def _complete(self, model: str, prompts: list[Sequence[int]], tokens: int) -> list[Decoded]:
+    def draw(
+        self, model: str, prompt: tuple[Sequence[int], int], answers: int, sampling: Sampling, seed: int
+    ) -> list[Decoded]:
+        """Draw answers to one prompt, `batch` of them in a request."""
+        ids, tokens = prompt
+        found: list[Decoded] = []
+        while len(found) < answers:
+            count = min(self._batch, answers - len(found))
+            scheme = {**asdict(sampling), "n": count, "seed": seed + len(found)}
+            found += self._complete(model, [ids], tokens, scheme)
+        return found
+
+    def _complete(
+        self,
+        model: str,
+        prompts: list[Sequence[int]],
+        tokens: int,
+        scheme: Mapping[str, object] | None = None,
+    ) -> list[Decoded]:
+        scheme = scheme or {"n": 1}
         body = {**GREEDY, "model": model, "prompt": [list(ids) for ids in prompts], "max_tokens": tokens}
+        body |= scheme
         if self._priority:  # an engine with one queue refuses any
             body["priority"] = self._priority
         answer = self.client.ask("POST", "/v1/completions", body)
         choices = parse(list[_Choice], answer.get("choices"), "/v1/completions")
-        if sorted(choice.index for choice in choices) != list(range(len(prompts))):
-            raise broken("/v1/completions", f"{len(choices)} choices for {len(prompts)} prompts")
+        wanted = len(prompts) * int(str(scheme["n"]))
+        if sorted(choice.index for choice in choices) != list(range(wanted)):
+            raise broken("/v1/completions", f"{len(choices)} choices where {wanted} were asked for")
         return [Decoded(tuple(c.token_ids), c.text) for c in sorted(choices, key=lambda c: c.index)]
 
     def token_texts(self, ids: Sequence[int]) -> list[str]:

@@ -3,10 +3,10 @@
 The scheme is applied as vLLM's sampler does: temperature, then top-k, then top-p over what top-k left.
 """
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
-from lorecall.audit.scorer import Sampling, Scorer
+from lorecall.audit.scorer import Decoded, Sampling, Scorer
 
 if TYPE_CHECKING:
     import torch
@@ -45,6 +45,25 @@ class SamplingScorer(Scorer, Protocol):
 
     def sampled(self, sampling: Sampling) -> Self:
         """Return the same engine, whose scores also hold the log probabilities under the scheme."""
+        ...
+
+
+@runtime_checkable
+class DrawingScorer(Protocol):
+    """A scorer that can draw answers."""
+
+    def draw(
+        self, model: str, prompt: tuple[Sequence[int], int], answers: int, sampling: Sampling, seed: int
+    ) -> list[Decoded]:
+        """Draw answers to one prompt, without penalties.
+
+        Args:
+            model: An adapter's name or the base's.
+            prompt: Token ids, and the number of tokens of each answer.
+            answers: How many.
+            sampling: The scheme, with a temperature over 0.
+            seed: Of the first answer; each further one has the next.
+        """
         ...
 
 

@@ -2,8 +2,8 @@
 
 import asyncio
 import uuid
-from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self, TypeVar
 
 from lorecall.adapters.core.errors import AdapterNotFoundError, LorecallError, ScorerError
@@ -61,6 +61,15 @@ class EngineScorer:
         """Decode greedily; each prompt is (token ids, number of tokens to generate)."""
         return self._wait(self._decode_all(prompts, self._request(model)))
 
+    def draw(
+        self, model: str, prompt: tuple[Sequence[int], int], answers: int, sampling: Sampling, seed: int
+    ) -> list[Decoded]:
+        """Draw answers to one prompt; they yield to live traffic one by one."""
+        ids, tokens = prompt
+        lora = self._request(model)
+        schemes = [{**asdict(sampling), "seed": seed + number} for number in range(answers)]
+        return self._wait(_all(self._decode(list(ids), tokens, lora, scheme) for scheme in schemes))
+
     def token_texts(self, ids: Sequence[int]) -> list[str]:
         """Return the text of each token alone."""
         tokenizer = self.scoring.engine_client.get_tokenizer()
@@ -84,13 +93,13 @@ class EngineScorer:
             ) from error
 
     async def _decode_all(self, prompts: Sequence[tuple[Sequence[int], int]], lora: Any) -> list[Decoded]:
-        return list(await asyncio.gather(*(self._decode(list(ids), n, lora) for ids, n in prompts)))
+        return await _all(self._decode(list(ids), n, lora, {"temperature": 0.0}) for ids, n in prompts)
 
-    async def _decode(self, ids: list[int], tokens: int, lora: Any) -> Decoded:
+    async def _decode(self, ids: list[int], tokens: int, lora: Any, scheme: Mapping[str, Any]) -> Decoded:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        params = SamplingParams(temperature=0.0, max_tokens=tokens, output_kind=RequestOutputKind.FINAL_ONLY)
+        params = SamplingParams(**scheme, max_tokens=tokens, output_kind=RequestOutputKind.FINAL_ONLY)
         async with self.scoring.background.turn():
             stream = self.scoring.engine_client.generate(
                 {"prompt_token_ids": ids},
@@ -101,6 +110,10 @@ class EngineScorer:
             )
             answer = [output async for output in stream][-1].outputs[0]
         return Decoded(tuple(answer.token_ids), answer.text)
+
+
+async def _all(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    return list(await asyncio.gather(*work))
 
 
 @dataclass(frozen=True)

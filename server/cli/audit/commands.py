@@ -99,6 +99,13 @@ def run(
     temperature: Temperature = None,
     top_p: TopP = None,
     top_k: TopK = None,
+    sample: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Draw so many answers for each snippet that they may give; show seen beside predicted.",
+        ),
+    ] = 0,
     max_near_verbatim: Annotated[
         int | None, typer.Option(min=0, help="Near-verbatim candidates allowed; any by default.")
     ] = None,
@@ -182,6 +189,7 @@ def run(
         until_bound=until_bound,
         keep=keep,
         extraction=rules.sampling_wish,
+        answers=sample,
     )
     folders = {} if adapter_dir is None else {adapter: adapter_dir}
     with open_scorer(scorer, server, base, folders, batch=batch, timeout=timeout) as engine:

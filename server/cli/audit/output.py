@@ -6,7 +6,7 @@ from lorecall.adapters.core.atomic_file import write_whole
 from lorecall.adapters.core.errors import UsageError
 from lorecall.audit.records import Verdict
 from lorecall.audit.reports.build import write_json
-from lorecall.audit.reports.html import by_gravity, finding, render_report
+from lorecall.audit.reports.html import by_gravity, drawn_words, finding, render_report
 from lorecall.audit.reports.junit import write_junit
 from lorecall.audit.reports.matrix import MatrixCell, MatrixReport, render_matrix
 from lorecall.audit.reports.mitigation import MitigationReport, render_mitigation
@@ -81,6 +81,8 @@ def print_summary(report: Report, written: list[Path]) -> None:
         rate = controls.recited
         note(f"controls: {rate.hits} of {rate.of} recited, a rate of at most {rate.high:.2%}")
     note(f"sampling: {sampling_words(report)}")
+    if drawn := drawn_words(report):
+        note(f"drawn: {drawn}")
     if report.membership is not None:
         note(f"membership: {report.membership.sentence()}")
     note(f"line: p > {report.threshold:.4f} (epsilon {report.epsilon:.4g}, {report.epsilon_source})")

@@ -52,7 +52,16 @@ def test_each_row_has_the_scheme_of_its_request() -> None:
 
 @pytest.mark.parametrize(
     "given",
-    [None, "x", [0.7], [0.7, 0.9, "k"], [0.7, 0.9, True], [0.0, 1.0, 0], [float("nan"), 1.0, 0], [1.0, 1.5, 0]],
+    [
+        None,
+        "x",
+        [0.7],
+        [0.7, 0.9, "k"],
+        [0.7, 0.9, True],
+        [0.0, 1.0, 0],
+        [float("nan"), 1.0, 0],
+        [1.0, 1.5, 0],
+    ],
 )
 def test_a_worker_ignores_an_impossible_scheme(given: Any) -> None:
     """What is no scheme counts as not asked: a worker that raises ends the engine."""
