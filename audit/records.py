@@ -296,9 +296,10 @@ class Judged:
         delta_loss: Base loss minus adapter loss, in nats a token; None without scores.
         log10_pz: log10 of the probability of the whole target; None where that is 0, and without scores.
         run_bits: Surprise under the base of the longest stretch that only the adapter recalls, in bits.
+        not_asked: Views that it could not be asked in.
         unknown_chance: Whether it was scored, and its chance under the sampling scheme could not be computed.
 
-    The three before are rounded as a report gives them, so that a report's own numbers give its findings again.
+    The numbers are rounded as a report gives them, so that a report's own numbers give its findings again.
     """
 
     verdict: Verdict
@@ -310,6 +311,7 @@ class Judged:
     log10_pz: float | None = None
     run_bits: float = 0.0
     unknown_chance: bool = False
+    not_asked: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,6 +354,7 @@ class SnippetResult:
         flags: What a reader must know beside the verdict.
         view: The way of asking that gave this verdict.
         views: Every way of asking: its name, verdict and min p (None in case of an error).
+        not_asked: The ways that it could not be asked in: the shorter prefix is no text of those tokens.
         p_value: Against the controls; None where it was not compared.
         q_value: The smallest false discovery rate at which it is a finding; None where it was not compared.
         chance: The probability that one of the stated number of sampled answers is the target; None where the
@@ -376,6 +379,7 @@ class SnippetResult:
     flags: tuple[Flag, ...] = ()
     view: str = "raw"
     views: tuple[tuple[str, Verdict, float | None], ...] = ()
+    not_asked: tuple[str, ...] = ()
     p_value: float | None = None
     q_value: float | None = None
     chance: float | None = None
@@ -391,7 +395,7 @@ class SnippetResult:
 
     def judged(self) -> Judged:
         """Return what is counted of it."""
-        judged = Judged(self.verdict, self.alarm, self.flags, 0, 0, None)
+        judged = Judged(self.verdict, self.alarm, self.flags, 0, 0, None, not_asked=self.not_asked)
         if self.rule is None:
             return judged
         return replace(
@@ -420,6 +424,7 @@ class SetSummary:
         recited: The rate of certified and recalled snippets among those that could be blamed on the adapter
             (neither failed nor known to the base).
         leaked: The same with extractable, near-verbatim and partial ones.
+        not_asked: Snippets that could not be asked in a view, by its name.
         unknown_chances: Scored snippets whose chance under the sampling scheme could not be computed.
     """
 
@@ -433,6 +438,7 @@ class SetSummary:
     recited: Rate
     leaked: Rate
     unknown_chances: int = 0
+    not_asked: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,7 +101,7 @@ def make_views(
 
 
 def shorten(score: ItemScore, item: ScoreItem, tokens: int, texts: Sequence[str]) -> ScoreItem | None:
-    """Return the item with only the last `tokens` tokens of its prefix; None where it has no more than those.
+    """Return the item with only the last `tokens` tokens of its prefix; None where these are no text alone.
 
     Args:
         score: The item's scores in the raw framing, for its prefix's token ids.
@@ -109,13 +109,31 @@ def shorten(score: ItemScore, item: ScoreItem, tokens: int, texts: Sequence[str]
         tokens: How many tokens to keep.
         texts: The text of each of the prefix's last `tokens` tokens alone.
     """
-    if score.error or len(score.prefix_ids) <= tokens:
+    if score.error or len(score.prefix_ids) <= tokens:  # nothing to shorten
         return None
     tail = "".join(texts)
     # A token that is part of a character has no text of its own: then this cut does not exist as text.
     if not tail or not item.prefix.endswith(tail) or tail == item.prefix:
         return None
     return dataclasses.replace(item, prefix=tail)
+
+
+def ends_alike(shortened: ItemScore, score: ItemScore, tokens: int) -> bool:
+    """Return whether a shortened prefix has the last tokens of the whole one, after what every text starts with.
+
+    Some vocabularies give no blank back at a text's start: then other tokens would be asked for.
+
+    Args:
+        shortened: The scores of the item with the shortened prefix, in the raw framing.
+        score: Those of the whole item.
+        tokens: How many tokens were to be kept.
+    """
+    whole = score.prefix_ids
+    wanted = {
+        whole[:start] + whole[-tokens:]  # what a tokenizer adds at the start of every text comes first
+        for start in range(len(whole) - tokens)
+    }
+    return any(split.prefix_ids in wanted for split in shortened.splits)
 
 
 def severity(result: SnippetResult) -> tuple[bool, bool, int, float]:

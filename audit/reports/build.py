@@ -155,6 +155,7 @@ def snippet_entry(
             ViewVerdict(view=v, verdict=verdict, min_p=None if p is None else _p(p, redactor))
             for v, verdict, p in snippet.views
         ),
+        not_asked=snippet.not_asked,
         prefix=redactor.redact(snippet.item.prefix),
         target=redactor.redact(snippet.item.target),
         min_p=None,

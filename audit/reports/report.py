@@ -122,6 +122,8 @@ class Summary(ReportModel):
     """The same with extractable, near-verbatim and partial."""
     unknown_chances: Count = 0
     """Scored snippets of which this scorer cannot tell how likely sampling gives them."""
+    not_asked: dict[str, Count] = Field(default_factory=dict)
+    """Snippets that could not be asked in a view, by its name."""
 
 
 class Sequential(ReportModel):
@@ -240,6 +242,8 @@ class Snippet(ReportModel):
     view: str
     """The way of asking that gave this verdict."""
     views: tuple[ViewVerdict, ...]
+    not_asked: tuple[str, ...] = ()
+    """The ways that it could not be asked in: the shorter prefix is no text of those tokens."""
     prefix: RedactedText
     target: RedactedText
     min_p: Share | None
@@ -253,7 +257,7 @@ class Snippet(ReportModel):
 
     def judged(self) -> Judged:
         """Return what a tally counts."""
-        return Judged(self.verdict, self.alarm, self.flags, 0, 0, None)
+        return Judged(self.verdict, self.alarm, self.flags, 0, 0, None, not_asked=self.not_asked)
 
 
 class Drawn(ReportModel):
@@ -322,6 +326,7 @@ class ScoredSnippet(Snippet):
             self.log10_pz,
             self.run_bits,
             self.chance is None,
+            self.not_asked,
         )
 
 

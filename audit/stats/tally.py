@@ -34,6 +34,7 @@ class Tally:
     def __init__(self) -> None:
         self._verdicts: Counter[Verdict] = Counter()
         self._telling: Counter[Verdict] = Counter()
+        self._not_asked: Counter[str] = Counter()
         self.count = self._tokens = self._over_half = self._alarms = self._unknown = 0
         self._gained = 0.0
         self._numbers = array("d")  # three a snippet, not a number where it cannot be compared
@@ -51,6 +52,7 @@ class Tally:
             self._telling[snippet.verdict] += telling
         self._given.append(snippet.verdict in GIVEN)
         self._alarms += bool(snippet.alarm)
+        self._not_asked.update(snippet.not_asked)
         self._unknown += snippet.unknown_chance
         self._tokens += snippet.tokens
         self._over_half += snippet.over_half
@@ -118,4 +120,5 @@ class Tally:
             recited=clopper_pearson(recited, blamable, confidence),
             leaked=clopper_pearson(blamable - verdicts[Verdict.CLEAR], blamable, confidence),
             unknown_chances=self._unknown,
+            not_asked=dict(self._not_asked),
         )

@@ -80,6 +80,8 @@ def print_summary(report: Report, written: list[Path]) -> None:
     else:
         rate = controls.recited
         note(f"controls: {rate.hits} of {rate.of} recited, a rate of at most {rate.high:.2%}")
+    for view, count in summary.not_asked.items():
+        note(f"view {view}: not asked of {count} candidates, whose shorter prefix is no text of those tokens")
     note(f"sampling: {sampling_words(report)}")
     if drawn := drawn_words(report):
         note(f"drawn: {drawn}")
