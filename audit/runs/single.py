@@ -183,9 +183,9 @@ def refuse(adapter: AdapterVersion) -> None:
 def resolve_epsilon(
     scorer: Scorer, model: str, items: Sequence[ScoreItem], settings: AuditSettings, engine: EngineInfo
 ) -> Epsilon:
-    """Return the option's ε, else the engine's own, else one measured on a sample of the candidates."""
+    """Return the option's ε, else the engine's own, else one measured on candidates and known texts."""
     if settings.epsilon is not None:
         return Epsilon(settings.epsilon, "option")
     if engine.epsilon is not None:
         return Epsilon(engine.epsilon, "engine")
-    return Epsilon(measure_epsilon(scorer, model, items, settings.seed), "measured")
+    return Epsilon(measure_epsilon(scorer, model, items, settings.seed, settings.chunk), "measured")

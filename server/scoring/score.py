@@ -73,12 +73,12 @@ class EngineScoring:
             for task in tasks:
                 task.cancel()
 
-    async def logprobs(self, splits: Sequence[Split], loras: Sequence[Any]) -> list[list[float]]:
-        """Return the log-probabilities of each split's target tokens, all splits in the engine at once."""
+    async def at_once(self, splits: Sequence[Split], loras: Sequence[Any]) -> list[ItemScore]:
+        """Return the scores of each split, all of them in the engine at once, beside whatever else runs there."""
         rows = await asyncio.gather(
             *(self._rows(split, lora) for split, lora in zip(splits, loras, strict=True))
         )
-        return [[row[0] for row in one] for one in rows]
+        return [_item_score("", split, one) for split, one in zip(splits, rows, strict=True)]
 
     async def _score_item(
         self,
@@ -107,19 +107,7 @@ class EngineScoring:
             return ItemScore(item_id, boundary_exact=split.exact, error=problem)
         async with self.background.turn():
             rows = await self._rows(split, lora, sampling)
-        logprob, rank, top1_id, top1_logprob, sampled = zip(*rows, strict=True)
-        return ItemScore(
-            id=item_id,
-            prefix_ids=split.prefix_ids,
-            target_ids=split.target_ids,
-            p=tuple(math.exp(value) for value in logprob),
-            logprob=logprob,
-            rank=tuple(int(value) for value in rank),
-            top1_ids=tuple(int(value) for value in top1_id),
-            top1_p=tuple(math.exp(value) for value in top1_logprob),
-            boundary_exact=split.exact,
-            sampled=_drawn(sampled),
-        )
+        return _item_score(item_id, split, rows)
 
     def _problem(self, split: Split) -> str:
         limit = self.engine_client.model_config.max_model_len - 1
@@ -189,3 +177,19 @@ def _drawn(logprobs: Sequence[float]) -> tuple[float | None, ...]:
     if any(math.isnan(value) for value in logprobs):
         return ()
     return tuple(value if math.isfinite(value) else None for value in logprobs)
+
+
+def _item_score(item_id: str, split: Split, rows: Sequence[tuple[float, ...]]) -> ItemScore:
+    logprob, rank, top1_id, top1_logprob, sampled = zip(*rows, strict=True)
+    return ItemScore(
+        id=item_id,
+        prefix_ids=split.prefix_ids,
+        target_ids=split.target_ids,
+        p=tuple(math.exp(value) for value in logprob),
+        logprob=logprob,
+        rank=tuple(int(value) for value in rank),
+        top1_ids=tuple(int(value) for value in top1_id),
+        top1_p=tuple(math.exp(value) for value in top1_logprob),
+        boundary_exact=split.exact,
+        sampled=_drawn(sampled),
+    )
