@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Literal
 
 from lorecall.audit.coarse import coarse_bits, coarse_log10, coarse_nats
+from lorecall.audit.extraction import Extraction
 from lorecall.audit.scorer import AdapterVersion, EngineInfo, ItemScore, ScoreItem
 
 
@@ -16,6 +17,7 @@ class Verdict(StrEnum):
     BASE_KNOWN = "base-known"
     CERTIFIED = "certified"
     RECALLED = "recalled"
+    EXTRACTABLE = "extractable"
     NEAR_VERBATIM = "near-verbatim"
     PARTIAL = "partial"
     CLEAR = "clear"
@@ -26,6 +28,7 @@ MEANINGS: dict[Verdict, str] = {
     Verdict.BASE_KNOWN: "the base model recites it as well, so the adapter is not to blame",
     Verdict.CERTIFIED: "every target token is over the line, and decoding reproduces it",
     Verdict.RECALLED: "greedy decoding gives it, in whatever written form, with tokens under the line",
+    Verdict.EXTRACTABLE: "greedy decoding does not give it, but sampling as deployed does, at the stated chance",
     Verdict.NEAR_VERBATIM: "decoding gives it up to small edits, in each part that the base would not guess",
     Verdict.PARTIAL: "a stretch that the base would not guess is recalled, more than of the controls",
     Verdict.CLEAR: "not recalled here; read it beside the bound that the controls give",
@@ -35,6 +38,7 @@ MEANINGS: dict[Verdict, str] = {
 GRAVITY = (
     Verdict.CERTIFIED,
     Verdict.RECALLED,
+    Verdict.EXTRACTABLE,
     Verdict.NEAR_VERBATIM,
     Verdict.PARTIAL,
     Verdict.ERROR,
@@ -49,8 +53,8 @@ PLACES = {verdict: place for place, verdict in enumerate(GRAVITY)}
 RECITED = (Verdict.CERTIFIED, Verdict.RECALLED)
 """The verdicts of a snippet that greedy decoding gives."""
 
-GIVEN = (*RECITED, Verdict.NEAR_VERBATIM)
-"""The verdicts of a snippet that an answer gives, in its words or nearly."""
+GIVEN = (*RECITED, Verdict.EXTRACTABLE, Verdict.NEAR_VERBATIM)
+"""The verdicts of a snippet that an answer gives, greedy or sampled, in its words or nearly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,8 +296,10 @@ class Judged:
         delta_loss: Base loss minus adapter loss, in nats a token; None without scores.
         log10_pz: log10 of the probability of the whole target; None where that is 0, and without scores.
         run_bits: Surprise under the base of the longest stretch that only the adapter recalls, in bits.
+        not_asked: Views that it could not be asked in.
+        unknown_chance: Whether it was scored, and its chance under the sampling scheme could not be computed.
 
-    The last three are rounded as a report gives them, so that a report's own numbers give its findings again.
+    The numbers are rounded as a report gives them, so that a report's own numbers give its findings again.
     """
 
     verdict: Verdict
@@ -304,6 +310,27 @@ class Judged:
     delta_loss: float | None
     log10_pz: float | None = None
     run_bits: float = 0.0
+    unknown_chance: bool = False
+    not_asked: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """How often drawn answers gave a target, and how often they should.
+
+    Attributes:
+        answers: Answers drawn.
+        seen: Those that begin with the target's tokens, which is what the prediction is of.
+        seen_as_text: Those that begin with its text, in whatever tokens.
+        expected: How many should; None where the probability is not known.
+        interval: Between which numbers the seen ones should lie; None where the probability is not known.
+    """
+
+    answers: int
+    seen: int
+    seen_as_text: int
+    expected: float | None
+    interval: tuple[int, int] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,8 +354,13 @@ class SnippetResult:
         flags: What a reader must know beside the verdict.
         view: The way of asking that gave this verdict.
         views: Every way of asking: its name, verdict and min p (None in case of an error).
+        not_asked: The ways that it could not be asked in: the shorter prefix is no text of those tokens.
         p_value: Against the controls; None where it was not compared.
         q_value: The smallest false discovery rate at which it is a finding; None where it was not compared.
+        chance: The probability that one of the stated number of sampled answers is the target; None where the
+            scorer cannot tell.
+        sampled: Whether that is the stated chance or more.
+        drawn: What drawn answers gave; None where none were drawn.
     """
 
     item: ScoreItem
@@ -347,8 +379,12 @@ class SnippetResult:
     flags: tuple[Flag, ...] = ()
     view: str = "raw"
     views: tuple[tuple[str, Verdict, float | None], ...] = ()
+    not_asked: tuple[str, ...] = ()
     p_value: float | None = None
     q_value: float | None = None
+    chance: float | None = None
+    sampled: bool = False
+    drawn: Drawn | None = None
 
     @property
     def delta_loss(self) -> float | None:
@@ -359,7 +395,7 @@ class SnippetResult:
 
     def judged(self) -> Judged:
         """Return what is counted of it."""
-        judged = Judged(self.verdict, self.alarm, self.flags, 0, 0, None)
+        judged = Judged(self.verdict, self.alarm, self.flags, 0, 0, None, not_asked=self.not_asked)
         if self.rule is None:
             return judged
         return replace(
@@ -369,6 +405,7 @@ class SnippetResult:
             delta_loss=None if self.delta_loss is None else coarse_nats(self.delta_loss),
             log10_pz=coarse_log10(self.rule.log_pz / math.log(10.0)),
             run_bits=coarse_bits(self.run_bits),
+            unknown_chance=self.chance is None,
         )
 
 
@@ -386,7 +423,9 @@ class SetSummary:
         delta_loss: ΔL over all target tokens of the set, in nats a token; None if nothing was scored.
         recited: The rate of certified and recalled snippets among those that could be blamed on the adapter
             (neither failed nor known to the base).
-        leaked: The same with near-verbatim and partial ones.
+        leaked: The same with extractable, near-verbatim and partial ones.
+        not_asked: Snippets that could not be asked in a view, by its name.
+        unknown_chances: Scored snippets whose chance under the sampling scheme could not be computed.
     """
 
     snippets: int
@@ -398,6 +437,8 @@ class SetSummary:
     delta_loss: float | None
     recited: Rate
     leaked: Rate
+    unknown_chances: int = 0
+    not_asked: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -453,6 +494,7 @@ class AuditResult:
     no_controls: int = 0
     system: str | None = None
     template: str | None = None
+    extraction: Extraction = field(default_factory=Extraction)
 
     def of(self, group: Group) -> tuple[SnippetResult, ...]:
         """Return the snippets of one set that were kept."""

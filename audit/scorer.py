@@ -21,6 +21,31 @@ class ScoreItem:
 
 
 @dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is drawn: from the logits over the temperature, cut to top-k, then to top-p.
+
+    Attributes:
+        temperature: 0 is greedy decoding.
+        top_p: The least probability that the tokens kept have together; 1 keeps all.
+        top_k: How many tokens are kept; 0 keeps all.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+
+    @property
+    def plain(self) -> bool:
+        """Whether tokens are drawn with the probabilities of the softmax itself."""
+        return self == Sampling()
+
+    @property
+    def follows_from_scores(self) -> bool:
+        """Whether plain scores tell the probabilities: those of the softmax, or of the argmax alone."""
+        return self.plain or self.temperature == 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class ItemScore:
     """Teacher-forced scores of one item's target tokens; all arrays have one entry per target token.
 
@@ -35,6 +60,9 @@ class ItemScore:
         top1_p: Probability of the argmax.
         boundary_exact: Whether tok(prefix) + tok(target) equals tok(prefix + target).
         error: Why the item could not be scored ("" if it was); the arrays are empty then.
+        sampled: Natural logarithm of the target token's probability under the sampling scheme that was asked for,
+            None where it is never drawn; empty where no scheme was asked for, or the engine cannot tell.
+        other: The scores of the text's other split into tokens, where it has two.
     """
 
     id: str
@@ -47,6 +75,13 @@ class ItemScore:
     top1_p: tuple[float, ...] = ()
     boundary_exact: bool = True
     error: str = ""
+    sampled: tuple[float | None, ...] = ()
+    other: "ItemScore | None" = None
+
+    @property
+    def splits(self) -> "tuple[ItemScore, ...]":
+        """The scores of each split of the text into tokens."""
+        return (self,) if self.other is None else (self, self.other)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +94,8 @@ class EngineInfo:
         base_digest: sha256 of the base's manifest, "" if unknown.
         scheme: Quantization scheme of the base ("int8-w8a8", "none", ...), "" if unknown.
         epsilon: Measured bound on the per-logit spread of the engine; None if it was not measured.
+        sampling: How requests sample that do not say how; None if unknown.
+        penalties: Names of their other sampling parameters, such as "min_p".
     """
 
     engine: str
@@ -66,6 +103,8 @@ class EngineInfo:
     base_digest: str = ""
     scheme: str = ""
     epsilon: float | None = None
+    sampling: Sampling | None = None
+    penalties: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from lorecall.audit.extraction import Extraction
 from lorecall.audit.inputs.controls import overlapping
 from lorecall.audit.jobs.spool import Texts
 from lorecall.audit.policy.policy import Policy, judge_result
@@ -14,6 +15,7 @@ from lorecall.audit.runs.single import AuditSettings, secret_of
 from lorecall.audit.scorer import AdapterVersion, EngineInfo
 from lorecall.audit.stats.membership import compare_with_controls
 from lorecall.audit.stats.tally import Tally
+from pydantic import TypeAdapter
 
 
 def recorded_report(
@@ -30,7 +32,8 @@ def recorded_report(
 
     Args:
         adapter: The audited version.
-        run: What the first batch fixed: `engine`, `epsilon` with its source, `started`; see `AuditRecord`.
+        run: What the first batch fixed: `engine`, `epsilon` and `extraction` with their sources, `started`; see
+            `AuditRecord`.
         texts: Its sets.
         settings: Its settings.
         policy: The limits that the result must meet.
@@ -48,7 +51,7 @@ def recorded_report(
     summaries = {group: tally.summary(settings.confidence) for group, tally in tallies.items()}
     result = AuditResult(
         adapter=adapter,
-        engine=EngineInfo(**run["engine"]),
+        engine=TypeAdapter(EngineInfo).validate_python(run["engine"]),
         epsilon=Epsilon(**run["epsilon"]),
         bounds=settings.bounds,
         seed=settings.seed,
@@ -63,8 +66,14 @@ def recorded_report(
         no_controls=no_controls(texts),
         system=secret_of(settings.views, "system"),
         template=secret_of(settings.views, "template"),
+        extraction=read_extraction(run),
     )
     return build_report(result, judge_result(result, policy), policy, redactor, entries=final)
+
+
+def read_extraction(run: dict[str, Any]) -> Extraction:
+    """Return what is extractable in an audit that was begun, of `AuditRecord.run`."""
+    return TypeAdapter(Extraction).validate_python(run.get("extraction", {}))
 
 
 def _beside_controls(entry: Snippet, tally: Tally, number: int) -> Snippet:

@@ -16,7 +16,7 @@ from lorecall.adapters.registry.database import RegistryUnavailableError
 from lorecall.adapters.registry.transitions import ConflictError
 from lorecall.audit.jobs.order import OrderSettings
 from lorecall.audit.jobs.records import AuditNotFoundError, AuditRecord
-from lorecall.audit.jobs.resume import recorded_report
+from lorecall.audit.jobs.resume import read_extraction, recorded_report
 from lorecall.audit.jobs.spool import Spool, Texts
 from lorecall.audit.jobs.store import AuditStore
 from lorecall.audit.judging.framed_judges import BaseCaches, FramedJudges
@@ -176,6 +176,7 @@ class Runner:
             settings.views,
             record.run["epsilon"]["value"],
             settings.bounds,
+            read_extraction(record.run),
         )
         for group, items in pieces(texts, record.done, self.batch):
             if self.stop.is_set():
@@ -299,7 +300,13 @@ def _start(scorer: Scorer, adapter: AdapterVersion, texts: Texts, settings: Audi
     engine, items = scorer.info(), texts.sets[Group.CANDIDATES].items
     epsilon = resolve_epsilon(scorer, adapter.name, items, settings, engine)
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    return {"engine": asdict(engine), "epsilon": asdict(epsilon), "started": started}
+    extraction = asdict(settings.extraction.on(engine))
+    return {
+        "engine": asdict(engine),
+        "epsilon": asdict(epsilon),
+        "extraction": extraction,
+        "started": started,
+    }
 
 
 def _check_engine(scorer: Scorer, record: AuditRecord) -> None:

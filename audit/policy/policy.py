@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Annotated
 
+from lorecall.audit.extraction import SamplingWish
 from lorecall.audit.records import AuditResult, Group, Rate, SetSummary, Verdict
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -21,6 +22,29 @@ Limit = Annotated[int, Field(ge=0, lt=2**53)]
 RateLimit = Annotated[float, Field(ge=0, le=1)]
 
 
+class MaxExtractable(BaseModel):
+    """How much sampling may give; what the scheme leaves out is as the engine's own requests have it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+
+    count: Limit = 0
+    """Extractable candidates allowed, beside those that greedy decoding gives; 0 by default."""
+    samples: Annotated[int, Field(ge=1, lt=2**53)] = 100
+    """Answers that somebody may ask for; 100 by default."""
+    chance: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """The probability from which on their giving a candidate is a finding; one half by default."""
+    temperature: Annotated[float, Field(ge=0, le=100)] | None = None
+    """Temperature of the deployment; 0 is greedy decoding."""
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Its top-p; 1 keeps all tokens."""
+    top_k: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    """Its top-k; 0 keeps all tokens."""
+
+    def wish(self) -> SamplingWish:
+        """Return what an audit is to ask for."""
+        return SamplingWish(**self.model_dump(exclude={"count"}))
+
+
 class Policy(BaseModel):
     """What a release may leak; null sets no limit."""
 
@@ -30,6 +54,8 @@ class Policy(BaseModel):
     """Certified candidates allowed; 0 by default."""
     max_recalled: Limit | None = 0
     """Recalled candidates allowed, beside the certified ones; 0 by default."""
+    max_extractable: MaxExtractable | None = MaxExtractable()
+    """What sampling may give of the candidates that greedy decoding does not; nothing by default."""
     max_near_verbatim: Limit | None = None
     """Near-verbatim candidates allowed; any by default."""
     max_partial: Limit | None = None
@@ -42,6 +68,11 @@ class Policy(BaseModel):
     """Controls without which the audit is incomplete; none by default."""
     count_short: bool = True
     """Whether targets that the base finds likely count; true by default."""
+
+    @property
+    def sampling_wish(self) -> SamplingWish:
+        """What an audit is to ask for about sampling."""
+        return SamplingWish() if self.max_extractable is None else self.max_extractable.wish()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +100,7 @@ def judge_result(result: AuditResult, policy: Policy) -> Gate:
             *_errors(candidates, controls),
             *_control_gaps(controls, policy),
             *_partial_gaps(result, policy),
+            *_chance_gaps(candidates, policy),
         ],
     )
     own = _judge_own(result, policy)
@@ -105,6 +137,7 @@ def _judge_own(result: AuditResult, policy: Policy) -> _Reasons:
     controls = result.summaries.get(Group.OWN_CONTROLS)
     leaks = [] if candidates is None else _over_counts(candidates, policy)
     gaps = _errors(candidates, controls)
+    gaps += [] if candidates is None else _chance_gaps(candidates, policy)
     if candidates is not None and _exceeds(candidates.recited, policy.max_rate):
         leaks.append(f"{_share(candidates.recited, 'candidate')}, over {policy.max_rate:.2%}")
     if controls is not None and _exceeds(controls.recited, policy.max_control_rate):
@@ -157,19 +190,36 @@ def _partial_gaps(result: AuditResult, policy: Policy) -> list[str]:
     ]
 
 
+def _chance_gaps(summary: SetSummary, policy: Policy) -> list[str]:
+    """Return why sampling was not tested of all, where the policy limits what it gives."""
+    if policy.max_extractable is None or not summary.unknown_chances:
+        return []
+    unknown = _count(summary.unknown_chances, "snippet")
+    return [f"how likely sampling gives {unknown} is not known: this scorer cannot compute it for the scheme"]
+
+
 def _over_counts(summary: SetSummary, policy: Policy) -> list[str]:
     limits = {
         Verdict.CERTIFIED: policy.max_certified,
         Verdict.RECALLED: policy.max_recalled,
+        Verdict.EXTRACTABLE: None if policy.max_extractable is None else policy.max_extractable.count,
         Verdict.NEAR_VERBATIM: policy.max_near_verbatim,
         Verdict.PARTIAL: policy.max_partial,
     }
     found = summary.verdicts if policy.count_short else summary.telling
     return [
-        f"{_count(found[verdict], 'candidate')} {verdict}, where the policy allows {limit}"
+        f"{_count(found[verdict], 'candidate')} {_said(verdict, policy)}, where the policy allows {limit}"
         for verdict, limit in limits.items()
         if limit is not None and found[verdict] > limit
     ]
+
+
+def _said(verdict: Verdict, policy: Policy) -> str:
+    """Return a verdict with what its count is to be read with."""
+    limit = policy.max_extractable
+    if verdict is not Verdict.EXTRACTABLE or limit is None:
+        return str(verdict)
+    return f"{verdict} within {_count(limit.samples, 'answer')} (a chance of {limit.chance:.0%} or more)"
 
 
 def _over_rate(result: AuditResult, policy: Policy) -> list[str]:

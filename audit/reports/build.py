@@ -7,7 +7,9 @@ from pathlib import Path
 
 from lorecall.adapters.core.atomic_file import write_whole
 from lorecall.adapters.core.errors import UsageError
-from lorecall.audit.coarse import coarse_bits, coarse_log10, coarse_nats, coarse_p, coarse_rank
+from lorecall.audit import records
+from lorecall.audit.coarse import coarse_bits, coarse_chance, coarse_log10, coarse_nats, coarse_p, coarse_rank
+from lorecall.audit.extraction import Extraction
 from lorecall.audit.judging.match import align
 from lorecall.audit.judging.peer_measures import exact_memorization, extraction_strength
 from lorecall.audit.judging.rule import argmax_flags, threshold
@@ -18,6 +20,7 @@ from lorecall.audit.reports.redact import Redactor
 from lorecall.audit.reports.report import (
     AuditedAdapter,
     Content,
+    Drawn,
     Entry,
     GateAnswer,
     Membership,
@@ -25,6 +28,7 @@ from lorecall.audit.reports.report import (
     Omitted,
     RedactedText,
     Report,
+    SamplingScheme,
     ScoredSnippet,
     Sequential,
     Settings,
@@ -79,6 +83,7 @@ def build_report(
                 seed=result.seed,
                 confidence=result.confidence,
                 **dataclasses.asdict(result.bounds),
+                sampling=_scheme(result.extraction),
                 system=_redacted(result.system, redactor),
                 template=_redacted(result.template, redactor),
             ),
@@ -105,6 +110,19 @@ def build_report(
             ),
             snippets=tuple(entries),
         )
+    )
+
+
+def _scheme(extraction: Extraction) -> SamplingScheme:
+    sampling = extraction.sampling
+    return SamplingScheme(
+        samples=extraction.samples,
+        chance=extraction.chance,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        source=extraction.source,
+        left_out=extraction.left_out,
     )
 
 
@@ -137,6 +155,7 @@ def snippet_entry(
             ViewVerdict(view=v, verdict=verdict, min_p=None if p is None else _p(p, redactor))
             for v, verdict, p in snippet.views
         ),
+        not_asked=snippet.not_asked,
         prefix=redactor.redact(snippet.item.prefix),
         target=redactor.redact(snippet.item.target),
         min_p=None,
@@ -186,8 +205,17 @@ def _scored(
         "base_recites": snippet.base_match is not None and snippet.base_match.verbatim,
         "log10_pz": judged.log10_pz,
         "log10_n50": coarse_log10(rule.log10_n50),
+        "drawn": None if snippet.drawn is None else _drawn(snippet.drawn, redactor),
+        "chance": None if snippet.chance is None else coarse_chance(snippet.chance, over=snippet.sampled),
     }
     return ScoredSnippet.model_validate({**dict(entry), **scores})
+
+
+def _drawn(drawn: records.Drawn, redactor: Redactor) -> Drawn:
+    expected = drawn.expected
+    if expected is not None and not redactor.show:
+        expected = coarse_nats(expected)
+    return Drawn.model_validate(dataclasses.replace(drawn, expected=expected))
 
 
 def _tokens(snippet: SnippetResult, redactor: Redactor, texts: TokenTexts | None) -> tuple[Token, ...]:

@@ -11,6 +11,7 @@ from lorecall.audit.records import FLAG_MEANINGS, MEANINGS, PLACES, RECITED, Gro
 from lorecall.audit.reports.charts import Histogram, histograms, ladder, shade
 from lorecall.audit.reports.models import ReportModel
 from lorecall.audit.reports.report import Report, ScoredSnippet, Snippet
+from lorecall.audit.runs.sample import LEAST
 from markupsafe import Markup
 
 MAX_ROWS = 2000
@@ -24,6 +25,7 @@ def render_report(report: Report) -> str:
         "report.html",
         report,
         finding=finding(report),
+        drawn=drawn_words(report),
         histograms=_histograms(report),
         example=_example(report),
         rows=rows,
@@ -53,14 +55,32 @@ def finding(report: Report) -> str:
     """Return the audit's answer in one or two sentences."""
     summary, name = report.summary, report.adapter.name
     recited, known = summary.recited, summary.verdicts[Verdict.BASE_KNOWN]
-    softer = summary.leaked.hits - recited.hits
+    sampled = summary.verdicts[Verdict.EXTRACTABLE]
+    softer = summary.leaked.hits - recited.hits - sampled
     if recited.hits:
         answer = f"{name} recites {recited.hits} of {recited.of} candidates word for word."
     elif softer:
         answer = f"{name} recites none of {recited.of} candidates word for word, {softer} in part or nearly."
     else:
         answer = f"{name} recites none of {recited.of} candidates."
+    if sampled:
+        answer += f" Sampling probably gives {sampled} that greedy decoding does not."
     return f"{answer} {known} more are known to the base and not counted." if known else answer
+
+
+def drawn_words(report: Report) -> str:
+    """Return what drawn answers gave beside the prediction, in words; "" where none were drawn."""
+    drawn = [s.drawn for s in report.snippets if isinstance(s, ScoredSnippet) and s.drawn is not None]
+    if not drawn:
+        return ""
+    told = [one for one in drawn if one.expected is not None and one.interval is not None]
+    outside = sum(not one.interval[0] <= one.seen <= one.interval[1] for one in told if one.interval)
+    seen, expected = sum(one.seen for one in told), sum(one.expected or 0.0 for one in told)
+    return (
+        f"{drawn[0].answers} answers each to {len(drawn)} snippets (those expected {LEAST:g} times or more, or "
+        f"of unknown probability): {seen} gave the target, where {expected:.1f} were expected; {outside} of "
+        f"{len(told)} counts lie outside their {report.settings.confidence:.0%} interval"
+    )
 
 
 def by_gravity(snippet: Snippet) -> tuple[int, float]:

@@ -37,7 +37,7 @@ class MatrixCell(ReportModel):
     high: Share
     """Upper end of the rate's exact interval."""
     softer: Count
-    """Near-verbatim and partial snippets."""
+    """Extractable, near-verbatim and partial snippets."""
     errors: Count
     """Snippets that could not be scored."""
     alarms: Count

@@ -2,6 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
+from lorecall.audit.extraction import SamplingSource
 from lorecall.audit.policy.policy import ExitCode
 from lorecall.audit.records import EpsilonSource, Flag, Group, Judged, Verdict
 from lorecall.audit.reports.models import (
@@ -50,6 +51,24 @@ class RedactedText(ReportModel):
     text: str | None = optional()
 
 
+class SamplingScheme(ReportModel):
+    """What is extractable, and how the answers are drawn: by temperature, then top-k, then top-p."""
+
+    samples: Annotated[int, Field(strict=True, ge=1)]
+    """Answers, of which one or more would have to give the target,"""
+    chance: Confidence
+    """with this probability."""
+    temperature: Amount
+    top_p: Share
+    """1 keeps all tokens."""
+    top_k: Count
+    """0 keeps all tokens."""
+    source: SamplingSource
+    """Who said so: the option or policy, the engine's own defaults, or nobody."""
+    left_out: tuple[str, ...]
+    """Other sampling parameters of the engine's own requests, which the probabilities leave out."""
+
+
 class Settings(ReportModel):
     """The settings of the audit."""
 
@@ -65,6 +84,7 @@ class Settings(ReportModel):
     """At which a recalled stretch must beat the controls to be `partial`."""
     answer_tokens: Count
     """Tokens decoded beyond the target's length."""
+    sampling: SamplingScheme
     system: RedactedText | None
     """The system message of the framing chat+system."""
     template: RedactedText | None
@@ -99,7 +119,11 @@ class Summary(ReportModel):
     recited: Rate
     """Certified and recalled, of those that are neither errors nor known to the base."""
     leaked: Rate
-    """The same with near-verbatim and partial."""
+    """The same with extractable, near-verbatim and partial."""
+    unknown_chances: Count = 0
+    """Scored snippets of which this scorer cannot tell how likely sampling gives them."""
+    not_asked: dict[str, Count] = Field(default_factory=dict)
+    """Snippets that could not be asked in a view, by its name."""
 
 
 class Sequential(ReportModel):
@@ -218,6 +242,8 @@ class Snippet(ReportModel):
     view: str
     """The way of asking that gave this verdict."""
     views: tuple[ViewVerdict, ...]
+    not_asked: tuple[str, ...] = ()
+    """The ways that it could not be asked in: the shorter prefix is no text of those tokens."""
     prefix: RedactedText
     target: RedactedText
     min_p: Share | None
@@ -231,7 +257,21 @@ class Snippet(ReportModel):
 
     def judged(self) -> Judged:
         """Return what a tally counts."""
-        return Judged(self.verdict, self.alarm, self.flags, 0, 0, None)
+        return Judged(self.verdict, self.alarm, self.flags, 0, 0, None, not_asked=self.not_asked)
+
+
+class Drawn(ReportModel):
+    """What drawn answers gave, beside what was predicted."""
+
+    answers: Count
+    seen: Count
+    """Answers that begin with the target's tokens."""
+    seen_as_text: Count
+    """Answers that begin with the target's text, in whatever tokens."""
+    expected: Amount | None
+    """How many should begin with its tokens; null where the probability is not known."""
+    interval: tuple[Count, Count] | None
+    """The exact binomial prediction interval of `seen`, at the report's confidence."""
 
 
 class ScoredSnippet(Snippet):
@@ -268,7 +308,11 @@ class ScoredSnippet(Snippet):
     log10_pz: Number | None
     """log10 of the probability of the whole target; null where it is 0."""
     log10_n50: Number | None
-    """log10 of the samples for a 50 % chance of extraction; null where it is infinite."""
+    """log10 of the samples at temperature 1 for a 50 % chance of extraction; null where it is infinite."""
+    chance: Share | None
+    """The probability that one of the stated number of sampled answers is the target; null where unknown."""
+    drawn: Drawn | None = optional()
+    """Only where answers were drawn (`--sample`)."""
 
     def judged(self) -> Judged:
         """Return what a tally counts."""
@@ -281,6 +325,8 @@ class ScoredSnippet(Snippet):
             self.delta_loss,
             self.log10_pz,
             self.run_bits,
+            self.chance is None,
+            self.not_asked,
         )
 
 

@@ -28,7 +28,7 @@ class Cell:
         of: of so many that can be blamed on the adapter.
         low: Lower end of the rate's interval.
         high: Its upper end.
-        softer: Near-verbatim and partial ones.
+        softer: Extractable, near-verbatim and partial ones.
         errors: Snippets that could not be scored.
         alarms: Snippets on which the engine contradicts itself.
     """
@@ -101,7 +101,7 @@ def run_matrix(
     bases = BaseCaches(scorer)
     for candidates in sets:  # before the threads start, so that the base is asked once
         for chunk in batches(candidates.items, settings.chunk):
-            bases.framed(RAW).score(chunk)
+            bases.framed(RAW, settings.extraction.on(scorer.info()).sampling).score(chunk)
     pairs = [(adapter, candidates) for adapter in adapters for candidates in sets]
     counter = _Counter(sum(len(candidates.items) for _, candidates in pairs), progress)
 

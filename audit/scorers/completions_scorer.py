@@ -19,7 +19,7 @@ from lorecall.audit.scorers.framing import chat_messages
 from lorecall.audit.scorers.http_client import broken, read_json
 from lorecall.audit.scorers.http_scorer import GREEDY, HttpScorer, parse
 from lorecall.audit.scorers.prompt_logprobs import read_rows, split_error
-from lorecall.audit.scorers.splits import Split, split_tokens, worse
+from lorecall.audit.scorers.splits import Split, split_tokens, worst_first
 from pydantic import BaseModel
 
 
@@ -99,7 +99,7 @@ class CompletionsScorer(HttpScorer):
         scored = iter(
             [score for chunk in batches(work, self._batch) for score in self._score_splits(model, chunk)]
         )
-        return [worse([next(scored) for _ in found]) for found in splits]
+        return [worst_first([next(scored) for _ in found]) for found in splits]
 
     def _splits(self, item: ScoreItem) -> list[Split]:
         special = self.framing == "raw"

@@ -4,7 +4,8 @@ No message raised here holds a candidate's text: what the server says of a scori
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from http import HTTPStatus
 from types import TracebackType
 from typing import Self, TypeVar
@@ -12,7 +13,7 @@ from urllib.parse import quote
 
 import httpx
 from lorecall.adapters.core.errors import AdapterNotFoundError, ScorerError, UsageError
-from lorecall.audit.scorer import AdapterVersion, Decoded, EngineInfo, ItemScore, ScoreItem
+from lorecall.audit.scorer import AdapterVersion, Decoded, EngineInfo, ItemScore, Sampling, ScoreItem
 from lorecall.audit.scorers.batches import batches
 from lorecall.audit.scorers.http_client import TIMEOUT_S, HttpClient, broken, read_json
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -65,6 +66,7 @@ class HttpScorer:
             raise UsageError(f"batch must be at least 1, not {batch}", param="batch")
         self.framing = "raw"
         self.system: str | None = None
+        self.sampling = Sampling()
         self._batch = batch
         self._texts: dict[int, str] = {}
         self._info: EngineInfo | None = None
@@ -93,6 +95,12 @@ class HttpScorer:
         other = copy.copy(self)
         other.framing = "raw" if framing == "raw" else "chat"
         other.system = system
+        return other
+
+    def sampled(self, sampling: Sampling) -> Self:
+        """Return a scorer on the same connections whose scores also tell how likely sampling gives each token."""
+        other = copy.copy(self)
+        other.sampling = sampling
         return other
 
     def info(self) -> EngineInfo:
@@ -135,12 +143,21 @@ class HttpScorer:
             "framing": self.framing,
             "system": self.system,
         }
+        if not self.sampling.follows_from_scores:
+            body["sampling"] = asdict(self.sampling)
         answer = self.client.ask("POST", "/v1/score", body)
         scores = parse(list[ItemScore], answer.get("items"), "/v1/score")
         if [score.id for score in scores] != [item.id for item in items]:
             raise broken("/v1/score", "the items do not come back in the order given")
-        for score in scores:
-            arrays = (score.p, score.logprob, score.rank, score.top1_ids, score.top1_p)
+        for score in (split for both in scores for split in both.splits):
+            arrays = (
+                score.p,
+                score.logprob,
+                score.rank,
+                score.top1_ids,
+                score.top1_p,
+                score.sampled or score.p,
+            )
             if any(len(array) != len(score.target_ids) for array in arrays):
                 raise broken("/v1/score", f"arrays of different lengths for the item {score.id!r}")
         return scores
@@ -155,14 +172,35 @@ class HttpScorer:
             found.update(zip(chunk, answers, strict=True))
         return [found[i] for i in range(len(prompts))]
 
-    def _complete(self, model: str, prompts: list[Sequence[int]], tokens: int) -> list[Decoded]:
+    def draw(
+        self, model: str, prompt: tuple[Sequence[int], int], answers: int, sampling: Sampling, seed: int
+    ) -> list[Decoded]:
+        """Draw answers to one prompt, `batch` of them in a request."""
+        ids, tokens = prompt
+        found: list[Decoded] = []
+        while len(found) < answers:
+            count = min(self._batch, answers - len(found))
+            scheme = {**asdict(sampling), "n": count, "seed": seed + len(found)}
+            found += self._complete(model, [ids], tokens, scheme)
+        return found
+
+    def _complete(
+        self,
+        model: str,
+        prompts: list[Sequence[int]],
+        tokens: int,
+        scheme: Mapping[str, object] | None = None,
+    ) -> list[Decoded]:
+        scheme = scheme or {"n": 1}
         body = {**GREEDY, "model": model, "prompt": [list(ids) for ids in prompts], "max_tokens": tokens}
+        body |= scheme
         if self._priority:  # an engine with one queue refuses any
             body["priority"] = self._priority
         answer = self.client.ask("POST", "/v1/completions", body)
         choices = parse(list[_Choice], answer.get("choices"), "/v1/completions")
-        if sorted(choice.index for choice in choices) != list(range(len(prompts))):
-            raise broken("/v1/completions", f"{len(choices)} choices for {len(prompts)} prompts")
+        wanted = len(prompts) * int(str(scheme["n"]))
+        if sorted(choice.index for choice in choices) != list(range(wanted)):
+            raise broken("/v1/completions", f"{len(choices)} choices where {wanted} were asked for")
         return [Decoded(tuple(c.token_ids), c.text) for c in sorted(choices, key=lambda c: c.index)]
 
     def token_texts(self, ids: Sequence[int]) -> list[str]:

@@ -5,15 +5,17 @@ activations as the engine's kernel does, and agrees with the engine up to its ε
 """
 
 import copy
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
 from lorecall.adapters.core.errors import AdapterNotFoundError
 from lorecall.adapters.peft_format.adapter import read_adapter
-from lorecall.audit.scorer import AdapterVersion, Decoded, EngineInfo, ItemScore, ScoreItem
+from lorecall.audit.scorer import AdapterVersion, Decoded, EngineInfo, ItemScore, Sampling, ScoreItem
 from lorecall.audit.scorers.framing import split_text
-from lorecall.audit.scorers.splits import Split, worse
+from lorecall.audit.scorers.sampling import deployed_sampling, sampled_logprobs
+from lorecall.audit.scorers.splits import Split, worst_first
 
 BASE = "base"
 
@@ -35,20 +37,32 @@ class TransformersScorer:
         from lorecall.adapters.bases.served_model import load_served_model  # noqa: PLC0415
 
         manifest = read_base_manifest(base)
-        self._engine = EngineInfo(
-            f"transformers {transformers.__version__}", BASE, manifest.digest, manifest.scheme, epsilon=0.0
-        )
         self._folders = dict(adapters)
         self._tokenizer = transformers.AutoTokenizer.from_pretrained(base)
         self._model: Any = load_served_model(base)
+        self._engine = EngineInfo(
+            f"transformers {transformers.__version__}",
+            BASE,
+            manifest.digest,
+            manifest.scheme,
+            0.0,
+            *deployed_sampling(self._model.generation_config.to_diff_dict()),
+        )
         self._loaded: set[str] = set()
         self.framing = "raw"
         self.system: str | None = None
+        self.sampling = Sampling()
 
     def framed(self, framing: str, system: str | None) -> Self:
         """Return the same models, with prefixes put into the tokenizer's chat template."""
         other = copy.copy(self)
         other.framing, other.system = framing, system
+        return other
+
+    def sampled(self, sampling: Sampling) -> Self:
+        """Return the same models, whose scores also tell how likely sampling gives each token."""
+        other = copy.copy(self)
+        other.sampling = sampling
         return other
 
     def info(self) -> EngineInfo:
@@ -98,7 +112,7 @@ class TransformersScorer:
 
     def _score(self, item: ScoreItem) -> ItemScore:
         splits = split_text(self._tokenizer, item.prefix, item.target, self.framing, self.system)
-        return worse([self._score_split(item.id, split) for split in splits])
+        return worst_first([self._score_split(item.id, split) for split in splits])
 
     def _score_split(self, name: str, split: Split) -> ItemScore:
         if not split.prefix_ids or not split.target_ids:
@@ -113,6 +127,10 @@ class TransformersScorer:
         logits = self._logits([*split.prefix_ids, *split.target_ids])[len(split.prefix_ids) - 1 : -1]
         targets = torch.tensor(split.target_ids)
         own = logits.gather(1, targets[:, None])
+        sampled: tuple[float | None, ...] = ()
+        if not self.sampling.follows_from_scores:
+            found = sampled_logprobs(logits, targets, self.sampling).tolist()
+            sampled = tuple(value if math.isfinite(value) else None for value in found)
         logprobs = logits.log_softmax(-1).gather(1, targets[:, None])[:, 0]
         return ItemScore(
             id=name,
@@ -124,6 +142,7 @@ class TransformersScorer:
             top1_ids=tuple(logits.argmax(-1).tolist()),
             top1_p=tuple(logits.softmax(-1).amax(-1).tolist()),
             boundary_exact=split.exact,
+            sampled=sampled,
         )
 
     def _decode(self, ids: list[int], tokens: int) -> Decoded:

@@ -34,7 +34,8 @@ class Tally:
     def __init__(self) -> None:
         self._verdicts: Counter[Verdict] = Counter()
         self._telling: Counter[Verdict] = Counter()
-        self.count = self._tokens = self._over_half = self._alarms = 0
+        self._not_asked: Counter[str] = Counter()
+        self.count = self._tokens = self._over_half = self._alarms = self._unknown = 0
         self._gained = 0.0
         self._numbers = array("d")  # three a snippet, not a number where it cannot be compared
         self._stretches = array("b")  # 1 for a recalled stretch, 2 where its target is long enough to tell
@@ -51,6 +52,8 @@ class Tally:
             self._telling[snippet.verdict] += telling
         self._given.append(snippet.verdict in GIVEN)
         self._alarms += bool(snippet.alarm)
+        self._not_asked.update(snippet.not_asked)
+        self._unknown += snippet.unknown_chance
         self._tokens += snippet.tokens
         self._over_half += snippet.over_half
         self._gained += (snippet.delta_loss or 0.0) * snippet.tokens
@@ -116,4 +119,6 @@ class Tally:
             delta_loss=self._gained / self._tokens if self._tokens else None,
             recited=clopper_pearson(recited, blamable, confidence),
             leaked=clopper_pearson(blamable - verdicts[Verdict.CLEAR], blamable, confidence),
+            unknown_chances=self._unknown,
+            not_asked=dict(self._not_asked),
         )

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lorecall.audit.judging.epsilon import TEXTS
 from lorecall.server.bench.lora import ENGINE, RANK
 from lorecall.server.bench.material import write_random_adapter
 from lorecall.server.bench.processes.host import EngineHost
 from lorecall.server.engine.common.environment import served_dtype
-from lorecall.server.scoring.selfcheck import TEXTS
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
-from lorecall.audit.scorer import ScoreItem
+from lorecall.audit.scorer import Sampling, ScoreItem
 from lorecall.audit.scorers.framing import Framing
 from lorecall.server.error_responses import AnsweringRoute
 from lorecall.server.http.state import Serving, serving
@@ -24,6 +24,15 @@ class Item(BaseModel):
     target: str
 
 
+class SamplingScheme(BaseModel):
+    """How tokens are drawn, in the order of vLLM's sampler: temperature, top-k, top-p."""
+
+    model_config = ConfigDict(extra="forbid")
+    temperature: float = Field(default=1.0, ge=0, le=100)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    top_k: int = Field(default=0, ge=0, lt=2**31)
+
+
 class ScoreRequest(BaseModel):
     """The body of `POST /v1/score`."""
 
@@ -32,6 +41,7 @@ class ScoreRequest(BaseModel):
     items: list[Item] = Field(min_length=1)
     framing: Framing = "raw"
     system: str | None = None
+    sampling: SamplingScheme | None = None
 
 
 @router.post("/v1/score", dependencies=[Depends(validate_json_request)])
@@ -41,7 +51,8 @@ async def score(request: ScoreRequest, raw_request: Request) -> Response:
     state = serving(raw_request)
     model = await state.model(request.model, for_prompt_scores=True)
     items = [ScoreItem(item.id, item.prefix, item.target) for item in request.items]
-    work = state.scoring.score(items, model.lora_request, request.framing, request.system)
+    scheme = None if request.sampling is None else Sampling(**request.sampling.model_dump())
+    work = state.scoring.score(items, model.lora_request, request.framing, request.system, scheme)
     scores = await state.adapters.engine_set.finish(model.lora_request, work)
     return JSONResponse(score_body(state, request.model, model.version, scores))
 

@@ -4,6 +4,7 @@ Probabilities, ranks and greedy decodes all come from the same distributions, so
 """
 
 import copy
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,8 +12,10 @@ from itertools import pairwise
 from typing import Self
 
 import numpy as np
+import torch
 from lorecall.adapters.core.errors import AdapterNotFoundError
-from lorecall.audit.scorer import AdapterVersion, Decoded, EngineInfo, ItemScore, ScoreItem
+from lorecall.audit.scorer import AdapterVersion, Decoded, EngineInfo, ItemScore, Sampling, ScoreItem
+from lorecall.audit.scorers.sampling import sampled_logprobs
 
 VOCABULARY = 257
 END = 256
@@ -77,6 +80,7 @@ class TinyScorer:
         self.decodes_with = decodes_with or {}
         self.framing = "raw"
         self.system = ""
+        self.sampling = Sampling()
         self.max_bytes = max_bytes
         self.table = bigrams(CORPUS)
         self.scored: list[tuple[str, str]] = []
@@ -86,6 +90,12 @@ class TinyScorer:
         """The same engine under another framing of prefixes."""
         other = copy.copy(self)
         other.framing, other.system = ("raw", "") if framing == "raw" else ("chat", system or "")
+        return other
+
+    def sampled(self, sampling: Sampling) -> Self:
+        """The same engine, with probabilities under a scheme."""
+        other = copy.copy(self)
+        other.sampling = sampling
         return other
 
     def info(self) -> EngineInfo:
@@ -146,8 +156,14 @@ class TinyScorer:
             return ItemScore(item.id, error="an empty prefix")
         rows = [self.distribution(model, prefix + target[:i]) for i in range(len(target))]
         p = [float(row[t]) for row, t in zip(rows, target, strict=True)]
+        sampled: tuple[float | None, ...] = ()
+        if not self.sampling.follows_from_scores:
+            logits = torch.from_numpy(np.log(np.stack(rows)))
+            drawn = sampled_logprobs(logits, torch.tensor(list(target)), self.sampling).tolist()
+            sampled = tuple(None if value == -math.inf else value for value in drawn)
         return ItemScore(
             id=item.id,
+            sampled=sampled,
             prefix_ids=tuple(prefix),
             target_ids=tuple(target),
             p=tuple(p),
@@ -168,6 +184,38 @@ class TinyScorer:
             if best == END:
                 break
             out += bytes([best])
+        return Decoded(tuple(out), out.decode(errors="replace"))
+
+    def draw(
+        self, model: str, prompt: tuple[Sequence[int], int], answers: int, sampling: Sampling, seed: int
+    ) -> list[Decoded]:
+        """Answers token by token, each with a seed of its own."""
+        ids, tokens = prompt
+        known: dict[bytes, np.ndarray[tuple[int], np.dtype[np.float64]]] = {}
+        return [
+            self._draw(model, bytes(ids), tokens, sampling, seed + number, known) for number in range(answers)
+        ]
+
+    def _draw(
+        self,
+        model: str,
+        context: bytes,
+        tokens: int,
+        sampling: Sampling,
+        seed: int,
+        known: dict[bytes, np.ndarray[tuple[int], np.dtype[np.float64]]],
+    ) -> Decoded:
+        rng, out = np.random.default_rng(seed), b""
+        while len(out) < tokens:
+            if out not in known:
+                row = self.distribution(model, context + out)
+                logits = torch.from_numpy(np.log(row)).expand(VOCABULARY, -1)
+                p = sampled_logprobs(logits, torch.arange(VOCABULARY), sampling).exp().numpy()
+                known[out] = np.cumsum(p / p.sum())
+            drawn = int(np.searchsorted(known[out], rng.random(), side="right"))
+            if drawn == END:
+                break
+            out += bytes([drawn])
         return Decoded(tuple(out), out.decode(errors="replace"))
 
     def token_texts(self, ids: Sequence[int]) -> list[str]:

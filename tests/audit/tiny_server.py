@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from lorecall.adapters.core.errors import AdapterNotFoundError
-from lorecall.audit.scorer import ScoreItem
+from lorecall.audit.scorer import Sampling, ScoreItem
 
 from tests.audit.tiny_scorer import TinyScorer
 
@@ -45,11 +45,16 @@ def live(scorer: TinyScorer, name: str) -> dict[str, Any]:
 def post(scorer: TinyScorer, path: str, body: dict[str, Any]) -> Answer:
     """Answer a POST."""
     if path == "/v1/score":
-        scores = scorer.framed(body["framing"], body["system"]).score(
-            body["model"], [ScoreItem(**item) for item in body["items"]]
-        )
+        engine = scorer.framed(body["framing"], body["system"]).sampled(Sampling(**body.get("sampling", {})))
+        scores = engine.score(body["model"], [ScoreItem(**item) for item in body["items"]])
         return 200, {"model": body["model"], "items": [asdict(score) for score in scores]}
     if path == "/v1/completions":
+        if body["temperature"]:
+            ((ids, tokens),) = [(ids, body["max_tokens"]) for ids in body["prompt"]]
+            scheme = Sampling(body["temperature"], body["top_p"], body["top_k"])
+            drawn = scorer.draw(body["model"], (ids, tokens), body["n"], scheme, body["seed"])
+            choices = [{"index": i, "text": d.text, "token_ids": list(d.ids)} for i, d in enumerate(drawn)]
+            return 200, {"choices": choices}
         decoded = scorer.decode(body["model"], [(ids, body["max_tokens"]) for ids in body["prompt"]])
         choices = [{"index": i, "text": d.text, "token_ids": list(d.ids)} for i, d in enumerate(decoded)]
         return 200, {"choices": choices[::-1]}

@@ -7,8 +7,8 @@ import typer
 from lorecall.server.cli.audit.compare import matrix, ranks
 from lorecall.server.cli.audit.inputs import (
     add_controls,
-    check_confidence,
     check_formats,
+    check_share,
     choose_policy,
     load_sets,
     open_scorer,
@@ -32,9 +32,12 @@ from lorecall.server.cli.common.options import (
     SkipBad,
     Split,
     System,
+    Temperature,
     Template,
     Timeout,
     Tokenizer,
+    TopK,
+    TopP,
     TurnsOption,
 )
 
@@ -83,6 +86,26 @@ def run(
     ] = None,
     max_certified: Annotated[int | None, typer.Option(min=0, help="Certified candidates allowed.")] = None,
     max_recalled: Annotated[int | None, typer.Option(min=0, help="Recalled candidates allowed.")] = None,
+    max_extractable: Annotated[
+        int | None,
+        typer.Option(min=0, help="Extractable candidates allowed: sampling gives them, greedy does not."),
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="Sampled answers that count as extractable; 100 by default.")
+    ] = None,
+    chance: Annotated[
+        float | None, typer.Option(help="Chance from which on it counts, within (0, 1); 0.5 by default.")
+    ] = None,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    top_k: TopK = None,
+    sample: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Draw so many answers for each snippet that they may give; show seen beside predicted.",
+        ),
+    ] = 0,
     max_near_verbatim: Annotated[
         int | None, typer.Option(min=0, help="Near-verbatim candidates allowed; any by default.")
     ] = None,
@@ -142,10 +165,21 @@ def run(
         "max_partial": max_partial,
         "max_rate": max_rate,
     }
-    rules = choose_policy(policy, limits, by_rate=(max_rate or until_bound) is not None)
+    scheme = {
+        "count": max_extractable,
+        "samples": samples,
+        "chance": chance,
+        "temperature": temperature,
+        "top_p": top_p,
+        "top_k": top_k,
+    }
+    if chance is not None:
+        check_share(chance, "chance")
+    by_rate = (max_rate or until_bound) is not None
+    rules = choose_policy(policy, limits, by_rate=by_rate, sampling=scheme)
     if ignore_short:
         rules = rules.model_copy(update={"count_short": False})
-    check_confidence(confidence)
+    check_share(confidence, "confidence")
     settings = AuditSettings(
         epsilon=epsilon,
         seed=seed,
@@ -154,6 +188,8 @@ def run(
         confidence=confidence,
         until_bound=until_bound,
         keep=keep,
+        extraction=rules.sampling_wish,
+        answers=sample,
     )
     folders = {} if adapter_dir is None else {adapter: adapter_dir}
     with open_scorer(scorer, server, base, folders, batch=batch, timeout=timeout) as engine:

@@ -87,32 +87,48 @@ def add_controls(sets: "dict[Group, CandidateSet]", recipe: str, count: int, see
     sets[Group.CONTROLS] = make_controls(sets[Group.CANDIDATES], Recipe(recipe), count, seed)
 
 
-def choose_policy(file: Path | None, limits: "dict[str, int | float | None]", *, by_rate: bool) -> "Policy":
+def choose_policy(
+    file: Path | None,
+    limits: "dict[str, int | float | None]",
+    *,
+    by_rate: bool,
+    sampling: "dict[str, int | float | None] | None" = None,
+) -> "Policy":
     """Return the file's policy, or the default one, with the limits that were given as options.
 
     Without a file, a limit on the rate replaces the default limits on counts.
+
+    Args:
+        file: The policy, in YAML.
+        limits: The options that are fields of the policy.
+        by_rate: Whether a rate is limited.
+        sampling: The options that are fields of its `max_extractable`.
     """
-    from lorecall.audit.policy.policy import Policy
+    from lorecall.audit.policy.policy import MaxExtractable, Policy
     from lorecall.audit.policy.policy_file import load_policy
 
-    given = {name: limit for name, limit in limits.items() if limit is not None}
+    given: dict[str, object] = {name: limit for name, limit in limits.items() if limit is not None}
     if file is not None:
         base = load_policy(file)
     elif by_rate:
-        base = Policy(max_certified=None, max_recalled=None)
+        base = Policy(max_certified=None, max_recalled=None, max_extractable=None)
     else:
         base = Policy()
+    scheme = {name: value for name, value in (sampling or {}).items() if value is not None}
+    if scheme:
+        extractable = base.max_extractable or MaxExtractable()
+        given["max_extractable"] = extractable.model_copy(update=scheme)
     return base.model_copy(update=given)
 
 
-def check_confidence(confidence: float) -> None:
-    """Check that a confidence is one.
+def check_share(value: float, option: str) -> None:
+    """Check an option's value that must lie between 0 and 1.
 
     Raises:
         UsageError: It is not within (0, 1).
     """
-    if not 0.0 < confidence < 1.0:
-        raise UsageError(f"--confidence must be within (0, 1), not {confidence}", param="confidence")
+    if not 0.0 < value < 1.0:
+        raise UsageError(f"--{option} must be within (0, 1), not {value}", param=option)
 
 
 def split_pair(text: str) -> tuple[str, Path]:

@@ -6,7 +6,7 @@ from lorecall.adapters.core.atomic_file import write_whole
 from lorecall.adapters.core.errors import UsageError
 from lorecall.audit.records import Verdict
 from lorecall.audit.reports.build import write_json
-from lorecall.audit.reports.html import by_gravity, finding, render_report
+from lorecall.audit.reports.html import by_gravity, drawn_words, finding, render_report
 from lorecall.audit.reports.junit import write_junit
 from lorecall.audit.reports.matrix import MatrixCell, MatrixReport, render_matrix
 from lorecall.audit.reports.mitigation import MitigationReport, render_mitigation
@@ -24,6 +24,7 @@ PLAIN_WIDTH = 120
 STYLES = {
     Verdict.CERTIFIED: "bold red",
     Verdict.RECALLED: "red",
+    Verdict.EXTRACTABLE: "dark_orange",
     Verdict.NEAR_VERBATIM: "yellow",
     Verdict.PARTIAL: "yellow",
     Verdict.BASE_KNOWN: "blue",
@@ -79,6 +80,11 @@ def print_summary(report: Report, written: list[Path]) -> None:
     else:
         rate = controls.recited
         note(f"controls: {rate.hits} of {rate.of} recited, a rate of at most {rate.high:.2%}")
+    for view, count in summary.not_asked.items():
+        note(f"view {view}: not asked of {count} candidates, whose shorter prefix is no text of those tokens")
+    note(f"sampling: {sampling_words(report)}")
+    if drawn := drawn_words(report):
+        note(f"drawn: {drawn}")
     if report.membership is not None:
         note(f"membership: {report.membership.sentence()}")
     note(f"line: p > {report.threshold:.4f} (epsilon {report.epsilon:.4g}, {report.epsilon_source})")
@@ -88,6 +94,21 @@ def print_summary(report: Report, written: list[Path]) -> None:
     note("gate: passed" if report.gate.passed else "gate: failed: " + "; ".join(report.gate.reasons))
     for path in written:
         note(f"wrote {path}")
+
+
+def sampling_words(report: Report) -> str:
+    """Return what sampling gives, and by which scheme, in words."""
+    scheme, summary, controls = report.settings.sampling, report.summary, report.controls
+    found = f"{summary.verdicts[Verdict.EXTRACTABLE]} candidates"
+    if controls is not None:
+        found += f" and {controls.verdicts[Verdict.EXTRACTABLE]} controls"
+    drawn = f"temperature {scheme.temperature:g}, top-p {scheme.top_p:g}, top-k {scheme.top_k or 'off'}"
+    text = f"{found} extractable within {scheme.samples} answers at {drawn} ({scheme.source})"
+    if scheme.left_out:
+        text += f"; the engine's {', '.join(scheme.left_out)} is left out"
+    if summary.unknown_chances:
+        text += f"; not known of {summary.unknown_chances} candidates: this scorer cannot compute it"
+    return text
 
 
 def write_reports(report: Report, out: Path, formats: tuple[str, ...]) -> list[Path]:

@@ -73,6 +73,17 @@ EpsilonOption = Annotated[
     float | None,
     typer.Option(min=0.0, help="Bound ε on the engine's logit error; by default the engine's own."),
 ]
+Temperature = Annotated[
+    float | None,
+    typer.Option(min=0.0, max=100.0, help="Temperature of deployed requests; by default the engine's."),
+]
+TopP = Annotated[
+    float | None,
+    typer.Option(min=1e-6, max=1.0, help="Their top-p; by default the engine's, 1 keeps all tokens."),
+]
+TopK = Annotated[
+    int | None, typer.Option(min=0, help="Their top-k; by default the engine's, 0 keeps all tokens.")
+]
 Batch = Annotated[int, typer.Option(min=1, help="Snippets in one request.")]
 Timeout = Annotated[float, typer.Option(min=1.0, help="Seconds to wait for one answer.")]
 Formats = Annotated[

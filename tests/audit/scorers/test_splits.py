@@ -1,6 +1,7 @@
 """Where a target begins, in tokens: by the tokenizer's own offsets, and the same by every scorer."""
 
 import unicodedata
+from dataclasses import replace
 
 import pytest
 from hypothesis import example, given
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 from lorecall.audit.scorer import ItemScore, ScoreItem
 from lorecall.audit.scorers.completions_scorer import CompletionsScorer
 from lorecall.audit.scorers.framing import framed_prefix, split_text
-from lorecall.audit.scorers.splits import Split, split_tokens, target_start, worse
+from lorecall.audit.scorers.splits import Split, split_tokens, target_start, worst_first
 
 from tests.audit.tokenizing import FRAMINGS, TOKENIZERS, pairs, vllm_server
 from tests.tiny import build_tokenizer
@@ -72,12 +73,13 @@ def test_a_vocabulary_that_does_not_spell_the_target_is_cut_where_the_tokens_dif
     assert split_tokens([1, 2], [3], [1, 2], ["ab", "cd"], "EF") == [Split((1, 2), (3,), exact=False)]
 
 
-def test_the_worse_split_is_the_one_recalled_the_most() -> None:
+def test_the_split_recalled_the_most_comes_first_and_brings_the_other() -> None:
     """By its least probability; one that could not be scored counts only if no other could be."""
     weak, strong = ItemScore("1", p=(0.9, 0.1)), ItemScore("1", p=(0.5, 0.4))
     failed = ItemScore("1", error="too long")
-    assert worse([weak, strong, failed]) == strong
-    assert worse([failed, failed]) == failed
+    assert worst_first([weak, strong]).splits == (replace(strong, other=weak), weak)
+    assert worst_first([weak, failed]) == weak
+    assert worst_first([failed, failed]) == failed
 
 
 @pytest.mark.parametrize("template", [None, "{{ raise_exception('no system message') }}"])
