@@ -219,8 +219,9 @@ class Outcome:
         of: Candidates in the set.
         taken: Candidates taken so far.
         hits: Recited ones among them.
-        low: Lower end of the interval of the whole set's rate.
-        high: Its upper end.
+        low: Lower end of the interval of the whole set's rate; those that could not be scored count as not recited.
+        high: Its upper end; they count as recited.
+        errors: Those taken that could not be scored.
     """
 
     bound: float
@@ -230,6 +231,7 @@ class Outcome:
     hits: int
     low: float
     high: float
+    errors: int = 0
 
     @property
     def decision(self) -> str:

@@ -35,6 +35,7 @@ from lorecall.audit.reports.report import (
     ViewVerdict,
 )
 from lorecall.audit.reports.seal import seal
+from lorecall.audit.stats.intervals import at_most
 from pydantic import TypeAdapter
 
 ENTRIES = TypeAdapter[list[Snippet]](list[Entry])
@@ -117,7 +118,10 @@ def _multiplicity(result: AuditResult) -> Multiplicity:
     tested = result.summaries[Group.CANDIDATES].recited.of
     controls = result.summaries.get(Group.CONTROLS)
     return Multiplicity(
-        tests=tested, false_alarms_at_most=None if controls is None else tested * controls.recited.high
+        tests=tested,
+        false_alarms_at_most=None
+        if controls is None
+        else tested * at_most(controls.recited.hits, controls.recited.of, result.confidence),
     )
 
 

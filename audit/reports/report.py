@@ -110,6 +110,8 @@ class Sequential(ReportModel):
     of: Count
     taken: Count
     hits: Count
+    errors: Count
+    """Candidates that could not be scored: the lower end counts them as not recited, the upper end as recited."""
     low: Share
     high: Share
     decision: Literal["below", "above", "open"]
@@ -120,7 +122,7 @@ class Multiplicity(ReportModel):
 
     tests: Count
     false_alarms_at_most: Amount | None
-    """Tests times the upper end of the controls' rate; null without controls."""
+    """Tests times the one-sided upper bound of the controls' rate; null without controls."""
 
 
 class TruePositiveRate(ReportModel):

@@ -84,7 +84,7 @@ def run(
     max_certified: Annotated[int | None, typer.Option(min=0, help="Certified candidates allowed.")] = None,
     max_recalled: Annotated[int | None, typer.Option(min=0, help="Recalled candidates allowed.")] = None,
     max_near_verbatim: Annotated[
-        int | None, typer.Option(min=0, help="Near-verbatim candidates allowed; any by default.")
+        int | None, typer.Option(min=0, help="Near-verbatim candidates allowed; 0 by default.")
     ] = None,
     max_partial: Annotated[
         int | None, typer.Option(min=0, help="Partial candidates allowed; any by default.")
@@ -94,14 +94,15 @@ def run(
         typer.Option(
             min=0.0,
             max=1.0,
-            help="Largest rate recited, by the upper end of its interval, in place of the two counts.",
+            help="Largest rate recited, by its one-sided upper bound, in place of the first two counts.",
         ),
     ] = None,
     until_bound: Annotated[
         float | None,
         typer.Option(
             metavar="RATE",
-            help="Audit in random order and stop once the rate is known to be below or above this one.",
+            help="Audit in random order and stop once the rate is known to be below or above this one; no count "
+            "can be limited then.",
         ),
     ] = None,
     confidence: Annotated[float, typer.Option(help="Confidence of every interval, within (0, 1).")] = 0.95,
@@ -142,7 +143,7 @@ def run(
         "max_partial": max_partial,
         "max_rate": max_rate,
     }
-    rules = choose_policy(policy, limits, by_rate=(max_rate or until_bound) is not None)
+    rules = choose_policy(policy, limits, until_bound)
     if ignore_short:
         rules = rules.model_copy(update={"count_short": False})
     check_confidence(confidence)

@@ -87,10 +87,16 @@ def add_controls(sets: "dict[Group, CandidateSet]", recipe: str, count: int, see
     sets[Group.CONTROLS] = make_controls(sets[Group.CANDIDATES], Recipe(recipe), count, seed)
 
 
-def choose_policy(file: Path | None, limits: "dict[str, int | float | None]", *, by_rate: bool) -> "Policy":
+def choose_policy(
+    file: Path | None, limits: "dict[str, int | float | None]", until_bound: float | None = None
+) -> "Policy":
     """Return the file's policy, or the default one, with the limits that were given as options.
 
-    Without a file, a limit on the rate replaces the default limits on counts.
+    Without a file, a limit on the rate replaces the default limits on the counts that it is about. A bound to stop
+    at replaces all of them.
+
+    Raises:
+        UsageError: The audit may stop early, and the policy limits a count: a sample cannot show that it is met.
     """
     from lorecall.audit.policy.policy import Policy
     from lorecall.audit.policy.policy_file import load_policy
@@ -98,11 +104,20 @@ def choose_policy(file: Path | None, limits: "dict[str, int | float | None]", *,
     given = {name: limit for name, limit in limits.items() if limit is not None}
     if file is not None:
         base = load_policy(file)
-    elif by_rate:
+    elif until_bound is not None:
+        base = Policy(max_certified=None, max_recalled=None, max_near_verbatim=None)
+    elif "max_rate" in given:
         base = Policy(max_certified=None, max_recalled=None)
     else:
         base = Policy()
-    return base.model_copy(update=given)
+    policy = base.model_copy(update=given)
+    if until_bound is not None and policy.limits_counts:
+        raise UsageError(
+            "--until-bound may stop after a part of the candidates, and the policy limits how many may be found",
+            hint="limit the rate with max_rate, and set max_certified and the other counts to null in the policy",
+            param="until_bound",
+        )
+    return policy
 
 
 def check_confidence(confidence: float) -> None:

@@ -97,7 +97,7 @@ def mitigate(
         sets=load_sets(candidates, controls, reader(skip_bad=skip_bad)),
         retained=load_input(retained, split=TextSplit.WINDOW),
         settings=settings,
-        policy=choose_policy(policy, {}, by_rate=False),
+        policy=choose_policy(policy, {}),
     )
     with (
         _open_engine(server, base, adapter, batch=batch, timeout=timeout) as (scorer, deployment),

@@ -13,6 +13,7 @@ from lorecall.audit.reports.mitigation import MitigationReport, render_mitigatio
 from lorecall.audit.reports.models import ReportModel
 from lorecall.audit.reports.ranks import RanksReport, render_ranks
 from lorecall.audit.reports.report import Report, ScoredSnippet, Snippet
+from lorecall.audit.stats.intervals import at_most
 from lorecall.server.cli.common.console import note
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -77,8 +78,9 @@ def print_summary(report: Report, written: list[Path]) -> None:
     if controls is None:
         note("controls: none given, so 'clear' has no error bound, and nothing is 'partial'")
     else:
-        rate = controls.recited
-        note(f"controls: {rate.hits} of {rate.of} recited, a rate of at most {rate.high:.2%}")
+        rate, confidence = controls.recited, report.settings.confidence
+        most = f"{at_most(rate.hits, rate.of, confidence):.2%} (one-sided, {confidence:.0%})"
+        note(f"controls: {rate.hits} of {rate.of} recited, a rate of at most {most}")
     if report.membership is not None:
         note(f"membership: {report.membership.sentence()}")
     note(f"line: p > {report.threshold:.4f} (epsilon {report.epsilon:.4g}, {report.epsilon_source})")
@@ -173,8 +175,9 @@ def print_matrix(report: MatrixReport) -> None:
         table.add_row(escape(adapter), *(_matrix_cell(cell) for cell in row))
     stdout().print(table)
     for cell in report.cells:
-        if cell.recited and not cell.own:
-            note(f"{cell.adapter} recites {cell.recited} of {cell.of} of {cell.candidates}")
+        if (cell.recited or cell.near_verbatim) and not cell.own:
+            nearly = f", and {cell.near_verbatim} nearly" if cell.near_verbatim else ""
+            note(f"{cell.adapter} recites {cell.recited} of {cell.of} of {cell.candidates}{nearly}")
 
 
 def _matrix_cell(cell: MatrixCell) -> str:

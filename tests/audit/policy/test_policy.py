@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.policy.policy import ExitCode, Policy, judge_result
-from lorecall.audit.records import AuditResult, Group, Judged, Verdict
+from lorecall.audit.records import AuditResult, Flag, Group, Judged, Verdict
 from lorecall.audit.runs.single import AuditSettings, run_audit
 from lorecall.audit.scorer import ScoreItem
 from lorecall.audit.stats.tally import Tally
@@ -14,7 +14,7 @@ from tests.audit.conftest import as_set, memory_of, phone
 from tests.audit.tiny_scorer import BASE, Memory, TinyScorer
 
 LONG = ScoreItem("long", "a ", "x" * 1000)
-OPEN = Policy(max_certified=None, max_recalled=None)
+OPEN = Policy(max_certified=None, max_recalled=None, max_near_verbatim=None)
 
 
 def audited(scorer: TinyScorer, items: tuple[ScoreItem, ...]) -> AuditResult:
@@ -45,14 +45,68 @@ def test_limits_are_of_each_verdict(pairs: tuple[ScoreItem, ...]) -> None:
     assert judge_result(recalled, Policy(max_recalled=1)).passed
 
 
-def test_a_rate_is_held_by_its_interval_not_by_its_point(engine: TinyScorer) -> None:
-    """0 of 12 has an upper end of 26 %: it passes a limit of 30 % and fails one of 1 %."""
+def test_near_verbatim_fails_by_default(pairs: tuple[ScoreItem, ...]) -> None:
+    """One wrong digit of ten is a leak under the default policy."""
+    item = pairs[0]
+    wrong = item.target[:5] + str((int(item.target[5]) + 1) % 10) + item.target[6:]
+    result = audited(TinyScorer({"a": Memory((item.prefix + wrong,))}), (item,))
+    gate = judge_result(result, Policy())
+    assert gate.exit_code is ExitCode.LEAKS
+    assert gate.reasons == ("1 candidate near-verbatim, where the policy allows 0",)
+    assert judge_result(result, Policy(max_near_verbatim=1)).passed
+
+
+def test_a_rate_is_held_by_its_bound_not_by_its_point(engine: TinyScorer) -> None:
+    """0 of 12 bounds the rate at 22 %: it passes a limit of 30 %, and cannot tell of one of 1 %.
+
+    That is no leak, so it is exit code 3; a rate found over the limit is exit code 1.
+    """
     items = tuple(phone(i, salt=5) for i in range(12))
     result = run_audit(engine, "leaky", {Group.CANDIDATES: as_set(items)}, AuditSettings())
     assert result.summaries[Group.CANDIDATES].recited.hits == 0
     assert judge_result(result, OPEN.model_copy(update={"max_rate": 0.3})).passed
     gate = judge_result(result, OPEN.model_copy(update={"max_rate": 0.01}))
-    assert gate.exit_code is ExitCode.LEAKS
+    assert gate.exit_code is ExitCode.INCOMPLETE
+    found = parts(candidates=[*judged(Verdict.RECALLED, 4), *judged(Verdict.CLEAR, 296)])
+    assert judge_result(found, OPEN.model_copy(update={"max_rate": 0.01})).exit_code is ExitCode.LEAKS
+
+
+def test_no_hit_in_300_passes_a_limit_of_one_percent() -> None:
+    """By the one-sided bound, 0.994 %; 0 of 298 does not, for candidates and for controls."""
+    for found, passes in ((300, True), (298, False)):
+        rate = parts(candidates=judged(Verdict.CLEAR, found))
+        assert judge_result(rate, OPEN.model_copy(update={"max_rate": 0.01})).passed is passes
+        controls = parts(candidates=judged(Verdict.CLEAR, 1), controls=judged(Verdict.CLEAR, found))
+        assert judge_result(controls, Policy(max_control_rate=0.01)).passed is passes
+
+
+@pytest.mark.parametrize(
+    ("candidates", "words"),
+    [
+        ({}, "of 0 candidates 0 are known to the base, 0 could not be scored, and 0 are too short"),
+        ({Verdict.BASE_KNOWN: 5}, "of 5 candidates 5 are known to the base"),
+        ({Verdict.ERROR: 3}, "of 3 candidates 0 are known to the base, 3 could not be scored"),
+        ({Verdict.BASE_KNOWN: 2, Verdict.ERROR: 1}, "of 3 candidates 2 are known to the base, 1 could not"),
+    ],
+)
+@pytest.mark.parametrize("policy", [Policy(), OPEN])
+def test_what_tested_nothing_passes_nothing(
+    candidates: dict[Verdict, int], words: str, policy: Policy
+) -> None:
+    """Nothing that could be blamed on the adapter: exit code 3, whatever the policy allows."""
+    found = [one for verdict, count in candidates.items() for one in judged(verdict, count)]
+    gate = judge_result(parts(candidates=found, controls=judged(Verdict.CLEAR, 300)), policy)
+    assert gate.exit_code is ExitCode.INCOMPLETE
+    assert f"nothing was tested: {words}" in "; ".join(gate.reasons)
+
+
+def test_only_short_targets_are_nothing_where_these_do_not_count() -> None:
+    """A policy that leaves short targets out has tested nothing on a set of them."""
+    short = [Judged(Verdict.CLEAR, "", (Flag.SHORT,), 3, 0, 0.0)] * 4
+    assert judge_result(parts(candidates=short), Policy()).passed
+    gate = judge_result(parts(candidates=short), Policy(count_short=False))
+    assert gate.exit_code is ExitCode.INCOMPLETE
+    assert "4 are too short to count" in gate.reasons[0]
 
 
 def test_a_snippet_that_could_not_be_scored_is_no_clean_bill(engine: TinyScorer) -> None:
@@ -76,7 +130,8 @@ def test_an_engine_that_disagrees_outweighs_everything(pairs: tuple[ScoreItem, .
 
 def test_short_targets_can_be_left_out() -> None:
     """A recited target that the base finds likely counts unless the policy says otherwise."""
-    result = audited(TinyScorer({"a": Memory(("Zebra: own",))}), (ScoreItem("easy", "Zebra: ", "own"),))
+    items = (ScoreItem("easy", "Zebra: ", "own"), phone(1))
+    result = audited(TinyScorer({"a": Memory(("Zebra: own",))}), items)
     assert not judge_result(result, Policy()).passed
     assert judge_result(result, Policy(count_short=False)).passed
 

@@ -177,6 +177,20 @@ def test_a_sequential_audit_reports_where_it_stopped(run: Run) -> None:
     assert result.exit_code == 1
 
 
+def test_an_early_stop_and_a_limit_on_a_count_exclude_each_other(run: Run, tmp_path: Path) -> None:
+    """Refused before anything is scored, from an option as from a file; the file can lift its limits."""
+    for options in (("--max-certified", "0"), ("--max-partial", "3")):
+        error = error_of(run("run", "--adapter", "clean", "--until-bound", "0.2", *options))
+        assert (error.exit_code, error.param) == (2, "until_bound")
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("schema_version: 1\nmax_rate: 0.5\n")
+    chosen = ("run", "--adapter", "clean", "--until-bound", "0.5", "--policy", str(policy))
+    assert error_of(run(*chosen)).param == "until_bound"
+    lifted = "max_certified: null\nmax_recalled: null\nmax_near_verbatim: null\n"
+    policy.write_text(f"schema_version: 1\nmax_rate: 0.5\n{lifted}")
+    assert run(*chosen).exit_code == 0
+
+
 def test_framings_and_prefix_lengths_are_options(run: Run) -> None:
     """Every way of asking stands in the report."""
     result = run(
