@@ -196,6 +196,7 @@ class Membership:
         controls: Controls that they were compared with.
         rate: The false discovery rate at which a candidate is a finding.
         findings: Candidates that are, of those that are not recited or nearly so.
+        least_q: The smallest false discovery rate at which one of them is a finding; 1 if there is none.
         line: The largest p-value of a finding; 0 if there is none.
         controls_over: Controls whose p-value against the others is no larger than that.
         roc: How well ΔL tells candidates from controls.
@@ -204,6 +205,7 @@ class Membership:
     controls: int
     rate: float
     findings: int
+    least_q: float
     line: float
     controls_over: int
     roc: Roc
@@ -219,8 +221,8 @@ class Outcome:
         of: Candidates in the set.
         taken: Candidates taken so far.
         hits: Recited ones among them.
-        low: Lower end of the interval of the whole set's rate; those that could not be scored count as not recited.
-        high: Its upper end; they count as recited.
+        low: Lower end of the interval of the whole set's rate; errors count as not recited.
+        high: Its upper end; errors count as recited.
         errors: Those taken that could not be scored.
     """
 
@@ -294,8 +296,10 @@ class Judged:
         delta_loss: Base loss minus adapter loss, in nats a token; None without scores.
         log10_pz: log10 of the probability of the whole target; None where that is 0, and without scores.
         run_bits: Surprise under the base of the longest stretch that only the adapter recalls, in bits.
+        base_loss: The base's loss on the target, in nats a token; None without scores.
+        tags: The candidate's labels.
 
-    The last three are rounded as a report gives them, so that a report's own numbers give its findings again.
+    Its numbers are rounded as a report gives them, so that a report's own numbers give its findings again.
     """
 
     verdict: Verdict
@@ -306,6 +310,8 @@ class Judged:
     delta_loss: float | None
     log10_pz: float | None = None
     run_bits: float = 0.0
+    base_loss: float | None = None
+    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -361,8 +367,8 @@ class SnippetResult:
 
     def judged(self) -> Judged:
         """Return what is counted of it."""
-        judged = Judged(self.verdict, self.alarm, self.flags, 0, 0, None)
-        if self.rule is None:
+        judged = Judged(self.verdict, self.alarm, self.flags, 0, 0, None, tags=self.item.tags)
+        if self.rule is None or self.base_rule is None:
             return judged
         return replace(
             judged,
@@ -371,6 +377,7 @@ class SnippetResult:
             delta_loss=None if self.delta_loss is None else coarse_nats(self.delta_loss),
             log10_pz=coarse_log10(self.rule.log_pz / math.log(10.0)),
             run_bits=coarse_bits(self.run_bits),
+            base_loss=coarse_nats(self.base_rule.loss),
         )
 
 
@@ -434,6 +441,7 @@ class Epsilon:
 class AuditResult:
     """One adapter's audit; of many snippets it holds the gravest, and the summaries count all.
 
+    `by_tag` counts the candidates with each tag;
     `no_controls` counts the uploader's controls that share text with the operator's candidates; `system` and
     `template` are the secret texts of its framings.
     """
@@ -452,6 +460,7 @@ class AuditResult:
     summaries: dict[Group, SetSummary] = field(default_factory=dict)
     sequential: Outcome | None = None
     membership: Membership | None = None
+    by_tag: dict[str, SetSummary] = field(default_factory=dict)
     no_controls: int = 0
     system: str | None = None
     template: str | None = None

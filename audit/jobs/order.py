@@ -84,7 +84,13 @@ class OrderSettings(BaseModel):
             UsageError: A framing is unknown, or lacks its text.
         """
         views = make_views(self.framing, system, self.prefix_tokens, template)
-        return AuditSettings(epsilon=self.epsilon, seed=self.seed, confidence=self.confidence, views=views)
+        return AuditSettings(
+            epsilon=self.epsilon,
+            bounds=self.rules().bounds.bounds(),
+            seed=self.seed,
+            confidence=self.confidence,
+            views=views,
+        )
 
 
 class _Fields(OrderSettings):

@@ -5,7 +5,8 @@ from typing import Any
 
 from lorecall.audit.inputs.controls import overlapping
 from lorecall.audit.jobs.spool import Texts
-from lorecall.audit.policy.policy import Policy, judge_result
+from lorecall.audit.policy.gate import judge_result
+from lorecall.audit.policy.policy import Policy
 from lorecall.audit.records import AuditResult, Epsilon, Group
 from lorecall.audit.reports.build import build_report
 from lorecall.audit.reports.redact import Redactor
@@ -60,6 +61,7 @@ def recorded_report(
         seconds=seconds,
         summaries=summaries,
         membership=membership,
+        by_tag=tallies[Group.CANDIDATES].by_tag(settings.confidence),
         no_controls=no_controls(texts),
         system=secret_of(settings.views, "system"),
         template=secret_of(settings.views, "template"),
@@ -70,7 +72,7 @@ def recorded_report(
 def _beside_controls(entry: Snippet, tally: Tally, number: int) -> Snippet:
     """Return an entry with what its comparison with the controls gave."""
     standing = tally.standing(number)
-    verdict = tally.verdict(number, entry.judged())
+    verdict = tally.verdict(number)
     return entry.model_copy(update={"verdict": verdict, "p_value": standing.p, "q_value": standing.q})
 
 

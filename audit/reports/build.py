@@ -11,7 +11,8 @@ from lorecall.audit.coarse import coarse_bits, coarse_log10, coarse_nats, coarse
 from lorecall.audit.judging.match import align
 from lorecall.audit.judging.peer_measures import exact_memorization, extraction_strength
 from lorecall.audit.judging.rule import argmax_flags, threshold
-from lorecall.audit.policy.policy import Gate, Policy
+from lorecall.audit.policy.gate import Gate
+from lorecall.audit.policy.policy import Policy
 from lorecall.audit.records import AuditResult, Group, SnippetResult
 from lorecall.audit.reports.models import SCHEMA_VERSION, Engine, Inputs, Tool, parse
 from lorecall.audit.reports.redact import Redactor
@@ -89,10 +90,11 @@ def build_report(
                 passed=gate.passed,
                 exit_code=gate.exit_code,
                 reasons=gate.reasons,
-                policy=policy.model_dump(),
+                policy=policy.model_dump(mode="json"),
             ),
             summary=summaries[Group.CANDIDATES],
             controls=summaries.get(Group.CONTROLS),
+            by_tag={tag: Summary.model_validate(summary) for tag, summary in result.by_tag.items()},
             own_candidates=summaries.get(Group.OWN_CANDIDATES),
             own_controls=summaries.get(Group.OWN_CONTROLS),
             sequential=None if result.sequential is None else Sequential.model_validate(result.sequential),
@@ -148,6 +150,7 @@ def snippet_entry(
         tokens=(),
         p_value=snippet.p_value,
         q_value=snippet.q_value,
+        tags=snippet.item.tags,
     )
     return entry if snippet.rule is None else _scored(entry, snippet, redactor, token_texts)
 

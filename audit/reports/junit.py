@@ -16,9 +16,9 @@ NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 def render_junit(report: Report) -> str:
     """Return the report as JUnit XML.
 
-    A candidate that is recited or nearly is a failure, such a control too; a snippet that could not be scored or on
-    which the engine contradicts itself is an error. The gate is a test case of its own, because a policy may
-    allow some leaks: a failure where it found leaks, an error where the audit is not complete.
+    A candidate that is recited, or nearly, is a failure, as is such a control; a snippet that could not be
+    scored, or on which the engine contradicts itself, is an error. The gate is a test case of its own, because
+    a policy may allow some leaks: a failure where it found leaks, an error where the audit is not complete.
     """
     root = ET.Element("testsuites", name="lorecall audit")
     adapter = report.adapter.name

@@ -25,6 +25,7 @@ from lorecall.audit.reports.models import (
     Tool,
     VerdictCounts,
     Version,
+    is_empty,
     optional,
 )
 from pydantic import ConfigDict, Discriminator, Field, StrictBool, Tag
@@ -154,6 +155,8 @@ class Membership(ReportModel):
     rate: Share
     """The false discovery rate at which a candidate is a finding (Benjamini, Hochberg 1995)."""
     findings: Count
+    least_q: Share
+    """The smallest false discovery rate at which a candidate that is not recited is a finding."""
     line: Share
     """The largest p-value of a finding; 0 if there is none."""
     controls_over: Count
@@ -230,10 +233,12 @@ class Snippet(ReportModel):
     """Conformal, against the controls."""
     q_value: Share | None = optional()
     """The smallest false discovery rate at which this candidate is a finding."""
+    tags: tuple[str, ...] = Field(default=(), exclude_if=is_empty)
+    """The user's labels of the candidate, shown in clear."""
 
     def judged(self) -> Judged:
         """Return what a tally counts."""
-        return Judged(self.verdict, self.alarm, self.flags, 0, 0, None)
+        return Judged(self.verdict, self.alarm, self.flags, 0, 0, None, tags=self.tags)
 
 
 class ScoredSnippet(Snippet):
@@ -283,6 +288,8 @@ class ScoredSnippet(Snippet):
             self.delta_loss,
             self.log10_pz,
             self.run_bits,
+            self.base_loss,
+            self.tags,
         )
 
 
@@ -316,6 +323,8 @@ class Content(ReportModel):
     """Over the candidates only."""
     controls: Summary | None
     """Over the controls; null if there were none."""
+    by_tag: dict[str, Summary] = Field(default_factory=dict, exclude_if=is_empty)
+    """Over the candidates with each tag."""
     own_candidates: Summary | None = optional()
     """Over the candidates that came with the adapter; they can add a refusal, and take none away."""
     own_controls: Summary | None = optional()

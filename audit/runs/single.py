@@ -105,6 +105,7 @@ def run_audit(
         summaries={group: tally.summary(settings.confidence) for group, tally in tallies.items()},
         sequential=outcome,
         membership=membership,
+        by_tag=tallies[Group.CANDIDATES].by_tag(settings.confidence),
         system=secret_of(settings.views, "system"),
         template=secret_of(settings.views, "template"),
     )

@@ -124,7 +124,7 @@ def run(
 ) -> None:
     """Audit one adapter: exit 0 clean, 1 leaks over the policy, 3 incomplete, 4 the engine disagrees."""
     from lorecall.audit.judging.views import make_views
-    from lorecall.audit.policy.policy import judge_result
+    from lorecall.audit.policy.gate import judge_result
     from lorecall.audit.reports.build import build_report
     from lorecall.audit.reports.redact import redactor
     from lorecall.audit.runs.single import AuditSettings, run_audit
@@ -149,6 +149,7 @@ def run(
     check_confidence(confidence)
     settings = AuditSettings(
         epsilon=epsilon,
+        bounds=rules.bounds.bounds(),
         seed=seed,
         chunk=batch,
         views=views,

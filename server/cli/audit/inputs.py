@@ -92,8 +92,8 @@ def choose_policy(
 ) -> "Policy":
     """Return the file's policy, or the default one, with the limits that were given as options.
 
-    Without a file, a limit on the rate replaces the default limits on the counts that it is about. A bound to stop
-    at replaces all of them.
+    Without a file, a limit on the rate replaces the default limits on the counts that it is about; a bound to
+    stop at replaces all of them.
 
     Raises:
         UsageError: The audit may stop early, and the policy limits a count: a sample cannot show that it is met.
@@ -113,8 +113,8 @@ def choose_policy(
     policy = base.model_copy(update=given)
     if until_bound is not None and policy.limits_counts:
         raise UsageError(
-            "--until-bound may stop after a part of the candidates, and the policy limits how many may be found",
-            hint="limit the rate with max_rate, and set max_certified and the other counts to null in the policy",
+            "--until-bound may stop after a part of the candidates, and the policy limits what may be found",
+            hint="limit the rate with max_rate, and set max_certified and the other counts to null",
             param="until_bound",
         )
     return policy

@@ -75,6 +75,9 @@ def print_summary(report: Report, written: list[Path]) -> None:
     counts = ", ".join(f"{count} {verdict}" for verdict, count in summary.verdicts.items() if count)
     note(finding(report))
     note(f"candidates: {counts}; {summary.tokens_over_half} of {summary.tokens} tokens over 0.5")
+    for tag, tagged in report.by_tag.items():
+        counts = ", ".join(f"{count} {verdict}" for verdict, count in tagged.verdicts.items() if count)
+        note(f"tag {tag}: {counts}")
     if controls is None:
         note("controls: none given, so 'clear' has no error bound, and nothing is 'partial'")
     else:

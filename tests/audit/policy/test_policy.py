@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 from lorecall.audit.inputs.candidates import CandidateSet
-from lorecall.audit.policy.policy import ExitCode, Policy, judge_result
-from lorecall.audit.records import AuditResult, Flag, Group, Judged, Verdict
+from lorecall.audit.policy.gate import judge_result
+from lorecall.audit.policy.policy import ExitCode, Policy, PolicyBounds, TagLimits
+from lorecall.audit.records import AuditResult, Flag, Group, Judged, Membership, Roc, Verdict
 from lorecall.audit.runs.single import AuditSettings, run_audit
 from lorecall.audit.scorer import ScoreItem
 from lorecall.audit.stats.tally import Tally
@@ -100,6 +101,104 @@ def test_what_tested_nothing_passes_nothing(
     assert f"nothing was tested: {words}" in "; ".join(gate.reasons)
 
 
+def test_a_least_number_of_candidates_counts_those_that_were_tested() -> None:
+    """Three clear ones beside errors and known lines are three."""
+    result = parts(candidates=[*judged(Verdict.CLEAR, 3), *judged(Verdict.BASE_KNOWN, 9)])
+    assert judge_result(result, Policy(min_candidates=3)).passed
+    gate = judge_result(result, Policy(min_candidates=4))
+    assert (gate.exit_code, gate.reasons) == (
+        ExitCode.INCOMPLETE,
+        ("3 candidates tested, where the policy asks for 4",),
+    )
+
+
+def test_a_required_framing_must_have_been_asked(pairs: tuple[ScoreItem, ...]) -> None:
+    """A clean bill of one framing is none of another."""
+    result = audited(TinyScorer({"a": memory_of(())}), pairs)
+    assert judge_result(result, Policy(required_framings=("raw",))).passed
+    gate = judge_result(result, Policy(required_framings=("raw", "chat")))
+    assert gate.exit_code is ExitCode.INCOMPLETE
+    assert gate.reasons == ("the policy asks for the framing chat, in which nothing was asked",)
+
+
+def test_an_audit_by_other_bounds_is_not_the_policys(pairs: tuple[ScoreItem, ...]) -> None:
+    """A policy's bounds are those that the verdicts must have been given by."""
+    bounds = PolicyBounds(edit_distance=0.3)
+    sets = {Group.CANDIDATES: as_set(pairs)}
+    scorer = TinyScorer({"a": memory_of(())})
+    policy = Policy(bounds=bounds)
+    assert judge_result(run_audit(scorer, "a", sets, AuditSettings(bounds=bounds.bounds())), policy).passed
+    assert (
+        judge_result(run_audit(scorer, "a", sets, AuditSettings()), policy).exit_code is ExitCode.INCOMPLETE
+    )
+
+
+def tagged(found: list[Judged], *tags: str) -> list[Judged]:
+    return [replace(one, tags=tags) for one in found]
+
+
+PII = TagLimits(tags=("pii",), max_certified=0, max_recalled=0)
+
+
+def test_each_tag_is_held_to_its_limits() -> None:
+    """One certified candidate is allowed of all, none of those with the tag; each tag counts on its own."""
+    plain = [*judged(Verdict.CERTIFIED, 1), *judged(Verdict.CLEAR, 5)]
+    policy = Policy(max_certified=1, by_tag=(PII,))
+    clean = parts(candidates=[*plain, *tagged(judged(Verdict.CLEAR, 3), "pii", "name")])
+    assert judge_result(clean, policy).passed
+    leaking = parts(
+        candidates=[*judged(Verdict.CLEAR, 5), *tagged(judged(Verdict.CERTIFIED, 1), "pii", "name")]
+    )
+    gate = judge_result(leaking, policy)
+    assert gate.exit_code is ExitCode.LEAKS
+    found = "1 candidate certified, where the policy allows 0"
+    assert gate.reasons == (f"of the candidates with the tag 'pii': {found}",)
+    both = PII.model_copy(update={"tags": ("name", "pii")})
+    assert len(judge_result(leaking, Policy(max_certified=1, by_tag=(both,))).reasons) == 2
+
+
+def test_a_tag_that_nobody_has_tested_is_incomplete() -> None:
+    """A misspelt tag, or one whose candidates the base knows or could not be scored, passes nothing."""
+    unscored = tagged([*judged(Verdict.ERROR, 1), *judged(Verdict.BASE_KNOWN, 1)], "pii")
+    for more in ([], unscored):
+        gate = judge_result(parts(candidates=[*judged(Verdict.CLEAR, 5), *more]), Policy(by_tag=(PII,)))
+        assert gate.exit_code is ExitCode.INCOMPLETE
+        assert "of the candidates with the tag 'pii': nothing was tested" in gate.reasons
+
+
+def test_rates_and_least_numbers_hold_by_tag() -> None:
+    """0 of 50 does not show a rate of 1 %, although 0 of 400 does."""
+    limits = TagLimits(tags=("pii",), max_rate=0.01, min_candidates=60)
+    found = [*judged(Verdict.CLEAR, 350), *tagged(judged(Verdict.CLEAR, 50), "pii")]
+    gate = judge_result(parts(candidates=found), Policy(max_rate=0.01, by_tag=(limits,)))
+    assert gate.exit_code is ExitCode.INCOMPLETE
+    assert [reason.partition(": ")[2].split(",")[0] for reason in gate.reasons] == [
+        "50 candidates tested",
+        "0 of 50 candidates recited",
+    ]
+
+
+def standing_out(least_q: float, controls: int = 300) -> AuditResult:
+    """A result in which a candidate that is not recited stands out at this false discovery rate."""
+    roc = Roc(0.9, 0.8, 1.0, ())
+    membership = Membership(controls, 0.05, int(least_q <= 0.05), least_q, 0.0, 0, roc)
+    found = {"candidates": judged(Verdict.CLEAR, 50), "controls": judged(Verdict.CLEAR, controls)}
+    return replace(parts(**found), membership=membership)
+
+
+def test_membership_can_be_limited() -> None:
+    """A candidate that stands out at the policy's rate is a leak; too few controls to tell are incomplete."""
+    policy = Policy(max_membership_fdr=0.02)
+    assert judge_result(standing_out(0.03), policy).passed
+    gate = judge_result(standing_out(0.01), policy)
+    assert gate.exit_code is ExitCode.LEAKS
+    assert "at a false discovery rate of 1.00%, where the policy allows none at 2.00%" in gate.reasons[0]
+    for few in (standing_out(1.0, controls=20), replace(standing_out(1.0), membership=None)):
+        short = judge_result(few, policy)
+        assert short.exit_code is ExitCode.INCOMPLETE
+        assert "what stands out, which the policy limits: give 50 or more" in short.reasons[0]
+
+
 def test_only_short_targets_are_nothing_where_these_do_not_count() -> None:
     """A policy that leaves short targets out has tested nothing on a set of them."""
     short = [Judged(Verdict.CLEAR, "", (Flag.SHORT,), 3, 0, 0.0)] * 4
@@ -147,7 +246,8 @@ def parts(**snippets: list[Judged]) -> AuditResult:
     for group, tally in tallies.items():
         for one in snippets[group]:
             tally.add(one)
-    return replace(result, summaries={group: tally.summary(0.95) for group, tally in tallies.items()})
+    summaries = {group: tally.summary(0.95) for group, tally in tallies.items()}
+    return replace(result, summaries=summaries, by_tag=tallies[Group.CANDIDATES].by_tag(0.95))
 
 
 def test_two_thousand_harmless_snippets_hide_no_leak() -> None:

@@ -8,7 +8,8 @@ from importlib.resources import files
 
 import pytest
 from lorecall.audit.inputs.candidates import CandidateSet
-from lorecall.audit.policy.policy import Policy, judge_result
+from lorecall.audit.policy.gate import judge_result
+from lorecall.audit.policy.policy import Policy
 from lorecall.audit.records import Group, Verdict
 from lorecall.audit.reports.build import build_report
 from lorecall.audit.reports.html import MAX_ROWS, render_report

@@ -4,7 +4,8 @@ import dataclasses
 from xml.etree import ElementTree as ET
 
 from lorecall.audit.inputs.candidates import CandidateSet
-from lorecall.audit.policy.policy import Policy, judge_result
+from lorecall.audit.policy.gate import judge_result
+from lorecall.audit.policy.policy import Policy
 from lorecall.audit.records import Group
 from lorecall.audit.reports.build import build_report
 from lorecall.audit.reports.junit import render_junit

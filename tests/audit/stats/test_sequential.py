@@ -7,7 +7,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from lorecall.adapters.core.errors import UsageError
-from lorecall.audit.policy.policy import ExitCode, Policy, judge_result
+from lorecall.audit.policy.gate import judge_result
+from lorecall.audit.policy.policy import ExitCode, Policy
 from lorecall.audit.records import Group, Outcome
 from lorecall.audit.runs.single import AuditSettings, run_audit
 from lorecall.audit.scorer import ScoreItem
