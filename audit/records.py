@@ -212,6 +212,22 @@ class Membership:
 
 
 @dataclass(frozen=True, slots=True)
+class Calibration:
+    """Whether the controls can stand for candidates that were never trained on.
+
+    Attributes:
+        statistic: Largest distance between the distributions of the base's loss on candidates and on controls
+            (two-sample Kolmogorov-Smirnov); None where one of the two sets has no scores.
+        p_value: Its p-value.
+        reason: Why no rate may rest on the controls, "" if one may.
+    """
+
+    statistic: float | None
+    p_value: float | None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """How far a sequential audit is, and what it knows.
 
@@ -425,6 +441,16 @@ class SetSource:
     bad_lines: int = 0
     generated: str = ""
 
+    @property
+    def permuted(self) -> bool:
+        """Whether it pairs prefixes with targets of other candidates, which were trained."""
+        return self.generated.startswith("permutation")
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether its texts were drawn anew in the candidates' format."""
+        return self.generated.startswith("synthesis")
+
 
 EpsilonSource = Literal["engine", "option", "measured"]
 
@@ -459,6 +485,7 @@ class AuditResult:
     seconds: float
     summaries: dict[Group, SetSummary] = field(default_factory=dict)
     sequential: Outcome | None = None
+    calibration: Calibration | None = None
     membership: Membership | None = None
     by_tag: dict[str, SetSummary] = field(default_factory=dict)
     no_controls: int = 0

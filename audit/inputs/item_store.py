@@ -73,4 +73,4 @@ class ItemStore(Sequence[ScoreItem]):
         query = f"SELECT {COLUMNS} FROM items WHERE place >= ? AND place < ? ORDER BY place"  # noqa: S608  COLUMNS is a constant
         with self._lock:  # SQLite may be built to allow only one thread at a time on a connection
             rows = self._db.execute(query, (start, stop)).fetchall()
-        return [ScoreItem(*texts, tags=tuple(tags.split())) for *texts, tags in rows]
+        return [ScoreItem(name, prefix, target, tuple(tags.split())) for name, prefix, target, tags in rows]

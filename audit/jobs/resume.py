@@ -13,7 +13,7 @@ from lorecall.audit.reports.redact import Redactor
 from lorecall.audit.reports.report import Report, Snippet
 from lorecall.audit.runs.single import AuditSettings, secret_of
 from lorecall.audit.scorer import AdapterVersion, EngineInfo
-from lorecall.audit.stats.membership import compare_with_controls
+from lorecall.audit.stats.calibration import calibrate
 from lorecall.audit.stats.tally import Tally
 
 
@@ -44,7 +44,9 @@ def recorded_report(
     for entry in entries:
         numbers.append(tallies[entry.set].count)
         tallies[entry.set].add(entry.judged())
-    membership = compare_with_controls(tallies, settings.bounds.false_discovery_rate, settings.confidence)
+    sources = {group: given.source for group, given in texts.sets.items()}
+    rate = settings.bounds.false_discovery_rate
+    calibration, membership = calibrate(tallies, sources, rate, settings.confidence)
     final = [_beside_controls(e, tallies[e.set], number) for e, number in zip(entries, numbers, strict=True)]
     summaries = {group: tally.summary(settings.confidence) for group, tally in tallies.items()}
     result = AuditResult(
@@ -55,11 +57,12 @@ def recorded_report(
         seed=settings.seed,
         confidence=settings.confidence,
         views=tuple(view.label for view in settings.views),
-        sources={group: given.source for group, given in texts.sets.items()},
+        sources=sources,
         snippets=(),
         started=run["started"],
         seconds=seconds,
         summaries=summaries,
+        calibration=calibration,
         membership=membership,
         by_tag=tallies[Group.CANDIDATES].by_tag(settings.confidence),
         no_controls=no_controls(texts),

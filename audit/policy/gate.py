@@ -194,7 +194,15 @@ def _early_stop(result: AuditResult, policy: Policy) -> list[str]:
 
 def _control_gaps(result: AuditResult, policy: Policy) -> list[str]:
     """Return why the controls cannot give a clean bill although nothing leaked."""
-    controls = result.summaries.get(Group.CONTROLS)
+    controls, found = result.summaries.get(Group.CONTROLS), result.calibration
+    if found is not None and found.reason:
+        asked = (policy.min_controls, policy.max_control_rate, policy.max_partial, policy.max_membership_fdr)
+        rests = any(limit is not None for limit in asked)
+        return (
+            [f"no rate may rest on these controls, and the policy asks for one: {found.reason}"]
+            if rests
+            else []
+        )
     gaps: list[str] = []
     tested = 0 if controls is None else controls.recited.of
     if policy.min_controls is not None and tested < policy.min_controls:

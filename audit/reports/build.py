@@ -18,6 +18,7 @@ from lorecall.audit.reports.models import SCHEMA_VERSION, Engine, Inputs, Tool, 
 from lorecall.audit.reports.redact import Redactor
 from lorecall.audit.reports.report import (
     AuditedAdapter,
+    Calibration,
     Content,
     Entry,
     GateAnswer,
@@ -99,6 +100,9 @@ def build_report(
             own_controls=summaries.get(Group.OWN_CONTROLS),
             sequential=None if result.sequential is None else Sequential.model_validate(result.sequential),
             multiplicity=_multiplicity(result),
+            calibration=(
+                None if result.calibration is None else Calibration.model_validate(result.calibration)
+            ),
             membership=None if result.membership is None else Membership.model_validate(result.membership),
             omitted=Omitted.model_validate(
                 {
@@ -119,6 +123,8 @@ def _multiplicity(result: AuditResult) -> Multiplicity:
     """Return how many false alarms the controls' rate would allow among so many snippets tested at once."""
     tested = result.summaries[Group.CANDIDATES].recited.of
     controls = result.summaries.get(Group.CONTROLS)
+    if result.calibration is not None and result.calibration.reason:
+        controls = None
     return Multiplicity(
         tests=tested,
         false_alarms_at_most=None

@@ -28,6 +28,7 @@ from lorecall.audit.reports.models import (
     is_empty,
     optional,
 )
+from lorecall.audit.stats.calibration import LEVEL
 from pydantic import ConfigDict, Discriminator, Field, StrictBool, Tag
 from pydantic.dataclasses import dataclass
 
@@ -174,6 +175,30 @@ class Membership(ReportModel):
         for at in roc.rates:
             text += f", and {at.rate.hits} of {at.rate.of} at {at.false_positive_rate:.1%} false positives"
         return text
+
+
+class Calibration(ReportModel):
+    """Whether the controls can stand for candidates that were never trained on.
+
+    The base's loss on both sets has one distribution if they are exchangeable (two-sample Kolmogorov-Smirnov).
+    """
+
+    statistic: Share | None
+    """Largest distance between the two distributions; null where one of the sets has no scores."""
+    p_value: Share | None
+    reason: str
+    """Why no rate rests on the controls; empty if rates do."""
+
+    def sentence(self) -> str:
+        """Return it in words."""
+        if self.p_value is None:
+            return self.reason or "the base's loss could not be compared"
+        found = (
+            f"the base's loss on candidates and controls: D = {self.statistic:.3f}, p = {self.p_value:.2g}"
+        )
+        if self.reason:
+            return f"{found}; {self.reason}, so no rate rests on them"
+        return found if self.p_value >= LEVEL else f"{found}: the two differ, so a rate may be off"
 
 
 class Omitted(ReportModel):
@@ -331,8 +356,10 @@ class Content(ReportModel):
     sequential: Sequential | None
     """The sequential test, null if every candidate was asked for."""
     multiplicity: Multiplicity
+    calibration: Calibration | None = optional()
+    """Of the controls; left out without controls."""
     membership: Membership | None
-    """Null without controls: then nothing is `partial`."""
+    """Null without controls that rates may rest on: then nothing is `partial`."""
     omitted: Omitted
     snippets: tuple[Entry, ...]
 

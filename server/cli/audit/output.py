@@ -80,10 +80,15 @@ def print_summary(report: Report, written: list[Path]) -> None:
         note(f"tag {tag}: {counts}")
     if controls is None:
         note("controls: none given, so 'clear' has no error bound, and nothing is 'partial'")
+    elif report.calibration is not None and report.calibration.reason:
+        rate = controls.recited
+        note(f"controls: {rate.hits} of {rate.of} recited, which bounds no rate: {report.calibration.reason}")
     else:
         rate, confidence = controls.recited, report.settings.confidence
         most = f"{at_most(rate.hits, rate.of, confidence):.2%} (one-sided, {confidence:.0%})"
         note(f"controls: {rate.hits} of {rate.of} recited, a rate of at most {most}")
+    if report.calibration is not None:
+        note(f"calibration: {report.calibration.sentence()}")
     if report.membership is not None:
         note(f"membership: {report.membership.sentence()}")
     note(f"line: p > {report.threshold:.4f} (epsilon {report.epsilon:.4g}, {report.epsilon_source})")
