@@ -200,6 +200,7 @@ class Membership:
         controls: Controls that they were compared with.
         rate: The false discovery rate at which a candidate is a finding.
         findings: Candidates that are, of those that are not recited or nearly so.
+        least_q: The smallest false discovery rate at which one of them is a finding; 1 if there is none.
         line: The largest p-value of a finding; 0 if there is none.
         controls_over: Controls whose p-value against the others is no larger than that.
         roc: How well ΔL tells candidates from controls.
@@ -208,9 +209,26 @@ class Membership:
     controls: int
     rate: float
     findings: int
+    least_q: float
     line: float
     controls_over: int
     roc: Roc
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Whether the controls can stand for candidates that were never trained on.
+
+    Attributes:
+        statistic: Largest distance between the distributions of the base's loss on candidates and on controls
+            (two-sample Kolmogorov-Smirnov); None where one of the two sets has no scores.
+        p_value: Its p-value.
+        reason: Why no rate may rest on the controls, "" if one may.
+    """
+
+    statistic: float | None
+    p_value: float | None
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,8 +241,9 @@ class Outcome:
         of: Candidates in the set.
         taken: Candidates taken so far.
         hits: Recited ones among them.
-        low: Lower end of the interval of the whole set's rate.
-        high: Its upper end.
+        low: Lower end of the interval of the whole set's rate; errors count as not recited.
+        high: Its upper end; errors count as recited.
+        errors: Those taken that could not be scored.
     """
 
     bound: float
@@ -234,6 +253,7 @@ class Outcome:
     hits: int
     low: float
     high: float
+    errors: int = 0
 
     @property
     def decision(self) -> str:
@@ -298,6 +318,8 @@ class Judged:
         run_bits: Surprise under the base of the longest stretch that only the adapter recalls, in bits.
         not_asked: Views that it could not be asked in.
         unknown_chance: Whether it was scored, and its chance under the sampling scheme could not be computed.
+        base_loss: The base's loss on the target, in nats a token; None without scores.
+        tags: The candidate's labels.
 
     The numbers are rounded as a report gives them, so that a report's own numbers give its findings again.
     """
@@ -312,6 +334,8 @@ class Judged:
     run_bits: float = 0.0
     unknown_chance: bool = False
     not_asked: tuple[str, ...] = ()
+    base_loss: float | None = None
+    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -395,8 +419,17 @@ class SnippetResult:
 
     def judged(self) -> Judged:
         """Return what is counted of it."""
-        judged = Judged(self.verdict, self.alarm, self.flags, 0, 0, None, not_asked=self.not_asked)
-        if self.rule is None:
+        judged = Judged(
+            self.verdict,
+            self.alarm,
+            self.flags,
+            0,
+            0,
+            None,
+            not_asked=self.not_asked,
+            tags=self.item.tags,
+        )
+        if self.rule is None or self.base_rule is None:
             return judged
         return replace(
             judged,
@@ -406,6 +439,7 @@ class SnippetResult:
             log10_pz=coarse_log10(self.rule.log_pz / math.log(10.0)),
             run_bits=coarse_bits(self.run_bits),
             unknown_chance=self.chance is None,
+            base_loss=coarse_nats(self.base_rule.loss),
         )
 
 
@@ -457,6 +491,16 @@ class SetSource:
     bad_lines: int = 0
     generated: str = ""
 
+    @property
+    def permuted(self) -> bool:
+        """Whether it pairs prefixes with targets of other candidates, which were trained."""
+        return self.generated.startswith("permutation")
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether its texts were drawn anew in the candidates' format."""
+        return self.generated.startswith("synthesis")
+
 
 EpsilonSource = Literal["engine", "option", "measured"]
 
@@ -473,6 +517,7 @@ class Epsilon:
 class AuditResult:
     """One adapter's audit; of many snippets it holds the gravest, and the summaries count all.
 
+    `by_tag` counts the candidates with each tag;
     `no_controls` counts the uploader's controls that share text with the operator's candidates; `system` and
     `template` are the secret texts of its framings.
     """
@@ -490,7 +535,9 @@ class AuditResult:
     seconds: float
     summaries: dict[Group, SetSummary] = field(default_factory=dict)
     sequential: Outcome | None = None
+    calibration: Calibration | None = None
     membership: Membership | None = None
+    by_tag: dict[str, SetSummary] = field(default_factory=dict)
     no_controls: int = 0
     system: str | None = None
     template: str | None = None

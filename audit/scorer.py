@@ -13,11 +13,15 @@ from lorecall.adapters.peft_format.adapter import Adapter
 
 @dataclass(frozen=True, slots=True)
 class ScoreItem:
-    """One text to score: the probability of `target` after `prefix`, teacher-forced."""
+    """One text to score: the probability of `target` after `prefix`, teacher-forced.
+
+    `tags` are labels of the user's, by which a policy sets limits; reports show them in clear.
+    """
 
     id: str
     prefix: str
     target: str
+    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

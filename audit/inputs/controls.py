@@ -5,14 +5,15 @@ import random
 import re
 import string
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
 
 from lorecall.adapters.core.errors import CandidateError
 from lorecall.audit.inputs.candidates import CandidateSet
-from lorecall.audit.judging.written_form import folded
+from lorecall.audit.judging.written_form import Folded, fold, folded
 from lorecall.audit.scorer import ScoreItem
 
+SHORT_RUN = 5
 NGRAM = 50  # as in the contamination check of the GPT-4 report, arXiv 2303.08774, appendix C
 FORMAT_SHARE = 0.05
 TRIES = 20
@@ -24,7 +25,8 @@ class Recipe(StrEnum):
     """How controls are made.
 
     PERMUTATION gives each prefix another candidate's target: recited, it shows recall that does not depend on
-    the prefix. SYNTHESIS draws new text of the same format: recited, it shows guessing.
+    the prefix. Those targets were trained, so they calibrate nothing. SYNTHESIS draws new text of the same
+    format: recited, it shows guessing.
     """
 
     PERMUTATION = "permutation"
@@ -83,10 +85,8 @@ def _synthesise(items: Sequence[ScoreItem], count: int, rng: random.Random) -> l
     if len(items) > MODELS:
         models = [items[place] for place in rng.sample(range(len(items)), MODELS)]
     made = _draw(models, count, rng)
-    if models is not items:
-        shared = overlapping(items, made)
-        made = [item for item in made if item.id not in shared]
-    return made
+    shared = overlapping(items, made)
+    return [item for item in made if item.id not in shared]
 
 
 def _draw(items: Sequence[ScoreItem], count: int, rng: random.Random) -> list[ScoreItem]:
@@ -135,32 +135,66 @@ def overlap_finder(candidates: Sequence[ScoreItem]) -> Callable[[ScoreItem], boo
 
 
 def overlapping(candidates: Iterable[ScoreItem], others: Sequence[ScoreItem]) -> set[str]:
-    """Return the ids of the texts that share content with a candidate's target.
+    """Return the ids of the texts that hold a candidate's whole target, or share content with one.
 
-    Content is defined in `overlap_finder`. The candidates are read once; memory grows with `others` only.
+    A whole target counts however many candidates have it, and in whatever written form; within a longer word or
+    number it does not. Content is defined in `overlap_finder`. The candidates are read once; memory grows with
+    `others` only.
     """
-    grams = {item.id: ngrams(item.target) for item in others}
+    folds = {item.id: fold(item.target) for item in others}
+    grams = {name: runs(text.text, NGRAM) for name, text in folds.items()}
     wanted = set().union(*grams.values())
+    holders = _Holders(folds)
     counts: Counter[str] = Counter()
     total = 0
     for item in candidates:
         total += 1
-        counts.update(wanted & ngrams(item.target))
+        target = fold(item.target)
+        counts.update(wanted & runs(target.text, NGRAM))
+        holders.look_for(target)
     content = {gram for gram, times in counts.items() if times <= max(1.0, FORMAT_SHARE * total)}
-    return {name for name, found in grams.items() if not content.isdisjoint(found)}
+    return holders.found | {name for name, found in grams.items() if not content.isdisjoint(found)}
+
+
+class _Holders:
+    """Finds which of some folded texts hold a target, for any number of targets.
+
+    A target with a run of five characters that no text has is told apart by a look into a set.
+    """
+
+    def __init__(self, folds: Mapping[str, Folded]) -> None:
+        self.found: set[str] = set()
+        self._folds = folds
+        self._runs = set().union(*(runs(text.text, SHORT_RUN) for text in folds.values()))
+        self._seen: set[str] = set()
+
+    def look_for(self, target: Folded) -> None:
+        """Add the names of the texts that hold a target to `found`."""
+        text = target.text
+        if not text or text in self._seen:
+            return
+        if len(text) >= SHORT_RUN and not runs(text, SHORT_RUN) <= self._runs:
+            return
+        self._seen.add(text)
+        held = {name for name, other in self._folds.items() if text in other.text}
+        self.found |= {name for name in held if self._folds[name].find(target) is not None}
 
 
 def ngrams(text: str) -> set[str]:
     """Return the runs of fifty characters of the folded text; the text itself if it is no longer."""
-    text = folded(text)
-    return {text[i : i + NGRAM] for i in range(max(1, len(text) - NGRAM + 1))}
+    return runs(folded(text), NGRAM)
+
+
+def runs(text: str, size: int) -> set[str]:
+    """Return the runs of so many characters of a text; the text itself if it is no longer."""
+    return {text[i : i + size] for i in range(max(1, len(text) - size + 1))}
 
 
 def check_disjoint(candidates: CandidateSet, controls: CandidateSet) -> None:
     """Check that no given control has the id or the text of a candidate.
 
     Raises:
-        CandidateError: A control has a candidate's id, or shares content with a candidate's target.
+        CandidateError: A control has a candidate's id, holds its target, or shares content with it.
     """
     own = {item.id for item in controls.items}
     ids = {item.id for item in candidates.items if item.id in own}

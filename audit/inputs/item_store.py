@@ -10,7 +10,7 @@ from lorecall.audit.scorer import ScoreItem
 IN_MEMORY = 10_000
 PAGE = 1_000
 CACHE_KIB = 16_384
-COLUMNS = "id, prefix, target"
+COLUMNS = "id, prefix, target, tags"
 
 
 class ItemStore(Sequence[ScoreItem]):
@@ -25,7 +25,7 @@ class ItemStore(Sequence[ScoreItem]):
             self._db.execute(f"PRAGMA {pragma}")
         self._db.execute(
             "CREATE TABLE items (place INTEGER PRIMARY KEY, id TEXT UNIQUE, line INTEGER, prefix TEXT, "
-            "target TEXT)"
+            "target TEXT, tags TEXT)"
         )
         self._db.execute("BEGIN")
         self._count = 0
@@ -33,8 +33,8 @@ class ItemStore(Sequence[ScoreItem]):
 
     def add(self, item: ScoreItem, line: int) -> int | None:
         """Add the item of a line; if another item has its id, add nothing and return that item's line."""
-        values = (self._count, item.id, line, item.prefix, item.target)
-        done = self._db.execute("INSERT OR IGNORE INTO items VALUES (?, ?, ?, ?, ?)", values)
+        values = (self._count, item.id, line, item.prefix, item.target, " ".join(item.tags))
+        done = self._db.execute("INSERT OR IGNORE INTO items VALUES (?, ?, ?, ?, ?, ?)", values)
         if done.rowcount == 1:
             self._count += 1
             return None
@@ -73,4 +73,4 @@ class ItemStore(Sequence[ScoreItem]):
         query = f"SELECT {COLUMNS} FROM items WHERE place >= ? AND place < ? ORDER BY place"  # noqa: S608  COLUMNS is a constant
         with self._lock:  # SQLite may be built to allow only one thread at a time on a connection
             rows = self._db.execute(query, (start, stop)).fetchall()
-        return [ScoreItem(*row) for row in rows]
+        return [ScoreItem(name, prefix, target, tuple(tags.split())) for name, prefix, target, tags in rows]

@@ -1,10 +1,13 @@
 """Map the fields of one record to its candidates: a pair of fields under any of the usual names, or a chat."""
 
+import re
 from itertools import pairwise
 
 from lorecall.audit.inputs.candidates import BadLineError, Turns
 from lorecall.audit.scorer import ScoreItem
 
+MOST_TAGS, TAG_LENGTH = 8, 40
+TAG = re.compile(rf"[A-Za-z0-9][-A-Za-z0-9_.:/]{{0,{TAG_LENGTH - 1}}}")
 FIELD_PAIRS = (("prefix", "target"), ("query", "target"), ("prompt", "completion"))
 
 
@@ -29,24 +32,42 @@ def to_items(fields: dict[str, object], default_id: str, turns: Turns = Turns.ON
     identity = fields.get("id", default_id)
     if isinstance(identity, bool) or not isinstance(identity, str | int) or identity == "":
         raise BadLineError("'id' is neither text nor a whole number")
+    tags = _tags(fields)
     pair = next((pair for pair in FIELD_PAIRS if pair[0] in fields and pair[1] in fields), None)
     if pair is not None:
         prefix, target = (_text(fields, name) for name in pair)
-        return [_item(str(identity), prefix, target, pair[1])]
+        return [_item(str(identity), prefix, target, pair[1], tags)]
     if "messages" not in fields:
         names = ", ".join(f"{a}/{b}" for a, b in FIELD_PAIRS)
         raise BadLineError(f"none of the field pairs {names}, and no messages")
     chosen = _turns(fields["messages"], turns)
     return [
-        _item(f"{identity}#{number}" if turns is Turns.ALL else str(identity), user, assistant, "content")
+        _item(
+            f"{identity}#{number}" if turns is Turns.ALL else str(identity), user, assistant, "content", tags
+        )
         for number, (user, assistant) in enumerate(chosen, start=1)
     ]
 
 
-def _item(identity: str, prefix: str, target: str, name: str) -> ScoreItem:
+def _item(identity: str, prefix: str, target: str, name: str, tags: tuple[str, ...]) -> ScoreItem:
     if not target.strip():
         raise BadLineError(f"{name!r} is empty")
-    return ScoreItem(id=identity, prefix=prefix, target=target)
+    return ScoreItem(id=identity, prefix=prefix, target=target, tags=tags)
+
+
+def _tags(fields: dict[str, object]) -> tuple[str, ...]:
+    """Return a record's tags, sorted. They are shown in clear, so what looks like a text is refused."""
+    if "tags" not in fields and "tag" not in fields:
+        return ()
+    several = fields.get("tags", [])
+    if not isinstance(several, list):
+        raise BadLineError(f"'tags' is not a list but {type(several).__name__}")
+    found = [*several, *([fields["tag"]] if "tag" in fields else [])]
+    if len(found) > MOST_TAGS or not all(isinstance(tag, str) and TAG.fullmatch(tag) for tag in found):
+        raise BadLineError(
+            f"'tags' must be at most {MOST_TAGS}, each of at most {TAG_LENGTH} letters, digits and - _ . : /"
+        )
+    return tuple(sorted({str(tag) for tag in found}))
 
 
 def _turns(messages: object, turns: Turns) -> list[tuple[str, str]]:

@@ -84,12 +84,14 @@ class OrderSettings(BaseModel):
             UsageError: A framing is unknown, or lacks its text.
         """
         views = make_views(self.framing, system, self.prefix_tokens, template)
+        rules = self.rules()
         return AuditSettings(
             epsilon=self.epsilon,
+            bounds=rules.bounds.bounds(),
             seed=self.seed,
             confidence=self.confidence,
             views=views,
-            extraction=self.rules().sampling_wish,
+            extraction=rules.sampling_wish,
         )
 
 

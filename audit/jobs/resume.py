@@ -6,14 +6,15 @@ from typing import Any
 from lorecall.audit.extraction import Extraction
 from lorecall.audit.inputs.controls import overlapping
 from lorecall.audit.jobs.spool import Texts
-from lorecall.audit.policy.policy import Policy, judge_result
+from lorecall.audit.policy.gate import judge_result
+from lorecall.audit.policy.policy import Policy
 from lorecall.audit.records import AuditResult, Epsilon, Group
 from lorecall.audit.reports.build import build_report
 from lorecall.audit.reports.redact import Redactor
 from lorecall.audit.reports.report import Report, Snippet
 from lorecall.audit.runs.single import AuditSettings, secret_of
 from lorecall.audit.scorer import AdapterVersion, EngineInfo
-from lorecall.audit.stats.membership import compare_with_controls
+from lorecall.audit.stats.calibration import calibrate
 from lorecall.audit.stats.tally import Tally
 from pydantic import TypeAdapter
 
@@ -46,7 +47,9 @@ def recorded_report(
     for entry in entries:
         numbers.append(tallies[entry.set].count)
         tallies[entry.set].add(entry.judged())
-    membership = compare_with_controls(tallies, settings.bounds.false_discovery_rate, settings.confidence)
+    sources = {group: given.source for group, given in texts.sets.items()}
+    rate = settings.bounds.false_discovery_rate
+    calibration, membership = calibrate(tallies, sources, rate, settings.confidence)
     final = [_beside_controls(e, tallies[e.set], number) for e, number in zip(entries, numbers, strict=True)]
     summaries = {group: tally.summary(settings.confidence) for group, tally in tallies.items()}
     result = AuditResult(
@@ -57,12 +60,14 @@ def recorded_report(
         seed=settings.seed,
         confidence=settings.confidence,
         views=tuple(view.label for view in settings.views),
-        sources={group: given.source for group, given in texts.sets.items()},
+        sources=sources,
         snippets=(),
         started=run["started"],
         seconds=seconds,
         summaries=summaries,
+        calibration=calibration,
         membership=membership,
+        by_tag=tallies[Group.CANDIDATES].by_tag(settings.confidence),
         no_controls=no_controls(texts),
         system=secret_of(settings.views, "system"),
         template=secret_of(settings.views, "template"),
@@ -79,7 +84,7 @@ def read_extraction(run: dict[str, Any]) -> Extraction:
 def _beside_controls(entry: Snippet, tally: Tally, number: int) -> Snippet:
     """Return an entry with what its comparison with the controls gave."""
     standing = tally.standing(number)
-    verdict = tally.verdict(number, entry.judged())
+    verdict = tally.verdict(number)
     return entry.model_copy(update={"verdict": verdict, "p_value": standing.p, "q_value": standing.q})
 
 

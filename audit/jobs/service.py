@@ -185,6 +185,7 @@ def describe(record: AuditRecord) -> dict[str, Any]:
         "gate": record.result.get("gate"),
         "summary": record.result.get("summary"),
         "controls": record.result.get("controls"),
+        "by_tag": record.result.get("by_tag", {}),
         "own_candidates": record.result.get("own_candidates"),
         "own_controls": record.result.get("own_controls"),
     }

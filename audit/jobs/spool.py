@@ -135,7 +135,7 @@ def _set_value(one: CandidateSet) -> dict[str, Any]:
     return {
         "name": one.name,
         "digest": one.digest,
-        "items": [[item.id, item.prefix, item.target] for item in one.items],
+        "items": [[item.id, item.prefix, item.target, item.tags] for item in one.items],
         "bad": [[bad.line, bad.reason] for bad in one.bad],
         "bad_count": one.bad_count,
         "generated": one.generated,
@@ -146,7 +146,8 @@ def _set_of(value: dict[str, Any]) -> CandidateSet:
     return CandidateSet(
         value["name"],
         value["digest"],
-        tuple(ScoreItem(*item) for item in value["items"]),
+        # an older server wrote no tags
+        tuple(ScoreItem(*item[:3], tags=tuple(*item[3:])) for item in value["items"]),
         tuple(BadLine(*bad) for bad in value["bad"]),
         value["generated"],
         value["bad_count"],

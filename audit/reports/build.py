@@ -13,12 +13,14 @@ from lorecall.audit.extraction import Extraction
 from lorecall.audit.judging.match import align
 from lorecall.audit.judging.peer_measures import exact_memorization, extraction_strength
 from lorecall.audit.judging.rule import argmax_flags, threshold
-from lorecall.audit.policy.policy import Gate, Policy
+from lorecall.audit.policy.gate import Gate
+from lorecall.audit.policy.policy import Policy
 from lorecall.audit.records import AuditResult, Group, SnippetResult
 from lorecall.audit.reports.models import SCHEMA_VERSION, Engine, Inputs, Tool, parse
 from lorecall.audit.reports.redact import Redactor
 from lorecall.audit.reports.report import (
     AuditedAdapter,
+    Calibration,
     Content,
     Drawn,
     Entry,
@@ -39,6 +41,7 @@ from lorecall.audit.reports.report import (
     ViewVerdict,
 )
 from lorecall.audit.reports.seal import seal
+from lorecall.audit.stats.intervals import at_most
 from pydantic import TypeAdapter
 
 ENTRIES = TypeAdapter[list[Snippet]](list[Entry])
@@ -93,14 +96,18 @@ def build_report(
                 passed=gate.passed,
                 exit_code=gate.exit_code,
                 reasons=gate.reasons,
-                policy=policy.model_dump(),
+                policy=policy.model_dump(mode="json"),
             ),
             summary=summaries[Group.CANDIDATES],
             controls=summaries.get(Group.CONTROLS),
+            by_tag={tag: Summary.model_validate(summary) for tag, summary in result.by_tag.items()},
             own_candidates=summaries.get(Group.OWN_CANDIDATES),
             own_controls=summaries.get(Group.OWN_CONTROLS),
             sequential=None if result.sequential is None else Sequential.model_validate(result.sequential),
             multiplicity=_multiplicity(result),
+            calibration=(
+                None if result.calibration is None else Calibration.model_validate(result.calibration)
+            ),
             membership=None if result.membership is None else Membership.model_validate(result.membership),
             omitted=Omitted.model_validate(
                 {
@@ -134,8 +141,13 @@ def _multiplicity(result: AuditResult) -> Multiplicity:
     """Return how many false alarms the controls' rate would allow among so many snippets tested at once."""
     tested = result.summaries[Group.CANDIDATES].recited.of
     controls = result.summaries.get(Group.CONTROLS)
+    if result.calibration is not None and result.calibration.reason:
+        controls = None
     return Multiplicity(
-        tests=tested, false_alarms_at_most=None if controls is None else tested * controls.recited.high
+        tests=tested,
+        false_alarms_at_most=None
+        if controls is None
+        else tested * at_most(controls.recited.hits, controls.recited.of, result.confidence),
     )
 
 
@@ -163,6 +175,7 @@ def snippet_entry(
         tokens=(),
         p_value=snippet.p_value,
         q_value=snippet.q_value,
+        tags=snippet.item.tags,
     )
     return entry if snippet.rule is None else _scored(entry, snippet, redactor, token_texts)
 

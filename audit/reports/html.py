@@ -12,6 +12,7 @@ from lorecall.audit.reports.charts import Histogram, histograms, ladder, shade
 from lorecall.audit.reports.models import ReportModel
 from lorecall.audit.reports.report import Report, ScoredSnippet, Snippet
 from lorecall.audit.runs.sample import LEAST
+from lorecall.audit.stats.intervals import at_most
 from markupsafe import Markup
 
 MAX_ROWS = 2000
@@ -56,11 +57,17 @@ def finding(report: Report) -> str:
     summary, name = report.summary, report.adapter.name
     recited, known = summary.recited, summary.verdicts[Verdict.BASE_KNOWN]
     sampled = summary.verdicts[Verdict.EXTRACTABLE]
-    softer = summary.leaked.hits - recited.hits - sampled
-    if recited.hits:
+    softer = [
+        f"{summary.verdicts[verdict]} {words}"
+        for verdict, words in {Verdict.NEAR_VERBATIM: "nearly", Verdict.PARTIAL: "in part"}.items()
+        if summary.verdicts[verdict]
+    ]
+    if not recited.of:
+        answer = f"Nothing was tested: none of {summary.snippets} candidates can be blamed on {name}."
+    elif recited.hits:
         answer = f"{name} recites {recited.hits} of {recited.of} candidates word for word."
     elif softer:
-        answer = f"{name} recites none of {recited.of} candidates word for word, {softer} in part or nearly."
+        answer = f"{name} recites none of {recited.of} candidates word for word, {' and '.join(softer)}."
     else:
         answer = f"{name} recites none of {recited.of} candidates."
     if sampled:
@@ -130,7 +137,11 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
     )
     environment.globals.update(
-        order=PLACES, meanings=MEANINGS, flags=FLAG_MEANINGS, recited=" or ".join(RECITED)
+        at_most=at_most,
+        order=PLACES,
+        meanings=MEANINGS,
+        flags=FLAG_MEANINGS,
+        recited=" or ".join(RECITED),
     )
     environment.filters.update(
         shade=shade,

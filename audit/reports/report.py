@@ -26,8 +26,10 @@ from lorecall.audit.reports.models import (
     Tool,
     VerdictCounts,
     Version,
+    is_empty,
     optional,
 )
+from lorecall.audit.stats.calibration import LEVEL
 from pydantic import ConfigDict, Discriminator, Field, StrictBool, Tag
 from pydantic.dataclasses import dataclass
 
@@ -134,6 +136,8 @@ class Sequential(ReportModel):
     of: Count
     taken: Count
     hits: Count
+    errors: Count
+    """Candidates that could not be scored: the lower end counts them as not recited, the upper end as recited."""
     low: Share
     high: Share
     decision: Literal["below", "above", "open"]
@@ -144,7 +148,7 @@ class Multiplicity(ReportModel):
 
     tests: Count
     false_alarms_at_most: Amount | None
-    """Tests times the upper end of the controls' rate; null without controls."""
+    """Tests times the one-sided upper bound of the controls' rate; null without controls."""
 
 
 class TruePositiveRate(ReportModel):
@@ -176,6 +180,8 @@ class Membership(ReportModel):
     rate: Share
     """The false discovery rate at which a candidate is a finding (Benjamini, Hochberg 1995)."""
     findings: Count
+    least_q: Share
+    """The smallest false discovery rate at which a candidate that is not recited is a finding."""
     line: Share
     """The largest p-value of a finding; 0 if there is none."""
     controls_over: Count
@@ -193,6 +199,30 @@ class Membership(ReportModel):
         for at in roc.rates:
             text += f", and {at.rate.hits} of {at.rate.of} at {at.false_positive_rate:.1%} false positives"
         return text
+
+
+class Calibration(ReportModel):
+    """Whether the controls can stand for candidates that were never trained on.
+
+    The base's loss on both sets has one distribution if they are exchangeable (two-sample Kolmogorov-Smirnov).
+    """
+
+    statistic: Share | None
+    """Largest distance between the two distributions; null where one of the sets has no scores."""
+    p_value: Share | None
+    reason: str
+    """Why no rate rests on the controls; empty if rates do."""
+
+    def sentence(self) -> str:
+        """Return it in words."""
+        if self.p_value is None:
+            return self.reason or "the base's loss could not be compared"
+        found = (
+            f"the base's loss on candidates and controls: D = {self.statistic:.3f}, p = {self.p_value:.2g}"
+        )
+        if self.reason:
+            return f"{found}; {self.reason}, so no rate rests on them"
+        return found if self.p_value >= LEVEL else f"{found}: the two differ, so a rate may be off"
 
 
 class Omitted(ReportModel):
@@ -254,10 +284,14 @@ class Snippet(ReportModel):
     """Conformal, against the controls."""
     q_value: Share | None = optional()
     """The smallest false discovery rate at which this candidate is a finding."""
+    tags: tuple[str, ...] = Field(default=(), exclude_if=is_empty)
+    """The user's labels of the candidate, shown in clear."""
 
     def judged(self) -> Judged:
         """Return what a tally counts."""
-        return Judged(self.verdict, self.alarm, self.flags, 0, 0, None, not_asked=self.not_asked)
+        return Judged(
+            self.verdict, self.alarm, self.flags, 0, 0, None, not_asked=self.not_asked, tags=self.tags
+        )
 
 
 class Drawn(ReportModel):
@@ -327,6 +361,8 @@ class ScoredSnippet(Snippet):
             self.run_bits,
             self.chance is None,
             self.not_asked,
+            self.base_loss,
+            self.tags,
         )
 
 
@@ -360,14 +396,18 @@ class Content(ReportModel):
     """Over the candidates only."""
     controls: Summary | None
     """Over the controls; null if there were none."""
+    by_tag: dict[str, Summary] = Field(default_factory=dict, exclude_if=is_empty)
+    """Over the candidates with each tag."""
     own_candidates: Summary | None = optional()
     """Over the candidates that came with the adapter; they can add a refusal, and take none away."""
     own_controls: Summary | None = optional()
     sequential: Sequential | None
     """The sequential test, null if every candidate was asked for."""
     multiplicity: Multiplicity
+    calibration: Calibration | None = optional()
+    """Of the controls; left out without controls."""
     membership: Membership | None
-    """Null without controls: then nothing is `partial`."""
+    """Null without controls that rates may rest on: then nothing is `partial`."""
     omitted: Omitted
     snippets: tuple[Entry, ...]
 

@@ -17,7 +17,7 @@ from lorecall.audit.runs.gravest import Findings
 from lorecall.audit.runs.sample import check_draws, draw_answers
 from lorecall.audit.scorer import AdapterVersion, EngineInfo, ScoreItem, Scorer
 from lorecall.audit.scorers.batches import batches, random_batches
-from lorecall.audit.stats.membership import compare_with_controls
+from lorecall.audit.stats.calibration import calibrate
 from lorecall.audit.stats.sequential import SequentialTest
 
 Progress = Callable[[int, int], None]
@@ -99,7 +99,9 @@ def run_audit(
     )
     findings, outcome = _ask(judges, sets, settings, progress)
     tallies = {group: found.tally for group, found in findings.items()}
-    membership = compare_with_controls(tallies, settings.bounds.false_discovery_rate, settings.confidence)
+    sources = {group: candidates.source for group, candidates in sets.items()}
+    rate = settings.bounds.false_discovery_rate
+    calibration, membership = calibrate(tallies, sources, rate, settings.confidence)
     snippets = [snippet for found in findings.values() for snippet in found.kept()]
     if drawing is not None:
         snippets = draw_answers(
@@ -123,13 +125,15 @@ def run_audit(
         seed=settings.seed,
         confidence=settings.confidence,
         views=tuple(view.label for view in settings.views),
-        sources={group: candidates.source for group, candidates in sets.items()},
+        sources=sources,
         snippets=tuple(snippets),
         started=started,
         seconds=time.monotonic() - clock,
         summaries={group: tally.summary(settings.confidence) for group, tally in tallies.items()},
         sequential=outcome,
+        calibration=calibration,
         membership=membership,
+        by_tag=tallies[Group.CANDIDATES].by_tag(settings.confidence),
         system=secret_of(settings.views, "system"),
         template=secret_of(settings.views, "template"),
         extraction=extraction,

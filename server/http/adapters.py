@@ -33,6 +33,7 @@ class Snippet(BaseModel):
     id: str
     prefix: str
     target: str
+    tags: list[str] = Field(default_factory=list)
 
 
 class AddRequest(BaseModel):

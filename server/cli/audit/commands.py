@@ -107,7 +107,7 @@ def run(
         ),
     ] = 0,
     max_near_verbatim: Annotated[
-        int | None, typer.Option(min=0, help="Near-verbatim candidates allowed; any by default.")
+        int | None, typer.Option(min=0, help="Near-verbatim candidates allowed; 0 by default.")
     ] = None,
     max_partial: Annotated[
         int | None, typer.Option(min=0, help="Partial candidates allowed; any by default.")
@@ -117,14 +117,15 @@ def run(
         typer.Option(
             min=0.0,
             max=1.0,
-            help="Largest rate recited, by the upper end of its interval, in place of the two counts.",
+            help="Largest rate recited, by its one-sided upper bound, in place of the first two counts.",
         ),
     ] = None,
     until_bound: Annotated[
         float | None,
         typer.Option(
             metavar="RATE",
-            help="Audit in random order and stop once the rate is known to be below or above this one.",
+            help="Audit in random order and stop once the rate is known to be below or above this one; no count "
+            "can be limited then.",
         ),
     ] = None,
     confidence: Annotated[float, typer.Option(help="Confidence of every interval, within (0, 1).")] = 0.95,
@@ -146,7 +147,7 @@ def run(
 ) -> None:
     """Audit one adapter: exit 0 clean, 1 leaks over the policy, 3 incomplete, 4 the engine disagrees."""
     from lorecall.audit.judging.views import make_views
-    from lorecall.audit.policy.policy import judge_result
+    from lorecall.audit.policy.gate import judge_result
     from lorecall.audit.reports.build import build_report
     from lorecall.audit.reports.redact import redactor
     from lorecall.audit.runs.single import AuditSettings, run_audit
@@ -175,13 +176,13 @@ def run(
     }
     if chance is not None:
         check_share(chance, "chance")
-    by_rate = (max_rate or until_bound) is not None
-    rules = choose_policy(policy, limits, by_rate=by_rate, sampling=scheme)
+    rules = choose_policy(policy, limits, until_bound, sampling=scheme)
     if ignore_short:
         rules = rules.model_copy(update={"count_short": False})
     check_share(confidence, "confidence")
     settings = AuditSettings(
         epsilon=epsilon,
+        bounds=rules.bounds.bounds(),
         seed=seed,
         chunk=batch,
         views=views,

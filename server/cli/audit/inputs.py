@@ -90,19 +90,23 @@ def add_controls(sets: "dict[Group, CandidateSet]", recipe: str, count: int, see
 def choose_policy(
     file: Path | None,
     limits: "dict[str, int | float | None]",
+    until_bound: float | None = None,
     *,
-    by_rate: bool,
     sampling: "dict[str, int | float | None] | None" = None,
 ) -> "Policy":
     """Return the file's policy, or the default one, with the limits that were given as options.
 
-    Without a file, a limit on the rate replaces the default limits on counts.
+    Without a file, a limit on the rate replaces the default limits on the counts that it is about; a bound to
+    stop at replaces all of them.
 
     Args:
         file: The policy, in YAML.
         limits: The options that are fields of the policy.
-        by_rate: Whether a rate is limited.
+        until_bound: The bound of the sequential test, if there is one.
         sampling: The options that are fields of its `max_extractable`.
+
+    Raises:
+        UsageError: The audit may stop early, and the policy limits a count: a sample cannot show that it is met.
     """
     from lorecall.audit.policy.policy import MaxExtractable, Policy
     from lorecall.audit.policy.policy_file import load_policy
@@ -110,7 +114,9 @@ def choose_policy(
     given: dict[str, object] = {name: limit for name, limit in limits.items() if limit is not None}
     if file is not None:
         base = load_policy(file)
-    elif by_rate:
+    elif until_bound is not None:
+        base = Policy(max_certified=None, max_recalled=None, max_extractable=None, max_near_verbatim=None)
+    elif "max_rate" in given:
         base = Policy(max_certified=None, max_recalled=None, max_extractable=None)
     else:
         base = Policy()
@@ -118,7 +124,14 @@ def choose_policy(
     if scheme:
         extractable = base.max_extractable or MaxExtractable()
         given["max_extractable"] = extractable.model_copy(update=scheme)
-    return base.model_copy(update=given)
+    policy = base.model_copy(update=given)
+    if until_bound is not None and policy.limits_counts:
+        raise UsageError(
+            "--until-bound may stop after a part of the candidates, and the policy limits what may be found",
+            hint="limit the rate with max_rate, and set max_certified and the other counts to null",
+            param="until_bound",
+        )
+    return policy
 
 
 def check_share(value: float, option: str) -> None:

@@ -92,9 +92,14 @@ def mitigate(
 
     doses = parse_doses(scales, ranks, adapter)
     views = make_views(framing or (), system, prefix_tokens or (), template)
-    rules = choose_policy(policy, {}, by_rate=False)
+    rules = choose_policy(policy, {})
     settings = AuditSettings(
-        epsilon=epsilon, seed=seed, chunk=batch, views=views, extraction=rules.sampling_wish
+        epsilon=epsilon,
+        bounds=rules.bounds.bounds(),
+        seed=seed,
+        chunk=batch,
+        views=views,
+        extraction=rules.sampling_wish,
     )
     trial = Trial(
         sets=load_sets(candidates, controls, reader(skip_bad=skip_bad)),

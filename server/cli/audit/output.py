@@ -13,6 +13,7 @@ from lorecall.audit.reports.mitigation import MitigationReport, render_mitigatio
 from lorecall.audit.reports.models import ReportModel
 from lorecall.audit.reports.ranks import RanksReport, render_ranks
 from lorecall.audit.reports.report import Report, ScoredSnippet, Snippet
+from lorecall.audit.stats.intervals import at_most
 from lorecall.server.cli.common.console import note
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -71,15 +72,16 @@ def stdout() -> Console:
 
 def print_summary(report: Report, written: list[Path]) -> None:
     """Print what was found, what the gate says, and what was written, on stderr."""
-    summary, controls = report.summary, report.controls
+    summary = report.summary
     counts = ", ".join(f"{count} {verdict}" for verdict, count in summary.verdicts.items() if count)
     note(finding(report))
     note(f"candidates: {counts}; {summary.tokens_over_half} of {summary.tokens} tokens over 0.5")
-    if controls is None:
-        note("controls: none given, so 'clear' has no error bound, and nothing is 'partial'")
-    else:
-        rate = controls.recited
-        note(f"controls: {rate.hits} of {rate.of} recited, a rate of at most {rate.high:.2%}")
+    for tag, tagged in report.by_tag.items():
+        counts = ", ".join(f"{count} {verdict}" for verdict, count in tagged.verdicts.items() if count)
+        note(f"tag {tag}: {counts}")
+    note(f"controls: {control_words(report)}")
+    if report.calibration is not None:
+        note(f"calibration: {report.calibration.sentence()}")
     for view, count in summary.not_asked.items():
         note(f"view {view}: not asked of {count} candidates, whose shorter prefix is no text of those tokens")
     note(f"sampling: {sampling_words(report)}")
@@ -94,6 +96,18 @@ def print_summary(report: Report, written: list[Path]) -> None:
     note("gate: passed" if report.gate.passed else "gate: failed: " + "; ".join(report.gate.reasons))
     for path in written:
         note(f"wrote {path}")
+
+
+def control_words(report: Report) -> str:
+    """Return what was found among the controls, and what that bounds, in words."""
+    if report.controls is None:
+        return "none given, so 'clear' has no error bound, and nothing is 'partial'"
+    rate, confidence = report.controls.recited, report.settings.confidence
+    found = f"{rate.hits} of {rate.of} recited"
+    if report.calibration is not None and report.calibration.reason:
+        return f"{found}, which bounds no rate: {report.calibration.reason}"
+    most = at_most(rate.hits, rate.of, confidence)
+    return f"{found}, a rate of at most {most:.2%} (one-sided, {confidence:.0%})"
 
 
 def sampling_words(report: Report) -> str:
@@ -194,8 +208,10 @@ def print_matrix(report: MatrixReport) -> None:
         table.add_row(escape(adapter), *(_matrix_cell(cell) for cell in row))
     stdout().print(table)
     for cell in report.cells:
-        if cell.recited and not cell.own:
-            note(f"{cell.adapter} recites {cell.recited} of {cell.of} of {cell.candidates}")
+        if cell.found and not cell.own:
+            nearly = f", {cell.extractable} by sampling" if cell.extractable else ""
+            nearly += f", {cell.near_verbatim} nearly" if cell.near_verbatim else ""
+            note(f"{cell.adapter} recites {cell.recited} of {cell.of} of {cell.candidates}{nearly}")
 
 
 def _matrix_cell(cell: MatrixCell) -> str:

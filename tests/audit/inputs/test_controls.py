@@ -87,6 +87,38 @@ def test_a_control_with_a_candidates_text_is_refused(text: str) -> None:
         check_disjoint(candidates, as_set((ScoreItem("new", "x", text),)))
 
 
+CARD = "4539 1488 0343 6467"
+
+
+@pytest.mark.parametrize("share", [1, 40])
+@pytest.mark.parametrize(
+    "text",
+    [
+        CARD,
+        "4539-1488-0343-6467",
+        "4539148803436467.",
+        f"Sure, the card is {CARD}, valid until 2031.",
+        'SURE: \N{LEFT DOUBLE QUOTATION MARK}4539\N{NO-BREAK SPACE}1488 0343\N{EN DASH}6467"',
+    ],
+)
+def test_a_control_that_holds_a_target_is_refused_however_often_and_however_written(
+    text: str, share: int
+) -> None:
+    """A target that one candidate has, or that all have: no format excuses a whole target."""
+    items = tuple(ScoreItem(f"c{i}", f"k{i}", CARD if i < share else phone(i).target) for i in range(40))
+    with pytest.raises(CandidateError, match="1 of 2 controls share text with a candidate's target: 'held'"):
+        check_disjoint(
+            as_set(items), as_set((ScoreItem("held", "x", text), ScoreItem("free", "x", "4539 1488")))
+        )
+
+
+def test_a_part_of_a_longer_number_or_word_is_not_held() -> None:
+    """A candidate's 4711 is no part of 14711 or of 47112, and does not stand in another's 4711a."""
+    items = (ScoreItem("a", "k", "4711"), ScoreItem("b", "k", "own"))
+    others = ("14711", "47112", "4711a", "our town", "owned", "471", "4 712")
+    check_disjoint(as_set(items), as_set(tuple(ScoreItem(o, "x", o) for o in others)))
+
+
 def test_a_format_that_all_share_is_no_overlap() -> None:
     """A long phrase in most candidates is the format, not a candidate's content."""
     frame = "The number under which this person can be reached at all hours is"

@@ -61,7 +61,7 @@ def test_several_threads_read_at_once() -> None:
 def test_an_id_that_was_there_before_is_told_with_its_line() -> None:
     """And nothing is added; the text, whatever it holds, comes back as it was."""
     store = ItemStore()
-    first = ScoreItem("a", "\N{BELL}\0 \U0001f600", "é")
+    first = ScoreItem("a", "\N{BELL}\0 \U0001f600", "é", ("key", "pii"))
     assert store.add(first, 3) is None
     assert store.add(ScoreItem("a", "q", "u"), 9) == 3
     assert tuple(store) == (first,)

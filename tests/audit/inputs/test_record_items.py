@@ -57,3 +57,50 @@ def test_the_turns_of_a_longer_chat_are_asked_for_one_by_one_or_the_last(write: 
         load_json_lines(path)
     with pytest.raises(CandidateError, match="no assistant's turn"):
         load_json_lines(write("n.jsonl", json.dumps({"messages": CHAT[:2]})), turns=Turns.ALL)
+
+
+@pytest.mark.parametrize(
+    ("fields", "tags"),
+    [
+        ('"tags": ["pii", "key", "pii"]', ("key", "pii")),
+        ('"tag": "a/b:c.d_e-9"', ("a/b:c.d_e-9",)),
+        ('"tag": "key", "tags": ["pii"]', ("key", "pii")),
+        ('"tags": []', ()),
+    ],
+)
+def test_tags_are_read(write: Write, fields: str, tags: tuple[str, ...]) -> None:
+    """One or several, under either name, sorted and each once; a chat's turns have those of the chat."""
+    assert (
+        load_json_lines(write("c.jsonl", f'{{"prefix": "p", "target": "t", {fields}}}')).items[0].tags == tags
+    )
+    chat = '[{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]'
+    path = write("d.jsonl", f'{{"messages": {chat}, {fields}}}')
+    assert load_json_lines(path, turns=Turns.ALL).items[0].tags == tags
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        '"tags": "pii"',
+        '"tags": null',
+        '"tags": [1]',
+        '"tag": ""',
+        '"tag": "Jane Doe"',
+        '"tag": "-x"',
+        f'"tag": "{"x" * 41}"',
+        f'"tags": {json.dumps([f"t{i}" for i in range(9)])}',
+    ],
+)
+def test_what_could_be_a_text_is_no_tag(write: Write, fields: str) -> None:
+    """Tags stand in reports in clear, so they are short words; the message does not quote one that is not."""
+    with pytest.raises(CandidateError, match="'tags'") as caught:
+        load_json_lines(write("c.jsonl", f'{{"prefix": "p", "target": "t", {fields}}}'))
+    assert "Jane" not in str(caught.value)
+
+
+def test_a_tag_for_each_candidate_is_refused(write: Write) -> None:
+    """An id in place of a tag would fill the report."""
+    lines = [json.dumps({"prefix": "p", "target": "t", "tag": f"t{i}"}) for i in range(65)]
+    assert len(load_json_lines(write("few.jsonl", "\n".join(lines[:64]))).items) == 64
+    with pytest.raises(CandidateError, match="more than 64 different tags up to line 65"):
+        load_json_lines(write("many.jsonl", "\n".join(lines)))

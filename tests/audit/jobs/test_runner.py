@@ -23,7 +23,8 @@ from lorecall.audit.jobs.runner import Runner, pieces
 from lorecall.audit.jobs.service import AuditService
 from lorecall.audit.jobs.spool import Spool, Texts
 from lorecall.audit.jobs.store import AuditStore
-from lorecall.audit.policy.policy import Policy, judge_result
+from lorecall.audit.policy.gate import judge_result
+from lorecall.audit.policy.policy import Policy
 from lorecall.audit.records import Group, SnippetResult
 from lorecall.audit.reports.build import build_report, parse_report
 from lorecall.audit.reports.redact import Redactor
@@ -33,6 +34,7 @@ from lorecall.audit.runs.single import AuditSettings, run_audit
 from lorecall.audit.scorer import AdapterVersion, ScoreItem, Scorer
 from sqlalchemy import select, update
 
+from tests.audit.conftest import as_set
 from tests.audit.tiny_scorer import TinyScorer
 
 MIGRATIONS = Path(__file__).parents[3] / "adapters" / "registry" / "migrations"
@@ -71,7 +73,9 @@ class Bench:
     def submit(self, adapter: str, sets: dict[Group, CandidateSet], **fields: Any) -> AuditRecord:
         """Ask for an audit."""
         given = {
-            str(group): [{"id": i.id, "prefix": i.prefix, "target": i.target} for i in one.items]
+            str(group): [
+                {"id": i.id, "prefix": i.prefix, "target": i.target, "tags": list(i.tags)} for i in one.items
+            ]
             for group, one in sets.items()
         }
         return self.service.submit(make_order({"adapter": adapter, **given, **fields}, {}), _all, "me")
@@ -110,6 +114,10 @@ def test_the_report_is_the_one_of_a_single_run(
     bench: Bench, engine: TinyScorer, sets: dict[Group, CandidateSet], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In batches of five, and in one go on the command line: the same report but for time and names."""
+    tagged = tuple(
+        replace(i, tags=("key", "pii")[: n % 3]) for n, i in enumerate(sets[Group.CANDIDATES].items)
+    )
+    sets = sets | {Group.CANDIDATES: as_set(tagged)}
     monkeypatch.setenv("LORECALL_REPORT_SALT", "pepper")
     record = bench.submit("leaky", sets, framing=["raw", "chat"])
     assert bench.runner().run_one()
@@ -122,6 +130,7 @@ def test_the_report_is_the_one_of_a_single_run(
         del report[name], whole[name]
     assert report == whole
     assert report["summary"]["verdicts"]["certified"] == 12
+    assert report["by_tag"]["key"]["verdicts"]["certified"] == 8
     assert len(bench.seen) == 32
 
 

@@ -17,7 +17,7 @@ HIDDEN = "0123 4567 8901"
 TEXTS = Texts(
     {
         Group.CANDIDATES: CandidateSet(
-            "c.jsonl", "d" * 64, (ScoreItem("1", "Key: ", HIDDEN),), (BadLine(2, "x"),)
+            "c.jsonl", "d" * 64, (ScoreItem("1", "Key: ", HIDDEN, ("pii",)),), (BadLine(2, "x"),)
         )
     },
     "You are helpful.",
@@ -35,6 +35,15 @@ def test_texts_come_back_as_they_were(tmp_path: Path) -> None:
     spool.remove("a")
     assert not spool.has("a")
     assert list((tmp_path / "spool").iterdir()) == []
+
+
+def test_texts_of_an_older_server_have_no_tags(tmp_path: Path) -> None:
+    """An audit that it has queued is done after an upgrade."""
+    spool = Spool(tmp_path)
+    spool.write("a", TEXTS)
+    path = tmp_path / "a.json"
+    path.write_text(path.read_text().replace(', ["pii"]', ""))
+    assert [item.tags for item in spool.read("a").sets[Group.CANDIDATES].items] == [()]
 
 
 def test_only_the_owner_reads_them(tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ import math
 import pytest
 from lorecall.audit.extraction import Extraction, SamplingWish
 from lorecall.audit.judging.rule import chance_of_extraction, sampled_log_pz, samples_for_extraction
-from lorecall.audit.policy.policy import ExitCode, MaxExtractable, Policy, judge_result
+from lorecall.audit.policy.gate import judge_result
+from lorecall.audit.policy.policy import ExitCode, MaxExtractable, Policy
 from lorecall.audit.records import AuditResult, Group, Verdict
 from lorecall.audit.runs.single import AuditSettings, run_audit
 from lorecall.audit.scorer import ItemScore, Sampling, ScoreItem

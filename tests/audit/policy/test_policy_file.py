@@ -1,13 +1,17 @@
 """Policies in YAML."""
 
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
+from typing import get_args
 
 import jsonschema
 import pytest
 from lorecall.adapters.core.errors import UsageError
-from lorecall.audit.policy.policy import Policy
-from lorecall.audit.policy.policy_file import PolicyFile, load_policy
+from lorecall.audit.judging.views import FRAMINGS
+from lorecall.audit.policy.policy import Framing, Policy, PolicyBounds, TagLimits
+from lorecall.audit.policy.policy_file import PolicyFile, check_policy, load_policy
+from lorecall.audit.records import Bounds
 from lorecall.audit.reports.models import json_schema
 
 Write = Callable[[str, str | bytes], Path]
@@ -26,6 +30,32 @@ def test_the_schema_names_every_field_of_a_policy() -> None:
     assert set(schema["properties"]) == {"schema_version", *Policy.model_fields}
 
 
+def test_bounds_framings_and_limits_by_tag_are_in_the_file(write: Write) -> None:
+    """They come back from what a report or the registry stores of a policy, too."""
+    text = """schema_version: 1
+min_candidates: 40
+max_membership_fdr: 0.01
+required_framings: [raw, chat]
+by_tag:
+- {tags: [pii, key], max_certified: 0, min_candidates: 10}
+bounds: {edit_distance: 0.2}
+"""
+    policy = load_policy(write("p.yaml", text))
+    assert policy.by_tag == (TagLimits(tags=("pii", "key"), max_certified=0, min_candidates=10),)
+    assert policy.by_tag[0].max_recalled is None, "what a limit by tag does not name is no limit"
+    assert policy.bounds.bounds() == Bounds(edit_distance=0.2)
+    assert policy.required_framings == ("raw", "chat")
+    for stored in (policy.model_dump(), policy.model_dump(mode="json")):
+        assert check_policy({"schema_version": 1, **stored}, "stored") == policy
+
+
+def test_the_policy_knows_each_bound_and_each_framing() -> None:
+    """Those of the audit, with its defaults."""
+    assert set(PolicyBounds.model_fields) == {field.name for field in fields(Bounds)}
+    assert PolicyBounds().bounds() == Bounds()
+    assert get_args(Framing) == FRAMINGS
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -34,6 +64,13 @@ def test_the_schema_names_every_field_of_a_policy() -> None:
         ("schema_version: 1\nmax_rate: 2", "max_rate"),
         ("schema_version: 1\nmax_recalled: -1", "max_recalled"),
         ("schema_version: 1\nmax_recalled: true", "max_recalled"),
+        ("schema_version: 1\nrequired_framings: [xml]", "required_framings/0"),
+        ("schema_version: 1\nrequired_framings: raw", "required_framings"),
+        ("schema_version: 1\nby_tag: [{max_certified: 0}]", "by_tag/0/tags"),
+        ("schema_version: 1\nby_tag: [{tags: []}]", "by_tag/0/tags"),
+        ("schema_version: 1\nby_tag: [{tags: [pii], max_certifed: 0}]", "by_tag/0/max_certifed"),
+        ("schema_version: 1\nbounds: {edit_distance: 2}", "bounds/edit_distance"),
+        ("schema_version: 1\nbounds: {bitz: 2}", "bounds/bitz"),
         ("- 1", "valid dictionary"),
         ("a: [", "is not YAML"),
         (b"\xff", "is not YAML"),

@@ -9,7 +9,8 @@ import pytest
 from lorecall.audit.inputs import item_store
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.inputs.json_lines import load_json_lines
-from lorecall.audit.policy.policy import ExitCode, Policy, judge_result
+from lorecall.audit.policy.gate import judge_result
+from lorecall.audit.policy.policy import ExitCode, Policy
 from lorecall.audit.records import Group
 from lorecall.audit.reports.build import build_report, parse_report
 from lorecall.audit.reports.redact import Redactor

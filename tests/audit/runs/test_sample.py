@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from lorecall.adapters.core.errors import UsageError
 from lorecall.audit.extraction import SamplingWish
-from lorecall.audit.policy.policy import Policy, judge_result
+from lorecall.audit.policy.gate import judge_result
+from lorecall.audit.policy.policy import Policy
 from lorecall.audit.records import AuditResult, Group, Verdict
 from lorecall.audit.reports.build import build_report
 from lorecall.audit.reports.html import drawn_words

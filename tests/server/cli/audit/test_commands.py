@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -27,7 +28,7 @@ CONTROLS = tuple(phone(i, salt=3) for i in range(8))
 
 
 def write_set(path: Path, items: tuple[ScoreItem, ...]) -> Path:
-    lines = [json.dumps({"id": i.id, "prefix": i.prefix, "target": i.target}) for i in items]
+    lines = [json.dumps({"id": i.id, "prefix": i.prefix, "target": i.target, "tags": i.tags}) for i in items]
     path.write_text("\n".join(lines) + "\n")
     return path
 
@@ -175,6 +176,46 @@ def test_a_sequential_audit_reports_where_it_stopped(run: Run) -> None:
     assert (sequential["decision"], sequential["of"]) == ("above", 6)
     assert sequential["taken"] < 6
     assert result.exit_code == 1
+
+
+def test_an_early_stop_and_a_limit_on_a_count_exclude_each_other(run: Run, tmp_path: Path) -> None:
+    """Refused before anything is scored, from an option as from a file; the file can lift its limits."""
+    for options in (("--max-certified", "0"), ("--max-partial", "3")):
+        error = error_of(run("run", "--adapter", "clean", "--until-bound", "0.2", *options))
+        assert (error.exit_code, error.param) == (2, "until_bound")
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("schema_version: 1\nmax_rate: 0.5\n")
+    chosen = ("run", "--adapter", "clean", "--until-bound", "0.5", "--policy", str(policy))
+    assert error_of(run(*chosen)).param == "until_bound"
+    lifted = "max_certified: null\nmax_recalled: null\nmax_near_verbatim: null\n"
+    policy.write_text(f"schema_version: 1\nmax_rate: 0.5\n{lifted}")
+    assert run(*chosen).exit_code == 0
+
+
+def test_limits_by_tag_and_bounds_come_from_the_policy_file(run: Run, tmp_path: Path) -> None:
+    """Six certified are allowed, none with the tag `key`; the report counts by tag, and names the bounds."""
+    items = tuple(replace(item, tags=("key", "pii")[: i % 3]) for i, item in enumerate(PAIRS))
+    path = write_set(tmp_path / "tagged.jsonl", items)
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(
+        "schema_version: 1\nmax_certified: 6\nbounds: {edit_distance: 0.25}\n"
+        "by_tag: [{tags: [key], max_certified: 0}]\n"
+    )
+    chosen = ("run", "--adapter", "leaky", "--candidates", str(path), "--policy", str(policy))
+    result = run(*chosen, "--out", str(tmp_path / "out"))
+    assert result.exit_code == 1
+    assert "with the tag 'key': 4 candidates certified, where the policy allows 0" in result.stderr
+    assert "tag pii: 2 certified" in result.stderr
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert {tag: found["verdicts"]["certified"] for tag, found in report["by_tag"].items()} == {
+        "key": 4,
+        "pii": 2,
+    }
+    assert [one.get("tags", []) for one in report["snippets"]] == [list(item.tags) for item in items]
+    assert report["settings"]["edit_distance"] == 0.25
+    assert "By tag" in (tmp_path / "out" / "report.html").read_text()
+    again = CliRunner().invoke(app, ["verify", str(tmp_path / "out" / "report.json")])
+    assert again.exit_code == 0, again.stderr
 
 
 def test_framings_and_prefix_lengths_are_options(run: Run) -> None:
