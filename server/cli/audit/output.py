@@ -210,7 +210,7 @@ def print_matrix(report: MatrixReport) -> None:
     for cell in report.cells:
         if cell.found and not cell.own:
             nearly = f", {cell.extractable} by sampling" if cell.extractable else ""
-            nearly += f", {cell.near_verbatim} nearly" if cell.near_verbatim else ""
+            nearly += f", and {cell.near_verbatim} nearly" if cell.near_verbatim else ""
             note(f"{cell.adapter} recites {cell.recited} of {cell.of} of {cell.candidates}{nearly}")
 
 

@@ -15,7 +15,7 @@ from tests.audit.conftest import as_set, memory_of, phone
 from tests.audit.tiny_scorer import BASE, Memory, TinyScorer
 
 LONG = ScoreItem("long", "a ", "x" * 1000)
-OPEN = Policy(max_certified=None, max_recalled=None, max_near_verbatim=None)
+OPEN = Policy(max_certified=None, max_recalled=None, max_extractable=None, max_near_verbatim=None)
 
 
 def audited(scorer: TinyScorer, items: tuple[ScoreItem, ...]) -> AuditResult:

@@ -17,7 +17,7 @@ from lorecall.audit.stats.sequential import SequentialTest
 from tests.audit.conftest import as_set, memory_of, phone
 from tests.audit.tiny_scorer import TinyScorer
 
-OPEN = Policy(max_certified=None, max_recalled=None, max_near_verbatim=None)
+OPEN = Policy(max_certified=None, max_recalled=None, max_extractable=None, max_near_verbatim=None)
 
 
 def follow(leaks: list[bool], bound: float, step: int) -> list[Outcome]:
