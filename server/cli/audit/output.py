@@ -99,9 +99,9 @@ def print_summary(report: Report, written: list[Path]) -> None:
 def sampling_words(report: Report) -> str:
     """Return what sampling gives, and by which scheme, in words."""
     scheme, summary, controls = report.settings.sampling, report.summary, report.controls
-    found = f"{summary.verdicts[Verdict.EXTRACTABLE]} candidates"
+    found = f"{summary.verdicts[Verdict.EXTRACTABLE]} of the candidates"
     if controls is not None:
-        found += f" and {controls.verdicts[Verdict.EXTRACTABLE]} controls"
+        found += f" and {controls.verdicts[Verdict.EXTRACTABLE]} of the controls"
     drawn = f"temperature {scheme.temperature:g}, top-p {scheme.top_p:g}, top-k {scheme.top_k or 'off'}"
     text = f"{found} extractable within {scheme.samples} answers at {drawn} ({scheme.source})"
     if scheme.left_out:
