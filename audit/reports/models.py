@@ -71,6 +71,11 @@ def is_none(value: object) -> bool:
     return value is None
 
 
+def is_empty(value: object) -> bool:
+    """Say whether a count or a list is left out of the JSON."""
+    return not value
+
+
 def optional() -> Any:
     """Return a field that the JSON holds only where it has a value."""
     return Field(default=None, exclude_if=is_none)

@@ -12,7 +12,7 @@ from lorecall.audit.reports.matrix import MatrixCell, MatrixReport, render_matri
 from lorecall.audit.reports.mitigation import MitigationReport, render_mitigation
 from lorecall.audit.reports.models import ReportModel
 from lorecall.audit.reports.ranks import RanksReport, render_ranks
-from lorecall.audit.reports.report import Report, ScoredSnippet, Snippet
+from lorecall.audit.reports.report import Report, SamplingScheme, ScoredSnippet, Snippet
 from lorecall.server.cli.common.console import note
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -82,7 +82,8 @@ def print_summary(report: Report, written: list[Path]) -> None:
         note(f"controls: {rate.hits} of {rate.of} recited, a rate of at most {rate.high:.2%}")
     for view, count in summary.not_asked.items():
         note(f"view {view}: not asked of {count} candidates, whose shorter prefix is no text of those tokens")
-    note(f"sampling: {sampling_words(report)}")
+    if scheme := report.settings.sampling:
+        note(f"sampling: {sampling_words(report, scheme)}")
     if drawn := drawn_words(report):
         note(f"drawn: {drawn}")
     if report.membership is not None:
@@ -96,9 +97,9 @@ def print_summary(report: Report, written: list[Path]) -> None:
         note(f"wrote {path}")
 
 
-def sampling_words(report: Report) -> str:
+def sampling_words(report: Report, scheme: SamplingScheme) -> str:
     """Return what sampling gives, and by which scheme, in words."""
-    scheme, summary, controls = report.settings.sampling, report.summary, report.controls
+    summary, controls = report.summary, report.controls
     found = f"{summary.verdicts[Verdict.EXTRACTABLE]} of the candidates"
     if controls is not None:
         found += f" and {controls.verdicts[Verdict.EXTRACTABLE]} of the controls"
