@@ -84,9 +84,9 @@ def drawn_words(report: Report) -> str:
     outside = sum(not one.interval[0] <= one.seen <= one.interval[1] for one in told if one.interval)
     seen, expected = sum(one.seen for one in told), sum(one.expected or 0.0 for one in told)
     return (
-        f"{drawn[0].answers} answers each to {len(drawn)} snippets (those expected {LEAST:g} times or more, or "
-        f"of unknown probability): {seen} gave the target, where {expected:.1f} were expected; {outside} of "
-        f"{len(told)} counts lie outside their {report.settings.confidence:.0%} interval"
+        f"{drawn[0].answers} answers for each snippet that is expected {LEAST:g} times or more among them, or of "
+        f"unknown probability ({len(drawn)} in all): {seen} gave the target, where {expected:.1f} were expected; "
+        f"{outside} of {len(told)} counts lie outside their {report.settings.confidence:.0%} interval"
     )
 
 

@@ -86,7 +86,8 @@ class Settings(ReportModel):
     """At which a recalled stretch must beat the controls to be `partial`."""
     answer_tokens: Count
     """Tokens decoded beyond the target's length."""
-    sampling: SamplingScheme
+    sampling: SamplingScheme | None = optional()
+    """Absent in reports of versions that did not look for what sampling gives."""
     system: RedactedText | None
     """The system message of the framing chat+system."""
     template: RedactedText | None
@@ -122,9 +123,9 @@ class Summary(ReportModel):
     """Certified and recalled, of those that are neither errors nor known to the base."""
     leaked: Rate
     """The same with extractable, near-verbatim and partial."""
-    unknown_chances: Count = 0
+    unknown_chances: Count = Field(default=0, exclude_if=is_empty)
     """Scored snippets of which this scorer cannot tell how likely sampling gives them."""
-    not_asked: dict[str, Count] = Field(default_factory=dict)
+    not_asked: dict[str, Count] = Field(default_factory=dict, exclude_if=is_empty)
     """Snippets that could not be asked in a view, by its name."""
 
 
@@ -272,7 +273,7 @@ class Snippet(ReportModel):
     view: str
     """The way of asking that gave this verdict."""
     views: tuple[ViewVerdict, ...]
-    not_asked: tuple[str, ...] = ()
+    not_asked: tuple[str, ...] = Field(default=(), exclude_if=is_empty)
     """The ways that it could not be asked in: the shorter prefix is no text of those tokens."""
     prefix: RedactedText
     target: RedactedText
@@ -343,8 +344,8 @@ class ScoredSnippet(Snippet):
     """log10 of the probability of the whole target; null where it is 0."""
     log10_n50: Number | None
     """log10 of the samples at temperature 1 for a 50 % chance of extraction; null where it is infinite."""
-    chance: Share | None
-    """The probability that one of the stated number of sampled answers is the target; null where unknown."""
+    chance: Share | None = optional()
+    """The probability that one of the stated number of sampled answers is the target; absent where unknown."""
     drawn: Drawn | None = optional()
     """Only where answers were drawn (`--sample`)."""
 

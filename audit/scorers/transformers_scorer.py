@@ -7,6 +7,7 @@ activations as the engine's kernel does, and agrees with the engine up to its ε
 import copy
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,6 +19,14 @@ from lorecall.audit.scorers.sampling import deployed_sampling, sampled_logprobs
 from lorecall.audit.scorers.splits import Split, worst_first
 
 BASE = "base"
+
+
+@dataclass(slots=True)
+class _Shared:
+    """The model that all framings and schemes of one scorer use, and the adapters that are over it."""
+
+    model: Any
+    loaded: set[str] = field(default_factory=set)
 
 
 class TransformersScorer:
@@ -39,16 +48,15 @@ class TransformersScorer:
         manifest = read_base_manifest(base)
         self._folders = dict(adapters)
         self._tokenizer = transformers.AutoTokenizer.from_pretrained(base)
-        self._model: Any = load_served_model(base)
+        self._shared = _Shared(load_served_model(base))
         self._engine = EngineInfo(
             f"transformers {transformers.__version__}",
             BASE,
             manifest.digest,
             manifest.scheme,
             0.0,
-            *deployed_sampling(self._model.generation_config.to_diff_dict()),
+            *deployed_sampling(self._shared.model.generation_config.to_diff_dict()),
         )
-        self._loaded: set[str] = set()
         self.framing = "raw"
         self.system: str | None = None
         self.sampling = Sampling()
@@ -95,20 +103,21 @@ class TransformersScorer:
         """Put one adapter over the base, or none."""
         from peft import PeftModel  # noqa: PLC0415
 
+        shared = self._shared
         if name == BASE:
-            if self._loaded:
-                self._model.base_model.disable_adapter_layers()
+            if shared.loaded:
+                shared.model.base_model.disable_adapter_layers()
             return
         self.adapter(name)
         folder = str(self._folders[name])
-        if not self._loaded:
-            self._model = PeftModel.from_pretrained(self._model, folder, adapter_name=name).eval()
-        elif name not in self._loaded:
-            self._model.load_adapter(folder, adapter_name=name)
-        self._loaded.add(name)
-        self._model.base_model.enable_adapter_layers()
-        self._model.set_adapter(name)
-        self._model.eval()
+        if not shared.loaded:
+            shared.model = PeftModel.from_pretrained(shared.model, folder, adapter_name=name).eval()
+        elif name not in shared.loaded:
+            shared.model.load_adapter(folder, adapter_name=name)
+        shared.loaded.add(name)
+        shared.model.base_model.enable_adapter_layers()
+        shared.model.set_adapter(name)
+        shared.model.eval()
 
     def _score(self, item: ScoreItem) -> ItemScore:
         splits = split_text(self._tokenizer, item.prefix, item.target, self.framing, self.system)
@@ -118,7 +127,7 @@ class TransformersScorer:
         if not split.prefix_ids or not split.target_ids:
             what = "target" if split.prefix_ids else "prefix"
             return ItemScore(name, boundary_exact=split.exact, error=f"no {what} tokens")
-        limit = self._model.config.max_position_embeddings
+        limit = self._shared.model.config.max_position_embeddings
         length = len(split.prefix_ids) + len(split.target_ids)
         if length > limit:
             return ItemScore(name, boundary_exact=split.exact, error=f"{length} tokens are more than {limit}")
@@ -147,7 +156,7 @@ class TransformersScorer:
 
     def _decode(self, ids: list[int], tokens: int) -> Decoded:
         out: list[int] = []
-        ends = self._model.generation_config.eos_token_id
+        ends = self._shared.model.generation_config.eos_token_id
         for _ in range(tokens):
             best = int(self._logits([*ids, *out])[-1].argmax())
             if best in (ends if isinstance(ends, list) else [ends]):
@@ -160,4 +169,4 @@ class TransformersScorer:
         import torch  # noqa: PLC0415
 
         with torch.inference_mode():
-            return self._model(torch.tensor([ids])).logits[0].double()
+            return self._shared.model(torch.tensor([ids])).logits[0].double()

@@ -12,7 +12,7 @@ from lorecall.audit.reports.matrix import MatrixCell, MatrixReport, render_matri
 from lorecall.audit.reports.mitigation import MitigationReport, render_mitigation
 from lorecall.audit.reports.models import ReportModel
 from lorecall.audit.reports.ranks import RanksReport, render_ranks
-from lorecall.audit.reports.report import Report, ScoredSnippet, Snippet
+from lorecall.audit.reports.report import Report, SamplingScheme, ScoredSnippet, Snippet
 from lorecall.audit.stats.intervals import at_most
 from lorecall.server.cli.common.console import note
 from rich.box import SIMPLE_HEAD
@@ -84,7 +84,8 @@ def print_summary(report: Report, written: list[Path]) -> None:
         note(f"calibration: {report.calibration.sentence()}")
     for view, count in summary.not_asked.items():
         note(f"view {view}: not asked of {count} candidates, whose shorter prefix is no text of those tokens")
-    note(f"sampling: {sampling_words(report)}")
+    if scheme := report.settings.sampling:
+        note(f"sampling: {sampling_words(report, scheme)}")
     if drawn := drawn_words(report):
         note(f"drawn: {drawn}")
     if report.membership is not None:
@@ -110,12 +111,12 @@ def control_words(report: Report) -> str:
     return f"{found}, a rate of at most {most:.2%} (one-sided, {confidence:.0%})"
 
 
-def sampling_words(report: Report) -> str:
+def sampling_words(report: Report, scheme: SamplingScheme) -> str:
     """Return what sampling gives, and by which scheme, in words."""
-    scheme, summary, controls = report.settings.sampling, report.summary, report.controls
-    found = f"{summary.verdicts[Verdict.EXTRACTABLE]} candidates"
+    summary, controls = report.summary, report.controls
+    found = f"{summary.verdicts[Verdict.EXTRACTABLE]} of the candidates"
     if controls is not None:
-        found += f" and {controls.verdicts[Verdict.EXTRACTABLE]} controls"
+        found += f" and {controls.verdicts[Verdict.EXTRACTABLE]} of the controls"
     drawn = f"temperature {scheme.temperature:g}, top-p {scheme.top_p:g}, top-k {scheme.top_k or 'off'}"
     text = f"{found} extractable within {scheme.samples} answers at {drawn} ({scheme.source})"
     if scheme.left_out:

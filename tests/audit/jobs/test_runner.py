@@ -16,6 +16,7 @@ from lorecall.adapters.core.errors import ScorerError
 from lorecall.adapters.registry.audit_tables import AuditRow, AuditSnippetRow, AuditState
 from lorecall.adapters.registry.registry import Registry
 from lorecall.audit.coarse import coarse_p
+from lorecall.audit.extraction import SamplingWish
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.jobs.order import make_order
 from lorecall.audit.jobs.records import AuditRecord
@@ -24,8 +25,8 @@ from lorecall.audit.jobs.service import AuditService
 from lorecall.audit.jobs.spool import Spool, Texts
 from lorecall.audit.jobs.store import AuditStore
 from lorecall.audit.policy.gate import judge_result
-from lorecall.audit.policy.policy import Policy
-from lorecall.audit.records import Group, SnippetResult
+from lorecall.audit.policy.policy import MaxExtractable, Policy
+from lorecall.audit.records import Group, SnippetResult, Verdict
 from lorecall.audit.reports.build import build_report, parse_report
 from lorecall.audit.reports.redact import Redactor
 from lorecall.audit.reports.seal import check_seal
@@ -34,7 +35,8 @@ from lorecall.audit.runs.single import AuditSettings, run_audit
 from lorecall.audit.scorer import AdapterVersion, ScoreItem, Scorer
 from sqlalchemy import select, update
 
-from tests.audit.conftest import as_set
+from tests.audit.conftest import as_set, phone
+from tests.audit.judging.test_extractable import ITEM, Torn
 from tests.audit.tiny_scorer import TinyScorer
 
 MIGRATIONS = Path(__file__).parents[3] / "adapters" / "registry" / "migrations"
@@ -134,6 +136,24 @@ def test_the_report_is_the_one_of_a_single_run(
     assert len(bench.seen) == 32
 
 
+def test_what_sampling_gives_is_judged_as_in_a_single_run(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The policy of the order says how often one may ask; the first batch fixes the scheme for all."""
+    monkeypatch.setenv("LORECALL_REPORT_SALT", "pepper")
+    bench.engines.engine = Torn(0.2)
+    sets = {Group.CANDIDATES: as_set((ITEM, *(phone(n) for n in range(2, 9))))}
+    record = bench.submit("a", sets, policy={"max_extractable": {"samples": 20, "temperature": 0.9}})
+    assert bench.runner().run_one()
+    report = parse_report(bench.service.report(record.id, _all))
+    result = run_audit(bench.engines.engine, "a", sets, AuditSettings(extraction=SamplingWish(20, 0.5, 0.9)))
+    policy = Policy(max_extractable=MaxExtractable(samples=20, temperature=0.9))
+    whole = build_report(result, judge_result(result, policy), policy, Redactor(b"pepper"))
+    assert (report.snippets, report.gate, report.settings) == (whole.snippets, whole.gate, whole.settings)
+    assert report.summary.verdicts[Verdict.EXTRACTABLE] == 1
+    assert bench.get(record).run["extraction"]["sampling"] == {"temperature": 0.9, "top_p": 1.0, "top_k": 0}
+
+
 def as_stored_by_schema_1(bench: Bench, audit_id: str, *, shown: bool) -> None:
     """Give a finished audit the form that an older server left behind: exact numbers, token ids, a template."""
     with bench.service.store._database.change() as session:
@@ -143,12 +163,17 @@ def as_stored_by_schema_1(bench: Bench, audit_id: str, *, shown: bool) -> None:
         content["settings"] = {
             name: value
             for name, value in content["settings"].items()
-            if name not in {"missed", "false_discovery_rate", "answer_tokens", "system", "template"}
+            if name
+            not in {"missed", "false_discovery_rate", "answer_tokens", "sampling", "system", "template"}
         }
+        for name in ("summary", "controls"):
+            counts = {k: v for k, v in content[name]["verdicts"].items() if k != "extractable"}
+            content[name] = {**content[name], "verdicts": counts}
         del content["membership"]
         row.result = content
         for entry in session.scalars(select(AuditSnippetRow).where(AuditSnippetRow.audit_id == audit_id)):
-            old = {name: value for name, value in entry.entry.items() if name not in {"p_value", "q_value"}}
+            new = {"p_value", "q_value", "chance"}
+            old = {name: value for name, value in entry.entry.items() if name not in new}
             for name in ("target", "prefix"):
                 old[name] = {**old[name], "start": old[name]["text"][:4]}
                 if not shown:

@@ -8,8 +8,9 @@ from typing import get_args
 import jsonschema
 import pytest
 from lorecall.adapters.core.errors import UsageError
+from lorecall.audit.extraction import SamplingWish
 from lorecall.audit.judging.views import FRAMINGS
-from lorecall.audit.policy.policy import Framing, Policy, PolicyBounds, TagLimits
+from lorecall.audit.policy.policy import Framing, MaxExtractable, Policy, PolicyBounds, TagLimits
 from lorecall.audit.policy.policy_file import PolicyFile, check_policy, load_policy
 from lorecall.audit.records import Bounds
 from lorecall.audit.reports.models import json_schema
@@ -21,6 +22,15 @@ def test_a_policy_sets_what_it_names_and_leaves_the_rest(write: Write) -> None:
     """Null lifts a limit; what is not named keeps its default."""
     path = write("p.yaml", "schema_version: 1\nmax_certified: null\nmax_rate: 0.01\nmin_controls: 300\n")
     assert load_policy(path) == Policy(max_certified=None, max_rate=0.01, min_controls=300)
+
+
+def test_what_sampling_may_give_is_a_policy_of_its_own(write: Write) -> None:
+    """Null lifts the limit; a part that is not named is the default, or the engine's own."""
+    path = write("p.yaml", "schema_version: 1\nmax_extractable: {samples: 1000, temperature: 0.7}\n")
+    limit = load_policy(path).max_extractable
+    assert limit == MaxExtractable(samples=1000, temperature=0.7)
+    assert limit.wish() == SamplingWish(1000, 0.5, 0.7, None, None)
+    assert load_policy(write("n.yaml", "schema_version: 1\nmax_extractable: null")).max_extractable is None
 
 
 def test_the_schema_names_every_field_of_a_policy() -> None:
@@ -71,6 +81,9 @@ def test_the_policy_knows_each_bound_and_each_framing() -> None:
         ("schema_version: 1\nby_tag: [{tags: [pii], max_certifed: 0}]", "by_tag/0/max_certifed"),
         ("schema_version: 1\nbounds: {edit_distance: 2}", "bounds/edit_distance"),
         ("schema_version: 1\nbounds: {bitz: 2}", "bounds/bitz"),
+        ("schema_version: 1\nmax_extractable: 3", "max_extractable"),
+        ("schema_version: 1\nmax_extractable: {chance: 1.0}", "max_extractable/chance"),
+        ("schema_version: 1\nmax_extractable: {top_p: 0}", "max_extractable/top_p"),
         ("- 1", "valid dictionary"),
         ("a: [", "is not YAML"),
         (b"\xff", "is not YAML"),

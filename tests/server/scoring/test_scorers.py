@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 from lorecall.adapters.core.errors import AdapterNotFoundError
+from lorecall.audit.extraction import SamplingWish
 from lorecall.audit.records import Group, Verdict
 from lorecall.audit.runs.single import AuditSettings, run_audit
-from lorecall.audit.scorer import ItemScore, ScoreItem, Scorer
+from lorecall.audit.scorer import ItemScore, Sampling, ScoreItem, Scorer
 from lorecall.audit.scorers.completions_scorer import CompletionsScorer
 from lorecall.audit.scorers.http_scorer import HttpScorer
 from lorecall.audit.scorers.transformers_scorer import BASE, TransformersScorer
@@ -101,6 +102,50 @@ def test_transformers_and_peft_give_the_scores_of_the_server(
             assert_close(ours.framed(framing, None).score(model, items), expected, OTHER_ARITHMETIC)
 
 
+@pytest.mark.parametrize("scheme", [Sampling(0.7), Sampling(1.0, 0.9, 20)], ids=str)
+def test_probabilities_under_a_scheme_are_those_of_the_reference(
+    served: Served, items: list[ScoreItem], reference: TransformersScorer, scheme: Sampling
+) -> None:
+    """Temperature, and cuts: a token that the one never draws is next to the edge for the other."""
+    with HttpScorer(served.url) as ours:
+        found = ours.sampled(scheme).score(NAME, items)
+    expected = reference.sampled(scheme).score(NAME, items)
+    assert_close(found, expected, OTHER_ARITHMETIC)
+    pairs = [
+        pair
+        for one, other in zip(found, expected, strict=True)
+        for pair in zip(one.sampled, other.sampled, strict=True)
+    ]
+    assert sum((a is None) != (b is None) for a, b in pairs) <= (1 if scheme.top_k else 0)
+    both = [(a, b) for a, b in pairs if a is not None and b is not None]
+    tolerance = OTHER_ARITHMETIC / scheme.temperature
+    assert both
+    assert [a for a, _ in both] == pytest.approx([b for _, b in both], abs=tolerance)
+
+
+@pytest.mark.parametrize("scheme", [Sampling(), Sampling(0.8, 0.9, 20)], ids=str)
+def test_drawn_answers_come_as_often_as_predicted(
+    served: Served, folder: Path, items: list[ScoreItem], scheme: Sampling
+) -> None:
+    """Seeded answers of the engine: each text's count lies within its binomial interval at 99.99 %."""
+    wish = SamplingWish(temperature=scheme.temperature, top_p=scheme.top_p, top_k=scheme.top_k)
+    settings = AuditSettings(epsilon=OTHER_ARITHMETIC, extraction=wish, answers=100, confidence=0.9999)
+    sets = {Group.CANDIDATES: as_set(tuple(items))}
+    with HttpScorer(served.url) as ours:
+        result = run_audit(ours, NAME, sets, settings)
+    drawn = [snippet.drawn for snippet in result.snippets if snippet.drawn is not None]
+    assert drawn
+    assert sum(one.seen for one in drawn) > 0
+    for one in drawn:
+        assert one.interval is not None
+        assert one.interval[0] <= one.seen <= one.interval[1]
+    if not scheme.plain:  # plain scores tell nothing of a scheme, and are not passed off as if they did
+        with CompletionsScorer(served.url, {NAME: folder}) as theirs:
+            unknown = run_audit(theirs, NAME, sets, AuditSettings(epsilon=OTHER_ARITHMETIC, extraction=wish))
+        assert all(snippet.chance in (None, 0.0) for snippet in unknown.snippets)
+        assert unknown.summaries[Group.CANDIDATES].unknown_chances > 0
+
+
 def test_the_server_recites_what_the_reference_says(
     served: Served, items: list[ScoreItem], folder: Path, reference: TransformersScorer
 ) -> None:
@@ -140,6 +185,8 @@ def offline_report(
         "--adapter-dir": str(folder),
         "--candidates": str(candidates),
         "--epsilon": str(OTHER_ARITHMETIC),
+        "--sample": "40",
+        "--confidence": "0.9999",
     }
     done = subprocess.run(
         [
@@ -177,6 +224,15 @@ def test_an_engine_without_a_server_recites_what_the_others_recite(offline_repor
     verdicts = {snippet["id"]: snippet["verdict"] for snippet in offline_report["snippets"]}
     recited = {name for name, verdict in verdicts.items() if verdict in ("certified", "recalled")}
     assert recited == {name for name in verdicts if name.startswith("said")}
+
+
+def test_an_engine_without_a_server_draws_answers(offline_report: dict[str, Any]) -> None:
+    """As many as asked for, within the intervals of the prediction."""
+    drawn = [snippet["drawn"] for snippet in offline_report["snippets"] if "drawn" in snippet]
+    assert drawn
+    for one in drawn:
+        assert one["answers"] == 40
+        assert one["interval"][0] <= one["seen"] <= one["interval"][1]
 
 
 def test_unknown_names_and_overlong_texts_are_told(served: Served, folder: Path) -> None:

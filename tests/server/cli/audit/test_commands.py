@@ -19,6 +19,7 @@ from lorecall.server.cli.audit.commands import app
 from typer.testing import CliRunner, Result
 
 from tests.audit.conftest import memory_of, phone
+from tests.audit.judging.test_extractable import ITEM, Torn
 from tests.audit.tiny_scorer import BASE, TinyScorer
 from tests.audit.tiny_server import serve
 
@@ -359,3 +360,51 @@ def test_longer_chats_are_asked_for_only_if_told_how(run: Run, url: str, tmp_pat
     verified = CliRunner().invoke(app, [*again, "--turns", "all"])
     assert (verified.exit_code, "scored 2 snippets again: 0 differ" in verified.stderr) == (0, True)
     assert isinstance(error_of(CliRunner().invoke(app, again)), CandidateError)
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        (
+            [],
+            1,
+            "1 candidate extractable within 100 answers (a chance of 50% or more), where the policy allows 0",
+        ),
+        (
+            ["--max-extractable", "1"],
+            0,
+            "1 of the candidates extractable within 100 answers at temperature 1",
+        ),
+        (["--samples", "2"], 0, "0 of the candidates extractable within 2 answers"),
+        (["--samples", "2", "--chance", "0.2"], 1, "within 2 answers (a chance of 20% or more)"),
+        (["--top-k", "1"], 0, "top-k 1 (option)"),
+        (["--max-rate", "1"], 0, "1 of the candidates extractable"),
+        (["--sample", "30"], 1, "drawn: 30 answers for each snippet"),
+    ],
+)
+def test_what_sampling_gives_is_told_and_limited(
+    tmp_path: Path, options: list[str], code: int, said: str
+) -> None:
+    """An adapter that is torn between two digits: the decode is wrong, one in seven answers is right."""
+    path = write_set(tmp_path / "pair.jsonl", (ITEM,))
+    with serve(Torn(0.2)) as at:
+        arguments = ["run", "--server", at, "--adapter", "a", "--candidates", str(path), *options]
+        result = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path)])
+    assert (result.exit_code, said in result.stderr) == (code, True), result.stderr
+    report = json.loads((tmp_path / "report.json").read_text())
+    (entry,) = report["snippets"]
+    assert (entry["verdict"] == "extractable") is (
+        entry["chance"] >= report["settings"]["sampling"]["chance"]
+    )
+    failed = ET.parse(tmp_path / "report.xml").getroot().find("testsuite")  # noqa: S314  our own output
+    assert failed is not None
+    assert failed.get("failures") == str(int(entry["verdict"] == "extractable"))
+
+
+@pytest.mark.parametrize("options", [["--chance", "1.5"], ["--temperature", "0", "--sample", "3"]])
+def test_a_scheme_that_cannot_be_is_a_usage_error(tmp_path: Path, options: list[str]) -> None:
+    """No chance over 1, and nothing to draw at temperature 0."""
+    path = write_set(tmp_path / "pair.jsonl", (ITEM,))
+    with serve(Torn(0.2)) as at:
+        arguments = ["run", "--server", at, "--adapter", "a", "--candidates", str(path), *options]
+        assert isinstance(error_of(CliRunner().invoke(app, arguments)), UsageError)
