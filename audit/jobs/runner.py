@@ -25,7 +25,7 @@ from lorecall.audit.reports.build import parse_entries, snippet_entry
 from lorecall.audit.reports.redact import Redactor
 from lorecall.audit.reports.report import Report
 from lorecall.audit.runs.single import AuditSettings, refuse, resolve_epsilon
-from lorecall.audit.scorer import AdapterVersion, ScoreItem, Scorer
+from lorecall.audit.scorer import AdapterVersion, EngineInfo, ScoreItem, Scorer
 from pydantic import ValidationError
 
 logger = logging.getLogger("lorecall.audit")
@@ -308,7 +308,6 @@ def _check_engine(scorer: Scorer, record: AuditRecord) -> None:
     Raises:
         MovedError: It is another engine, or another base.
     """
-    now, then = asdict(scorer.info()), record.run["engine"]
-    for name in ("engine", "base", "base_digest", "scheme"):
-        if now[name] != then[name]:
-            raise MovedError(f"the audit began on {name} {then[name]!r} and now meets {now[name]!r}")
+    moved = EngineInfo(**record.run["engine"]).moved(scorer.info())
+    if moved:
+        raise MovedError(moved)

@@ -48,7 +48,9 @@ def post(scorer: TinyScorer, path: str, body: dict[str, Any]) -> Answer:
         scores = scorer.framed(body["framing"], body["system"]).score(
             body["model"], [ScoreItem(**item) for item in body["items"]]
         )
-        return 200, {"model": body["model"], "items": [asdict(score) for score in scores]}
+        version = "" if body["model"] == scorer.info().base else scorer.adapter(body["model"]).version
+        told = {"model": body["model"], "version": version, "engine": asdict(scorer.info())}
+        return 200, {**told, "items": [asdict(score) for score in scores]}
     if path == "/v1/completions":
         decoded = scorer.decode(body["model"], [(ids, body["max_tokens"]) for ids in body["prompt"]])
         choices = [{"index": i, "text": d.text, "token_ids": list(d.ids)} for i, d in enumerate(decoded)]
