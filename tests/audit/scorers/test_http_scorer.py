@@ -2,7 +2,7 @@
 
 import json
 import socket
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import httpx
@@ -11,7 +11,7 @@ from lorecall.adapters.core.errors import AdapterNotFoundError, ScorerError, Usa
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.records import Group
 from lorecall.audit.runs.single import AuditSettings, run_audit
-from lorecall.audit.scorer import ScoreItem
+from lorecall.audit.scorer import EngineInfo, ScoreItem
 from lorecall.audit.scorers.completions_scorer import CompletionsScorer
 from lorecall.audit.scorers.http_client import HttpClient
 from lorecall.audit.scorers.http_scorer import HttpScorer
@@ -95,7 +95,7 @@ def test_another_base_meanwhile_ends_the_audit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Said beside the scores, or asked with each batch of a server that does not: exit code 3, naming both."""
-    moved = replace(engine.engine, **{field: "another"})
+    moved = EngineInfo(**{**asdict(engine.engine), field: "another"})
 
     def move() -> None:
         if len(engine.scored) > 20:
@@ -132,7 +132,7 @@ def test_another_base_behind_any_vllm_server_ends_the_audit(moved: str) -> None:
     with CompletionsScorer("http://server", transport=httpx.MockTransport(handle)) as scorer:
         assert scorer.info().base == "tiny"
         says[moved] = "another"
-        with pytest.raises(ScorerError, match="and now meets .*another"):
+        with pytest.raises(ScorerError, match=r"and now meets .*another"):
             scorer.score("a", [ScoreItem("1", "p", "t")])
 
 
