@@ -110,6 +110,14 @@ class EngineInfo:
     sampling: Sampling | None = None
     penalties: tuple[str, ...] = ()
 
+    def moved(self, now: Self) -> str:
+        """Return in what another engine than this one answers now, "" if it is the same; its ε may differ."""
+        for name in ("engine", "base", "base_digest", "scheme"):
+            then, found = getattr(self, name), getattr(now, name)
+            if then != found:
+                return f"the audit began on {name} {then!r} and now meets {found!r}"
+        return ""
+
 
 @dataclass(frozen=True, slots=True)
 class AdapterVersion:
@@ -161,7 +169,11 @@ class Scorer(Protocol):
     """Scores and decodes through one served model; `model` is an adapter's name or the base's."""
 
     def info(self) -> EngineInfo:
-        """Return which engine and which base answer. Raises ScorerError if it cannot be reached."""
+        """Return which engine and which base answer now.
+
+        Raises:
+            ScorerError: It cannot be reached, or is known to be another one than before.
+        """
         ...
 
     def adapter(self, name: str) -> AdapterVersion:

@@ -100,7 +100,7 @@ def _draw(items: Sequence[ScoreItem], count: int, rng: random.Random) -> list[Sc
                 _redraw(text, kept, rng)
                 for text, kept in zip((model.prefix, model.target), frames, strict=True)
             ]
-            control = ScoreItem(f"synthetic-{index}", *texts)
+            control = ScoreItem(f"synthetic-{index}", texts[0], texts[1])
             if texts[1] != model.target and not overlaps(control):
                 made.append(control)
                 break

@@ -9,7 +9,7 @@ from lorecall.audit.jobs.spool import Texts
 from lorecall.audit.policy.gate import judge_result
 from lorecall.audit.policy.policy import Policy
 from lorecall.audit.records import AuditResult, Epsilon, Group
-from lorecall.audit.reports.build import build_report
+from lorecall.audit.reports.build import build_report, final_entry
 from lorecall.audit.reports.redact import Redactor
 from lorecall.audit.reports.report import Report, Snippet
 from lorecall.audit.runs.single import AuditSettings, secret_of
@@ -84,8 +84,7 @@ def read_extraction(run: dict[str, Any]) -> Extraction:
 def _beside_controls(entry: Snippet, tally: Tally, number: int) -> Snippet:
     """Return an entry with what its comparison with the controls gave."""
     standing = tally.standing(number)
-    verdict = tally.verdict(number)
-    return entry.model_copy(update={"verdict": verdict, "p_value": standing.p, "q_value": standing.q})
+    return final_entry(entry, tally.verdict(number), standing.p, standing.q)
 
 
 def no_controls(texts: Texts) -> int:

@@ -21,11 +21,11 @@ from lorecall.audit.jobs.spool import Spool, Texts
 from lorecall.audit.jobs.store import AuditStore
 from lorecall.audit.judging.framed_judges import BaseCaches, FramedJudges
 from lorecall.audit.records import Group, SnippetResult
-from lorecall.audit.reports.build import parse_entries, snippet_entry
+from lorecall.audit.reports.build import parse_entries, pending_entry, snippet_entry
 from lorecall.audit.reports.redact import Redactor
 from lorecall.audit.reports.report import Report
 from lorecall.audit.runs.single import AuditSettings, refuse, resolve_epsilon
-from lorecall.audit.scorer import AdapterVersion, ScoreItem, Scorer
+from lorecall.audit.scorer import AdapterVersion, EngineInfo, ScoreItem, Scorer
 from pydantic import ValidationError
 
 logger = logging.getLogger("lorecall.audit")
@@ -71,9 +71,10 @@ class Runner:
         worker: Under which name this runner holds audits.
         lease: How long it holds an audit without renewing the lease.
         batch: Snippets recorded together.
-        seen: Called with the results of each batch, after it was recorded.
+        seen: Called with the results of each batch, after it was recorded; their verdicts wait for the controls.
         stop: Set to stop after the current batch; the audit goes back into the queue.
         admissions: What admits versions; None takes no audit that does.
+        ended: Called with the report of each audit that is done.
     """
 
     store: AuditStore
@@ -85,6 +86,7 @@ class Runner:
     seen: Callable[[Sequence[SnippetResult]], None]
     stop: threading.Event
     admissions: Admissions | None = None
+    ended: Callable[[Report], None] = lambda _report: None
 
     def run_one(self) -> bool:
         """Take an audit and do it to its end; return whether there was one.
@@ -164,6 +166,7 @@ class Runner:
         result = report.model_dump(mode="json", exclude={"snippets"})  # they have their own rows
         self.store.finish(record.id, self.worker, result, [entry.values() for entry in report.snippets])
         self.spool.remove(record.id)
+        self.ended(report)
 
     def _ask(
         self, record: AuditRecord, scorer: Scorer, texts: Texts, settings: AuditSettings, redactor: Redactor
@@ -185,7 +188,8 @@ class Runner:
             started = time.monotonic()
             results = judges.judge(group, items)
             _checked(scorer, record)
-            entries = [snippet_entry(one, redactor, scorer.token_texts).values() for one in results]
+            made = (snippet_entry(one, redactor, scorer.token_texts) for one in results)
+            entries = [pending_entry(one).values() for one in made]
             spent = time.monotonic() - started
             record = self.store.record(record.id, self.worker, record.done, entries, self.lease, spent)
             self.seen(results)
@@ -315,7 +319,6 @@ def _check_engine(scorer: Scorer, record: AuditRecord) -> None:
     Raises:
         MovedError: It is another engine, or another base.
     """
-    now, then = asdict(scorer.info()), record.run["engine"]
-    for name in ("engine", "base", "base_digest", "scheme"):
-        if now[name] != then[name]:
-            raise MovedError(f"the audit began on {name} {then[name]!r} and now meets {now[name]!r}")
+    moved = EngineInfo(**record.run["engine"]).moved(scorer.info())
+    if moved:
+        raise MovedError(moved)

@@ -147,7 +147,7 @@ def _set_of(value: dict[str, Any]) -> CandidateSet:
         value["name"],
         value["digest"],
         # an older server wrote no tags
-        tuple(ScoreItem(*item[:3], tags=tuple(*item[3:])) for item in value["items"]),
+        tuple(ScoreItem(*item[:3], *(tuple(tags) for tags in item[3:])) for item in value["items"]),
         tuple(BadLine(*bad) for bad in value["bad"]),
         value["generated"],
         value["bad_count"],

@@ -167,6 +167,11 @@ def _unlike(result: AuditResult, policy: Policy) -> list[str]:
         for framing in policy.required_framings
         if framing not in result.views
     ]
+    if not result.adapter.version and not policy.allow_unverified:
+        gaps.append(
+            "unverified: the server does not say which version it serves, and no PEFT folder was given; give "
+            "--adapter-dir, or allow_unverified in the policy"
+        )
     if result.bounds != policy.bounds.bounds():
         gaps.append("the verdicts were given by other bounds than the policy's")
     return gaps

@@ -128,6 +128,8 @@ class Policy(Counts):
     """Controls without which the audit is incomplete; none by default."""
     count_short: bool = True
     """Whether targets that the base finds likely count; true by default."""
+    allow_unverified: bool = False
+    """Whether an adapter passes whose served version is not known; false by default."""
     required_framings: Annotated[tuple[Framing, ...], Field(strict=False)] = ()
     """Framings without which the audit is incomplete; none by default."""
     by_tag: Annotated[tuple[TagLimits, ...], Field(strict=False)] = ()

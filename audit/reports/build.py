@@ -15,7 +15,7 @@ from lorecall.audit.judging.peer_measures import exact_memorization, extraction_
 from lorecall.audit.judging.rule import argmax_flags, threshold
 from lorecall.audit.policy.gate import Gate
 from lorecall.audit.policy.policy import Policy
-from lorecall.audit.records import AuditResult, Group, SnippetResult
+from lorecall.audit.records import AuditResult, Group, SnippetResult, Verdict
 from lorecall.audit.reports.models import SCHEMA_VERSION, Engine, Inputs, Tool, parse
 from lorecall.audit.reports.redact import Redactor
 from lorecall.audit.reports.report import (
@@ -164,7 +164,11 @@ def snippet_entry(
         error=snippet.error,
         view=snippet.view,
         views=tuple(
-            ViewVerdict(view=v, verdict=verdict, min_p=None if p is None else _p(p, redactor))
+            ViewVerdict(
+                view=v,
+                verdict=_of_view(v, verdict, snippet.view, snippet.verdict),
+                min_p=None if p is None else _p(p, redactor),
+            )
             for v, verdict, p in snippet.views
         ),
         not_asked=snippet.not_asked,
@@ -178,6 +182,34 @@ def snippet_entry(
         tags=snippet.item.tags,
     )
     return entry if snippet.rule is None else _scored(entry, snippet, redactor, token_texts)
+
+
+def _of_view(view: str, found: Verdict, chosen: str, verdict: Verdict) -> Verdict:
+    """Return what a view gave: `partial` only where the snippet is, since no view is compared with controls."""
+    unproved = found is Verdict.PARTIAL and not (view == chosen and verdict is Verdict.PARTIAL)
+    return Verdict.CLEAR if unproved else found
+
+
+def pending_entry(entry: Snippet) -> Snippet:
+    """Return an entry as it stands while its audit runs: a recalled stretch is no finding yet."""
+    if entry.verdict is not Verdict.PARTIAL or entry.alarm:
+        return entry
+    return _with_verdict(entry, Verdict.CLEAR, {"pending": True})
+
+
+def final_entry(entry: Snippet, verdict: Verdict, p_value: float | None, q_value: float | None) -> Snippet:
+    """Return an entry as it stands at the end, with what its comparison with the controls gave."""
+    return _with_verdict(entry, verdict, {"pending": None, "p_value": p_value, "q_value": q_value})
+
+
+def _with_verdict(entry: Snippet, verdict: Verdict, values: dict[str, object]) -> Snippet:
+    views = entry.views
+    if Verdict.PARTIAL in (verdict, entry.verdict):
+        views = tuple(
+            view.model_copy(update={"verdict": verdict}) if view.view == entry.view else view
+            for view in views
+        )
+    return entry.model_copy(update={"verdict": verdict, "views": views, **values})
 
 
 def _p(p: float, redactor: Redactor) -> float:

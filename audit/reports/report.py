@@ -287,11 +287,18 @@ class Snippet(ReportModel):
     """The smallest false discovery rate at which this candidate is a finding."""
     tags: tuple[str, ...] = Field(default=(), exclude_if=is_empty)
     """The user's labels of the candidate, shown in clear."""
+    pending: Literal[True] | None = optional()
+    """Only while an audit runs: a stretch is recalled, and whether it beats the controls is known at the end."""
+
+    @property
+    def evidence(self) -> Verdict:
+        """What its own evidence gives: `partial` for a recalled stretch that waits for the controls."""
+        return Verdict.PARTIAL if self.pending else self.verdict
 
     def judged(self) -> Judged:
         """Return what a tally counts."""
         return Judged(
-            self.verdict, self.alarm, self.flags, 0, 0, None, not_asked=self.not_asked, tags=self.tags
+            self.evidence, self.alarm, self.flags, 0, 0, None, not_asked=self.not_asked, tags=self.tags
         )
 
 
@@ -352,7 +359,7 @@ class ScoredSnippet(Snippet):
     def judged(self) -> Judged:
         """Return what a tally counts."""
         return Judged(
-            self.verdict,
+            self.evidence,
             self.alarm,
             self.flags,
             self.length,

@@ -117,6 +117,8 @@ def run_audit(
         raise ScorerError(
             f"{adapter!r} was given a new version during the audit", hint="audit again, when it is at rest"
         )
+    if moved := engine.moved(scorer.info()):
+        raise ScorerError(moved, hint="audit again, when the server is at rest")
     return AuditResult(
         adapter=version,
         engine=engine,

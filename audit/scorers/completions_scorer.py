@@ -62,15 +62,18 @@ class CompletionsScorer(HttpScorer):
         self._models: list[_Model] | None = None
 
     def info(self) -> EngineInfo:
-        """Return the engine's version and the base: the first model that has no parent."""
-        if self._info is None:
-            base = next((model for model in self._list() if model.parent is None), None)
-            if base is None:
-                raise broken("/v1/models", "no model without a parent")
-            response = self.client.send("GET", "/version")
-            version = response.json().get("version", "") if response.is_success else ""
-            self._info = EngineInfo(engine=f"vllm {version}".strip(), base=base.id)
-        return self._info
+        """Return the engine's version and the base: the first model that has no parent.
+
+        Raises:
+            ScorerError: There is none, or another engine or base than before answers.
+        """
+        self._models = None
+        base = next((model for model in self._list() if model.parent is None), None)
+        if base is None:
+            raise broken("/v1/models", "no model without a parent")
+        response = self.client.send("GET", "/version")
+        version = response.json().get("version", "") if response.is_success else ""
+        return self._same(EngineInfo(engine=f"vllm {version}".strip(), base=base.id))
 
     def adapter(self, name: str) -> AdapterVersion:
         """Return what the adapter's folder holds; without one, its version and rank stay unknown."""
@@ -94,6 +97,8 @@ class CompletionsScorer(HttpScorer):
         return self._models
 
     def _score(self, model: str, items: Sequence[ScoreItem]) -> list[ItemScore]:
+        if self._info is not None:
+            self.info()
         splits = [self._splits(item) for item in items]
         work = [(item.id, split) for item, found in zip(items, splits, strict=True) for split in found]
         scored = iter(
@@ -122,11 +127,11 @@ class CompletionsScorer(HttpScorer):
         return self._ask_tokens({"prompt": text, "add_special_tokens": special, "return_token_strs": True})
 
     def _ask_tokens(self, body: dict[str, object]) -> _Tokens:
-        answer = self.client.ask("POST", "/tokenize", {"model": self.info().base, **body})
+        answer = self.client.ask("POST", "/tokenize", {"model": self._base(), **body})
         return parse(_Tokens, answer, "/tokenize")
 
     def _text(self, ids: Sequence[int]) -> str:
-        body: dict[str, object] = {"model": self.info().base, "tokens": list(ids)}
+        body: dict[str, object] = {"model": self._base(), "tokens": list(ids)}
         return parse(str, self.client.ask("POST", "/detokenize", body).get("prompt"), "/detokenize")
 
     def _score_splits(self, model: str, work: Sequence[tuple[str, Split]]) -> list[ItemScore]:

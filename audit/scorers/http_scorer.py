@@ -70,6 +70,7 @@ class HttpScorer:
         self._batch = batch
         self._texts: dict[int, str] = {}
         self._info: EngineInfo | None = None
+        self._versions: dict[str, str] = {}
         self._priority = 0
         self.client = HttpClient(server, api_key=api_key, timeout=timeout, transport=transport)
 
@@ -104,19 +105,33 @@ class HttpScorer:
         return other
 
     def info(self) -> EngineInfo:
-        """Return what `GET /v1/engine` says (asked once); from then on decoding yields to live traffic."""
+        """Return what `GET /v1/engine` says; from then on decoding yields to live traffic.
+
+        Raises:
+            ScorerError: It is no lorecall server, or another engine or base than before answers.
+        """
+        response = self.client.send("GET", "/v1/engine")
+        if response.status_code == HTTPStatus.NOT_FOUND:
+            raise ScorerError(
+                f"{self.client.server} answers, but has no /v1/engine",
+                hint="it is no lorecall server; start one with `lorecall serve`",
+                param="server",
+            )
+        answer = read_json(response)
+        self._priority = parse(int, answer.get("background_priority", 0), "/v1/engine")
+        return self._same(parse(EngineInfo, answer, "/v1/engine"))
+
+    def _same(self, now: EngineInfo) -> EngineInfo:
+        """Return the engine as it was first told, if it is still that one."""
         if self._info is None:
-            response = self.client.send("GET", "/v1/engine")
-            if response.status_code == HTTPStatus.NOT_FOUND:
-                raise ScorerError(
-                    f"{self.client.server} answers, but has no /v1/engine",
-                    hint="it is no lorecall server; start one with `lorecall serve`",
-                    param="server",
-                )
-            answer = read_json(response)
-            self._info = parse(EngineInfo, answer, "/v1/engine")
-            self._priority = parse(int, answer.get("background_priority", 0), "/v1/engine")
+            self._info = now
+        if moved := self._info.moved(now):
+            raise ScorerError(moved, hint="audit again, when the server is at rest")
         return self._info
+
+    def _base(self) -> str:
+        """Return the base's served name, asked once."""
+        return (self._info or self.info()).base
 
     def adapter(self, name: str) -> AdapterVersion:
         """Return the deployed version of an adapter; an unknown name fails with the known ones."""
@@ -146,6 +161,7 @@ class HttpScorer:
         if not self.sampling.follows_from_scores:
             body["sampling"] = asdict(self.sampling)
         answer = self.client.ask("POST", "/v1/score", body)
+        self._check_answerer(model, answer)
         scores = parse(list[ItemScore], answer.get("items"), "/v1/score")
         if [score.id for score in scores] != [item.id for item in items]:
             raise broken("/v1/score", "the items do not come back in the order given")
@@ -161,6 +177,24 @@ class HttpScorer:
             if any(len(array) != len(score.target_ids) for array in arrays):
                 raise broken("/v1/score", f"arrays of different lengths for the item {score.id!r}")
         return scores
+
+    def _check_answerer(self, model: str, answer: dict[str, Any]) -> None:
+        """Check that the engine and the version that gave these scores are those that gave the first ones.
+
+        A lorecall server says so beside the scores; one that does not is asked.
+
+        Raises:
+            ScorerError: They are not, so the scores would be of two models.
+        """
+        if "engine" in answer:
+            self._same(parse(EngineInfo, answer["engine"], "/v1/score"))
+        elif self._info is not None:
+            self.info()
+        version = str(answer.get("version", ""))
+        if self._versions.setdefault(model, version) != version:
+            raise ScorerError(
+                f"{model!r} was given a new version during the audit", hint="audit again, when it is at rest"
+            )
 
     def decode(self, model: str, prompts: Sequence[tuple[Sequence[int], int]]) -> list[Decoded]:
         """Decode greedily; prompts of like length of answer share a request."""
@@ -207,7 +241,7 @@ class HttpScorer:
         """Return the text of each token alone, asking the server once for each distinct id."""
         for token in dict.fromkeys(ids):
             if token not in self._texts:
-                body: dict[str, object] = {"model": self.info().base, "tokens": [token]}
+                body: dict[str, object] = {"model": self._base(), "tokens": [token]}
                 answer = self.client.ask("POST", "/detokenize", body)
                 self._texts[token] = str(answer.get("prompt", ""))
         return [self._texts[token] for token in ids]

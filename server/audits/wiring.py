@@ -76,6 +76,7 @@ def make_audits(
         seen=metrics.seen,
         stop=stop,
         admissions=admissions,
+        ended=metrics.ended,
     )
     worker = Worker(runner, lambda: metrics.refresh(store))
     return AuditParts(

@@ -47,7 +47,9 @@ def post(scorer: TinyScorer, path: str, body: dict[str, Any]) -> Answer:
     if path == "/v1/score":
         engine = scorer.framed(body["framing"], body["system"]).sampled(Sampling(**body.get("sampling", {})))
         scores = engine.score(body["model"], [ScoreItem(**item) for item in body["items"]])
-        return 200, {"model": body["model"], "items": [asdict(score) for score in scores]}
+        version = "" if body["model"] == scorer.info().base else scorer.adapter(body["model"]).version
+        told = {"model": body["model"], "version": version, "engine": asdict(scorer.info())}
+        return 200, {**told, "items": [asdict(score) for score in scores]}
     if path == "/v1/completions":
         if body["temperature"]:
             ((ids, tokens),) = [(ids, body["max_tokens"]) for ids in body["prompt"]]

@@ -6,11 +6,13 @@ from typing import Annotated, Any
 from urllib.parse import quote
 
 import typer
+from lorecall.adapters.core.errors import LorecallError
 from lorecall.audit.scorers.http_client import HttpClient
 from lorecall.server.cli.adapters import keys
 from lorecall.server.cli.adapters.train import train
 from lorecall.server.cli.common.client import call
 from lorecall.server.cli.common.console import note, print_json
+from lorecall.server.cli.common.ending import INTERNAL
 from lorecall.server.cli.common.options import LOCAL, AsJson, Server
 from rich.console import Console
 from rich.table import Table
@@ -44,7 +46,11 @@ def add(
     wait: Annotated[bool, typer.Option(help="Wait for the audit that admits it.")] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Add an adapter under NAME, or move NAME to a new version."""
+    """Add an adapter under NAME, or move NAME to a new version.
+
+    Where the audit that admits it refuses it: exit 1 for leaks, 3 for an audit that is not complete, 4 where the
+    engine disagrees with itself.
+    """
     path = Path(source)
     if upload:
         with HttpClient(server) as client:
@@ -61,6 +67,18 @@ def add(
         version = next(one for one in shown["versions"] if one["version"] == added["version"])
         added |= version
     _show([added], as_json=as_json)
+    if added["state"] == "quarantined":
+        raise typer.Exit(_refusal_code(server, str(added.get("audit_id") or "")))
+
+
+def _refusal_code(server: str, audit_id: str) -> int:
+    """Return the exit code of the gate that refused a version; 3 where that cannot be told."""
+    try:
+        gate = call(server, "GET", f"/v1/audits/{quote(audit_id, safe='')}")["gate"] if audit_id else None
+    except LorecallError as error:
+        note(f"the audit {audit_id} cannot be read: {error.message}")
+        gate = None
+    return int(gate["exit_code"]) if gate else INTERNAL
 
 
 @app.command("list")

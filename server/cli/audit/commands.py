@@ -132,6 +132,10 @@ def run(
     ignore_short: Annotated[
         bool, typer.Option("--ignore-short", help="Leave targets that the base finds likely out of the gate.")
     ] = False,
+    allow_unverified: Annotated[
+        bool,
+        typer.Option("--allow-unverified", help="Let an adapter pass whose served version is not known."),
+    ] = False,
     keep: Annotated[
         int,
         typer.Option(min=1, help="How many of each set's gravest snippets reports show; all count."),
@@ -179,6 +183,8 @@ def run(
     rules = choose_policy(policy, limits, until_bound, sampling=scheme)
     if ignore_short:
         rules = rules.model_copy(update={"count_short": False})
+    if allow_unverified:
+        rules = rules.model_copy(update={"allow_unverified": True})
     check_share(confidence, "confidence")
     settings = AuditSettings(
         epsilon=epsilon,

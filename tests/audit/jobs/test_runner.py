@@ -1,5 +1,6 @@
 """Audits that were asked for are done as `run_audit` would, in pieces, whoever does which piece."""
 
+import json
 import logging
 import threading
 from collections.abc import Callable, Iterator
@@ -37,7 +38,7 @@ from sqlalchemy import select, update
 
 from tests.audit.conftest import as_set, phone
 from tests.audit.judging.test_extractable import ITEM, Torn
-from tests.audit.tiny_scorer import TinyScorer
+from tests.audit.tiny_scorer import Memory, TinyScorer
 
 MIGRATIONS = Path(__file__).parents[3] / "adapters" / "registry" / "migrations"
 Hook = Callable[[], None]
@@ -232,6 +233,31 @@ def test_an_audit_of_a_newer_release_is_left_to_it(
 def make_order_views(framing: list[str]) -> Any:
     return make_order({"adapter": "x", "candidates": [{"prefix": "a", "target": "b"}], "framing": framing}, {})\
         .settings.audit_settings(None, None).views  # fmt: skip
+
+
+@pytest.mark.parametrize("show", [True, False])
+def test_nothing_is_partial_before_the_controls_were_asked(
+    bench: Bench, pairs: tuple[ScoreItem, ...], sets: dict[Group, CandidateSet], *, show: bool
+) -> None:
+    """A recalled stretch is recorded as pending; at the end it is `partial`, in entry, view and count."""
+    sets = sets | {Group.CANDIDATES: as_set(pairs[:1])}
+    bench.engines.engine.adapters["leaky"] = Memory((pairs[0].prefix + pairs[0].target[:7],))
+    record = bench.submit("leaky", sets, show_text=show)
+    reports: list[Any] = []
+    runner = replace(bench.runner(), ended=reports.append)
+    bench.engines.before_score = lambda: runner.stop.set() if bench.get(record).done else None
+    runner.run_one()
+    assert 0 < bench.get(record).done < 21
+    assert reports == []
+    running = bench.service.snippets(record.id, _all, 0, 100)
+    assert "partial" not in json.dumps(running)
+    assert [entry["id"] for entry in running if entry.get("pending")] == [pairs[0].id]
+    bench.engines.before_score = lambda: None
+    replace(bench.runner("next"), ended=reports.append).run_one()
+    (first, *others) = bench.service.snippets(record.id, _all, 0, 100)
+    assert (first["verdict"], first["views"][0]["verdict"]) == ("partial", "partial")
+    assert "pending" not in json.dumps([first, *others])
+    assert [snippet.verdict for report in reports for snippet in report.snippets].count(Verdict.PARTIAL) == 1
 
 
 def test_nothing_to_do_is_said(bench: Bench) -> None:

@@ -121,6 +121,16 @@ def test_a_required_framing_must_have_been_asked(pairs: tuple[ScoreItem, ...]) -
     assert gate.reasons == ("the policy asks for the framing chat, in which nothing was asked",)
 
 
+def test_an_unverified_adapter_passes_only_if_that_is_allowed(pairs: tuple[ScoreItem, ...]) -> None:
+    """A server that names no version, and no PEFT folder: nothing ties the result to an adapter."""
+    result = audited(TinyScorer({"a": memory_of(())}), pairs)
+    unknown = replace(result, adapter=replace(result.adapter, version=""))
+    gate = judge_result(unknown, Policy())
+    assert gate.exit_code is ExitCode.INCOMPLETE
+    assert gate.reasons[0].startswith("unverified: ")
+    assert judge_result(unknown, Policy(allow_unverified=True)).passed
+
+
 def test_an_audit_by_other_bounds_is_not_the_policys(pairs: tuple[ScoreItem, ...]) -> None:
     """A policy's bounds are those that the verdicts must have been given by."""
     bounds = PolicyBounds(edit_distance=0.3)
