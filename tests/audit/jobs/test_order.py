@@ -107,7 +107,7 @@ def test_controls_are_given_or_made() -> None:
     [
         ({"candidates": [ITEM]}, "adapter"),
         ({"adapter": "acme"}, "candidates"),
-        (asked(nonsense=HIDDEN), "nonsense"),
+        (asked(nonsense=HIDDEN), None),
         (asked(candidates=[HIDDEN]), "candidates.0"),
         (asked(candidates={"id": HIDDEN}), "candidates"),
         (asked(candidates=[{"prefix": HIDDEN}]), "candidates"),
@@ -141,7 +141,7 @@ def test_controls_are_given_or_made() -> None:
         (asked(candidates=[{**ITEM, "prefix": "x" * (1 << 20)}]), "candidates"),
     ],
 )
-def test_a_wrong_field_is_named_without_its_text(fields: dict[str, object], param: str) -> None:
+def test_a_wrong_field_is_named_without_its_text(fields: dict[str, object], param: str | None) -> None:
     """The error names the field, is the caller's fault, and quotes no text, nor does its cause."""
     with pytest.raises(UsageError) as caught:
         make_order(fields, {})
