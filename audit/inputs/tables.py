@@ -108,12 +108,12 @@ def _rows(name: str, content: BinaryIO) -> Iterator[Row]:
     try:
         if Path(name).suffix.lower() == PARQUET:
             table = pq.ParquetFile(content)
-            wanted = _wanted(table.schema_arrow.names)
+            wanted = _wanted(name, table.schema_arrow.names)
             for batch in table.iter_batches(batch_size=ROWS, columns=wanted, use_threads=False):
                 yield from _batch_rows(batch, wanted)
         else:
             with pa.ipc.open_stream(content) as stream:
-                wanted = _wanted(stream.schema.names)
+                wanted = _wanted(name, stream.schema.names)
                 for batch in stream:
                     yield from _batch_rows(batch, wanted)
     except (pa.ArrowException, OSError):  # the cause could quote a value
@@ -124,7 +124,7 @@ def _rows(name: str, content: BinaryIO) -> Iterator[Row]:
         ) from None
 
 
-def _wanted(names: Sequence[str]) -> list[str]:
+def _wanted(table: str, names: Sequence[str]) -> list[str]:
     """Return the columns of a table that a candidate may have.
 
     Raises:
@@ -134,7 +134,7 @@ def _wanted(names: Sequence[str]) -> list[str]:
     twice = next((name for name in wanted if wanted.count(name) > 1), None)
     if twice is not None:
         raise CandidateError(
-            f"the column {twice!r} stands twice", hint="keep one of them", param="candidates"
+            f"{table!r} has the column {twice!r} twice", hint="keep one of them", param="candidates"
         )
     return wanted
 

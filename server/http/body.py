@@ -99,10 +99,8 @@ def check_value(field: str, value: Any) -> None:
             problem = "holds a number that is not finite"
         else:
             continue
-        known = NAME.fullmatch(field)  # another one could be a text in the wrong place
-        raise UsageError(
-            f"{field!r} {problem}" if known else f"a field {problem}", param=field if known else None
-        )
+        known = field if NAME.fullmatch(field) else None  # another one could be a text in the wrong place
+        raise UsageError(f"{known!r} {problem}" if known else f"a field {problem}", param=known)
 
 
 def parts_of(value: Any) -> Iterator[Any]:
