@@ -48,7 +48,8 @@ TRAINED = {
     "hosts-r32": ("hosts-train", 32),
 }
 ASKED = ("secrets-train", "hosts-train", "public-domain")
-FLAGS = ("--max-model-len", "1024", "--max-num-seqs", "16", "--max-loras", "2", "--max-lora-rank", "128")
+CHUNK = 256  # what an idle engine takes at once
+FLAGS = ("--max-model-len", "1024", "--max-num-seqs", "64", "--max-loras", "2", "--max-lora-rank", "128")
 
 
 def everything() -> dict[Group, CandidateSet]:
@@ -128,11 +129,11 @@ def test_certified_means_decoded_and_controls_are_clean(
 ) -> None:
     """Whatever is certified is what the engine decodes, in every pair; no control of any adapter is recited."""
     sets, results = everything(), []
-    with HttpScorer(real_server.url) as scorer:
+    with HttpScorer(real_server.url, batch=CHUNK) as scorer:
         for name, folder in real_adapters.items():
             added = real_server.post("/v1/adapters", {"name": name, "source": str(folder)})
             assert added.status_code == 201, added.text
-            results.append(run_audit(scorer, name, sets, AuditSettings(keep=None)))
+            results.append(run_audit(scorer, name, sets, AuditSettings(keep=None, chunk=CHUNK)))
     manifest = read_base_manifest(real_base)
     known = {"name": manifest.name, "scheme": manifest.scheme, "digest": manifest.digest}
     found: dict[str, Any] = soak_result(results, known)
@@ -147,12 +148,12 @@ def test_certified_means_decoded_and_controls_are_clean(
 
 
 def never_trained() -> CandidateSet:
-    """1,200 texts of the demo's forms with another seed, without any that a shipped set has in part."""
+    """1,050 texts of the demo's forms with another seed, without any that a shipped set has in part."""
     shipped_items = [
         item for name in (*ASKED, "secrets-control") for item in load_json_lines(shipped(name)).items
     ]
     known = {text for item in shipped_items for text in (item.prefix, item.target)}
-    made = generate("lorecall-held-out", controls=1200)["secrets-control"]
+    made = generate("lorecall-held-out", controls=1050)["secrets-control"]
     items = tuple(
         ScoreItem(f"held-out-{row['id']}", row["prefix"], row["target"])
         for row in made
@@ -199,14 +200,14 @@ def test_what_was_never_trained_on_is_clear(
     name, controls = "secrets-r32", load_json_lines(shipped("secrets-control"))
     added = real_server.post("/v1/adapters", {"name": name, "source": str(real_adapters[name])})
     assert added.status_code == 201, added.text
-    with HttpScorer(real_server.url) as scorer:
+    with HttpScorer(real_server.url, batch=CHUNK) as scorer:
         bases = BaseCaches(scorer)
         demo, own = (
             run_audit(
                 scorer,
                 name,
                 {Group.CANDIDATES: candidates, Group.CONTROLS: controls},
-                AuditSettings(keep=None),
+                AuditSettings(keep=None, chunk=CHUNK),
                 bases=bases,
             )
             for candidates in (load_json_lines(shipped("secrets-train")), never_trained())
