@@ -4,6 +4,7 @@ import base64
 import json
 import sqlite3
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ SECRET = "Zoë's key is 4471-kX & more"  # noqa: S105  a text to look for
 IDS = [ord(c) for c in SECRET]
 
 
-def decode(ids: list[int]) -> str:
+def decode(ids: Sequence[int]) -> str:
     """A tokenizer with a token for each character."""
     return "".join(chr(one) for one in ids if one < 0x110000)
 

@@ -3,8 +3,9 @@
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from io import BufferedIOBase
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 
 from lorecall.adapters.core.errors import CandidateError
 from lorecall.audit.inputs.candidates import BadLineError, CandidateSet, Turns
@@ -28,7 +29,7 @@ def load_json_lines(path: Path, *, skip_bad: bool = False, turns: Turns = Turns.
 
 
 def read_json_lines(
-    name: str, lines: BinaryIO, turns: Turns, *, skip_bad: bool, bound: Bound | None = None
+    name: str, lines: BufferedIOBase, turns: Turns, *, skip_bad: bool, bound: Bound | None = None
 ) -> CandidateSet:
     """Read the content of a candidate file. Raises CandidateError as `load_json_lines` does."""
     digest = hashlib.sha256()

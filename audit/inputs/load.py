@@ -1,7 +1,7 @@
 """The one reader of candidates: JSON Lines, Parquet, Arrow, a Hugging Face dataset's folder, or plain text."""
 
+from io import BufferedIOBase
 from pathlib import Path
-from typing import BinaryIO
 
 from lorecall.audit.inputs.candidates import CandidateSet, TextSplit, Turns
 from lorecall.audit.inputs.json_lines import read_json_lines
@@ -43,7 +43,7 @@ def load_input(
 
 def read_input(
     name: str,
-    content: BinaryIO,
+    content: BufferedIOBase,
     *,
     skip_bad: bool = False,
     split: TextSplit = TextSplit.SENTENCE,

@@ -3,8 +3,9 @@
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from io import BufferedIOBase
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import TypeVar
 
 from lorecall.adapters.core.errors import CandidateError
 from lorecall.audit.inputs.candidates import BadLine, BadLineError, CandidateSet
@@ -34,7 +35,7 @@ class Bound:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
+def opened(path: Path) -> Iterator[BufferedIOBase]:
     """Open a candidate file for reading.
 
     Raises:

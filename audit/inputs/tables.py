@@ -3,8 +3,9 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from importlib import import_module
+from io import BufferedIOBase
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from lorecall.adapters.core.errors import CandidateError
 from lorecall.audit.inputs.candidates import CandidateSet, Turns
@@ -46,7 +47,7 @@ def load_folder(path: Path, turns: Turns, *, skip_bad: bool) -> CandidateSet:
 
 
 def read_table(
-    name: str, content: BinaryIO, turns: Turns, *, skip_bad: bool, bound: Bound | None = None
+    name: str, content: BufferedIOBase, turns: Turns, *, skip_bad: bool, bound: Bound | None = None
 ) -> CandidateSet:
     """Read the rows of a Parquet or Arrow file.
 
@@ -73,7 +74,7 @@ def _make_set(
     return make_set(name, digest.hexdigest(), parsed, skip_bad=skip_bad, generated=describe_turns(turns))
 
 
-def _digested_rows(name: str, content: BinaryIO, digest: "hashlib._Hash") -> Iterator[Row]:
+def _digested_rows(name: str, content: BufferedIOBase, digest: "hashlib._Hash") -> Iterator[Row]:
     hashlib.file_digest(content, lambda: digest)
     content.seek(0)
     yield from _rows(name, content)
@@ -96,7 +97,7 @@ def _value(scalar: Any) -> object:
         return Unreadable()
 
 
-def _rows(name: str, content: BinaryIO) -> Iterator[Row]:
+def _rows(name: str, content: BufferedIOBase) -> Iterator[Row]:
     """Yield the rows of a Parquet or Arrow file, batch by batch; only the columns that a candidate may have."""
     try:
         pa: Any = import_module("pyarrow")  # optional, and without types

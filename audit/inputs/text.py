@@ -4,9 +4,9 @@ import codecs
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator
+from io import BufferedIOBase
 from itertools import pairwise
 from pathlib import Path
-from typing import BinaryIO
 
 from lorecall.adapters.core.errors import CandidateError, UsageError
 from lorecall.audit.inputs.candidates import BadLineError, CandidateSet, TextSplit
@@ -25,7 +25,7 @@ TOKENS = 50
 
 def read_text(
     name: str,
-    content: BinaryIO,
+    content: BufferedIOBase,
     split: TextSplit,
     tokenizer: Path | None,
     *,
@@ -93,7 +93,7 @@ def _token_stretches(folder: Path | None) -> Callable[[str], list[str]]:
     return cut
 
 
-def _text_blocks(name: str, file: BinaryIO, digest: "hashlib._Hash") -> Iterator[str]:
+def _text_blocks(name: str, file: BufferedIOBase, digest: "hashlib._Hash") -> Iterator[str]:
     """Yield a text file's content, block by block, digesting its bytes."""
     decoder = codecs.getincrementaldecoder("utf-8-sig")()
     while True:

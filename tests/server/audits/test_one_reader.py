@@ -210,7 +210,7 @@ def test_no_way_in_quotes_a_file(
 def test_no_field_of_an_order_is_quoted(service: TestClient, place: str) -> None:
     """Whatever a body holds where it should not, in its keys as well."""
     body: dict[str, Any] = {"adapter": "leaky", "candidates": [{"prefix": "a", "target": "b"}]}
-    body |= {
+    wrong: dict[str, dict[str, Any]] = {
         "field": {SECRET: 1},
         "candidates": {"candidates": {SECRET: SECRET}},
         "policy": {"policy": {SECRET: SECRET}},
@@ -219,7 +219,8 @@ def test_no_field_of_an_order_is_quoted(service: TestClient, place: str) -> None
         "system": {"framing": "chat+system", "system": {SECRET: [SECRET]}},
         "nested": {"candidates": [{"prefix": SECRET, SECRET: SECRET}]},
         "seed": {"seed": SECRET},
-    }[place]
+    }
+    body |= wrong[place]
     answer = service.post("/v1/audits", json=body)
     assert answer.status_code == 400, answer.text
     assert SECRET not in answer.text
