@@ -41,8 +41,7 @@ class SecretFinder:
         return [
             f"{name}: {secret!r} {how}"
             for how, texts in forms.items()
-            for secret in self.secrets
-            if any(self._holds(text, secret) for text in texts)
+            for secret in self._in(reading for text in texts for reading in readings(text))
         ]
 
     def found_in(self, folder: Path) -> list[str]:
@@ -54,10 +53,16 @@ class SecretFinder:
                 places += [place for name, column in columns(path) for place in self.found(name, column)]
         return places
 
-    def _holds(self, text: str, secret: str) -> bool:
-        parts = (secret[i : i + self.window] for i in range(max(1, len(secret) - self.window + 1)))
-        readings = (text, html.unescape(text), unquote_plus(text), ESCAPE.sub(_character, text))
-        return any(part in reading for part in parts for reading in readings)
+    def _in(self, texts: Iterable[str]) -> list[str]:
+        """Return the secrets that a window of stands in one of the texts."""
+        parts = {
+            secret: [secret[i : i + self.window] for i in range(max(1, len(secret) - self.window + 1))]
+            for secret in self.secrets
+        }
+        found = {
+            secret for text in texts for secret, own in parts.items() if any(part in text for part in own)
+        }
+        return sorted(found)
 
     def _decoded(self, text: str) -> dict[str, list[str]]:
         runs = [[int(n) for n in re.findall(r"\d+", run)] for run in INTEGERS.findall(text)]
@@ -69,6 +74,11 @@ class SecretFinder:
             "in base64 or hexadecimal": [one.decode("utf-8", "replace") for one in packed],
             "compressed": [_inflated(one).decode("utf-8", "replace") for one in packed],
         }
+
+
+def readings(text: str) -> set[str]:
+    """Return a text as it stands and with its escapes undone: of HTML, of addresses, of JSON."""
+    return {text, html.unescape(text), unquote_plus(text), ESCAPE.sub(_character, text)}
 
 
 def integer_arrays(value: object) -> Iterator[list[int]]:
