@@ -126,6 +126,22 @@ def served(tiny: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture(scope="session")
+def guarded(tiny: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server with an admin key, which its client sends; a replaced version gets a tenth of a second."""
+    admin = "the-admin-key-of-these-tests-0123456789"
+    environ = {
+        "LORECALL_ADMIN_KEY": admin,
+        "LORECALL_DRAIN_SECONDS": "0.1",
+        "LORECALL_LOCAL_ROOTS": str(tmp_path_factory.getbasetemp()),
+    }
+    flags = ("--max-model-len", "2048", *SMALL[2:], "--enable-scale-out")
+    server = Served(tiny("int8-w8a8"), tmp_path_factory.mktemp("guarded"), flags, environ)
+    server.http.headers["Authorization"] = f"Bearer {admin}"
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
 def int8_adapters(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[[str], Path]) -> list[Path]:
     """Three random adapters for the tiny INT8 base, ranks 2, 4 and 8."""
     paths = []
