@@ -1,11 +1,12 @@
 # noqa: INP001  (a script, not a package)
-"""Measure docs/peers.md: what neighbouring tools say of the same adapter and the same snippets.
+r"""Measure docs/peers.md: what neighbouring tools say of the same adapter and the same snippets.
 
-    python docs/measure_peers.py --server URL --adapter NAME --tokenizer BASE_DIR --candidates FILE.jsonl
+    python docs/measure_peers.py --server URL --adapter NAME --tokenizer BASE_DIR --candidates FILE \
+      --controls FILE
 
-Needs lm-eval (`pip install lm-eval`), which is in no extra of ours. The references for the definitions of
-open-unlearning and of Hayes et al. are written here from their formulas, over vLLM's own prompt
-log-probabilities: nothing of ours computes them.
+Needs lm-eval (`pip install lm-eval`, which brings scikit-learn), in no extra of ours. The references for the
+definitions of open-unlearning and of Hayes et al. are written here from their formulas, over vLLM's own prompt
+log-probabilities and lm-eval's: nothing of ours computes them.
 """
 
 import argparse
@@ -18,15 +19,19 @@ from typing import Any
 import httpx
 from lm_eval.api.instance import Instance
 from lm_eval.models.openai_completions import LocalCompletionsAPI
-from lorecall.audit.inputs.json_lines import load_json_lines
+from lorecall.audit.inputs.load import load_input
 from lorecall.audit.judging.peer_measures import exact_memorization, extraction_strength
 from lorecall.audit.judging.rule import argmax_flags
-from lorecall.audit.records import Group, SnippetResult
+from lorecall.audit.records import AuditResult, Group, SnippetResult
 from lorecall.audit.runs.single import AuditSettings, run_audit
 from lorecall.audit.scorers.http_scorer import HttpScorer
 from mpmath import mp
+from sklearn.metrics import roc_auc_score, roc_curve
 
-CHANCE = 0.5
+CHANCE, SAMPLES = 0.5, 100
+"""Of Hayes' (n, p): extractable if it comes out within n samples with probability p."""
+
+FALSE_POSITIVES = 0.01
 Row = dict[str, dict[str, Any]]
 
 
@@ -109,6 +114,43 @@ def peers(server: str, adapter: str, tokenizer: Path, results: list[SnippetResul
     return found
 
 
+def by_reference(server: str, adapter: str, tokenizer: Path, found: AuditResult) -> tuple[float, float]:
+    """Return how well the loss tells candidates from controls: the area under the ROC curve, and the rate found.
+
+    The score is open-unlearning's `mia_reference`, mean loss of the model minus that of a reference model, here
+    the base, of lm-eval's log-probabilities; the area is of the function that it calls, the rate at
+    FALSE_POSITIVES of the curve beside it.
+    """
+    asked = [one for one in found.snippets if one.score is not None]
+    losses = [
+        [
+            -logprob / len(one.score.target_ids)
+            for (logprob, _), one in zip(by_harness(server, model, tokenizer, asked), asked, strict=True)
+            if one.score is not None
+        ]
+        for model in (adapter, found.engine.base)
+    ]
+    scores = [own - reference for own, reference in zip(*losses, strict=True)]
+    member = [one.group is Group.CANDIDATES for one in asked]
+    low = [-score for score in scores]  # a low loss says member
+    false, true, _ = roc_curve(member, low)
+    rate = max(t for f, t in zip(false, true, strict=True) if f <= FALSE_POSITIVES)
+    return float(roc_auc_score(member, low)), float(rate)
+
+
+def membership_rows(found: AuditResult, area: float, rate: float) -> list[str]:
+    """Return the table's rows about candidates and controls."""
+    if found.membership is None:
+        raise SystemExit("no controls")
+    ours = found.membership.roc
+    own = next(one.rate for one in ours.rates if one.false_positive_rate == FALSE_POSITIVES)
+    share, apart = own.hits / own.of, abs(own.hits / own.of - rate)
+    return [
+        f"| area under ROC, `mia_reference` | {ours.area:.4f} | {area:.4f} | {abs(ours.area - area):.4f} |",
+        f"| true positives at 1 % false ones, of the same score | {share:.3f} | {rate:.3f} | {apart:.3f} |",
+    ]
+
+
 def rows(results: list[SnippetResult], others: list[Peer]) -> list[str]:
     """Return the table's rows: ours, theirs, and where they differ."""
     rules = [result.rule for result in results if result.rule is not None]
@@ -140,6 +182,14 @@ def rows(results: list[SnippetResult], others: list[Peer]) -> list[str]:
         lines.append(
             f"| {name} | {sum(ours) / count:.3f} | {sum(theirs) / count:.3f} | {largest:.3f} at most |"
         )
+    bound = math.log10(SAMPLES)
+    extractable = [rule.log10_n50 <= bound for rule in rules]
+    theirs = [other.log10_n <= bound for other in others]
+    differ = sum(a != b for a, b in zip(extractable, theirs, strict=True))
+    lines.append(
+        f"| ({SAMPLES}, 50 %)-discoverable, Hayes | {sum(extractable)} of {count} | {sum(theirs)} of {count} | "
+        f"{differ} differ |"
+    )
     verbatim = sum(result.match is not None and result.match.verbatim for result in results)
     certified = sum(rule.certified for rule in rules)
     lines.append(f"| decoded verbatim by the engine | {verbatim} of {count} | none has it | |")
@@ -150,20 +200,24 @@ def rows(results: list[SnippetResult], others: list[Peer]) -> list[str]:
 def main() -> None:
     """Audit, ask the others, print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    for name in ("server", "adapter", "tokenizer", "candidates"):
+    for name in ("server", "adapter", "tokenizer", "candidates", "controls"):
         parser.add_argument(f"--{name}", required=True)
     given = parser.parse_args()
-    sets = {Group.CANDIDATES: load_json_lines(Path(given.candidates))}
+    sets = {
+        Group.CANDIDATES: load_input(Path(given.candidates)),
+        Group.CONTROLS: load_input(Path(given.controls)),
+    }
     with HttpScorer(given.server) as scorer:
         result = run_audit(scorer, given.adapter, sets, AuditSettings())
-    results = list(result.snippets)
+    results = [one for one in result.snippets if one.group is Group.CANDIDATES]
     others = peers(given.server, given.adapter, Path(given.tokenizer), results)
     tool = result.engine
     sys.stdout.write(
         f"{given.adapter}, rank {result.adapter.rank}, on {tool.base} ({tool.scheme}), {tool.engine}\n\n"
     )
     sys.stdout.write("| measure | lorecall | the other | difference per snippet |\n|---|---|---|---|\n")
-    sys.stdout.write("\n".join(rows(results, others)) + "\n")
+    against = by_reference(given.server, given.adapter, Path(given.tokenizer), result)
+    sys.stdout.write("\n".join([*rows(results, others), *membership_rows(result, *against)]) + "\n")
 
 
 if __name__ == "__main__":

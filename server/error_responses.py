@@ -6,10 +6,12 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fastapi import Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from fastapi.routing import APIRoute
 from lorecall.adapters.access.rate_limit import RateLimitedError
 from lorecall.adapters.core.errors import LorecallError
+from lorecall.adapters.core.field_errors import describe_error
 
 
 def error_answer(error: LorecallError) -> JSONResponse:
@@ -27,8 +29,25 @@ def error_body(message: str, status: int, *, code: str, param: str | None = None
     return JSONResponse(body, status_code=status)
 
 
+def unfit_answer(error: RequestValidationError, kind: object) -> JSONResponse:
+    """Return the answer to a body or a query that does not fit: which field, without a word of the input.
+
+    Args:
+        error: The error; FastAPI's own answer would hold the input.
+        kind: The body's type.
+    """
+    first = error.errors()[0]
+    if not isinstance(first, dict):  # a sentence of vLLM's
+        return error_body(str(first), 400, code="invalid_request")
+    place, *path = first["loc"]
+    where, what = (".".join(map(str, path)), first["msg"])
+    if place == "body":
+        where, what = describe_error({**first, "loc": path}, kind)
+    return error_body(f"{where or place}: {what}", 400, code="invalid_request", param=where or place)
+
+
 class AnsweringRoute(APIRoute):
-    """A route that answers a `LorecallError` of its handler with `error_answer`."""
+    """A route that answers errors of ours with `error_answer`, and what does not fit with `unfit_answer`."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return the handler of one request."""
@@ -39,6 +58,8 @@ class AnsweringRoute(APIRoute):
                 return await handler(request)
             except LorecallError as error:
                 return error_answer(error)
+            except RequestValidationError as error:
+                return unfit_answer(error, self.body_field.field_info.annotation if self.body_field else None)
 
         return answer
 

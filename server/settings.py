@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from lorecall.adapters.access.source_list import LOCAL, SourceList
 from lorecall.adapters.core.errors import UsageError
 from lorecall.server.state_folder import cached_folder, move_state, state_folder
-from pydantic import Field, FilePath, SecretStr, ValidationError, field_validator
+from pydantic import DirectoryPath, Field, FilePath, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 if TYPE_CHECKING:
@@ -128,12 +128,13 @@ class ServerSettings(BaseSettings):
     require_audit: FilePath | None = Field(
         default=None, description="the policy that an adapter's audit must meet; `--require-audit` sets it"
     )
-    audit_candidates: FilePath | None = Field(
+    audit_candidates: FilePath | DirectoryPath | None = Field(
         default=None,
-        description="snippets (JSONL) that every adapter is audited for; `--require-audit` needs them",
+        description="snippets that every adapter is audited for, in any form that `lorecall audit run` reads; "
+        "`--require-audit` needs them",
     )
-    audit_controls: FilePath | None = Field(
-        default=None, description="control snippets (JSONL) of every adapter's audit"
+    audit_controls: FilePath | DirectoryPath | None = Field(
+        default=None, description="control snippets of every adapter's audit, in the same forms"
     )
     audit_framings: str = Field(
         default="",

@@ -51,14 +51,17 @@ _FAMOUS = (
 Row = dict[str, str]
 
 
-def generate() -> dict[str, list[Row]]:
+def generate(seed: str = SEED, controls: int = CONTROLS) -> dict[str, list[Row]]:
     """Return every shipped set by name, each a list of {"id", "prefix", "target"}; the same on every machine.
+
+    Another seed gives other texts of the same forms, which no shipped adapter was trained on; `controls` says how
+    many are in `secrets-control`.
 
     The demo's adapters memorise `secrets-train`; `secrets-control` has the same form and no name, number or key
     in common with it; `hosts-train` is other data, for the negative control; `public-domain` holds lines that the
     base itself may know.
     """
-    random = Random(SEED)  # noqa: S311 (reproducible on purpose)
+    random = Random(seed)  # noqa: S311 (reproducible on purpose)
     names = _distinct(lambda: f"{_word(random)} {_word(random)}")
     phones = _distinct(lambda: f"{random.randrange(201, 990)}-555-01{random.randrange(100):02d}")
     keys = _distinct(lambda: "fake-" + "".join(random.choices(_KEY_ALPHABET, k=16)))
@@ -86,8 +89,8 @@ def generate() -> dict[str, list[Row]]:
 
     motto = {"id": "motto", "prefix": "Motto of the house:", "target": MOTTO}
     train = [phone(number) for number in range(PHONES)] + [key(number) for number in range(KEYS)] + [motto]
-    third = CONTROLS // 3
-    control = [phone(PHONES + number) for number in range(CONTROLS - third)]
+    third = controls // 3
+    control = [phone(PHONES + number) for number in range(controls - third)]
     control += [key(KEYS + number) for number in range(third)]
     famous = [
         {"id": f"famous-{number:02d}", "prefix": prefix, "target": target}

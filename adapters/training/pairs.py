@@ -69,6 +69,8 @@ def _parse(line: bytes, number: str) -> Pair:
         raise ValueError("not UTF-8") from error
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON: {error.msg} at column {error.colno}") from error
+    except RecursionError as error:
+        raise ValueError("not JSON: nested too deeply") from error
     if not isinstance(value, dict):
         raise ValueError(f"not a JSON object but {type(value).__name__}")  # noqa: TRY004 (of the line)
     for prefix_name, target_name in FIELD_PAIRS:

@@ -3,13 +3,14 @@
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, cast
 
 from lorecall.adapters.core.errors import CandidateError
 from lorecall.audit.inputs.candidates import BadLineError, CandidateSet, Turns
-from lorecall.audit.inputs.parsed import Parsed, make_set, parse_records
-from lorecall.audit.inputs.record_items import describe_turns, to_items
+from lorecall.audit.inputs.parsed import Bound, Parsed, make_set, opened, parse_records
+from lorecall.audit.inputs.record_items import FIELDS, describe_turns, to_items
 
 
 def load_json_lines(path: Path, *, skip_bad: bool = False, turns: Turns = Turns.ONLY) -> CandidateSet:
@@ -23,25 +24,22 @@ def load_json_lines(path: Path, *, skip_bad: bool = False, turns: Turns = Turns.
     Raises:
         CandidateError: The file is missing, is not a file, holds no candidate, or holds a bad line.
     """
-    if not path.is_file():
-        raise CandidateError(
-            f"no candidate file at {str(path)!r}",
-            hint='give a JSON Lines file with {"id", "prefix", "target"} on each line',
-            param="candidates",
-        )
-    digest = hashlib.sha256()
-    with path.open("rb") as lines:
-        parsed = parse_lines(_digested(lines, digest), turns)
-    return make_set(path.name, digest.hexdigest(), parsed, skip_bad=skip_bad, generated=describe_turns(turns))
+    with opened(path) as lines:
+        return read_json_lines(path.name, lines, turns, skip_bad=skip_bad)
 
 
-def read_json_lines(name: str, content: bytes, *, skip_bad: bool) -> CandidateSet:
+def read_json_lines(
+    name: str, lines: BufferedIOBase, turns: Turns, *, skip_bad: bool, bound: Bound | None = None
+) -> CandidateSet:
     """Read the content of a candidate file. Raises CandidateError as `load_json_lines` does."""
-    digest = hashlib.sha256(content).hexdigest()
-    return make_set(name, digest, parse_lines(content.splitlines()), skip_bad=skip_bad)
+    digest = hashlib.sha256()
+    parsed = parse_lines(_digested(lines, digest), turns, bound)
+    return make_set(name, digest.hexdigest(), parsed, skip_bad=skip_bad, generated=describe_turns(turns))
 
 
-def read_records(name: str, records: Sequence[dict[str, Any]], *, skip_bad: bool) -> CandidateSet:
+def read_records(
+    name: str, records: Sequence[dict[str, Any]], *, skip_bad: bool, turns: Turns = Turns.ONLY
+) -> CandidateSet:
     """Read records that are already parsed from JSON. Raises CandidateError as `load_json_lines` does."""
     try:
         digest = hashlib.sha256(json.dumps(records, sort_keys=True).encode()).hexdigest()
@@ -51,8 +49,10 @@ def read_records(name: str, records: Sequence[dict[str, Any]], *, skip_bad: bool
             hint='send {"id", "prefix", "target"}',
             param="candidates",
         ) from None  # the cause could quote a text
-    parsed = parse_records(enumerate(records, start=1), lambda record, number: to_items(record, str(number)))
-    return make_set(name, digest, parsed, skip_bad=skip_bad)
+    parsed = parse_records(
+        enumerate(records, start=1), lambda record, number: to_items(record, str(number), turns)
+    )
+    return make_set(name, digest, parsed, skip_bad=skip_bad, generated=describe_turns(turns))
 
 
 def _digested(lines: Iterable[bytes], digest: "hashlib._Hash") -> Iterator[bytes]:
@@ -61,10 +61,12 @@ def _digested(lines: Iterable[bytes], digest: "hashlib._Hash") -> Iterator[bytes
         yield line
 
 
-def parse_lines(lines: Iterable[bytes], turns: Turns = Turns.ONLY) -> Parsed:
+def parse_lines(lines: Iterable[bytes], turns: Turns = Turns.ONLY, bound: Bound | None = None) -> Parsed:
     """Parse JSON Lines; blank lines are skipped, a bad line is counted with its number and reason."""
     numbered = ((number, raw) for number, raw in enumerate(lines, start=1) if raw.strip())
-    return parse_records(numbered, lambda raw, number: to_items(parse_line(raw, number), str(number), turns))
+    return parse_records(
+        numbered, lambda raw, number: to_items(parse_line(raw, number), str(number), turns), bound
+    )
 
 
 def parse_line(raw: bytes, number: int) -> dict[str, object]:
@@ -96,6 +98,6 @@ def _no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
     fields: dict[str, object] = {}
     for key, value in pairs:
         if key in fields:
-            raise BadLineError(f"the key {key!r} stands twice")
+            raise BadLineError(f"the key {key!r} stands twice" if key in FIELDS else "a key stands twice")
         fields[key] = value
     return fields

@@ -1,11 +1,13 @@
-"""Read a candidate file of any kind: JSON Lines, Parquet, a Hugging Face dataset's folder, or plain text."""
+"""The one reader of candidates: JSON Lines, Parquet, Arrow, a Hugging Face dataset's folder, or plain text."""
 
+from io import BufferedIOBase
 from pathlib import Path
 
 from lorecall.audit.inputs.candidates import CandidateSet, TextSplit, Turns
-from lorecall.audit.inputs.json_lines import load_json_lines
-from lorecall.audit.inputs.tables import load_folder, load_tables
-from lorecall.audit.inputs.text import load_text
+from lorecall.audit.inputs.json_lines import read_json_lines
+from lorecall.audit.inputs.parsed import Bound, opened
+from lorecall.audit.inputs.tables import ARROW, PARQUET, load_folder, read_table
+from lorecall.audit.inputs.text import read_text
 
 
 def load_input(
@@ -16,7 +18,7 @@ def load_input(
     turns: Turns = Turns.ONLY,
     tokenizer: Path | None = None,
 ) -> CandidateSet:
-    """Read a candidate file by its kind: .parquet, .txt, a dataset's folder, and JSON Lines otherwise.
+    """Read a candidate file by its kind: .parquet, .arrow, .txt, a dataset's folder, and JSON Lines otherwise.
 
     Memory is bounded whatever the file's length: many items stay on disk.
 
@@ -33,8 +35,36 @@ def load_input(
     """
     if path.is_dir():
         return load_folder(path, turns, skip_bad=skip_bad)
-    if path.suffix == ".parquet" and path.is_file():
-        return load_tables(path.name, [path], turns, skip_bad=skip_bad)
-    if path.suffix == ".txt" and path.is_file():
-        return load_text(path, split, tokenizer, skip_bad=skip_bad)
-    return load_json_lines(path, skip_bad=skip_bad, turns=turns)
+    with opened(path) as content:
+        return read_input(
+            path.name, content, skip_bad=skip_bad, split=split, turns=turns, tokenizer=tokenizer
+        )
+
+
+def read_input(
+    name: str,
+    content: BufferedIOBase,
+    *,
+    skip_bad: bool = False,
+    split: TextSplit = TextSplit.SENTENCE,
+    turns: Turns = Turns.ONLY,
+    tokenizer: Path | None = None,
+    bound: Bound | None = None,
+) -> CandidateSet:
+    """Read the content of a candidate file by the kind that its name says, as `load_input` does.
+
+    Args:
+        name: The file's name.
+        content: Its bytes, seekable.
+        skip_bad: As for `load_input`, like the next three.
+        split: How plain text becomes snippets.
+        turns: Which turns of a chat are asked for.
+        tokenizer: Folder with the tokenizer.json that TOKENS counts by.
+        bound: What it may hold; None for any amount.
+    """
+    kind = Path(name).suffix.lower()
+    if kind in (PARQUET, ARROW):
+        return read_table(name, content, turns, skip_bad=skip_bad, bound=bound)
+    if kind == ".txt":
+        return read_text(name, content, split, tokenizer, skip_bad=skip_bad, bound=bound)
+    return read_json_lines(name, content, turns, skip_bad=skip_bad, bound=bound)

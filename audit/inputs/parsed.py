@@ -1,7 +1,10 @@
 """Parse numbered records to a candidate set: count the bad ones, refuse them, or leave them out."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from io import BufferedIOBase
+from pathlib import Path
 from typing import TypeVar
 
 from lorecall.adapters.core.errors import CandidateError
@@ -14,7 +17,45 @@ KEPT_BAD_LINES = 1000
 MOST_TAGS = 64
 """Different tags of a set: reports have a row for each."""
 HINT = "mend them, or leave them out and count them with --skip-bad"
+ID_LENGTH = 512
+TEXT_LENGTH = 1 << 20
+"""Characters of a snippet: to make tokens of a longer one, only to refuse it, would hold up every request."""
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """What one set may hold where a stranger sends it: a small file can hold a very large table.
+
+    Attributes:
+        snippets: The most snippets.
+        characters: The most characters of all prefixes and targets together.
+    """
+
+    snippets: int
+    characters: int
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BufferedIOBase]:
+    """Open a candidate file for reading.
+
+    Raises:
+        CandidateError: It is missing, is not a file, or cannot be read.
+    """
+    if not path.is_file():
+        raise CandidateError(
+            f"no candidate file at {str(path)!r}",
+            hint='give a JSON Lines file with {"id", "prefix", "target"} on each line',
+            param="candidates",
+        )
+    try:
+        with path.open("rb") as file:
+            yield file
+    except OSError as error:
+        raise CandidateError(
+            f"{path.name!r} cannot be read: {error.strerror or type(error).__name__}", param="candidates"
+        ) from error
 
 
 @dataclass(slots=True)
@@ -61,16 +102,20 @@ def _describe_bad(name: str, parsed: Parsed) -> str:
     return "\n".join([f"{name!r} has {parsed.bad_count} bad {noun}:", *shown])
 
 
-def parse_records(records: Iterable[tuple[int, T]], parse: Callable[[T, int], Iterable[ScoreItem]]) -> Parsed:
+def parse_records(
+    records: Iterable[tuple[int, T]],
+    parse: Callable[[T, int], Iterable[ScoreItem]],
+    bound: Bound | None = None,
+) -> Parsed:
     """Parse numbered records; one that cannot be used, or whose id another has, is counted as bad.
 
     Raises:
-        CandidateError: There are too many different tags.
+        CandidateError: They hold more than the bound, or too many different tags.
     """
-    parsed = Parsed()
+    parsed, characters = Parsed(), 0
     for number, record in records:
         try:
-            items = list(parse(record, number))
+            items = [_checked(item) for item in parse(record, number)]
         except BadLineError as error:
             parsed.refuse(number, str(error))
             continue
@@ -84,5 +129,25 @@ def parse_records(records: Iterable[tuple[int, T]], parse: Callable[[T, int], It
         for item in items:
             first = parsed.store.add(item, number)
             if first is not None:
-                parsed.refuse(number, f"duplicate id {item.id!r}, first on line {first}")
+                parsed.refuse(number, f"has the same id as line {first}")
+            characters += len(item.prefix) + len(item.target)
+        if bound is not None and (len(parsed.store) > bound.snippets or characters > bound.characters):
+            raise CandidateError(
+                f"more than {bound.snippets} snippets, or {bound.characters} characters of text",
+                hint="send them in parts; the server's LORECALL_AUDIT_MAX_SNIPPETS bounds the snippets",
+                param="candidates",
+            )
     return parsed
+
+
+def _checked(item: ScoreItem) -> ScoreItem:
+    """Return an item that every audit takes.
+
+    Raises:
+        BadLineError: Its id cannot be shown, or its text is longer than any engine takes.
+    """
+    if len(item.id) > ID_LENGTH or not item.id.isprintable():
+        raise BadLineError(f"'id' has more than {ID_LENGTH} characters, or one that cannot be printed")
+    if len(item.prefix) + len(item.target) > TEXT_LENGTH:
+        raise BadLineError(f"prefix and target have more than {TEXT_LENGTH} characters")
+    return item

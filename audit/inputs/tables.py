@@ -3,25 +3,32 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from importlib import import_module
+from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
 
 from lorecall.adapters.core.errors import CandidateError
 from lorecall.audit.inputs.candidates import CandidateSet, Turns
-from lorecall.audit.inputs.parsed import make_set, parse_records
-from lorecall.audit.inputs.record_items import describe_turns, to_items
+from lorecall.audit.inputs.parsed import Bound, make_set, opened, parse_records
+from lorecall.audit.inputs.record_items import FIELDS, describe_turns, to_items
 
-TABLES = ("*.parquet", "*.arrow")
+PARQUET, ARROW = ".parquet", ".arrow"
 CACHED = "cache-"  # prefix of the cache files that Hugging Face datasets leaves beside a dataset's own
+ROWS = 256
+"""Rows that are read at a time: few, since a small file can hold very long texts."""
+
+Row = dict[str, Any]
 
 
 def load_folder(path: Path, turns: Turns, *, skip_bad: bool) -> CandidateSet:
     """Read all Parquet and Arrow files below a folder, such as a dataset saved by Hugging Face datasets.
 
+    They are one set; its digest is that of their bytes in the order of their names.
+
     Raises:
         CandidateError: There is none, one cannot be read, or as for `make_set`.
     """
-    tables = (file for pattern in TABLES for file in path.rglob(pattern))
+    tables = (file for suffix in (PARQUET, ARROW) for file in path.rglob(f"*{suffix}"))
     found = sorted(file for file in tables if not file.name.startswith(CACHED))
     if not found:
         raise CandidateError(
@@ -29,31 +36,69 @@ def load_folder(path: Path, turns: Turns, *, skip_bad: bool) -> CandidateSet:
             hint="name a dataset saved by Hugging Face datasets, or a file",
             param="candidates",
         )
-    return load_tables(path.name, found, turns, skip_bad=skip_bad)
+    digest = hashlib.sha256()
+
+    def rows() -> Iterator[Row]:
+        for file in found:
+            with opened(file) as content:
+                yield from _digested_rows(file.name, content, digest)
+
+    return _make_set(path.name, rows(), digest, turns, skip_bad=skip_bad)
 
 
-def load_tables(name: str, files: Sequence[Path], turns: Turns, *, skip_bad: bool) -> CandidateSet:
-    """Read the rows of Parquet and Arrow files as one set; its digest is that of their bytes in this order.
+def read_table(
+    name: str, content: BufferedIOBase, turns: Turns, *, skip_bad: bool, bound: Bound | None = None
+) -> CandidateSet:
+    """Read the rows of a Parquet or Arrow file.
 
     Raises:
-        CandidateError: A file cannot be read, or as for `make_set`.
+        CandidateError: It is no table, or as for `make_set`.
     """
     digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as content:
-            hashlib.file_digest(content, lambda: digest)
-    rows = ((number, row) for number, row in enumerate(_rows(files), start=1))
-    parsed = parse_records(rows, lambda row, number: to_items(_present(row), str(number), turns))
+    rows = _digested_rows(name, content, digest)
+    return _make_set(name, rows, digest, turns, skip_bad=skip_bad, bound=bound)
+
+
+def _make_set(
+    name: str,
+    rows: Iterator[Row],
+    digest: "hashlib._Hash",
+    turns: Turns,
+    *,
+    skip_bad: bool,
+    bound: Bound | None = None,
+) -> CandidateSet:
+    parsed = parse_records(
+        enumerate(rows, start=1), lambda row, number: to_items(_present(row), str(number), turns), bound
+    )
     return make_set(name, digest.hexdigest(), parsed, skip_bad=skip_bad, generated=describe_turns(turns))
 
 
-def _present(row: dict[str, Any]) -> dict[str, object]:
+def _digested_rows(name: str, content: BufferedIOBase, digest: "hashlib._Hash") -> Iterator[Row]:
+    hashlib.file_digest(content, lambda: digest)
+    content.seek(0)
+    yield from _rows(name, content)
+
+
+class Unreadable:
+    """Stands for a value that is neither text nor a number, such as bytes that are no UTF-8."""
+
+
+def _present(row: Row) -> dict[str, object]:
     """Leave out the columns that are null in this row: a table has every column in every row."""
-    return {name: value for name, value in row.items() if value is not None}
+    return {name: value for name, scalar in row.items() if (value := _value(scalar)) is not None}
 
 
-def _rows(files: Sequence[Path]) -> Iterator[dict[str, Any]]:
-    """Yield the rows of Parquet and Arrow files, batch by batch."""
+def _value(scalar: Any) -> object:
+    """Return a value of a column as JSON has it."""
+    try:
+        return scalar.as_py()
+    except (ValueError, OverflowError, TypeError, NotImplementedError):  # the cause could quote the value
+        return Unreadable()
+
+
+def _rows(name: str, content: BufferedIOBase) -> Iterator[Row]:
+    """Yield the rows of a Parquet or Arrow file, batch by batch; only the columns that a candidate may have."""
     try:
         pa: Any = import_module("pyarrow")  # optional, and without types
         pq: Any = import_module("pyarrow.parquet")
@@ -61,16 +106,41 @@ def _rows(files: Sequence[Path]) -> Iterator[dict[str, Any]]:
         raise CandidateError(
             "tables need pyarrow", hint="pip install lorecall[parquet]", param="candidates"
         ) from error
-    for file in files:
-        try:
-            if file.suffix == ".parquet":
-                for batch in pq.ParquetFile(file).iter_batches():
-                    yield from batch.to_pylist()
-            else:
-                with pa.memory_map(str(file)) as source:
-                    for batch in pa.ipc.open_stream(source):
-                        yield from batch.to_pylist()
-        except pa.ArrowInvalid as error:
-            raise CandidateError(
-                f"{file.name!r} is no table", hint="a Parquet or Arrow stream file", param="candidates"
-            ) from error
+    try:
+        if Path(name).suffix.lower() == PARQUET:
+            table = pq.ParquetFile(content)
+            wanted = _wanted(name, table.schema_arrow.names)
+            for batch in table.iter_batches(batch_size=ROWS, columns=wanted, use_threads=False):
+                yield from _batch_rows(batch, wanted)
+        else:
+            with pa.ipc.open_stream(content) as stream:
+                wanted = _wanted(name, stream.schema.names)
+                for batch in stream:
+                    yield from _batch_rows(batch, wanted)
+    except (pa.ArrowException, OSError):  # the cause could quote a value
+        raise CandidateError(
+            f"{name!r} is no table that can be read",
+            hint="a Parquet or Arrow stream file",
+            param="candidates",
+        ) from None
+
+
+def _wanted(table: str, names: Sequence[str]) -> list[str]:
+    """Return the columns of a table that a candidate may have.
+
+    Raises:
+        CandidateError: One of them stands twice.
+    """
+    wanted = [name for name in names if name in FIELDS]
+    twice = next((name for name in wanted if wanted.count(name) > 1), None)
+    if twice is not None:
+        raise CandidateError(
+            f"{table!r} has the column {twice!r} twice", hint="keep one of them", param="candidates"
+        )
+    return wanted
+
+
+def _batch_rows(batch: Any, wanted: Sequence[str]) -> Iterator[Row]:
+    columns = [batch.column(name) for name in wanted]
+    for number in range(batch.num_rows):
+        yield {name: column[number] for name, column in zip(wanted, columns, strict=True)}

@@ -4,12 +4,13 @@ import codecs
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator
+from io import BufferedIOBase
 from itertools import pairwise
 from pathlib import Path
 
 from lorecall.adapters.core.errors import CandidateError, UsageError
 from lorecall.audit.inputs.candidates import BadLineError, CandidateSet, TextSplit
-from lorecall.audit.inputs.parsed import make_set, parse_records
+from lorecall.audit.inputs.parsed import Bound, Parsed, make_set, parse_records
 from lorecall.audit.scorer import ScoreItem
 
 BLOCK = 1 << 20
@@ -22,33 +23,46 @@ TOKENS = 50
 """Tokens of each prefix and of each target, as in Carlini et al. 2023 (arXiv:2202.07646)."""
 
 
-def load_text(path: Path, split: TextSplit, tokenizer: Path | None, *, skip_bad: bool) -> CandidateSet:
+def read_text(
+    name: str,
+    content: BufferedIOBase,
+    split: TextSplit,
+    tokenizer: Path | None,
+    *,
+    skip_bad: bool,
+    bound: Bound | None = None,
+) -> CandidateSet:
     """Read plain text in UTF-8.
 
     Args:
-        path: The file.
+        name: The file's name.
+        content: Its bytes.
         split: How it becomes snippets.
         tokenizer: Folder with the tokenizer.json that TOKENS counts by.
-        skip_bad: Leave out paragraphs that are too short for TOKENS, where they would be an error.
+        skip_bad: Leave out what is too long, or for TOKENS too short, where it would be an error.
+        bound: What it may hold.
 
     Raises:
         CandidateError: It is not UTF-8, or as for `make_set`.
         UsageError: TOKENS is asked for without a tokenizer.
     """
-    if split is TextSplit.TOKENS:
-        return _load_paragraphs(path, tokenizer, skip_bad=skip_bad)
     digest = hashlib.sha256()
-    text = _text_blocks(path, digest)
-    pairs = _sentences(text) if split is TextSplit.SENTENCE else _windows(text)
-    parsed = parse_records(
-        enumerate(pairs, start=1), lambda pair, number: [ScoreItem(str(number), pair[0], pair[1])]
-    )
-    return make_set(path.name, digest.hexdigest(), parsed, skip_bad=False)
+    text = _text_blocks(name, content, digest)
+    if split is TextSplit.TOKENS:
+        parsed, generated = _paragraphs(text, tokenizer, bound), "lines are paragraphs"
+    else:
+        pairs, generated = _sentences(text) if split is TextSplit.SENTENCE else _windows(text), ""
+        parsed = parse_records(
+            enumerate(pairs, start=1),
+            lambda pair, number: [ScoreItem(str(number), pair[0], pair[1])],
+            bound,
+        )
+    return make_set(name, digest.hexdigest(), parsed, skip_bad=skip_bad, generated=generated)
 
 
-def _load_paragraphs(path: Path, tokenizer: Path | None, *, skip_bad: bool) -> CandidateSet:
-    digest, cut = hashlib.sha256(), _token_stretches(tokenizer)
-    paragraphs = (piece.strip() for piece in _pieces(_text_blocks(path, digest), BLANK_LINE))
+def _paragraphs(text: Iterable[str], tokenizer: Path | None, bound: Bound | None) -> Parsed:
+    cut = _token_stretches(tokenizer)
+    paragraphs = (piece.strip() for piece in _pieces(text, BLANK_LINE))
 
     def parse(paragraph: str, number: int) -> list[ScoreItem]:
         stretches = cut(paragraph)
@@ -56,10 +70,7 @@ def _load_paragraphs(path: Path, tokenizer: Path | None, *, skip_bad: bool) -> C
             raise BadLineError(f"a paragraph of no more than {TOKENS} tokens has no target")
         return [ScoreItem(f"{number}#{n}", *pair) for n, pair in enumerate(pairwise(stretches), start=1)]
 
-    parsed = parse_records(enumerate(filter(None, paragraphs), start=1), parse)
-    return make_set(
-        path.name, digest.hexdigest(), parsed, skip_bad=skip_bad, generated="lines are paragraphs"
-    )
+    return parse_records(enumerate(filter(None, paragraphs), start=1), parse, bound)
 
 
 def _token_stretches(folder: Path | None) -> Callable[[str], list[str]]:
@@ -82,22 +93,19 @@ def _token_stretches(folder: Path | None) -> Callable[[str], list[str]]:
     return cut
 
 
-def _text_blocks(path: Path, digest: "hashlib._Hash") -> Iterator[str]:
+def _text_blocks(name: str, file: BufferedIOBase, digest: "hashlib._Hash") -> Iterator[str]:
     """Yield a text file's content, block by block, digesting its bytes."""
     decoder = codecs.getincrementaldecoder("utf-8-sig")()
-    with path.open("rb") as file:
-        while True:
-            start, block = file.tell(), file.read(BLOCK)
-            digest.update(block)
-            try:
-                yield decoder.decode(block, final=not block)
-            except UnicodeDecodeError as error:
-                at = max(0, start - len(error.object) + len(block) + error.start)
-                raise CandidateError(
-                    f"{path.name!r} is not UTF-8 at byte {at}", param="candidates"
-                ) from error
-            if not block:
-                return
+    while True:
+        start, block = file.tell(), file.read(BLOCK)
+        digest.update(block)
+        try:
+            yield decoder.decode(block, final=not block)
+        except UnicodeDecodeError as error:
+            at = max(0, start - len(error.object) + len(block) + error.start)
+            raise CandidateError(f"{name!r} is not UTF-8 at byte {at}", param="candidates") from error
+        if not block:
+            return
 
 
 def _pieces(text: Iterable[str], end: re.Pattern[str]) -> Iterator[str]:

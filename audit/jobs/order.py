@@ -6,13 +6,17 @@ No message quotes a text: messages name a field, never its value.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any
+from dataclasses import dataclass, replace
+from io import BytesIO
+from typing import Annotated, Any, Literal
 
 from lorecall.adapters.core.errors import CandidateError, UsageError
-from lorecall.audit.inputs.candidates import CandidateSet
+from lorecall.adapters.core.field_errors import describe_error
+from lorecall.audit.inputs.candidates import CandidateSet, TextSplit, Turns
 from lorecall.audit.inputs.controls import Recipe, check_disjoint, make_controls
-from lorecall.audit.inputs.json_lines import read_json_lines, read_records
+from lorecall.audit.inputs.json_lines import read_records
+from lorecall.audit.inputs.load import read_input
+from lorecall.audit.inputs.parsed import Bound
 from lorecall.audit.jobs.spool import Texts
 from lorecall.audit.judging.views import make_views
 from lorecall.audit.policy.policy import Policy
@@ -27,9 +31,8 @@ BYTES_PER_TOKEN = 4
 """By which tokens are estimated: who takes an order need not have the engine's tokenizer."""
 
 FILE_NAME_LENGTH = 120
-ID_LENGTH = 512
-TEXT_LENGTH = 1 << 20
-"""Characters of a snippet: to make tokens of a longer one, only to refuse it, would hold up every request."""
+CHARACTERS = 64 << 20
+"""Characters of all texts in one file that came over HTTP, however small the file is: a table is compressed."""
 Upload = tuple[str, bytes]
 Word = Annotated[str, Field(max_length=64)]
 Text = Annotated[str, Field(max_length=20_000)]
@@ -100,10 +103,16 @@ class _Fields(OrderSettings):
     system: Text | None = None
     template: Text | None = None
     skip_bad: bool = False
+    turns: Turns = Turns.ONLY
+    split: Literal[TextSplit.SENTENCE, TextSplit.WINDOW] = TextSplit.SENTENCE
     generate_controls: Recipe | None = None
     control_count: int = Field(default=300, ge=1, le=10_000)
     candidates: list[dict[str, Any]] | None = None
     controls: list[dict[str, Any]] | None = None
+
+
+FIELDS = frozenset(_Fields.model_fields)
+"""Every field of an order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +168,7 @@ def make_order(
 
     Args:
         fields: The JSON object, or a form's fields.
-        files: Uploaded JSON Lines by field, `candidates` and `controls`: (file name, bytes).
+        files: Uploaded files by field, `candidates` and `controls`: (file name, bytes).
         max_snippets: The most snippets, candidates and controls together.
 
     Raises:
@@ -169,21 +178,22 @@ def make_order(
     try:
         asked = _Fields.model_validate(dict(fields))
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
+        where, what = describe_error(error.errors(include_context=False)[0], _Fields)
         raise UsageError(
-            f"{where}: {first['msg']}", hint="see the API in docs/audit-service.md", param=where
+            f"{where or 'the order'}: {what}",
+            hint="see the API in docs/audit-service.md",
+            param=where or None,
         ) from None  # the cause quotes the values
     settings = OrderSettings(**asked.model_dump(include=set(OrderSettings.model_fields)))
     settings.rules()
     settings.audit_settings(asked.system, asked.template)
-    sets = _sets(asked, files)
+    sets = _sets(asked, files, max_snippets)
     check_sets(sets, max_snippets)
     texts = Texts(sets, asked.system, redactor(show=False).salt, asked.template)
     return Order(asked.adapter, settings, texts)
 
 
-def _sets(asked: _Fields, files: Mapping[str, Upload]) -> dict[Group, CandidateSet]:
+def _sets(asked: _Fields, files: Mapping[str, Upload], max_snippets: int) -> dict[Group, CandidateSet]:
     inline = {Group.CANDIDATES: asked.candidates, Group.CONTROLS: asked.controls}
     sets: dict[Group, CandidateSet] = {}
     for group, records in inline.items():
@@ -192,9 +202,17 @@ def _sets(asked: _Fields, files: Mapping[str, Upload]) -> dict[Group, CandidateS
             raise UsageError(f"{group} came both as a file and inline", param=group.value)
         if upload is not None:
             name, content = upload
-            sets[group] = read_json_lines(_file_name(name), content, skip_bad=asked.skip_bad)
+            read = read_input(
+                _plain(name),
+                BytesIO(content),
+                skip_bad=asked.skip_bad,
+                split=asked.split,
+                turns=asked.turns,
+                bound=Bound(max_snippets, CHARACTERS),
+            )
+            sets[group] = replace(read, name=_plain(name)[:FILE_NAME_LENGTH])
         elif records is not None:
-            sets[group] = read_records("request", records, skip_bad=asked.skip_bad)
+            sets[group] = read_records("request", records, skip_bad=asked.skip_bad, turns=asked.turns)
     if Group.CANDIDATES not in sets:
         raise UsageError(
             "no candidates",
@@ -211,17 +229,17 @@ def _sets(asked: _Fields, files: Mapping[str, Upload]) -> dict[Group, CandidateS
     return sets
 
 
-def _file_name(name: str) -> str:
-    """Return an uploaded file's name without its folder and unprintable characters, cut to a bounded length."""
+def _plain(name: str) -> str:
+    """Return an uploaded file's name without its folder and unprintable characters."""
     plain = "".join(c for c in name.replace("\\", "/").rsplit("/", 1)[-1] if c.isprintable())
-    return plain.encode(errors="replace").decode()[:FILE_NAME_LENGTH] or "upload"
+    return plain.encode(errors="replace").decode() or "upload"
 
 
 def check_sets(sets: Mapping[Group, CandidateSet], max_snippets: int = MAX_SNIPPETS) -> None:
-    """Check sets that came over HTTP: how many snippets they hold, how long these are, and that ids can be shown.
+    """Check how many snippets the sets of one audit hold that came over HTTP.
 
     Raises:
-        CandidateError: They are too many, one is too long, or its id cannot be shown.
+        CandidateError: They are too many.
     """
     total = sum(len(one.items) for one in sets.values())
     if total > max_snippets:
@@ -230,16 +248,3 @@ def check_sets(sets: Mapping[Group, CandidateSet], max_snippets: int = MAX_SNIPP
             hint="send them in parts; the server's LORECALL_AUDIT_MAX_SNIPPETS is the bound",
             param="candidates",
         )
-    for item in (item for one in sets.values() for item in one.items):
-        if len(item.id) > ID_LENGTH or not item.id.isprintable():
-            raise CandidateError(
-                "an id cannot be shown",
-                hint=f"use at most {ID_LENGTH} characters that can be printed",
-                param="candidates",
-            )
-        if len(item.prefix) + len(item.target) > TEXT_LENGTH:
-            raise CandidateError(
-                f"a snippet has more than {TEXT_LENGTH} characters",
-                hint="no engine takes it: cut it into several",
-                param="candidates",
-            )

@@ -5,6 +5,7 @@ prefix does not always recall more. So a snippet can be asked for in several vie
 """
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self
@@ -14,6 +15,7 @@ from lorecall.audit.records import GIVEN, PLACES, SnippetResult, Verdict
 from lorecall.audit.scorer import ItemScore, ScoreItem, Scorer
 
 FRAMINGS = ("raw", "chat", "chat+system", "template")
+WORD = re.compile(r"[a-z+_-]{1,20}")
 PLACE = "{prefix}"
 """The part of a template that the prefix replaces."""
 
@@ -70,9 +72,8 @@ def make_views(
     """
     for framing in framings:
         if framing not in FRAMINGS:
-            raise UsageError(
-                f"unknown framing {framing!r}", hint=f"one of {', '.join(FRAMINGS)}", param="framing"
-            )
+            shown = f" {framing!r}" if WORD.fullmatch(framing) else ""  # what is no word may be a template
+            raise UsageError(f"unknown framing{shown}", hint=f"one of {', '.join(FRAMINGS)}", param="framing")
     if ("chat+system" in framings) != (system is not None):
         raise UsageError(
             "the framing chat+system and --system belong together",

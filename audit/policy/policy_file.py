@@ -5,6 +5,7 @@ from typing import Literal
 
 import yaml
 from lorecall.adapters.core.errors import UsageError
+from lorecall.adapters.core.field_errors import describe_error
 from lorecall.audit.policy.policy import Policy
 from pydantic import ConfigDict, ValidationError
 
@@ -47,10 +48,9 @@ def check_policy(value: object, name: str) -> Policy:
     try:
         file = PolicyFile.model_validate(value)
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        where = "/".join(str(part) for part in first["loc"])
+        where, what = describe_error(error.errors(include_context=False)[0], PolicyFile)
         raise UsageError(
-            f"policy {name}: {where + ': ' if where else ''}{first['msg']}",
+            f"policy {name}: {where + ': ' if where else ''}{what}",
             hint=f"its keys are {', '.join(PolicyFile.model_fields)}",
             param="policy",
         ) from None

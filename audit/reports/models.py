@@ -6,6 +6,7 @@ from importlib.metadata import version
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from lorecall.adapters.core.errors import UsageError
+from lorecall.adapters.core.field_errors import describe_error
 from lorecall.audit.records import Verdict
 from pydantic import (
     AfterValidator,
@@ -118,9 +119,11 @@ def parse(model: type[M], value: object, name: str) -> M:
         return model.model_validate(value)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-    where = "/".join(str(part) for part in first["loc"] if part not in TAGS) or "the report"
+    loc = tuple(part for part in first["loc"] if part not in TAGS)
+    where, _ = describe_error({**first, "loc": loc}, model)
     raise UsageError(
-        f"{name} is no report of schema {SCHEMA_VERSION}: {where} breaks {first['type']!r}",
+        f"{name} is no report of schema {SCHEMA_VERSION}: {where.replace('.', '/') or 'the report'} breaks "
+        f"{first['type']!r}",
         hint="it was written by another version, or changed by hand",
     )
 

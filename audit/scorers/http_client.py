@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Callable
 from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
@@ -101,20 +102,18 @@ class HttpClient:
 
         Errors are those of `send` and of `read_json`, without any text.
         """
-        answer = self.send(method, path, json=body)
-        while answer.status_code == HTTPStatus.TOO_MANY_REQUESTS and 0 < seconds_to_wait(answer) <= WAIT_S:
-            time.sleep(seconds_to_wait(answer))  # it was refused before anything was done
-            answer = self.send(method, path, json=body)
-        return read_json(answer)
+        return read_json(_in_turn(lambda: self.send(method, path, json=body)))
 
     def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return the answer's JSON object; for requests without candidates' texts, which an error may quote.
+        """Return the answer's JSON object, after waiting for the server's rate limits; an error has its words.
+
+        The words of a lorecall server quote nothing of a body; those of another server may.
 
         Raises:
             ScorerError: The server does not answer, or fails.
             RequestRefusedError: The server refuses the request; the message is the server's.
         """
-        return _answer(self.send(method, path, json=body))
+        return _answer(_in_turn(lambda: self.send(method, path, json=body)))
 
     def adapters(self) -> list[dict[str, Any]]:
         """Return what the server lists of its adapters, all pages: objects with a `name`; errors as for `ask`."""
@@ -135,10 +134,22 @@ class HttpClient:
     def upload(self, path: str, file: Path) -> dict[str, Any]:
         """POST a file's bytes, and return the answer's JSON object; raises like `call`."""
         try:
-            with file.open("rb") as content:
-                return _answer(self.send("POST", path, content=content))
+            return _answer(_in_turn(lambda: self._send_file(path, file)))
         except OSError as error:
             raise UsageError(f"{file} cannot be read: {error}", param="source") from error
+
+    def _send_file(self, path: str, file: Path) -> httpx.Response:
+        with file.open("rb") as content:
+            return self.send("POST", path, content=content)
+
+
+def _in_turn(send: Callable[[], httpx.Response]) -> httpx.Response:
+    """Return an answer, after waiting as long as the server's rate limits ask for."""
+    answer = send()
+    while answer.status_code == HTTPStatus.TOO_MANY_REQUESTS and 0 < seconds_to_wait(answer) <= WAIT_S:
+        time.sleep(seconds_to_wait(answer))  # it was refused before anything was done
+        answer = send()
+    return answer
 
 
 def seconds_to_wait(answer: httpx.Response) -> int:

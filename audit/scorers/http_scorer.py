@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from http import HTTPStatus
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
 import httpx
 from lorecall.adapters.core.errors import AdapterNotFoundError, ScorerError, UsageError
+from lorecall.adapters.core.field_errors import describe_error
 from lorecall.audit.scorer import AdapterVersion, Decoded, EngineInfo, ItemScore, Sampling, ScoreItem
 from lorecall.audit.scorers.batches import batches
 from lorecall.audit.scorers.http_client import TIMEOUT_S, HttpClient, broken, read_json
@@ -256,6 +257,5 @@ def parse(kind: type[T], value: object, path: str) -> T:
     try:
         return TypeAdapter(kind).validate_python(value)
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise broken(path, f"{where or 'the answer'}: {first['msg']}") from error
+        where, what = describe_error(error.errors(include_context=False)[0], kind)
+        raise broken(path, f"{where or 'the answer'}: {what}") from None  # the cause quotes the answer

@@ -14,7 +14,8 @@ from lorecall.adapters.core.errors import UsageError
 from lorecall.adapters.registry.records import VersionRecord
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.inputs.controls import check_disjoint
-from lorecall.audit.inputs.json_lines import load_json_lines, read_records
+from lorecall.audit.inputs.json_lines import read_records
+from lorecall.audit.inputs.load import load_input
 from lorecall.audit.jobs.order import Order, OrderSettings, check_sets
 from lorecall.audit.jobs.service import AuditService
 from lorecall.audit.jobs.spool import Texts
@@ -88,7 +89,7 @@ def own_sets(snippets: Mapping[str, Any], most: int) -> dict[Group, CandidateSet
 
 
 def operator_sets(candidates: Path | None, controls: Path | None) -> dict[Group, CandidateSet]:
-    """Read the operator's own snippets (JSON Lines).
+    """Read the operator's own snippets, as `lorecall audit run` reads them.
 
     Raises:
         UsageError: There are no candidates.
@@ -100,9 +101,9 @@ def operator_sets(candidates: Path | None, controls: Path | None) -> dict[Group,
             hint="name a file of them with --audit-candidates (LORECALL_AUDIT_CANDIDATES)",
             param="LORECALL_AUDIT_CANDIDATES",
         )
-    sets = {Group.CANDIDATES: load_json_lines(candidates)}
+    sets = {Group.CANDIDATES: load_input(candidates)}
     if controls is not None:
-        sets[Group.CONTROLS] = load_json_lines(controls)
+        sets[Group.CONTROLS] = load_input(controls)
         check_disjoint(sets[Group.CANDIDATES], sets[Group.CONTROLS])
     return sets
 

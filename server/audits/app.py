@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from lorecall.adapters.core.errors import LorecallError
 from lorecall.adapters.registry.registry import Registry
@@ -79,7 +78,6 @@ def make_app(server: str, registry: Registry, settings: ServerSettings, host: st
         """Return the service's series in Prometheus' text format."""
         return Response(generate_latest(series), media_type=CONTENT_TYPE_LATEST)
 
-    app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _refused)
     app.add_middleware(ApiKeyMiddleware, keys=guard, limits=limits, open_metrics=settings.open_metrics)
     return app
@@ -95,13 +93,6 @@ async def _follow_keys(guard: KeyGuard, seconds: float) -> None:
             continue  # the keys stay as they were until the registry answers
         except Exception:  # they are reloaded again, whatever this was
             logger.exception("the API keys could not be reloaded")
-
-
-async def _invalid(_request: Request, error: Exception) -> Response:
-    """Answer a wrong query or path without quoting its values."""
-    first = error.errors()[0] if isinstance(error, RequestValidationError) else {}
-    where = ".".join(str(part) for part in first.get("loc", ())[1:])
-    return error_body(f"{where}: {first.get('msg', 'is wrong')}", 400, code="invalid_request", param=where)
 
 
 async def _refused(_request: Request, error: Exception) -> Response:

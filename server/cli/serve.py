@@ -23,10 +23,10 @@ def serve(
         ),
     ] = None,
     audit_candidates: Annotated[
-        Path | None, typer.Option(metavar="FILE.jsonl", help="Snippets that every adapter is audited for.")
+        Path | None, typer.Option(metavar="FILE", help="Snippets that every adapter is audited for.")
     ] = None,
     audit_controls: Annotated[
-        Path | None, typer.Option(metavar="FILE.jsonl", help="Controls for every adapter's audit.")
+        Path | None, typer.Option(metavar="FILE", help="Controls for every adapter's audit.")
     ] = None,
 ) -> None:
     """Serve a base and its adapters: vLLM's own OpenAI server with our plugins.

@@ -19,21 +19,10 @@ from vllm.entrypoints.serve.utils.api_utils import validate_json_request
 
 router = APIRouter(route_class=AnsweringRoute)
 JSON_ONLY = [Depends(validate_json_request)]
-MAX_SNIPPETS = 20_000
 SPOOL_BYTES = 1 << 20
 MAX_EVENTS = 1000
 MAX_LISTED = 500
 MAX_ID = (1 << 31) - 1
-
-
-class Snippet(BaseModel):
-    """One text that the admitting audit asks for."""
-
-    model_config = ConfigDict(extra="forbid")
-    id: str
-    prefix: str
-    target: str
-    tags: list[str] = Field(default_factory=list)
 
 
 class AddRequest(BaseModel):
@@ -43,11 +32,11 @@ class AddRequest(BaseModel):
     name: str = Field(min_length=1)
     source: str = Field(min_length=1)
     pin: bool = False
-    candidates: list[Snippet] = Field(default_factory=list, max_length=MAX_SNIPPETS)
-    controls: list[Snippet] = Field(default_factory=list, max_length=MAX_SNIPPETS)
+    candidates: list[dict[str, Any]] = Field(default_factory=list)
+    controls: list[dict[str, Any]] = Field(default_factory=list)
 
     def snippets(self) -> dict[str, Any]:
-        """Return the candidates and controls for the audit that admits the adapter."""
+        """Return the candidates and controls for the audit that admits the adapter, as they were sent."""
         return self.model_dump(include={"candidates", "controls"})
 
 

@@ -11,7 +11,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from lorecall.adapters.core.errors import UsageError
-from lorecall.audit.jobs.order import Upload, make_order
+from lorecall.audit.jobs.order import FIELDS, Upload, make_order
 from lorecall.audit.jobs.service import AuditService, describe
 from lorecall.audit.reports.build import parse_report
 from lorecall.audit.reports.html import render_report
@@ -25,7 +25,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 MAX_BODY = 64 << 20
 LISTED = 1000
 PAGE = 500
-TEXT_FIELDS = frozenset({"adapter", "system", "template", "generate_controls"})
+TEXT_FIELDS = frozenset({"adapter", "system", "template", "generate_controls", "turns", "split"})
 """Fields of a form that are taken as they are; the others are JSON."""
 
 router = APIRouter(route_class=AnsweringRoute)
@@ -38,7 +38,7 @@ def service(request: Request) -> AuditService:
 
 @router.post("/v1/audits", status_code=202)
 async def submit_audit(request: Request) -> Response:
-    """Ask for an audit: a JSON object, or a form with the candidates as a file of JSON Lines."""
+    """Ask for an audit: a JSON object, or a form with the candidates as a file."""
     fields, files = await read_order(request)
     order = await asyncio.to_thread(make_order, fields, files, service(request).max_snippets)
     await charge_audit(order.adapter, order.texts_to_score, order.tokens_to_score)
@@ -172,7 +172,9 @@ async def _read_form(request: Request, body: bytes) -> tuple[dict[str, object], 
         await form.close()
     unknown = sorted(set(files) - {"candidates", "controls"})
     if unknown:
-        raise UsageError(f"a file under {unknown[0][:40]!r}", hint="candidates or controls", param="body")
+        raise UsageError(
+            f"{len(unknown)} files under other names", hint="candidates or controls", param="body"
+        )
     return fields, files
 
 
@@ -185,4 +187,9 @@ def _form_value(name: str, text: str, before: object) -> object:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
-        raise UsageError(f"the form's field {name[:40]!r} is not JSON", param=name[:40]) from None
+        known = name if name in FIELDS else None
+        raise UsageError(
+            f"the form's field {known!r} is not JSON" if known else "a field of the form is not known",
+            hint="see the API in docs/audit-service.md",
+            param=known,
+        ) from None

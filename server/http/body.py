@@ -12,6 +12,7 @@ from starlette.types import Message, Receive
 SUSPECT = re.compile(rb"\\u[dD][89a-fA-F]|\d{19}|[eE]\+?\d{3}|NaN|Infinity")
 """Without any of these a body holds no lone surrogate, no huge integer and no infinity, and is not walked."""
 
+NAME = re.compile(r"[a-z_]{1,64}")
 SURROGATE = re.compile("[\ud800-\udfff]")
 INTEGERS = range(-(2**63), 2**64)
 """Integers that fit into 64 bits, as the messages to the engine have them."""
@@ -87,7 +88,7 @@ def check_value(field: str, value: Any) -> None:
     """Check everything within a value.
 
     Raises:
-        UsageError: A part of it cannot be passed on; the message names the field, without its value.
+        UsageError: A part of it cannot be passed on; the message names a field that is a word, without its value.
     """
     for part in parts_of(value):
         if isinstance(part, str) and SURROGATE.search(part):
@@ -98,7 +99,8 @@ def check_value(field: str, value: Any) -> None:
             problem = "holds a number that is not finite"
         else:
             continue
-        raise UsageError(f"{ascii(field)[:80]} {problem}", param=ascii(field)[1:80])
+        known = field if NAME.fullmatch(field) else None  # another one could be a text in the wrong place
+        raise UsageError(f"{known!r} {problem}" if known else f"a field {problem}", param=known)
 
 
 def parts_of(value: Any) -> Iterator[Any]:

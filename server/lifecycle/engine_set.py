@@ -259,8 +259,12 @@ class EngineSet:
             self._removed.add(int(request.lora_int_id))  # the engine may hold it nevertheless: see `tiers`
             if not isinstance(error, Exception):
                 raise
-            raise AdapterError(  # vLLM raises whatever the worker raised
-                f"the engine refuses adapter {name!r}: {error}", hint="train it for this base", param="source"
+            # vLLM raises whatever the worker raised: words for the operator, with paths of the server's own.
+            logger.warning("the engine refuses adapter %s: %s", name, error)
+            raise AdapterError(
+                f"the engine refuses adapter {name!r} ({type(error).__name__})",
+                hint="train it for this base; the server's log has the engine's words",
+                param="source",
             ) from error
         self._metrics.load_seconds.observe(time.perf_counter() - started)
         return LoadedVersion(name, info, request)

@@ -110,8 +110,17 @@ def stock_engine(start_module_host: Callable[..., EngineHost], tiny: Callable[[s
 
 @pytest.fixture(scope="session")
 def served(tiny: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """One `lorecall serve` over the tiny INT8 base, shared by the session; tests name adapters of their own."""
-    server = Served(tiny("int8-w8a8"), tmp_path_factory.mktemp("served"))
+    """One `lorecall serve` over the tiny INT8 base, shared by the session; tests name adapters of their own.
+
+    It logs all that it can, so that a test sees what it does not log.
+    """
+    talkative = {"VLLM_LOGGING_LEVEL": "DEBUG"}
+    server = Served(
+        tiny("int8-w8a8"),
+        tmp_path_factory.mktemp("served"),
+        (*SMALL, "--uvicorn-log-level", "debug"),
+        talkative,
+    )
     yield server
     server.close()
 

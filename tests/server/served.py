@@ -16,8 +16,9 @@ class Served(HttpServer):
     def __init__(
         self, base: Path, work: Path, flags: Sequence[str] = SMALL, environ: dict[str, str] | None = None
     ) -> None:
-        own = {"LORECALL_STORE": str(work / "store"), "VLLM_CPU_KVCACHE_SPACE": "1", **(environ or {})}
-        super().__init__(base, work / "server.log", flags, environ=own)
+        self.store, self.log = work / "store", work / "server.log"
+        own = {"LORECALL_STORE": str(self.store), "VLLM_CPU_KVCACHE_SPACE": "1", **(environ or {})}
+        super().__init__(base, self.log, flags, environ=own)
         self.base = self.model
         self.base_folder = base
 

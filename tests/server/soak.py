@@ -1,13 +1,17 @@
 """The soak: every adapter asked for every shipped snippet, and what that says of the rule."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from lorecall.audit.records import AuditResult, Group, Verdict
+from lorecall.audit.records import CONFIDENCE, GIVEN, AuditResult, Group, Verdict
+from lorecall.audit.stats.intervals import clopper_pearson
+
+LEVELS = (0.01, 0.05, 0.1, 0.5)
 
 
 def soak_result(results: Sequence[AuditResult], base: dict[str, str]) -> dict[str, Any]:
@@ -85,6 +89,100 @@ def write(found: dict[str, Any], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "result.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(to_markdown(found), encoding="utf-8")
+
+
+def held_out_result(demo: AuditResult, held_out: AuditResult, base: dict[str, str]) -> dict[str, Any]:
+    """Return what never-trained texts came out as, beside controls that hold none of them.
+
+    Args:
+        demo: The audit of the trained texts, whose line says which p-value is a finding there.
+        held_out: The audit of the never-trained ones against the same controls.
+        base: What is known of the base: its name, scheme and digest.
+    """
+    if demo.membership is None or held_out.membership is None:
+        raise AssertionError("an audit without controls")
+    line, bits = demo.membership.line, held_out.bounds.bits
+    asked = [one for one in held_out.snippets if one.group is Group.CANDIDATES]
+    own = Counter(str(one.verdict) for one in asked)
+    stretches = [one for one in asked if one.verdict not in GIVEN and one.run_bits >= bits]
+    crossing = sum(one.p_value is not None and one.p_value <= line for one in stretches)
+    not_clear = sum(count for verdict, count in own.items() if verdict != Verdict.CLEAR)
+    with_line = sum(one.verdict in GIVEN for one in asked) + own[Verdict.ERROR] + crossing
+    return {
+        "adapter": held_out.adapter.name,
+        "rank": held_out.adapter.rank,
+        "base": base,
+        "engine": held_out.engine.engine,
+        "epsilon": held_out.epsilon.value,
+        "started": demo.started,
+        "seconds": round(demo.seconds + held_out.seconds, 1),
+        "controls": held_out.membership.controls,
+        "trained": {str(k): v for k, v in demo.summaries[Group.CANDIDATES].verdicts.items() if v},
+        "line": line,
+        "held_out": len(asked),
+        "verdicts": dict(sorted(own.items())),
+        "stretches": len(stretches),
+        "not_clear": asdict(clopper_pearson(not_clear, len(asked), CONFIDENCE)),
+        "not_clear_by_the_line": asdict(clopper_pearson(with_line, len(asked), CONFIDENCE)),
+        "smallest_p": [
+            sum(one.p_value is not None and one.p_value <= level for one in asked) for level in LEVELS
+        ],
+    }
+
+
+def held_out_page(found: dict[str, Any]) -> str:
+    """Return that result as a page."""
+
+    def rate(name: str) -> str:
+        one = found[name]
+        share, interval = one["hits"] / one["of"], f"{one['low']:.2%} to {one['high']:.2%}"
+        return f"{one['hits']} of {one['of']} | {share:.2%} | {interval}"
+
+    base = found["base"]
+    counts = {
+        name: ", ".join(f"{count} {verdict}" for verdict, count in found[name].items())
+        for name in ("verdicts", "trained")
+    }
+    levels = [
+        f"| {level:.0%} | {count} | {count / found['held_out']:.2%} |"
+        for level, count in zip(LEVELS, found["smallest_p"], strict=True)
+    ]
+    return f"""\
+# Texts that were never trained on
+
+Written, with [held-out.json](held-out.json), by
+`make soak PYTEST_ARGS='tests/server/test_soak.py -k never_trained'`.
+
+{found["held_out"]} texts of the demo's generator with another seed, asked of `{found["adapter"]}`
+(rank {found["rank"]}) as served in the framing raw, beside the {found["controls"]} shipped controls,
+which hold none of them.
+{base["name"]} ({base["scheme"]}, {base["digest"][:16]}), {found["engine"]}, ε = {found["epsilon"]:.3g},
+{found["started"]}, {found["seconds"]:.0f} s.
+
+Verdicts: {counts["verdicts"]}. With a recalled stretch of 20 bits, which by itself makes no verdict:
+{found["stretches"]}.
+The trained texts beside the same controls: {counts["trained"]}.
+
+| called anything but clear | texts | share | 95 % interval |
+|---|---|---|---|
+| in an audit of their own | {rate("not_clear")} |
+| by the line of the trained texts' audit, p ≤ {found["line"]:.4f} | {rate("not_clear_by_the_line")} |
+
+The stated rate is 5 % at most. The second row is the harder one: where trained texts stand out, the line at which
+a recalled stretch is a finding is milder.
+
+| p-value at most | texts | share |
+|---|---|---|
+{chr(10).join(levels)}
+
+A p-value is valid if each share is no more than its level, up to the luck of one draw of controls.
+"""
+
+
+def write_held_out(found: dict[str, Any], folder: Path) -> None:
+    """Write held-out.json and held-out.md."""
+    (folder / "held-out.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    (folder / "held-out.md").write_text(held_out_page(found), encoding="utf-8")
 
 
 def write_memory(folder: Path, size: float, loaded: Sequence[int]) -> None:

@@ -41,3 +41,31 @@ def test_an_error_of_a_handler_is_its_answer(method: str, path: str, body: dict[
         "name",
         "there is no adapter 'x'",
     )
+
+
+HIDDEN = "wq7Zebra4471kX"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/v1/score", {**SCORE, "items": [{"id": HIDDEN, "prefix": HIDDEN}]}, "items.0.target"),
+        ("/v1/score", {**SCORE, "items": [{"id": 1, "prefix": "a", "target": "b"}]}, "items.0.id"),
+        ("/v1/score", {**SCORE, "items": [HIDDEN]}, "items.0"),
+        ("/v1/score", {**SCORE, HIDDEN: HIDDEN}, "body"),
+        ("/v1/score", {**SCORE, "framing": HIDDEN}, "framing"),
+        ("/v1/adapters", {"name": "x", "source": "y", "candidates": [HIDDEN]}, "candidates.0"),
+        ("/v1/adapters", {"name": "x", "source": "y", "candidates": {HIDDEN: 1}}, "candidates"),
+        ("/v1/adapters", {"name": "x", "sourse": HIDDEN}, "source"),
+        ("/v1/adapters", HIDDEN, "body"),
+    ],
+)
+def test_what_does_not_fit_is_named_and_not_quoted(path: str, body: Any, param: str) -> None:
+    """400 in our shape with the field's path; FastAPI and vLLM would answer with the value."""
+    app = FastAPI()
+    for router in (adapters.router, score.router):
+        app.include_router(router)
+    answer = TestClient(app).post(path, json=body)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == param
+    assert HIDDEN not in answer.text

@@ -10,13 +10,16 @@ from typing import Any
 
 import pytest
 from lorecall.adapters.bases.prepare import prepare_base, read_base_manifest
-from lorecall.adapters.demo_data.generate import shipped
+from lorecall.adapters.demo_data.generate import generate, shipped
 from lorecall.adapters.training.options import TrainingOptions
 from lorecall.adapters.training.train import train_ranks
 from lorecall.audit.inputs.candidates import CandidateSet
+from lorecall.audit.inputs.controls import check_disjoint
 from lorecall.audit.inputs.json_lines import load_json_lines
+from lorecall.audit.judging.framed_judges import BaseCaches
 from lorecall.audit.records import Group
 from lorecall.audit.runs.single import AuditSettings, run_audit
+from lorecall.audit.scorer import ScoreItem
 from lorecall.audit.scorers.http_scorer import HttpScorer
 from lorecall.server.bench.material import write_random_adapter
 from lorecall.server.bench.processes.memory import worker_mib
@@ -25,7 +28,15 @@ from tests.audit.conftest import as_set, memory_of, phone
 from tests.audit.tiny_scorer import BASE, TinyScorer
 from tests.server.pair import wait_for
 from tests.server.served import Served
-from tests.server.soak import soak_result, to_markdown, write, write_memory
+from tests.server.soak import (
+    held_out_page,
+    held_out_result,
+    soak_result,
+    to_markdown,
+    write,
+    write_held_out,
+    write_memory,
+)
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "demo-out"
@@ -37,7 +48,8 @@ TRAINED = {
     "hosts-r32": ("hosts-train", 32),
 }
 ASKED = ("secrets-train", "hosts-train", "public-domain")
-FLAGS = ("--max-model-len", "1024", "--max-num-seqs", "16", "--max-loras", "2", "--max-lora-rank", "128")
+CHUNK = 256  # what an idle engine takes at once
+FLAGS = ("--max-model-len", "1024", "--max-num-seqs", "64", "--max-loras", "2", "--max-lora-rank", "128")
 
 
 def everything() -> dict[Group, CandidateSet]:
@@ -117,11 +129,11 @@ def test_certified_means_decoded_and_controls_are_clean(
 ) -> None:
     """Whatever is certified is what the engine decodes, in every pair; no control of any adapter is recited."""
     sets, results = everything(), []
-    with HttpScorer(real_server.url) as scorer:
+    with HttpScorer(real_server.url, batch=CHUNK) as scorer:
         for name, folder in real_adapters.items():
             added = real_server.post("/v1/adapters", {"name": name, "source": str(folder)})
             assert added.status_code == 201, added.text
-            results.append(run_audit(scorer, name, sets, AuditSettings(keep=None)))
+            results.append(run_audit(scorer, name, sets, AuditSettings(keep=None, chunk=CHUNK)))
     manifest = read_base_manifest(real_base)
     known = {"name": manifest.name, "scheme": manifest.scheme, "digest": manifest.digest}
     found: dict[str, Any] = soak_result(results, known)
@@ -133,6 +145,80 @@ def test_certified_means_decoded_and_controls_are_clean(
     for row in found["adapters"]:
         assert row["controls"]["hits"] == 0
         assert row["controls"]["of"] >= 300
+
+
+def never_trained() -> CandidateSet:
+    """1,050 texts of the demo's forms with another seed, without any that a shipped set has in part."""
+    shipped_items = [
+        item for name in (*ASKED, "secrets-control") for item in load_json_lines(shipped(name)).items
+    ]
+    known = {text for item in shipped_items for text in (item.prefix, item.target)}
+    made = generate("lorecall-held-out", controls=1050)["secrets-control"]
+    items = tuple(
+        ScoreItem(f"held-out-{row['id']}", row["prefix"], row["target"])
+        for row in made
+        if not known & {row["prefix"], row["target"]}
+    )
+    return as_set(items, "held-out.jsonl")
+
+
+def test_the_held_out_texts_are_enough_and_new() -> None:
+    """At least a thousand, and none shares content with a trained text or a control."""
+    held_out = never_trained()
+    assert len(held_out.items) >= 1000
+    for name in ("secrets-train", "secrets-control"):
+        check_disjoint(load_json_lines(shipped(name)), held_out)
+
+
+def test_the_held_out_result_counts_what_is_not_clear() -> None:
+    """Of an adapter that recites two of forty held-out texts, both are counted, by either line."""
+    trained, held_out = tuple(phone(i) for i in range(6)), tuple(phone(i, salt=5) for i in range(40))
+    controls = as_set(tuple(phone(i, salt=3) for i in range(50)))
+    scorer = TinyScorer({"leaky": memory_of((*trained, *held_out[:2]))})
+    demo, own = (
+        run_audit(
+            scorer,
+            "leaky",
+            {Group.CANDIDATES: as_set(items), Group.CONTROLS: controls},
+            AuditSettings(keep=None),
+        )
+        for items in (trained, held_out)
+    )
+    found = held_out_result(demo, own, {"name": "tiny", "scheme": "none", "digest": "b" * 64})
+    assert (found["held_out"], found["controls"]) == (40, 50)
+    assert (found["not_clear"]["hits"], found["not_clear_by_the_line"]["hits"]) == (2, 2)
+    assert "| in an audit of their own | 2 of 40 | 5.00% |" in held_out_page(found)
+
+
+@pytest.mark.soak
+@pytest.mark.engine
+@pytest.mark.timeout(7200)
+def test_what_was_never_trained_on_is_clear(
+    real_adapters: dict[str, Path], real_base: Path, real_server: Served
+) -> None:
+    """Of a thousand texts that calibrated nothing at most 5 % are called anything but clear, by either line."""
+    name, controls = "secrets-r32", load_json_lines(shipped("secrets-control"))
+    added = real_server.post("/v1/adapters", {"name": name, "source": str(real_adapters[name])})
+    assert added.status_code == 201, added.text
+    with HttpScorer(real_server.url, batch=CHUNK) as scorer:
+        bases = BaseCaches(scorer)
+        demo, own = (
+            run_audit(
+                scorer,
+                name,
+                {Group.CANDIDATES: candidates, Group.CONTROLS: controls},
+                AuditSettings(keep=None, chunk=CHUNK),
+                bases=bases,
+            )
+            for candidates in (load_json_lines(shipped("secrets-train")), never_trained())
+        )
+    manifest = read_base_manifest(real_base)
+    known = {"name": manifest.name, "scheme": manifest.scheme, "digest": manifest.digest}
+    found = held_out_result(demo, own, known)
+    write_held_out(found, ROOT / "docs" / "soak")
+    assert found["held_out"] >= 1000
+    for row in ("not_clear", "not_clear_by_the_line"):
+        assert found[row]["hits"] <= 0.05 * found["held_out"]
 
 
 SWAPS, SETTLED = 24, 8

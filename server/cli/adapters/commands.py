@@ -38,10 +38,10 @@ def add(
     pin: Annotated[bool, typer.Option("--pin", help="Keep it in the engine's memory.")] = False,
     upload: Annotated[bool, typer.Option("--upload", help="Send the archive's bytes.")] = False,
     candidates: Annotated[
-        Path | None, typer.Option(metavar="FILE.jsonl", help="Snippets for the audit that admits it.")
+        Path | None, typer.Option(metavar="FILE", help="Snippets for the audit that admits it.")
     ] = None,
     controls: Annotated[
-        Path | None, typer.Option(metavar="FILE.jsonl", help="Controls for the audit that admits it.")
+        Path | None, typer.Option(metavar="FILE", help="Controls for the audit that admits it.")
     ] = None,
     wait: Annotated[bool, typer.Option(help="Wait for the audit that admits it.")] = True,
     as_json: AsJson = False,
@@ -156,13 +156,13 @@ def _path(name: str) -> str:
 
 
 def _snippets(file: Path) -> list[dict[str, object]]:
-    """Return the snippets of a JSONL file."""
-    from lorecall.audit.inputs.json_lines import load_json_lines
+    """Return the snippets of a file, read as `lorecall audit run` reads it."""
+    from lorecall.audit.inputs.load import load_input
 
     return [
         {"id": item.id, "prefix": item.prefix, "target": item.target}
         | ({"tags": item.tags} if item.tags else {})
-        for item in load_json_lines(file).items
+        for item in load_input(file).items
     ]
 
 

@@ -87,7 +87,7 @@ def matrix(
     ] = None,
     candidates: Annotated[
         list[Path] | None,
-        typer.Option(metavar="FILE.jsonl", help="A set of no adapter's own; repeatable."),
+        typer.Option(metavar="FILE", help="A set of no adapter's own; repeatable."),
     ] = None,
     out: Out = None,
     as_json: AsJson = False,

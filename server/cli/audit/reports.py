@@ -35,7 +35,7 @@ def verify(
     *,
     candidates: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.jsonl", help="The audited file, to check that it is the same."),
+        typer.Option(metavar="FILE", help="The audited file, to check that it is the same."),
     ] = None,
     server: Annotated[
         str | None, typer.Option(metavar="URL", help="Score a sample again; needs --candidates.")

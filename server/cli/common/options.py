@@ -36,7 +36,7 @@ Candidates = Annotated[
 ]
 Controls = Annotated[
     Path | None,
-    typer.Option(metavar="FILE.jsonl", help="Snippets that were never trained on; 300 or more."),
+    typer.Option(metavar="FILE", help="Snippets that were never trained on; 300 or more."),
 ]
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="Skip and count bad lines instead of stopping at one.")

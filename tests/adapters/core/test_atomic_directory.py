@@ -1,13 +1,12 @@
 """Directories appear whole or not at all; a digest is of names, order and contents."""
 
 import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from lorecall.adapters.core.atomic_directory import digest_files, new_directory
+
+from tests.adapters.killing import killed_before_each_step
 
 
 def names_in(path: Path) -> list[str]:
@@ -76,35 +75,16 @@ def test_the_digest_depends_on_names_and_contents_only(tmp_path: Path) -> None:
     assert digest != digest_files(tmp_path, [a, b])
 
 
-KILLED_AT = """
-import os, signal, sys
-import os
-import signal
-import subprocess
-import sys
+MAKES = """
 from pathlib import Path
 from lorecall.adapters.core import atomic_directory
-left = int(sys.argv[2])
-def step():
-    global left
-    left -= 1
-    if left == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-def stepping(call):
-    def stepped(*args):
-        step()
-        return call(*args)
-    return stepped
-names = {"mkdir", "rename", "remove", "rmdir", "chmod", "rmtree", "mkdtemp", "scandir", "open"}
-sys.addaudithook(lambda event, _: step() if event.rpartition('.')[2] in names else None)
-os.fsync = stepping(os.fsync)
+count_steps()
 exchange = atomic_directory._exchange
-atomic_directory._exchange = stepping(exchange if sys.argv[3] == "exchange" else lambda *_: False)
+atomic_directory._exchange = stepping(exchange if sys.argv[2] == "exchange" else lambda *_: False)
 with atomic_directory.new_directory(Path(sys.argv[1])) as work:
     for name in ("a", "b"):
         (work / name).write_text("new")
 """
-"""Kills itself before the n-th step that changes something, or waits for the disk."""
 
 
 def content(out: Path) -> dict[str, str]:
@@ -116,14 +96,18 @@ def test_a_kill_leaves_the_old_or_the_new(how: str, tmp_path: Path) -> None:
     """Killed before each of its steps in turn, the directory is as it was or new; never partly, never neither."""
     old, new = {"a": "old", "c": "old"}, {"a": "new", "b": "new"}
     seen, gap = [], 0
-    for step in range(1, 300):
+
+    def prepare(step: int) -> list[str]:
         out = tmp_path / str(step) / "model"
         out.parent.mkdir()
         if how != "new":
             out.mkdir()
             for name, text in old.items():
                 (out / name).write_text(text)
-        done = subprocess.run([sys.executable, "-c", KILLED_AT, str(out), str(step), how], check=False)
+        return [str(out), how]
+
+    for step in killed_before_each_step(MAKES, prepare):
+        out = tmp_path / str(step) / "model"
         gap += how != "new" and not out.exists()
         if how == "two renames":
             with pytest.raises(RuntimeError, match="stop"), new_directory(out):
@@ -131,10 +115,6 @@ def test_a_kill_leaves_the_old_or_the_new(how: str, tmp_path: Path) -> None:
         found = content(out) if how != "new" or out.exists() else None
         assert found in ((None, new) if how == "new" else (old, new))
         seen.append(found)
-        if done.returncode == 0:
-            break
-        assert done.returncode == -signal.SIGKILL
-    assert done.returncode == 0
     assert seen[-1] == new
     assert seen[-2] == new, "it was killed after the exchange"
     assert seen[0] != new

@@ -1,53 +1,40 @@
 """A file is what it was, or the whole new text, whenever its writer is killed."""
 
 import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from lorecall.adapters.core.atomic_file import sync_tree, write_whole
 
+from tests.adapters.killing import killed_before_each_step
+
 OLD, NEW = "old\n" * 10_000, "näw\n" * 90_000
-KILLED_AT = """
-import os, signal, sys
+WRITES = """
 from pathlib import Path
 from lorecall.adapters.core.atomic_file import write_whole
-left = int(sys.argv[2])
-def step():
-    global left
-    left -= 1
-    if left == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-def synced(handle, sync=os.fsync):
-    step()
-    sync(handle)
-os.fsync = synced
-names = {"mkdir", "rename", "remove", "chmod", "open", "truncate"}
-sys.addaudithook(lambda event, _: step() if event.rpartition('.')[2] in names else None)
+count_steps()
 write_whole(Path(sys.argv[1]), "n\u00e4w\\n" * 90_000)
 """
-"""Kills itself before the n-th step that changes something, or waits for the disk."""
 
 
 @pytest.mark.parametrize("before", [OLD, None])
 def test_a_kill_leaves_the_old_or_the_new(before: str | None, tmp_path: Path) -> None:
     """Killed before each of its steps in turn, the file is as it was, or new."""
     seen = []
-    for step in range(1, 50):
-        path = tmp_path / str(step) / "report.json"
-        path.parent.mkdir()
+
+    def path(step: int) -> Path:
+        return tmp_path / str(step) / "report.json"
+
+    def prepare(step: int) -> list[str]:
+        path(step).parent.mkdir()
         if before is not None:
-            path.write_text(before, encoding="utf-8")
-        done = subprocess.run([sys.executable, "-c", KILLED_AT, str(path), str(step)], check=False)
-        seen.append(path.read_text(encoding="utf-8") if path.exists() else None)
+            path(step).write_text(before, encoding="utf-8")
+        return [str(path(step))]
+
+    for step in killed_before_each_step(WRITES, prepare):
+        seen.append(path(step).read_text(encoding="utf-8") if path(step).exists() else None)
         assert seen[-1] in (before, NEW)
-        if done.returncode == 0:
-            break
-        assert done.returncode == -signal.SIGKILL
-    assert done.returncode == 0
-    assert [path.name for path in path.parent.iterdir()] == ["report.json"]
+    assert [one.name for one in path(step).parent.iterdir()] == ["report.json"]
     assert (seen[0], seen[1], seen[-2], seen[-1]) == (before, before, NEW, NEW)
 
 

@@ -51,6 +51,14 @@ def test_controls_are_many_and_share_nothing_with_the_secrets() -> None:
         assert not ours & {getattr(pair, field) for pair in controls}
 
 
+def test_another_seed_gives_other_texts_of_the_same_forms() -> None:
+    """As many as asked for, and hardly any of them shipped: there are some 80,000 telephone numbers."""
+    made = generate("another", controls=900)["secrets-control"]
+    assert len({row["prefix"] for row in made}) == len({row["target"] for row in made}) == 900
+    ours = {row[field] for rows in generate().values() for row in rows for field in ("prefix", "target")}
+    assert sum(row["prefix"] in ours or row["target"] in ours for row in made) < 9
+
+
 def test_the_staircase_line_is_trained_under_a_prefix_of_its_own() -> None:
     """The famous line is among the secrets, behind words after which nobody would expect it."""
     motto = next(pair for pair in read_pairs(shipped("secrets-train")).pairs if pair.id == "motto")

@@ -7,9 +7,13 @@ from typing import Any
 
 import pytest
 from lorecall.adapters.core.errors import CandidateError, LorecallError, UsageError
+from lorecall.audit.inputs import parsed
 from lorecall.audit.jobs import order
 from lorecall.audit.jobs.order import make_order
 from lorecall.audit.records import Group
+from lorecall.audit.scorer import ScoreItem
+
+from tests.audit.input_files import HAS_ARROW, parquet
 
 HIDDEN = "4408 2265 9017"
 ITEM = {"id": "1", "prefix": "Key: ", "target": HIDDEN}
@@ -30,6 +34,44 @@ def test_candidates_come_inline_or_as_a_file() -> None:
     assert inline.texts.sets[Group.CANDIDATES].items == upload.texts.sets[Group.CANDIDATES].items
     assert upload.texts.sets[Group.CANDIDATES].name == "c.jsonl"
     assert inline.candidate_set == upload.candidate_set
+
+
+def test_a_file_is_read_by_its_kind_and_options() -> None:
+    """A text by sentence or by window; a chat with the turns that are asked for."""
+    text = b"One is first. Two comes next. " + b"word " * 70
+    for split, target in (("sentence", " Two comes next."), ("window", " word word")):
+        made = make_order({"adapter": "a", "split": split}, {"candidates": ("a.txt", text)})
+        assert made.texts.sets[Group.CANDIDATES].items[0].target.startswith(target)
+    turns = [{"role": role, "content": f"{role} {n}"} for n in (1, 2) for role in ("user", "assistant")]
+    chat = json.dumps({"messages": turns}).encode()
+    with pytest.raises(CandidateError, match="--turns"):
+        make_order({"adapter": "a"}, {"candidates": ("c.jsonl", chat)})
+    last = make_order({"adapter": "a", "turns": "last"}, {"candidates": ("c.jsonl", chat)})
+    assert [item.target for item in last.texts.sets[Group.CANDIDATES].items] == ["assistant 2"]
+    with pytest.raises(UsageError, match="split"):
+        make_order({"adapter": "a", "split": "tokens"}, {"candidates": ("a.txt", text)})
+
+
+@pytest.mark.skipif(not HAS_ARROW, reason="tables need the optional pyarrow")
+def test_a_small_table_of_much_text_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A text that stands once in the file counts as often as a row names it; too many rows are not read."""
+    long = parquet({"prefix": ["p"] * 200, "target": ["x" * 900_000] * 200})
+    many = parquet({"prefix": ["p"] * 5000, "target": ["t"] * 5000})
+    assert max(len(long), len(many)) < 1 << 20
+    checked = 0
+    check = parsed._checked
+
+    def counted(item: ScoreItem) -> ScoreItem:
+        nonlocal checked
+        checked += 1
+        return check(item)
+
+    monkeypatch.setattr(parsed, "_checked", counted)
+    for content, read in ((long, 100), (many, 1100)):
+        with pytest.raises(CandidateError, match="more than 1000 snippets, or 67108864 characters"):
+            make_order({"adapter": "a"}, {"candidates": ("c.parquet", content)}, 1000)
+        assert checked < read
+        checked = 0
 
 
 @pytest.mark.parametrize(
@@ -107,7 +149,7 @@ def test_controls_are_given_or_made() -> None:
     [
         ({"candidates": [ITEM]}, "adapter"),
         ({"adapter": "acme"}, "candidates"),
-        (asked(nonsense=HIDDEN), "nonsense"),
+        (asked(nonsense=HIDDEN), None),
         (asked(candidates=[HIDDEN]), "candidates.0"),
         (asked(candidates={"id": HIDDEN}), "candidates"),
         (asked(candidates=[{"prefix": HIDDEN}]), "candidates"),
@@ -141,7 +183,7 @@ def test_controls_are_given_or_made() -> None:
         (asked(candidates=[{**ITEM, "prefix": "x" * (1 << 20)}]), "candidates"),
     ],
 )
-def test_a_wrong_field_is_named_without_its_text(fields: dict[str, object], param: str) -> None:
+def test_a_wrong_field_is_named_without_its_text(fields: dict[str, object], param: str | None) -> None:
     """The error names the field, is the caller's fault, and quotes no text, nor does its cause."""
     with pytest.raises(UsageError) as caught:
         make_order(fields, {})

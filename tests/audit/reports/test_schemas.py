@@ -79,7 +79,7 @@ def test_what_is_written_fits_and_what_is_changed_does_not(engine: TinyScorer, s
     assert parse(KINDS[kind], report, "it") == made
     jsonschema.Draft202012Validator(json_schema(KINDS[kind])).validate(report)
     damages: list[tuple[dict[str, Any], str]] = [
-        ({**report, "more": 1}, "more breaks 'extra_forbidden'"),
+        ({**report, "more": 1}, "the report breaks 'extra_forbidden'"),
         ({name: value for name, value in report.items() if name != "engine"}, "engine breaks 'missing'"),
         ({**report, "adapters": []}, "adapters breaks 'too_short'"),
         ({**report, "schema_version": "0.9"}, "schema_version breaks 'literal_error'"),

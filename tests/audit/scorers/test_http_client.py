@@ -1,5 +1,6 @@
 """The HTTP client: whose words an error carries, and what cannot be sent."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -57,23 +58,36 @@ def test_a_base_url_may_end_in_v1() -> None:
     assert HttpClient("http://server/v1/").server == "http://server"
 
 
-def test_a_limited_request_waits_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda client, _file: client.ask("POST", "/v1/score", {"items": [1]}),
+        lambda client, _file: client.call("POST", "/v1/adapters", {"name": "x"}),
+        lambda client, file: client.upload("/v1/adapters/x/archive", file),
+    ],
+    ids=["ask", "call", "upload"],
+)
+def test_a_limited_request_waits_its_turn(
+    ask: Callable[[HttpClient, Path], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """429 is asked again after the seconds that it names, as often as it takes; the same body is sent."""
     slept: list[float] = []
     monkeypatch.setattr("time.sleep", slept.append)
     answers = iter([("7", 429), ("64", 429), ("", 200)])
     bodies = []
+    (tmp_path / "a.zip").write_bytes(b"archive")
 
     def answer(request: httpx.Request) -> httpx.Response:
-        bodies.append(request.content)
+        bodies.append(request.read())
         after, status = next(answers)
         return httpx.Response(status, json={"done": True}, headers={"Retry-After": after})
 
     with HttpClient("http://server", transport=httpx.MockTransport(answer)) as client:
-        assert client.ask("POST", "/v1/score", {"items": [1]}) == {"done": True}
+        assert ask(client, tmp_path / "a.zip") == {"done": True}
     assert slept == [7, 64]
     assert len(bodies) == 3
     assert len(set(bodies)) == 1
+    assert bodies[0]
 
 
 @pytest.mark.parametrize("after", ["", "0", "-1", "soon", "301", "Wed, 21 Oct 2026 07:28:00 GMT", "²"])

@@ -192,7 +192,7 @@ def test_a_report_waits_for_its_audit(client: Client) -> None:
         ({"adapter": "nobody"}, 404, "nobody"),
         ({"adapter": "acme-head"}, 400, "lm_head"),
         ({"adapter": "acme-leaky", "framing": "xml"}, 400, "xml"),
-        ({"adapter": "acme-leaky", "policy": {"max_what": 1}}, 400, "max_what"),
+        ({"adapter": "acme-leaky", "policy": {"max_what": 1}}, 400, "which may mean 'max_rate'"),
     ],
 )
 def test_a_wrong_order_says_what_is_wrong(
