@@ -9,7 +9,7 @@ from lorecall.audit.scorer import ScoreItem
 MOST_TAGS, TAG_LENGTH = 8, 40
 TAG = re.compile(rf"[A-Za-z0-9][-A-Za-z0-9_.:/]{{0,{TAG_LENGTH - 1}}}")
 FIELD_PAIRS = (("prefix", "target"), ("query", "target"), ("prompt", "completion"))
-FIELDS = frozenset({"id", "messages", *(name for pair in FIELD_PAIRS for name in pair)})
+FIELDS = frozenset({"id", "messages", "tag", "tags", *(name for pair in FIELD_PAIRS for name in pair)})
 """Every field of a record that is looked at: no other column of a table is read, and no message names another."""
 
 

@@ -71,6 +71,35 @@ class AuditRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Tombstone:
+    """What is left of an audit that was removed.
+
+    Attributes:
+        id: Its id.
+        adapter: The adapter's name.
+        version: The version that was audited.
+        candidate_set: sha256 of the candidates, in hex.
+        state: Its state when it was removed.
+        seal: sha256 of its report's canonical JSON, in hex; "" if it had no report.
+        created_at: When it was asked for, UTC.
+        finished_at: When it ended, UTC.
+        removed_at: When it was removed, UTC.
+        removed_by: The name of the key that asked for it, or `RETENTION`.
+    """
+
+    id: str
+    adapter: str
+    version: str
+    candidate_set: str
+    state: AuditState
+    seal: str
+    created_at: datetime
+    finished_at: datetime | None
+    removed_at: datetime
+    removed_by: str
+
+
+@dataclass(frozen=True, slots=True)
 class NewAudit:
     """An audit as it is asked for; the fields are those of `AuditRecord`."""
 

@@ -24,9 +24,11 @@ from lorecall.audit.records import Group, SnippetResult
 from lorecall.audit.reports.build import parse_entries, pending_entry, snippet_entry
 from lorecall.audit.reports.redact import Redactor
 from lorecall.audit.reports.report import Report
+from lorecall.audit.reports.seal import seal
 from lorecall.audit.runs.single import AuditSettings, refuse, resolve_epsilon
 from lorecall.audit.scorer import AdapterVersion, EngineInfo, ScoreItem, Scorer
 from pydantic import ValidationError
+from securesystemslib.signer import CryptoSigner
 
 logger = logging.getLogger("lorecall.audit")
 
@@ -75,6 +77,8 @@ class Runner:
         stop: Set to stop after the current batch; the audit goes back into the queue.
         admissions: What admits versions; None takes no audit that does.
         ended: Called with the report of each audit that is done.
+        signer: Signs the reports; None for no signature.
+        keep: How long an audit that is over is kept.
     """
 
     store: AuditStore
@@ -87,6 +91,8 @@ class Runner:
     stop: threading.Event
     admissions: Admissions | None = None
     ended: Callable[[Report], None] = lambda _report: None
+    signer: CryptoSigner | None = None
+    keep: timedelta = timedelta(days=3650)
 
     def run_one(self) -> bool:
         """Take an audit and do it to its end; return whether there was one.
@@ -120,9 +126,11 @@ class Runner:
         return True
 
     def sweep(self) -> None:
-        """Remove the texts that a server which died left behind."""
+        """Remove the texts that a server which died left behind, and the audits that were kept long enough."""
         for audit_id in self.spool.sweep(*self.store.ids()):
             logger.info("removed the texts of audit %s, which is over", audit_id)
+        for audit_id in self.store.expire(self.keep):
+            logger.info("removed audit %s, which was kept long enough", audit_id)
 
     def _do(self, record: AuditRecord) -> None:
         texts = self.spool.read(record.id)
@@ -154,9 +162,10 @@ class Runner:
         settings = order.audit_settings(texts.system, texts.template)
         recorded = self.store.entries(record.id)
         entries = _readable(record, lambda: parse_entries(recorded))
-        return recorded_report(
+        report = recorded_report(
             adapter, record.run, texts, settings, order.rules(), redactor, entries, record.seconds
         )
+        return report if self.signer is None else seal(report, self.signer)
 
     def _finish(self, record: AuditRecord, report: Report) -> None:
         """Let the version go live that the audit admits, and end the audit."""

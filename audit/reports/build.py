@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lorecall.adapters.core.atomic_file import write_whole
+from lorecall.adapters.core.canonical_json import exact
 from lorecall.adapters.core.errors import UsageError
 from lorecall.audit import records
 from lorecall.audit.coarse import coarse_bits, coarse_chance, coarse_log10, coarse_nats, coarse_p, coarse_rank
@@ -76,7 +77,7 @@ def build_report(
             tool=Tool.here(),
             started=result.started,
             seconds=round(result.seconds, 3),
-            adapter=AuditedAdapter.model_validate(result.adapter),
+            adapter=_adapter(result),
             engine=Engine.model_validate(result.engine),
             epsilon=result.epsilon.value,
             epsilon_source=result.epsilon.source,
@@ -131,6 +132,12 @@ def _scheme(extraction: Extraction) -> SamplingScheme:
         source=extraction.source,
         left_out=extraction.left_out,
     )
+
+
+def _adapter(result: AuditResult) -> AuditedAdapter:
+    adapter = AuditedAdapter.model_validate(result.adapter)
+    # a trainer's seed may be of 64 bits
+    return adapter.model_copy(update={"training": exact(adapter.training)})
 
 
 def _redacted(text: str | None, redactor: Redactor) -> RedactedText | None:

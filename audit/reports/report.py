@@ -33,6 +33,8 @@ from lorecall.audit.stats.calibration import LEVEL
 from pydantic import ConfigDict, Discriminator, Field, StrictBool, Tag
 from pydantic.dataclasses import dataclass
 
+PAYLOAD_TYPE: Literal["application/vnd.in-toto+json"] = "application/vnd.in-toto+json"
+
 
 class AuditedAdapter(ReportModel):
     """The adapter."""
@@ -420,11 +422,26 @@ class Content(ReportModel):
     snippets: tuple[Entry, ...]
 
 
+class Signature(ReportModel):
+    """One signature of an envelope."""
+
+    keyid: str
+    sig: str
+
+
+class Envelope(ReportModel):
+    """A signed statement (DSSE): the base64 of an in-toto statement, and who signed it."""
+
+    payload: str
+    payloadType: Literal["application/vnd.in-toto+json"]  # noqa: N815  DSSE's own name
+    signatures: Annotated[tuple[Signature, ...], Field(min_length=1)]
+
+
 class Seal(ReportModel):
-    """Digest of the canonical JSON of all else, and its HMAC where LORECALL_REPORT_KEY was set."""
+    """Digest of the canonical JSON (RFC 8785) of all else, and the signed statement where there was a key."""
 
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-    signature: Annotated[str, Field(pattern="^([0-9a-f]{64})?$")]
+    envelope: Envelope | None = optional()
 
 
 class Report(Content):

@@ -29,6 +29,7 @@ from lorecall.server.cli.common.options import (
     Out,
     PrefixTokens,
     Seed,
+    SigningKey,
     SkipBad,
     Split,
     System,
@@ -77,6 +78,7 @@ def run(
     show_text: Annotated[
         bool, typer.Option("--show-text", help="Show candidates' text in the reports, not hashes.")
     ] = False,
+    signing_key: SigningKey = None,
     skip_bad: SkipBad = False,
     split: Split = "sentence",
     turns: TurnsOption = "only",
@@ -154,11 +156,14 @@ def run(
     from lorecall.audit.policy.gate import judge_result
     from lorecall.audit.reports.build import build_report
     from lorecall.audit.reports.redact import redactor
+    from lorecall.audit.reports.seal import seal
+    from lorecall.audit.reports.signing import read_signing_key
     from lorecall.audit.runs.single import AuditSettings, run_audit
     from lorecall.server.cli.audit.output import print_summary, print_table, write_reports
     from lorecall.server.cli.common.progress import count_bar
 
     wanted = check_formats(formats)
+    signer = None if signing_key is None else read_signing_key(signing_key)
     views = make_views(framing or (), system, prefix_tokens or (), template)
     sets = load_sets(candidates, controls, reader(split, turns, tokenizer or base, skip_bad=skip_bad))
     if generate_controls is not None:
@@ -204,6 +209,8 @@ def run(
             result = run_audit(engine, adapter, sets, settings, progress=report_progress)
         gate = judge_result(result, rules)
         content = build_report(result, gate, rules, redactor(show=show_text), engine.token_texts)
+    if signer is not None:
+        content = seal(content, signer)
     written = write_reports(content, out, wanted) if out else []
     if as_json:
         print_json(content.values())

@@ -11,7 +11,15 @@ LOCAL = "http://127.0.0.1:8000"
 Server = Annotated[str, typer.Option(envvar="LORECALL_SERVER", help="URL of the server.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Port = Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)]
-Seed = Annotated[int, typer.Option(help="Seed of every random choice.")]
+Seed = Annotated[int, typer.Option(min=-(2**53) + 1, max=2**53 - 1, help="Seed of every random choice.")]
+SigningKey = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="KEY.pem",
+        envvar="LORECALL_SIGNING_KEY",
+        help="Sign the report with this private Ed25519 key.",
+    ),
+]
 PageFolder = Annotated[Path, typer.Option(help="Where the JSON and the Markdown page go.")]
 
 # Training.

@@ -17,6 +17,7 @@ from lorecall.adapters.core.errors import ScorerError
 from lorecall.adapters.registry.audit_tables import AuditRow, AuditSnippetRow, AuditState
 from lorecall.adapters.registry.registry import Registry
 from lorecall.audit.coarse import coarse_p
+from lorecall.audit.evidence.verify import check_contents
 from lorecall.audit.extraction import SamplingWish
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.jobs.order import make_order
@@ -31,7 +32,6 @@ from lorecall.audit.records import Group, SnippetResult, Verdict
 from lorecall.audit.reports.build import build_report, parse_report
 from lorecall.audit.reports.redact import Redactor
 from lorecall.audit.reports.seal import check_seal
-from lorecall.audit.reports.verify import check_contents
 from lorecall.audit.runs.single import AuditSettings, run_audit
 from lorecall.audit.scorer import AdapterVersion, ScoreItem, Scorer
 from sqlalchemy import select, update

@@ -17,6 +17,7 @@ from lorecall.adapters.registry.audit_tables import AuditState
 from lorecall.adapters.registry.records import VersionRecord
 from lorecall.adapters.registry.registry import Registry
 from lorecall.adapters.registry.tables import State
+from lorecall.audit.evidence.verify import check_contents
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.jobs.records import AuditRecord
 from lorecall.audit.jobs.runner import Runner
@@ -28,7 +29,6 @@ from lorecall.audit.records import Group
 from lorecall.audit.reports.build import parse_report
 from lorecall.audit.reports.html import render_report
 from lorecall.audit.reports.junit import render_junit
-from lorecall.audit.reports.verify import check_contents
 from lorecall.audit.scorer import AdapterVersion, ScoreItem, Scorer
 from lorecall.server.audits.admission import AuditGate, gate_framings, operator_sets
 from lorecall.server.launch import check_gate
