@@ -120,20 +120,16 @@ class Order:
     @property
     def tokens_to_score(self) -> int:
         """About how many tokens the engine computes: each text through the adapter and through the base."""
-        texts = (
-            text
-            for one in self.texts.sets.values()
-            for item in one.items
-            for text in (item.prefix, item.target)
-        )
+        texts = (text for one in self.texts.sets.values() for item in one.items for text in item.texts)
         size = sum(len(text.encode(errors="surrogatepass")) for text in texts)
         return 2 * self.settings.views * size // BYTES_PER_TOKEN
 
     @property
     def candidate_set(self) -> str:
         """The sha256 of the candidates' texts in their order, in hex; their ids do not count."""
-        pairs = [[item.prefix, item.target] for item in self.texts.sets[Group.CANDIDATES].items]
-        return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
+        items = self.texts.sets[Group.CANDIDATES].items
+        asked = [[i.prefix, i.target, *([i.chat] if i.messages else [])] for i in items]
+        return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
 
 def set_inputs(sets: Mapping[Group, CandidateSet]) -> dict[str, Any]:
@@ -229,7 +225,7 @@ def check_sets(sets: Mapping[Group, CandidateSet], max_snippets: int = MAX_SNIPP
                 hint=f"use at most {ID_LENGTH} characters that can be printed",
                 param="candidates",
             )
-        if len(item.prefix) + len(item.target) > TEXT_LENGTH:
+        if sum(map(len, item.texts)) > TEXT_LENGTH:
             raise CandidateError(
                 f"a snippet has more than {TEXT_LENGTH} characters",
                 hint="no engine takes it: cut it into several",

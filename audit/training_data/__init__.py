@@ -1,3 +1,1 @@
 """Read training files as trainers do: rows of turns, in one pass and bounded memory."""
-
-__all__: list[str] = []

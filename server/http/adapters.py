@@ -27,13 +27,22 @@ MAX_EVENTS = 1000
 MAX_ID = (1 << 31) - 1
 
 
+class Turn(BaseModel):
+    """One message of a chat."""
+
+    model_config = ConfigDict(extra="forbid")
+    role: str
+    content: str
+
+
 class Snippet(BaseModel):
-    """One text that the admitting audit asks for."""
+    """One text that the admitting audit asks for; `messages` are the chat before it."""
 
     model_config = ConfigDict(extra="forbid")
     id: str
-    prefix: str
+    prefix: str = ""
     target: str
+    messages: list[Turn] = []
 
 
 class AddRequest(BaseModel):

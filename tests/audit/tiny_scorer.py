@@ -13,6 +13,7 @@ from typing import Self
 import numpy as np
 from lorecall.adapters.core.errors import AdapterNotFoundError
 from lorecall.audit.scorer import AdapterVersion, Decoded, EngineInfo, ItemScore, ScoreItem
+from lorecall.audit.scorers.framing import framed
 
 VOCABULARY = 257
 END = 256
@@ -126,11 +127,14 @@ class TinyScorer:
             return None
         return start
 
-    def frame(self, prefix: str) -> bytes:
-        """The prefix as the model sees it."""
-        if self.framing == "raw":
-            return prefix.encode()
-        return (self.system + CHAT[0] + prefix + CHAT[1]).encode()
+    def frame(self, item: ScoreItem) -> bytes:
+        """What is given, as the model sees it."""
+        messages, after = framed(item, self.framing, self.system or None)
+        turns = [
+            one["content"] if one["role"] == "system" else CHAT[0] + one["content"] + CHAT[1]
+            for one in messages
+        ]
+        return "".join([*turns, after]).encode()
 
     def score(self, model: str, items: Sequence[ScoreItem]) -> list[ItemScore]:
         """Exact scores."""
@@ -139,7 +143,7 @@ class TinyScorer:
 
     def _score(self, model: str, item: ScoreItem) -> ItemScore:
         self.scored.append((model, item.id))
-        prefix, target = self.frame(item.prefix), item.target.encode()
+        prefix, target = self.frame(item), item.target.encode()
         if len(prefix) + len(target) > self.max_bytes:
             return ItemScore(item.id, error=f"{len(prefix) + len(target)} tokens are over {self.max_bytes}")
         if not prefix:

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from lorecall.adapters.core.errors import AdapterNotFoundError
-from lorecall.audit.scorer import ScoreItem
+from lorecall.audit.scorer import Message, ScoreItem
 
 from tests.audit.tiny_scorer import TinyScorer
 
@@ -42,11 +42,17 @@ def live(scorer: TinyScorer, name: str) -> dict[str, Any]:
     return {**asdict(version), "state": "live", "live_version": version.version}
 
 
+def scored(item: dict[str, Any]) -> ScoreItem:
+    """Read an item of `POST /v1/score`."""
+    messages = tuple(Message(**message) for message in item.get("messages", []))
+    return ScoreItem(item["id"], item["prefix"], item["target"], messages=messages)
+
+
 def post(scorer: TinyScorer, path: str, body: dict[str, Any]) -> Answer:
     """Answer a POST."""
     if path == "/v1/score":
         scores = scorer.framed(body["framing"], body["system"]).score(
-            body["model"], [ScoreItem(**item) for item in body["items"]]
+            body["model"], [scored(item) for item in body["items"]]
         )
         return 200, {"model": body["model"], "items": [asdict(score) for score in scores]}
     if path == "/v1/completions":

@@ -136,13 +136,11 @@ def _path(name: str) -> str:
     return f"/v1/adapters/{quote(name, safe='')}"
 
 
-def _snippets(file: Path) -> list[dict[str, str]]:
+def _snippets(file: Path) -> list[dict[str, object]]:
     """Return the snippets of a JSONL file."""
     from lorecall.audit.inputs.json_lines import load_json_lines
 
-    return [
-        {"id": item.id, "prefix": item.prefix, "target": item.target} for item in load_json_lines(file).items
-    ]
+    return [item.fields for item in load_json_lines(file).items]
 
 
 def _show(adapters: list[dict[str, Any]], *, as_json: bool) -> None:

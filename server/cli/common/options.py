@@ -45,7 +45,7 @@ Split = Annotated[str, typer.Option(help="sentence, window or tokens: how a .txt
 TurnsOption = Annotated[
     str,
     typer.Option(
-        help="only, last or all: which answers of a chat become snippets; the turn before is given."
+        help="only, last or all: which answers of a chat become snippets; all that was said before is given."
     ),
 ]
 Tokenizer = Annotated[
