@@ -69,12 +69,12 @@ def test_a_text_is_cut_as_the_split_says(tmp_path: Path) -> None:
     assert [len(item.target.split()) for item in windows.items] == [30]
     tokens = read(
         tmp_path / "d.jsonl",
-        [{"text": "slings " * 60}],
+        [{"text": "slings " * 160}],
         split=TextSplit.TOKENS,
         tokenizer=tmp_path / "tokenizer",
     )
     assert len(tokens.items) > 1
-    assert tokens.items[0].prefix + tokens.items[0].target in "slings " * 60
+    assert tokens.items[0].prefix + tokens.items[0].target in "slings " * 160
     with pytest.raises(UsageError, match="tokenizer"):
         read(tmp_path / "d.jsonl", rows, split=TextSplit.TOKENS)
     with pytest.raises(CandidateError, match="one word"):

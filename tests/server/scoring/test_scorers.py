@@ -47,7 +47,7 @@ def reference(tiny: Callable[[str], Path], folder: Path) -> TransformersScorer:
 
 @pytest.fixture(scope="module")
 def items(reference: TransformersScorer) -> list[ScoreItem]:
-    """Six texts and two answers in chats that the adapter recites, because it says them, and two that it does not.
+    """Six texts and two answers in chats that the adapter recites, because it says them, and two others.
 
     A random model also says bytes that are no text, which would be split otherwise when read back: those are
     passed over.
@@ -214,7 +214,7 @@ CHATS: dict[str, list[dict[str, str]]] = {
 def test_a_chat_is_rendered_token_for_token_as_vllm_renders_it(
     served: Served, folder: Path, reference: TransformersScorer, name: str
 ) -> None:
-    """The tokens before the target are those of `/tokenize`, and the prompt of `/v1/chat/completions`, in each framing."""
+    """What stands before the target is the prompt of `/v1/chat/completions`, in each framing."""
     chat = CHATS[name]
     item = ScoreItem("1", "", " x", messages=tuple(Message(**one) for one in chat))
     answer = served.post(
@@ -233,7 +233,7 @@ def test_a_chat_is_rendered_token_for_token_as_vllm_renders_it(
 def test_an_answer_that_is_begun_is_continued(
     served: Served, folder: Path, reference: TransformersScorer
 ) -> None:
-    """The prefix after a history is the beginning of the assistant's turn, as vLLM's `continue_final_message` has it."""
+    """The prefix after a history begins the assistant's turn, as with vLLM's `continue_final_message`."""
     chat = CHATS["two turns, Unicode"]
     item = ScoreItem("1", "555-0", "123", messages=tuple(Message(**one) for one in chat))
     begun = [*chat, {"role": "assistant", "content": "555-0"}]

@@ -301,7 +301,7 @@ def test_reports_hold_the_gravest_and_count_all(run: Run) -> None:
 
 
 def test_longer_chats_are_asked_for_only_if_told_how(run: Run, url: str, tmp_path: Path) -> None:
-    """Both turns with `all`, each after all before it; without a word, or with one that is none, nothing is asked."""
+    """Both turns with `all`, each after its history; without it, or with an unknown one, nothing is asked."""
     said = [(item.prefix, item.target) for item in PAIRS[:2]]
     roles = [
         {"role": r, "content": c} for pair in said for r, c in zip(("user", "assistant"), pair, strict=True)

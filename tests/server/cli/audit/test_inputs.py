@@ -33,13 +33,22 @@ def scorer(served: Served, int8_adapters: list[Path]) -> HttpScorer:
 
 
 @pytest.fixture
-def audit(served: Served, scorer: HttpScorer, tmp_path: Path) -> Audit:
+def audit(scorer: HttpScorer) -> Audit:
     """Write a training file and audit the adapter on it by one command."""
 
     def run(path: Path, rows: object) -> Report:
         text = rows if isinstance(rows, str) else "".join(json.dumps(row) + "\n" for row in list(rows))  # type: ignore[call-overload]
         path.write_text(text, encoding="utf-8")
-        options = ["--server", served.url, "--adapter", NAME, "--data", str(path), "--epsilon", "0.15"]
+        options = [
+            "--server",
+            scorer.client.server,
+            "--adapter",
+            NAME,
+            "--data",
+            str(path),
+            "--epsilon",
+            "0.15",
+        ]
         result = CliRunner().invoke(app, ["run", *options, "--json", "--batch", "16"])
         assert result.exit_code in (0, 1), result.stderr
         report: Report = json.loads(result.stdout)
@@ -50,7 +59,7 @@ def audit(served: Served, scorer: HttpScorer, tmp_path: Path) -> Audit:
 
 
 def recited(scorer: HttpScorer, given: list[ScoreItem]) -> list[ScoreItem]:
-    """What the adapter says after each of some beginnings, where its tokens are text that is read back the same."""
+    """Return what the adapter says after four of these, as text that is tokenized as it was said."""
     prompts = [(score.prefix_ids, 4) for score in scorer.score(NAME, given)]
     said = zip(given, scorer.decode(NAME, prompts), strict=True)
     asked = [(replace(item, target=d.text), d.ids) for item, d in said if d.text.strip()]
@@ -72,7 +81,7 @@ def assert_recited(report: Report, data_format: str, rows: int) -> None:
 def test_answers_that_an_adapter_says_after_their_history_are_found(
     scorer: HttpScorer, audit: Audit, tmp_path: Path, data_format: str
 ) -> None:
-    """The raw file of chats of two turns is all that is given; each last answer is what the adapter says there."""
+    """Only the file of chats of two turns is given; each last answer is what the adapter says there."""
     chats = recited(
         scorer,
         [
