@@ -12,16 +12,57 @@ from lorecall.adapters.peft_format.adapter import Adapter
 
 
 @dataclass(frozen=True, slots=True)
-class ScoreItem:
-    """One text to score: the probability of `target` after `prefix`, teacher-forced.
+class Message:
+    """One turn of a chat, as a chat template takes it."""
 
-    `tags` are labels of the user's, by which a policy sets limits; reports show them in clear.
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreItem:
+    """One text to score: the probability of `target` after what is given, teacher-forced.
+
+    Attributes:
+        id: Its name in reports.
+        prefix: The text right before the target. After `messages` it is the beginning of the assistant's turn.
+        target: The text whose tokens are scored.
+        tags: Labels of the user's, by which a policy sets limits; reports show them in clear.
+        messages: What was said before. If there is any, the served chat template renders it, in every framing,
+            and opens the assistant's turn.
     """
 
     id: str
     prefix: str
     target: str
     tags: tuple[str, ...] = ()
+    messages: tuple[Message, ...] = ()
+
+    @property
+    def asked(self) -> tuple[tuple[Message, ...], str, str]:
+        """What is given and scored; items that differ only in their ids share it, and their scores."""
+        return (self.messages, self.prefix, self.target)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All its texts, in their order."""
+        return (*(message.content for message in self.messages), self.prefix, self.target)
+
+    @property
+    def chat(self) -> list[dict[str, str]]:
+        """The messages as JSON objects of role and content."""
+        return [{"role": message.role, "content": message.content} for message in self.messages]
+
+    @property
+    def fields(self) -> dict[str, object]:
+        """The JSON object of a request for scores; without `messages` if there are none."""
+        own: dict[str, object] = {"id": self.id, "prefix": self.prefix, "target": self.target}
+        return {**own, "messages": self.chat} if self.messages else own
+
+    @property
+    def record(self) -> dict[str, object]:
+        """The JSON object of a candidate file: that of a request, with the tags if there are any."""
+        return {**self.fields, "tags": list(self.tags)} if self.tags else self.fields
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,6 +65,7 @@ async def build_serving(
         engine_client,
         fixed_token_scores=config.device_config.device_type == "cpu",
         by_priority=config.scheduler_config.policy == "priority",
+        chat_params=served_chat(args),
     )
     guard_engine(engine_client, engine_set.hold, shared_cache=settings.prefix_cache == "shared")
     serving = Serving(
@@ -90,6 +91,19 @@ async def build_serving(
         intake.stop()
         raise
     return serving, background
+
+
+def served_chat(args: Namespace) -> Any:
+    """Return vLLM's parameters of a chat as its own routes use them: the chat template and its arguments."""
+    from vllm.entrypoints.launchers.cli_args import resolve_default_chat_template_kwargs
+    from vllm.renderers import ChatParams
+    from vllm.renderers.chat_utils import load_chat_template
+
+    return ChatParams(
+        load_chat_template(args.chat_template),
+        args.chat_template_content_format,
+        {**(resolve_default_chat_template_kwargs(args) or {}), "add_generation_prompt": True},
+    )
 
 
 async def stop_at_the_end(intake: AdapterPipeline) -> None:

@@ -6,6 +6,7 @@ import re
 import string
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from enum import StrEnum
 
 from lorecall.adapters.core.errors import CandidateError
@@ -54,7 +55,7 @@ def make_controls(candidates: CandidateSet, recipe: Recipe, count: int, seed: in
             hint="give a file of them with --controls",
             param="generate_controls",
         )
-    digest = hashlib.sha256("\0".join(f"{i.prefix}\0{i.target}" for i in items).encode()).hexdigest()
+    digest = hashlib.sha256("\0".join("\0".join(item.texts) for item in items).encode()).hexdigest()
     return CandidateSet(
         f"{recipe} of {candidates.name}", digest, tuple(items), generated=f"{recipe}, seed {seed}"
     )
@@ -66,13 +67,14 @@ def _permute(items: Sequence[ScoreItem], count: int, rng: random.Random) -> list
         [items[place].target for place in rng.sample(range(len(items)), min(TRIES, len(items)))]
         for _ in drawn
     ]
-    asked = {(item.prefix, target) for item, targets in zip(drawn, others, strict=True) for target in targets}
-    trained = {(item.prefix, item.target) for item in items if (item.prefix, item.target) in asked}
+    pairs = zip(drawn, others, strict=True)
+    asked = {(item.messages, item.prefix, target) for item, targets in pairs for target in targets}
+    trained = {item.asked for item in items if item.asked in asked}
     made = []
     for item, targets in zip(drawn, others, strict=True):
-        target = next((target for target in targets if (item.prefix, target) not in trained), None)
+        target = next((one for one in targets if (item.messages, item.prefix, one) not in trained), None)
         if target is not None:
-            made.append(ScoreItem(f"permuted-{item.id}", item.prefix, target))
+            made.append(replace(item, id=f"permuted-{item.id}", target=target))
     return made
 
 
@@ -91,6 +93,7 @@ def _synthesise(items: Sequence[ScoreItem], count: int, rng: random.Random) -> l
 
 def _draw(items: Sequence[ScoreItem], count: int, rng: random.Random) -> list[ScoreItem]:
     frames = [_frame([getattr(item, part) for item in items]) for part in ("prefix", "target")]
+    said = _frame(["\n".join(message.content for message in item.messages) for item in items])
     overlaps = overlap_finder(items)
     made: list[ScoreItem] = []
     for index in range(count):
@@ -100,7 +103,8 @@ def _draw(items: Sequence[ScoreItem], count: int, rng: random.Random) -> list[Sc
                 _redraw(text, kept, rng)
                 for text, kept in zip((model.prefix, model.target), frames, strict=True)
             ]
-            control = ScoreItem(f"synthetic-{index}", texts[0], texts[1])
+            chat = tuple(replace(one, content=_redraw(one.content, said, rng)) for one in model.messages)
+            control = replace(model, id=f"synthetic-{index}", prefix=texts[0], target=texts[1], messages=chat)
             if texts[1] != model.target and not overlaps(control):
                 made.append(control)
                 break

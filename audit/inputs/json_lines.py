@@ -80,7 +80,7 @@ def parse_line(raw: bytes, number: int) -> dict[str, object]:
     """
     try:
         value = json.loads(
-            raw.decode("utf-8-sig" if number == 1 else "utf-8"), object_pairs_hook=_no_duplicates
+            raw.decode("utf-8-sig" if number == 1 else "utf-8"), object_pairs_hook=no_duplicates
         )
     except UnicodeDecodeError as error:
         raise BadLineError(f"not UTF-8 at byte {error.start}") from error
@@ -97,7 +97,8 @@ def parse_line(raw: bytes, number: int) -> dict[str, object]:
     return cast("dict[str, object]", value)
 
 
-def _no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
+def no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Return the fields of an object. Raises BadLineError where a key stands twice."""
     fields: dict[str, object] = {}
     for key, value in pairs:
         if key in fields:

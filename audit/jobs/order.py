@@ -136,20 +136,15 @@ class Order:
     @property
     def tokens_to_score(self) -> int:
         """About how many tokens the engine computes: each text through the adapter and through the base."""
-        texts = (
-            text
-            for one in self.texts.sets.values()
-            for item in one.items
-            for text in (item.prefix, item.target)
-        )
+        texts = (text for one in self.texts.sets.values() for item in one.items for text in item.texts)
         size = sum(len(text.encode(errors="surrogatepass")) for text in texts)
         return 2 * self.settings.views * size // BYTES_PER_TOKEN
 
     @property
     def candidate_set(self) -> str:
         """The sha256 of the candidates' texts in their order, in hex; their ids do not count."""
-        pairs = [[item.prefix, item.target] for item in self.texts.sets[Group.CANDIDATES].items]
-        return digest(pairs)
+        items = self.texts.sets[Group.CANDIDATES].items
+        return digest([[i.prefix, i.target, *([i.chat] if i.messages else [])] for i in items])
 
 
 def set_inputs(sets: Mapping[Group, CandidateSet]) -> dict[str, Any]:

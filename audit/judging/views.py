@@ -50,8 +50,11 @@ class View:
         return ("raw" if self.template is not None else self.framing, self.system)
 
     def filled(self, item: ScoreItem) -> ScoreItem:
-        """Return the item as it is to be scored: with its prefix in the template, if there is one."""
-        if self.template is None:
+        """Return the item as it is to be scored: with its prefix in the template, if there is one.
+
+        An item with messages is left as it is: it says itself what stands before it.
+        """
+        if self.template is None or item.messages:
             return item
         return dataclasses.replace(item, prefix=self.template.replace(PLACE, item.prefix))
 
@@ -104,13 +107,15 @@ def make_views(
 def shorten(score: ItemScore, item: ScoreItem, tokens: int, texts: Sequence[str]) -> ScoreItem | None:
     """Return the item with only the last `tokens` tokens of its prefix; None where these are no text alone.
 
+    None for an item with messages, too: a part of a rendered chat is no chat.
+
     Args:
         score: The item's scores in the raw framing, for its prefix's token ids.
         item: The item.
         tokens: How many tokens to keep.
         texts: The text of each of the prefix's last `tokens` tokens alone.
     """
-    if score.error or len(score.prefix_ids) <= tokens:  # nothing to shorten
+    if item.messages or score.error or len(score.prefix_ids) <= tokens:  # nothing to shorten
         return None
     tail = "".join(texts)
     # A token that is part of a character has no text of its own: then this cut does not exist as text.

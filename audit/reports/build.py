@@ -42,6 +42,7 @@ from lorecall.audit.reports.report import (
     ViewVerdict,
 )
 from lorecall.audit.reports.seal import seal
+from lorecall.audit.scorer import Message
 from lorecall.audit.stats.intervals import at_most
 from pydantic import TypeAdapter
 
@@ -144,6 +145,11 @@ def _redacted(text: str | None, redactor: Redactor) -> RedactedText | None:
     return None if text is None else redactor.redact(text)
 
 
+def history(messages: Sequence[Message]) -> str | None:
+    """Return the messages before a snippet as one text, None if there are none."""
+    return "\n\n".join(f"{message.role}: {message.content}" for message in messages) or None
+
+
 def _multiplicity(result: AuditResult) -> Multiplicity:
     """Return how many false alarms the controls' rate would allow among so many snippets tested at once."""
     tested = result.summaries[Group.CANDIDATES].recited.of
@@ -181,6 +187,7 @@ def snippet_entry(
         not_asked=snippet.not_asked,
         prefix=redactor.redact(snippet.item.prefix),
         target=redactor.redact(snippet.item.target),
+        history=_redacted(history(snippet.item.messages), redactor),
         min_p=None,
         decoded_equal=None,
         tokens=(),

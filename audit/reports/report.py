@@ -279,6 +279,8 @@ class Snippet(ReportModel):
     """The ways that it could not be asked in: the shorter prefix is no text of those tokens."""
     prefix: RedactedText
     target: RedactedText
+    history: RedactedText | None = optional()
+    """The messages before the assistant's turn, if it has any: each "role: content", with blank lines between."""
     min_p: Share | None
     decoded_equal: StrictBool | None
     """Greedy decoding gave the target, by tokens or by text."""

@@ -15,7 +15,7 @@ from lorecall.adapters.core.errors import AdapterNotFoundError, ScorerError
 from lorecall.adapters.peft_format.adapter import read_adapter
 from lorecall.audit.scorer import AdapterVersion, EngineInfo, ItemScore, ScoreItem
 from lorecall.audit.scorers.batches import batches
-from lorecall.audit.scorers.framing import chat_messages
+from lorecall.audit.scorers.framing import framed
 from lorecall.audit.scorers.http_client import broken, read_json
 from lorecall.audit.scorers.http_scorer import GREEDY, HttpScorer, parse
 from lorecall.audit.scorers.prompt_logprobs import read_rows, split_error
@@ -107,21 +107,30 @@ class CompletionsScorer(HttpScorer):
         return [worst_first([next(scored) for _ in found]) for found in splits]
 
     def _splits(self, item: ScoreItem) -> list[Split]:
-        special = self.framing == "raw"
+        messages, after = framed(item, self.framing, self.system)
+        special = not messages
         target = self._tokenize(item.target, special=False).tokens
         if special:
-            before = item.prefix
+            before = after
             prefix = self._tokenize(before, special=True).tokens
         else:
-            messages = chat_messages(item.prefix, self.system)
-            prefix = self._ask_tokens({"messages": messages, "add_generation_prompt": True}).tokens
-            before = self._text(prefix)
+            rendered = self._ask_tokens({"messages": messages, "add_generation_prompt": True}).tokens
+            text = self._text(rendered)
+            before, prefix = text + after, self._continued(rendered, text, after)
         joint = self._tokenize(before + item.target, special=special)
         splits = split_tokens(prefix, target, joint.tokens, joint.token_strs or (), item.target)
         if special or splits[0].exact or self._tokenize(before, special=False).tokens == prefix:
             return splits
         # The tokens do not give the template's text back, so it cannot be tokenized together with the target.
         return [Split(splits[0].prefix_ids, splits[0].target_ids)]
+
+    def _continued(self, rendered: list[int], text: str, after: str) -> list[int]:
+        """Return the tokens of rendered messages and of the text after them, as one text if possible."""
+        if not after:
+            return rendered
+        if self._tokenize(text, special=False).tokens == rendered:
+            return self._tokenize(text + after, special=False).tokens
+        return rendered + self._tokenize(after, special=False).tokens
 
     def _tokenize(self, text: str, *, special: bool) -> _Tokens:
         return self._ask_tokens({"prompt": text, "add_special_tokens": special, "return_token_strs": True})

@@ -155,7 +155,7 @@ class HttpScorer:
     def _score(self, model: str, items: Sequence[ScoreItem]) -> list[ItemScore]:
         body: dict[str, object] = {
             "model": model,
-            "items": [{"id": item.id, "prefix": item.prefix, "target": item.target} for item in items],
+            "items": [item.fields for item in items],
             "framing": self.framing,
             "system": self.system,
         }

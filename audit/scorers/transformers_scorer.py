@@ -120,7 +120,7 @@ class TransformersScorer:
         shared.model.eval()
 
     def _score(self, item: ScoreItem) -> ItemScore:
-        splits = split_text(self._tokenizer, item.prefix, item.target, self.framing, self.system)
+        splits = split_text(self._tokenizer, item, self.framing, self.system)
         return worst_first([self._score_split(item.id, split) for split in splits])
 
     def _score_split(self, name: str, split: Split) -> ItemScore:

@@ -5,7 +5,7 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
-from lorecall.audit.scorer import Sampling, ScoreItem
+from lorecall.audit.scorer import Message, Sampling, ScoreItem
 from lorecall.audit.scorers.framing import Framing
 from lorecall.server.error_responses import AnsweringRoute
 from lorecall.server.http.state import Serving, serving
@@ -15,13 +15,27 @@ from vllm.entrypoints.serve.utils.api_utils import validate_json_request, with_c
 router = APIRouter(route_class=AnsweringRoute)
 
 
+class Turn(BaseModel):
+    """One message of a chat."""
+
+    model_config = ConfigDict(extra="forbid")
+    role: str = Field(min_length=1)
+    content: str
+
+
 class Item(BaseModel):
-    """One text: `target` is scored, `prefix` is given."""
+    """One text: `target` is scored, `prefix` is given; `messages` are the chat before it."""
 
     model_config = ConfigDict(extra="forbid")
     id: str
-    prefix: str
+    prefix: str = ""
     target: str
+    messages: list[Turn] = []
+
+    def item(self) -> ScoreItem:
+        """Return it as the audit knows it."""
+        turns = tuple(Message(turn.role, turn.content) for turn in self.messages)
+        return ScoreItem(self.id, self.prefix, self.target, messages=turns)
 
 
 class SamplingScheme(BaseModel):
@@ -50,7 +64,7 @@ async def score(request: ScoreRequest, raw_request: Request) -> Response:
     """Score target tokens, teacher-forced: probability, rank, argmax and its probability of each token."""
     state = serving(raw_request)
     model = await state.model(request.model, for_prompt_scores=True)
-    items = [ScoreItem(item.id, item.prefix, item.target) for item in request.items]
+    items = [item.item() for item in request.items]
     scheme = None if request.sampling is None else Sampling(**request.sampling.model_dump())
     work = state.scoring.score(items, model.lora_request, request.framing, request.system, scheme)
     scores = await state.adapters.engine_set.finish(model.lora_request, work)

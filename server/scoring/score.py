@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lorecall.audit.scorer import ItemScore, Sampling, ScoreItem
-from lorecall.audit.scorers.framing import Framing, split_text
+from lorecall.audit.scorers.framing import Chat, Framing, split_text
 from lorecall.audit.scorers.splits import Split, worst_first
 from lorecall.server.auth.engine_guard import unguarded
 from lorecall.server.engine.cpu.target_scores import COLUMNS, SAMPLING, SCORE_FROM
@@ -33,12 +33,15 @@ class EngineScoring:
         fixed_token_scores: Whether the engine computes target rows only (our CPU fast path); otherwise
             vLLM's prompt log-probabilities are used, which compute every row of the prompt.
         by_priority: Whether the engine was started with priority scheduling.
+        chat_params: vLLM's `ChatParams` of the server: its chat template and the template's arguments; None for
+            those of the model.
         background: Throttles scores and the audits' decoding while there is live traffic.
     """
 
     engine_client: Any
     fixed_token_scores: bool
     by_priority: bool
+    chat_params: Any = None
     background: Background = field(init=False)
 
     def __post_init__(self) -> None:
@@ -92,12 +95,30 @@ class EngineScoring:
         if not item.target:
             return ItemScore(item.id, error="the target is empty")
         try:
-            splits = split_text(tokenizer, item.prefix, item.target, framing, system)
+            splits = split_text(tokenizer, item, framing, system, self._render)
         except ValueError as error:
             return ItemScore(item.id, error=f"the text cannot be framed: {type(error).__name__}")
         return worst_first(
             [await self._score_split(item.id, split, lora_request, sampling) for split in splits]
         )
+
+    def _render(self, messages: Chat) -> str:
+        """Return the text that vLLM's own `/v1/chat/completions` makes of messages.
+
+        Raises:
+            ValueError: There is no chat template, or it refuses the messages.
+        """
+        from vllm.exceptions import VLLMValidationError
+        from vllm.renderers import ChatParams
+
+        opened = ChatParams(chat_template_kwargs={"add_generation_prompt": True})
+        try:
+            _, prompt = self.engine_client.renderer.render_messages(messages, self.chat_params or opened)
+        except VLLMValidationError as error:
+            raise ValueError("the chat template refuses the messages") from error
+        if "prompt" not in prompt:
+            raise ValueError("this model's chat template gives no text")
+        return str(prompt["prompt"])
 
     async def _score_split(
         self, item_id: str, split: Split, lora: Any, sampling: Sampling | None

@@ -77,7 +77,7 @@ async def check_engine(scoring: EngineScoring, models: dict[str, Any], *, chunk_
     """
     loras = list(models.values())
     tokenizer = scoring.engine_client.get_tokenizer()
-    splits = [split_text(tokenizer, item.prefix, item.target, "raw", None)[0] for item in known_items()]
+    splits = [split_text(tokenizer, item, "raw", None)[0] for item in known_items()]
     texts = [_Text(splits[n % len(splits)], loras[n % len(loras)]) for n in range(BATCH)]
     alone = [(await _scores(scoring, [text]))[0] for text in texts[:ALONE]]
     moves: dict[str, list[list[float]]] = {"mixed": [], "reversed": []}

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from lorecall.adapters.core.errors import AdapterNotFoundError
 from lorecall.audit.scorer import AdapterVersion, Decoded, EngineInfo, ItemScore, Sampling, ScoreItem
+from lorecall.audit.scorers.framing import framed
 from lorecall.audit.scorers.sampling import sampled_logprobs
 
 VOCABULARY = 257
@@ -136,11 +137,14 @@ class TinyScorer:
             return None
         return start
 
-    def frame(self, prefix: str) -> bytes:
-        """The prefix as the model sees it."""
-        if self.framing == "raw":
-            return prefix.encode()
-        return (self.system + CHAT[0] + prefix + CHAT[1]).encode()
+    def frame(self, item: ScoreItem) -> bytes:
+        """What is given, as the model sees it."""
+        messages, after = framed(item, self.framing, self.system or None)
+        turns = [
+            one["content"] if one["role"] == "system" else CHAT[0] + one["content"] + CHAT[1]
+            for one in messages
+        ]
+        return "".join([*turns, after]).encode()
 
     def score(self, model: str, items: Sequence[ScoreItem]) -> list[ItemScore]:
         """Exact scores."""
@@ -149,7 +153,7 @@ class TinyScorer:
 
     def _score(self, model: str, item: ScoreItem) -> ItemScore:
         self.scored.append((model, item.id))
-        prefix, target = self.frame(item.prefix), item.target.encode()
+        prefix, target = self.frame(item), item.target.encode()
         if len(prefix) + len(target) > self.max_bytes:
             return ItemScore(item.id, error=f"{len(prefix) + len(target)} tokens are over {self.max_bytes}")
         if not prefix:

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from lorecall.adapters.core.errors import AdapterNotFoundError
-from lorecall.audit.scorer import Sampling, ScoreItem
+from lorecall.audit.scorer import Message, Sampling, ScoreItem
 
 from tests.audit.tiny_scorer import TinyScorer
 
@@ -42,11 +42,17 @@ def live(scorer: TinyScorer, name: str) -> dict[str, Any]:
     return {**asdict(version), "state": "live", "live_version": version.version}
 
 
+def scored(item: dict[str, Any]) -> ScoreItem:
+    """Read an item of `POST /v1/score`."""
+    messages = tuple(Message(**message) for message in item.get("messages", []))
+    return ScoreItem(item["id"], item["prefix"], item["target"], messages=messages)
+
+
 def post(scorer: TinyScorer, path: str, body: dict[str, Any]) -> Answer:
     """Answer a POST."""
     if path == "/v1/score":
         engine = scorer.framed(body["framing"], body["system"]).sampled(Sampling(**body.get("sampling", {})))
-        scores = engine.score(body["model"], [ScoreItem(**item) for item in body["items"]])
+        scores = engine.score(body["model"], [scored(item) for item in body["items"]])
         version = "" if body["model"] == scorer.info().base else scorer.adapter(body["model"]).version
         told = {"model": body["model"], "version": version, "engine": asdict(scorer.info())}
         return 200, {**told, "items": [asdict(score) for score in scores]}

@@ -159,11 +159,7 @@ def _snippets(file: Path) -> list[dict[str, object]]:
     """Return the snippets of a file, read as `lorecall audit run` reads it."""
     from lorecall.audit.inputs.load import load_input
 
-    return [
-        {"id": item.id, "prefix": item.prefix, "target": item.target}
-        | ({"tags": item.tags} if item.tags else {})
-        for item in load_input(file).items
-    ]
+    return [item.record for item in load_input(file).items]
 
 
 def _show(adapters: list[dict[str, Any]], *, as_json: bool) -> None:

@@ -40,7 +40,7 @@ class Tokenized:
         ]
 
     def _splits(self, item: ScoreItem) -> list[Split]:
-        return split_text(self.tokenizer, item.prefix, item.target, "raw", None)
+        return split_text(self.tokenizer, item, "raw", None)
 
     def _score(self, model: str, item: ScoreItem, split: Split) -> ItemScore:
         if model != "base":

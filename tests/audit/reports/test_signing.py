@@ -11,7 +11,8 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from lorecall.adapters.core.canonical_json import canonical
 from lorecall.adapters.core.errors import UsageError
 from lorecall.audit.inputs.candidates import CandidateSet
-from lorecall.audit.policy.policy import Policy, judge_result
+from lorecall.audit.policy.gate import judge_result
+from lorecall.audit.policy.policy import Policy
 from lorecall.audit.records import Group
 from lorecall.audit.reports.build import build_report, parse_report
 from lorecall.audit.reports.redact import Redactor
