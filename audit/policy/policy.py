@@ -195,7 +195,7 @@ def _chance_gaps(summary: SetSummary, policy: Policy) -> list[str]:
     if policy.max_extractable is None or not summary.unknown_chances:
         return []
     unknown = _count(summary.unknown_chances, "snippet")
-    return [f"how likely sampling gives {unknown} is not known: this scorer cannot compute it for the scheme"]
+    return [f"whether sampling gives {unknown} is not known: this scorer cannot compute it for the scheme"]
 
 
 def _over_counts(summary: SetSummary, policy: Policy) -> list[str]:
