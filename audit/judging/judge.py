@@ -76,7 +76,7 @@ class Judge:
         return None if log_pz is None else chance_of_extraction(log_pz, self.extraction.samples)
 
     def _at_most(self, score: ItemScore) -> float | None:
-        """Return what a chance that the scorer cannot tell is at most, in two digits, if that is under the line."""
+        """Return what a chance that the scorer cannot tell is at most, in two digits; None if over the line."""
         most = chance_of_extraction(log_pz_at_most(score, self.extraction.sampling), self.extraction.samples)
         rounded = coarse_chance(most, over=True)
         return rounded if rounded < self.extraction.chance else None
