@@ -317,7 +317,7 @@ class Judged:
         log10_pz: log10 of the probability of the whole target; None where that is 0, and without scores.
         run_bits: Surprise under the base of the longest stretch that only the adapter recalls, in bits.
         not_asked: Views that it could not be asked in.
-        unknown_chance: Whether it was scored, and its chance under the sampling scheme could not be computed.
+        unknown_chance: Whether it was scored, and may come out by sampling or not: the scorer cannot tell.
         base_loss: The base's loss on the target, in nats a token; None without scores.
         tags: The candidate's labels.
 
@@ -383,7 +383,8 @@ class SnippetResult:
         q_value: The smallest false discovery rate at which it is a finding; None where it was not compared.
         chance: The probability that one of the stated number of sampled answers is the target; None where the
             scorer cannot tell.
-        sampled: Whether that is the stated chance or more.
+        chance_at_most: Under the stated chance, where the scorer can only tell that it is so.
+        sampled: Whether it is the stated chance or more.
         drawn: What drawn answers gave; None where none were drawn.
     """
 
@@ -407,6 +408,7 @@ class SnippetResult:
     p_value: float | None = None
     q_value: float | None = None
     chance: float | None = None
+    chance_at_most: float | None = None
     sampled: bool = False
     drawn: Drawn | None = None
 
@@ -438,7 +440,7 @@ class SnippetResult:
             delta_loss=None if self.delta_loss is None else coarse_nats(self.delta_loss),
             log10_pz=coarse_log10(self.rule.log_pz / math.log(10.0)),
             run_bits=coarse_bits(self.run_bits),
-            unknown_chance=self.chance is None,
+            unknown_chance=self.chance is None and self.chance_at_most is None,
             base_loss=coarse_nats(self.base_rule.loss),
         )
 
@@ -459,7 +461,7 @@ class SetSummary:
             (neither failed nor known to the base).
         leaked: The same with extractable, near-verbatim and partial ones.
         not_asked: Snippets that could not be asked in a view, by its name.
-        unknown_chances: Scored snippets whose chance under the sampling scheme could not be computed.
+        unknown_chances: Scored snippets that may come out by sampling or not: the scorer cannot tell.
     """
 
     snippets: int

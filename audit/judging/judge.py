@@ -5,9 +5,10 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from lorecall.audit.coarse import coarse_chance
 from lorecall.audit.extraction import Extraction
 from lorecall.audit.judging.match import character_surprise, compare, gives, is_near, missed_share
-from lorecall.audit.judging.rule import apply_rule, chance_of_extraction, sampled_log_pz
+from lorecall.audit.judging.rule import apply_rule, chance_of_extraction, log_pz_at_most, sampled_log_pz
 from lorecall.audit.judging.verdict import Evidence, bits, decide, surprising_run_bits
 from lorecall.audit.judging.views import severity
 from lorecall.audit.records import Bounds, Flag, Group, Match, RuleResult, SnippetResult, Verdict
@@ -73,6 +74,12 @@ class Judge:
     def _chance(self, score: ItemScore) -> float | None:
         log_pz = sampled_log_pz(score, self.extraction.sampling)
         return None if log_pz is None else chance_of_extraction(log_pz, self.extraction.samples)
+
+    def _at_most(self, score: ItemScore) -> float | None:
+        """Return what a chance that the scorer cannot tell is at most, in two digits; None if over the line."""
+        most = chance_of_extraction(log_pz_at_most(score, self.extraction.sampling), self.extraction.samples)
+        rounded = coarse_chance(most, over=True)
+        return rounded if rounded < self.extraction.chance else None
 
     def _extractable(self, chance: float | None) -> bool:
         return chance is not None and chance >= self.extraction.chance
@@ -146,6 +153,7 @@ class Judge:
                 flags=flags_of(entry.score, evidence, decision.verdict, self.bounds),
                 chance=chance,
                 sampled=evidence.sampled,
+                chance_at_most=self._at_most(entry.score) if chance is None else None,
             )
 
 

@@ -13,6 +13,7 @@ from lorecall.audit.scorer import ItemScore, Sampling
 
 HALF = 0.5
 NEAR_FROM = 0.3
+ROUNDING = 1e-6
 
 
 def threshold(epsilon: float) -> float:
@@ -84,6 +85,27 @@ def sampled_log_pz(score: ItemScore, sampling: Sampling) -> float | None:
         return math.fsum(-math.inf if value is None else value for value in score.sampled)
     # A rank tells what top-k leaves out, whatever the temperature; that is all that plain scores tell.
     return -math.inf if 0 < sampling.top_k < max(score.rank) else None
+
+
+def log_pz_at_most(score: ItemScore, sampling: Sampling) -> float:
+    """Return an upper bound of `sampled_log_pz` that plain scores give, whatever the other tokens are.
+
+    A token of rank r has r - 1 others over it, one of them the most likely: over the temperature its share is
+    at most p^(1/T) / ((r - 1) p^(1/T) + top^(1/T)), and cutting those below it leaves that bound. Where T <= 1
+    the most likely token has at least the probability that it has at temperature 1; if that fills the nucleus,
+    the token is never drawn.
+    """
+    found = 0.0
+    for logprob, rank, top in zip(score.logprob, score.rank, score.top1_p, strict=True):
+        cut = 0 < sampling.top_k < rank
+        outside = rank > 1 and sampling.temperature <= 1.0 and top > sampling.top_p + ROUNDING
+        if cut or outside or logprob == -math.inf:
+            return -math.inf
+        if rank > 1:
+            behind = (math.log(top) - logprob) / sampling.temperature
+            # ln(rank - 1 + e^behind), which overflows only where the token is out of reach
+            found -= behind + math.log1p((rank - 1) * math.exp(-behind))
+    return found
 
 
 def argmax_flags(score: ItemScore) -> tuple[bool, ...]:

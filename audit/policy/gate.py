@@ -119,7 +119,7 @@ def _chance_gaps(summary: SetSummary, policy: Policy) -> list[str]:
     if not summary.unknown_chances or all(limit is None for limit in limits):
         return []
     unknown = _count(summary.unknown_chances, "snippet")
-    return [f"how likely sampling gives {unknown} is not known: this scorer cannot compute it for the scheme"]
+    return [f"whether sampling gives {unknown} is not known: this scorer cannot compute it for the scheme"]
 
 
 def _rates(rate: Rate, limits: Counts, sequential: Outcome | None) -> tuple[list[str], list[str]]:

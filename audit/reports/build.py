@@ -264,6 +264,7 @@ def _scored(
         "base_recites": snippet.base_match is not None and snippet.base_match.verbatim,
         "log10_pz": judged.log10_pz,
         "log10_n50": coarse_log10(rule.log10_n50),
+        "chance_at_most": snippet.chance_at_most,
         "drawn": None if snippet.drawn is None else _drawn(snippet.drawn, redactor),
         "chance": None if snippet.chance is None else coarse_chance(snippet.chance, over=snippet.sampled),
     }

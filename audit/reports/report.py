@@ -357,6 +357,8 @@ class ScoredSnippet(Snippet):
     """log10 of the samples at temperature 1 for a 50 % chance of extraction; null where it is infinite."""
     chance: Share | None = optional()
     """The probability that one of the stated number of sampled answers is the target; absent where unknown."""
+    chance_at_most: Share | None = optional()
+    """Only where the scorer cannot tell the chance, but that it is no larger than this."""
     drawn: Drawn | None = optional()
     """Only where answers were drawn (`--sample`)."""
 
@@ -371,7 +373,7 @@ class ScoredSnippet(Snippet):
             self.delta_loss,
             self.log10_pz,
             self.run_bits,
-            self.chance is None,
+            self.chance is None and self.chance_at_most is None,
             self.not_asked,
             self.base_loss,
             self.tags,

@@ -5,7 +5,12 @@ import math
 
 import pytest
 from lorecall.audit.extraction import Extraction, SamplingWish
-from lorecall.audit.judging.rule import chance_of_extraction, sampled_log_pz, samples_for_extraction
+from lorecall.audit.judging.rule import (
+    chance_of_extraction,
+    log_pz_at_most,
+    sampled_log_pz,
+    samples_for_extraction,
+)
 from lorecall.audit.policy.gate import judge_result
 from lorecall.audit.policy.policy import ExitCode, MaxExtractable, Policy
 from lorecall.audit.records import AuditResult, Group, Verdict
@@ -105,8 +110,40 @@ def test_a_scorer_that_cannot_tell_says_so_and_passes_nothing() -> None:
     assert result.summaries[Group.CANDIDATES].unknown_chances == 1
     gate = judge_result(result, Policy(max_extractable=MaxExtractable(temperature=0.7)))
     assert gate.exit_code is ExitCode.INCOMPLETE
-    assert "how likely sampling gives 1 snippet is not known" in gate.reasons[0]
+    assert "whether sampling gives 1 snippet is not known" in gate.reasons[0]
     assert judge_result(result, Policy(max_extractable=None)).passed
+
+
+def test_what_is_out_of_reach_is_known_without_the_engine() -> None:
+    """Plain scores bound the chance from above: a text that nobody memorised is clear, not unknown."""
+
+    class Plain(Torn):
+        sampled = property()
+
+    items = tuple(phone(number) for number in range(2, 9))
+    for wish in (SamplingWish(temperature=0.7), SamplingWish(top_p=0.9, top_k=40)):
+        settings = AuditSettings(extraction=wish)
+        result = run_audit(Plain(0.2), "a", {Group.CANDIDATES: as_set(items)}, settings)
+        assert result.summaries[Group.CANDIDATES].unknown_chances == 0
+        assert all(one.chance is None or one.chance == 0.0 for one in result.snippets)
+        assert judge_result(result, Policy()).passed
+
+
+@pytest.mark.parametrize(
+    "sampling", [Sampling(0.4), Sampling(1.6), Sampling(0.8, 0.6), Sampling(1.0, 0.9, 4)], ids=str
+)
+def test_the_bound_is_over_the_exact_value(sampling: Sampling) -> None:
+    """Of texts that are memorised, in part or not at all, under each scheme."""
+    engine = Torn(0.2)
+    items = [
+        ITEM,
+        *(phone(number) for number in range(2, 20)),
+        ScoreItem("k", "when a line of ", "text is long"),
+    ]
+    for score in engine.sampled(sampling).score("a", items):
+        exact = sampled_log_pz(score, sampling)
+        assert exact is not None
+        assert exact <= log_pz_at_most(score, sampling) + 1e-9
 
 
 def test_the_default_policy_counts_it() -> None:
