@@ -20,7 +20,7 @@ from lorecall.adapters.validation.policy import AdapterLimits
 from lorecall.audit.jobs.service import AuditService
 from lorecall.audit.policy.policy_file import load_policy
 from lorecall.audit.scorer import EngineInfo
-from lorecall.server.audits.admission import AuditGate, gate_framings, operator_sets
+from lorecall.server.audits.admission import AuditGate, check_answerable, gate_framings, operator_sets
 from lorecall.server.audits.engines import OwnEngine
 from lorecall.server.audits.wiring import make_audits, make_limits
 from lorecall.server.auth.engine_guard import guard_engine
@@ -144,11 +144,14 @@ def make_gate(audits: AuditService, policy: Path, settings: ServerSettings, *, c
     """Return the gate that holds audits against a policy file; `chat`: whether the base has a chat template.
 
     Raises:
-        UsageError: The policy or a set cannot be read, or a setting of the gate is wrong.
+        UsageError: The policy or a set cannot be read, no audit of the gate can meet the policy, or a setting of
+            the gate is wrong.
     """
     sets = operator_sets(settings.audit_candidates, settings.audit_controls)
     framings = gate_framings(settings.audit_framings, chat_template=chat)
-    return AuditGate(audits, load_policy(policy), sets, framings)
+    rules = load_policy(policy)
+    check_answerable(rules, sets, framings)
+    return AuditGate(audits, rules, sets, framings)
 
 
 def make_guard(registry: Registry, settings: ServerSettings, args: Namespace) -> KeyGuard:
