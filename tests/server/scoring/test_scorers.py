@@ -5,8 +5,9 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -61,20 +62,19 @@ def items(reference: TransformersScorer) -> list[ScoreItem]:
     ]
     raw = [ScoreItem(f"said-{i}", p, " x") for i, p in enumerate(prefixes)]
 
-    def recited(given: list[ScoreItem]) -> list[ScoreItem]:
-        prompts = [(score.prefix_ids, 3) for score in reference.score(NAME, given)]
-        said = zip(given, reference.decode(NAME, prompts), strict=True)
-        asked = [(replace(item, target=d.text), d.ids) for item, d in said if d.text.strip()]
-        scores = reference.score(NAME, [item for item, _ in asked])
-        return [
-            item
-            for (item, ids), s in zip(asked, scores, strict=True)
-            if s.boundary_exact and s.target_ids == ids
-        ]
+    def recited(given: list[ScoreItem]) -> Iterator[ScoreItem]:
+        for item in given:
+            (before,) = reference.score(NAME, [item])
+            (said,) = reference.decode(NAME, [(before.prefix_ids, 3)])
+            if said.text.strip():
+                answer = replace(item, target=said.text)
+                (score,) = reference.score(NAME, [answer])
+                if score.boundary_exact and score.target_ids == said.ids:
+                    yield answer
 
     return [
-        *recited(raw)[:6],
-        *recited(chats)[:2],
+        *islice(recited(raw), 6),
+        *islice(recited(chats), 2),
         ScoreItem("other-0", "To be, or", " not to be"),
         ScoreItem("other-1", "outrageous", " 555"),
     ]
