@@ -10,6 +10,7 @@ TREATMENTS = {
     "over_long": "left out: the row has over a million characters, or its line over 16 MiB",
     "lone_surrogates": "left out: half of a character cannot be encoded",
     "empty_turns": "kept in the history, never asked for",
+    "openings": "answers that begin a chat: not asked for, as nothing was said before them",
     "tool_calls": "taken as JSON, one call a line after the turn's text, without a template's own markup",
     "other_parts": "images and other parts of a turn that are no text are left out of it",
     "byte_order_marks": "files that begin with one: it is dropped",
@@ -40,6 +41,7 @@ class Counts:
     over_long: int = 0
     lone_surrogates: int = 0
     empty_turns: int = 0
+    openings: int = 0
     tool_calls: int = 0
     other_parts: int = 0
     byte_order_marks: int = 0

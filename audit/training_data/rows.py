@@ -138,6 +138,7 @@ class TrainingData:
         counts.crlf += any("\r\n" in text for text in texts)
         counts.zero_width += any(ZERO_WIDTH.search(text) for text in odd)
         counts.not_nfc += any(not unicodedata.is_normalized("NFC", text) for text in odd)
+        counts.openings += turns[:1] != () and turns[0].role == "assistant"
         counts.empty_turns += sum(not text.strip() for text in texts)
         if not any(turn.trained and turn.text.strip() for turn in turns):
             counts.empty += 1

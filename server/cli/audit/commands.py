@@ -1,5 +1,6 @@
 """`lorecall audit`: audit an adapter; print a table, write reports, and exit with the gate's code."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,9 @@ from lorecall.server.cli.audit.inputs import (
     check_formats,
     choose_policy,
     load_sets,
+    one_source,
     open_scorer,
+    read_training_data,
     reader,
 )
 from lorecall.server.cli.audit.mitigate import mitigate
@@ -21,8 +24,10 @@ from lorecall.server.cli.common.console import print_json
 from lorecall.server.cli.common.options import (
     AsJson,
     Batch,
-    Candidates,
     Controls,
+    Data,
+    DataFormat,
+    DataSplit,
     EpsilonOption,
     Formats,
     Framing,
@@ -48,7 +53,15 @@ def run(
         str | None, typer.Option(metavar="URL", help="A running lorecall server, or another of vLLM's API.")
     ] = None,
     adapter: Annotated[str, typer.Option(metavar="NAME", help="The served adapter.")],
-    candidates: Candidates,
+    candidates: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="JSON Lines of id, prefix and target; or .parquet, .txt, a dataset's folder."
+        ),
+    ] = None,
+    data: Data = None,
+    data_format: DataFormat = None,
+    data_split: DataSplit = None,
     scorer: Annotated[
         str,
         typer.Option(
@@ -132,7 +145,10 @@ def run(
 
     wanted = check_formats(formats)
     views = make_views(framing or (), system, prefix_tokens or (), template)
-    sets = load_sets(candidates, controls, reader(split, turns, tokenizer or base, skip_bad=skip_bad))
+    choices = (data_format, data_split, split, turns, tokenizer or base)
+    training = partial(read_training_data, data, *choices, skip_bad=skip_bad) if data else None
+    given = one_source(candidates, training)
+    sets = load_sets(given, controls, reader(split, turns, tokenizer or base, skip_bad=skip_bad))
     if generate_controls is not None:
         add_controls(sets, generate_controls, control_count, seed)
     limits = {

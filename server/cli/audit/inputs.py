@@ -1,12 +1,13 @@
 """Makes sets, policies and scorers from the options of the `lorecall audit` commands."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lorecall.adapters.core.errors import UsageError
+from lorecall.server.cli.common.console import note
 
 if TYPE_CHECKING:
     from lorecall.audit.inputs.candidates import CandidateSet
@@ -41,19 +42,82 @@ def reader(
     from lorecall.audit.inputs.candidates import TextSplit, Turns
     from lorecall.audit.inputs.load import load_input
 
-    if split not in list(TextSplit):
-        raise UsageError(f"unknown split {split!r}", hint=f"one of {', '.join(TextSplit)}", param="split")
-    if turns not in list(Turns):
-        raise UsageError(f"unknown turns {turns!r}", hint=f"one of {', '.join(Turns)}", param="turns")
+    check_choice("split", split, list(TextSplit), "split")
+    check_choice("turns", turns, list(Turns), "turns")
     return partial(
         load_input, skip_bad=skip_bad, split=TextSplit(split), turns=Turns(turns), tokenizer=tokenizer
     )
 
 
+def read_training_data(
+    path: str,
+    data_format: str | None,
+    data_split: str | None,
+    split: str,
+    turns: str,
+    tokenizer: Path | None,
+    *,
+    skip_bad: bool,
+) -> "CandidateSet":
+    """Return all that is trained on as candidates, and say on stderr what the data is.
+
+    Raises:
+        UsageError: The format, the split, or the choice of turns, is unknown.
+        CandidateError: The data cannot be used.
+    """
+    from lorecall.audit.inputs.candidates import TextSplit, Turns
+    from lorecall.audit.training_data.candidates import training_candidates
+    from lorecall.audit.training_data.rows import DataFormat, open_training_data
+
+    check_choice("data format", data_format or "text", list(DataFormat), "data_format")
+    check_choice("split", split, list(TextSplit), "split")
+    check_choice("turns", turns, list(Turns), "turns")
+    stated = None if data_format is None else DataFormat(data_format)
+    found = training_candidates(
+        open_training_data(path, stated, split=data_split),
+        Path(path).name,
+        split=TextSplit(split),
+        turns=Turns(turns),
+        tokenizer=tokenizer,
+        skip_bad=skip_bad,
+    )
+    note(f"{found.name}: {found.generated}; {len(found.items)} candidates")
+    return found
+
+
+def one_source(
+    candidates: Path | None, training: "Callable[[], CandidateSet] | None"
+) -> "Path | CandidateSet":
+    """Return the file of candidates, or the candidates of training data.
+
+    Raises:
+        UsageError: Both are given, or neither.
+    """
+    if candidates is not None and training is None:
+        return candidates
+    if candidates is None and training is not None:
+        return training()
+    raise UsageError(
+        "give either --candidates or --data",
+        hint="--data takes a training file as it is, --candidates what may be in it",
+        param="candidates",
+    )
+
+
+def check_choice(what: str, given: str, known: "Sequence[str]", param: str) -> None:
+    """Check that an option's value is one of those known.
+
+    Raises:
+        UsageError: It is not.
+    """
+    if given not in known:
+        raise UsageError(f"unknown {what} {given!r}", hint=f"one of {', '.join(known)}", param=param)
+
+
 def load_sets(
-    candidates: Path, controls: Path | None, load: "Callable[[Path], CandidateSet]"
+    candidates: "Path | CandidateSet", controls: Path | None, load: "Callable[[Path], CandidateSet]"
 ) -> "dict[Group, CandidateSet]":
-    """Read the candidates, and the controls if there are any.
+    """Read the candidates, unless they are read already, and the controls if there are any.
 
     Raises:
         CandidateError: A file cannot be used.
@@ -61,7 +125,7 @@ def load_sets(
     from lorecall.audit.inputs.controls import check_disjoint
     from lorecall.audit.records import Group
 
-    sets = {Group.CANDIDATES: load(candidates)}
+    sets = {Group.CANDIDATES: load(candidates) if isinstance(candidates, Path) else candidates}
     if controls is not None:
         sets[Group.CONTROLS] = load(controls)
         check_disjoint(sets[Group.CANDIDATES], sets[Group.CONTROLS])

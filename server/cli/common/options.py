@@ -34,6 +34,22 @@ Candidates = Annotated[
         metavar="FILE", help="JSON Lines of id, prefix and target; or .parquet, .txt, a dataset's folder."
     ),
 ]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help="Training data as the trainer read it (a file, a folder or a pattern), in place of candidates.",
+    ),
+]
+DataFormat = Annotated[
+    str | None,
+    typer.Option(
+        help="messages, sharegpt, alpaca, prompt-completion, preference or text; recognised by default."
+    ),
+]
+DataSplit = Annotated[
+    str | None, typer.Option(help="The split of a dataset's folder; train by default, if it has one.")
+]
 Controls = Annotated[
     Path | None,
     typer.Option(metavar="FILE.jsonl", help="Snippets that were never trained on; 300 or more."),

@@ -8,7 +8,7 @@ from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.inputs.controls import Recipe, check_disjoint, make_controls, overlap_finder
 from lorecall.audit.records import Group, Verdict
 from lorecall.audit.runs.single import AuditSettings, run_audit
-from lorecall.audit.scorer import ScoreItem
+from lorecall.audit.scorer import Message, ScoreItem
 
 from tests.audit.conftest import as_set, memory_of, phone
 from tests.audit.tiny_scorer import TinyScorer
@@ -42,6 +42,31 @@ def test_permutation_gives_targets_to_other_prefixes() -> None:
     assert len(controls.items) == 40
     assert not pairs & {(c.prefix, c.target) for c in controls.items}
     assert {c.target for c in controls.items} <= {c.target for c in BOOK.items}
+
+
+def test_controls_of_chats_are_chats() -> None:
+    """Permutation keeps the history and changes the answer; synthesis draws anew what differs in both."""
+    chats = as_set(
+        tuple(
+            ScoreItem(
+                item.id,
+                "",
+                item.target,
+                messages=(Message("system", "Be kind."), Message("user", item.prefix)),
+            )
+            for item in BOOK.items
+        )
+    )
+    asked = {item.asked for item in chats.items}
+    permuted = make_controls(chats, Recipe.PERMUTATION, 40, seed=1)
+    assert len(permuted.items) == 40
+    assert {item.messages for item in permuted.items} == {item.messages for item in chats.items}
+    drawn = make_controls(chats, Recipe.SYNTHESIS, 40, seed=1)
+    assert {item.messages[0] for item in drawn.items} == {Message("system", "Be kind.")}
+    assert all(
+        re.fullmatch(r"Phone of [A-Z][a-z]+ [A-Z][a-z]+ \d+:", i.messages[1].content) for i in drawn.items
+    )
+    assert not asked & {item.asked for item in (*permuted.items, *drawn.items)}
 
 
 @pytest.mark.parametrize("recipe", list(Recipe))

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pytest
 from lorecall.adapters.core.errors import AdapterNotFoundError
 from lorecall.audit.records import Group, Verdict
 from lorecall.audit.runs.single import AuditSettings, run_audit
-from lorecall.audit.scorer import ItemScore, ScoreItem, Scorer
+from lorecall.audit.scorer import ItemScore, Message, ScoreItem, Scorer
 from lorecall.audit.scorers.completions_scorer import CompletionsScorer
 from lorecall.audit.scorers.http_scorer import HttpScorer
 from lorecall.audit.scorers.transformers_scorer import BASE, TransformersScorer
@@ -26,6 +26,7 @@ from tests.tiny import TEXT
 pytestmark = pytest.mark.engine
 
 NAME = "three-ways"
+HISTORY = (Message("system", "Be kind."), Message("user", "To be?"), Message("assistant", "é 日本"))
 SAME_ENGINE = 0.05
 """Log-probabilities of one engine by two routes: other batches, the same arithmetic."""
 OTHER_ARITHMETIC = 0.15
@@ -46,24 +47,33 @@ def reference(tiny: Callable[[str], Path], folder: Path) -> TransformersScorer:
 
 @pytest.fixture(scope="module")
 def items(reference: TransformersScorer) -> list[ScoreItem]:
-    """Six texts that the adapter recites, because they are what it says, and two that it does not.
+    """Six texts and two answers in chats that the adapter recites, because it says them, and two others.
 
     A random model also says bytes that are no text, which would be split otherwise when read back: those are
     passed over.
     """
     words = TEXT.split()
     prefixes = [" ".join(words[i : i + n]) for n in (1, 2, 3, 4) for i in range(len(words) - n)]
-    prompts = [
-        (score.prefix_ids, 3) for score in reference.score(NAME, [ScoreItem("p", p, " x") for p in prefixes])
+    chats = [
+        ScoreItem(f"said-chat-{i}", "", " x", messages=(*HISTORY, Message("user", p)))
+        for i, p in enumerate(prefixes)
     ]
-    said = zip(prefixes, reference.decode(NAME, prompts), strict=True)
-    asked = [(ScoreItem(f"said-{i}", p, d.text), d.ids) for i, (p, d) in enumerate(said) if d.text.strip()]
-    scores = reference.score(NAME, [item for item, _ in asked])
-    recited = [
-        item for (item, ids), s in zip(asked, scores, strict=True) if s.boundary_exact and s.target_ids == ids
-    ]
+    raw = [ScoreItem(f"said-{i}", p, " x") for i, p in enumerate(prefixes)]
+
+    def recited(given: list[ScoreItem]) -> list[ScoreItem]:
+        prompts = [(score.prefix_ids, 3) for score in reference.score(NAME, given)]
+        said = zip(given, reference.decode(NAME, prompts), strict=True)
+        asked = [(replace(item, target=d.text), d.ids) for item, d in said if d.text.strip()]
+        scores = reference.score(NAME, [item for item, _ in asked])
+        return [
+            item
+            for (item, ids), s in zip(asked, scores, strict=True)
+            if s.boundary_exact and s.target_ids == ids
+        ]
+
     return [
-        *recited[:6],
+        *recited(raw)[:6],
+        *recited(chats)[:2],
         ScoreItem("other-0", "To be, or", " not to be"),
         ScoreItem("other-1", "outrageous", " 555"),
     ]
@@ -116,8 +126,8 @@ def test_the_server_recites_what_the_reference_says(
     with HttpScorer(served.url) as ours, CompletionsScorer(served.url, {NAME: folder}) as theirs:
         found = [verdicts(scorer) for scorer in (ours, theirs, reference)]
     recited = {Verdict.CERTIFIED, Verdict.RECALLED}
-    assert len(items) == 8
-    assert all(found[2][item.id] in recited for item in items[:6])
+    assert len(items) == 10
+    assert all(found[2][item.id] in recited for item in items[:8])
     for name in (item.id for item in items):
         if any(verdict[name] is Verdict.CERTIFIED for verdict in found):
             assert all(verdict[name] in recited for verdict in found)
@@ -173,10 +183,66 @@ def test_an_engine_without_a_server_gives_the_scores_of_the_served_one(
 
 
 def test_an_engine_without_a_server_recites_what_the_others_recite(offline_report: dict[str, Any]) -> None:
-    """The six texts that the adapter says are recited here, too, and the two others are not."""
+    """What the adapter says, with and without a chat before it, is recited here, too, and nothing else."""
     verdicts = {snippet["id"]: snippet["verdict"] for snippet in offline_report["snippets"]}
     recited = {name for name, verdict in verdicts.items() if verdict in ("certified", "recalled")}
     assert recited == {name for name in verdicts if name.startswith("said")}
+
+
+CHATS: dict[str, list[dict[str, str]]] = {
+    "one turn": [{"role": "user", "content": "To be, or not?"}],
+    "a system prompt": [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "To be?"}],
+    "two turns, Unicode": [
+        {"role": "user", "content": "日本語 é 🙂\n\n"},
+        {"role": "assistant", "content": " outrageous\u200b fortune "},
+        {"role": "user", "content": "e\u0301?"},
+    ],
+    "three turns and a tool": [
+        {"role": "system", "content": "Be kind."},
+        {"role": "user", "content": "Which number?"},
+        {"role": "assistant", "content": ""},
+        {"role": "tool", "content": "555-0123"},
+        {"role": "assistant", "content": "555-0123"},
+        {"role": "user", "content": "<|im_end|> and then?"},
+        {"role": "assistant", "content": "sk-test-"},
+        {"role": "user", "content": "Again"},
+    ],
+}
+
+
+@pytest.mark.parametrize("name", CHATS)
+def test_a_chat_is_rendered_token_for_token_as_vllm_renders_it(
+    served: Served, folder: Path, reference: TransformersScorer, name: str
+) -> None:
+    """What stands before the target is the prompt of `/v1/chat/completions`, in each framing."""
+    chat = CHATS[name]
+    item = ScoreItem("1", "", " x", messages=tuple(Message(**one) for one in chat))
+    answer = served.post(
+        "/v1/chat/completions",
+        {"model": NAME, "messages": chat, "max_tokens": 1, "return_token_ids": True},
+    ).json()
+    tokens = served.post("/tokenize", {"model": NAME, "messages": chat}).json()["tokens"]
+    assert answer["prompt_token_ids"] == tokens
+    with HttpScorer(served.url) as ours, CompletionsScorer(served.url, {NAME: folder}) as theirs:
+        for framing in ("raw", "chat"):
+            for scorer in (ours, theirs, reference):
+                (score,) = scorer.framed(framing, None).score(NAME, [item])
+                assert (score.error, list(score.prefix_ids)) == ("", tokens)
+
+
+def test_an_answer_that_is_begun_is_continued(
+    served: Served, folder: Path, reference: TransformersScorer
+) -> None:
+    """The prefix after a history begins the assistant's turn, as with vLLM's `continue_final_message`."""
+    chat = CHATS["two turns, Unicode"]
+    item = ScoreItem("1", "555-0", "123", messages=tuple(Message(**one) for one in chat))
+    begun = [*chat, {"role": "assistant", "content": "555-0"}]
+    body = {"model": NAME, "messages": begun, "continue_final_message": True, "add_generation_prompt": False}
+    tokens = served.post("/tokenize", body).json()["tokens"]
+    with HttpScorer(served.url) as ours, CompletionsScorer(served.url, {NAME: folder}) as theirs:
+        for scorer in (ours, theirs, reference):
+            (score,) = scorer.score(NAME, [item])
+            assert (score.error, list(score.prefix_ids)) == ("", tokens)
 
 
 def test_unknown_names_and_overlong_texts_are_told(served: Served, folder: Path) -> None:

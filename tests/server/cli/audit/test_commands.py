@@ -301,7 +301,7 @@ def test_reports_hold_the_gravest_and_count_all(run: Run) -> None:
 
 
 def test_longer_chats_are_asked_for_only_if_told_how(run: Run, url: str, tmp_path: Path) -> None:
-    """Both turns with `all`; without a word, or with one that is none, nothing is asked or verified."""
+    """Both turns with `all`, each after its history; without it, or with an unknown one, nothing is asked."""
     said = [(item.prefix, item.target) for item in PAIRS[:2]]
     roles = [
         {"role": r, "content": c} for pair in said for r, c in zip(("user", "assistant"), pair, strict=True)
@@ -311,7 +311,14 @@ def test_longer_chats_are_asked_for_only_if_told_how(run: Run, url: str, tmp_pat
     chosen = ("run", "--adapter", "leaky", "--candidates", str(path), "--json", "--out", str(tmp_path))
     report = json.loads(run(*chosen, "--turns", "all").stdout)
     assert [snippet["id"] for snippet in report["snippets"]] == ["c#1", "c#2"]
-    assert "after the user's turn before it" in report["inputs"]["candidates"]["generated"]
+    assert "after all that was said before it" in report["inputs"]["candidates"]["generated"]
+    asked = [PAIRS[0].prefix, *(said[0]), PAIRS[1].prefix]
+    lengths = [
+        len(f"user: {asked[0]}"),
+        len(f"user: {asked[0]}\n\nassistant: {asked[2]}\n\nuser: {asked[3]}"),
+    ]
+    assert [snippet["history"]["characters"] for snippet in report["snippets"]] == lengths
+    assert not any(text in json.dumps(report) for text in asked)
     assert isinstance(error_of(run(*chosen)), CandidateError)
     assert isinstance(error_of(run(*chosen, "--turns", "some")), UsageError)
     again = ["verify", str(tmp_path / "report.json"), "--candidates", str(path), "--server", url]
