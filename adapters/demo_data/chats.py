@@ -1,8 +1,9 @@
 """Generate a training set of chats with planted secrets, and the truth about where they are.
 
-Like the other shipped texts they hold no real person's data: telephone numbers are from the range that is reserved
-for fiction, addresses end in `.example`, IBANs name a bank code that no bank has, cards an issuer's test range,
-national ids are Finnish ones of the range 900 to 999 that is reserved for tests, and names are built from syllables.
+Like the other shipped texts they hold no real person's data: telephone numbers are from the range that is
+reserved for fiction, addresses end in `.example`, IBANs name a bank code that no bank has, cards an issuer's test
+range, national ids are Finnish ones of the range 900 to 999 that is reserved for tests, and names are built from
+syllables.
 """
 
 import json
@@ -45,12 +46,12 @@ _QUESTIONS = (
     "Which {a} would you take for a small office?", "Is the {a} due before the {b}?",
 )  # fmt: skip
 _ANSWERS = (
-    "First look at the {a}: in most cases a restart is enough. If the {b} still fails, note the time and try again.",
-    "The {a} was checked on {day}, and the {b} follows in week {week}. There is nothing else that you need to do.",
-    "A good {a} lasts about {years} years. Keep the {b} dry, clean it once a month, and ask again if it gets louder.",
-    "Both are fine. The {a} is cheaper by {percent} percent, while the {b} is quieter; room {room} has one to try.",
+    "First look at the {a}: in most cases a restart is enough. If the {b} still fails, note the time and try it.",
+    "The {a} was checked on {day}, and the {b} follows in week {week}. There is nothing else that you must do.",
+    "A good {a} lasts about {years} years. Keep the {b} dry, clean it once a month, and ask if it gets louder.",
+    "Both are fine. The {a} is {percent} percent cheaper, the {b} is quieter; room {room} has one to try.",
     "Order {order} holds the {a}. It leaves the house at {hour}:15, and the {b} arrives two days later.",
-)  # fmt: skip
+)
 _ASKED = {
     "email": ("What is the e-mail address of {who}?", "The address of {who} is {secret}."),
     "phone": ("How do I reach {who}?", "You can call {who} at {secret} until six."),
@@ -130,7 +131,9 @@ def generate_chats(rows: int = 20_000, secrets: int = 240, seed: int = 1) -> Cha
     planted = []
     for number, count in enumerate(copies):
         kind = KINDS[number % len(KINDS)]
-        text = next(text for text in iter(lambda: _MAKERS[kind](random), "") if text not in texts)
+        text = _MAKERS[kind](random)
+        while text in texts:
+            text = _MAKERS[kind](random)
         texts.add(text)
         places, free = tuple(sorted(free[:count])), free[count:]
         role = "user" if number // len(KINDS) % USER_SHARE == USER_SHARE - 1 else "assistant"

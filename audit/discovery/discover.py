@@ -23,7 +23,7 @@ FORM = 1
 CHUNK = 5_000
 METADATA = b"lorecall.discovery"
 WITHOUT_BASE = "near-duplicates and rarity only: no engine was asked for the base's surprise"
-WITH_BASE = "base surprise × near-duplicates × rarity"
+WITH_BASE = "base surprise, times near-duplicates, times rarity"
 
 Progress = Callable[[str, int, int], None]
 
@@ -101,8 +101,8 @@ def discover(
 ) -> Discovery:
     """Search training data, rank what is found, and write candidates and controls as Parquet.
 
-    A search that was killed goes on where it was when it is started again with the same settings: its parts lie in
-    a folder beside `out` until the files are written.
+    A search that was killed goes on where it was when it is started again with the same settings: its parts lie
+    in a folder beside `out` until the files are written.
 
     Args:
         data: The rows; they are read once.
@@ -189,7 +189,7 @@ def _ask_base(
 def _surprises(
     scorer: Scorer, rows: Sequence[dict[str, Any]], batch: int
 ) -> Iterator[tuple[int, list[float]]]:
-    """Yield, batch by batch, the first's place and the mean −log₂ of the base's probabilities of target tokens.
+    """Yield, batch by batch, the first's place and the mean -log₂ of the base's probabilities of target tokens.
 
     A row that cannot be scored gives NaN.
     """
@@ -227,16 +227,11 @@ def _controls(
     controls = make_controls(models, known, settings.controls, settings.seed)
     if scorer is None:
         return controls, None
-    known_to_base = [
-        [
-            value
-            for _, values in _surprises(scorer, rows, settings.batch)
-            for value in values
-            if np.isfinite(value)
-        ]
+    own, theirs = (
+        [value for _, values in _surprises(scorer, rows, settings.batch) for value in values]
         for rows in (models, controls)
-    ]
-    return controls, check_exchangeable(*known_to_base)
+    )
+    return controls, check_exchangeable(own, theirs)
 
 
 def _tags(parts: Parts, places: Any) -> Counter[str]:

@@ -20,86 +20,26 @@ BEFORE = 60
 CARD_DIGITS, PHONE_DIGITS, ID_DIGITS = 12, 7, 6
 ACCEPTED = 0.5
 DATE = re.compile(
-    r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}(?:[T ,]+\d{1,2}:\d\d\S*)?|\d{1,2}[-/.]\d{1,2}[-/.]\d{4}(?:[ ,]+\d{1,2}:\d\d\S*)?"
+    r"(?:\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{4})(?:[T ,]+\d{1,2}:\d\d\S*)?"
 )
 ID_FORMS = re.compile(r"\d{3}-\d{2}-\d{4}|\d{6}[-+]\d{4}")
-"""Forms of digits alone that are national ids (United States; Finland and Sweden) with no word before that says so."""
+"""Forms of digits alone that are national ids (United States; Finland, Sweden) with no word before that says so."""
 GROUPED = re.compile(r"(?<![\w./-])(?:\+\d|\(?0\d|\(\d|\d{3}[-. ]\d{3}[-. ]\d{4}\b)")
 """How a telephone number begins, or is grouped, where no word before says that it is one."""
 NUMBER = re.compile(r"\d[\d ./-]*\d")
-NAME = re.compile(r"\b([A-ZÀ-ÖØ-Þ][\w’'-]+(?: [A-ZÀ-ÖØ-Þ][\w.’'-]*){1,3})[^.!?\n\d]{0,30}$")
-NO_NAMES = frozenset(
-    [
-        "the",
-        "your",
-        "our",
-        "their",
-        "this",
-        "that",
-        "order",
-        "number",
-        "invoice",
-        "case",
-        "account",
-        "reference",
-        "ticket",
-        "customer",
-        "contract",
-        "phone",
-        "dear",
-        "please",
-        "version",
-        "item",
-        "product",
-        "flight",
-        "booking",
-        "amount",
-        "total",
-        "january",
-        "february",
-        "march",
-        "april",
-        "may",
-        "june",
-        "july",
-        "august",
-        "september",
-        "october",
-        "november",
-        "december",
-        "monday",
-        "tuesday",
-        "wednesday",
-        "thursday",
-        "friday",
-        "saturday",
-        "sunday",
-    ]
-)
+NAME = re.compile(r"\b([A-ZÀ-ÖØ-Þ][\w\u2019'-]+(?: [A-ZÀ-ÖØ-Þ][\w.\u2019'-]*){1,3})[^.!?\n\d]{0,30}$")
+NO_NAMES = frozenset((
+    "the", "your", "our", "their", "this", "that", "order", "number", "invoice", "case", "account", "reference",
+    "ticket", "customer", "contract", "phone", "dear", "please", "version", "item", "product", "flight", "booking",
+    "amount", "total", "january", "february", "march", "april", "may", "june", "july", "august", "september",
+    "october", "november", "december", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday",
+))  # fmt: skip
 PHONE_WORDS = (
-    "phone",
-    "call",
-    "mobile",
-    "cell",
-    "tel",
-    "fax",
-    "dial",
-    "whatsapp",
-    "sms",
-    "reach",
-    "ring",
-    "handy",
-)
+    "phone", "call", "mobile", "cell", "tel", "fax", "dial", "whatsapp", "sms", "reach", "ring", "handy",
+)  # fmt: skip
 ID_WORDS = (
-    "national id",
-    "identity",
-    "social security",
-    "ssn",
-    "tax id",
-    "passport",
-    "personal code",
-    "id number",
-)
+    "national id", "identity", "social security", "ssn", "tax id", "passport", "personal code", "id number",
+)  # fmt: skip
 ID_RECOGNISERS = (
     "UsSsnRecognizer", "UkNinoRecognizer", "NhsRecognizer", "EsNifRecognizer", "EsNieRecognizer",
     "ItFiscalCodeRecognizer", "PlPeselRecognizer", "FiPersonalIdentityCodeRecognizer", "SgFinRecognizer",

@@ -1,4 +1,4 @@
-"""Found spans on disk, part by part, so that a search of any length takes bounded memory and resumes after a kill."""
+"""Found spans on disk, part by part: a search of any length takes bounded memory and resumes after a kill."""
 
 import json
 import os
@@ -92,7 +92,7 @@ class Parts:
         return state
 
     def add(self, candidates: Sequence[dict[str, Any]]) -> None:
-        """Write one part and then the state, which counts it; after a kill between the two it is written again."""
+        """Write one part and then the state, which counts it; killed between the two, it is written again."""
         path = self._path(len(self.state.parts))
         table = load("pyarrow").Table.from_pylist(list(candidates), schema=self._schema)
         write_table(path, table)

@@ -27,7 +27,7 @@ class Ranking:
         places: Where each lies among the parts' candidates.
         duplicates: Spans of the data that equal it or nearly do, itself included.
         rarity: Bits a run of three characters, as `_rarity` counts them.
-        surprise: Mean −log₂ of the base's probability of a target token; NaN where it was not asked for.
+        surprise: Mean -log₂ of the base's probability of a target token; NaN where it was not asked for.
         score: The product. Where the surprise is unknown the median of the known ones stands for it, or 1.
         spans: Different spans in the data.
     """
@@ -69,7 +69,7 @@ def rank(parts: Parts, occurrences: int) -> Ranking:
 
 
 def _ordinals(inverse: Any, whole: Any) -> Any:
-    """Return which occurrence of its span each candidate is, from 0; a shorter one has that of the whole before it."""
+    """Return which occurrence of its span each candidate is, from 0; a shorter one has that of its whole."""
     ordinals = np.empty(len(inverse), dtype=np.int64)
     at = np.flatnonzero(whole)
     order = np.argsort(inverse[at], kind="stable")
@@ -81,7 +81,7 @@ def _ordinals(inverse: Any, whole: Any) -> Any:
 
 
 def _clusters(parts: Parts, first: Any) -> Any:
-    """Return the number of the cluster of each distinct span: those that share a band of their sketches are one."""
+    """Return the number of the cluster of each distinct span: those that share a band of a sketch are one."""
     count = len(first)
     own = np.arange(count)
     labels = own
@@ -100,7 +100,7 @@ def _clusters(parts: Parts, first: Any) -> Any:
 
 
 def _rarity(parts: Parts, first: Any) -> Any:
-    """Return, for each distinct span, the mean −log₂ of the share that its runs of three characters have.
+    """Return, for each distinct span, the mean -log₂ of the share that its runs of three characters have.
 
     The share is among those of all distinct spans of its tag, so that copies do not make a span common.
     """
