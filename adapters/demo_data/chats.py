@@ -41,7 +41,7 @@ _THINGS = (
     "booking", "dashboard", "parcel", "recipe", "meeting", "report", "insurance", "window", "server", "laptop",
 )  # fmt: skip
 _QUESTIONS = (
-    "How do I reset the {a}?", "What should I check before the {a} is delivered?", "Can you explain the {a} to me?",
+    "How do I reset the {a}?", "What should I check before the {a} is delivered?", "What is the {a} good for?",
     "My {a} and the {b} stopped working on the same day. Why?", "Please compare the {a} with the {b}.",
     "Which {a} would you take for a small office?", "Is the {a} due before the {b}?",
 )  # fmt: skip

@@ -57,7 +57,9 @@ def given(row: Row, turn: int, end: int, longest: int = LONGEST_GIVEN) -> Given:
         role = one.role if one.role in CHAT else "user"
         if left >= 0 or not kept or role in KEPT:
             kept.append((role, one.text))
-    while len(kept) > 1 and kept[-1][0] in ("assistant", "tool"):
-        kept.pop()  # templates refuse a chat that an answer begins
-    cut = len(kept) < len(before) or len(prefix) > longest
-    return Given(tuple(reversed(kept)), prefix[-longest:], cut=cut)
+    cut = len(kept) < len(before)
+    if cut:  # templates refuse a chat that an answer begins
+        rest = [one for one in kept if one[0] not in KEPT]
+        while len(rest) > 1 and rest[-1][0] in ("assistant", "tool"):
+            kept.remove(rest.pop())
+    return Given(tuple(reversed(kept)), prefix[-longest:], cut=cut or len(prefix) > longest)

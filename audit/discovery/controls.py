@@ -38,9 +38,10 @@ class Exchangeability:
 
 def check_exchangeable(candidates: Sequence[float], controls: Sequence[float]) -> Exchangeability | None:
     """Compare the base's surprise at candidates and at their controls; None where either is unknown."""
-    if not candidates or not controls:
+    own, theirs = ([value for value in values if np.isfinite(value)] for values in (candidates, controls))
+    if not own or not theirs:
         return None
-    result = ks_2samp(candidates, controls)
+    result = ks_2samp(own, theirs)
     return Exchangeability(float(result.statistic), float(result.pvalue), bool(result.pvalue >= SIGNIFICANT))
 
 

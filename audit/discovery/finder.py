@@ -13,7 +13,10 @@ from lorecall.audit.discovery.spans import Span, Tag, resolve
 __all__ = ["Finder", "Span", "Tag"]
 
 IBAN_START = re.compile("[A-Z]{2}[0-9]{2}")
-AT = re.compile(r"[^\s@]*@[^\s@]*")
+WORD = re.compile(r"\S+")
+AT = re.compile(r"[^\s@]{0,320}@[^\s@]{0,320}")
+"""An address within a long word: 320 characters are the most that an address has (RFC 5321)."""
+LONG_WORD = 2_000
 
 
 def load(module: str) -> Any:
@@ -73,11 +76,23 @@ class Finder:
         yield from self._secrets.find(text, everywhere=everywhere)
 
     def _emails(self, text: str, *, everywhere: bool) -> Iterator[tuple[Tag, int, int]]:
-        words = [(0, text)] if everywhere else [(match.start(), match.group()) for match in AT.finditer(text)]
+        words = [(0, text)] if everywhere else list(_words_with_at(text))
         for low, word in words:
             for one in self._email.analyze(word, self._email.supported_entities):
                 if "://" not in word[: one.start].rpartition(" ")[2]:  # else user:password@host
                     yield Tag.EMAIL, low + one.start, low + one.end
+
+
+def _words_with_at(text: str) -> Iterator[tuple[int, str]]:
+    """Yield the words that hold an @, and where they begin; of very long ones what is around each @."""
+    for match in WORD.finditer(text):
+        if "@" not in match.group():
+            continue
+        if len(match.group()) <= LONG_WORD:
+            yield match.start(), match.group()
+        else:
+            near = AT.finditer(match.group())
+            yield from ((match.start() + one.start(), one.group()) for one in near)
 
 
 def _any_domain(recognisers: Any) -> Any:

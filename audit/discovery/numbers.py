@@ -23,16 +23,17 @@ DATE = re.compile(
     r"(?:\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{4})(?:[T ,]+\d{1,2}:\d\d\S*)?"
 )
 ID_FORMS = re.compile(r"\d{3}-\d{2}-\d{4}|\d{6}[-+]\d{4}")
-"""Forms of digits alone that are national ids (United States; Finland, Sweden) with no word before that says so."""
+"""Digits alone that are a national id (United States; Finland, Sweden) even if no word before says so."""
 GROUPED = re.compile(r"(?<![\w./-])(?:\+\d|\(?0\d|\(\d|\d{3}[-. ]\d{3}[-. ]\d{4}\b)")
 """How a telephone number begins, or is grouped, where no word before says that it is one."""
 NUMBER = re.compile(r"\d[\d ./-]*\d")
 NAME = re.compile(r"\b([A-ZÀ-ÖØ-Þ][\w\u2019'-]+(?: [A-ZÀ-ÖØ-Þ][\w.\u2019'-]*){1,3})[^.!?\n\d]{0,30}$")
 NO_NAMES = frozenset((
     "the", "your", "our", "their", "this", "that", "order", "number", "invoice", "case", "account", "reference",
-    "ticket", "customer", "contract", "phone", "dear", "please", "version", "item", "product", "flight", "booking",
-    "amount", "total", "january", "february", "march", "april", "may", "june", "july", "august", "september",
-    "october", "november", "december", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday",
+    "ticket", "customer", "contract", "phone", "dear", "please", "version", "item", "product", "flight",
+    "booking", "amount", "total", "january", "february", "march", "april", "may", "june", "july", "august",
+    "september", "october", "november", "december", "monday", "tuesday", "wednesday", "thursday", "friday",
+    "saturday", "sunday",
 ))  # fmt: skip
 PHONE_WORDS = (
     "phone", "call", "mobile", "cell", "tel", "fax", "dial", "whatsapp", "sms", "reach", "ring", "handy",
@@ -61,7 +62,7 @@ class Numbers:
 
     @cached_property
     def _ids(self) -> list[tuple[Any, list[re.Pattern[str]]]]:
-        """The recognisers of national ids, each with its patterns: Python's `re` says sooner that none matches."""
+        """Recognisers of national ids, each with its patterns: Python's `re` says sooner that none matches."""
         flags = re.DOTALL | re.MULTILINE | re.IGNORECASE
         recognisers = [getattr(self._all, name)() for name in ID_RECOGNISERS]
         return [(one, [re.compile(pattern.regex, flags) for pattern in one.patterns]) for one in recognisers]
@@ -119,17 +120,19 @@ class Numbers:
         first = RUN.search(window)
         if not grouped and (first is None or not _said(text, low + first.end(), PHONE_WORDS)):
             return []
+        found: list[Found] = []
+        left = sum(map(str.isdigit, window))
         for recogniser in self._phones:
-            found = []
             for one in recogniser.analyze(window, recogniser.supported_entities):
                 form = window[one.start : one.end]
                 if sum(map(str.isdigit, form)) < PHONE_DIGITS or DATE.fullmatch(form):
                     continue
                 if GROUPED.match(form) or _said(text, low + one.start, PHONE_WORDS):
                     found.append((Tag.PHONE, one.start, one.end))
-            if found:
-                return found
-        return []
+            covered = {place for _, start, end in found for place in range(start, end)}
+            if left - sum(window[place].isdigit() for place in covered) < PHONE_DIGITS:
+                break
+        return found
 
 
 def _whole(window: str, start: int, end: int) -> bool:

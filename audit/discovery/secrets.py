@@ -72,6 +72,9 @@ class Secrets:
         if everywhere or max(map(len, text.split()), default=0) >= LONG:
             yield from self._keys(text, lower, everywhere=everywhere)
             yield from self._random(text)
+        if everywhere or "PRIVATE KEY" in text:
+            bodies = (match.span(1) for match in PEM.finditer(text))
+            yield from ((Tag.KEY, start, min(end, start + LONGEST_KEY)) for start, end in bodies)
         if everywhere or any(word in lower for word in SAID):
             yield from _in_prose(text)
         if everywhere or "://" in text:
@@ -84,10 +87,6 @@ class Secrets:
         for plugin, literals in self._plugins:
             if everywhere or any(one in lower for one in literals):
                 yield from _matches(plugin, text)
-        if everywhere or "PRIVATE KEY" in text:
-            for match in PEM.finditer(text):
-                start = match.start(1)
-                yield Tag.KEY, start, min(match.end(1), start + LONGEST_KEY)
 
     def _random(self, text: str) -> Iterator[Found]:
         """Yield words of letters and digits whose entropy is over detect-secrets' limit for their alphabet."""

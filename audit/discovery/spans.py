@@ -8,8 +8,8 @@ from enum import StrEnum
 class Tag(StrEnum):
     """What a span is. Of two that overlap the one that stands first here is kept, and takes the other's tag."""
 
-    CARD = "card"
     IBAN = "iban"
+    CARD = "card"
     KEY = "key"
     EMAIL = "email"
     NATIONAL_ID = "national-id"

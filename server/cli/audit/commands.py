@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 from lorecall.server.cli.audit.compare import matrix, ranks
+from lorecall.server.cli.audit.discover import discover
 from lorecall.server.cli.audit.inputs import (
     add_controls,
     check_confidence,
@@ -186,5 +187,5 @@ def run(
     raise typer.Exit(int(gate.exit_code))
 
 
-for command in (ranks, matrix, mitigate, report, verify, serve):
+for command in (discover, ranks, matrix, mitigate, report, verify, serve):
     app.command()(command)
