@@ -119,6 +119,38 @@ def run_discovery(
         return search(rows, finder.find, out, settings, scorer=engine, progress=progress)
 
 
+def choose_candidates(
+    data: str | None,
+    data_format: str | None,
+    data_split: str | None,
+    out: Path | None,
+    server: str | None,
+    controls: int,
+    seed: int,
+) -> tuple[Path, Path | None]:
+    """Discover candidates for an audit, into its folder; return their file and the controls', if there are any.
+
+    A server's base is asked; without one the rank is of near-duplicates and rarity.
+
+    Raises:
+        UsageError: Training data, or the folder, is missing; or as for `run_discovery`.
+        CandidateError: As for `run_discovery`.
+    """
+    from lorecall.audit.discovery.discover import DiscoverySettings, controls_path
+
+    if data is None or out is None:
+        raise UsageError(
+            "--discover needs --data FILE and --out DIR", hint="the candidates go into DIR", param="discover"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    file = out / "candidates.parquet"
+    settings = DiscoverySettings(controls=controls, seed=seed)
+    with _base_scorer(server, None, "", batch=settings.batch, timeout=600.0) as engine:
+        found = run_discovery(data, data_format, data_split, file, settings, engine)
+    note(f"{found.written} candidates of {found.rows} rows, ranked by {found.ranked_by}")
+    return file, controls_path(file) if found.controls else None
+
+
 @contextmanager
 def _base_scorer(
     server: str | None, base: Path | None, kind: str, *, batch: int, timeout: float

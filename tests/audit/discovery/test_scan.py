@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +21,7 @@ KILLED_AT = """
 import os, signal, sys
 from pathlib import Path
 from tests.audit.discovery.test_scan import search
-left = int(sys.argv[3])
+left = 0
 def step(*_):
     global left
     left -= 1
@@ -32,11 +31,17 @@ def synced(handle, sync=os.fsync):
     step()
     sync(handle)
 os.fsync = synced
-folder, data = Path(sys.argv[1]), sys.argv[2]
 sys.addaudithook(lambda event, args: step() if event == "os.rename" else None)
-search(folder, data)
+for number in map(int, sys.argv[3:]):
+    child = os.fork()
+    if child == 0:
+        left = number
+        search(Path(sys.argv[1]) / str(number), sys.argv[2])
+        os._exit(0)
+    print(os.waitpid(child, 0)[1])
 """
-"""Kills itself before the n-th file that appears, or that it waits for."""
+"""Searches once for each number n, and kills each search before the n-th file that appears or is waited for."""
+STEPS = (1, 2, 3, 5, 8, 13, 21, 400)
 
 
 def every_number(text: str) -> list[Span]:
@@ -62,19 +67,14 @@ def test_a_kill_loses_nothing(tmp_path: Path) -> None:
     data = write_rows(tmp_path / "rows.jsonl")
     whole = [f"{n}@0.10" for n in range(1, ROWS + 1)]
     assert search(tmp_path / "unhurt", data) == whole
-    for step in (2, 5, 12, 400):
-        folder = tmp_path / str(step)
-        command = [sys.executable, "-c", KILLED_AT, str(folder), data, str(step)]
-        env = os.environ | {
-            "PYTHONPATH": os.pathsep.join([str(Path.cwd()), os.environ.get("PYTHONPATH", "")])
-        }
-        done = subprocess.run(command, check=False, env=env)
-        assert done.returncode in (-signal.SIGKILL, 0)
-        parts = Parts(folder, {"data": 1})
-        done_before = parts.state.row
-        assert [row["id"] for row in parts.rows(["id"])] == whole[:done_before]
-        assert search(folder, data) == whole
-    assert done.returncode == 0
+    command = [sys.executable, "-c", KILLED_AT, str(tmp_path), data, *map(str, STEPS)]
+    paths = os.pathsep.join([str(Path.cwd()), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(command, check=True, capture_output=True, env=os.environ | {"PYTHONPATH": paths})
+    assert done.stdout.split() == [b"9"] * (len(STEPS) - 1) + [b"0"]
+    for step in STEPS:
+        parts = Parts(tmp_path / str(step), {"data": 1})
+        assert [row["id"] for row in parts.rows(["id"])] == whole[: parts.state.row]
+        assert search(tmp_path / str(step), data) == whole
 
 
 def test_a_finished_search_reads_nothing_again(tmp_path: Path) -> None:
