@@ -101,7 +101,7 @@ def _any_domain(recognisers: Any) -> Any:
     The list is fetched from the network, and an address within a company's own domain hurts, too.
     """
 
-    class AnyDomain(recognisers.EmailRecognizer):  # type: ignore[misc,name-defined]
+    class AnyDomain(recognisers.EmailRecognizer):  # type: ignore[misc]
         def validate_result(self, pattern_text: str) -> bool | None:  # noqa: ARG002  presidio's signature
             return None
 

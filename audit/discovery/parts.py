@@ -103,7 +103,7 @@ class Parts:
         """Write the state."""
         write_whole(self.folder / STATE, json.dumps(asdict(self.state)))
 
-    def column(self, name: str) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
+    def column(self, name: str) -> Any:
         """Return one column of integers of all parts."""
         columns = [self._pq.read_table(path, columns=[name]).column(0).to_numpy() for path in self.paths()]
         return np.concatenate([np.empty(0, dtype=np.int64), *columns]).astype(np.int64)

@@ -45,8 +45,14 @@ class Ranking:
         usual = float(np.median(known)) if len(known) else 1.0
         score = np.where(np.isfinite(surprise), surprise, usual) * self.duplicates * self.rarity
         order = np.argsort(-score, kind="stable")
-        arrays = (one[order] for one in (self.places, self.duplicates, self.rarity, surprise, score))
-        return Ranking(*arrays, self.spans)
+        return Ranking(
+            places=self.places[order],
+            duplicates=self.duplicates[order],
+            rarity=self.rarity[order],
+            surprise=surprise[order],
+            score=score[order],
+            spans=self.spans,
+        )
 
 
 def rank(parts: Parts, occurrences: int) -> Ranking:

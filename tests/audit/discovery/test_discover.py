@@ -121,11 +121,11 @@ def planted(chats_set: ChatSet, finder: Finder, folder: Path) -> tuple[Discovery
     for secret in chats_set.planted:
         table[secret.kind][1] += 1
     for row in rows:
-        secret = truth.get(row["target"].strip())
-        table[secret.kind if secret else "other"][0] += 1
-        if secret:
-            assert row["row"] in secret.rows
-            assert row["role"] == secret.role
+        held = truth.get(row["target"].strip())
+        table["other" if held is None else held.kind][0] += 1
+        if held is not None:
+            assert row["row"] in held.rows
+            assert row["role"] == held.role
     near = Counter({row["target"].strip(): row["duplicates"] for row in rows})
     exact = np.mean([near[text] == len(secret.rows) for text, secret in truth.items()])
     assert exact > 0.9
