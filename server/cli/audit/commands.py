@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 from lorecall.server.cli.audit.compare import matrix, ranks
+from lorecall.server.cli.audit.discover import choose_candidates, discover
 from lorecall.server.cli.audit.inputs import (
     add_controls,
     check_formats,
@@ -66,6 +67,10 @@ def run(
     data: Data = None,
     data_format: DataFormat = None,
     data_split: DataSplit = None,
+    choose: Annotated[
+        bool,
+        typer.Option("--discover", help="Audit what would hurt in --data, ranked, as `discover` finds it."),
+    ] = False,
     scorer: Annotated[
         str,
         typer.Option(
@@ -178,6 +183,10 @@ def run(
     wanted = check_formats(formats)
     signer = None if signing_key is None else read_signing_key(signing_key)
     views = make_views(framing or (), system, prefix_tokens or (), template)
+    if choose:
+        made = 0 if controls or generate_controls else control_count
+        candidates, found = choose_candidates(data, data_format, data_split, out, server, made, seed)
+        data, controls = None, controls or found
     choices = (data_format, data_split, split, turns, tokenizer or base)
     training = partial(read_training_data, data, *choices, skip_bad=skip_bad) if data else None
     given = one_source(candidates, training)
@@ -236,5 +245,5 @@ def run(
     raise typer.Exit(int(gate.exit_code))
 
 
-for command in (ranks, matrix, mitigate, report, verify, serve):
+for command in (discover, ranks, matrix, mitigate, report, verify, serve):
     app.command()(command)
