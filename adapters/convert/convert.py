@@ -21,7 +21,7 @@ from lorecall.adapters.core.refusals import (
     safe_repr,
 )
 from lorecall.adapters.core.strict_json import parse_object
-from lorecall.adapters.peft_format.config import read_settings
+from lorecall.adapters.peft_format.config import MAX_TARGETS, read_settings
 from lorecall.adapters.peft_format.files import CONFIG_FILE, TRAINING_FILE, WEIGHTS_FILE, read_json_bytes
 from lorecall.adapters.peft_format.patterns import Targets
 from lorecall.adapters.peft_format.training_record import read_training
@@ -125,7 +125,7 @@ def _read(source: Path, known: Collection[str]) -> _Source:
         config = _from_mlx(config, parts)
         steps.append("converted from MLX: transposed")
     settings = read_settings(config)
-    plain = config | {"use_dora": False, "init_lora_weights": True}
+    plain = config | {"use_dora": False, "init_lora_weights": True, "corda_config": None}
     check_config(plain, settings, max_rank=_ANY_RANK)
     everything = any(
         "unembed_tokens" in module for module in parts
@@ -295,9 +295,13 @@ def _without_magnitudes(source: _Source, model: Any, rank: int | None) -> float:
 
 
 def _config(source: _Source) -> dict[str, Any]:
-    """Return PEFT's configuration of the result: each module by its full name, with its rank and scale."""
+    """Return PEFT's configuration of the result: each module by its full name, with its rank and scale.
+
+    Where there are more names than a configuration may list, as of many experts, their last parts stand for them.
+    """
     ranks = {name: one.rank for name, one in source.updates.items()}
     alphas = {name: one.scaling * one.rank for name, one in source.updates.items()}
+    names = ranks.keys() if len(ranks) <= MAX_TARGETS else {name.rpartition(".")[2] for name in ranks}
     rank = Counter(ranks.values()).most_common(1)[0][0]
     alpha = Counter(alphas.values()).most_common(1)[0][0]
     return {
@@ -308,7 +312,7 @@ def _config(source: _Source) -> dict[str, Any]:
         "lora_alpha": alpha,
         "rank_pattern": {name: own for name, own in ranks.items() if own != rank},
         "alpha_pattern": {name: own for name, own in alphas.items() if own != alpha},
-        "target_modules": sorted(ranks),
+        "target_modules": sorted(names),
         "bias": "none",
         "lora_dropout": 0.0,
         "inference_mode": True,

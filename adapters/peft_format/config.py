@@ -8,7 +8,7 @@ from typing import Any
 from lorecall.adapters.core.refusals import ConfigRefusedError, Reason, safe_repr
 from lorecall.adapters.peft_format.patterns import matching
 
-_MAX_TARGETS = 4096
+MAX_TARGETS = 4096
 _MAX_ALPHA = 1e6
 
 
@@ -110,7 +110,7 @@ def _alpha(name: str, value: Any) -> float:
 def _targets(value: Any) -> tuple[str, ...]:
     if isinstance(value, str) and 0 < len(value) <= 4096:
         return ()
-    listed = isinstance(value, list) and 0 < len(value) <= _MAX_TARGETS
+    listed = isinstance(value, list) and 0 < len(value) <= MAX_TARGETS
     if not listed or not all(isinstance(item, str) and item for item in value):
         raise wrong_setting(Reason.BAD_SETTING, "target_modules", value, "a list of module names")
     return tuple(value)

@@ -11,6 +11,7 @@ from lorecall.audit.scorers.http_client import HttpClient
 from lorecall.server.cli.adapters import keys
 from lorecall.server.cli.adapters.convert import Base, Initial, Rank, convert, converted
 from lorecall.server.cli.adapters.train import train
+from lorecall.server.cli.adapters.verify import verify
 from lorecall.server.cli.common.client import call
 from lorecall.server.cli.common.console import note, print_json
 from lorecall.server.cli.common.options import LOCAL, AsJson, Server
@@ -20,6 +21,7 @@ from rich.table import Table
 app = typer.Typer(help="Train adapters, and manage those of a running server.", no_args_is_help=True)
 app.command("train")(train)
 app.command("convert")(convert)
+app.command("verify")(verify)
 app.add_typer(keys.app, name="keys")
 
 POLL_S = 1.0
