@@ -31,7 +31,7 @@ def test_a_version_in_a_name_is_no_suffix_of_a_file(source: str, name: str) -> N
         "x/Llama-3.1-8B-Instruct-quantized.w4a16",
         "mlx-community/Llama-3.1-8B-Instruct-4bit",
         "Llama-3.1-8B-Instruct.Q4_K_M.gguf",
-        "/root/hub/models--meta-llama--Llama-3.1-8B-Instruct/snapshots/0e9e39f249a16976918f6564b8830bc894c89659",
+        "/cache/hub/models--meta-llama--Llama-3.1-8B-Instruct/snapshots/0e9e39f249a16976918f6564b8830bc894c89659",
     ],
 )
 def test_copies_of_a_model_are_the_model(stated: str) -> None:

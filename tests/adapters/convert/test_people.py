@@ -25,7 +25,7 @@ from lorecall.adapters.validation.policy import AdapterLimits
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from tests.adapters import people
+from tests.adapters import people_corpus as people
 from tests.adapters.spoiling import setting
 from tests.tiny import build_tiny_adapter, build_tiny_base
 

@@ -10,7 +10,7 @@ from lorecall.adapters.convert.convert import convert_adapter
 from lorecall.server.bench.parity import measure_parity
 from lorecall.server.bench.processes.host import EngineHost
 
-from tests.adapters import people
+from tests.adapters.people_corpus import CORPUS
 from tests.packed4 import build_packed_base
 from tests.tiny import VOCABULARY, build_tiny_adapter
 
@@ -59,8 +59,8 @@ def test_what_people_bring_equals_the_reference(
         folder = build_tiny_adapter(
             tmp_path / name, base, modules=("q_proj", "v_proj", "up_proj", "down_proj")
         )
-        people.CORPUS[name].change(folder)
-        if people.CORPUS[name].converts:
+        CORPUS[name].change(folder)
+        if CORPUS[name].converts:
             convert_adapter(folder, tmp_path / f"{name}, plain")
             folder = tmp_path / f"{name}, plain"
         folders.append(folder)
