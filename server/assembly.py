@@ -55,7 +55,7 @@ async def build_serving(
     metrics = Metrics(settings.metrics_adapters)
     meter(engine_client, metrics, engine.base)
     engine_set = EngineSet(engine_client, models.new_request, capacity(engine_client, settings), metrics)
-    facts = await asyncio.to_thread(base_facts, args.model, models.base_names)
+    facts = await asyncio.to_thread(base_facts, args.model, models.base_names.union(settings.names_of_base()))
     intake = make_pipeline(registry, facts, engine_client, settings, keyed=guard.enforced)
     plane = ControlPlane(registry, intake, engine_set, models.base_names, metrics)
     models.follow(plane)
@@ -214,6 +214,7 @@ def make_pipeline(
     limits = AdapterLimits(
         max_rank=lora.max_lora_rank if lora is not None else 0,
         served_modules=frozenset(modules) if modules else None,
+        half=str(getattr(lora, "lora_dtype", "")) not in ("torch.float32", "torch.bfloat16"),
     )
     store = Store(settings.store, max_bytes=settings.max_adapter_bytes)
     shared = SharedStore(settings.shared) if settings.shared else None

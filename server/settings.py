@@ -71,6 +71,11 @@ class ServerSettings(BaseSettings):
         description="prefixes of the addresses that adapters may be added from, such as "
         "`hf://acme/*,s3://bucket/prefix/`; an API key may have a narrower list of its own",
     )
+    base_names: str = Field(
+        default="",
+        description="further names of the base, separated by commas, that adapters may state as the model they "
+        "were trained on, such as a hub id or the name of a folder",
+    )
     shared: str = Field(
         default="",
         description="address such as `s3://bucket/adapters` where every adapter that is added is kept for "
@@ -206,6 +211,10 @@ class ServerSettings(BaseSettings):
         if any(place.scheme == LOCAL for place in places):
             raise ValueError("local folders are named in LORECALL_LOCAL_ROOTS")
         return value
+
+    def names_of_base(self) -> tuple[str, ...]:
+        """Return the further names that adapters may state for the base."""
+        return _prefixes(self.base_names)
 
     def registry_url(self) -> str:
         """Return the registry's URL."""

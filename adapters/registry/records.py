@@ -47,6 +47,7 @@ class VersionRecord:
         base_digest: The base that it was trained on; "" if unknown.
         refusal: Why the engine's prompt scores would not be its own; "" if they are.
         training: The training record that came with it under this name; {} for none.
+        remarks: What its owner should know of how it is served, in sentences.
         source: Where it came from.
         created_at: When it was added, UTC.
         created_by: Who added it.
@@ -63,6 +64,7 @@ class VersionRecord:
     base_digest: str
     refusal: str
     training: dict[str, Any]
+    remarks: list[str]
     source: str
     created_at: datetime
     created_by: str

@@ -259,7 +259,7 @@ class Registry:
             move_version(session, row, State.VALIDATED, revision)
             row.rank, row.effective_parameters = info.rank, info.effective_parameters
             row.base_digest, row.refusal = plain_text(info.base_digest), plain_text(info.refusal)
-            row.training = info.training
+            row.training, row.remarks = info.training, [plain_text(remark) for remark in info.remarks]
             record_event(session, revision, actor, "validate", name, version)
             return record_of(VersionRecord, row)
 

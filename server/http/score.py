@@ -51,7 +51,7 @@ class ScoreRequest(BaseModel):
     """The body of `POST /v1/score`."""
 
     model_config = ConfigDict(extra="forbid")
-    model: str
+    model: str | None = None
     items: list[Item] = Field(min_length=1)
     framing: Framing = "raw"
     system: str | None = None
@@ -63,12 +63,13 @@ class ScoreRequest(BaseModel):
 async def score(request: ScoreRequest, raw_request: Request) -> Response:
     """Score target tokens, teacher-forced: probability, rank, argmax and its probability of each token."""
     state = serving(raw_request)
-    model = await state.model(request.model, for_prompt_scores=True)
+    name = request.model or state.engine.base  # as on vLLM's routes
+    model = await state.model(name, for_prompt_scores=True)
     items = [item.item() for item in request.items]
     scheme = None if request.sampling is None else Sampling(**request.sampling.model_dump())
     work = state.scoring.score(items, model.lora_request, request.framing, request.system, scheme)
     scores = await state.adapters.engine_set.finish(model.lora_request, work)
-    return JSONResponse(score_body(state, request.model, model.version, scores))
+    return JSONResponse(score_body(state, name, model.version, scores))
 
 
 def score_body(state: Serving, model: str, version: str, scores: list[Any]) -> dict[str, Any]:

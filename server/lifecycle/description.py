@@ -71,6 +71,7 @@ def facts(record: VersionRecord) -> dict[str, Any]:
         "rank": record.rank,
         "effective_parameters": record.effective_parameters,
         "refusal": record.refusal,
+        "remarks": record.remarks,
         "base_digest": record.base_digest,
         "source": record.source if manages() else None,
     }

@@ -6,10 +6,12 @@ from typing import Annotated, Any
 from urllib.parse import quote
 
 import typer
-from lorecall.adapters.core.errors import LorecallError
+from lorecall.adapters.core.errors import LorecallError, UsageError
 from lorecall.audit.scorers.http_client import HttpClient
 from lorecall.server.cli.adapters import keys
+from lorecall.server.cli.adapters.convert import Base, Initial, Rank, convert, converted
 from lorecall.server.cli.adapters.train import train
+from lorecall.server.cli.adapters.verify import verify
 from lorecall.server.cli.common.client import call
 from lorecall.server.cli.common.console import note, print_json
 from lorecall.server.cli.common.ending import INTERNAL
@@ -19,6 +21,8 @@ from rich.table import Table
 
 app = typer.Typer(help="Train adapters, and manage those of a running server.", no_args_is_help=True)
 app.command("train")(train)
+app.command("convert")(convert)
+app.command("verify")(verify)
 app.add_typer(keys.app, name="keys")
 
 POLL_S = 1.0
@@ -44,6 +48,15 @@ def add(
         Path | None, typer.Option(metavar="FILE", help="Controls for the audit that admits it.")
     ] = None,
     wait: Annotated[bool, typer.Option(help="Wait for the audit that admits it.")] = True,
+    as_plain: Annotated[
+        bool,
+        typer.Option(
+            "--convert", help="Convert a folder on this machine as `convert` does, and send the result."
+        ),
+    ] = False,
+    base: Base = None,
+    initial: Initial = None,
+    dora_rank: Rank = None,
     as_json: AsJson = False,
 ) -> None:
     """Add an adapter under NAME, or move NAME to a new version.
@@ -52,7 +65,14 @@ def add(
     engine disagrees with itself.
     """
     path = Path(source)
-    if upload:
+    if (upload or as_plain) and (candidates or controls):
+        raise UsageError(
+            "an upload carries no snippets", hint="leave out --candidates and --controls", param="candidates"
+        )
+    if as_plain:
+        with converted(path, base, initial, dora_rank) as archive, HttpClient(server) as client:
+            added = client.upload(f"{_path(name)}/archive?pin={str(pin).lower()}", archive)
+    elif upload:
         with HttpClient(server) as client:
             added = client.upload(f"{_path(name)}/archive?pin={str(pin).lower()}", path)
     else:
@@ -181,3 +201,5 @@ def _show(adapters: list[dict[str, Any]], *, as_json: bool) -> None:
     for one in adapters:
         if one["reason"]:
             note(f"{one['name']}: {one['reason']}")
+        for remark in one.get("remarks", []):  # an older server says none
+            note(f"{one['name']}: {remark}")

@@ -26,6 +26,7 @@ def plane() -> Any:
         rank=2,
         effective_parameters=10,
         refusal="",
+        remarks=["a remark"],
         base_digest="",
         source=SOURCE,
         training=None,
@@ -55,4 +56,5 @@ def test_only_who_may_add_adapters_sees_where_one_came_from(
 
     found = asyncio.run(ask())
     assert found["source"] == shown
+    assert found["remarks"] == ["a remark"]
     assert SOURCE not in str({**found, "source": None})
