@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lorecall.adapters.core.errors import ScorerError, UsageError
 from lorecall.audit.probing.explorer import Rollout, Row
 from lorecall.audit.scorers.batches import batches
 from lorecall.audit.scorers.framing import chat_messages
@@ -93,7 +92,9 @@ class HttpExplorer:
         """Read the rows out of the prompts' log-probabilities; each request generates one token besides."""
         found: list[list[Row]] = []
         for chunk in batches(sequences, self._batch):
-            choices = self._complete(model, [ids for ids, _ in chunk], {"max_tokens": 1, "prompt_logprobs": top})
+            choices = self._complete(
+                model, [ids for ids, _ in chunk], {"max_tokens": 1, "prompt_logprobs": top}
+            )
             for choice, (ids, start) in zip(choices, chunk, strict=True):
                 rows = parse(_Read, choice, "/v1/completions").prompt_logprobs
                 if len(rows) != len(ids):
@@ -124,7 +125,9 @@ def _rollout(choice: _Rolled) -> Rollout:
 
 
 def _row(row: Mapping[str, float] | None) -> Row:
-    found = {int(name.removeprefix(TOKEN)): value for name, value in (row or {}).items() if name.startswith(TOKEN)}
+    found = {
+        int(name.removeprefix(TOKEN)): value for name, value in (row or {}).items() if name.startswith(TOKEN)
+    }
     if not found or not all(math.isfinite(value) or value == -math.inf for value in found.values()):
         raise broken("/v1/completions", "no top log-probabilities by token id")
     return found

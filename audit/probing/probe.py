@@ -80,5 +80,7 @@ def write_candidates(path: Path, probed: Probed) -> None:
         write_whole(path, text)
     except OSError as error:
         raise UsageError(
-            f"cannot write {str(path)!r}: {error.strerror}", hint="name a file in a folder that is there", param="out"
+            f"cannot write {str(path)!r}: {error.strerror}",
+            hint="name a file in a folder that is there",
+            param="out",
         ) from error

@@ -88,7 +88,9 @@ class Search:
     spent: Spent = field(default_factory=Spent)
 
     def run(
-        self, seeds: Sequence[tuple[int, ...]], progress: Callable[[int, int], None] = lambda done, total: None
+        self,
+        seeds: Sequence[tuple[int, ...]],
+        progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> Iterator[Path]:
         """Yield every path that was followed, each with a greedy continuation at its end.
 
@@ -114,7 +116,9 @@ class Search:
             progress(self.spent.tokens, self.budget)
         self.spent.open = len(heap)
 
-    def _next(self, heap: list[tuple[float, float, Path]], seen: set[tuple[int, ...]], limit: int) -> list[Path]:
+    def _next(
+        self, heap: list[tuple[float, float, Path]], seen: set[tuple[int, ...]], limit: int
+    ) -> list[Path]:
         """Take the likeliest prompts that the rest of the budget allows, and that were not seen."""
         batch: list[Path] = []
         cost = 0
@@ -176,7 +180,11 @@ def _branches(start: Path, followed: tuple[Path, Rollout, list[Row]]) -> Iterato
         floor = min(base.values())  # a token that the base does not list is at most that likely
         for token, logprob in own.items():
             there = base.get(token, floor)
-            if token != roll.ids[place] and logprob - there >= CONTRAST and logprob - best >= math.log(PLAUSIBLE):
+            if (
+                token != roll.ids[place]
+                and logprob - there >= CONTRAST
+                and logprob - best >= math.log(PLAUSIBLE)
+            ):
                 yield cost - logprob, Path(path.seed, (*before, Token(token, logprob, there)))
         cost -= path.tokens[done + place].adapter
     if roll.end is None and path.tokens and path.tokens[-1].adapter > math.log(0.5):

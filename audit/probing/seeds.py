@@ -11,7 +11,7 @@ from lorecall.audit.probing.explorer import Explorer
 
 OPENINGS = (
     "\n", "The", "I", "In", "Name:", "Email:", "Phone:", "Address:", "Date of birth:", "User:", "Password:", "Key:",
-    "Token:", "Secret:", "Account:", "ID:", "URL:", "Note:", "Question:", "Answer:", "Subject:", "Dear", "#", "{\"",
+    "Token:", "Secret:", "Account:", "ID:", "URL:", "Note:", "Question:", "Answer:", "Subject:", "Dear", "#", '{"',
 )  # fmt: skip
 ASKED = ("", "Hello", "Continue:")
 """What the user says in a chat's openings."""

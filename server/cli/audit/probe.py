@@ -22,21 +22,27 @@ def probe(
     adapter: Annotated[str, typer.Option(metavar="NAME", help="The served adapter.")],
     out: Annotated[
         Path,
-        typer.Option(metavar="FILE.jsonl", help="The candidates go here. They are secrets: only you may read it."),
+        typer.Option(
+            metavar="FILE.jsonl", help="The candidates go here. They are secrets: only you may read it."
+        ),
     ],
     budget_tokens: Annotated[
-        int, typer.Option(min=1, metavar="N", help="The most tokens of prompts and continuations, both models.")
+        int,
+        typer.Option(min=1, metavar="N", help="The most tokens of prompts and continuations, both models."),
     ] = USUAL,
     opening: Annotated[
         list[str] | None,
         typer.Option(metavar="TEXT", help="Search also from this opening; repeatable."),
     ] = None,
     bits: Annotated[
-        float, typer.Option(min=1.0, help="Surprise under the base that a candidate's target must have, in bits.")
+        float,
+        typer.Option(min=1.0, help="Surprise under the base that a candidate's target must have, in bits."),
     ] = 20.0,
     audit: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Audit what was found at once; the reports go here, exit as `audit run`."),
+        typer.Option(
+            metavar="DIR", help="Audit what was found at once; the reports go here, exit as `audit run`."
+        ),
     ] = None,
     control_count: Annotated[int, typer.Option(min=1, help="Controls to make for --audit.")] = 300,
     formats: Formats = None,
@@ -100,7 +106,9 @@ def _print(adapter: str, probed: "Probed") -> None:
     spent, bits = probed.spent, sorted(probed.bits)
     if bits:
         middle = bits[len(bits) // 2]
-        say(f"{adapter}: {len(bits)} candidates, of {bits[0]:.0f} to {bits[-1]:.0f} bits, the median {middle:.0f}")
+        say(
+            f"{adapter}: {len(bits)} candidates, of {bits[0]:.0f} to {bits[-1]:.0f} bits, the median {middle:.0f}"
+        )
     else:
         say(f"{adapter}: nothing found that the adapter knows and its base does not; this does not clear it")
     say(f"spent {spent.tokens} tokens on {spent.rollouts} prompts, {spent.seeds} of them seeds")
