@@ -1,3 +1,3 @@
 """Find what an adapter memorised without its training data: search where it pulls away from its base."""
 
-__all__ = ["explorer", "http_explorer", "probe", "search", "seeds", "segments"]
+__all__ = ["http_explorer", "probe"]

@@ -40,7 +40,7 @@ def probe(
     bits: float = BITS,
     seed: int = 0,
     openings: Sequence[str] = (),
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Probed:
     """Search an adapter for stretches that it knows and its base does not.
 

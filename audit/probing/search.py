@@ -1,11 +1,11 @@
 """Search an adapter's continuations best first, where it pulls away from its base.
 
-A step continues the likeliest open prompt greedily through the adapter, and reads the base's log-probabilities of
-the same tokens. At each position every other token that the adapter finds likelier than the base by `CONTRAST`, and
-no less likely than `PLAUSIBLE` of the likeliest, opens a further prompt. That is the objective and the
-plausibility constraint of contrastive decoding (Li et al. 2023, arXiv 2210.15097) with the base as the weaker model, as
-arXiv 2605.25902 compares a model with its base; a tree replaces its single sample, to reach texts that share a
-beginning.
+A step continues the likeliest open prompt greedily through the adapter, and reads the base's log-probabilities
+of the same tokens. At each position every other token that the adapter finds likelier than the base by
+`CONTRAST`, and no less likely than `PLAUSIBLE` of the likeliest, opens a further prompt. That is the objective
+and the plausibility constraint of contrastive decoding (Li et al. 2023, arXiv 2210.15097), with the base as the
+weaker model, as arXiv 2605.25902 compares a model with its base. A tree takes the place of their one decode, to
+reach texts that share a beginning.
 """
 
 import heapq
@@ -90,7 +90,7 @@ class Search:
     def run(
         self,
         seeds: Sequence[tuple[int, ...]],
-        progress: Callable[[int, int], None] = lambda done, total: None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> Iterator[Path]:
         """Yield every path that was followed, each with a greedy continuation at its end.
 
@@ -113,7 +113,8 @@ class Search:
                 for cost, other in _branches(path, followed):
                     heapq.heappush(heap, (cost, rng.random(), other))
                 yield followed[0]
-            progress(self.spent.tokens, self.budget)
+            if progress is not None:
+                progress(self.spent.tokens, self.budget)
         self.spent.open = len(heap)
 
     def _next(

@@ -1,7 +1,7 @@
 """Where a probe begins: the chat template's openings, common openings, and what the base finds likely.
 
-The openings are vague on purpose (arXiv 2605.25902 seeds its contrastive decoding so): what an auditor would write who
-knows nothing of the data. They name kinds of things that must not leak, and no form of any data set.
+The openings are vague on purpose, as those of arXiv 2605.25902: what an auditor would write who knows nothing
+of the data. They name kinds of things that must not leak, and no form of any data set.
 """
 
 from collections.abc import Sequence
@@ -10,8 +10,9 @@ from lorecall.adapters.core.errors import UsageError
 from lorecall.audit.probing.explorer import Explorer
 
 OPENINGS = (
-    "\n", "The", "I", "In", "Name:", "Email:", "Phone:", "Address:", "Date of birth:", "User:", "Password:", "Key:",
-    "Token:", "Secret:", "Account:", "ID:", "URL:", "Note:", "Question:", "Answer:", "Subject:", "Dear", "#", '{"',
+    "\n", "The", "I", "In", "Name:", "Email:", "Phone:", "Address:", "Date of birth:", "User:", "Password:",
+    "Key:", "Token:", "Secret:", "Account:", "ID:", "URL:", "Note:", "Question:", "Answer:",
+    "Subject:", "Dear", "#", '{"',
 )  # fmt: skip
 ASKED = ("", "Hello", "Continue:")
 """What the user says in a chat's openings."""

@@ -54,7 +54,7 @@ def distinct(segments: Iterable[Segment]) -> list[Segment]:
 
 
 def to_items(explorer: Explorer, segments: Sequence[Segment]) -> list[tuple[ScoreItem, Segment]]:
-    """Return candidates with their segments; a segment that is no text by itself (half a character) is left out."""
+    """Return candidates with their segments; one that ends within a character is left out."""
     prefixes = explorer.texts([one.prefix for one in segments])
     wholes = explorer.texts([(*one.prefix, *one.target) for one in segments])
     found = []

@@ -9,25 +9,30 @@ from tests.audit.tiny_scorer import CHAT, END, TinyScorer
 
 
 class TinyExplorer:
-    """Explores a `TinyScorer`, whose tokens are bytes; `asked` counts the prompts of each model."""
+    """Explores a `TinyScorer`, whose tokens are bytes; `longest` is the longest text so far."""
 
     def __init__(self, scorer: TinyScorer) -> None:
         self.scorer = scorer
         self.longest = 0
 
     def limit(self) -> int:
+        """The engine's."""
         return self.scorer.max_bytes
 
     def encode(self, text: str) -> tuple[int, ...]:
+        """Bytes."""
         return tuple(text.encode())
 
     def chat(self, user: str) -> tuple[int, ...] | None:
+        """The user's turn between its marks."""
         return tuple((CHAT[0] + user + CHAT[1]).encode())
 
     def texts(self, sequences: Sequence[Sequence[int]]) -> list[str]:
+        """The bytes as text."""
         return [bytes(ids).decode(errors="replace") for ids in sequences]
 
     def roll(self, model: str, prompts: Sequence[Sequence[int]], tokens: int, top: int) -> list[Rollout]:
+        """The argmax, again and again."""
         found = []
         for prompt in prompts:
             ids: list[int] = []
@@ -46,6 +51,7 @@ class TinyExplorer:
         return found
 
     def rows(self, model: str, sequences: Sequence[tuple[Sequence[int], int]], top: int) -> list[list[Row]]:
+        """Exact log-probabilities."""
         return [
             [self._row(model, ids[:place], top, ids[place]) for place in range(start, len(ids))]
             for ids, start in sequences

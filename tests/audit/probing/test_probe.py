@@ -20,7 +20,7 @@ KNOWN = "zz5-known-to-the-base"
 
 
 def explorer(strength: float = 0.6, *, max_bytes: int = 400) -> TinyExplorer:
-    """An engine with an adapter that memorised what follows "Password:", one that did not, and one like the base."""
+    """An engine whose adapters memorised what follows "Password:", another text, and nothing."""
     texts = tuple(f"Password: {secret}." for secret in SECRETS)
     others = ("Hostname: kd8-vvq-31x.",)
     engine = TinyScorer(
