@@ -228,15 +228,16 @@ class HttpScorer:
     ) -> list[Decoded]:
         scheme = scheme or {"n": 1}
         body = {**GREEDY, "model": model, "prompt": [list(ids) for ids in prompts], "max_tokens": tokens}
-        body |= scheme
-        if self._priority:  # an engine with one queue refuses any
-            body["priority"] = self._priority
-        answer = self.client.ask("POST", "/v1/completions", body)
+        answer = self.client.ask("POST", "/v1/completions", self.in_background({**body, **scheme}))
         choices = parse(list[_Choice], answer.get("choices"), "/v1/completions")
         wanted = len(prompts) * int(str(scheme["n"]))
         if sorted(choice.index for choice in choices) != list(range(wanted)):
             raise broken("/v1/completions", f"{len(choices)} choices where {wanted} were asked for")
         return [Decoded(tuple(c.token_ids), c.text) for c in sorted(choices, key=lambda c: c.index)]
+
+    def in_background(self, body: dict[str, object]) -> dict[str, object]:
+        """Return a generation's body with the priority that the server gives to audits, once `info` was asked."""
+        return {**body, "priority": self._priority} if self._priority else body  # one queue refuses any
 
     def token_texts(self, ids: Sequence[int]) -> list[str]:
         """Return the text of each token alone, asking the server once for each distinct id."""

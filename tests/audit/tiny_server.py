@@ -11,7 +11,8 @@ from typing import Any
 from lorecall.adapters.core.errors import AdapterNotFoundError
 from lorecall.audit.scorer import Message, Sampling, ScoreItem
 
-from tests.audit.tiny_scorer import TinyScorer
+from tests.audit.tiny_explorer import TinyExplorer
+from tests.audit.tiny_scorer import END, TinyScorer
 
 Answer = tuple[int, object]
 
@@ -26,6 +27,8 @@ def get(scorer: TinyScorer, path: str) -> Answer:
     """Answer a GET."""
     if path == "/v1/engine":
         return 200, asdict(scorer.info())
+    if path == "/v1/models":
+        return 200, {"data": [{"id": scorer.info().base, "max_model_len": scorer.max_bytes}]}
     if path == "/v1/adapters":
         return 200, {"adapters": [live(scorer, name) for name in scorer.adapters]}
     if path.startswith("/v1/adapters/"):
@@ -56,6 +59,13 @@ def post(scorer: TinyScorer, path: str, body: dict[str, Any]) -> Answer:
         version = "" if body["model"] == scorer.info().base else scorer.adapter(body["model"]).version
         told = {"model": body["model"], "version": version, "engine": asdict(scorer.info())}
         return 200, {**told, "items": [asdict(score) for score in scores]}
+    if path == "/tokenize":
+        text = (
+            scorer.framed("chat", None).frame(body["messages"][-1]["content"]) if "messages" in body else None
+        )
+        return 200, {"tokens": list(body["prompt"].encode() if text is None else text)}
+    if path == "/v1/completions" and {"logprobs", "prompt_logprobs"} & body.keys():
+        return 200, {"choices": explored(TinyExplorer(scorer), body)}
     if path == "/v1/completions":
         if body["temperature"]:
             ((ids, tokens),) = [(ids, body["max_tokens"]) for ids in body["prompt"]]
@@ -67,8 +77,40 @@ def post(scorer: TinyScorer, path: str, body: dict[str, Any]) -> Answer:
         choices = [{"index": i, "text": d.text, "token_ids": list(d.ids)} for i, d in enumerate(decoded)]
         return 200, {"choices": choices[::-1]}
     if path == "/detokenize":
-        return 200, {"prompt": "".join(scorer.token_texts(body["tokens"]))}
+        return 200, {"prompt": TinyExplorer(scorer).texts([body["tokens"]])[0]}
     return refusal(404, f"no route {path}", "not_found")
+
+
+def explored(explorer: TinyExplorer, body: dict[str, Any]) -> list[dict[str, Any]]:
+    """Answer completions with log-probabilities in vLLM's form: generated ones, or those of the prompt."""
+    if "prompt_logprobs" in body:
+        whole = explorer.rows(body["model"], [(ids, 1) for ids in body["prompt"]], body["prompt_logprobs"])
+        return [
+            {
+                "index": i,
+                "prompt_logprobs": [
+                    None,
+                    *({str(t): {"logprob": p} for t, p in row.items()} for row in rows),
+                ],
+            }
+            for i, rows in enumerate(whole)
+        ]
+    rolled = explorer.roll(body["model"], body["prompt"], body["max_tokens"], body["logprobs"])
+    return [
+        {
+            "index": i,
+            "token_ids": [*roll.ids, *([END] if roll.end else [])],
+            "finish_reason": "stop" if roll.end else "length",
+            "logprobs": {
+                "tokens": [],
+                "top_logprobs": [
+                    {f"token_id:{token}": p for token, p in row.items()}
+                    for row in (*roll.rows, *([roll.end] if roll.end else []))
+                ],
+            },
+        }
+        for i, roll in enumerate(rolled)
+    ]
 
 
 @contextmanager
