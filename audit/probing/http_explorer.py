@@ -6,7 +6,6 @@ from typing import Any
 
 from lorecall.audit.probing.explorer import Rollout, Row
 from lorecall.audit.scorers.batches import batches
-from lorecall.audit.scorers.framing import chat_messages
 from lorecall.audit.scorers.http_client import RequestRefusedError, broken
 from lorecall.audit.scorers.http_scorer import GREEDY, HttpScorer, parse
 from pydantic import BaseModel
@@ -62,7 +61,7 @@ class HttpExplorer:
 
     def chat(self, user: str) -> tuple[int, ...] | None:
         """Return the template's ids by `POST /tokenize`; None if the server refuses the messages."""
-        body = {"model": self._scorer.info().base, "messages": chat_messages(user, None)}
+        body = {"model": self._scorer.info().base, "messages": [{"role": "user", "content": user}]}
         try:
             answer = self._scorer.client.call("POST", "/tokenize", {**body, "add_generation_prompt": True})
         except RequestRefusedError:

@@ -51,6 +51,14 @@ def scored(item: dict[str, Any]) -> ScoreItem:
     return ScoreItem(item["id"], item["prefix"], item["target"], messages=messages)
 
 
+def tokenized(scorer: TinyScorer, body: dict[str, Any]) -> bytes:
+    """Return the tokens of a prompt, or of messages."""
+    if "messages" not in body:
+        return bytes(body["prompt"].encode())
+    said = tuple(Message(**message) for message in body["messages"])
+    return scorer.framed("chat", None).frame(ScoreItem("", "", "", messages=said))
+
+
 def post(scorer: TinyScorer, path: str, body: dict[str, Any]) -> Answer:
     """Answer a POST."""
     if path == "/v1/score":
@@ -60,10 +68,7 @@ def post(scorer: TinyScorer, path: str, body: dict[str, Any]) -> Answer:
         told = {"model": body["model"], "version": version, "engine": asdict(scorer.info())}
         return 200, {**told, "items": [asdict(score) for score in scores]}
     if path == "/tokenize":
-        text = (
-            scorer.framed("chat", None).frame(body["messages"][-1]["content"]) if "messages" in body else None
-        )
-        return 200, {"tokens": list(body["prompt"].encode() if text is None else text)}
+        return 200, {"tokens": list(tokenized(scorer, body))}
     if path == "/v1/completions" and {"logprobs", "prompt_logprobs"} & body.keys():
         return 200, {"choices": explored(TinyExplorer(scorer), body)}
     if path == "/v1/completions":

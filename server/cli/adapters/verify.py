@@ -20,11 +20,11 @@ def verify(
     """Compare NAME on a server with PEFT on the same base: exit 0 if it is applied as PEFT does, else 1."""
     from dataclasses import asdict
 
+    from lorecall.audit.judging.epsilon import TEXTS
     from lorecall.audit.runs.fidelity import measure_fidelity
     from lorecall.audit.scorer import ScoreItem
     from lorecall.audit.scorers.http_scorer import HttpScorer
     from lorecall.audit.scorers.transformers_scorer import TransformersScorer
-    from lorecall.server.scoring.selfcheck import TEXTS
 
     items = []
     for number, text in enumerate(TEXTS):

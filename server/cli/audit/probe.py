@@ -129,7 +129,8 @@ def _audit(
 ) -> int:
     """Audit a candidate file with controls of the same form, and return the gate's exit code."""
     from lorecall.audit.inputs.controls import Recipe
-    from lorecall.audit.policy.policy import Policy, judge_result
+    from lorecall.audit.policy.gate import judge_result
+    from lorecall.audit.policy.policy import Policy
     from lorecall.audit.reports.build import build_report
     from lorecall.audit.reports.redact import redactor
     from lorecall.audit.runs.single import AuditSettings, run_audit
