@@ -32,7 +32,7 @@ def process_ends_here() -> Iterator[None]:
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else int(error.code is not None)
     except BaseException:  # noqa: BLE001  the interpreter would print it likewise
-        code = LorecallError.exit_code  # 1 means leaks
+        code = 1
         if not is_stopping():  # else it is the interrupt in other words
             traceback.print_exc()
     if is_stopping():

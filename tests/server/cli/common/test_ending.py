@@ -29,7 +29,7 @@ with process_ends_here():
         ("sys.exit(7)", 7, ""),
         ("raise KeyboardInterrupt('terminated')", 130, ""),
         ("raise UsageError('wrong', hint='right')", 2, "error: wrong\nhint: right\n"),
-        ("raise ValueError('a fault')", 3, "ValueError: a fault\n"),
+        ("raise ValueError('a fault')", 1, "ValueError: a fault\n"),
     ],
 )
 def test_the_process_ends_with_the_blocks_code(block: str, code: int, said: str) -> None:
