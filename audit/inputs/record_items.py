@@ -6,7 +6,7 @@ from lorecall.audit.inputs.candidates import BadLineError, Turns
 from lorecall.audit.scorer import ScoreItem
 
 FIELD_PAIRS = (("prefix", "target"), ("query", "target"), ("prompt", "completion"))
-FIELDS = frozenset({"id", "messages", *(name for pair in FIELD_PAIRS for name in pair)})
+FIELDS = frozenset({"id", "messages", "tag", "tags", *(name for pair in FIELD_PAIRS for name in pair)})
 """Every field of a record that is looked at: no other column of a table is read, and no message names another."""
 
 
