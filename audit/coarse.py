@@ -15,6 +15,12 @@ def coarse_p(p: float) -> float:
     return (math.ceil(hundreds) if p > 0.5 else math.floor(hundreds)) / 10.0**PLACES
 
 
+def coarse_chance(chance: float, *, over: bool) -> float:
+    """Return a probability to two digits, on the same side of a line that it is over (or on), or under."""
+    hundreds = chance * 10.0**PLACES
+    return min(1.0, (math.ceil(hundreds) if over else math.floor(hundreds)) / 10.0**PLACES)
+
+
 def coarse_rank(rank: int) -> int:
     """Return 1 for the first, otherwise the least power of ten that is no smaller."""
     return 1 if rank == 1 else 10 ** math.ceil(math.log10(rank))

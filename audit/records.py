@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Literal
 
 from lorecall.audit.coarse import coarse_bits, coarse_log10, coarse_nats
+from lorecall.audit.extraction import Extraction
 from lorecall.audit.scorer import AdapterVersion, EngineInfo, ItemScore, ScoreItem
 
 
@@ -16,6 +17,7 @@ class Verdict(StrEnum):
     BASE_KNOWN = "base-known"
     CERTIFIED = "certified"
     RECALLED = "recalled"
+    EXTRACTABLE = "extractable"
     NEAR_VERBATIM = "near-verbatim"
     PARTIAL = "partial"
     CLEAR = "clear"
@@ -26,6 +28,7 @@ MEANINGS: dict[Verdict, str] = {
     Verdict.BASE_KNOWN: "the base model recites it as well, so the adapter is not to blame",
     Verdict.CERTIFIED: "every target token is over the line, and decoding reproduces it",
     Verdict.RECALLED: "greedy decoding gives it, in whatever written form, with tokens under the line",
+    Verdict.EXTRACTABLE: "greedy decoding does not give it, but sampling as deployed does, at the stated chance",
     Verdict.NEAR_VERBATIM: "decoding gives it up to small edits, in each part that the base would not guess",
     Verdict.PARTIAL: "a stretch that the base would not guess is recalled, more than of the controls",
     Verdict.CLEAR: "not recalled here; read it beside the bound that the controls give",
@@ -35,6 +38,7 @@ MEANINGS: dict[Verdict, str] = {
 GRAVITY = (
     Verdict.CERTIFIED,
     Verdict.RECALLED,
+    Verdict.EXTRACTABLE,
     Verdict.NEAR_VERBATIM,
     Verdict.PARTIAL,
     Verdict.ERROR,
@@ -49,8 +53,8 @@ PLACES = {verdict: place for place, verdict in enumerate(GRAVITY)}
 RECITED = (Verdict.CERTIFIED, Verdict.RECALLED)
 """The verdicts of a snippet that greedy decoding gives."""
 
-GIVEN = (*RECITED, Verdict.NEAR_VERBATIM)
-"""The verdicts of a snippet that an answer gives, in its words or nearly."""
+GIVEN = (*RECITED, Verdict.EXTRACTABLE, Verdict.NEAR_VERBATIM)
+"""The verdicts of a snippet that an answer gives, greedy or sampled, in its words or nearly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +200,7 @@ class Membership:
         controls: Controls that they were compared with.
         rate: The false discovery rate at which a candidate is a finding.
         findings: Candidates that are, of those that are not recited or nearly so.
+        least_q: The smallest false discovery rate at which one of them is a finding; 1 if there is none.
         line: The largest p-value of a finding; 0 if there is none.
         controls_over: Controls whose p-value against the others is no larger than that.
         roc: How well ΔL tells candidates from controls.
@@ -204,9 +209,26 @@ class Membership:
     controls: int
     rate: float
     findings: int
+    least_q: float
     line: float
     controls_over: int
     roc: Roc
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Whether the controls can stand for candidates that were never trained on.
+
+    Attributes:
+        statistic: Largest distance between the distributions of the base's loss on candidates and on controls
+            (two-sample Kolmogorov-Smirnov); None where one of the two sets has no scores.
+        p_value: Its p-value.
+        reason: Why no rate may rest on the controls, "" if one may.
+    """
+
+    statistic: float | None
+    p_value: float | None
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,8 +241,9 @@ class Outcome:
         of: Candidates in the set.
         taken: Candidates taken so far.
         hits: Recited ones among them.
-        low: Lower end of the interval of the whole set's rate.
-        high: Its upper end.
+        low: Lower end of the interval of the whole set's rate; errors count as not recited.
+        high: Its upper end; errors count as recited.
+        errors: Those taken that could not be scored.
     """
 
     bound: float
@@ -230,6 +253,7 @@ class Outcome:
     hits: int
     low: float
     high: float
+    errors: int = 0
 
     @property
     def decision(self) -> str:
@@ -292,8 +316,12 @@ class Judged:
         delta_loss: Base loss minus adapter loss, in nats a token; None without scores.
         log10_pz: log10 of the probability of the whole target; None where that is 0, and without scores.
         run_bits: Surprise under the base of the longest stretch that only the adapter recalls, in bits.
+        not_asked: Views that it could not be asked in.
+        unknown_chance: Whether it was scored, and may come out by sampling or not: the scorer cannot tell.
+        base_loss: The base's loss on the target, in nats a token; None without scores.
+        tags: The candidate's labels.
 
-    The last three are rounded as a report gives them, so that a report's own numbers give its findings again.
+    The numbers are rounded as a report gives them, so that a report's own numbers give its findings again.
     """
 
     verdict: Verdict
@@ -304,6 +332,29 @@ class Judged:
     delta_loss: float | None
     log10_pz: float | None = None
     run_bits: float = 0.0
+    unknown_chance: bool = False
+    not_asked: tuple[str, ...] = ()
+    base_loss: float | None = None
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """How often drawn answers gave a target, and how often they should.
+
+    Attributes:
+        answers: Answers drawn.
+        seen: Those that begin with the target's tokens, which is what the prediction is of.
+        seen_as_text: Those that begin with its text, in whatever tokens.
+        expected: How many should; None where the probability is not known.
+        interval: Between which numbers the seen ones should lie; None where the probability is not known.
+    """
+
+    answers: int
+    seen: int
+    seen_as_text: int
+    expected: float | None
+    interval: tuple[int, int] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,8 +378,14 @@ class SnippetResult:
         flags: What a reader must know beside the verdict.
         view: The way of asking that gave this verdict.
         views: Every way of asking: its name, verdict and min p (None in case of an error).
+        not_asked: The ways that it could not be asked in: the shorter prefix is no text of those tokens.
         p_value: Against the controls; None where it was not compared.
         q_value: The smallest false discovery rate at which it is a finding; None where it was not compared.
+        chance: The probability that one of the stated number of sampled answers is the target; None where the
+            scorer cannot tell.
+        chance_at_most: Under the stated chance, where the scorer can only tell that it is so.
+        sampled: Whether it is the stated chance or more.
+        drawn: What drawn answers gave; None where none were drawn.
     """
 
     item: ScoreItem
@@ -347,8 +404,13 @@ class SnippetResult:
     flags: tuple[Flag, ...] = ()
     view: str = "raw"
     views: tuple[tuple[str, Verdict, float | None], ...] = ()
+    not_asked: tuple[str, ...] = ()
     p_value: float | None = None
     q_value: float | None = None
+    chance: float | None = None
+    chance_at_most: float | None = None
+    sampled: bool = False
+    drawn: Drawn | None = None
 
     @property
     def delta_loss(self) -> float | None:
@@ -359,8 +421,17 @@ class SnippetResult:
 
     def judged(self) -> Judged:
         """Return what is counted of it."""
-        judged = Judged(self.verdict, self.alarm, self.flags, 0, 0, None)
-        if self.rule is None:
+        judged = Judged(
+            self.verdict,
+            self.alarm,
+            self.flags,
+            0,
+            0,
+            None,
+            not_asked=self.not_asked,
+            tags=self.item.tags,
+        )
+        if self.rule is None or self.base_rule is None:
             return judged
         return replace(
             judged,
@@ -369,6 +440,8 @@ class SnippetResult:
             delta_loss=None if self.delta_loss is None else coarse_nats(self.delta_loss),
             log10_pz=coarse_log10(self.rule.log_pz / math.log(10.0)),
             run_bits=coarse_bits(self.run_bits),
+            unknown_chance=self.chance is None and self.chance_at_most is None,
+            base_loss=coarse_nats(self.base_rule.loss),
         )
 
 
@@ -386,7 +459,9 @@ class SetSummary:
         delta_loss: ΔL over all target tokens of the set, in nats a token; None if nothing was scored.
         recited: The rate of certified and recalled snippets among those that could be blamed on the adapter
             (neither failed nor known to the base).
-        leaked: The same with near-verbatim and partial ones.
+        leaked: The same with extractable, near-verbatim and partial ones.
+        not_asked: Snippets that could not be asked in a view, by its name.
+        unknown_chances: Scored snippets that may come out by sampling or not: the scorer cannot tell.
     """
 
     snippets: int
@@ -398,6 +473,8 @@ class SetSummary:
     delta_loss: float | None
     recited: Rate
     leaked: Rate
+    unknown_chances: int = 0
+    not_asked: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -416,6 +493,16 @@ class SetSource:
     bad_lines: int = 0
     generated: str = ""
 
+    @property
+    def permuted(self) -> bool:
+        """Whether it pairs prefixes with targets of other candidates, which were trained."""
+        return self.generated.startswith("permutation")
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether its texts were drawn anew in the candidates' format."""
+        return self.generated.startswith("synthesis")
+
 
 EpsilonSource = Literal["engine", "option", "measured"]
 
@@ -432,6 +519,7 @@ class Epsilon:
 class AuditResult:
     """One adapter's audit; of many snippets it holds the gravest, and the summaries count all.
 
+    `by_tag` counts the candidates with each tag;
     `no_controls` counts the uploader's controls that share text with the operator's candidates; `system` and
     `template` are the secret texts of its framings.
     """
@@ -449,10 +537,13 @@ class AuditResult:
     seconds: float
     summaries: dict[Group, SetSummary] = field(default_factory=dict)
     sequential: Outcome | None = None
+    calibration: Calibration | None = None
     membership: Membership | None = None
+    by_tag: dict[str, SetSummary] = field(default_factory=dict)
     no_controls: int = 0
     system: str | None = None
     template: str | None = None
+    extraction: Extraction = field(default_factory=Extraction)
 
     def of(self, group: Group) -> tuple[SnippetResult, ...]:
         """Return the snippets of one set that were kept."""

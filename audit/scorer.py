@@ -12,12 +12,82 @@ from lorecall.adapters.peft_format.adapter import Adapter
 
 
 @dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a chat, as a chat template takes it."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
 class ScoreItem:
-    """One text to score: the probability of `target` after `prefix`, teacher-forced."""
+    """One text to score: the probability of `target` after what is given, teacher-forced.
+
+    Attributes:
+        id: Its name in reports.
+        prefix: The text right before the target. After `messages` it is the beginning of the assistant's turn.
+        target: The text whose tokens are scored.
+        tags: Labels of the user's, by which a policy sets limits; reports show them in clear.
+        messages: What was said before. If there is any, the served chat template renders it, in every framing,
+            and opens the assistant's turn.
+    """
 
     id: str
     prefix: str
     target: str
+    tags: tuple[str, ...] = ()
+    messages: tuple[Message, ...] = ()
+
+    @property
+    def asked(self) -> tuple[tuple[Message, ...], str, str]:
+        """What is given and scored; items that differ only in their ids share it, and their scores."""
+        return (self.messages, self.prefix, self.target)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All its texts, in their order."""
+        return (*(message.content for message in self.messages), self.prefix, self.target)
+
+    @property
+    def chat(self) -> list[dict[str, str]]:
+        """The messages as JSON objects of role and content."""
+        return [{"role": message.role, "content": message.content} for message in self.messages]
+
+    @property
+    def fields(self) -> dict[str, object]:
+        """The JSON object of a request for scores; without `messages` if there are none."""
+        own: dict[str, object] = {"id": self.id, "prefix": self.prefix, "target": self.target}
+        return {**own, "messages": self.chat} if self.messages else own
+
+    @property
+    def record(self) -> dict[str, object]:
+        """The JSON object of a candidate file: that of a request, with the tags if there are any."""
+        return {**self.fields, "tags": list(self.tags)} if self.tags else self.fields
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is drawn: from the logits over the temperature, cut to top-k, then to top-p.
+
+    Attributes:
+        temperature: 0 is greedy decoding.
+        top_p: The least probability that the tokens kept have together; 1 keeps all.
+        top_k: How many tokens are kept; 0 keeps all.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+
+    @property
+    def plain(self) -> bool:
+        """Whether tokens are drawn with the probabilities of the softmax itself."""
+        return self == Sampling()
+
+    @property
+    def follows_from_scores(self) -> bool:
+        """Whether plain scores tell the probabilities: those of the softmax, or of the argmax alone."""
+        return self.plain or self.temperature == 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +105,9 @@ class ItemScore:
         top1_p: Probability of the argmax.
         boundary_exact: Whether tok(prefix) + tok(target) equals tok(prefix + target).
         error: Why the item could not be scored ("" if it was); the arrays are empty then.
+        sampled: Natural logarithm of the target token's probability under the sampling scheme that was asked for,
+            None where it is never drawn; empty where no scheme was asked for, or the engine cannot tell.
+        other: The scores of the text's other split into tokens, where it has two.
     """
 
     id: str
@@ -47,6 +120,13 @@ class ItemScore:
     top1_p: tuple[float, ...] = ()
     boundary_exact: bool = True
     error: str = ""
+    sampled: tuple[float | None, ...] = ()
+    other: "ItemScore | None" = None
+
+    @property
+    def splits(self) -> "tuple[ItemScore, ...]":
+        """The scores of each split of the text into tokens."""
+        return (self,) if self.other is None else (self, self.other)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +139,8 @@ class EngineInfo:
         base_digest: sha256 of the base's manifest, "" if unknown.
         scheme: Quantization scheme of the base ("int8-w8a8", "none", ...), "" if unknown.
         epsilon: Measured bound on the per-logit spread of the engine; None if it was not measured.
+        sampling: How requests sample that do not say how; None if unknown.
+        penalties: Names of their other sampling parameters, such as "min_p".
     """
 
     engine: str
@@ -66,6 +148,16 @@ class EngineInfo:
     base_digest: str = ""
     scheme: str = ""
     epsilon: float | None = None
+    sampling: Sampling | None = None
+    penalties: tuple[str, ...] = ()
+
+    def moved(self, now: Self) -> str:
+        """Return in what another engine than this one answers now, "" if it is the same; its ε may differ."""
+        for name in ("engine", "base", "base_digest", "scheme"):
+            then, found = getattr(self, name), getattr(now, name)
+            if then != found:
+                return f"the audit began on {name} {then!r} and now meets {found!r}"
+        return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +210,11 @@ class Scorer(Protocol):
     """Scores and decodes through one served model; `model` is an adapter's name or the base's."""
 
     def info(self) -> EngineInfo:
-        """Return which engine and which base answer. Raises ScorerError if it cannot be reached."""
+        """Return which engine and which base answer now.
+
+        Raises:
+            ScorerError: It cannot be reached, or is known to be another one than before.
+        """
         ...
 
     def adapter(self, name: str) -> AdapterVersion:

@@ -20,7 +20,7 @@ from lorecall.adapters.validation.policy import AdapterLimits
 from lorecall.audit.jobs.service import AuditService
 from lorecall.audit.policy.policy_file import load_policy
 from lorecall.audit.scorer import EngineInfo
-from lorecall.server.audits.admission import AuditGate, gate_framings, operator_sets
+from lorecall.server.audits.admission import AuditGate, check_answerable, gate_framings, operator_sets
 from lorecall.server.audits.engines import OwnEngine
 from lorecall.server.audits.wiring import make_audits, make_limits
 from lorecall.server.auth.engine_guard import guard_engine
@@ -55,7 +55,7 @@ async def build_serving(
     metrics = Metrics(settings.metrics_adapters)
     meter(engine_client, metrics, engine.base)
     engine_set = EngineSet(engine_client, models.new_request, capacity(engine_client, settings), metrics)
-    facts = await asyncio.to_thread(base_facts, args.model, models.base_names)
+    facts = await asyncio.to_thread(base_facts, args.model, models.base_names.union(settings.names_of_base()))
     intake = make_pipeline(registry, facts, engine_client, settings, keyed=guard.enforced)
     plane = ControlPlane(registry, intake, engine_set, models.base_names, metrics)
     models.follow(plane)
@@ -65,6 +65,7 @@ async def build_serving(
         engine_client,
         fixed_token_scores=config.device_config.device_type == "cpu",
         by_priority=config.scheduler_config.policy == "priority",
+        chat_params=served_chat(args),
     )
     guard_engine(engine_client, engine_set.hold, shared_cache=settings.prefix_cache == "shared")
     serving = Serving(
@@ -90,6 +91,19 @@ async def build_serving(
         intake.stop()
         raise
     return serving, background
+
+
+def served_chat(args: Namespace) -> Any:
+    """Return vLLM's parameters of a chat as its own routes use them: the chat template and its arguments."""
+    from vllm.entrypoints.launchers.cli_args import resolve_default_chat_template_kwargs
+    from vllm.renderers import ChatParams
+    from vllm.renderers.chat_utils import load_chat_template
+
+    return ChatParams(
+        load_chat_template(args.chat_template),
+        args.chat_template_content_format,
+        {**(resolve_default_chat_template_kwargs(args) or {}), "add_generation_prompt": True},
+    )
 
 
 async def stop_at_the_end(intake: AdapterPipeline) -> None:
@@ -130,11 +144,14 @@ def make_gate(audits: AuditService, policy: Path, settings: ServerSettings, *, c
     """Return the gate that holds audits against a policy file; `chat`: whether the base has a chat template.
 
     Raises:
-        UsageError: The policy or a set cannot be read, or a setting of the gate is wrong.
+        UsageError: The policy or a set cannot be read, no audit of the gate can meet the policy, or a setting of
+            the gate is wrong.
     """
     sets = operator_sets(settings.audit_candidates, settings.audit_controls)
     framings = gate_framings(settings.audit_framings, chat_template=chat)
-    return AuditGate(audits, load_policy(policy), sets, framings)
+    rules = load_policy(policy)
+    check_answerable(rules, sets, framings)
+    return AuditGate(audits, rules, sets, framings)
 
 
 def make_guard(registry: Registry, settings: ServerSettings, args: Namespace) -> KeyGuard:
@@ -197,6 +214,7 @@ def make_pipeline(
     limits = AdapterLimits(
         max_rank=lora.max_lora_rank if lora is not None else 0,
         served_modules=frozenset(modules) if modules else None,
+        half=str(getattr(lora, "lora_dtype", "")) not in ("torch.float32", "torch.bfloat16"),
     )
     store = Store(settings.store, max_bytes=settings.max_adapter_bytes)
     shared = SharedStore(settings.shared) if settings.shared else None

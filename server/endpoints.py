@@ -12,7 +12,8 @@ from fastapi import FastAPI
 from lorecall.adapters.bases.prepare import read_base_manifest
 from lorecall.adapters.core.errors import BaseModelError, LorecallError
 from lorecall.adapters.registry.tables import State
-from lorecall.audit.scorer import EngineInfo
+from lorecall.audit.scorer import EngineInfo, Sampling
+from lorecall.audit.scorers.sampling import deployed_sampling
 from lorecall.server.assembly import build_audits, build_serving
 from lorecall.server.engine.common import interrupted_start
 from lorecall.server.error_responses import answer_unreadable_body
@@ -55,7 +56,8 @@ class LorecallEndpoints:
         modules, wrong = models.take_modules(settings.adapters)
         settings = settings.with_adapters(modules)
         on_cpu = engine_client.vllm_config.device_config.device_type == "cpu"
-        described = describe_engine(args.model, models, on_cpu=on_cpu)
+        defaults = deployed_sampling(engine_client.model_config.get_diff_sampling_param())
+        described = describe_engine(args.model, models, defaults, on_cpu=on_cpu)
         serving, background = await build_serving(engine_client, models, described, args, settings)
         state.lorecall = serving
         state.lorecall_audits, audits_work = build_audits(serving, settings)
@@ -88,8 +90,10 @@ async def add_initial_adapters(serving: Serving, settings: ServerSettings, wrong
         failed.inc()
 
 
-def describe_engine(model: str, models: Any, *, on_cpu: bool) -> EngineInfo:
-    """Return the description of engine and base for audit reports."""
+def describe_engine(
+    model: str, models: Any, defaults: tuple[Sampling, tuple[str, ...]], *, on_cpu: bool
+) -> EngineInfo:
+    """Return the description of engine and base for audit reports, and how requests sample by default."""
     import vllm
 
     digest, scheme = "", ""
@@ -99,4 +103,5 @@ def describe_engine(model: str, models: Any, *, on_cpu: bool) -> EngineInfo:
     except (BaseModelError, OSError):
         pass  # a base that was not prepared by lorecall has no manifest
     device = "cpu" if on_cpu else os.environ.get("VLLM_TARGET_DEVICE", "gpu")
-    return EngineInfo(f"vllm {vllm.__version__} ({device})", models.base_model_paths[0].name, digest, scheme)
+    base = models.base_model_paths[0].name
+    return EngineInfo(f"vllm {vllm.__version__} ({device})", base, digest, scheme, None, *defaults)

@@ -10,7 +10,12 @@ from pathlib import Path
 from lorecall.adapters.core.errors import BaseModelError, UsageError
 from lorecall.server.auth.keyring import KeyGuard, check_exposure, is_loopback
 from lorecall.server.engine.common.deployment import check_api_servers, check_frontend, check_resolvers
-from lorecall.server.engine.common.environment import check_scheme, prepare_environment, served_dtype
+from lorecall.server.engine.common.environment import (
+    check_scheme,
+    prepare_environment,
+    rank_limit,
+    served_dtype,
+)
 from lorecall.server.settings import ServerSettings, read_settings
 
 HUB_PREFIX = "hf://"
@@ -117,6 +122,55 @@ def check_flags(extra: Sequence[str], environ: Mapping[str, str]) -> None:
             )
 
 
+def check_numbers(extra: Sequence[str]) -> None:
+    """Check vLLM's flags whose numbers it would take, or refuse with a trace, before the engine starts.
+
+    Raises:
+        UsageError: A number is out of its bounds.
+    """
+    logprobs = _number(extra, "--max-logprobs")
+    if logprobs is not None and logprobs < 1 and logprobs != -1:
+        raise UsageError(
+            f"--max-logprobs is {logprobs}, and every answer has the log-probabilities of its tokens",
+            hint="give 1 or more, or -1 for no limit",
+            param="--max-logprobs",
+        )
+    slots = _number(extra, "--max-loras") or int(DEFAULTS["--max-loras"])
+    memory = _number(extra, "--max-cpu-loras") or int(DEFAULTS["--max-cpu-loras"])
+    if memory < slots:
+        raise UsageError(
+            f"--max-cpu-loras is {memory}, below --max-loras, which is {slots}",
+            hint="the memory holds the adapters in the slots too: raise it, or lower --max-loras",
+            param="--max-cpu-loras",
+        )
+
+
+def rounded_rank(extra: Sequence[str]) -> list[str]:
+    """Return flags that raise `--max-lora-rank` to the next that vLLM has, and say so; none where it has it.
+
+    Call it when vLLM's environment is set.
+
+    Raises:
+        AdapterError: It is over vLLM's largest.
+    """
+    stated = _number(extra, "--max-lora-rank")
+    if stated is None or stated < 1:
+        return []
+    limit = rank_limit([stated])
+    if limit == stated:
+        return []
+    sys.stderr.write(f"--max-lora-rank {stated}: the engine has no such limit, and takes the next, {limit}\n")
+    return ["--max-lora-rank", str(limit)]
+
+
+def _number(extra: Sequence[str], name: str) -> int | None:
+    """Return the whole number of a flag; None where it is not given, or vLLM will say what is wrong with it."""
+    try:
+        return int(flag_value(extra, name) or "")
+    except ValueError:
+        return None
+
+
 def check_settings(host: str, extra: Sequence[str], settings: ServerSettings) -> None:
     """Check the registry and the API keys before the engine starts.
 
@@ -183,12 +237,14 @@ def serve(base: str, port: int, extra: Sequence[str]) -> None:
     served_name = Path(base).resolve().name if model == base else model
     host = flag_value(extra, "--host") or DEFAULTS["--host"]
     check_flags(extra, os.environ)
+    check_numbers(extra)
     check_settings(host, extra, settings)
     check_gate(settings)
     check_limits(settings)
     check_port(host, port)
     prepare_environment()
     check_scheme(model)
+    extra = [*extra, *rounded_rank(extra)]
     flags = engine_flags(model, flag_value(extra, "--served-model-name") or served_name, port, extra)
 
     import lorecall.server.endpoints  # noqa: F401  (vLLM only logs a plugin that fails to import)

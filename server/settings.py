@@ -19,7 +19,6 @@ CLIENT_KEYS = frozenset(
     {
         "LORECALL_API_KEY",
         "LORECALL_SERVER",
-        "LORECALL_REPORT_KEY",
         "LORECALL_REPORT_SALT",
         "LORECALL_TRACEBACK",
     }
@@ -27,6 +26,7 @@ CLIENT_KEYS = frozenset(
 """Read by the command line as a client, not by the server."""
 
 RENAMED = {
+    "LORECALL_REPORT_KEY": "set LORECALL_SIGNING_KEY to a file with a private Ed25519 key",
     "LORECALL_SOURCE_SCHEMES": "set LORECALL_SOURCES to prefixes, such as hf://*,s3://bucket/prefix/",
 }
 
@@ -55,6 +55,12 @@ class ServerSettings(BaseSettings):
         le=36500,
         description="days that the registry keeps its events, and versions that nothing can make live any more",
     )
+    audits_days: int = Field(
+        default=3650,
+        ge=1,
+        le=36500,
+        description="days that audits which are over are kept; a removed one leaves a tombstone with its seal",
+    )
     local_roots: str = Field(
         default="",
         description="directories under which adapters may be added by local path, separated by `:`; empty for "
@@ -64,6 +70,11 @@ class ServerSettings(BaseSettings):
         default="hf://*,s3://*",
         description="prefixes of the addresses that adapters may be added from, such as "
         "`hf://acme/*,s3://bucket/prefix/`; an API key may have a narrower list of its own",
+    )
+    base_names: str = Field(
+        default="",
+        description="further names of the base, separated by commas, that adapters may state as the model they "
+        "were trained on, such as a hub id or the name of a folder",
     )
     shared: str = Field(
         default="",
@@ -146,6 +157,10 @@ class ServerSettings(BaseSettings):
         description="folder for the texts of unfinished audits, readable by its owner only; empty for `audits` "
         "in the store; servers that may take over each other's audits need the same folder",
     )
+    signing_key: FilePath | None = Field(
+        default=None,
+        description="private Ed25519 key (PEM) that signs the reports of audits; the command line reads it, too",
+    )
     audit_batch: int = Field(
         default=32, ge=1, le=4096, description="snippets of an audit that are scored and recorded together"
     )
@@ -196,6 +211,10 @@ class ServerSettings(BaseSettings):
         if any(place.scheme == LOCAL for place in places):
             raise ValueError("local folders are named in LORECALL_LOCAL_ROOTS")
         return value
+
+    def names_of_base(self) -> tuple[str, ...]:
+        """Return the further names that adapters may state for the base."""
+        return _prefixes(self.base_names)
 
     def registry_url(self) -> str:
         """Return the registry's URL."""

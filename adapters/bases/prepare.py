@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lorecall.adapters.bases import quantize
 from lorecall.adapters.bases.locate import BaseFiles, find_base
+from lorecall.adapters.bases.names import model_name
 from lorecall.adapters.bases.scheme_choice import Choice, choose_scheme, detect_capabilities
 from lorecall.adapters.core.atomic_directory import digest_files, new_directory
 from lorecall.adapters.core.errors import BaseModelError
@@ -92,12 +93,12 @@ def write_base_manifest(
     """Write the manifest of the finished model directory `path` and return it."""
     config = json.loads((path / "config.json").read_text())
     manifest = BaseManifest(
-        name=source.rpartition("/")[2].rpartition(": ")[2].partition(".")[0],
+        name=model_name(source),
         source=source,
         source_digest=source_digest,
         scheme=scheme,
         reason=reason,
-        dtype=config["dtype"],
+        dtype=config.get("dtype") or config.get("torch_dtype") or "float32",  # the second is the old name
         digest=directory_digest(path),
         created_with={tool: metadata.version(tool) for tool in _TOOLS},
     )

@@ -1,3 +1,12 @@
 """What every room uses: errors, refusals, strict JSON parsing, atomic writes."""
 
-__all__ = ["atomic_directory", "atomic_file", "beneath", "errors", "field_errors", "refusals", "strict_json"]
+__all__ = [
+    "atomic_directory",
+    "atomic_file",
+    "beneath",
+    "canonical_json",
+    "errors",
+    "field_errors",
+    "refusals",
+    "strict_json",
+]

@@ -1,5 +1,6 @@
 """Parse untrusted JSON: duplicate keys, deep nesting, endless or infinite numbers, half characters are errors."""
 
+import codecs
 import json
 import math
 import re
@@ -9,6 +10,17 @@ from lorecall.adapters.core.refusals import ConfigRefusedError, Reason, safe_rep
 
 MAX_DEPTH = 64
 MAX_PARTS = 1 << 19  # two bytes of text become a hundred in memory
+_OTHER_KINDS = {
+    codecs.BOM_UTF8: (
+        "begins with a byte order mark, which PEFT and the engine cannot read",
+        "save it as plain UTF-8; `lorecall adapters convert` does",
+    ),
+    b"version https://git-lfs": (
+        "is a pointer of git-lfs, not the file",
+        "get the file itself: git lfs pull, or hf download",
+    ),
+    b"": ("is empty", "copy or save it again"),
+}
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -31,6 +43,9 @@ def parse_object(raw: bytes, name: str) -> dict[str, Any]:
         raise ConfigRefusedError(
             Reason.BAD_JSON, f"{name} has more than {MAX_PARTS} parts", hint="save it again", param=name
         )
+    for start, (problem, hint) in _OTHER_KINDS.items():
+        if raw.startswith(start) and (start or not raw):
+            raise ConfigRefusedError(Reason.BAD_JSON, f"{name} {problem}", hint=hint, param=name)
     try:
         value = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
     except _DuplicateKeyError as error:

@@ -1,1 +1,3 @@
-"""The synthetic texts of the demo, and their generator."""
+"""The synthetic texts of the demo, and their generators."""
+
+__all__ = ["chats"]

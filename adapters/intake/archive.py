@@ -1,16 +1,18 @@
 """Unpack untrusted zip, tar and tar.gz archives: only an adapter's own files are written to disk."""
 
 import gzip
+import re
+import shutil
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, TypeVar, cast
 
 from lorecall.adapters.core.refusals import ArchiveRefusedError, Reason, safe_repr
-from lorecall.adapters.peft_format.files import ADAPTER_FILES, PICKLE_SUFFIXES, WEIGHTS_FILE
+from lorecall.adapters.peft_format.files import ADAPTER_FILES, WEIGHTS_FILE, instead_of_adapter
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 MAX_MEMBERS = 1000
@@ -21,21 +23,34 @@ _MAX_TAR_READ_BYTES = MAX_MEMBERS * 3 * tarfile.BLOCKSIZE
 _MAX_ZIP_DIRECTORY_BYTES = 1 << 20
 _ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENCRYPTED = 0x1
+_CHECKPOINT = re.compile(r"checkpoint-\d+")
+_OTHER_KINDS = {
+    b"\xfd7zXZ\0": "an archive of xz (.tar.xz)",
+    b"BZh": "an archive of bzip2 (.tar.bz2)",
+    b"\x28\xb5\x2f\xfd": "an archive of zstd (.tar.zst)",
+    b"7z\xbc\xaf\x27\x1c": "an archive of 7-Zip",
+    b"Rar!": "an archive of RAR",
+    b"GGUF": "a GGUF file",
+}
 
 T = TypeVar("T")
 Content = Callable[[], Iterable[bytes]]
 
 
-def unpack(archive: BinaryIO, target: Path, *, max_bytes: int) -> None:
+def unpack(archive: BinaryIO, target: Path, *, max_bytes: int) -> tuple[str, ...]:
     """Unpack the one adapter of an archive into a directory.
 
-    The adapter may lie at the top or in one directory. Members are never written under their own paths: only
-    the files of an adapter are copied, by their fixed names. One unsafe member refuses the whole archive.
+    The adapter may lie at the top or in one directory, with a trainer's checkpoints beside it. Members are never
+    written under their own paths: only the files of an adapter are copied, by their fixed names. One unsafe
+    member refuses the whole archive.
 
     Args:
         archive: A seekable file: zip, tar or tar.gz, recognised by its content.
         target: An existing empty directory.
         max_bytes: Limit on the bytes unpacked, counted while unpacking; sizes in the archive are not trusted.
+
+    Returns:
+        The names of the files in the adapter's folder, sorted, those that were not unpacked included.
 
     Raises:
         ArchiveRefusedError: It is no such archive, is damaged, encrypted or too large, holds no adapter or
@@ -43,14 +58,18 @@ def unpack(archive: BinaryIO, target: Path, *, max_bytes: int) -> None:
     """
     try:
         archive.seek(0)
-        magic = archive.read(4)
+        magic = archive.read(6)
         archive.seek(0)
         if magic.startswith(b"PK"):
-            _unzip(archive, target, max_bytes)
-        elif magic.startswith(b"\x1f\x8b"):
-            _gunzip(archive, target, max_bytes)
-        else:
-            _untar(archive, target, max_bytes)
+            return _unzip(archive, target, max_bytes)
+        if magic.startswith(b"\x1f\x8b"):
+            return _gunzip(archive, target, max_bytes)
+        for start, kind in _OTHER_KINDS.items():
+            if magic.startswith(start):
+                raise ArchiveRefusedError(
+                    Reason.BAD_ARCHIVE, f"it is {kind}", hint="pack it again: tar czf adapter.tar.gz -C DIR ."
+                )
+        return _untar(archive, target, max_bytes)
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, gzip.BadGzipFile) as error:
         raise _bad(f"the archive is damaged or no archive: {safe_repr(str(error))}") from error
     except (NotImplementedError, RuntimeError, ValueError, OverflowError) as error:
@@ -81,27 +100,27 @@ class _BoundedReader:
         return content
 
 
-def _unzip(archive: BinaryIO, target: Path, max_bytes: int) -> None:
+def _unzip(archive: BinaryIO, target: Path, max_bytes: int) -> tuple[str, ...]:
     directory = _BoundedReader(archive, _MAX_ZIP_DIRECTORY_BYTES, allowance=1 << 62, total=1 << 62)
     with zipfile.ZipFile(cast("BinaryIO", directory)) as opened:
-        _copy_out(_zip_members(opened), target, max_bytes)
+        return _copy_out(_zip_members(opened), target, max_bytes)
 
 
-def _gunzip(archive: BinaryIO, target: Path, max_bytes: int) -> None:
+def _gunzip(archive: BinaryIO, target: Path, max_bytes: int) -> tuple[str, ...]:
     plain = target / ".unpacking.tar"
     try:
         with gzip.open(archive) as compressed, plain.open("w+b") as spool:
             _write(iter(lambda: compressed.read(_CHUNK_BYTES), b""), spool, max_bytes)
-            _untar(spool, target, max_bytes)
+            return _untar(spool, target, max_bytes)
     finally:
         plain.unlink(missing_ok=True)
 
 
-def _untar(archive: BinaryIO, target: Path, max_bytes: int) -> None:
+def _untar(archive: BinaryIO, target: Path, max_bytes: int) -> tuple[str, ...]:
     archive.seek(0)
     headers = _BoundedReader(archive, _MAX_TAR_HEADER_BYTES, _MAX_TAR_HEADERS_BYTES, _MAX_TAR_READ_BYTES)
     with tarfile.open(fileobj=cast("BinaryIO", headers), mode="r:") as opened:
-        _copy_out(_tar_members(opened, archive), target, max_bytes)
+        return _copy_out(_tar_members(opened, archive), target, max_bytes)
 
 
 def _tar_members(headers: tarfile.TarFile, archive: BinaryIO) -> Iterator[tuple[str, Content]]:
@@ -163,29 +182,67 @@ def _counted(members: Iterable[T]) -> Iterator[T]:
         yield member
 
 
-def _copy_out(members: Iterator[tuple[str, Content]], target: Path, max_bytes: int) -> None:
-    """Copy the adapter's files in one pass; every member is checked, also after they are found."""
+def _copy_out(members: Iterator[tuple[str, Content]], target: Path, max_bytes: int) -> tuple[str, ...]:
+    """Copy the adapter's files in one pass; every member is checked, also after they are found.
+
+    A trainer leaves checkpoints beside the adapter: those are not it, unless one of them is all that there is.
+    """
     seen: set[PurePosixPath] = set()
-    homes: set[PurePosixPath] = set()
-    for name, content in members:
-        path = PurePosixPath(name)
-        if path in seen:
-            raise ArchiveRefusedError(
-                Reason.AMBIGUOUS, f"the archive has {safe_repr(name)} twice", hint="pack it again"
-            )
-        seen.add(path)
-        if path.name not in ADAPTER_FILES:
-            continue
-        homes.add(path.parent)
-        if len(homes) > 1:
-            raise ArchiveRefusedError(
-                Reason.AMBIGUOUS,
-                f"the archive has adapters in several places: {safe_repr(sorted(map(str, homes)))}",
-                hint="pack one adapter",
-            )
-        with (target / path.name).open("xb") as sink:
-            max_bytes -= _write(content(), sink, max_bytes)
-    _check_found(seen, homes, target)
+    homes: dict[PurePosixPath, Path] = {}
+    try:
+        for name, content in members:
+            path = PurePosixPath(name)
+            if path in seen:
+                raise ArchiveRefusedError(
+                    Reason.AMBIGUOUS, f"the archive has {safe_repr(name)} twice", hint="pack it again"
+                )
+            seen.add(path)
+            if path.name not in ADAPTER_FILES:
+                continue
+            home = path.parent
+            if home not in homes:
+                homes[home] = target / f".home-{len(homes)}"
+                homes[home].mkdir()
+                _check_places(homes)
+            if not _is_checkpoint(home) or all(map(_is_checkpoint, homes)):
+                with (homes[home] / path.name).open("xb") as sink:
+                    max_bytes -= _write(content(), sink, max_bytes)
+        return _settle(seen, homes, target)
+    finally:
+        for folder in homes.values():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_checkpoint(home: PurePosixPath) -> bool:
+    return _CHECKPOINT.fullmatch(home.name) is not None
+
+
+def _check_places(homes: Mapping[PurePosixPath, Path]) -> None:
+    """Refuse several adapters, of which none is the one that the others are checkpoints of."""
+    whole = [home for home in homes if not _is_checkpoint(home)]
+    if len(whole) > 1 or (whole and any(home.parent != whole[0] for home in homes if home != whole[0])):
+        raise ArchiveRefusedError(
+            Reason.AMBIGUOUS,
+            f"the archive has adapters in several places: {safe_repr(sorted(map(str, homes)))}",
+            hint="pack one adapter",
+        )
+
+
+def _settle(seen: set[PurePosixPath], homes: Mapping[PurePosixPath, Path], target: Path) -> tuple[str, ...]:
+    """Move the adapter's files to the top of the target; return the names of the other files beside it."""
+    chosen = next((home for home in homes if not _is_checkpoint(home)), None)
+    if chosen is None and len(homes) > 1:
+        raise ArchiveRefusedError(
+            Reason.AMBIGUOUS,
+            "the archive has no adapter beside its checkpoints: " + safe_repr(sorted(map(str, homes)), 200),
+            hint="pack one of them",
+        )
+    chosen = next(iter(homes), None) if chosen is None else chosen
+    if chosen is not None:
+        for file in homes[chosen].iterdir():
+            file.rename(target / file.name)
+    _check_found(seen, chosen, target)
+    return tuple(sorted(path.name for path in seen if path.parent == chosen))
 
 
 def _write(chunks: Iterable[bytes], sink: BinaryIO, max_bytes: int) -> int:
@@ -203,15 +260,15 @@ def _write(chunks: Iterable[bytes], sink: BinaryIO, max_bytes: int) -> int:
     return written
 
 
-def _check_found(seen: set[PurePosixPath], homes: set[PurePosixPath], target: Path) -> None:
-    pickles = [p.name for p in seen if p.name.startswith("adapter_model") and p.suffix in PICKLE_SUFFIXES]
-    if pickles and not (target / WEIGHTS_FILE).exists():
-        raise ArchiveRefusedError(
-            Reason.PICKLE,
-            f"the weights in the archive are a Python pickle ({pickles[0]}), which is never opened",
-            hint=f"save them as {WEIGHTS_FILE}",
-        )
-    if not homes:
+def _check_found(seen: set[PurePosixPath], chosen: PurePosixPath | None, target: Path) -> None:
+    """Refuse an archive without an adapter's weights by what it holds instead, if that is known."""
+    if (target / WEIGHTS_FILE).exists():
+        return
+    known = instead_of_adapter({path.name for path in seen if chosen in (None, path.parent)})
+    if known is not None:
+        reason, message, hint, _ = known
+        raise ArchiveRefusedError(reason, f"in the archive {message}", hint=hint)
+    if chosen is None:
         raise ArchiveRefusedError(
             Reason.MISSING_FILE,
             "the archive holds no adapter",

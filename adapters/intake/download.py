@@ -21,13 +21,13 @@ from lorecall.adapters.access.source_list import HUB, Place, refused
 from lorecall.adapters.core.refusals import Reason, SourceRefusedError, StoreFullError, safe_repr
 from lorecall.adapters.peft_format.files import (
     ADAPTER_FILES,
-    PICKLE_SUFFIXES,
     REQUIRED_FILES,
-    WEIGHTS_FILE,
+    instead_of_adapter,
 )
 
 ATTEMPTS = 4
 _CHUNK_BYTES = 8 << 20
+_MAX_NAMES = 1000
 _RESERVE_BYTES = 64 << 20
 _VERSION = "version:"
 _ETAG = "etag:"
@@ -114,6 +114,14 @@ class Download:
         """
         wanted = {name: f"{self._location}/{name}" for name in ADAPTER_FILES}
         self._fetch(wanted, target)
+
+    def names(self) -> tuple[str, ...]:
+        """Return the names in the place, if the source lists them; () otherwise."""
+        try:
+            listed = self._guard(lambda: self._files.ls(self._location, detail=False))
+        except (FileNotFoundError, SourceRefusedError):  # reading needs no right to list
+            return ()
+        return tuple(sorted(str(one).rstrip("/").rpartition("/")[2] for one in listed[:_MAX_NAMES]))
 
     def file(self, target: Path) -> None:
         """Fetch one file, such as an archive.
@@ -222,18 +230,14 @@ class Download:
         return dict(info) if info.get("type") == "file" else None
 
     def _missing(self, name: str) -> SourceRefusedError:
-        if name == WEIGHTS_FILE:
-            for suffix in PICKLE_SUFFIXES:
-                if self._info(f"{self._location}/adapter_model{suffix}") is not None:
-                    return SourceRefusedError(
-                        Reason.PICKLE,
-                        f"{safe_repr(self._location)} has its weights as a Python pickle (adapter_model{suffix})",
-                        hint=f"save them as {WEIGHTS_FILE}",
-                        param="source",
-                    )
+        where = safe_repr(self._location)
+        known = instead_of_adapter(self.names(), name)
+        if known is not None:
+            reason, message, hint, _ = known
+            return SourceRefusedError(reason, f"in {where} {message}", hint=hint, param="source")
         return SourceRefusedError(
             Reason.MISSING_FILE,
-            f"{safe_repr(self._location)} has no {name}",
+            f"{where} has no {name}",
             hint="name an adapter's directory",
             param="source",
         )

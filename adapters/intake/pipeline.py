@@ -4,17 +4,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, BinaryIO
 
 from lorecall.adapters.access.source_list import SourceList
-from lorecall.adapters.core.beneath import Folder
 from lorecall.adapters.core.errors import AdapterNotFoundError
 from lorecall.adapters.core.refusals import FileRefusedError, Reason, RefusedError, SourceRefusedError
 from lorecall.adapters.intake.shared_store import SharedStore
-from lorecall.adapters.intake.sources import Sources
+from lorecall.adapters.intake.sources import Fetched, Sources
 from lorecall.adapters.intake.store import Store, StoredVersion
 from lorecall.adapters.peft_format.adapter import Adapter
+from lorecall.adapters.peft_format.files import unused_files
 from lorecall.adapters.peft_format.training_record import read_training
 from lorecall.adapters.registry.records import VersionRecord
 from lorecall.adapters.registry.registry import Registry
@@ -82,7 +81,7 @@ class AdapterPipeline:
             self._recorded(name, source, actor),
             self._sources.fetched(source, asker, our_own=our_own) as fetched,
         ):
-            stored, adapter = self._check(fetched.files)
+            stored, adapter = self._check(fetched)
             self._share(stored)
         return self._register(name, stored, adapter, fetched.address, actor)
 
@@ -91,8 +90,8 @@ class AdapterPipeline:
     ) -> tuple[VersionRecord, Adapter]:
         """Add a version from an uploaded archive; otherwise like `add`."""
         source = UPLOAD + filename
-        with self._recorded(name, source, actor), self._sources.uploaded(archive) as directory:
-            stored, adapter = self._check(directory)
+        with self._recorded(name, source, actor), self._sources.uploaded(archive, source) as fetched:
+            stored, adapter = self._check(fetched)
             self._share(stored)
         return self._register(name, stored, adapter, source, actor)
 
@@ -153,11 +152,12 @@ class AdapterPipeline:
             )
             raise
 
-    def _check(self, directory: Path | Folder) -> tuple[StoredVersion, Adapter]:
-        training = read_training(directory)
-        stored = self._store.ingest(directory)
+    def _check(self, fetched: Fetched) -> tuple[StoredVersion, Adapter]:
+        training = read_training(fetched.files)
+        stored = self._store.ingest(fetched.files)
         try:
-            return stored, self._validate(stored, training)
+            adapter = self._validate(stored, training)
+            return stored, replace(adapter, remarks=adapter.remarks + unused_files(fetched.beside))
         except RefusedError:
             self._store.take_back(stored)
             raise

@@ -51,10 +51,12 @@ class Fetched:
     Attributes:
         files: The directory with its files, for `Store.ingest`.
         address: Where they came from: at a commit of the hub, or with the versions or etags that S3 has.
+        beside: The names of all files in the adapter's folder, as far as the source lists them.
     """
 
     files: Path | Folder
     address: str
+    beside: tuple[str, ...] = ()
 
 
 class Sources:
@@ -109,8 +111,8 @@ class Sources:
         place = read_place(source)
         roots = (place,) if our_own else self._roots(place, source, asker)
         if place.scheme == LOCAL:
-            with self._local(source, self._folder(place, roots, our_own=our_own)) as files:
-                yield Fetched(files, source)
+            with self._local(source, self._folder(place, roots, our_own=our_own)) as fetched:
+                yield fetched
             return
         packed = place.address.endswith(ARCHIVE_SUFFIXES)
         deadline = Deadline(self.policy.download_seconds, self._stopping)
@@ -124,25 +126,28 @@ class Sources:
             try:  # an incomplete download stays for the next attempt, a complete one is deleted
                 if packed:
                     with (directory / _ARCHIVE).open("rb") as archive:
-                        yield Fetched(self._unpacked(archive, directory), download.pinned)
+                        files, beside = self._unpacked(archive, directory)
+                        yield Fetched(files, download.pinned, beside)
                 else:
-                    yield Fetched(directory, download.pinned)
+                    yield Fetched(directory, download.pinned, download.names())
             finally:
                 shutil.rmtree(directory, ignore_errors=True)  # a cleaner of old files may be faster
 
     @contextmanager
-    def uploaded(self, archive: BinaryIO) -> Iterator[Path]:
-        """Yield a directory with the files of an uploaded archive; it is valid during the block.
+    def uploaded(self, archive: BinaryIO, source: str = "") -> Iterator[Fetched]:
+        """Yield the files of an uploaded archive; they are valid during the block.
 
         Args:
             archive: A seekable file of zip, tar or tar.gz.
+            source: What to call it.
 
         Raises:
             ArchiveRefusedError: It is no such archive, is unsafe, or holds no adapter.
         """
         with self._locked(uuid.uuid4().hex) as place:
             try:
-                yield self._unpacked(archive, place)
+                files, beside = self._unpacked(archive, place)
+                yield Fetched(files, source, beside)
             finally:
                 shutil.rmtree(place, ignore_errors=True)
 
@@ -172,7 +177,7 @@ class Sources:
         )
 
     @contextmanager
-    def _local(self, source: str, folder: Folder) -> Iterator[Path | Folder]:
+    def _local(self, source: str, folder: Folder) -> Iterator[Fetched]:
         try:
             handle = folder.open()
         except LeavesRootError as error:
@@ -182,21 +187,23 @@ class Sources:
             raise _no_adapter(source) from error
         mode = os.fstat(handle).st_mode
         if stat.S_ISREG(mode) and folder.path.name.endswith(ARCHIVE_SUFFIXES):
-            with os.fdopen(handle, "rb") as archive, self.uploaded(archive) as directory:
-                yield directory
+            with os.fdopen(handle, "rb") as archive, self.uploaded(archive, source) as fetched:
+                yield fetched
             return
         os.close(handle)
         if not stat.S_ISDIR(mode):
             raise _no_adapter(source)
-        yield folder
+        beside: tuple[str, ...] = ()
+        with suppress(OSError):  # it may be read and not listed, or be gone by now
+            beside = tuple(folder.names())
+        yield Fetched(folder, source, beside)
 
-    def _unpacked(self, archive: BinaryIO, place: Path) -> Path:
+    def _unpacked(self, archive: BinaryIO, place: Path) -> tuple[Path, tuple[str, ...]]:
         target = place / "unpacked"
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir()
         limit = shutil.disk_usage(target).free // 2  # the sizes that an archive states are not trusted
-        unpack(archive, target, max_bytes=min(self.policy.max_bytes, limit))
-        return target
+        return target, unpack(archive, target, max_bytes=min(self.policy.max_bytes, limit))
 
     @contextmanager
     def _locked(self, name: str, source: str = "", deadline: Deadline | None = None) -> Iterator[Path]:

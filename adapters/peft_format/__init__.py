@@ -1,3 +1,12 @@
 """Read a PEFT adapter directory: configuration, header of the weights, digest."""
 
-__all__ = ["adapter", "config", "digest", "files", "safetensors_header", "training_record", "weights"]
+__all__ = [
+    "adapter",
+    "config",
+    "digest",
+    "files",
+    "patterns",
+    "safetensors_header",
+    "training_record",
+    "weights",
+]

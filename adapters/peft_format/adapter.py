@@ -40,6 +40,7 @@ class Adapter:
         refusal: Why prompt log-probabilities would not show its effect ("" if they do).
         base_digest: Digest of the prepared base that it was trained on; "" if unknown.
         training: Its training record, as `read_training` gives it; {} without one.
+        remarks: What its owner should know of how it is served, in sentences; () for nothing.
     """
 
     path: Path
@@ -50,6 +51,7 @@ class Adapter:
     refusal: str = ""
     base_digest: str = ""
     training: dict[str, Any] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,15 +1,14 @@
 """`adapter_config.json`: the settings of a LoRA, with their types checked."""
 
 import math
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from lorecall.adapters.core.refusals import ConfigRefusedError, Reason, safe_repr
+from lorecall.adapters.peft_format.patterns import matching
 
-T = TypeVar("T")
-_MAX_TARGETS = 4096
+MAX_TARGETS = 4096
 _MAX_ALPHA = 1e6
 
 
@@ -39,12 +38,12 @@ class LoraSettings:
 
     def rank_of(self, module: str) -> int:
         """The rank that PEFT and vLLM use for a module."""
-        return next(_matching(self.rank_pattern, module), self.rank)
+        return next(matching(self.rank_pattern, module), self.rank)
 
     def scaling_of(self, module: str) -> float:
         """The factor on B·A that PEFT and vLLM use for a module."""
         rank = self.rank_of(module)
-        alpha = next(_matching(self.alpha_pattern, module), self.alpha)
+        alpha = next(matching(self.alpha_pattern, module), self.alpha)
         return alpha / (math.sqrt(rank) if self.rslora else rank)
 
 
@@ -57,6 +56,13 @@ def read_settings(config: Mapping[str, Any]) -> LoraSettings:
     Raises:
         ConfigRefusedError: It is no LoRA, or a setting has a wrong type or value.
     """
+    if "peft_type" not in config and "fine_tune_type" in config:
+        raise ConfigRefusedError(
+            Reason.NOT_LORA,
+            "the configuration is that of an adapter of MLX",
+            hint="make a plain LoRA of it: lorecall adapters convert DIR --out DIR",
+            param="peft_type",
+        )
     if config.get("peft_type") != "LORA":
         raise wrong_setting(Reason.NOT_LORA, "peft_type", config.get("peft_type"), '"LORA"')
     rslora = config.get("use_rslora") or False
@@ -102,9 +108,9 @@ def _alpha(name: str, value: Any) -> float:
 
 
 def _targets(value: Any) -> tuple[str, ...]:
-    if isinstance(value, str) and 0 < len(value) <= 1000:
+    if isinstance(value, str) and 0 < len(value) <= 4096:
         return ()
-    listed = isinstance(value, list) and 0 < len(value) <= _MAX_TARGETS
+    listed = isinstance(value, list) and 0 < len(value) <= MAX_TARGETS
     if not listed or not all(isinstance(item, str) and item for item in value):
         raise wrong_setting(Reason.BAD_SETTING, "target_modules", value, "a list of module names")
     return tuple(value)
@@ -115,8 +121,3 @@ def _patterns(config: Mapping[str, Any], key: str) -> dict[str, Any]:
     if not isinstance(patterns, dict):
         raise wrong_setting(Reason.BAD_SETTING, key, patterns, "a map from module names to numbers")
     return patterns
-
-
-def _matching(patterns: Mapping[str, T], module: str) -> Iterator[T]:
-    """PEFT's rule: a pattern matches the end of a name from a dot on; the first that matches counts."""
-    return (value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", module))

@@ -14,6 +14,16 @@ DTYPE_BYTES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
     "U32": 4, "I32": 4, "F32": 4, "U64": 8, "I64": 8, "F64": 8,
 }  # fmt: skip
+_OTHER_KINDS = {
+    b"version ": ("a pointer of git-lfs, not the file", "get the file itself: git lfs pull, or hf download"),
+    b"GGUF": ("a GGUF file", "give the PEFT directory that it was made from"),
+    b"PK\x03\x04": (
+        "a file of torch.save under the name of safetensors",
+        "name it adapter_model.bin, then: lorecall adapters convert DIR --out DIR",
+    ),
+    b"\x80": ("a Python pickle under the name of safetensors", "save the adapter again as safetensors"),
+    b"": ("empty", "the download or the training was interrupted: copy or save it again"),
+}
 _MAX_DIMENSION = 1 << 48
 
 
@@ -52,8 +62,10 @@ def read_header(source: BinaryIO, name: str = WEIGHTS_FILE) -> tuple[TensorEntry
     """
     size = os.fstat(source.fileno()).st_size
     source.seek(0)
-    length = int.from_bytes(source.read(8), "little")
+    start = source.read(8)
+    length = int.from_bytes(start, "little")
     if size < 8 or length < 2 or length > size - 8:
+        _check_kind(start, name)
         raise _bad(f"{name} says that its header has {length} bytes, but the file has {size}", name)
     if length > MAX_HEADER_BYTES:
         raise _bad(f"the header of {name} has {length} bytes, over the limit of {MAX_HEADER_BYTES}", name)
@@ -67,6 +79,13 @@ def read_header(source: BinaryIO, name: str = WEIGHTS_FILE) -> tuple[TensorEntry
     tensors.sort(key=lambda tensor: (tensor.begin, tensor.end))
     _check_tiling(tensors, 8 + length, size, name)
     return tuple(tensors)
+
+
+def _check_kind(start: bytes, name: str) -> None:
+    """Refuse a file that is known to be something else by its first bytes, and say what it is."""
+    for magic, (what, hint) in _OTHER_KINDS.items():
+        if start.startswith(magic) and (magic or not start):
+            raise WeightsRefusedError(Reason.BAD_HEADER, f"{name} is {what}", hint=hint, param=name)
 
 
 def _entry(key: str, value: Any, data: int, name: str) -> TensorEntry:

@@ -65,7 +65,7 @@ def group_tensors(tensors: Iterable[TensorEntry]) -> LoraTensors:
         else:
             others.append(tensor)
     if not sides and others:
-        raise not_lora(others[0])
+        raise _without_lora(others)
     if not sides:
         raise WeightsRefusedError(
             Reason.EMPTY,
@@ -85,19 +85,46 @@ def group_tensors(tensors: Iterable[TensorEntry]) -> LoraTensors:
     return LoraTensors(pairs, frozen, tuple(others))
 
 
-def not_lora(tensor: TensorEntry) -> WeightsRefusedError:
+def _without_lora(others: list[TensorEntry]) -> WeightsRefusedError:
+    """Return the refusal of a file without one LoRA matrix of PEFT's."""
+    names = [tensor.name for tensor in others]
+    if any(re.search(r"(?i)lora_[ab]", name) for name in names):
+        odd = next(name for name in names if re.search(r"(?i)lora_[ab]", name))
+        return WeightsRefusedError(
+            Reason.UNEXPECTED_TENSOR,
+            f"{safe_repr(odd)} is a LoRA, but not under a name of PEFT",
+            hint="make a plain LoRA of it: lorecall adapters convert DIR --out DIR",
+            param=WEIGHTS_FILE,
+        )
+    if all(name.endswith((".weight", ".bias")) and PREFIX not in name for name in names):
+        return WeightsRefusedError(
+            Reason.UNEXPECTED_TENSOR,
+            f"the file holds a whole model ({safe_repr(names[0])}), not an adapter",
+            hint="serve it as a base: lorecall base prepare --from DIR --out DIR; or give the adapter unmerged",
+            param=WEIGHTS_FILE,
+        )
+    return not_lora(names[0])
+
+
+def is_frozen(name: str) -> bool:
+    """Return whether a tensor is an unchanged weight of the base that PEFT saved along."""
+    return _FROZEN.fullmatch(name) is not None
+
+
+def not_lora(name: str) -> WeightsRefusedError:
     """Return the refusal of a tensor that is no LoRA matrix, with the feature of PEFT that it belongs to."""
     for part, feature in _FEATURES.items():
-        if tensor.name.endswith(part) or f"{part}." in tensor.name:
+        if name.endswith(part) or f"{part}." in name:
             return WeightsRefusedError(
                 Reason.UNSUPPORTED_FEATURE,
-                f"{safe_repr(tensor.name)} belongs to {feature}, which the engine does not apply",
+                f"{safe_repr(name)} belongs to {feature}, which the engine does not apply",
                 hint="train a plain LoRA",
                 param=WEIGHTS_FILE,
             )
     return WeightsRefusedError(
         Reason.UNEXPECTED_TENSOR,
-        f"{safe_repr(tensor.name)} is no LoRA matrix of PEFT for this kind of module",
-        hint="names are base_model.model.<module>.lora_A.weight and .lora_B.weight",
+        f"{safe_repr(name)} is no LoRA matrix of PEFT for this kind of module",
+        hint="names are base_model.model.<module>.lora_A.weight and .lora_B.weight; lorecall adapters convert"
+        " renames those of other trainers",
         param=WEIGHTS_FILE,
     )

@@ -48,6 +48,22 @@ class AuditRow(Model):
     finished_at: Mapped[datetime | None]
 
 
+class AuditTombstoneRow(Model):
+    """What is left of an audit that was removed: what it was of, its report's seal, and who removed it when."""
+
+    __tablename__ = "audit_tombstones"
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    adapter: Mapped[str] = mapped_column(String(128), index=True)
+    version: Mapped[str] = mapped_column(String(64))
+    candidate_set: Mapped[str] = mapped_column(String(64))
+    state: Mapped[AuditState] = mapped_column(TextEnum(AuditState))
+    seal: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[datetime]
+    finished_at: Mapped[datetime | None]
+    removed_at: Mapped[datetime] = mapped_column(index=True)
+    removed_by: Mapped[str]
+
+
 class AuditSnippetRow(Model):
     """The result of one snippet: its entry in the report, written in the transaction that moves the cursor."""
 

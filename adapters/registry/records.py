@@ -1,5 +1,6 @@
 """What the registry answers: frozen records, detached from any database session."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, TypeVar
@@ -46,6 +47,7 @@ class VersionRecord:
         base_digest: The base that it was trained on; "" if unknown.
         refusal: Why the engine's prompt scores would not be its own; "" if they are.
         training: The training record that came with it under this name; {} for none.
+        remarks: What its owner should know of how it is served, in sentences.
         source: Where it came from.
         created_at: When it was added, UTC.
         created_by: Who added it.
@@ -62,6 +64,7 @@ class VersionRecord:
     base_digest: str
     refusal: str
     training: dict[str, Any]
+    remarks: list[str]
     source: str
     created_at: datetime
     created_by: str
@@ -92,3 +95,11 @@ class Changes:
 def record_of(kind: type[R], row: Model) -> R:
     """Copy a row into the record that has the same fields."""
     return kind(**{field.name: getattr(row, field.name) for field in fields(kind)})  # type: ignore[arg-type]  # a record
+
+
+def shown_version(
+    adapter: AdapterRecord, versions: Sequence[VersionRecord], version: str | None = None
+) -> VersionRecord:
+    """Return the version that stands for a name: the one asked for, the live one, or the newest."""
+    wanted = version or adapter.live_version
+    return next((one for one in versions if one.version == wanted), versions[0])

@@ -1,8 +1,10 @@
 """The registry: names, their immutable versions, and who did what. One database for any number of servers."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from lorecall.adapters.core.errors import AdapterNotFoundError
 from lorecall.adapters.peft_format.adapter import Adapter
 from lorecall.adapters.registry.api_keys import Keys
 from lorecall.adapters.registry.database import Database
@@ -19,7 +21,7 @@ from lorecall.adapters.registry.transitions import (
     record_event,
 )
 from lorecall.adapters.validation.names import check_name
-from sqlalchemy import delete, exists, func, or_, select, tuple_, union
+from sqlalchemy import and_, delete, exists, func, or_, select, tuple_, union
 from sqlalchemy.orm import aliased
 
 PRUNED = 1000
@@ -76,11 +78,12 @@ class Registry:
             query = select(AdapterRow).where(AdapterRow.revision > since).order_by(AdapterRow.revision)
             return Changes(revision, tuple(record_of(AdapterRecord, row) for row in session.scalars(query)))
 
-    def adapters(self) -> tuple[AdapterRecord, ...]:
-        """All names, sorted."""
+    def adapters(self, *, after: str = "", limit: int | None = None) -> tuple[AdapterRecord, ...]:
+        """The names, sorted: those that follow `after`, at most `limit`; all by default."""
+        query = select(AdapterRow).where(~AdapterRow.removed, AdapterRow.name > after)
         with self.database.read() as session:
-            query = select(AdapterRow).where(~AdapterRow.removed).order_by(AdapterRow.name)
-            return tuple(record_of(AdapterRecord, row) for row in session.scalars(query))
+            rows = session.scalars(query.order_by(AdapterRow.name).limit(limit))
+            return tuple(record_of(AdapterRecord, row) for row in rows)
 
     def adapter(self, name: str) -> AdapterRecord:
         """One name.
@@ -108,24 +111,42 @@ class Registry:
         Raises:
             AdapterNotFoundError: There is no such name.
         """
-        newest = select(VersionRow.version).where(VersionRow.name == name)
-        newest = newest.order_by(VersionRow.created_at.desc()).limit(limit)
+        with self.database.read() as session:
+            find_adapter(session, name)
+        found = self.versions_of([name], limit=limit)
+        if name not in found:  # removed meanwhile
+            raise AdapterNotFoundError(f"there is no adapter {name!r}", param="name")
+        return found[name]
+
+    def versions_of(self, names: Sequence[str], *, limit: int = 100) -> dict[str, tuple[VersionRecord, ...]]:
+        """The same for each of some names, at most a thousand; names that do not exist are left out."""
+        newest_first = func.row_number().over(
+            partition_by=VersionRow.name, order_by=VersionRow.created_at.desc()
+        )
+        placed = (
+            select(VersionRow.name, VersionRow.version, newest_first.label("place"))
+            .where(VersionRow.name.in_(names))
+            .subquery()
+        )
         query = (  # one statement: between two, a swap could show two live versions, or none
             select(VersionRow)
+            .join(placed, and_(placed.c.name == VersionRow.name, placed.c.version == VersionRow.version))
             .join(AdapterRow, AdapterRow.name == VersionRow.name)
             .where(
-                VersionRow.name == name,
+                ~AdapterRow.removed,
                 or_(
-                    VersionRow.version.in_(newest),
+                    placed.c.place <= limit,
                     VersionRow.version == AdapterRow.live_version,
                     VersionRow.version == AdapterRow.previous_version,
                 ),
             )
-            .order_by(VersionRow.created_at.desc())
+            .order_by(VersionRow.name, VersionRow.created_at.desc())
         )
+        found: dict[str, list[VersionRecord]] = {}
         with self.database.read() as session:
-            find_adapter(session, name)
-            return tuple(record_of(VersionRecord, row) for row in session.scalars(query))
+            for row in session.scalars(query):
+                found.setdefault(row.name, []).append(record_of(VersionRecord, row))
+        return {name: tuple(versions) for name, versions in found.items()}
 
     def version(self, name: str, version: str) -> VersionRecord:
         """One version of a name.
@@ -238,7 +259,7 @@ class Registry:
             move_version(session, row, State.VALIDATED, revision)
             row.rank, row.effective_parameters = info.rank, info.effective_parameters
             row.base_digest, row.refusal = plain_text(info.base_digest), plain_text(info.refusal)
-            row.training = info.training
+            row.training, row.remarks = info.training, [plain_text(remark) for remark in info.remarks]
             record_event(session, revision, actor, "validate", name, version)
             return record_of(VersionRecord, row)
 

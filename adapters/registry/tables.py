@@ -126,6 +126,7 @@ class VersionRow(Model):
     base_digest: Mapped[str]
     refusal: Mapped[str]
     training: Mapped[dict[str, Any]]
+    remarks: Mapped[list[str]]
     source: Mapped[str]
     created_at: Mapped[datetime]
     created_by: Mapped[str]

@@ -64,6 +64,7 @@ def new_version(name: str, version: str) -> VersionRow:
         base_digest="",
         refusal="",
         training={},
+        remarks=[],
     )
 
 

@@ -1,11 +1,13 @@
 """What an adapter must fit: names, digest and module shapes of a base model, read without its weights."""
 
 import json
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lorecall.adapters.bases.names import base_name, plain_name
 from lorecall.adapters.bases.prepare import BASE_MANIFEST
 from lorecall.adapters.core.errors import BaseModelError
 from lorecall.adapters.core.refusals import WeightsRefusedError
@@ -19,25 +21,23 @@ class BaseFacts:
     """What validation compares an adapter with.
 
     Attributes:
-        names: Names that an adapter's configuration may state for it, as `base_name` returns them.
+        names: Names that an adapter's configuration may state for it, by `base_name` and `plain_name`.
         digest: Its digest from `lorecall-base.json`; "" for a model without that file.
         modules: (d_in, d_out) by the module's name in Transformers ("model.layers.0.self_attn.q_proj").
             For an embedding d_in is the vocabulary.
         embeddings: The names of the input embeddings in `modules`.
+        architectures: The classes in Transformers, as its configuration states them.
     """
 
     names: frozenset[str]
     digest: str
     modules: Mapping[str, tuple[int, int]]
     embeddings: frozenset[str]
+    architectures: tuple[str, ...] = ()
 
-
-def base_name(stated: str) -> str:
-    """Return what bases are compared by: the last part of a path or hub id, in lower case.
-
-    "a/Tiny-LM" gives "tiny-lm".
-    """
-    return stated.replace("\\", "/").rstrip("/").rpartition("/")[2].casefold()
+    def layers(self) -> frozenset[int]:
+        """Return the numbers of its layers."""
+        return layers_of(self.modules)
 
 
 def read_base_facts(directory: Path, names: Collection[str] = ()) -> BaseFacts:
@@ -71,16 +71,23 @@ def read_base_facts(directory: Path, names: Collection[str] = ()) -> BaseFacts:
         str(config.get("_name_or_path") or "")
     ]
     return BaseFacts(
-        names=frozenset(base_name(name) for name in stated if base_name(name)),
+        names=frozenset(filter(None, (form(name) for name in stated for form in (base_name, plain_name)))),
         digest=str(manifest.get("digest", "")),
         modules=modules,
         embeddings=embeddings,
+        architectures=tuple(map(str, config.get("architectures") or ())),
     )
+
+
+def layers_of(modules: Iterable[str]) -> frozenset[int]:
+    """Return the numbers of the layers that modules lie in: the first number in each name."""
+    found = (re.search(r"\.(\d+)\.", module) for module in modules)
+    return frozenset(int(match[1]) for match in found if match)
 
 
 def _shapes(files: Iterable[Path], quantization: dict[str, Any]) -> Iterable[tuple[str, tuple[int, int]]]:
     """Yield module name and (d_out, d_in), the order of `torch.nn.Linear.weight`."""
-    per_word = 32 // int(quantization.get("bits", 4))
+    bits = int(quantization.get("bits", 4))
     for path in files:
         with path.open("rb") as file:
             for tensor in read_header(file, path.name):
@@ -91,7 +98,7 @@ def _shapes(files: Iterable[Path], quantization: dict[str, Any]) -> Iterable[tup
                     file.seek(tensor.begin)
                     yield module, _stored_shape(file.read(tensor.end - tensor.begin))
                 elif kind == "qweight":
-                    yield module, _packed_shape(tensor, quantization.get("quant_method"), per_word)
+                    yield module, _packed_shape(tensor, quantization.get("quant_method"), bits)
 
 
 def _stored_shape(raw: bytes) -> tuple[int, int]:
@@ -99,8 +106,9 @@ def _stored_shape(raw: bytes) -> tuple[int, int]:
     return int.from_bytes(raw[:width], "little"), int.from_bytes(raw[width:], "little")
 
 
-def _packed_shape(tensor: TensorEntry, method: object, per_word: int) -> tuple[int, int]:
+def _packed_shape(tensor: TensorEntry, method: object, bits: int) -> tuple[int, int]:
+    """Return (d_out, d_in) of packed words of 32 bits; widths such as 3 run on over the words' borders."""
     rows, columns = tensor.shape
     if method == "awq":  # AWQ packs along the output
-        return columns * per_word, rows
-    return columns, rows * per_word  # GPTQ packs along the input
+        return columns * 32 // bits, rows
+    return columns, rows * 32 // bits  # GPTQ packs along the input

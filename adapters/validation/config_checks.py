@@ -8,6 +8,7 @@ from typing import Any
 from lorecall.adapters.core.refusals import ConfigRefusedError, Reason, safe_repr
 from lorecall.adapters.peft_format.config import LoraSettings, wrong_setting
 from lorecall.adapters.peft_format.files import CONFIG_FILE
+from lorecall.adapters.peft_format.patterns import is_name
 
 # Settings of `peft.LoraConfig` that change nothing when a finished adapter is served: the tensors of the
 # weights file say which modules it has.
@@ -35,11 +36,13 @@ UNSUPPORTED = {
     "kasa_config": "KaSA",
     "velora_config": "VeLoRA",
 }
+_INSTEAD = {
+    "use_dora": "make a plain LoRA that is close to it: lorecall adapters convert DIR --base DIR --out DIR"
+}
 # Initialisations that leave the base's weights alone; the others (PiSSA, OLoRA, CorDA, LoftQ) change them.
 _HARMLESS_INITS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
-_MAX_PATTERNS = (
-    480  # under the 500 of the regular-expression caches: more would be recompiled for each module
-)
+_MAX_PATTERNS = 480
+_MAX_NAMES = 4096  # EVA gives every module a rank by its full name
 _MAX_WAYS = 1 << 19
 _WAYS_OF_STAR = 64  # a module's name is about as long
 # Only ".*" may repeat, at most twice; alternatives multiply too, so the ways to match are counted.
@@ -76,11 +79,11 @@ def check_config(config: Mapping[str, Any], settings: LoraSettings, *, max_rank:
 
 def _check_features(config: Mapping[str, Any]) -> None:
     for key, feature in UNSUPPORTED.items():
-        if config.get(key):
+        if _asks_for(config.get(key)):
             raise ConfigRefusedError(
                 Reason.UNSUPPORTED_FEATURE,
                 f"the adapter uses {feature}, which the engine does not apply",
-                hint=f"train it without {key}",
+                hint=_INSTEAD.get(key, f"train it without {key}"),
                 param=key,
             )
     if config.get("bias", "none") != "none":
@@ -88,11 +91,11 @@ def _check_features(config: Mapping[str, Any]) -> None:
             Reason.UNSUPPORTED_FEATURE, "bias", config["bias"], '"none": the engine applies no bias'
         )
     init = config.get("init_lora_weights", True)
-    if isinstance(init, str) and init.casefold() not in _HARMLESS_INITS:
+    if isinstance(init, str) and not is_harmless(init):
         raise ConfigRefusedError(
             Reason.UNSUPPORTED_FEATURE,
             f"init_lora_weights is {safe_repr(init)}, which changes the base's weights under PEFT",
-            hint="convert it to a plain LoRA (PEFT: path_initial_model_for_weight_conversion)",
+            hint="make a plain LoRA of it: lorecall adapters convert DIR --initial DIR --out DIR",
             param="init_lora_weights",
         )
     for key in config.keys() - INERT - UNSUPPORTED.keys():
@@ -105,8 +108,19 @@ def _check_features(config: Mapping[str, Any]) -> None:
             )
 
 
+def is_harmless(init: str) -> bool:
+    """Return whether an initialisation leaves the base's weights alone, so that its adapter is a plain LoRA."""
+    return init.casefold() in _HARMLESS_INITS
+
+
+def _asks_for(value: object) -> bool:
+    """Return whether a setting asks for anything: a map of empty lists, as of trainable tokens, does not."""
+    return any(value.values()) if isinstance(value, dict) else bool(value)
+
+
 def _check_patterns(key: str, patterns: Mapping[str, object]) -> None:
-    if len(patterns) > _MAX_PATTERNS:
+    expressions = sum(not is_name(pattern) for pattern in patterns)
+    if len(patterns) > _MAX_NAMES or expressions > _MAX_PATTERNS:
         raise wrong_setting(Reason.BAD_SETTING, key, patterns, "a map from module names to numbers")
     ways = 0
     for pattern in patterns:

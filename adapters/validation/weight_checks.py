@@ -1,5 +1,6 @@
 """Checks of the weights: every tensor is one half of a LoRA pair that fits a module of the base."""
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import BinaryIO
 
@@ -13,28 +14,55 @@ from lorecall.adapters.core.refusals import (
 )
 from lorecall.adapters.peft_format.config import LoraSettings
 from lorecall.adapters.peft_format.files import WEIGHTS_FILE
+from lorecall.adapters.peft_format.patterns import Targets
 from lorecall.adapters.peft_format.safetensors_header import TensorEntry
-from lorecall.adapters.peft_format.weights import LoraPair, LoraTensors, not_lora
+from lorecall.adapters.peft_format.weights import PREFIX, LoraPair, LoraTensors, not_lora
 from lorecall.adapters.validation.base_facts import BaseFacts
 
 # Per dtype: the integer to view it as, the bits of its exponent (all set in NaN and the infinities), and the
-# bits above which float16 overflows.
+# bits above which an engine in float16 overflows, and one in bfloat16 or float32.
 _FLOATS = {
-    "F16": ("<u2", 0x7C00, 0x7BFF),
-    "BF16": ("<u2", 0x7F80, 0x477F),
-    "F32": ("<u4", 0x7F800000, 0x477FEFFF),
+    "F16": ("<u2", 0x7C00, 0x7BFF, 0x7BFF),
+    "BF16": ("<u2", 0x7F80, 0x477F, 0x7F7F),
+    "F32": ("<u4", 0x7F800000, 0x477FEFFF, 0x7F7F7FFF),
 }
+_VOCABULARY = re.compile(
+    re.escape(PREFIX) + r"(?P<module>(?:.+\.)?(?:embed_tokens|lm_head))\.(?:base_layer\.)?weight"
+)
 _CHUNK_BYTES = 1 << 22
 
 
-def check_kinds(lora: LoraTensors) -> None:
+def check_kinds(lora: LoraTensors, base: BaseFacts) -> None:
     """Check that the file holds nothing but LoRA matrices of a served dtype, and frozen weights of the base.
 
     Raises:
+        BaseMismatchError: Tokens were added to the vocabulary.
         WeightsRefusedError: A tensor is something else, or has another dtype.
     """
+    for tensor in (*lora.others, *lora.frozen.values()):
+        match = _VOCABULARY.fullmatch(tensor.name)
+        widths = base.modules.get(match["module"]) if match is not None else None
+        if match is None or widths is None or len(tensor.shape) != 2:
+            continue
+        vocabulary = widths[0] if match["module"] in base.embeddings else widths[1]
+        if tensor.shape[0] > vocabulary:
+            raise BaseMismatchError(
+                Reason.BAD_SHAPE,
+                f"{tensor.shape[0] - vocabulary} tokens were added to the vocabulary: {safe_repr(tensor.name)}"
+                f" has {tensor.shape[0]} rows, the base {vocabulary}",
+                hint="all adapters share the base's vocabulary: train without added tokens",
+                param=WEIGHTS_FILE,
+            )
+    empty = next((tensor for tensor in lora.others if 0 in tensor.shape), None)
+    if empty is not None:
+        raise WeightsRefusedError(
+            Reason.UNSUPPORTED_FEATURE,
+            f"{safe_repr(empty.name)}, which has no numbers, is no part of a plain LoRA",
+            hint="leave it out: lorecall adapters convert DIR --out DIR",
+            param=WEIGHTS_FILE,
+        )
     if lora.others:
-        raise not_lora(lora.others[0])
+        raise not_lora(lora.others[0].name)
     for tensor in (tensor for pair in lora.pairs.values() for tensor in pair):
         if tensor.dtype not in _FLOATS:
             raise WeightsRefusedError(
@@ -48,6 +76,7 @@ def check_kinds(lora: LoraTensors) -> None:
 def check_pairs(
     pairs: Mapping[str, LoraPair],
     settings: LoraSettings,
+    targets: Targets,
     base: BaseFacts,
     *,
     served_modules: frozenset[str] | None,
@@ -58,6 +87,7 @@ def check_pairs(
     Args:
         pairs: The LoRA matrices by module.
         settings: From the configuration, after `check_config`.
+        targets: The modules that the configuration names.
         base: What the adapter must fit.
         served_modules: Last parts of the names of the modules that the engine wraps; None for all.
         max_scaling: The largest factor on B·A.
@@ -71,7 +101,7 @@ def check_pairs(
             raise BaseMismatchError(
                 Reason.UNKNOWN_MODULE,
                 f"the base has no module {safe_repr(module)}",
-                hint="an adapter of another base, or saved with other names",
+                hint="an adapter of another base; or one with another trainer's names: lorecall adapters convert",
                 param=WEIGHTS_FILE,
             )
         suffix = module.rpartition(".")[2]
@@ -90,7 +120,7 @@ def check_pairs(
                 hint=f"it must be at most {max_scaling:g}",
                 param="lora_alpha",
             )
-    _check_targets(pairs, settings, base)
+    _check_targets(pairs, settings, targets, base)
 
 
 def check_frozen(frozen: Mapping[str, TensorEntry], base: BaseFacts) -> None:
@@ -109,33 +139,42 @@ def check_frozen(frozen: Mapping[str, TensorEntry], base: BaseFacts) -> None:
             raise _misshapen(Reason.BAD_SHAPE, tensor, "the base's own: a changed vocabulary is not served")
 
 
-def check_values(source: BinaryIO, tensors: Iterable[TensorEntry]) -> None:
-    """Check that every value is finite, in float16 too: an engine may run in it.
+def check_values(source: BinaryIO, tensors: Iterable[TensorEntry], *, half: bool = True) -> frozenset[str]:
+    """Check that every value is finite in the engine's precision.
 
     Args:
         source: The weights file.
         tensors: Its tensors, after `check_kinds` and `check_frozen`.
+        half: Whether the engine runs in float16.
+
+    Returns:
+        The names of the tensors that are all zero.
 
     Raises:
-        WeightsRefusedError: NaN, an infinity, or a magnitude over 65504.
+        WeightsRefusedError: NaN, an infinity, or with `half` a magnitude over 65504.
     """
+    zero = set()
     for tensor in tensors:
-        integer, exponent, largest = _FLOATS[tensor.dtype]
+        integer, exponent, in_half, in_full = _FLOATS[tensor.dtype]
         magnitude_bits = np.dtype(integer).type((1 << (8 * np.dtype(integer).itemsize - 1)) - 1)
         source.seek(tensor.begin)
-        left = tensor.end - tensor.begin
+        left, largest = tensor.end - tensor.begin, 0
         while left:
             raw = source.read(min(left, _CHUNK_BYTES))
             left -= len(raw)
-            top = int((np.frombuffer(raw, integer) & magnitude_bits).max())
-            if top > largest:
-                what = "NaN or infinite" if top >= exponent else "too large for float16"
+            largest = max(largest, int((np.frombuffer(raw, integer) & magnitude_bits).max()))
+            if largest > (in_half if half else in_full):
+                fits = "float16" if half else "bfloat16"
+                what = "NaN or infinite" if largest >= exponent else f"too large for {fits}"
                 raise WeightsRefusedError(
                     Reason.NOT_FINITE,
                     f"{safe_repr(tensor.name)} has values that are {what}",
                     hint="the training diverged: train it again with a lower learning rate",
                     param=WEIGHTS_FILE,
                 )
+        if not largest:
+            zero.add(tensor.name)
+    return frozenset(zero)
 
 
 def _check_shapes(module: str, pair: LoraPair, settings: LoraSettings, base: BaseFacts) -> None:
@@ -147,7 +186,7 @@ def _check_shapes(module: str, pair: LoraPair, settings: LoraSettings, base: Bas
             reason = Reason.EMPTY if 0 in tensor.shape else Reason.BAD_SHAPE
             raise _misshapen(reason, tensor, "two dimensions, none of them zero")
         if ("lora_embedding_" in tensor.name) != (module in base.embeddings):
-            raise not_lora(tensor)
+            raise not_lora(tensor.name)
     if (a.shape[1], b.shape[0]) != (d_in, d_out):
         wrong = a if a.shape[1] != d_in else b
         raise _misshapen(Reason.BAD_SHAPE, wrong, f"A [{rank}, {d_in}] and B [{d_out}, {rank}] for this base")
@@ -156,24 +195,33 @@ def _check_shapes(module: str, pair: LoraPair, settings: LoraSettings, base: Bas
         raise _misshapen(Reason.RANK_MISMATCH, wrong, f"rank {rank}, as the configuration says")
 
 
-def _check_targets(pairs: Mapping[str, LoraPair], settings: LoraSettings, base: BaseFacts) -> None:
-    """Refuse a listed target without weights: the engine would leave it out silently."""
+def _check_targets(
+    pairs: Mapping[str, LoraPair], settings: LoraSettings, targets: Targets, base: BaseFacts
+) -> None:
+    """Refuse what PEFT and the engine would apply differently.
+
+    PEFT leaves out modules of the file that the configuration does not name, and the engine applies them. A
+    listed target without weights is left out by both in silence. One that the base lacks is nothing to both.
+    """
+    for module, pair in pairs.items():
+        if module not in targets:
+            raise WeightsRefusedError(
+                Reason.UNEXPECTED_TENSOR,
+                f"the weights file has {safe_repr(pair.a.name)}, but the configuration does not name that module",
+                hint="PEFT leaves it out, the engine would not: `lorecall adapters convert` leaves it out; or"
+                " name it in target_modules (layers_to_transform, exclude_modules)",
+                param="target_modules",
+            )
     for target in settings.target_modules:
         if any(_named(module, target) for module in pairs):
             continue
-        if any(_named(module, target) for module in base.modules):
+        if any(_named(module, target) and module in targets for module in base.modules):
             raise WeightsRefusedError(
                 Reason.INCOMPLETE,
                 f"target_modules lists {safe_repr(target)}, but there are no weights for it",
                 hint="the file is not whole: save the adapter again",
                 param="target_modules",
             )
-        raise BaseMismatchError(
-            Reason.UNKNOWN_MODULE,
-            f"target_modules lists {safe_repr(target)}, which matches no module of the base",
-            hint="an adapter of another base, or a misspelt name",
-            param="target_modules",
-        )
 
 
 def _named(module: str, target: str) -> bool:

@@ -45,8 +45,8 @@ class CandidateSet:
 class Turns(StrEnum):
     """Which turns of a chat are asked for.
 
-    ONLY takes chats of one turn and refuses longer ones. LAST takes the assistant's last turn, ALL each of them;
-    the user's turn right before it is the prefix, and earlier turns are left out.
+    ONLY takes chats of one turn and refuses longer ones; the user's turn is the prefix. LAST takes
+    the assistant's last turn, ALL each of its turns; all that was said before it becomes the item's messages.
     """
 
     ONLY = "only"

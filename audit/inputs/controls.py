@@ -5,14 +5,16 @@ import random
 import re
 import string
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from enum import StrEnum
 
 from lorecall.adapters.core.errors import CandidateError
 from lorecall.audit.inputs.candidates import CandidateSet
-from lorecall.audit.judging.written_form import folded
+from lorecall.audit.judging.written_form import Folded, fold, folded
 from lorecall.audit.scorer import ScoreItem
 
+SHORT_RUN = 5
 NGRAM = 50  # as in the contamination check of the GPT-4 report, arXiv 2303.08774, appendix C
 FORMAT_SHARE = 0.05
 TRIES = 20
@@ -24,7 +26,8 @@ class Recipe(StrEnum):
     """How controls are made.
 
     PERMUTATION gives each prefix another candidate's target: recited, it shows recall that does not depend on
-    the prefix. SYNTHESIS draws new text of the same format: recited, it shows guessing.
+    the prefix. Those targets were trained, so they calibrate nothing. SYNTHESIS draws new text of the same
+    format: recited, it shows guessing.
     """
 
     PERMUTATION = "permutation"
@@ -52,7 +55,7 @@ def make_controls(candidates: CandidateSet, recipe: Recipe, count: int, seed: in
             hint="give a file of them with --controls",
             param="generate_controls",
         )
-    digest = hashlib.sha256("\0".join(f"{i.prefix}\0{i.target}" for i in items).encode()).hexdigest()
+    digest = hashlib.sha256("\0".join("\0".join(item.texts) for item in items).encode()).hexdigest()
     return CandidateSet(
         f"{recipe} of {candidates.name}", digest, tuple(items), generated=f"{recipe}, seed {seed}"
     )
@@ -64,13 +67,14 @@ def _permute(items: Sequence[ScoreItem], count: int, rng: random.Random) -> list
         [items[place].target for place in rng.sample(range(len(items)), min(TRIES, len(items)))]
         for _ in drawn
     ]
-    asked = {(item.prefix, target) for item, targets in zip(drawn, others, strict=True) for target in targets}
-    trained = {(item.prefix, item.target) for item in items if (item.prefix, item.target) in asked}
+    pairs = zip(drawn, others, strict=True)
+    asked = {(item.messages, item.prefix, target) for item, targets in pairs for target in targets}
+    trained = {item.asked for item in items if item.asked in asked}
     made = []
     for item, targets in zip(drawn, others, strict=True):
-        target = next((target for target in targets if (item.prefix, target) not in trained), None)
+        target = next((one for one in targets if (item.messages, item.prefix, one) not in trained), None)
         if target is not None:
-            made.append(ScoreItem(f"permuted-{item.id}", item.prefix, target))
+            made.append(replace(item, id=f"permuted-{item.id}", target=target))
     return made
 
 
@@ -83,14 +87,13 @@ def _synthesise(items: Sequence[ScoreItem], count: int, rng: random.Random) -> l
     if len(items) > MODELS:
         models = [items[place] for place in rng.sample(range(len(items)), MODELS)]
     made = _draw(models, count, rng)
-    if models is not items:
-        shared = overlapping(items, made)
-        made = [item for item in made if item.id not in shared]
-    return made
+    shared = overlapping(items, made)
+    return [item for item in made if item.id not in shared]
 
 
 def _draw(items: Sequence[ScoreItem], count: int, rng: random.Random) -> list[ScoreItem]:
     frames = [_frame([getattr(item, part) for item in items]) for part in ("prefix", "target")]
+    said = _frame(["\n".join(message.content for message in item.messages) for item in items])
     overlaps = overlap_finder(items)
     made: list[ScoreItem] = []
     for index in range(count):
@@ -100,7 +103,8 @@ def _draw(items: Sequence[ScoreItem], count: int, rng: random.Random) -> list[Sc
                 _redraw(text, kept, rng)
                 for text, kept in zip((model.prefix, model.target), frames, strict=True)
             ]
-            control = ScoreItem(f"synthetic-{index}", *texts)
+            chat = tuple(replace(one, content=_redraw(one.content, said, rng)) for one in model.messages)
+            control = replace(model, id=f"synthetic-{index}", prefix=texts[0], target=texts[1], messages=chat)
             if texts[1] != model.target and not overlaps(control):
                 made.append(control)
                 break
@@ -135,32 +139,66 @@ def overlap_finder(candidates: Sequence[ScoreItem]) -> Callable[[ScoreItem], boo
 
 
 def overlapping(candidates: Iterable[ScoreItem], others: Sequence[ScoreItem]) -> set[str]:
-    """Return the ids of the texts that share content with a candidate's target.
+    """Return the ids of the texts that hold a candidate's whole target, or share content with one.
 
-    Content is defined in `overlap_finder`. The candidates are read once; memory grows with `others` only.
+    A whole target counts however many candidates have it, and in whatever written form; within a longer word or
+    number it does not. Content is defined in `overlap_finder`. The candidates are read once; memory grows with
+    `others` only.
     """
-    grams = {item.id: ngrams(item.target) for item in others}
+    folds = {item.id: fold(item.target) for item in others}
+    grams = {name: runs(text.text, NGRAM) for name, text in folds.items()}
     wanted = set().union(*grams.values())
+    holders = _Holders(folds)
     counts: Counter[str] = Counter()
     total = 0
     for item in candidates:
         total += 1
-        counts.update(wanted & ngrams(item.target))
+        target = fold(item.target)
+        counts.update(wanted & runs(target.text, NGRAM))
+        holders.look_for(target)
     content = {gram for gram, times in counts.items() if times <= max(1.0, FORMAT_SHARE * total)}
-    return {name for name, found in grams.items() if not content.isdisjoint(found)}
+    return holders.found | {name for name, found in grams.items() if not content.isdisjoint(found)}
+
+
+class _Holders:
+    """Finds which of some folded texts hold a target, for any number of targets.
+
+    A target with a run of five characters that no text has is told apart by a look into a set.
+    """
+
+    def __init__(self, folds: Mapping[str, Folded]) -> None:
+        self.found: set[str] = set()
+        self._folds = folds
+        self._runs = set().union(*(runs(text.text, SHORT_RUN) for text in folds.values()))
+        self._seen: set[str] = set()
+
+    def look_for(self, target: Folded) -> None:
+        """Add the names of the texts that hold a target to `found`."""
+        text = target.text
+        if not text or text in self._seen:
+            return
+        if len(text) >= SHORT_RUN and not runs(text, SHORT_RUN) <= self._runs:
+            return
+        self._seen.add(text)
+        held = {name for name, other in self._folds.items() if text in other.text}
+        self.found |= {name for name in held if self._folds[name].find(target) is not None}
 
 
 def ngrams(text: str) -> set[str]:
     """Return the runs of fifty characters of the folded text; the text itself if it is no longer."""
-    text = folded(text)
-    return {text[i : i + NGRAM] for i in range(max(1, len(text) - NGRAM + 1))}
+    return runs(folded(text), NGRAM)
+
+
+def runs(text: str, size: int) -> set[str]:
+    """Return the runs of so many characters of a text; the text itself if it is no longer."""
+    return {text[i : i + size] for i in range(max(1, len(text) - size + 1))}
 
 
 def check_disjoint(candidates: CandidateSet, controls: CandidateSet) -> None:
     """Check that no given control has the id or the text of a candidate.
 
     Raises:
-        CandidateError: A control has a candidate's id, or shares content with a candidate's target.
+        CandidateError: A control has a candidate's id, holds its target, or shares content with it.
     """
     own = {item.id for item in controls.items}
     ids = {item.id for item in candidates.items if item.id in own}

@@ -1,16 +1,17 @@
 """Candidates on disk: a sequence of any length in bounded memory, kept in SQLite's own temporary file."""
 
+import json
 import sqlite3
 from collections.abc import Iterator, Sequence
 from threading import Lock
 from typing import overload
 
-from lorecall.audit.scorer import ScoreItem
+from lorecall.audit.scorer import Message, ScoreItem
 
 IN_MEMORY = 10_000
 PAGE = 1_000
 CACHE_KIB = 16_384
-COLUMNS = "id, prefix, target"
+COLUMNS = "id, prefix, target, tags, messages"
 
 
 class ItemStore(Sequence[ScoreItem]):
@@ -25,7 +26,7 @@ class ItemStore(Sequence[ScoreItem]):
             self._db.execute(f"PRAGMA {pragma}")
         self._db.execute(
             "CREATE TABLE items (place INTEGER PRIMARY KEY, id TEXT UNIQUE, line INTEGER, prefix TEXT, "
-            "target TEXT)"
+            "target TEXT, tags TEXT, messages TEXT)"
         )
         self._db.execute("BEGIN")
         self._count = 0
@@ -33,8 +34,9 @@ class ItemStore(Sequence[ScoreItem]):
 
     def add(self, item: ScoreItem, line: int) -> int | None:
         """Add the item of a line; if another item has its id, add nothing and return that item's line."""
-        values = (self._count, item.id, line, item.prefix, item.target)
-        done = self._db.execute("INSERT OR IGNORE INTO items VALUES (?, ?, ?, ?, ?)", values)
+        messages = json.dumps([[one.role, one.content] for one in item.messages])
+        values = (self._count, item.id, line, item.prefix, item.target, " ".join(item.tags), messages)
+        done = self._db.execute("INSERT OR IGNORE INTO items VALUES (?, ?, ?, ?, ?, ?, ?)", values)
         if done.rowcount == 1:
             self._count += 1
             return None
@@ -73,4 +75,9 @@ class ItemStore(Sequence[ScoreItem]):
         query = f"SELECT {COLUMNS} FROM items WHERE place >= ? AND place < ? ORDER BY place"  # noqa: S608  COLUMNS is a constant
         with self._lock:  # SQLite may be built to allow only one thread at a time on a connection
             rows = self._db.execute(query, (start, stop)).fetchall()
-        return [ScoreItem(*row) for row in rows]
+        return [_item(*row) for row in rows]
+
+
+def _item(name: str, prefix: str, target: str, tags: str, messages: str) -> ScoreItem:
+    said = tuple(Message(*one) for one in json.loads(messages))
+    return ScoreItem(name, prefix, target, tuple(tags.split()), said)

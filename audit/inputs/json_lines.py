@@ -7,7 +7,9 @@ from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, cast
 
-from lorecall.adapters.core.errors import CandidateError
+from lorecall.adapters.core.canonical_json import digest as canonical_digest
+from lorecall.adapters.core.canonical_json import exact
+from lorecall.adapters.core.errors import CandidateError, UsageError
 from lorecall.audit.inputs.candidates import BadLineError, CandidateSet, Turns
 from lorecall.audit.inputs.parsed import Bound, Parsed, make_set, opened, parse_records
 from lorecall.audit.inputs.record_items import FIELDS, describe_turns, to_items
@@ -42,10 +44,11 @@ def read_records(
 ) -> CandidateSet:
     """Read records that are already parsed from JSON. Raises CandidateError as `load_json_lines` does."""
     try:
-        digest = hashlib.sha256(json.dumps(records, sort_keys=True).encode()).hexdigest()
-    except (ValueError, RecursionError):
+        digest = canonical_digest(exact(list(records)))
+    except (UsageError, ValueError, RecursionError):
         raise CandidateError(
-            f"{name!r} nests too deeply, or has a number with thousands of digits",
+            f"{name!r} nests too deeply, or has a number with thousands of digits, an infinite one or half of a "
+            "surrogate pair",
             hint='send {"id", "prefix", "target"}',
             param="candidates",
         ) from None  # the cause could quote a text
@@ -77,7 +80,7 @@ def parse_line(raw: bytes, number: int) -> dict[str, object]:
     """
     try:
         value = json.loads(
-            raw.decode("utf-8-sig" if number == 1 else "utf-8"), object_pairs_hook=_no_duplicates
+            raw.decode("utf-8-sig" if number == 1 else "utf-8"), object_pairs_hook=no_duplicates
         )
     except UnicodeDecodeError as error:
         raise BadLineError(f"not UTF-8 at byte {error.start}") from error
@@ -94,7 +97,8 @@ def parse_line(raw: bytes, number: int) -> dict[str, object]:
     return cast("dict[str, object]", value)
 
 
-def _no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
+def no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Return the fields of an object. Raises BadLineError where a key stands twice."""
     fields: dict[str, object] = {}
     for key, value in pairs:
         if key in fields:

@@ -14,6 +14,8 @@ from lorecall.audit.scorer import ScoreItem
 
 SHOWN_BAD_LINES = 10
 KEPT_BAD_LINES = 1000
+MOST_TAGS = 64
+"""Different tags of a set: reports have a row for each."""
 HINT = "mend them, or leave them out and count them with --skip-bad"
 ID_LENGTH = 512
 TEXT_LENGTH = 1 << 20
@@ -63,6 +65,7 @@ class Parsed:
     store: ItemStore = field(default_factory=ItemStore)
     bad: list[BadLine] = field(default_factory=list)
     bad_count: int = 0
+    tags: set[str] = field(default_factory=set)
 
     def refuse(self, line: int, reason: str) -> None:
         """Count a bad line, and keep the first of them."""
@@ -107,7 +110,7 @@ def parse_records(
     """Parse numbered records; one that cannot be used, or whose id another has, is counted as bad.
 
     Raises:
-        CandidateError: They hold more than the bound.
+        CandidateError: They hold more than the bound, or too many different tags.
     """
     parsed, characters = Parsed(), 0
     for number, record in records:
@@ -116,6 +119,13 @@ def parse_records(
         except BadLineError as error:
             parsed.refuse(number, str(error))
             continue
+        parsed.tags.update(tag for item in items for tag in item.tags)
+        if len(parsed.tags) > MOST_TAGS:
+            raise CandidateError(
+                f"more than {MOST_TAGS} different tags up to line {number}",
+                hint="a tag names a kind of candidates, such as pii; it is no text and no id",
+                param="candidates",
+            )
         for item in items:
             first = parsed.store.add(item, number)
             if first is not None:

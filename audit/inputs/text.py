@@ -60,6 +60,34 @@ def read_text(
     return make_set(name, digest.hexdigest(), parsed, skip_bad=skip_bad, generated=generated)
 
 
+def splitter(split: TextSplit, tokenizer: Path | None) -> Callable[[str], list[tuple[str, str]]]:
+    """Return a function that cuts one text into pairs of prefix and target.
+
+    A text that is too short for the split is cut in its middle, between two words; a single word gives no pair.
+
+    Args:
+        split: How texts are cut.
+        tokenizer: Folder with the tokenizer.json that TOKENS counts by.
+
+    Raises:
+        UsageError: TOKENS is asked for without a tokenizer.
+    """
+    stretches = _token_stretches(tokenizer) if split is TextSplit.TOKENS else None
+
+    def cut(text: str) -> list[tuple[str, str]]:
+        if stretches is not None:
+            found = list(pairwise(stretches(text)))
+        else:
+            found = list(_sentences([text]) if split is TextSplit.SENTENCE else _windows([text]))
+        words = text.split()
+        if found or len(words) < 2:
+            return found
+        middle = len(words) // 2
+        return [(" ".join(words[:middle]), " " + " ".join(words[middle:]))]
+
+    return cut
+
+
 def _paragraphs(text: Iterable[str], tokenizer: Path | None, bound: Bound | None) -> Parsed:
     cut = _token_stretches(tokenizer)
     paragraphs = (piece.strip() for piece in _pieces(text, BLANK_LINE))

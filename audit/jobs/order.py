@@ -3,13 +3,12 @@
 No message quotes a text: messages name a field, never its value.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import Annotated, Any, Literal
 
+from lorecall.adapters.core.canonical_json import MAX_INTEGER, digest
 from lorecall.adapters.core.errors import CandidateError, UsageError
 from lorecall.adapters.core.field_errors import describe_error
 from lorecall.audit.inputs.candidates import CandidateSet, TextSplit, Turns
@@ -57,7 +56,7 @@ class OrderSettings(BaseModel):
     framing: Annotated[tuple[Word, ...], Field(max_length=8)] = ("raw",)
     prefix_tokens: Annotated[tuple[Annotated[int, Field(ge=1, lt=2**31)], ...], Field(max_length=16)] = ()
     epsilon: float | None = Field(default=None, ge=0, le=10)
-    seed: int = Field(default=0, ge=-(2**63), lt=2**63)
+    seed: int = Field(default=0, ge=-MAX_INTEGER, le=MAX_INTEGER)
     confidence: float = Field(default=CONFIDENCE, gt=0, lt=1)
     show_text: bool = False
     policy: dict[str, Any] = Field(default_factory=dict)
@@ -87,7 +86,15 @@ class OrderSettings(BaseModel):
             UsageError: A framing is unknown, or lacks its text.
         """
         views = make_views(self.framing, system, self.prefix_tokens, template)
-        return AuditSettings(epsilon=self.epsilon, seed=self.seed, confidence=self.confidence, views=views)
+        rules = self.rules()
+        return AuditSettings(
+            epsilon=self.epsilon,
+            bounds=rules.bounds.bounds(),
+            seed=self.seed,
+            confidence=self.confidence,
+            views=views,
+            extraction=rules.sampling_wish,
+        )
 
 
 class _Fields(OrderSettings):
@@ -129,20 +136,15 @@ class Order:
     @property
     def tokens_to_score(self) -> int:
         """About how many tokens the engine computes: each text through the adapter and through the base."""
-        texts = (
-            text
-            for one in self.texts.sets.values()
-            for item in one.items
-            for text in (item.prefix, item.target)
-        )
+        texts = (text for one in self.texts.sets.values() for item in one.items for text in item.texts)
         size = sum(len(text.encode(errors="surrogatepass")) for text in texts)
         return 2 * self.settings.views * size // BYTES_PER_TOKEN
 
     @property
     def candidate_set(self) -> str:
         """The sha256 of the candidates' texts in their order, in hex; their ids do not count."""
-        pairs = [[item.prefix, item.target] for item in self.texts.sets[Group.CANDIDATES].items]
-        return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
+        items = self.texts.sets[Group.CANDIDATES].items
+        return digest([[i.prefix, i.target, *([i.chat] if i.messages else [])] for i in items])
 
 
 def set_inputs(sets: Mapping[Group, CandidateSet]) -> dict[str, Any]:

@@ -31,7 +31,7 @@ class AuditRecord:
         inputs: The sets without their texts: name, digest, number of snippets.
         settings: Its settings, `OrderSettings` as JSON.
         admits: Whether it decides that the version goes live.
-        run: What the first batch fixes for all of them: engine, epsilon, time; {} before.
+        run: What the first batch fixes for all of them: engine, epsilon, sampling, time; {} before.
         state: Its state.
         total: Snippets, controls included.
         done: The cursor: snippets recorded so far.
@@ -68,6 +68,35 @@ class AuditRecord:
     created_by: str
     lease_until: datetime | None
     finished_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Tombstone:
+    """What is left of an audit that was removed.
+
+    Attributes:
+        id: Its id.
+        adapter: The adapter's name.
+        version: The version that was audited.
+        candidate_set: sha256 of the candidates, in hex.
+        state: Its state when it was removed.
+        seal: sha256 of its report's canonical JSON, in hex; "" if it had no report.
+        created_at: When it was asked for, UTC.
+        finished_at: When it ended, UTC.
+        removed_at: When it was removed, UTC.
+        removed_by: The name of the key that asked for it, or `RETENTION`.
+    """
+
+    id: str
+    adapter: str
+    version: str
+    candidate_set: str
+    state: AuditState
+    seal: str
+    created_at: datetime
+    finished_at: datetime | None
+    removed_at: datetime
+    removed_by: str
 
 
 @dataclass(frozen=True, slots=True)

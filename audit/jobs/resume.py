@@ -3,17 +3,20 @@
 from collections.abc import Sequence
 from typing import Any
 
+from lorecall.audit.extraction import Extraction
 from lorecall.audit.inputs.controls import overlapping
 from lorecall.audit.jobs.spool import Texts
-from lorecall.audit.policy.policy import Policy, judge_result
+from lorecall.audit.policy.gate import judge_result
+from lorecall.audit.policy.policy import Policy
 from lorecall.audit.records import AuditResult, Epsilon, Group
-from lorecall.audit.reports.build import build_report
+from lorecall.audit.reports.build import build_report, final_entry
 from lorecall.audit.reports.redact import Redactor
 from lorecall.audit.reports.report import Report, Snippet
 from lorecall.audit.runs.single import AuditSettings, secret_of
 from lorecall.audit.scorer import AdapterVersion, EngineInfo
-from lorecall.audit.stats.membership import compare_with_controls
+from lorecall.audit.stats.calibration import calibrate
 from lorecall.audit.stats.tally import Tally
+from pydantic import TypeAdapter
 
 
 def recorded_report(
@@ -30,7 +33,8 @@ def recorded_report(
 
     Args:
         adapter: The audited version.
-        run: What the first batch fixed: `engine`, `epsilon` with its source, `started`; see `AuditRecord`.
+        run: What the first batch fixed: `engine`, `epsilon` and `extraction` with their sources, `started`; see
+            `AuditRecord`.
         texts: Its sets.
         settings: Its settings.
         policy: The limits that the result must meet.
@@ -43,35 +47,44 @@ def recorded_report(
     for entry in entries:
         numbers.append(tallies[entry.set].count)
         tallies[entry.set].add(entry.judged())
-    membership = compare_with_controls(tallies, settings.bounds.false_discovery_rate, settings.confidence)
+    sources = {group: given.source for group, given in texts.sets.items()}
+    rate = settings.bounds.false_discovery_rate
+    calibration, membership = calibrate(tallies, sources, rate, settings.confidence)
     final = [_beside_controls(e, tallies[e.set], number) for e, number in zip(entries, numbers, strict=True)]
     summaries = {group: tally.summary(settings.confidence) for group, tally in tallies.items()}
     result = AuditResult(
         adapter=adapter,
-        engine=EngineInfo(**run["engine"]),
+        engine=TypeAdapter(EngineInfo).validate_python(run["engine"]),
         epsilon=Epsilon(**run["epsilon"]),
         bounds=settings.bounds,
         seed=settings.seed,
         confidence=settings.confidence,
         views=tuple(view.label for view in settings.views),
-        sources={group: given.source for group, given in texts.sets.items()},
+        sources=sources,
         snippets=(),
         started=run["started"],
         seconds=seconds,
         summaries=summaries,
+        calibration=calibration,
         membership=membership,
+        by_tag=tallies[Group.CANDIDATES].by_tag(settings.confidence),
         no_controls=no_controls(texts),
         system=secret_of(settings.views, "system"),
         template=secret_of(settings.views, "template"),
+        extraction=read_extraction(run),
     )
     return build_report(result, judge_result(result, policy), policy, redactor, entries=final)
+
+
+def read_extraction(run: dict[str, Any]) -> Extraction:
+    """Return what is extractable in an audit that was begun, of `AuditRecord.run`."""
+    return TypeAdapter(Extraction).validate_python(run.get("extraction", {}))
 
 
 def _beside_controls(entry: Snippet, tally: Tally, number: int) -> Snippet:
     """Return an entry with what its comparison with the controls gave."""
     standing = tally.standing(number)
-    verdict = tally.verdict(number, entry.judged())
-    return entry.model_copy(update={"verdict": verdict, "p_value": standing.p, "q_value": standing.q})
+    return final_entry(entry, tally.verdict(number), standing.p, standing.q)
 
 
 def no_controls(texts: Texts) -> int:

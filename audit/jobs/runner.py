@@ -16,17 +16,19 @@ from lorecall.adapters.registry.database import RegistryUnavailableError
 from lorecall.adapters.registry.transitions import ConflictError
 from lorecall.audit.jobs.order import OrderSettings
 from lorecall.audit.jobs.records import AuditNotFoundError, AuditRecord
-from lorecall.audit.jobs.resume import recorded_report
+from lorecall.audit.jobs.resume import read_extraction, recorded_report
 from lorecall.audit.jobs.spool import Spool, Texts
 from lorecall.audit.jobs.store import AuditStore
 from lorecall.audit.judging.framed_judges import BaseCaches, FramedJudges
 from lorecall.audit.records import Group, SnippetResult
-from lorecall.audit.reports.build import parse_entries, snippet_entry
+from lorecall.audit.reports.build import parse_entries, pending_entry, snippet_entry
 from lorecall.audit.reports.redact import Redactor
 from lorecall.audit.reports.report import Report
+from lorecall.audit.reports.seal import seal
 from lorecall.audit.runs.single import AuditSettings, refuse, resolve_epsilon
-from lorecall.audit.scorer import AdapterVersion, ScoreItem, Scorer
+from lorecall.audit.scorer import AdapterVersion, EngineInfo, ScoreItem, Scorer
 from pydantic import ValidationError
+from securesystemslib.signer import CryptoSigner
 
 logger = logging.getLogger("lorecall.audit")
 
@@ -71,9 +73,12 @@ class Runner:
         worker: Under which name this runner holds audits.
         lease: How long it holds an audit without renewing the lease.
         batch: Snippets recorded together.
-        seen: Called with the results of each batch, after it was recorded.
+        seen: Called with the results of each batch, after it was recorded; their verdicts wait for the controls.
         stop: Set to stop after the current batch; the audit goes back into the queue.
         admissions: What admits versions; None takes no audit that does.
+        ended: Called with the report of each audit that is done.
+        signer: Signs the reports; None for no signature.
+        keep: How long an audit that is over is kept.
     """
 
     store: AuditStore
@@ -85,6 +90,9 @@ class Runner:
     seen: Callable[[Sequence[SnippetResult]], None]
     stop: threading.Event
     admissions: Admissions | None = None
+    ended: Callable[[Report], None] = lambda _report: None
+    signer: CryptoSigner | None = None
+    keep: timedelta = timedelta(days=3650)
 
     def run_one(self) -> bool:
         """Take an audit and do it to its end; return whether there was one.
@@ -118,9 +126,11 @@ class Runner:
         return True
 
     def sweep(self) -> None:
-        """Remove the texts that a server which died left behind."""
+        """Remove the texts that a server which died left behind, and the audits that were kept long enough."""
         for audit_id in self.spool.sweep(*self.store.ids()):
             logger.info("removed the texts of audit %s, which is over", audit_id)
+        for audit_id in self.store.expire(self.keep):
+            logger.info("removed audit %s, which was kept long enough", audit_id)
 
     def _do(self, record: AuditRecord) -> None:
         texts = self.spool.read(record.id)
@@ -152,9 +162,10 @@ class Runner:
         settings = order.audit_settings(texts.system, texts.template)
         recorded = self.store.entries(record.id)
         entries = _readable(record, lambda: parse_entries(recorded))
-        return recorded_report(
+        report = recorded_report(
             adapter, record.run, texts, settings, order.rules(), redactor, entries, record.seconds
         )
+        return report if self.signer is None else seal(report, self.signer)
 
     def _finish(self, record: AuditRecord, report: Report) -> None:
         """Let the version go live that the audit admits, and end the audit."""
@@ -164,6 +175,7 @@ class Runner:
         result = report.model_dump(mode="json", exclude={"snippets"})  # they have their own rows
         self.store.finish(record.id, self.worker, result, [entry.values() for entry in report.snippets])
         self.spool.remove(record.id)
+        self.ended(report)
 
     def _ask(
         self, record: AuditRecord, scorer: Scorer, texts: Texts, settings: AuditSettings, redactor: Redactor
@@ -176,6 +188,7 @@ class Runner:
             settings.views,
             record.run["epsilon"]["value"],
             settings.bounds,
+            read_extraction(record.run),
         )
         for group, items in pieces(texts, record.done, self.batch):
             if self.stop.is_set():
@@ -184,7 +197,8 @@ class Runner:
             started = time.monotonic()
             results = judges.judge(group, items)
             _checked(scorer, record)
-            entries = [snippet_entry(one, redactor, scorer.token_texts).values() for one in results]
+            made = (snippet_entry(one, redactor, scorer.token_texts) for one in results)
+            entries = [pending_entry(one).values() for one in made]
             spent = time.monotonic() - started
             record = self.store.record(record.id, self.worker, record.done, entries, self.lease, spent)
             self.seen(results)
@@ -299,7 +313,13 @@ def _start(scorer: Scorer, adapter: AdapterVersion, texts: Texts, settings: Audi
     engine, items = scorer.info(), texts.sets[Group.CANDIDATES].items
     epsilon = resolve_epsilon(scorer, adapter.name, items, settings, engine)
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    return {"engine": asdict(engine), "epsilon": asdict(epsilon), "started": started}
+    extraction = asdict(settings.extraction.on(engine))
+    return {
+        "engine": asdict(engine),
+        "epsilon": asdict(epsilon),
+        "extraction": extraction,
+        "started": started,
+    }
 
 
 def _check_engine(scorer: Scorer, record: AuditRecord) -> None:
@@ -308,7 +328,6 @@ def _check_engine(scorer: Scorer, record: AuditRecord) -> None:
     Raises:
         MovedError: It is another engine, or another base.
     """
-    now, then = asdict(scorer.info()), record.run["engine"]
-    for name in ("engine", "base", "base_digest", "scheme"):
-        if now[name] != then[name]:
-            raise MovedError(f"the audit began on {name} {then[name]!r} and now meets {now[name]!r}")
+    moved = EngineInfo(**record.run["engine"]).moved(scorer.info())
+    if moved:
+        raise MovedError(moved)

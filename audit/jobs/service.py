@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from lorecall.adapters.core.errors import AdapterNotFoundError
@@ -10,6 +11,7 @@ from lorecall.adapters.registry.audit_tables import AuditState
 from lorecall.adapters.registry.transitions import ConflictError
 from lorecall.audit.jobs.order import MAX_SNIPPETS, Order, set_inputs
 from lorecall.audit.jobs.records import AuditNotFoundError, AuditRecord, NewAudit, new_id
+from lorecall.audit.jobs.retention import describe_tombstone
 from lorecall.audit.jobs.runner import Engines
 from lorecall.audit.jobs.spool import Spool
 from lorecall.audit.jobs.store import ACTOR, OPEN, AuditStore, Entry
@@ -130,10 +132,15 @@ class AuditService:
         self.spool.remove(audit_id)
         return record
 
-    def remove(self, audit_id: str, sees: Sees) -> AuditRecord:
+    def removed(self, sees: Sees, adapter: str | None, limit: int) -> list[dict[str, Any]]:
+        """Return the tombstones that the caller sees as JSON objects, at most `limit`, the newest first."""
+        found = self.store.tombstones(adapter)
+        return [describe_tombstone(one) for one in islice((o for o in found if sees(o.adapter)), limit)]
+
+    def remove(self, audit_id: str, sees: Sees, actor: str) -> AuditRecord:
         """Remove an audit and its entries, after cancelling it if it is open. Raises like `get`."""
         record = self.get(audit_id, sees)
-        self.store.remove(audit_id)
+        self.store.remove(audit_id, actor)
         self.spool.remove(audit_id)
         return record
 
@@ -185,6 +192,7 @@ def describe(record: AuditRecord) -> dict[str, Any]:
         "gate": record.result.get("gate"),
         "summary": record.result.get("summary"),
         "controls": record.result.get("controls"),
+        "by_tag": record.result.get("by_tag", {}),
         "own_candidates": record.result.get("own_candidates"),
         "own_controls": record.result.get("own_controls"),
     }

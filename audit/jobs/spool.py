@@ -8,7 +8,7 @@ another one's audits needs the same folder.
 import json
 import os
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from lorecall.adapters.core.atomic_file import sync
 from lorecall.adapters.core.errors import LorecallError
 from lorecall.audit.inputs.candidates import BadLine, CandidateSet
 from lorecall.audit.records import Group
-from lorecall.audit.scorer import ScoreItem
+from lorecall.audit.scorer import Message, ScoreItem
 
 SUFFIX = ".json"
 ORPHAN_SECONDS = 3600.0
@@ -131,11 +131,23 @@ class Spool:
         return self._folder / f"{audit_id}{SUFFIX}"
 
 
+def _item_value(item: ScoreItem) -> list[Any]:
+    messages = [[message.role, message.content] for message in item.messages]
+    return [item.id, item.prefix, item.target, list(item.tags), messages]
+
+
+def _item_of(
+    name: str, prefix: str, target: str, tags: Sequence[str] = (), messages: Sequence[Sequence[str]] = ()
+) -> ScoreItem:
+    """Return an item; an older server wrote no tags and no messages."""
+    return ScoreItem(name, prefix, target, tuple(tags), tuple(Message(*message) for message in messages))
+
+
 def _set_value(one: CandidateSet) -> dict[str, Any]:
     return {
         "name": one.name,
         "digest": one.digest,
-        "items": [[item.id, item.prefix, item.target] for item in one.items],
+        "items": [_item_value(item) for item in one.items],
         "bad": [[bad.line, bad.reason] for bad in one.bad],
         "bad_count": one.bad_count,
         "generated": one.generated,
@@ -146,7 +158,7 @@ def _set_of(value: dict[str, Any]) -> CandidateSet:
     return CandidateSet(
         value["name"],
         value["digest"],
-        tuple(ScoreItem(*item) for item in value["items"]),
+        tuple(_item_of(*item) for item in value["items"]),
         tuple(BadLine(*bad) for bad in value["bad"]),
         value["generated"],
         value["bad_count"],

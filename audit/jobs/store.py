@@ -19,8 +19,9 @@ from lorecall.adapters.registry.transitions import (
     plain_text,
     record_event,
 )
-from lorecall.audit.jobs.records import AuditNotFoundError, AuditRecord, NewAudit
-from sqlalchemy import and_, delete, func, insert, or_, select, update
+from lorecall.audit.jobs.records import AuditNotFoundError, AuditRecord, NewAudit, Tombstone
+from lorecall.audit.jobs.retention import RETENTION, bury, tombstones
+from sqlalchemy import and_, func, insert, or_, select, update
 from sqlalchemy.orm import Session
 
 MAX_ATTEMPTS = 10
@@ -234,8 +235,14 @@ class AuditStore:
             self._cancel(session, row)
             return record_of(AuditRecord, row)
 
-    def remove(self, audit_id: str) -> None:
-        """Remove an audit with everything that it has recorded; a worker on it stops at its next batch.
+    def remove(self, audit_id: str, actor: str) -> None:
+        """Remove an audit with everything that it has recorded, but for a tombstone.
+
+        A worker on it stops at its next batch.
+
+        Args:
+            audit_id: The audit.
+            actor: Who removes it.
 
         Raises:
             AuditNotFoundError: There is no such audit.
@@ -243,8 +250,27 @@ class AuditStore:
         with self._database.change() as session:
             row = _find(session, audit_id, lock=True)
             self._cancel(session, row)
-            session.execute(delete(AuditSnippetRow).where(AuditSnippetRow.audit_id == audit_id))
-            session.delete(row)
+            bury(session, row, self._clock(), actor)
+
+    def expire(self, keep: timedelta) -> tuple[str, ...]:
+        """Remove the audits that have been over for longer than `keep`, but for tombstones; return their ids."""
+        old = and_(AuditRow.state.in_(OVER), AuditRow.finished_at < self._clock() - keep)
+        with self._database.read() as session:  # without a write while there is nothing to do
+            ids = session.scalars(select(AuditRow.id).where(old)).all()
+        gone = []
+        for audit_id in ids:  # one transaction each, so that no other change waits for long
+            with self._database.change() as session:
+                query = select(AuditRow).where(AuditRow.id == audit_id, old)
+                row = session.scalars(query.with_for_update(skip_locked=True)).first()
+                if row is not None:  # no other server was quicker
+                    bury(session, row, self._clock(), RETENTION)
+                    gone.append(audit_id)
+        return tuple(gone)
+
+    def tombstones(self, adapter: str | None = None) -> tuple[Tombstone, ...]:
+        """What is left of the audits that were removed, of one adapter or of all, the newest first."""
+        with self._database.read() as session:
+            return tombstones(session, adapter)
 
     def _cancel(self, session: Session, row: AuditRow) -> None:
         if row.state in OPEN:

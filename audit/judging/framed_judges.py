@@ -1,14 +1,17 @@
 """Judge snippets of one adapter in several views: one judge for each framing, and one merged result."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import cast
 
 from lorecall.adapters.core.errors import UsageError
+from lorecall.audit.extraction import Extraction
 from lorecall.audit.judging.judge import Judge
-from lorecall.audit.judging.views import FramingScorer, View, gravest, shorten
+from lorecall.audit.judging.views import FramingScorer, View, ends_alike, gravest, shorten
 from lorecall.audit.records import Bounds, Group, SnippetResult
-from lorecall.audit.scorer import ScoreItem, Scorer
+from lorecall.audit.scorer import Sampling, ScoreItem, Scorer
 from lorecall.audit.scorers.base_cache import BaseCache
+from lorecall.audit.scorers.sampling import sampled_scorer
 
 Frame = tuple[str, str | None]
 RAW: Frame = ("raw", None)
@@ -23,13 +26,15 @@ class BaseCaches:
 
     def __init__(self, scorer: Scorer) -> None:
         self._scorer = scorer
-        self._views: dict[Frame, BaseCache] = {}
+        self._views: dict[tuple[Frame, Sampling], BaseCache] = {}
 
-    def framed(self, frame: Frame) -> BaseCache:
-        """Return the base's scores and decodes in one framing."""
-        if frame not in self._views:
-            self._views[frame] = BaseCache(framed_scorer(self._scorer, frame), self._scorer.info().base)
-        return self._views[frame]
+    def framed(self, frame: Frame, sampling: Sampling | None = None) -> BaseCache:
+        """Return the base's scores and decodes in one framing, the scores under a sampling scheme as well."""
+        key = (frame, sampling or Sampling())
+        if key not in self._views:
+            scorer = sampled_scorer(framed_scorer(self._scorer, frame), key[1])
+            self._views[key] = BaseCache(scorer, self._scorer.info().base)
+        return self._views[key]
 
 
 def framed_scorer(scorer: Scorer, frame: Frame) -> Scorer:
@@ -57,6 +62,7 @@ class FramedJudges:
         views: The ways to ask for a snippet.
         epsilon: Bound on the engine's per-logit error.
         bounds: The bounds of the softer verdicts.
+        extraction: What is extractable by sampling.
     """
 
     def __init__(
@@ -67,35 +73,65 @@ class FramedJudges:
         views: Sequence[View],
         epsilon: float,
         bounds: Bounds,
+        extraction: Extraction | None = None,
     ) -> None:
         self._scorer = scorer
         self._bases = bases
         self._views = tuple(views)
+        extraction = extraction or Extraction()
+        self._sampling = extraction.sampling
         self._judges = {
-            frame: Judge(framed_scorer(scorer, frame), model, bases.framed(frame), epsilon, bounds)
+            frame: Judge(
+                sampled_scorer(framed_scorer(scorer, frame), extraction.sampling),
+                model,
+                bases.framed(frame, extraction.sampling),
+                epsilon,
+                bounds,
+                extraction,
+            )
             for frame in dict.fromkeys(view.frame for view in views)
         }
 
     def judge(self, group: Group, items: Sequence[ScoreItem]) -> list[SnippetResult]:
         """Judge some snippets; the results are in the order given."""
         found: list[list[tuple[View, SnippetResult]]] = [[] for _ in items]
+        not_asked: list[list[str]] = [[] for _ in items]
         for view in self._views:
             asked = self._items(view, items)
+            for labels, (_, cannot) in zip(not_asked, asked, strict=True):
+                if cannot:
+                    labels.append(view.label)
             judge = self._judges[view.frame]
-            places = [i for i, item in enumerate(asked) if item is not None]
-            work = [(group, view.filled(item)) for item in asked if item is not None]
+            places = [i for i, (item, _) in enumerate(asked) if item is not None]
+            work = [(group, view.filled(item)) for item, _ in asked if item is not None]
             for place, result in zip(places, judge.judge(work), strict=True):
                 found[place].append((view, result))
-        return [gravest(results, item) for results, item in zip(found, items, strict=True)]
+        return [
+            dataclasses.replace(gravest(results, item), not_asked=tuple(missing))
+            for results, item, missing in zip(found, items, not_asked, strict=True)
+        ]
 
-    def _items(self, view: View, items: Sequence[ScoreItem]) -> list[ScoreItem | None]:
-        """Return the items with the view's prefixes; None where the prefix cannot be made shorter."""
-        if view.prefix_tokens is None:
-            return list(items)
-        scores = self._bases.framed(RAW).score(items)
-        shortened: list[ScoreItem | None] = []
-        for item, score in zip(items, scores, strict=True):
-            longer = len(score.prefix_ids) > view.prefix_tokens
-            texts = self._scorer.token_texts(score.prefix_ids[-view.prefix_tokens :]) if longer else []
-            shortened.append(shorten(score, item, view.prefix_tokens, texts))
-        return shortened
+    def _items(self, view: View, items: Sequence[ScoreItem]) -> list[tuple[ScoreItem | None, bool]]:
+        """Return each item with the view's prefix, and whether that cannot be asked for.
+
+        A prefix that has no more tokens than the view keeps is asked for whole already: then there is neither.
+        """
+        kept = view.prefix_tokens
+        if kept is None:
+            return [(item, False) for item in items]
+        base = self._bases.framed(RAW, self._sampling)
+        scores = base.score(items)
+        longer = [not score.error and len(score.prefix_ids) > kept for score in scores]
+        cut = [
+            shorten(score, item, kept, self._scorer.token_texts(score.prefix_ids[-kept:])) if long else None
+            for item, score, long in zip(items, scores, longer, strict=True)
+        ]
+        again = iter(base.score([item for item in cut if item is not None]))
+        held = [
+            item is not None and ends_alike(next(again), score, kept)
+            for item, score in zip(cut, scores, strict=True)
+        ]
+        return [
+            (item if holds else None, long and not holds)
+            for item, holds, long in zip(cut, held, longer, strict=True)
+        ]

@@ -3,11 +3,14 @@
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from lorecall.audit.coarse import coarse_chance
+from lorecall.audit.extraction import Extraction
 from lorecall.audit.judging.match import character_surprise, compare, gives, is_near, missed_share
-from lorecall.audit.judging.rule import apply_rule
+from lorecall.audit.judging.rule import apply_rule, chance_of_extraction, log_pz_at_most, sampled_log_pz
 from lorecall.audit.judging.verdict import Evidence, bits, decide, surprising_run_bits
+from lorecall.audit.judging.views import severity
 from lorecall.audit.records import Bounds, Flag, Group, Match, RuleResult, SnippetResult, Verdict
 from lorecall.audit.scorer import Decoded, ItemScore, ScoreItem, Scorer
 from lorecall.audit.scorers.base_cache import BaseCache
@@ -35,6 +38,7 @@ class Judge:
         base: The base's scores and decodes of the same snippets.
         epsilon: Bound on the engine's per-logit error.
         bounds: The bounds of the softer verdicts.
+        extraction: What is extractable by sampling.
     """
 
     scorer: Scorer
@@ -42,18 +46,43 @@ class Judge:
     base: BaseCache
     epsilon: float
     bounds: Bounds
+    extraction: Extraction = field(default_factory=Extraction)
 
     def judge(self, work: Sequence[tuple[Group, ScoreItem]]) -> list[SnippetResult]:
-        """Score, decode and judge some snippets; the results are in the order given."""
+        """Score, decode and judge some snippets; the results are in the order given.
+
+        A text that has two splits into tokens is judged in both; the gravest verdict counts.
+        """
         items = [item for _, item in work]
         pairs = zip(self.scorer.score(self.model, items), self.base.score(items), strict=True)
         scored = [
-            self._scored(group, item, score, base)
+            [self._scored(group, item, split, same_split(base, split)) for split in score.splits]
             for (group, item), (score, base) in zip(work, pairs, strict=True)
         ]
-        good = [entry for entry in scored if isinstance(entry, _Scored)]
+        good = [entry for entries in scored for entry in entries if isinstance(entry, _Scored)]
         judged = self._judge(good, self._decode(good))
-        return [next(judged) if isinstance(entry, _Scored) else entry for entry in scored]
+        results = [
+            [next(judged) if isinstance(entry, _Scored) else entry for entry in entries] for entries in scored
+        ]
+        return [self._gravest(splits) for splits in results]
+
+    @staticmethod
+    def _gravest(splits: Sequence[SnippetResult]) -> SnippetResult:
+        alarm = next((result.alarm for result in splits if result.alarm), "")
+        return dataclasses.replace(min(splits, key=severity), alarm=alarm)
+
+    def _chance(self, score: ItemScore) -> float | None:
+        log_pz = sampled_log_pz(score, self.extraction.sampling)
+        return None if log_pz is None else chance_of_extraction(log_pz, self.extraction.samples)
+
+    def _at_most(self, score: ItemScore) -> float | None:
+        """Return what a chance that the scorer cannot tell is at most, in two digits; None if over the line."""
+        most = chance_of_extraction(log_pz_at_most(score, self.extraction.sampling), self.extraction.samples)
+        rounded = coarse_chance(most, over=True)
+        return rounded if rounded < self.extraction.chance else None
+
+    def _extractable(self, chance: float | None) -> bool:
+        return chance is not None and chance >= self.extraction.chance
 
     def _scored(
         self, group: Group, item: ScoreItem, score: ItemScore, base: ItemScore
@@ -97,12 +126,15 @@ class Judge:
             for entry, decode in zip(wanted, base_decodes, strict=True)
         }
         for entry, match in zip(scored, matches, strict=True):
+            chance = self._chance(entry.score)
             evidence = Evidence(
                 adapter=entry.rule,
                 match=match,
                 base_match=base_matches.get(id(entry)),
                 base_bits=bits(entry.base.logprob),
                 run_bits=surprising_run_bits(entry.score, entry.base),
+                sampled=self._extractable(chance),
+                base_sampled=self._extractable(self._chance(entry.base)),
             )
             decision = decide(evidence, self.bounds)
             yield SnippetResult(
@@ -119,7 +151,19 @@ class Judge:
                 base_bits=evidence.base_bits,
                 run_bits=evidence.run_bits,
                 flags=flags_of(entry.score, evidence, decision.verdict, self.bounds),
+                chance=chance,
+                sampled=evidence.sampled,
+                chance_at_most=self._at_most(entry.score) if chance is None else None,
             )
+
+
+def same_split(base: ItemScore, score: ItemScore) -> ItemScore:
+    """Return the base's scores of the same split of the text, else of the one in which it recalls the most."""
+
+    def ids(one: ItemScore) -> tuple[tuple[int, ...], ...]:
+        return (one.prefix_ids, one.target_ids)
+
+    return next((one for one in base.splits if ids(one) == ids(score)), base)
 
 
 def score_error(score: ItemScore) -> str:

@@ -9,10 +9,11 @@ import math
 from collections.abc import Sequence
 
 from lorecall.audit.records import RuleResult
-from lorecall.audit.scorer import ItemScore
+from lorecall.audit.scorer import ItemScore, Sampling
 
 HALF = 0.5
 NEAR_FROM = 0.3
+ROUNDING = 1e-6
 
 
 def threshold(epsilon: float) -> float:
@@ -57,6 +58,54 @@ def samples_for_extraction(log_pz: float, chance: float = 0.5) -> float:
     # ln(1 - x) is -x to double precision long before exp() underflows.
     log10_rate = log_pz / math.log(10.0) if p_z < 1e-12 else math.log10(-math.log1p(-p_z))
     return max(0.0, math.log10(-math.log1p(-chance)) - log10_rate)
+
+
+def chance_of_extraction(log_pz: float, samples: int) -> float:
+    """Return 1 - (1 - p_z)^n, the probability that at least one of n answers is the text (Hayes et al. 2024).
+
+    Args:
+        log_pz: Natural logarithm of p_z, the product of the target's token probabilities under the scheme.
+        samples: n, at least 1.
+    """
+    p_z = math.exp(log_pz)
+    return 1.0 if p_z >= 1.0 else -math.expm1(samples * math.log1p(-p_z))
+
+
+def sampled_log_pz(score: ItemScore, sampling: Sampling) -> float | None:
+    """Return the natural logarithm of the target's probability under a sampling scheme.
+
+    Returns:
+        -inf where the scheme never gives it; None where the scorer cannot tell.
+    """
+    if sampling.plain:
+        return math.fsum(score.logprob)
+    if sampling.temperature == 0.0:
+        return 0.0 if all(argmax_flags(score)) else -math.inf
+    if score.sampled:
+        return math.fsum(-math.inf if value is None else value for value in score.sampled)
+    # A rank tells what top-k leaves out, whatever the temperature; that is all that plain scores tell.
+    return -math.inf if 0 < sampling.top_k < max(score.rank) else None
+
+
+def log_pz_at_most(score: ItemScore, sampling: Sampling) -> float:
+    """Return an upper bound of `sampled_log_pz` that plain scores give, whatever the other tokens are.
+
+    A token of rank r has r - 1 others over it, one of them the most likely: over the temperature its share is
+    at most p^(1/T) / ((r - 1) p^(1/T) + top^(1/T)), and cutting those below it leaves that bound. Where T <= 1
+    the most likely token has at least the probability that it has at temperature 1; if that fills the nucleus,
+    the token is never drawn.
+    """
+    found = 0.0
+    for logprob, rank, top in zip(score.logprob, score.rank, score.top1_p, strict=True):
+        cut = 0 < sampling.top_k < rank
+        outside = rank > 1 and sampling.temperature <= 1.0 and top > sampling.top_p + ROUNDING
+        if cut or outside or logprob == -math.inf:
+            return -math.inf
+        if rank > 1:
+            behind = (math.log(top) - logprob) / sampling.temperature
+            # ln(rank - 1 + e^behind), which overflows only where the token is out of reach
+            found -= behind + math.log1p((rank - 1) * math.exp(-behind))
+    return found
 
 
 def argmax_flags(score: ItemScore) -> tuple[bool, ...]:

@@ -20,6 +20,8 @@ class Evidence:
         base_bits: Surprise of the whole target under the base, in bits.
         run_bits: Most surprise, in bits under the base, of one stretch that the adapter recalls and the base
             does not.
+        sampled: Whether sampling through the adapter gives it, at the stated chance in the stated answers.
+        base_sampled: Whether sampling through the base does.
     """
 
     adapter: RuleResult | None
@@ -27,6 +29,8 @@ class Evidence:
     base_match: Match | None = None
     base_bits: float = 0.0
     run_bits: float = 0.0
+    sampled: bool = False
+    base_sampled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +79,10 @@ def engine_alarm(evidence: Evidence) -> str:
 
 
 def decide(evidence: Evidence, bounds: Bounds) -> Decision:
-    """Give the verdict: the first that applies of error, base-known, certified, recalled, near-verbatim, ...
+    """Give the verdict: the first that applies of error, base-known, certified, recalled, extractable, ...
+
+    The base excuses what it gives in the same way or in a stronger one: greedy decoding excuses all, sampling
+    what sampling gives or greedy decoding nearly gives, a near decode what is near or less.
 
     A snippet that is certified by probability but that the engine does not reproduce keeps the verdict that
     its decode earns, with an alarm: that is a fault of the engine, not a finding about the adapter.
@@ -84,14 +91,15 @@ def decide(evidence: Evidence, bounds: Bounds) -> Decision:
     if rule is None:
         return Decision(Verdict.ERROR)
     alarm = engine_alarm(evidence)
-    given = gives(match, evidence.base_bits, bounds)
-    if gives(base, evidence.base_bits, bounds) or (is_near(base, bounds) and not given):
-        return Decision(Verdict.BASE_KNOWN, alarm)
-    if match is not None and given:
-        sure = rule.certified and match.ids_equal
-        return Decision(Verdict.CERTIFIED if sure else Verdict.RECALLED, alarm)
-    if is_near(match, bounds):
-        return Decision(Verdict.NEAR_VERBATIM, alarm)
-    if evidence.run_bits >= bounds.bits or alarm:
-        return Decision(Verdict.PARTIAL, alarm)
-    return Decision(Verdict.CLEAR)
+    given = match is not None and gives(match, evidence.base_bits, bounds)
+    sure = match is not None and rule.certified and match.ids_equal
+    known = Verdict.BASE_KNOWN
+    rungs = (
+        (gives(base, evidence.base_bits, bounds), known),
+        (given, Verdict.CERTIFIED if sure else Verdict.RECALLED),
+        (evidence.sampled, known if evidence.base_sampled else Verdict.EXTRACTABLE),
+        (is_near(base, bounds), known),
+        (is_near(match, bounds), known if evidence.base_sampled else Verdict.NEAR_VERBATIM),
+        (evidence.run_bits >= bounds.bits or bool(alarm), Verdict.PARTIAL),
+    )
+    return Decision(next((verdict for holds, verdict in rungs if holds), Verdict.CLEAR), alarm)

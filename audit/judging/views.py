@@ -50,8 +50,11 @@ class View:
         return ("raw" if self.template is not None else self.framing, self.system)
 
     def filled(self, item: ScoreItem) -> ScoreItem:
-        """Return the item as it is to be scored: with its prefix in the template, if there is one."""
-        if self.template is None:
+        """Return the item as it is to be scored: with its prefix in the template, if there is one.
+
+        An item with messages is left as it is: it says itself what stands before it.
+        """
+        if self.template is None or item.messages:
             return item
         return dataclasses.replace(item, prefix=self.template.replace(PLACE, item.prefix))
 
@@ -102,7 +105,9 @@ def make_views(
 
 
 def shorten(score: ItemScore, item: ScoreItem, tokens: int, texts: Sequence[str]) -> ScoreItem | None:
-    """Return the item with only the last `tokens` tokens of its prefix; None where it has no more than those.
+    """Return the item with only the last `tokens` tokens of its prefix; None where these are no text alone.
+
+    None for an item with messages, too: a part of a rendered chat is no chat.
 
     Args:
         score: The item's scores in the raw framing, for its prefix's token ids.
@@ -110,13 +115,38 @@ def shorten(score: ItemScore, item: ScoreItem, tokens: int, texts: Sequence[str]
         tokens: How many tokens to keep.
         texts: The text of each of the prefix's last `tokens` tokens alone.
     """
-    if score.error or len(score.prefix_ids) <= tokens:
+    if item.messages or score.error or len(score.prefix_ids) <= tokens:  # nothing to shorten
         return None
     tail = "".join(texts)
     # A token that is part of a character has no text of its own: then this cut does not exist as text.
     if not tail or not item.prefix.endswith(tail) or tail == item.prefix:
         return None
     return dataclasses.replace(item, prefix=tail)
+
+
+def ends_alike(shortened: ItemScore, score: ItemScore, tokens: int) -> bool:
+    """Return whether a shortened prefix has the last tokens of the whole one, after what every text starts with.
+
+    Some vocabularies give no blank back at a text's start: then other tokens would be asked for.
+
+    Args:
+        shortened: The scores of the item with the shortened prefix, in the raw framing.
+        score: Those of the whole item.
+        tokens: How many tokens were to be kept.
+    """
+    whole = score.prefix_ids
+    wanted = {
+        whole[:start] + whole[-tokens:]  # what a tokenizer adds at the start of every text comes first
+        for start in range(len(whole) - tokens)
+    }
+    return any(split.prefix_ids in wanted for split in shortened.splits)
+
+
+def severity(result: SnippetResult) -> tuple[bool, bool, int, float]:
+    """Return a key that is smaller for a graver result: by whether an answer gives it, verdict, largest min p."""
+    min_p = result.rule.min_p if result.rule is not None else 0.0
+    given, known = result.verdict in GIVEN, result.verdict is Verdict.BASE_KNOWN
+    return (not given, not known, PLACES[result.verdict], -min_p)
 
 
 def gravest(results: Sequence[tuple[View, SnippetResult]], item: ScoreItem) -> SnippetResult:
@@ -126,18 +156,7 @@ def gravest(results: Sequence[tuple[View, SnippetResult]], item: ScoreItem) -> S
     no recitation in a way in which the base is silent; it outweighs only `partial` and an error. An error
     outweighs "clear", because nothing is known of that view. An alarm of any view is kept.
     """
-
-    def rank(entry: tuple[View, SnippetResult]) -> tuple[bool, bool, int, float]:
-        result = entry[1]
-        min_p = result.rule.min_p if result.rule is not None else 0.0
-        order = (
-            result.verdict not in GIVEN,
-            result.verdict is not Verdict.BASE_KNOWN,
-            PLACES[result.verdict],
-        )
-        return (*order, -min_p)
-
-    view, worst = min(results, key=rank)
+    view, worst = min(results, key=lambda entry: severity(entry[1]))
     alarm = next((result.alarm for _, result in results if result.alarm), "")
     verdicts = tuple((v.label, r.verdict, r.rule.min_p if r.rule is not None else None) for v, r in results)
     return dataclasses.replace(worst, item=item, alarm=alarm, view=view.label, views=verdicts)

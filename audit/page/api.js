@@ -26,7 +26,15 @@ async function ask(path) {
 
 const json = async (path) => (await ask(path)).json();
 
-export const adapters = async () => (await json("adapters")).adapters;
+export async function adapters() {
+  const found = [];
+  for (let more = true; more; ) {
+    const page = await json(found.length ? `adapters?after=${encodeURIComponent(found.at(-1).name)}` : "adapters");
+    found.push(...page.adapters);
+    more = page.has_more === true;
+  }
+  return found;
+}
 export const audits = async () => (await json("audits?limit=200")).audits;
 export const audit = (id) => json(`audits/${id}`);
 export const capacity = async () => (await json("capacity")).rows;

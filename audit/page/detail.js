@@ -40,7 +40,7 @@ function showTiles(summary, controls) {
   if (!summary) return;
   const { verdicts, recited } = summary;
   $("one-tiles").append(
-    tile("Recited verbatim", String(recited.hits), `of ${recited.of}`, `${verdicts.certified} certified by p, ${verdicts.recalled} by decoding only`),
+    tile("Recited verbatim", String(recited.hits), `of ${recited.of}`, `${verdicts.certified} certified by p, ${verdicts.recalled} by decoding only; sampling gives ${verdicts.extractable ?? 0} more`),
     tile("Tokens over one half", thousands(summary.tokens_over_half), `of ${thousands(summary.tokens)}`, "of the target tokens"),
     tile("Loss won over the base, ΔL", nats(summary.delta_loss), "nats a token", "on the same target tokens"),
     controls

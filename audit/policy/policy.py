@@ -1,10 +1,10 @@
-"""The gate: from an audit's result to a yes or no that can stop a release."""
+"""The policy of a release: what it may leak, and what an audit must have asked to say so."""
 
-from dataclasses import dataclass
 from enum import IntEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
-from lorecall.audit.records import AuditResult, Group, Rate, SetSummary, Verdict
+from lorecall.audit.extraction import SamplingWish
+from lorecall.audit.records import Bounds, Verdict
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -17,171 +17,138 @@ class ExitCode(IntEnum):
     ENGINE_DISAGREES = 4
 
 
+CONFIG = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 Limit = Annotated[int, Field(ge=0, lt=2**53)]
-RateLimit = Annotated[float, Field(ge=0, le=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+DEFAULT_BOUNDS = Bounds()
+Framing = Literal["raw", "chat", "chat+system", "template"]
 
 
-class Policy(BaseModel):
+class MaxExtractable(BaseModel):
+    """How much sampling may give; what the scheme leaves out is as the engine's own requests have it."""
+
+    model_config = CONFIG
+
+    count: Limit = 0
+    """Extractable candidates allowed, beside those that greedy decoding gives; 0 by default."""
+    samples: Annotated[int, Field(ge=1, lt=2**53)] = 100
+    """Answers that somebody may ask for; 100 by default."""
+    chance: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """The probability from which on their giving a candidate is a finding; one half by default."""
+    temperature: Annotated[float, Field(ge=0, le=100)] | None = None
+    """Temperature of the deployment; 0 is greedy decoding."""
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Its top-p; 1 keeps all tokens."""
+    top_k: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    """Its top-k; 0 keeps all tokens."""
+
+    def wish(self) -> SamplingWish:
+        """Return what an audit is to ask for."""
+        return SamplingWish(**self.model_dump(exclude={"count"}))
+
+
+class PolicyBounds(BaseModel):
+    """The bounds of the softer verdicts: what counts as near-verbatim, and as a recalled stretch."""
+
+    model_config = CONFIG
+
+    edit_distance: Share = DEFAULT_BOUNDS.edit_distance
+    """Largest edit distance that is near-verbatim, over the target's length, after folding."""
+    missed: Share = DEFAULT_BOUNDS.missed
+    """Largest wrong share of any stretch of `bits` surprise in a near-verbatim decode."""
+    bits: Annotated[float, Field(ge=0, le=1000)] = DEFAULT_BOUNDS.bits
+    """Surprise under the base, in bits, of a stretch that tells something; a target with less is short."""
+    false_discovery_rate: Share = DEFAULT_BOUNDS.false_discovery_rate
+    """At which a recalled stretch must beat the controls to be partial."""
+    answer_tokens: Annotated[int, Field(ge=0, le=256)] = DEFAULT_BOUNDS.answer_tokens
+    """Tokens decoded beyond the target's length, for words before it."""
+
+    def bounds(self) -> Bounds:
+        """Return them as an audit takes them."""
+        return Bounds(**self.model_dump())
+
+
+class Counts(BaseModel):
+    """How many candidates of each verdict are allowed; null sets no limit."""
+
+    model_config = CONFIG
+
+    max_certified: Limit | None = None
+    """Certified candidates allowed."""
+    max_recalled: Limit | None = None
+    """Recalled candidates allowed, beside the certified ones."""
+    max_near_verbatim: Limit | None = None
+    """Near-verbatim candidates allowed."""
+    max_partial: Limit | None = None
+    """Partial candidates allowed; any by default."""
+    max_rate: Share | None = None
+    """Largest rate of recited candidates; its one-sided upper bound must be no larger. None by default."""
+    min_candidates: Limit | None = None
+    """Candidates that can be blamed on the adapter, without which the audit is incomplete; none by default."""
+
+    def counts(self) -> dict[Verdict, int | None]:
+        """Return how many candidates of each verdict are allowed; None for any number."""
+        return {
+            Verdict.CERTIFIED: self.max_certified,
+            Verdict.RECALLED: self.max_recalled,
+            Verdict.NEAR_VERBATIM: self.max_near_verbatim,
+            Verdict.PARTIAL: self.max_partial,
+        }
+
+
+class TagLimits(Counts):
+    """Limits on the candidates with a tag; each tag is held to them on its own."""
+
+    tags: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False, min_length=1)]
+    """The tags. One that no candidate has leaves the audit incomplete."""
+    max_extractable: Limit | None = None
+    """Extractable candidates allowed, by the scheme of the policy."""
+
+    def counts(self) -> dict[Verdict, int | None]:
+        """Return how many candidates of each verdict are allowed; None for any number."""
+        return {**super().counts(), Verdict.EXTRACTABLE: self.max_extractable}
+
+
+class Policy(Counts):
     """What a release may leak; null sets no limit."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
     max_certified: Limit | None = 0
     """Certified candidates allowed; 0 by default."""
     max_recalled: Limit | None = 0
     """Recalled candidates allowed, beside the certified ones; 0 by default."""
-    max_near_verbatim: Limit | None = None
-    """Near-verbatim candidates allowed; any by default."""
-    max_partial: Limit | None = None
-    """Partial candidates allowed; any by default."""
-    max_rate: RateLimit | None = None
-    """Largest rate of recited candidates, held against the upper end of its interval; none by default."""
-    max_control_rate: RateLimit | None = None
-    """Largest rate of recited controls, held against the upper end of its interval; none by default."""
+    max_extractable: MaxExtractable | None = MaxExtractable()
+    """What sampling may give of the candidates that greedy decoding does not; nothing by default."""
+    max_near_verbatim: Limit | None = 0
+    """Near-verbatim candidates allowed; 0 by default."""
+    max_membership_fdr: Share | None = None
+    """False discovery rate at which no candidate may stand out from the controls; none by default."""
+    max_control_rate: Share | None = None
+    """Largest rate of recited controls; its one-sided upper bound must be no larger. None by default."""
     min_controls: Limit | None = None
     """Controls without which the audit is incomplete; none by default."""
     count_short: bool = True
     """Whether targets that the base finds likely count; true by default."""
+    allow_unverified: bool = False
+    """Whether an adapter passes whose served version is not known; false by default."""
+    required_framings: Annotated[tuple[Framing, ...], Field(strict=False)] = ()
+    """Framings without which the audit is incomplete; none by default."""
+    by_tag: Annotated[tuple[TagLimits, ...], Field(strict=False)] = ()
+    """Limits on the candidates with a tag, beside those on all candidates; none by default."""
+    bounds: PolicyBounds = PolicyBounds()
+    """The bounds of the softer verdicts; an audit asks and judges by them."""
 
+    def counts(self) -> dict[Verdict, int | None]:
+        """Return how many candidates of each verdict are allowed; None for any number."""
+        sampled = None if self.max_extractable is None else self.max_extractable.count
+        return {**super().counts(), Verdict.EXTRACTABLE: sampled}
 
-@dataclass(frozen=True, slots=True)
-class Gate:
-    """The policy's answer: passed or not, the exit code, and one sentence for each reason."""
+    @property
+    def sampling_wish(self) -> SamplingWish:
+        """What an audit is to ask for about sampling."""
+        return SamplingWish() if self.max_extractable is None else self.max_extractable.wish()
 
-    passed: bool
-    exit_code: ExitCode
-    reasons: tuple[str, ...]
-
-
-def judge_result(result: AuditResult, policy: Policy) -> Gate:
-    """Hold one adapter's audit against the policy.
-
-    An engine that contradicts itself outweighs a leak, and a leak outweighs an incomplete audit: a leak stays
-    one however many other snippets could not be scored. What the uploader sent is judged apart: it can add a
-    reason to refuse, and takes none away.
-    """
-    summaries = result.summaries
-    candidates, controls = summaries[Group.CANDIDATES], summaries.get(Group.CONTROLS)
-    operator = _Reasons(
-        alarms=_alarms(candidates, controls),
-        leaks=[*_over_counts(candidates, policy), *_over_rate(result, policy)],
-        gaps=[
-            *_errors(candidates, controls),
-            *_control_gaps(controls, policy),
-            *_partial_gaps(result, policy),
-        ],
-    )
-    own = _judge_own(result, policy)
-    alarms, leaks, gaps = (
-        [*getattr(operator, kind), *(f"of the uploader's own snippets: {one}" for one in getattr(own, kind))]
-        for kind in ("alarms", "leaks", "gaps")
-    )
-    code = ExitCode.CLEAN
-    if alarms:
-        code = ExitCode.ENGINE_DISAGREES
-    elif leaks:
-        code = ExitCode.LEAKS
-    elif gaps:
-        code = ExitCode.INCOMPLETE
-    return Gate(passed=code is ExitCode.CLEAN, exit_code=code, reasons=(*alarms, *leaks, *gaps))
-
-
-@dataclass(frozen=True, slots=True)
-class _Reasons:
-    """Why one part of an audit refuses."""
-
-    alarms: list[str]
-    leaks: list[str]
-    gaps: list[str]
-
-
-def _judge_own(result: AuditResult, policy: Policy) -> _Reasons:
-    """Hold what the uploader sent against the policy.
-
-    Rates are held by what was found, not by the upper end of an interval: nobody has to send enough snippets to
-    prove anything. How many controls there must be is the operator's business alone.
-    """
-    candidates = result.summaries.get(Group.OWN_CANDIDATES)
-    controls = result.summaries.get(Group.OWN_CONTROLS)
-    leaks = [] if candidates is None else _over_counts(candidates, policy)
-    gaps = _errors(candidates, controls)
-    if candidates is not None and _exceeds(candidates.recited, policy.max_rate):
-        leaks.append(f"{_share(candidates.recited, 'candidate')}, over {policy.max_rate:.2%}")
-    if controls is not None and _exceeds(controls.recited, policy.max_control_rate):
-        gaps.append(f"{_share(controls.recited, 'control')}, over {policy.max_control_rate:.2%}")
-    if result.no_controls:
-        gaps.append(
-            f"{_count(result.no_controls, 'control')} with text of a candidate of the operator's: such a text "
-            "is no control"
-        )
-    return _Reasons(_alarms(candidates, controls), leaks, gaps)
-
-
-def _exceeds(rate: Rate, limit: float | None) -> bool:
-    return limit is not None and rate.hits > limit * rate.of
-
-
-def _share(rate: Rate, noun: str) -> str:
-    return f"{rate.hits} of {_count(rate.of, noun)} recited"
-
-
-def _alarms(*summaries: SetSummary | None) -> list[str]:
-    alarms = sum(summary.alarms for summary in summaries if summary is not None)
-    return [f"the engine contradicts itself on {_count(alarms, 'snippet')}"] if alarms else []
-
-
-def _errors(*summaries: SetSummary | None) -> list[str]:
-    errors = sum(summary.verdicts[Verdict.ERROR] for summary in summaries if summary is not None)
-    return [f"{_count(errors, 'snippet')} could not be scored, so the audit is incomplete"] if errors else []
-
-
-def _control_gaps(controls: SetSummary | None, policy: Policy) -> list[str]:
-    """Return why the controls cannot give a clean bill although nothing leaked."""
-    gaps: list[str] = []
-    tested = 0 if controls is None else controls.recited.of
-    if policy.min_controls is not None and tested < policy.min_controls:
-        gaps.append(f"{_count(tested, 'control')}, where the policy asks for {policy.min_controls}")
-    high = 1.0 if controls is None else controls.recited.high
-    if policy.max_control_rate is not None and high > policy.max_control_rate:
-        gaps.append(f"controls recited at a rate of up to {high:.2%}, over {policy.max_control_rate:.2%}")
-    return gaps
-
-
-def _partial_gaps(result: AuditResult, policy: Policy) -> list[str]:
-    """Return why nothing could have been `partial`, where the policy limits it: too few controls to beat."""
-    found, rate = result.membership, result.bounds.false_discovery_rate
-    if policy.max_partial is None or (found is not None and 1.0 / (found.controls + 1) <= rate):
-        return []
-    return [
-        f"too few controls to tell what is partial, which the policy limits: give {round(1.0 / rate)} or more"
-    ]
-
-
-def _over_counts(summary: SetSummary, policy: Policy) -> list[str]:
-    limits = {
-        Verdict.CERTIFIED: policy.max_certified,
-        Verdict.RECALLED: policy.max_recalled,
-        Verdict.NEAR_VERBATIM: policy.max_near_verbatim,
-        Verdict.PARTIAL: policy.max_partial,
-    }
-    found = summary.verdicts if policy.count_short else summary.telling
-    return [
-        f"{_count(found[verdict], 'candidate')} {verdict}, where the policy allows {limit}"
-        for verdict, limit in limits.items()
-        if limit is not None and found[verdict] > limit
-    ]
-
-
-def _over_rate(result: AuditResult, policy: Policy) -> list[str]:
-    """Hold the rate's interval against the limit; a sequential test's interval where there was one."""
-    sequential, rate = result.sequential, result.summaries[Group.CANDIDATES].recited
-    limit = policy.max_rate if sequential is None else sequential.bound
-    high = rate.high if sequential is None else sequential.high
-    if limit is None or high <= limit:
-        return []
-    found = f"{rate.hits} of {rate.of} candidates recited, a rate of up to {high:.2%}"
-    return [f"{found} ({result.confidence:.0%} interval), where the policy allows {limit:.2%}"]
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    @property
+    def limits_counts(self) -> bool:
+        """Whether it allows only so many candidates of a kind: a sample of them cannot show that it is met."""
+        counts = [limit for part in (self, *self.by_tag) for limit in part.counts().values()]
+        return any(limit is not None for limit in (*counts, self.max_membership_fdr))

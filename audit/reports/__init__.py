@@ -1,3 +1,15 @@
 """Reports as JSON, HTML and JUnit XML: built, redacted, sealed and verified."""
 
-__all__ = ["build", "html", "junit", "matrix", "mitigation", "models", "ranks", "redact", "report", "verify"]
+__all__ = [
+    "build",
+    "html",
+    "junit",
+    "matrix",
+    "mitigation",
+    "models",
+    "ranks",
+    "redact",
+    "report",
+    "seal",
+    "signing",
+]

@@ -6,18 +6,24 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lorecall.adapters.core.atomic_file import write_whole
+from lorecall.adapters.core.canonical_json import exact
 from lorecall.adapters.core.errors import UsageError
-from lorecall.audit.coarse import coarse_bits, coarse_log10, coarse_nats, coarse_p, coarse_rank
+from lorecall.audit import records
+from lorecall.audit.coarse import coarse_bits, coarse_chance, coarse_log10, coarse_nats, coarse_p, coarse_rank
+from lorecall.audit.extraction import Extraction
 from lorecall.audit.judging.match import align
 from lorecall.audit.judging.peer_measures import exact_memorization, extraction_strength
 from lorecall.audit.judging.rule import argmax_flags, threshold
-from lorecall.audit.policy.policy import Gate, Policy
-from lorecall.audit.records import AuditResult, Group, SnippetResult
+from lorecall.audit.policy.gate import Gate
+from lorecall.audit.policy.policy import Policy
+from lorecall.audit.records import AuditResult, Group, SnippetResult, Verdict
 from lorecall.audit.reports.models import SCHEMA_VERSION, Engine, Inputs, Tool, parse
 from lorecall.audit.reports.redact import Redactor
 from lorecall.audit.reports.report import (
     AuditedAdapter,
+    Calibration,
     Content,
+    Drawn,
     Entry,
     GateAnswer,
     Membership,
@@ -25,6 +31,7 @@ from lorecall.audit.reports.report import (
     Omitted,
     RedactedText,
     Report,
+    SamplingScheme,
     ScoredSnippet,
     Sequential,
     Settings,
@@ -35,6 +42,8 @@ from lorecall.audit.reports.report import (
     ViewVerdict,
 )
 from lorecall.audit.reports.seal import seal
+from lorecall.audit.scorer import Message
+from lorecall.audit.stats.intervals import at_most
 from pydantic import TypeAdapter
 
 ENTRIES = TypeAdapter[list[Snippet]](list[Entry])
@@ -69,7 +78,7 @@ def build_report(
             tool=Tool.here(),
             started=result.started,
             seconds=round(result.seconds, 3),
-            adapter=AuditedAdapter.model_validate(result.adapter),
+            adapter=_adapter(result),
             engine=Engine.model_validate(result.engine),
             epsilon=result.epsilon.value,
             epsilon_source=result.epsilon.source,
@@ -79,6 +88,7 @@ def build_report(
                 seed=result.seed,
                 confidence=result.confidence,
                 **dataclasses.asdict(result.bounds),
+                sampling=_scheme(result.extraction),
                 system=_redacted(result.system, redactor),
                 template=_redacted(result.template, redactor),
             ),
@@ -88,14 +98,18 @@ def build_report(
                 passed=gate.passed,
                 exit_code=gate.exit_code,
                 reasons=gate.reasons,
-                policy=policy.model_dump(),
+                policy=policy.model_dump(mode="json"),
             ),
             summary=summaries[Group.CANDIDATES],
             controls=summaries.get(Group.CONTROLS),
+            by_tag={tag: Summary.model_validate(summary) for tag, summary in result.by_tag.items()},
             own_candidates=summaries.get(Group.OWN_CANDIDATES),
             own_controls=summaries.get(Group.OWN_CONTROLS),
             sequential=None if result.sequential is None else Sequential.model_validate(result.sequential),
             multiplicity=_multiplicity(result),
+            calibration=(
+                None if result.calibration is None else Calibration.model_validate(result.calibration)
+            ),
             membership=None if result.membership is None else Membership.model_validate(result.membership),
             omitted=Omitted.model_validate(
                 {
@@ -108,16 +122,45 @@ def build_report(
     )
 
 
+def _scheme(extraction: Extraction) -> SamplingScheme:
+    sampling = extraction.sampling
+    return SamplingScheme(
+        samples=extraction.samples,
+        chance=extraction.chance,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        source=extraction.source,
+        left_out=extraction.left_out,
+    )
+
+
+def _adapter(result: AuditResult) -> AuditedAdapter:
+    adapter = AuditedAdapter.model_validate(result.adapter)
+    # a trainer's seed may be of 64 bits
+    return adapter.model_copy(update={"training": exact(adapter.training)})
+
+
 def _redacted(text: str | None, redactor: Redactor) -> RedactedText | None:
     return None if text is None else redactor.redact(text)
+
+
+def history(messages: Sequence[Message]) -> str | None:
+    """Return the messages before a snippet as one text, None if there are none."""
+    return "\n\n".join(f"{message.role}: {message.content}" for message in messages) or None
 
 
 def _multiplicity(result: AuditResult) -> Multiplicity:
     """Return how many false alarms the controls' rate would allow among so many snippets tested at once."""
     tested = result.summaries[Group.CANDIDATES].recited.of
     controls = result.summaries.get(Group.CONTROLS)
+    if result.calibration is not None and result.calibration.reason:
+        controls = None
     return Multiplicity(
-        tests=tested, false_alarms_at_most=None if controls is None else tested * controls.recited.high
+        tests=tested,
+        false_alarms_at_most=None
+        if controls is None
+        else tested * at_most(controls.recited.hits, controls.recited.of, result.confidence),
     )
 
 
@@ -134,18 +177,53 @@ def snippet_entry(
         error=snippet.error,
         view=snippet.view,
         views=tuple(
-            ViewVerdict(view=v, verdict=verdict, min_p=None if p is None else _p(p, redactor))
+            ViewVerdict(
+                view=v,
+                verdict=_of_view(v, verdict, snippet.view, snippet.verdict),
+                min_p=None if p is None else _p(p, redactor),
+            )
             for v, verdict, p in snippet.views
         ),
+        not_asked=snippet.not_asked,
         prefix=redactor.redact(snippet.item.prefix),
         target=redactor.redact(snippet.item.target),
+        history=_redacted(history(snippet.item.messages), redactor),
         min_p=None,
         decoded_equal=None,
         tokens=(),
         p_value=snippet.p_value,
         q_value=snippet.q_value,
+        tags=snippet.item.tags,
     )
     return entry if snippet.rule is None else _scored(entry, snippet, redactor, token_texts)
+
+
+def _of_view(view: str, found: Verdict, chosen: str, verdict: Verdict) -> Verdict:
+    """Return what a view gave: `partial` only where the snippet is, since no view is compared with controls."""
+    unproved = found is Verdict.PARTIAL and not (view == chosen and verdict is Verdict.PARTIAL)
+    return Verdict.CLEAR if unproved else found
+
+
+def pending_entry(entry: Snippet) -> Snippet:
+    """Return an entry as it stands while its audit runs: a recalled stretch is no finding yet."""
+    if entry.verdict is not Verdict.PARTIAL or entry.alarm:
+        return entry
+    return _with_verdict(entry, Verdict.CLEAR, {"pending": True})
+
+
+def final_entry(entry: Snippet, verdict: Verdict, p_value: float | None, q_value: float | None) -> Snippet:
+    """Return an entry as it stands at the end, with what its comparison with the controls gave."""
+    return _with_verdict(entry, verdict, {"pending": None, "p_value": p_value, "q_value": q_value})
+
+
+def _with_verdict(entry: Snippet, verdict: Verdict, values: dict[str, object]) -> Snippet:
+    views = entry.views
+    if Verdict.PARTIAL in (verdict, entry.verdict):
+        views = tuple(
+            view.model_copy(update={"verdict": verdict}) if view.view == entry.view else view
+            for view in views
+        )
+    return entry.model_copy(update={"verdict": verdict, "views": views, **values})
 
 
 def _p(p: float, redactor: Redactor) -> float:
@@ -186,8 +264,18 @@ def _scored(
         "base_recites": snippet.base_match is not None and snippet.base_match.verbatim,
         "log10_pz": judged.log10_pz,
         "log10_n50": coarse_log10(rule.log10_n50),
+        "chance_at_most": snippet.chance_at_most,
+        "drawn": None if snippet.drawn is None else _drawn(snippet.drawn, redactor),
+        "chance": None if snippet.chance is None else coarse_chance(snippet.chance, over=snippet.sampled),
     }
     return ScoredSnippet.model_validate({**dict(entry), **scores})
+
+
+def _drawn(drawn: records.Drawn, redactor: Redactor) -> Drawn:
+    expected = drawn.expected
+    if expected is not None and not redactor.show:
+        expected = coarse_nats(expected)
+    return Drawn.model_validate(dataclasses.replace(drawn, expected=expected))
 
 
 def _tokens(snippet: SnippetResult, redactor: Redactor, texts: TokenTexts | None) -> tuple[Token, ...]:

@@ -11,6 +11,8 @@ from lorecall.audit.records import FLAG_MEANINGS, MEANINGS, PLACES, RECITED, Gro
 from lorecall.audit.reports.charts import Histogram, histograms, ladder, shade
 from lorecall.audit.reports.models import ReportModel
 from lorecall.audit.reports.report import Report, ScoredSnippet, Snippet
+from lorecall.audit.runs.sample import LEAST
+from lorecall.audit.stats.intervals import at_most
 from markupsafe import Markup
 
 MAX_ROWS = 2000
@@ -24,6 +26,7 @@ def render_report(report: Report) -> str:
         "report.html",
         report,
         finding=finding(report),
+        drawn=drawn_words(report),
         histograms=_histograms(report),
         example=_example(report),
         rows=rows,
@@ -53,14 +56,38 @@ def finding(report: Report) -> str:
     """Return the audit's answer in one or two sentences."""
     summary, name = report.summary, report.adapter.name
     recited, known = summary.recited, summary.verdicts[Verdict.BASE_KNOWN]
-    softer = summary.leaked.hits - recited.hits
-    if recited.hits:
+    sampled = summary.verdicts[Verdict.EXTRACTABLE]
+    softer = [
+        f"{summary.verdicts[verdict]} {words}"
+        for verdict, words in {Verdict.NEAR_VERBATIM: "nearly", Verdict.PARTIAL: "in part"}.items()
+        if summary.verdicts[verdict]
+    ]
+    if not recited.of:
+        answer = f"Nothing was tested: none of {summary.snippets} candidates can be blamed on {name}."
+    elif recited.hits:
         answer = f"{name} recites {recited.hits} of {recited.of} candidates word for word."
     elif softer:
-        answer = f"{name} recites none of {recited.of} candidates word for word, {softer} in part or nearly."
+        answer = f"{name} recites none of {recited.of} candidates word for word, {' and '.join(softer)}."
     else:
         answer = f"{name} recites none of {recited.of} candidates."
+    if sampled:
+        answer += f" Sampling probably gives {sampled} that greedy decoding does not."
     return f"{answer} {known} more are known to the base and not counted." if known else answer
+
+
+def drawn_words(report: Report) -> str:
+    """Return what drawn answers gave beside the prediction, in words; "" where none were drawn."""
+    drawn = [s.drawn for s in report.snippets if isinstance(s, ScoredSnippet) and s.drawn is not None]
+    if not drawn:
+        return ""
+    told = [one for one in drawn if one.expected is not None and one.interval is not None]
+    outside = sum(not one.interval[0] <= one.seen <= one.interval[1] for one in told if one.interval)
+    seen, expected = sum(one.seen for one in told), sum(one.expected or 0.0 for one in told)
+    return (
+        f"{drawn[0].answers} answers for each snippet that is expected {LEAST:g} times or more among them, or of "
+        f"unknown probability ({len(drawn)} in all): {seen} gave the target, where {expected:.1f} were expected; "
+        f"{outside} of {len(told)} counts lie outside their {report.settings.confidence:.0%} interval"
+    )
 
 
 def by_gravity(snippet: Snippet) -> tuple[int, float]:
@@ -110,7 +137,11 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
     )
     environment.globals.update(
-        order=PLACES, meanings=MEANINGS, flags=FLAG_MEANINGS, recited=" or ".join(RECITED)
+        at_most=at_most,
+        order=PLACES,
+        meanings=MEANINGS,
+        flags=FLAG_MEANINGS,
+        recited=" or ".join(RECITED),
     )
     environment.filters.update(
         shade=shade,

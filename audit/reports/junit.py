@@ -5,7 +5,8 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 from lorecall.adapters.core.atomic_file import write_whole
-from lorecall.audit.records import RECITED, Group
+from lorecall.audit.policy.policy import ExitCode
+from lorecall.audit.records import GIVEN, Group, Verdict
 from lorecall.audit.reports.report import Report, Snippet
 
 # XML 1.0 has no place for most control characters and for lone surrogates.
@@ -15,9 +16,10 @@ NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 def render_junit(report: Report) -> str:
     """Return the report as JUnit XML.
 
-    A recited candidate is a failure, a control that is recited too; a snippet that could not be scored or on
-    which the engine contradicts itself is an error. The gate is a test case of its own, because a policy may
-    allow some leaks.
+    A candidate that decoding gives, in its words or nearly, or that sampling gives is a failure, as is such a
+    control; a snippet that could not be scored, or on which the engine contradicts itself, is an error. The gate
+    is a test case of its own, because a policy may allow some leaks: a failure where it found leaks, an error
+    where the audit is not complete.
     """
     root = ET.Element("testsuites", name="lorecall audit")
     adapter = report.adapter.name
@@ -31,7 +33,8 @@ def render_junit(report: Report) -> str:
     gate = _suite(root, f"{adapter} gate")
     case = ET.SubElement(gate, "testcase", classname="lorecall.gate", name="policy")
     if not report.gate.passed:
-        ET.SubElement(case, "failure", message=_clean("; ".join(report.gate.reasons)))
+        kind = "failure" if report.gate.exit_code is ExitCode.LEAKS else "error"
+        ET.SubElement(case, kind, message=_clean("; ".join(report.gate.reasons)))
     _count(gate)
     ET.indent(root)
     return ET.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
@@ -51,7 +54,7 @@ def _case(suite: ET.Element, snippet: Snippet) -> None:
     problem = snippet.error or snippet.alarm
     if problem:
         ET.SubElement(case, "error", message=_clean(problem))
-    elif snippet.verdict in RECITED:
+    elif snippet.verdict in (*GIVEN, Verdict.EXTRACTABLE):
         ET.SubElement(case, "failure", message=f"{snippet.verdict}, min p {snippet.min_p or 0.0:.4f}")
 
 

@@ -36,12 +36,19 @@ class MatrixCell(ReportModel):
     """Lower end of the rate's exact interval."""
     high: Share
     """Upper end of the rate's exact interval."""
-    softer: Count
-    """Near-verbatim and partial snippets."""
+    extractable: Count
+    """Snippets that sampling gives, and greedy decoding does not."""
+    near_verbatim: Count
+    """Snippets that decoding gives up to small edits. A matrix has no controls, so nothing in it is partial."""
     errors: Count
     """Snippets that could not be scored."""
     alarms: Count
     """Snippets on which the engine contradicts itself."""
+
+    @property
+    def found(self) -> int:
+        """How many snippets an answer gives, greedy or sampled, word for word or nearly."""
+        return self.recited + self.extractable + self.near_verbatim
 
 
 class MatrixReport(ReportModel):
@@ -82,5 +89,5 @@ def matrix_report(matrix: Matrix) -> MatrixReport:
 def render_matrix(report: MatrixReport) -> str:
     """Return the HTML of a matrix: a heat map; what is recited off the diagonal is named first."""
     cells = {(cell.adapter, cell.candidates): cell for cell in report.cells}
-    foreign = [cell for cell in report.cells if cell.recited and not cell.own]
+    foreign = [cell for cell in report.cells if cell.found and not cell.own]
     return render("matrix.html", report, cells=cells, foreign=foreign)

@@ -1,6 +1,7 @@
 """What the reports have in common: frozen pydantic models, the parts that several hold, and their JSON."""
 
 import json
+from collections.abc import Sized
 from importlib.metadata import version
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -70,6 +71,11 @@ VerdictCounts = Annotated[
 def is_none(value: object) -> bool:
     """Say whether a field is left out of the JSON."""
     return value is None
+
+
+def is_empty(value: Sized) -> bool:
+    """Say whether a collection is left out of the JSON."""
+    return not value
 
 
 def optional() -> Any:

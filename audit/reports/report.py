@@ -2,6 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
+from lorecall.audit.extraction import SamplingSource
 from lorecall.audit.policy.policy import ExitCode
 from lorecall.audit.records import EpsilonSource, Flag, Group, Judged, Verdict
 from lorecall.audit.reports.models import (
@@ -25,10 +26,14 @@ from lorecall.audit.reports.models import (
     Tool,
     VerdictCounts,
     Version,
+    is_empty,
     optional,
 )
+from lorecall.audit.stats.calibration import LEVEL
 from pydantic import ConfigDict, Discriminator, Field, StrictBool, Tag
 from pydantic.dataclasses import dataclass
+
+PAYLOAD_TYPE: Literal["application/vnd.in-toto+json"] = "application/vnd.in-toto+json"
 
 
 class AuditedAdapter(ReportModel):
@@ -50,6 +55,24 @@ class RedactedText(ReportModel):
     text: str | None = optional()
 
 
+class SamplingScheme(ReportModel):
+    """What is extractable, and how the answers are drawn: by temperature, then top-k, then top-p."""
+
+    samples: Annotated[int, Field(strict=True, ge=1)]
+    """Answers, of which one or more would have to give the target,"""
+    chance: Confidence
+    """with this probability."""
+    temperature: Amount
+    top_p: Share
+    """1 keeps all tokens."""
+    top_k: Count
+    """0 keeps all tokens."""
+    source: SamplingSource
+    """Who said so: the option or policy, the engine's own defaults, or nobody."""
+    left_out: tuple[str, ...]
+    """Other sampling parameters of the engine's own requests, which the probabilities leave out."""
+
+
 class Settings(ReportModel):
     """The settings of the audit."""
 
@@ -65,6 +88,8 @@ class Settings(ReportModel):
     """At which a recalled stretch must beat the controls to be `partial`."""
     answer_tokens: Count
     """Tokens decoded beyond the target's length."""
+    sampling: SamplingScheme | None = optional()
+    """Absent in reports of versions that did not look for what sampling gives."""
     system: RedactedText | None
     """The system message of the framing chat+system."""
     template: RedactedText | None
@@ -99,7 +124,11 @@ class Summary(ReportModel):
     recited: Rate
     """Certified and recalled, of those that are neither errors nor known to the base."""
     leaked: Rate
-    """The same with near-verbatim and partial."""
+    """The same with extractable, near-verbatim and partial."""
+    unknown_chances: Count = Field(default=0, exclude_if=is_empty)
+    """Scored snippets of which this scorer cannot tell how likely sampling gives them."""
+    not_asked: dict[str, Count] = Field(default_factory=dict, exclude_if=is_empty)
+    """Snippets that could not be asked in a view, by its name."""
 
 
 class Sequential(ReportModel):
@@ -110,6 +139,8 @@ class Sequential(ReportModel):
     of: Count
     taken: Count
     hits: Count
+    errors: Count
+    """Candidates that could not be scored: the lower end counts them as not recited, the upper end as recited."""
     low: Share
     high: Share
     decision: Literal["below", "above", "open"]
@@ -120,7 +151,7 @@ class Multiplicity(ReportModel):
 
     tests: Count
     false_alarms_at_most: Amount | None
-    """Tests times the upper end of the controls' rate; null without controls."""
+    """Tests times the one-sided upper bound of the controls' rate; null without controls."""
 
 
 class TruePositiveRate(ReportModel):
@@ -152,6 +183,8 @@ class Membership(ReportModel):
     rate: Share
     """The false discovery rate at which a candidate is a finding (Benjamini, Hochberg 1995)."""
     findings: Count
+    least_q: Share
+    """The smallest false discovery rate at which a candidate that is not recited is a finding."""
     line: Share
     """The largest p-value of a finding; 0 if there is none."""
     controls_over: Count
@@ -169,6 +202,30 @@ class Membership(ReportModel):
         for at in roc.rates:
             text += f", and {at.rate.hits} of {at.rate.of} at {at.false_positive_rate:.1%} false positives"
         return text
+
+
+class Calibration(ReportModel):
+    """Whether the controls can stand for candidates that were never trained on.
+
+    The base's loss on both sets has one distribution if they are exchangeable (two-sample Kolmogorov-Smirnov).
+    """
+
+    statistic: Share | None
+    """Largest distance between the two distributions; null where one of the sets has no scores."""
+    p_value: Share | None
+    reason: str
+    """Why no rate rests on the controls; empty if rates do."""
+
+    def sentence(self) -> str:
+        """Return it in words."""
+        if self.p_value is None:
+            return self.reason or "the base's loss could not be compared"
+        found = (
+            f"the base's loss on candidates and controls: D = {self.statistic:.3f}, p = {self.p_value:.2g}"
+        )
+        if self.reason:
+            return f"{found}; {self.reason}, so no rate rests on them"
+        return found if self.p_value >= LEVEL else f"{found}: the two differ, so a rate may be off"
 
 
 class Omitted(ReportModel):
@@ -218,8 +275,12 @@ class Snippet(ReportModel):
     view: str
     """The way of asking that gave this verdict."""
     views: tuple[ViewVerdict, ...]
+    not_asked: tuple[str, ...] = Field(default=(), exclude_if=is_empty)
+    """The ways that it could not be asked in: the shorter prefix is no text of those tokens."""
     prefix: RedactedText
     target: RedactedText
+    history: RedactedText | None = optional()
+    """The messages before the assistant's turn, if it has any: each "role: content", with blank lines between."""
     min_p: Share | None
     decoded_equal: StrictBool | None
     """Greedy decoding gave the target, by tokens or by text."""
@@ -228,10 +289,35 @@ class Snippet(ReportModel):
     """Conformal, against the controls."""
     q_value: Share | None = optional()
     """The smallest false discovery rate at which this candidate is a finding."""
+    tags: tuple[str, ...] = Field(default=(), exclude_if=is_empty)
+    """The user's labels of the candidate, shown in clear."""
+    pending: Literal[True] | None = optional()
+    """Only while an audit runs: a stretch is recalled, and whether it beats the controls is known at the end."""
+
+    @property
+    def evidence(self) -> Verdict:
+        """What its own evidence gives: `partial` for a recalled stretch that waits for the controls."""
+        return Verdict.PARTIAL if self.pending else self.verdict
 
     def judged(self) -> Judged:
         """Return what a tally counts."""
-        return Judged(self.verdict, self.alarm, self.flags, 0, 0, None)
+        return Judged(
+            self.evidence, self.alarm, self.flags, 0, 0, None, not_asked=self.not_asked, tags=self.tags
+        )
+
+
+class Drawn(ReportModel):
+    """What drawn answers gave, beside what was predicted."""
+
+    answers: Count
+    seen: Count
+    """Answers that begin with the target's tokens."""
+    seen_as_text: Count
+    """Answers that begin with the target's text, in whatever tokens."""
+    expected: Amount | None
+    """How many should begin with its tokens; null where the probability is not known."""
+    interval: tuple[Count, Count] | None
+    """The exact binomial prediction interval of `seen`, at the report's confidence."""
 
 
 class ScoredSnippet(Snippet):
@@ -268,12 +354,18 @@ class ScoredSnippet(Snippet):
     log10_pz: Number | None
     """log10 of the probability of the whole target; null where it is 0."""
     log10_n50: Number | None
-    """log10 of the samples for a 50 % chance of extraction; null where it is infinite."""
+    """log10 of the samples at temperature 1 for a 50 % chance of extraction; null where it is infinite."""
+    chance: Share | None = optional()
+    """The probability that one of the stated number of sampled answers is the target; absent where unknown."""
+    chance_at_most: Share | None = optional()
+    """Only where the scorer cannot tell the chance, but that it is no larger than this."""
+    drawn: Drawn | None = optional()
+    """Only where answers were drawn (`--sample`)."""
 
     def judged(self) -> Judged:
         """Return what a tally counts."""
         return Judged(
-            self.verdict,
+            self.evidence,
             self.alarm,
             self.flags,
             self.length,
@@ -281,6 +373,10 @@ class ScoredSnippet(Snippet):
             self.delta_loss,
             self.log10_pz,
             self.run_bits,
+            self.chance is None and self.chance_at_most is None,
+            self.not_asked,
+            self.base_loss,
+            self.tags,
         )
 
 
@@ -314,23 +410,42 @@ class Content(ReportModel):
     """Over the candidates only."""
     controls: Summary | None
     """Over the controls; null if there were none."""
+    by_tag: dict[str, Summary] = Field(default_factory=dict, exclude_if=is_empty)
+    """Over the candidates with each tag."""
     own_candidates: Summary | None = optional()
     """Over the candidates that came with the adapter; they can add a refusal, and take none away."""
     own_controls: Summary | None = optional()
     sequential: Sequential | None
     """The sequential test, null if every candidate was asked for."""
     multiplicity: Multiplicity
+    calibration: Calibration | None = optional()
+    """Of the controls; left out without controls."""
     membership: Membership | None
-    """Null without controls: then nothing is `partial`."""
+    """Null without controls that rates may rest on: then nothing is `partial`."""
     omitted: Omitted
     snippets: tuple[Entry, ...]
 
 
+class Signature(ReportModel):
+    """One signature of an envelope."""
+
+    keyid: str
+    sig: str
+
+
+class Envelope(ReportModel):
+    """A signed statement (DSSE): the base64 of an in-toto statement, and who signed it."""
+
+    payload: str
+    payloadType: Literal["application/vnd.in-toto+json"]  # noqa: N815  DSSE's own name
+    signatures: Annotated[tuple[Signature, ...], Field(min_length=1)]
+
+
 class Seal(ReportModel):
-    """Digest of the canonical JSON of all else, and its HMAC where LORECALL_REPORT_KEY was set."""
+    """Digest of the canonical JSON (RFC 8785) of all else, and the signed statement where there was a key."""
 
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-    signature: Annotated[str, Field(pattern="^([0-9a-f]{64})?$")]
+    envelope: Envelope | None = optional()
 
 
 class Report(Content):

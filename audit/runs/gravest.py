@@ -36,7 +36,7 @@ class Findings:
         """Return the stored snippets, in the order added, with their verdicts beside the controls."""
         kept = []
         for _, number, snippet in sorted(self._heap, key=lambda entry: -entry[1]):
-            verdict, standing = self.tally.verdict(-number, snippet.judged()), self.tally.standing(-number)
+            verdict, standing = self.tally.verdict(-number), self.tally.standing(-number)
             kept.append(replace(snippet, verdict=verdict, p_value=standing.p, q_value=standing.q))
         return kept
 

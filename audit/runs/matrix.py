@@ -28,7 +28,8 @@ class Cell:
         of: of so many that can be blamed on the adapter.
         low: Lower end of the rate's interval.
         high: Its upper end.
-        softer: Near-verbatim and partial ones.
+        extractable: Those that sampling gives, and greedy decoding does not.
+        near_verbatim: Those that decoding gives up to small edits; without controls nothing is `partial`.
         errors: Snippets that could not be scored.
         alarms: Snippets on which the engine contradicts itself.
     """
@@ -41,9 +42,15 @@ class Cell:
     of: int
     low: float
     high: float
-    softer: int
+    extractable: int
+    near_verbatim: int
     errors: int
     alarms: int
+
+    @property
+    def found(self) -> int:
+        """How many snippets an answer gives, greedy or sampled, word for word or nearly."""
+        return self.recited + self.extractable + self.near_verbatim
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,17 +62,21 @@ class Matrix:
 
     @property
     def foreign(self) -> tuple[Cell, ...]:
-        """The cells off the diagonal in which something is recited."""
-        return tuple(cell for cell in self.cells if cell.recited and not cell.own)
+        """The cells off the diagonal in which something is recited, or nearly."""
+        return tuple(cell for cell in self.cells if cell.found and not cell.own)
 
     @property
     def exit_code(self) -> ExitCode:
-        """Of the command: 4 if the engine contradicts itself, 1 for a finding off the diagonal, 3 for errors."""
+        """Of the command: 4 if the engine contradicts itself, 1 for a finding off the diagonal.
+
+        3 where a snippet could not be scored, or nothing of a set could be blamed on an adapter.
+        """
         if any(cell.alarms for cell in self.cells):
             return ExitCode.ENGINE_DISAGREES
         if self.foreign:
             return ExitCode.LEAKS
-        return ExitCode.INCOMPLETE if any(cell.errors for cell in self.cells) else ExitCode.CLEAN
+        untested = any(cell.errors or not cell.of for cell in self.cells)
+        return ExitCode.INCOMPLETE if untested else ExitCode.CLEAN
 
 
 def run_matrix(
@@ -101,7 +112,7 @@ def run_matrix(
     bases = BaseCaches(scorer)
     for candidates in sets:  # before the threads start, so that the base is asked once
         for chunk in batches(candidates.items, settings.chunk):
-            bases.framed(RAW).score(chunk)
+            bases.framed(RAW, settings.extraction.on(scorer.info()).sampling).score(chunk)
     pairs = [(adapter, candidates) for adapter in adapters for candidates in sets]
     counter = _Counter(sum(len(candidates.items) for _, candidates in pairs), progress)
 
@@ -147,7 +158,8 @@ def _cell(result: AuditResult, candidates: CandidateSet, own: set[tuple[str, str
         of=summary.recited.of,
         low=summary.recited.low,
         high=summary.recited.high,
-        softer=summary.leaked.hits - summary.recited.hits,
+        extractable=summary.verdicts[Verdict.EXTRACTABLE],
+        near_verbatim=summary.verdicts[Verdict.NEAR_VERBATIM],
         errors=summary.verdicts[Verdict.ERROR],
         alarms=summary.alarms,
     )

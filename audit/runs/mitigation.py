@@ -13,7 +13,8 @@ from lorecall.adapters.derive.weaken import Derived, Dose, Kind, write_dose
 from lorecall.adapters.peft_format.adapter import Adapter, read_adapter
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.judging.framed_judges import BaseCaches
-from lorecall.audit.policy.policy import ExitCode, Gate, Policy, judge_result
+from lorecall.audit.policy.gate import Gate, judge_result
+from lorecall.audit.policy.policy import ExitCode, Policy
 from lorecall.audit.records import AuditResult, Group
 from lorecall.audit.runs.perplexity import Perplexity, perplexity
 from lorecall.audit.runs.single import AuditSettings, Progress, no_progress, run_audit

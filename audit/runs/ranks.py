@@ -1,7 +1,7 @@
 """Capacity against recall: one row for each deployed adapter, and one line's tokens over the ranks."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.judging.framed_judges import RAW, BaseCaches
@@ -82,7 +82,7 @@ def line_item(text: str, candidates: Sequence[ScoreItem]) -> ScoreItem:
     wanted = folded(text)
     for item in candidates:
         if wanted in (folded(item.prefix + item.target), folded(item.target)):
-            return ScoreItem(LINE_ID, item.prefix, item.target)
+            return replace(item, id=LINE_ID)
     words = text.split()
     if len(words) < 2:
         raise ValueError(f"a line of one word has no target: {text!r}")

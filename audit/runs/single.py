@@ -7,15 +7,17 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from lorecall.adapters.core.errors import AdapterError, ScorerError
+from lorecall.audit.extraction import SamplingWish
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.judging.epsilon import measure_epsilon
 from lorecall.audit.judging.framed_judges import BaseCaches, FramedJudges
 from lorecall.audit.judging.views import View
 from lorecall.audit.records import CONFIDENCE, AuditResult, Bounds, Epsilon, Group, Outcome
 from lorecall.audit.runs.gravest import Findings
+from lorecall.audit.runs.sample import check_draws, draw_answers
 from lorecall.audit.scorer import AdapterVersion, EngineInfo, ScoreItem, Scorer
 from lorecall.audit.scorers.batches import batches, random_batches
-from lorecall.audit.stats.membership import compare_with_controls
+from lorecall.audit.stats.calibration import calibrate
 from lorecall.audit.stats.sequential import SequentialTest
 
 Progress = Callable[[int, int], None]
@@ -26,6 +28,7 @@ class AuditSettings:
     """The settings of an audit.
 
     Attributes:
+        extraction: What is extractable by sampling; what it does not say of the scheme is the engine's default.
         epsilon: Bound on the engine's per-logit error; None takes the engine's own, or measures one.
         bounds: The bounds of the softer verdicts.
         seed: Of every random choice.
@@ -34,6 +37,7 @@ class AuditSettings:
         views: The ways to ask for each snippet; the gravest verdict counts.
         until_bound: Take the candidates in random order and stop as soon as the rate of recited ones is known
             to lie below or above this rate; None for all of them.
+        answers: Answers to draw for each snippet that they may give, beside the prediction; 0 for none.
         keep: Snippets of each set whose evidence is kept, the gravest; all are counted. None keeps all.
     """
 
@@ -45,6 +49,8 @@ class AuditSettings:
     views: tuple[View, ...] = (View(),)
     until_bound: float | None = None
     keep: int | None = 20_000
+    extraction: SamplingWish = field(default_factory=SamplingWish)
+    answers: int = 0
 
 
 def no_progress(_done: int, _total: int) -> None:
@@ -80,16 +86,39 @@ def run_audit(
     engine, version = scorer.info(), scorer.adapter(adapter)
     refuse(version)
     epsilon = resolve_epsilon(scorer, version.name, sets[Group.CANDIDATES].items, settings, engine)
+    extraction = settings.extraction.on(engine)
+    drawing = check_draws(scorer, extraction) if settings.answers else None
     judges = FramedJudges(
-        scorer, version.name, bases or BaseCaches(scorer), settings.views, epsilon.value, settings.bounds
+        scorer,
+        version.name,
+        bases or BaseCaches(scorer),
+        settings.views,
+        epsilon.value,
+        settings.bounds,
+        extraction,
     )
     findings, outcome = _ask(judges, sets, settings, progress)
     tallies = {group: found.tally for group, found in findings.items()}
-    membership = compare_with_controls(tallies, settings.bounds.false_discovery_rate, settings.confidence)
+    sources = {group: candidates.source for group, candidates in sets.items()}
+    rate = settings.bounds.false_discovery_rate
+    calibration, membership = calibrate(tallies, sources, rate, settings.confidence)
+    snippets = [snippet for found in findings.values() for snippet in found.kept()]
+    if drawing is not None:
+        snippets = draw_answers(
+            drawing,
+            version.name,
+            snippets,
+            extraction,
+            settings.answers,
+            settings.seed,
+            settings.confidence,
+        )
     if scorer.adapter(adapter).version != version.version:
         raise ScorerError(
             f"{adapter!r} was given a new version during the audit", hint="audit again, when it is at rest"
         )
+    if moved := engine.moved(scorer.info()):
+        raise ScorerError(moved, hint="audit again, when the server is at rest")
     return AuditResult(
         adapter=version,
         engine=engine,
@@ -98,15 +127,18 @@ def run_audit(
         seed=settings.seed,
         confidence=settings.confidence,
         views=tuple(view.label for view in settings.views),
-        sources={group: candidates.source for group, candidates in sets.items()},
-        snippets=tuple(snippet for found in findings.values() for snippet in found.kept()),
+        sources=sources,
+        snippets=tuple(snippets),
         started=started,
         seconds=time.monotonic() - clock,
         summaries={group: tally.summary(settings.confidence) for group, tally in tallies.items()},
         sequential=outcome,
+        calibration=calibration,
         membership=membership,
+        by_tag=tallies[Group.CANDIDATES].by_tag(settings.confidence),
         system=secret_of(settings.views, "system"),
         template=secret_of(settings.views, "template"),
+        extraction=extraction,
     )
 
 
@@ -157,9 +189,9 @@ def refuse(adapter: AdapterVersion) -> None:
 def resolve_epsilon(
     scorer: Scorer, model: str, items: Sequence[ScoreItem], settings: AuditSettings, engine: EngineInfo
 ) -> Epsilon:
-    """Return the option's ε, else the engine's own, else one measured on a sample of the candidates."""
+    """Return the option's ε, else the engine's own, else one measured on candidates and known texts."""
     if settings.epsilon is not None:
         return Epsilon(settings.epsilon, "option")
     if engine.epsilon is not None:
         return Epsilon(engine.epsilon, "engine")
-    return Epsilon(measure_epsilon(scorer, model, items, settings.seed), "measured")
+    return Epsilon(measure_epsilon(scorer, model, items, settings.seed, settings.chunk), "measured")

@@ -8,6 +8,7 @@ __all__ = [
     "http_client",
     "http_scorer",
     "remote_engine",
+    "sampling",
     "splits",
     "transformers_scorer",
 ]

@@ -4,9 +4,10 @@ from collections.abc import Callable, Sequence
 from threading import Lock
 from typing import TypeVar
 
-from lorecall.audit.scorer import Decoded, ItemScore, ScoreItem, Scorer
+from lorecall.audit.scorer import Decoded, ItemScore, Message, ScoreItem, Scorer
 
 REMEMBERED = 20_000
+Asked = tuple[tuple[Message, ...], str, str]
 K = TypeVar("K")
 V = TypeVar("V")
 
@@ -22,19 +23,19 @@ class BaseCache:
     def __init__(self, scorer: Scorer, model: str) -> None:
         self._scorer = scorer
         self._model = model
-        self._scores: dict[tuple[str, str], ItemScore] = {}
+        self._scores: dict[Asked, ItemScore] = {}
         self._decodes: dict[tuple[tuple[int, ...], int], Decoded] = {}
         self._lock = Lock()
 
     def score(self, items: Sequence[ScoreItem]) -> list[ItemScore]:
         """Return the base's scores, in the order given."""
-        wanted = {(item.prefix, item.target): item for item in items}
+        wanted = {item.asked: item for item in items}
         found = self._remembered(
             self._scores,
             list(wanted),
             lambda keys: self._scorer.score(self._model, [wanted[key] for key in keys]),
         )
-        return [found[item.prefix, item.target] for item in items]
+        return [found[item.asked] for item in items]
 
     def decode(self, prompts: Sequence[tuple[tuple[int, ...], int]]) -> list[Decoded]:
         """Return the base's greedy decodes, in the order given."""

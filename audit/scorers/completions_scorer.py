@@ -15,11 +15,11 @@ from lorecall.adapters.core.errors import AdapterNotFoundError, ScorerError
 from lorecall.adapters.peft_format.adapter import read_adapter
 from lorecall.audit.scorer import AdapterVersion, EngineInfo, ItemScore, ScoreItem
 from lorecall.audit.scorers.batches import batches
-from lorecall.audit.scorers.framing import chat_messages
+from lorecall.audit.scorers.framing import framed
 from lorecall.audit.scorers.http_client import broken, read_json
 from lorecall.audit.scorers.http_scorer import GREEDY, HttpScorer, parse
 from lorecall.audit.scorers.prompt_logprobs import read_rows, split_error
-from lorecall.audit.scorers.splits import Split, split_tokens, worse
+from lorecall.audit.scorers.splits import Split, split_tokens, worst_first
 from pydantic import BaseModel
 
 
@@ -62,15 +62,18 @@ class CompletionsScorer(HttpScorer):
         self._models: list[_Model] | None = None
 
     def info(self) -> EngineInfo:
-        """Return the engine's version and the base: the first model that has no parent."""
-        if self._info is None:
-            base = next((model for model in self._list() if model.parent is None), None)
-            if base is None:
-                raise broken("/v1/models", "no model without a parent")
-            response = self.client.send("GET", "/version")
-            version = response.json().get("version", "") if response.is_success else ""
-            self._info = EngineInfo(engine=f"vllm {version}".strip(), base=base.id)
-        return self._info
+        """Return the engine's version and the base: the first model that has no parent.
+
+        Raises:
+            ScorerError: There is none, or another engine or base than before answers.
+        """
+        self._models = None
+        base = next((model for model in self._list() if model.parent is None), None)
+        if base is None:
+            raise broken("/v1/models", "no model without a parent")
+        response = self.client.send("GET", "/version")
+        version = response.json().get("version", "") if response.is_success else ""
+        return self._same(EngineInfo(engine=f"vllm {version}".strip(), base=base.id))
 
     def adapter(self, name: str) -> AdapterVersion:
         """Return what the adapter's folder holds; without one, its version and rank stay unknown."""
@@ -94,23 +97,26 @@ class CompletionsScorer(HttpScorer):
         return self._models
 
     def _score(self, model: str, items: Sequence[ScoreItem]) -> list[ItemScore]:
+        if self._info is not None:
+            self.info()
         splits = [self._splits(item) for item in items]
         work = [(item.id, split) for item, found in zip(items, splits, strict=True) for split in found]
         scored = iter(
             [score for chunk in batches(work, self._batch) for score in self._score_splits(model, chunk)]
         )
-        return [worse([next(scored) for _ in found]) for found in splits]
+        return [worst_first([next(scored) for _ in found]) for found in splits]
 
     def _splits(self, item: ScoreItem) -> list[Split]:
-        special = self.framing == "raw"
+        messages, after = framed(item, self.framing, self.system)
+        special = not messages
         target = self._tokenize(item.target, special=False).tokens
         if special:
-            before = item.prefix
+            before = after
             prefix = self._tokenize(before, special=True).tokens
         else:
-            messages = chat_messages(item.prefix, self.system)
-            prefix = self._ask_tokens({"messages": messages, "add_generation_prompt": True}).tokens
-            before = self._text(prefix)
+            rendered = self._ask_tokens({"messages": messages, "add_generation_prompt": True}).tokens
+            text = self._text(rendered)
+            before, prefix = text + after, self._continued(rendered, text, after)
         joint = self._tokenize(before + item.target, special=special)
         splits = split_tokens(prefix, target, joint.tokens, joint.token_strs or (), item.target)
         if special or splits[0].exact or self._tokenize(before, special=False).tokens == prefix:
@@ -118,15 +124,23 @@ class CompletionsScorer(HttpScorer):
         # The tokens do not give the template's text back, so it cannot be tokenized together with the target.
         return [Split(splits[0].prefix_ids, splits[0].target_ids)]
 
+    def _continued(self, rendered: list[int], text: str, after: str) -> list[int]:
+        """Return the tokens of rendered messages and of the text after them, as one text if possible."""
+        if not after:
+            return rendered
+        if self._tokenize(text, special=False).tokens == rendered:
+            return self._tokenize(text + after, special=False).tokens
+        return rendered + self._tokenize(after, special=False).tokens
+
     def _tokenize(self, text: str, *, special: bool) -> _Tokens:
         return self._ask_tokens({"prompt": text, "add_special_tokens": special, "return_token_strs": True})
 
     def _ask_tokens(self, body: dict[str, object]) -> _Tokens:
-        answer = self.client.ask("POST", "/tokenize", {"model": self.info().base, **body})
+        answer = self.client.ask("POST", "/tokenize", {"model": self._base(), **body})
         return parse(_Tokens, answer, "/tokenize")
 
     def _text(self, ids: Sequence[int]) -> str:
-        body: dict[str, object] = {"model": self.info().base, "tokens": list(ids)}
+        body: dict[str, object] = {"model": self._base(), "tokens": list(ids)}
         return parse(str, self.client.ask("POST", "/detokenize", body).get("prompt"), "/detokenize")
 
     def _score_splits(self, model: str, work: Sequence[tuple[str, Split]]) -> list[ItemScore]:

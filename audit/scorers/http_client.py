@@ -7,6 +7,7 @@ from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
+from urllib.parse import quote
 
 import httpx
 from lorecall.adapters.core.errors import LorecallError, ScorerError, UsageError
@@ -113,6 +114,22 @@ class HttpClient:
             RequestRefusedError: The server refuses the request; the message is the server's.
         """
         return _answer(_in_turn(lambda: self.send(method, path, json=body)))
+
+    def adapters(self) -> list[dict[str, Any]]:
+        """Return what the server lists of its adapters, all pages: objects with a `name`; errors as for `ask`."""
+        found: list[dict[str, Any]] = []
+        more = True
+        while more:
+            after = f"?after={quote(str(found[-1]['name']), safe='')}" if found else ""
+            answer = self.ask("GET", f"/v1/adapters{after}")
+            listed = answer.get("adapters")
+            if not isinstance(listed, list) or not all(
+                isinstance(one, dict) and "name" in one for one in listed
+            ):
+                raise broken("/v1/adapters", "no list of adapters with names")
+            found += listed
+            more = bool(listed) and answer.get("has_more") is True
+        return found
 
     def upload(self, path: str, file: Path) -> dict[str, Any]:
         """POST a file's bytes, and return the answer's JSON object; raises like `call`."""

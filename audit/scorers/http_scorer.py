@@ -4,16 +4,17 @@ No message raised here holds a candidate's text: what the server says of a scori
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from http import HTTPStatus
 from types import TracebackType
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
 import httpx
 from lorecall.adapters.core.errors import AdapterNotFoundError, ScorerError, UsageError
 from lorecall.adapters.core.field_errors import describe_error
-from lorecall.audit.scorer import AdapterVersion, Decoded, EngineInfo, ItemScore, ScoreItem
+from lorecall.audit.scorer import AdapterVersion, Decoded, EngineInfo, ItemScore, Sampling, ScoreItem
 from lorecall.audit.scorers.batches import batches
 from lorecall.audit.scorers.http_client import TIMEOUT_S, HttpClient, broken, read_json
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -66,9 +67,11 @@ class HttpScorer:
             raise UsageError(f"batch must be at least 1, not {batch}", param="batch")
         self.framing = "raw"
         self.system: str | None = None
+        self.sampling = Sampling()
         self._batch = batch
         self._texts: dict[int, str] = {}
         self._info: EngineInfo | None = None
+        self._versions: dict[str, str] = {}
         self._priority = 0
         self.client = HttpClient(server, api_key=api_key, timeout=timeout, transport=transport)
 
@@ -96,20 +99,40 @@ class HttpScorer:
         other.system = system
         return other
 
+    def sampled(self, sampling: Sampling) -> Self:
+        """Return a scorer on the same connections whose scores also tell how likely sampling gives each token."""
+        other = copy.copy(self)
+        other.sampling = sampling
+        return other
+
     def info(self) -> EngineInfo:
-        """Return what `GET /v1/engine` says (asked once); from then on decoding yields to live traffic."""
+        """Return what `GET /v1/engine` says; from then on decoding yields to live traffic.
+
+        Raises:
+            ScorerError: It is no lorecall server, or another engine or base than before answers.
+        """
+        response = self.client.send("GET", "/v1/engine")
+        if response.status_code == HTTPStatus.NOT_FOUND:
+            raise ScorerError(
+                f"{self.client.server} answers, but has no /v1/engine",
+                hint="it is no lorecall server; start one with `lorecall serve`",
+                param="server",
+            )
+        answer = read_json(response)
+        self._priority = parse(int, answer.get("background_priority", 0), "/v1/engine")
+        return self._same(parse(EngineInfo, answer, "/v1/engine"))
+
+    def _same(self, now: EngineInfo) -> EngineInfo:
+        """Return the engine as it was first told, if it is still that one."""
         if self._info is None:
-            response = self.client.send("GET", "/v1/engine")
-            if response.status_code == HTTPStatus.NOT_FOUND:
-                raise ScorerError(
-                    f"{self.client.server} answers, but has no /v1/engine",
-                    hint="it is no lorecall server; start one with `lorecall serve`",
-                    param="server",
-                )
-            answer = read_json(response)
-            self._info = parse(EngineInfo, answer, "/v1/engine")
-            self._priority = parse(int, answer.get("background_priority", 0), "/v1/engine")
+            self._info = now
+        if moved := self._info.moved(now):
+            raise ScorerError(moved, hint="audit again, when the server is at rest")
         return self._info
+
+    def _base(self) -> str:
+        """Return the base's served name, asked once."""
+        return (self._info or self.info()).base
 
     def adapter(self, name: str) -> AdapterVersion:
         """Return the deployed version of an adapter; an unknown name fails with the known ones."""
@@ -123,14 +146,7 @@ class HttpScorer:
 
     def adapter_names(self) -> list[str]:
         """Return the names of all adapters of the server."""
-        return sorted(str(entry["name"]) for entry in self.adapter_list())
-
-    def adapter_list(self) -> list[dict[str, Any]]:
-        """Return what the server lists of its adapters: objects with a `name`."""
-        listed = self.client.ask("GET", "/v1/adapters").get("adapters")
-        if not isinstance(listed, list) or not all(isinstance(one, dict) and "name" in one for one in listed):
-            raise broken("/v1/adapters", "no list of adapters with names")
-        return cast("list[dict[str, Any]]", listed)
+        return sorted(str(entry["name"]) for entry in self.client.adapters())
 
     def score(self, model: str, items: Sequence[ScoreItem]) -> list[ItemScore]:
         """Score items in requests of `batch` items each, in the order given."""
@@ -139,19 +155,47 @@ class HttpScorer:
     def _score(self, model: str, items: Sequence[ScoreItem]) -> list[ItemScore]:
         body: dict[str, object] = {
             "model": model,
-            "items": [{"id": item.id, "prefix": item.prefix, "target": item.target} for item in items],
+            "items": [item.fields for item in items],
             "framing": self.framing,
             "system": self.system,
         }
+        if not self.sampling.follows_from_scores:
+            body["sampling"] = asdict(self.sampling)
         answer = self.client.ask("POST", "/v1/score", body)
+        self._check_answerer(model, answer)
         scores = parse(list[ItemScore], answer.get("items"), "/v1/score")
         if [score.id for score in scores] != [item.id for item in items]:
             raise broken("/v1/score", "the items do not come back in the order given")
-        for score in scores:
-            arrays = (score.p, score.logprob, score.rank, score.top1_ids, score.top1_p)
+        for score in (split for both in scores for split in both.splits):
+            arrays = (
+                score.p,
+                score.logprob,
+                score.rank,
+                score.top1_ids,
+                score.top1_p,
+                score.sampled or score.p,
+            )
             if any(len(array) != len(score.target_ids) for array in arrays):
                 raise broken("/v1/score", f"arrays of different lengths for the item {score.id!r}")
         return scores
+
+    def _check_answerer(self, model: str, answer: dict[str, Any]) -> None:
+        """Check that the engine and the version that gave these scores are those that gave the first ones.
+
+        A lorecall server says so beside the scores; one that does not is asked.
+
+        Raises:
+            ScorerError: They are not, so the scores would be of two models.
+        """
+        if "engine" in answer:
+            self._same(parse(EngineInfo, answer["engine"], "/v1/score"))
+        elif self._info is not None:
+            self.info()
+        version = str(answer.get("version", ""))
+        if self._versions.setdefault(model, version) != version:
+            raise ScorerError(
+                f"{model!r} was given a new version during the audit", hint="audit again, when it is at rest"
+            )
 
     def decode(self, model: str, prompts: Sequence[tuple[Sequence[int], int]]) -> list[Decoded]:
         """Decode greedily; prompts of like length of answer share a request."""
@@ -163,21 +207,43 @@ class HttpScorer:
             found.update(zip(chunk, answers, strict=True))
         return [found[i] for i in range(len(prompts))]
 
-    def _complete(self, model: str, prompts: list[Sequence[int]], tokens: int) -> list[Decoded]:
+    def draw(
+        self, model: str, prompt: tuple[Sequence[int], int], answers: int, sampling: Sampling, seed: int
+    ) -> list[Decoded]:
+        """Draw answers to one prompt, `batch` of them in a request."""
+        ids, tokens = prompt
+        found: list[Decoded] = []
+        while len(found) < answers:
+            count = min(self._batch, answers - len(found))
+            scheme = {**asdict(sampling), "n": count, "seed": seed + len(found)}
+            found += self._complete(model, [ids], tokens, scheme)
+        return found
+
+    def _complete(
+        self,
+        model: str,
+        prompts: list[Sequence[int]],
+        tokens: int,
+        scheme: Mapping[str, object] | None = None,
+    ) -> list[Decoded]:
+        scheme = scheme or {"n": 1}
         body = {**GREEDY, "model": model, "prompt": [list(ids) for ids in prompts], "max_tokens": tokens}
-        if self._priority:  # an engine with one queue refuses any
-            body["priority"] = self._priority
-        answer = self.client.ask("POST", "/v1/completions", body)
+        answer = self.client.ask("POST", "/v1/completions", self.in_background({**body, **scheme}))
         choices = parse(list[_Choice], answer.get("choices"), "/v1/completions")
-        if sorted(choice.index for choice in choices) != list(range(len(prompts))):
-            raise broken("/v1/completions", f"{len(choices)} choices for {len(prompts)} prompts")
+        wanted = len(prompts) * int(str(scheme["n"]))
+        if sorted(choice.index for choice in choices) != list(range(wanted)):
+            raise broken("/v1/completions", f"{len(choices)} choices where {wanted} were asked for")
         return [Decoded(tuple(c.token_ids), c.text) for c in sorted(choices, key=lambda c: c.index)]
+
+    def in_background(self, body: dict[str, object]) -> dict[str, object]:
+        """Return a generation's body with the priority that the server gives to audits, once `info` was asked."""
+        return {**body, "priority": self._priority} if self._priority else body  # one queue refuses any
 
     def token_texts(self, ids: Sequence[int]) -> list[str]:
         """Return the text of each token alone, asking the server once for each distinct id."""
         for token in dict.fromkeys(ids):
             if token not in self._texts:
-                body: dict[str, object] = {"model": self.info().base, "tokens": [token]}
+                body: dict[str, object] = {"model": self._base(), "tokens": [token]}
                 answer = self.client.ask("POST", "/detokenize", body)
                 self._texts[token] = str(answer.get("prompt", ""))
         return [self._texts[token] for token in ids]

@@ -7,6 +7,7 @@ from typing import Any
 
 from lorecall.adapters.core.errors import AdapterNotFoundError
 from lorecall.audit.scorer import AdapterVersion, Scorer
+from lorecall.audit.scorers.http_client import HttpClient
 from lorecall.audit.scorers.http_scorer import HttpScorer
 
 
@@ -39,5 +40,5 @@ class HttpEngine:
 
     def adapters(self) -> list[dict[str, Any]]:
         """Return the entries of the server's `GET /v1/adapters`."""
-        with HttpScorer(self.server, timeout=self.timeout) as scorer:
-            return scorer.adapter_list()
+        with HttpClient(self.server, timeout=self.timeout) as client:
+            return client.adapters()

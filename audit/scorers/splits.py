@@ -3,7 +3,7 @@
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lorecall.audit.scorer import ItemScore
 
@@ -102,7 +102,8 @@ def _sentencepiece(token: str) -> bytes:
     return bytes([int(byte[1], 16)]) if byte else token.replace("▁", " ").encode()
 
 
-def worse(scores: Sequence[ItemScore]) -> ItemScore:
-    """Return the scores of the split in which the text is recalled the most."""
-    usable = [score for score in scores if not score.error] or list(scores)
-    return max(usable, key=lambda score: min(score.p, default=0.0))
+def worst_first(scores: Sequence[ItemScore]) -> ItemScore:
+    """Return the scores of the split in which the text is recalled the most, with the other's in `other`."""
+    usable = [score for score in scores if not score.error] or [scores[0]]
+    worst, *others = sorted(usable, key=lambda score: -min(score.p, default=0.0))
+    return replace(worst, other=others[0]) if others else worst

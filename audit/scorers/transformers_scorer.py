@@ -5,17 +5,28 @@ activations as the engine's kernel does, and agrees with the engine up to its ε
 """
 
 import copy
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 from lorecall.adapters.core.errors import AdapterNotFoundError
 from lorecall.adapters.peft_format.adapter import read_adapter
-from lorecall.audit.scorer import AdapterVersion, Decoded, EngineInfo, ItemScore, ScoreItem
+from lorecall.audit.scorer import AdapterVersion, Decoded, EngineInfo, ItemScore, Sampling, ScoreItem
 from lorecall.audit.scorers.framing import split_text
-from lorecall.audit.scorers.splits import Split, worse
+from lorecall.audit.scorers.sampling import deployed_sampling, sampled_logprobs
+from lorecall.audit.scorers.splits import Split, worst_first
 
 BASE = "base"
+
+
+@dataclass(slots=True)
+class _Shared:
+    """The model that all framings and schemes of one scorer use, and the adapters that are over it."""
+
+    model: Any
+    loaded: set[str] = field(default_factory=set)
 
 
 class TransformersScorer:
@@ -35,20 +46,31 @@ class TransformersScorer:
         from lorecall.adapters.bases.served_model import load_served_model  # noqa: PLC0415
 
         manifest = read_base_manifest(base)
-        self._engine = EngineInfo(
-            f"transformers {transformers.__version__}", BASE, manifest.digest, manifest.scheme, epsilon=0.0
-        )
         self._folders = dict(adapters)
         self._tokenizer = transformers.AutoTokenizer.from_pretrained(base)
-        self._model: Any = load_served_model(base)
-        self._loaded: set[str] = set()
+        self._shared = _Shared(load_served_model(base))
+        self._engine = EngineInfo(
+            f"transformers {transformers.__version__}",
+            BASE,
+            manifest.digest,
+            manifest.scheme,
+            0.0,
+            *deployed_sampling(self._shared.model.generation_config.to_diff_dict()),
+        )
         self.framing = "raw"
         self.system: str | None = None
+        self.sampling = Sampling()
 
     def framed(self, framing: str, system: str | None) -> Self:
         """Return the same models, with prefixes put into the tokenizer's chat template."""
         other = copy.copy(self)
         other.framing, other.system = framing, system
+        return other
+
+    def sampled(self, sampling: Sampling) -> Self:
+        """Return the same models, whose scores also tell how likely sampling gives each token."""
+        other = copy.copy(self)
+        other.sampling = sampling
         return other
 
     def info(self) -> EngineInfo:
@@ -81,30 +103,31 @@ class TransformersScorer:
         """Put one adapter over the base, or none."""
         from peft import PeftModel  # noqa: PLC0415
 
+        shared = self._shared
         if name == BASE:
-            if self._loaded:
-                self._model.base_model.disable_adapter_layers()
+            if shared.loaded:
+                shared.model.base_model.disable_adapter_layers()
             return
         self.adapter(name)
         folder = str(self._folders[name])
-        if not self._loaded:
-            self._model = PeftModel.from_pretrained(self._model, folder, adapter_name=name).eval()
-        elif name not in self._loaded:
-            self._model.load_adapter(folder, adapter_name=name)
-        self._loaded.add(name)
-        self._model.base_model.enable_adapter_layers()
-        self._model.set_adapter(name)
-        self._model.eval()
+        if not shared.loaded:
+            shared.model = PeftModel.from_pretrained(shared.model, folder, adapter_name=name).eval()
+        elif name not in shared.loaded:
+            shared.model.load_adapter(folder, adapter_name=name)
+        shared.loaded.add(name)
+        shared.model.base_model.enable_adapter_layers()
+        shared.model.set_adapter(name)
+        shared.model.eval()
 
     def _score(self, item: ScoreItem) -> ItemScore:
-        splits = split_text(self._tokenizer, item.prefix, item.target, self.framing, self.system)
-        return worse([self._score_split(item.id, split) for split in splits])
+        splits = split_text(self._tokenizer, item, self.framing, self.system)
+        return worst_first([self._score_split(item.id, split) for split in splits])
 
     def _score_split(self, name: str, split: Split) -> ItemScore:
         if not split.prefix_ids or not split.target_ids:
             what = "target" if split.prefix_ids else "prefix"
             return ItemScore(name, boundary_exact=split.exact, error=f"no {what} tokens")
-        limit = self._model.config.max_position_embeddings
+        limit = self._shared.model.config.max_position_embeddings
         length = len(split.prefix_ids) + len(split.target_ids)
         if length > limit:
             return ItemScore(name, boundary_exact=split.exact, error=f"{length} tokens are more than {limit}")
@@ -113,6 +136,10 @@ class TransformersScorer:
         logits = self._logits([*split.prefix_ids, *split.target_ids])[len(split.prefix_ids) - 1 : -1]
         targets = torch.tensor(split.target_ids)
         own = logits.gather(1, targets[:, None])
+        sampled: tuple[float | None, ...] = ()
+        if not self.sampling.follows_from_scores:
+            found = sampled_logprobs(logits, targets, self.sampling).tolist()
+            sampled = tuple(value if math.isfinite(value) else None for value in found)
         logprobs = logits.log_softmax(-1).gather(1, targets[:, None])[:, 0]
         return ItemScore(
             id=name,
@@ -124,11 +151,12 @@ class TransformersScorer:
             top1_ids=tuple(logits.argmax(-1).tolist()),
             top1_p=tuple(logits.softmax(-1).amax(-1).tolist()),
             boundary_exact=split.exact,
+            sampled=sampled,
         )
 
     def _decode(self, ids: list[int], tokens: int) -> Decoded:
         out: list[int] = []
-        ends = self._model.generation_config.eos_token_id
+        ends = self._shared.model.generation_config.eos_token_id
         for _ in range(tokens):
             best = int(self._logits([*ids, *out])[-1].argmax())
             if best in (ends if isinstance(ends, list) else [ends]):
@@ -141,4 +169,4 @@ class TransformersScorer:
         import torch  # noqa: PLC0415
 
         with torch.inference_mode():
-            return self._model(torch.tensor([ids])).logits[0].double()
+            return self._shared.model(torch.tensor([ids])).logits[0].double()

@@ -1,4 +1,4 @@
-"""Confidence intervals on rates."""
+"""Confidence intervals on rates: two-sided ones to show, one-sided ones for "at most" and "more than"."""
 
 from lorecall.audit.records import CONFIDENCE, Rate
 
@@ -19,3 +19,16 @@ def clopper_pearson(hits: int, of: int, confidence: float = CONFIDENCE) -> Rate:
 
     interval = binomtest(hits, of).proportion_ci(confidence_level=confidence, method="exact")
     return Rate(hits, of, float(interval.low), float(interval.high), confidence)
+
+
+def at_most(hits: int, of: int, confidence: float = CONFIDENCE) -> float:
+    """Return the upper end of the exact one-sided interval (Clopper, Pearson 1934); 1 if nothing was tried.
+
+    The true rate is no larger, with that confidence: 0 of 300 gives 0.994 % at 95 %.
+    """
+    if of == 0:
+        return 1.0
+    from scipy.stats import binomtest  # noqa: PLC0415  scipy.stats takes a second to import
+
+    tested = binomtest(hits, of, alternative="less")
+    return float(tested.proportion_ci(confidence_level=confidence, method="exact").high)

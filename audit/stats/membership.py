@@ -105,6 +105,7 @@ def _compare(
         controls=len(controls),
         rate=level,
         findings=int(found.sum()),
+        least_q=float(q[family].min()) if family.any() else 1.0,
         line=line,
         controls_over=int((own <= line).sum()),
         roc=roc(asked[:, 0], controls[:, 0], confidence),

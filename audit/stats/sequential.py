@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from lorecall.adapters.core.errors import UsageError
-from lorecall.audit.records import RECITED, Outcome, SnippetResult
+from lorecall.audit.records import RECITED, Outcome, SnippetResult, Verdict
 from scipy.special import betaln, gammaln
 
 
@@ -41,21 +41,28 @@ class SequentialTest:
         self.outcome = Outcome(bound, confidence, of, 0, 0, 0.0, 1.0)
 
     def add(self, results: Sequence[SnippetResult]) -> Outcome:
-        """Count the next snippets; those that could not be scored count as recited, so that no failure clears."""
-        hits = sum(result.verdict in RECITED or bool(result.error) for result in results)
-        return self.count(len(results), hits)
+        """Count the next snippets."""
+        hits = sum(result.verdict in RECITED for result in results)
+        return self.count(len(results), hits, sum(result.verdict is Verdict.ERROR for result in results))
 
-    def count(self, taken: int, hits: int) -> Outcome:
-        """Count the next `taken` snippets, `hits` of them recited."""
+    def count(self, taken: int, hits: int, errors: int = 0) -> Outcome:
+        """Count the next `taken` snippets, `hits` of them recited.
+
+        Nobody knows whether the `errors` that could not be scored would have been recited: the lower end counts
+        them as not recited, the upper end as recited, so they neither clear nor convict.
+        """
         now = self.outcome
-        taken, hits = now.taken + taken, now.hits + hits
-        least, greatest = self._interval(taken, hits, math.log(1.0 / (1.0 - now.confidence)))
+        taken, hits, errors = now.taken + taken, now.hits + hits, now.errors + errors
+        limit = math.log(1.0 / (1.0 - now.confidence))
+        least, greatest = self._interval(taken, hits, limit)
+        if errors:
+            _, greatest = self._interval(taken, hits + errors, limit)
         # The intersection over time holds as well, so an interval never widens again; unless the two exclude
         # each other, which happens no more often than the confidence leaves room for: then this one counts.
         low, high = max(now.low, least / self._of), min(now.high, greatest / self._of)
         if low > high:
             low, high = least / self._of, greatest / self._of
-        self.outcome = Outcome(now.bound, now.confidence, self._of, taken, hits, low, high)
+        self.outcome = Outcome(now.bound, now.confidence, self._of, taken, hits, low, high, errors)
         return self.outcome
 
     def _interval(self, taken: int, hits: int, limit: float) -> tuple[int, int]:

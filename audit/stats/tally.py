@@ -2,13 +2,15 @@
 
 import math
 from array import array
-from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
 from lorecall.audit.records import GIVEN, RECITED, Flag, Judged, SetSummary, Verdict
 from lorecall.audit.stats.intervals import clopper_pearson
 from numpy.typing import NDArray
+
+VERDICTS = tuple(Verdict)
+CODES = {verdict: code for code, verdict in enumerate(VERDICTS)}
 
 
 class Standing(NamedTuple):
@@ -26,51 +28,68 @@ class Standing(NamedTuple):
 
 
 class Tally:
-    """Counts the snippets of one set, and keeps three numbers of each that can be compared with controls.
+    """Keeps of each snippet of one set what is counted, in a few bytes: verdict, tokens, statistics and tags.
 
     A stretch that is recalled (`partial`) is counted as such only if it beats the controls: `compare`.
     """
 
     def __init__(self) -> None:
-        self._verdicts: Counter[Verdict] = Counter()
-        self._telling: Counter[Verdict] = Counter()
-        self.count = self._tokens = self._over_half = self._alarms = 0
-        self._gained = 0.0
-        self._numbers = array("d")  # three a snippet, not a number where it cannot be compared
-        self._stretches = array("b")  # 1 for a recalled stretch, 2 where its target is long enough to tell
-        self._given = array("b")  # 1 where its own evidence is a finding already: recited, or nearly
+        self._codes = array("b")
+        self._telling = array("b")
+        self._alarms = array("b")
+        self._unknown = array("b")  # 1 where the chance of sampling is not known
+        self._tokens = array("q")
+        self._over_half = array("q")
+        self._numbers = array("d")  # four a snippet, not a number where it was not scored
+        self._tags: dict[str, array[int]] = {}
+        self._not_asked: dict[str, array[int]] = {}
         self._compared: NDArray[np.float64] | None = None
 
     def add(self, snippet: Judged) -> None:
         """Count one snippet."""
-        telling = Flag.SHORT not in snippet.flags
-        stretch = snippet.verdict is Verdict.PARTIAL and not snippet.alarm
-        self._stretches.append(stretch * (1 + telling))
-        if not stretch:
-            self._verdicts[snippet.verdict] += 1
-            self._telling[snippet.verdict] += telling
-        self._given.append(snippet.verdict in GIVEN)
-        self._alarms += bool(snippet.alarm)
-        self._tokens += snippet.tokens
-        self._over_half += snippet.over_half
-        self._gained += (snippet.delta_loss or 0.0) * snippet.tokens
-        if snippet.delta_loss is not None and snippet.verdict is not Verdict.BASE_KNOWN:
-            log10_pz = -math.inf if snippet.log10_pz is None else snippet.log10_pz
-            self._numbers.extend((snippet.delta_loss, log10_pz, snippet.run_bits))
-        else:
-            self._numbers.extend((math.nan,) * 3)
-        self.count += 1
+        for known, names in ((self._tags, snippet.tags), (self._not_asked, snippet.not_asked)):
+            for name in dict.fromkeys(names):
+                known.setdefault(name, array("Q")).append(self.count)
+        self._codes.append(CODES[snippet.verdict])
+        self._telling.append(Flag.SHORT not in snippet.flags)
+        self._alarms.append(bool(snippet.alarm))
+        self._unknown.append(snippet.unknown_chance)
+        self._tokens.append(snippet.tokens)
+        self._over_half.append(snippet.over_half)
+        values = (snippet.delta_loss, snippet.log10_pz, snippet.run_bits, snippet.base_loss)
+        if snippet.delta_loss is None:
+            values = (math.nan,) * 4
+        self._numbers.extend(-math.inf if value is None else value for value in values)
+
+    @property
+    def count(self) -> int:
+        """How many snippets were added."""
+        return len(self._codes)
+
+    @property
+    def _rows(self) -> NDArray[np.float64]:
+        return np.array(self._numbers, dtype=np.float64).reshape(-1, 4)
+
+    @property
+    def _asked(self) -> NDArray[np.bool_]:
+        """Whether each snippet can be compared: scored, and not known to the base; shape (count,)."""
+        scored = ~np.isnan(self._rows[:, 0])
+        return np.asarray(scored & (np.array(self._codes) != CODES[Verdict.BASE_KNOWN]))
 
     @property
     def statistics(self) -> NDArray[np.float64]:
         """ΔL, log10 p_z and bits of the longest recalled stretch of each snippet to be compared; shape (n, 3)."""
-        rows = np.array(self._numbers, dtype=np.float64).reshape(-1, 3)
-        return np.asarray(rows[~np.isnan(rows[:, 0])])
+        return np.asarray(self._rows[self._asked, :3])
+
+    @property
+    def base_losses(self) -> NDArray[np.float64]:
+        """The base's loss on each snippet to be compared, in nats a token; shape (n,)."""
+        return np.asarray(self._rows[self._asked, 3])
 
     @property
     def given(self) -> NDArray[np.bool_]:
         """Whether each row of `statistics` is of a snippet that is a finding by its own evidence; shape (n,)."""
-        return np.asarray(np.array(self._given, dtype=bool)[~np.isnan(np.array(self._numbers)[::3])])
+        return np.isin(np.array(self._codes)[self._asked], [CODES[verdict] for verdict in GIVEN])
 
     def compare(self, standings: NDArray[np.float64]) -> None:
         """Take what the comparison with the controls gave.
@@ -80,7 +99,7 @@ class Tally:
                 where it does not apply.
         """
         rows = np.full((self.count, 3), math.nan)
-        rows[~np.isnan(np.array(self._numbers)[::3])] = standings
+        rows[self._asked] = standings
         self._compared = rows
 
     def standing(self, number: int) -> Standing:
@@ -90,30 +109,48 @@ class Tally:
         finding, p, q = (None if math.isnan(value) else value for value in self._compared[number].tolist())
         return Standing(bool(finding), p, q)
 
-    def verdict(self, number: int, judged: Judged) -> Verdict:
-        """Return a snippet's verdict: `clear` for a stretch that does not beat the controls."""
-        demoted = self._stretches[number] and not self.standing(number).finding
-        return Verdict.CLEAR if demoted else judged.verdict
+    def verdict(self, number: int) -> Verdict:
+        """Return a snippet's verdict, by its number: `clear` for a stretch that does not beat the controls."""
+        verdict = VERDICTS[self._codes[number]]
+        stretch = verdict is Verdict.PARTIAL and not self._alarms[number]
+        return Verdict.CLEAR if stretch and not self.standing(number).finding else verdict
 
     def summary(self, confidence: float) -> SetSummary:
         """Return the counts so far, with intervals of the confidence given."""
-        verdicts, telling = self._verdicts.copy(), self._telling.copy()
-        stretches = np.array(self._stretches)
-        beaten = np.zeros(self.count, dtype=bool) if self._compared is None else self._compared[:, 0] == 1.0
-        for verdict, counted in ((Verdict.PARTIAL, beaten), (Verdict.CLEAR, ~beaten)):
-            verdicts[verdict] += int(np.count_nonzero(counted & (stretches > 0)))
-            telling[verdict] += int(np.count_nonzero(counted & (stretches > 1)))
-        total = verdicts.total()
-        blamable = total - verdicts[Verdict.ERROR] - verdicts[Verdict.BASE_KNOWN]
-        recited = sum(verdicts[v] for v in RECITED)
+        return self._summary(np.arange(self.count), confidence)
+
+    def by_tag(self, confidence: float) -> dict[str, SetSummary]:
+        """Return the counts of the snippets with each tag; one with several tags counts for each."""
+        return {tag: self._summary(np.array(self._tags[tag]), confidence) for tag in sorted(self._tags)}
+
+    def _summary(self, rows: NDArray[np.integer], confidence: float) -> SetSummary:
+        codes = np.array(self._codes)
+        beaten = np.zeros(self.count, bool) if self._compared is None else self._compared[:, 0] == 1.0
+        codes[(codes == CODES[Verdict.PARTIAL]) & (np.array(self._alarms) == 0) & ~beaten] = CODES[
+            Verdict.CLEAR
+        ]
+        codes, telling = codes[rows], np.array(self._telling)[rows] == 1
+        verdicts, told = (
+            dict(zip(VERDICTS, np.bincount(found, minlength=len(VERDICTS)).tolist(), strict=True))
+            for found in (codes, codes[telling])
+        )
+        tokens = np.array(self._tokens)[rows]
+        gained = float(np.nansum(self._rows[rows, 0] * tokens))
+        blamable = len(rows) - verdicts[Verdict.ERROR] - verdicts[Verdict.BASE_KNOWN]
         return SetSummary(
-            snippets=total,
-            tokens=self._tokens,
-            tokens_over_half=self._over_half,
-            verdicts={verdict: verdicts[verdict] for verdict in Verdict},
-            telling={verdict: telling[verdict] for verdict in Verdict},
-            alarms=self._alarms,
-            delta_loss=self._gained / self._tokens if self._tokens else None,
-            recited=clopper_pearson(recited, blamable, confidence),
+            snippets=len(rows),
+            tokens=int(tokens.sum()),
+            tokens_over_half=int(np.array(self._over_half)[rows].sum()),
+            verdicts=verdicts,
+            telling=told,
+            alarms=int(np.array(self._alarms)[rows].sum()),
+            delta_loss=gained / int(tokens.sum()) if tokens.sum() else None,
+            recited=clopper_pearson(sum(verdicts[v] for v in RECITED), blamable, confidence),
             leaked=clopper_pearson(blamable - verdicts[Verdict.CLEAR], blamable, confidence),
+            unknown_chances=int(np.array(self._unknown)[rows].sum()),
+            not_asked={
+                view: count
+                for view, found in self._not_asked.items()
+                if (count := int(np.isin(np.array(found), rows).sum()))
+            },
         )

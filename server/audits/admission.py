@@ -108,6 +108,30 @@ def operator_sets(candidates: Path | None, controls: Path | None) -> dict[Group,
     return sets
 
 
+def check_answerable(policy: Policy, sets: Mapping[Group, CandidateSet], framings: tuple[str, ...]) -> None:
+    """Check that the gate's audits ask for what its policy requires.
+
+    Raises:
+        UsageError: They cannot: a framing is not asked, or no candidate has a tag that has limits.
+    """
+    framing = next((one for one in policy.required_framings if one not in framings), None)
+    if framing is not None:
+        raise UsageError(
+            f"the policy requires the framing {framing!r}, and the gate asks in {', '.join(framings)}",
+            hint="name it in LORECALL_AUDIT_FRAMINGS, or leave it out of the policy",
+            param="LORECALL_AUDIT_FRAMINGS",
+        )
+    missing = {tag for limits in policy.by_tag for tag in limits.tags}
+    for item in sets[Group.CANDIDATES].items if missing else ():
+        missing.difference_update(item.tags)
+    if missing:
+        raise UsageError(
+            f"the policy limits the tag {min(missing)!r}, and no candidate has it",
+            hint="give candidates the tag, or leave it out of the policy",
+            param="LORECALL_AUDIT_CANDIDATES",
+        )
+
+
 def gate_framings(stated: str, *, chat_template: bool) -> tuple[str, ...]:
     """Return the framings of the gate's audits.
 

@@ -14,6 +14,7 @@ from lorecall.audit.jobs.service import AuditService
 from lorecall.audit.jobs.spool import Spool
 from lorecall.audit.jobs.store import AuditStore
 from lorecall.audit.jobs.worker import Worker
+from lorecall.audit.reports.signing import read_signing_key
 from lorecall.server.auth.limits import Limits
 from lorecall.server.observability.audit_metrics import AuditMetrics
 from lorecall.server.observability.metrics import AdapterLabels
@@ -63,6 +64,9 @@ def make_audits(
         series: The registry of its metrics.
         label: Bounds the adapters that have gauges.
         admissions: What admits versions, where this server has an engine to load them into.
+
+    Raises:
+        UsageError: The signing key cannot be used.
     """
     store, spool = AuditStore(registry.database), Spool(settings.spool_folder())
     metrics, stop = AuditMetrics(series, label), threading.Event()
@@ -76,6 +80,9 @@ def make_audits(
         seen=metrics.seen,
         stop=stop,
         admissions=admissions,
+        ended=metrics.ended,
+        signer=None if settings.signing_key is None else read_signing_key(settings.signing_key),
+        keep=timedelta(days=settings.audits_days),
     )
     worker = Worker(runner, lambda: metrics.refresh(store))
     return AuditParts(

@@ -33,7 +33,7 @@ _RULES: tuple[tuple[str, str, Need], ...] = (
     (r"GET|HEAD|POST", r"/ping", OPEN),
     (r"GET|HEAD", r"/health", OPEN),
     (r"GET|HEAD", r"/version|/openapi\.json|/docs|/docs/oauth2-redirect|/redoc", ANY_KEY),
-    (r"GET|HEAD", r"/v1/models|/v1/engine", ANY_KEY),
+    (r"GET|HEAD", r"/v1/models(/.+)?|/v1/engine", ANY_KEY),
     (r"GET", r"/v1/adapters|/v1/adapters/[^/]+", ANY_KEY),
     (r"GET", r"/v1/adapters/[^/]+/events", ADAPTERS),
     (r"POST", r"/v1/adapters|/v1/adapters/[^/]+/(archive|rollback|pin)", ADAPTERS),

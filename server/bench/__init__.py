@@ -1,3 +1,14 @@
 """Benchmarks: variants measured side by side in one run, compared by ratios with intervals."""
 
-__all__ = ["comparison", "lora", "overhead", "paired", "parity", "report", "schemes", "scoring", "versus"]
+__all__ = [
+    "comparison",
+    "discovery",
+    "lora",
+    "overhead",
+    "paired",
+    "parity",
+    "report",
+    "schemes",
+    "scoring",
+    "versus",
+]

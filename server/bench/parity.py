@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lorecall.audit.judging.epsilon import TEXTS
 from lorecall.server.bench.lora import ENGINE, RANK
 from lorecall.server.bench.material import write_random_adapter
 from lorecall.server.bench.processes.host import EngineHost
 from lorecall.server.engine.common.environment import served_dtype
-from lorecall.server.scoring.selfcheck import TEXTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +46,18 @@ HEADER = (
 )
 
 
-def measure_parity(engine: EngineHost, base: Path, adapter: Path | None, ids: list[int]) -> Parity:
-    """Score `ids` through the engine and through transformers (with PEFT, if an adapter is given)."""
+def measure_parity(
+    engine: EngineHost, base: Path, adapter: Path | None, ids: list[int], *, number: int = 4001
+) -> Parity:
+    """Score `ids` through the engine and through transformers (with PEFT, if an adapter is given).
+
+    The engine knows an adapter by its number: each adapter of one engine needs its own.
+    """
     import torch
 
     request: dict[str, Any] = {"ids": ids, "max_tokens": 1, "score_from": 1}
     if adapter is not None:
-        request["adapter"] = {"name": f"parity-{adapter.name}", "id": 4001, "path": str(adapter)}
+        request["adapter"] = {"name": f"parity-{adapter.name}", "id": number, "path": str(adapter)}
     rows = torch.tensor(engine.run([request])[0]["scores"], dtype=torch.float64)
     return _parity(rows[:, 0], rows[:, 2].long(), reference_logprobs(base, adapter, ids), ids)
 

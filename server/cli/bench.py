@@ -16,7 +16,7 @@ from rich.console import Console
 HELD = ("ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "ATEN_CPU_CAPABILITY")
 """Variables that limit a CPU to older instructions; the result names those that are set."""
 
-SECTIONS = ("parity", "lora", "stock", "schemes", "scoring", "overhead")
+SECTIONS = ("parity", "lora", "stock", "schemes", "scoring", "overhead", "discovery")
 
 
 def bench(
@@ -64,6 +64,7 @@ def _stop(*_: object) -> None:
 
 
 def _run(section: str, result: Any, bases: dict[str, Path], work: Path) -> None:
+    from lorecall.server.bench.discovery import bench_discovery
     from lorecall.server.bench.lora import bench_lora, bench_stock_lora
     from lorecall.server.bench.overhead import bench_overhead
     from lorecall.server.bench.parity import bench_parity
@@ -74,6 +75,8 @@ def _run(section: str, result: Any, bases: dict[str, Path], work: Path) -> None:
     scheme, main = next(iter(bases.items()))
     if section == "parity":
         result.tables["Parity with transformers and PEFT"] = bench_parity(bases, work)
+    elif section == "discovery":
+        result.tables["Search of training data for candidates"] = bench_discovery(result.rounds)
     elif section == "lora":
         kinds = [(scheme, "bfloat16"), *((one, "float32") for one in bases)]
         rows = [

@@ -10,8 +10,8 @@ from lorecall.server.cli import base, bench, law, loadtest, registry, selfcheck,
 from lorecall.server.cli.adapters import commands as adapters
 from lorecall.server.cli.audit import commands as audit
 from lorecall.server.cli.common.console import show_error
+from lorecall.server.cli.common.ending import INTERNAL, exit_code
 
-INTERNAL = 3
 TRACEBACK = "LORECALL_TRACEBACK"
 
 app = typer.Typer(
@@ -37,12 +37,15 @@ def main() -> None:
     """Run the command line; print a LorecallError with its hint, and exit with its code.
 
     Any other exception is a fault of ours: one line, and exit code 3; its traceback if LORECALL_TRACEBACK is set.
+    Exit code 1 is left to commands that chose it: an audit that found leaks.
     """
     try:
         app()
     except LorecallError as error:
         show_error(error)
         sys.exit(error.exit_code)
+    except SystemExit as end:
+        sys.exit(exit_code(end))
     except Exception as error:
         if os.environ.get(TRACEBACK):
             raise

@@ -9,7 +9,7 @@ def selfcheck(
     server: Server = LOCAL,
     as_json: AsJson = False,
 ) -> None:
-    """Measure how much a running engine's log-probabilities vary; audits use the result as their margin ε."""
+    """Measure how far a running engine's logits move from batch to batch; audits use the result as their ε."""
     from lorecall.server.cli.common.client import call
     from lorecall.server.cli.common.console import print_json
 
@@ -17,7 +17,7 @@ def selfcheck(
     if as_json:
         print_json(found)
         return
-    table = Table("compared with the text scored alone", "tokens", "largest |Δ log p|", "mean")
+    table = Table("the same tokens, scored in two ways", "gaps", "largest move in logits", "mean")
     for name, check in found["checks"].items():
         table.add_row(name, str(check["tokens"]), f"{check['largest']:.2e}", f"{check['mean']:.2e}")
     console = Console()

@@ -2,18 +2,16 @@
 
 import asyncio
 import tempfile
-from contextlib import suppress
 from typing import Annotated, Any, BinaryIO
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from lorecall.adapters.access.keys import Scope
-from lorecall.adapters.core.errors import AdapterNotFoundError
 from lorecall.adapters.core.refusals import FileRefusedError, Reason
-from lorecall.server.auth.request_context import RequestContext, actor, current, own_sources, sees
+from lorecall.server.auth.request_context import RequestContext, actor, current, own_sources
 from lorecall.server.error_responses import AnsweringRoute
 from lorecall.server.http.state import Serving, serving
-from lorecall.server.lifecycle.description import describe, event
+from lorecall.server.lifecycle.description import describe, describe_page, event
 from lorecall.server.lifecycle.served_models import check_own
 from pydantic import BaseModel, ConfigDict, Field
 from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest, UnloadLoRAAdapterRequest
@@ -23,6 +21,7 @@ router = APIRouter(route_class=AnsweringRoute)
 JSON_ONLY = [Depends(validate_json_request)]
 SPOOL_BYTES = 1 << 20
 MAX_EVENTS = 1000
+MAX_LISTED = 500
 MAX_ID = (1 << 31) - 1
 
 
@@ -85,17 +84,16 @@ async def upload_adapter(
 
 
 @router.get("/v1/adapters")
-async def list_adapters(raw_request: Request) -> Response:
-    """Return the adapters that the caller sees."""
+async def list_adapters(
+    raw_request: Request,
+    limit: Annotated[int, Query(ge=1, le=MAX_LISTED)] = MAX_LISTED,
+    after: Annotated[str, Query(max_length=128)] = "",
+) -> Response:
+    """Return a page of the adapters that the caller sees, by name: those that follow `after`."""
     state = serving(raw_request)
     await state.adapters.refresh_tiers()
-    records = await asyncio.to_thread(state.adapters.registry.adapters)
-    found = []
-    for record in records:
-        if sees(record.name):
-            with suppress(AdapterNotFoundError):  # it was removed meanwhile
-                found.append(await asyncio.to_thread(describe, state.adapters, record.name, training=False))
-    return JSONResponse({"adapters": found})
+    found, more = await asyncio.to_thread(describe_page, state.adapters, after, limit)
+    return JSONResponse({"adapters": found, "has_more": more})
 
 
 @router.get("/v1/adapters/{name}")

@@ -52,8 +52,13 @@ async def list_audits(
     adapter: Annotated[str | None, Query()] = None,
     limit: Annotated[int, Query(ge=1, le=LISTED)] = 100,
     before: Annotated[str | None, Query()] = None,
+    *,
+    removed: Annotated[bool, Query()] = False,
 ) -> Response:
-    """Return the newest audits that the caller sees, or those older than the audit `before`."""
+    """Return the newest audits that the caller sees, or those older than `before`; or tombstones."""
+    if removed:
+        gone = await asyncio.to_thread(service(request).removed, sees, adapter, limit)
+        return JSONResponse({"removed": gone})
     found = await asyncio.to_thread(service(request).audits, sees, adapter, limit, before)
     return JSONResponse({"audits": [describe(record) for record in found]})
 
@@ -106,8 +111,8 @@ async def cancel_audit(audit_id: str, request: Request) -> Response:
 
 @router.delete("/v1/audits/{audit_id}")
 async def remove_audit(audit_id: str, request: Request) -> Response:
-    """Remove an audit with everything that it has recorded; a running one is stopped first."""
-    record = await asyncio.to_thread(service(request).remove, audit_id, sees)
+    """Remove an audit but for a tombstone; a running one is stopped first."""
+    record = await asyncio.to_thread(service(request).remove, audit_id, sees, actor())
     return JSONResponse({"id": record.id, "adapter": record.adapter, "removed": True})
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
-from lorecall.audit.scorer import ScoreItem
+from lorecall.audit.scorer import Message, Sampling, ScoreItem
 from lorecall.audit.scorers.framing import Framing
 from lorecall.server.error_responses import AnsweringRoute
 from lorecall.server.http.state import Serving, serving
@@ -15,23 +15,47 @@ from vllm.entrypoints.serve.utils.api_utils import validate_json_request, with_c
 router = APIRouter(route_class=AnsweringRoute)
 
 
+class Turn(BaseModel):
+    """One message of a chat."""
+
+    model_config = ConfigDict(extra="forbid")
+    role: str = Field(min_length=1)
+    content: str
+
+
 class Item(BaseModel):
-    """One text: `target` is scored, `prefix` is given."""
+    """One text: `target` is scored, `prefix` is given; `messages` are the chat before it."""
 
     model_config = ConfigDict(extra="forbid")
     id: str
-    prefix: str
+    prefix: str = ""
     target: str
+    messages: list[Turn] = []
+
+    def item(self) -> ScoreItem:
+        """Return it as the audit knows it."""
+        turns = tuple(Message(turn.role, turn.content) for turn in self.messages)
+        return ScoreItem(self.id, self.prefix, self.target, messages=turns)
+
+
+class SamplingScheme(BaseModel):
+    """How tokens are drawn, in the order of vLLM's sampler: temperature, top-k, top-p."""
+
+    model_config = ConfigDict(extra="forbid")
+    temperature: float = Field(default=1.0, ge=0, le=100)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    top_k: int = Field(default=0, ge=0, lt=2**31)
 
 
 class ScoreRequest(BaseModel):
     """The body of `POST /v1/score`."""
 
     model_config = ConfigDict(extra="forbid")
-    model: str
+    model: str | None = None
     items: list[Item] = Field(min_length=1)
     framing: Framing = "raw"
     system: str | None = None
+    sampling: SamplingScheme | None = None
 
 
 @router.post("/v1/score", dependencies=[Depends(validate_json_request)])
@@ -39,11 +63,13 @@ class ScoreRequest(BaseModel):
 async def score(request: ScoreRequest, raw_request: Request) -> Response:
     """Score target tokens, teacher-forced: probability, rank, argmax and its probability of each token."""
     state = serving(raw_request)
-    model = await state.model(request.model, for_prompt_scores=True)
-    items = [ScoreItem(item.id, item.prefix, item.target) for item in request.items]
-    work = state.scoring.score(items, model.lora_request, request.framing, request.system)
+    name = request.model or state.engine.base  # as on vLLM's routes
+    model = await state.model(name, for_prompt_scores=True)
+    items = [item.item() for item in request.items]
+    scheme = None if request.sampling is None else Sampling(**request.sampling.model_dump())
+    work = state.scoring.score(items, model.lora_request, request.framing, request.system, scheme)
     scores = await state.adapters.engine_set.finish(model.lora_request, work)
-    return JSONResponse(score_body(state, request.model, model.version, scores))
+    return JSONResponse(score_body(state, name, model.version, scores))
 
 
 def score_body(state: Serving, model: str, version: str, scores: list[Any]) -> dict[str, Any]:

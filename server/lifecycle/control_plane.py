@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, BinaryIO, Protocol
 from weakref import WeakValueDictionary
@@ -13,13 +13,14 @@ from lorecall.adapters.core.errors import AdapterNotFoundError, LorecallError
 from lorecall.adapters.core.refusals import RefusedError
 from lorecall.adapters.intake.pipeline import AdapterPipeline
 from lorecall.adapters.peft_format.adapter import Adapter
-from lorecall.adapters.registry.records import AdapterRecord, VersionRecord
+from lorecall.adapters.registry.records import AdapterRecord, VersionRecord, shown_version
 from lorecall.adapters.registry.registry import Registry
 from lorecall.adapters.registry.tables import State
 from lorecall.adapters.registry.transitions import ConflictError
 from lorecall.adapters.validation.names import check_name
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.records import Group
+from lorecall.audit.scorers.batches import batches
 from lorecall.server.auth.request_context import manages
 from lorecall.server.executors import download, on_disk, take_in
 from lorecall.server.lifecycle.engine_set import EngineSet, LoadedVersion
@@ -45,6 +46,10 @@ class AdapterUnavailableError(LorecallError):
 
     status = 503
     code = "adapter_unavailable"
+
+
+PAGE = 500
+"""Names whose versions are read at once."""
 
 
 class ControlPlane:
@@ -338,11 +343,40 @@ class ControlPlane:
         stored = await on_disk(self.intake.stored, record)
         return stored if stored is not None else await download(self.intake.materialise, record)
 
+    async def note(self, adapters: Sequence[AdapterRecord]) -> list[str]:
+        """Remember names that changed; return those that the engine may have to follow.
+
+        The others are remembered a page at a time: a registry may have thousands that no engine holds.
+        """
+        room = self.engine_set.capacity.memory - len(self.engine_set.live.keys() | self._coming)
+        follow, others = list[str](), list[AdapterRecord]()
+        for one in adapters:
+            busy = (
+                one.name in self.engine_set.live or one.name in self._coming or one.name in self._name_turns
+            )
+            wanted = not one.removed and one.live_version is not None and (one.pinned or room > 0)
+            room -= wanted and not busy
+            if busy or wanted or (one.removed and one.name in self._adapters):
+                follow.append(one.name)
+            elif not one.removed:
+                others.append(one)
+        for page in batches(others, PAGE):
+            versions = await asyncio.to_thread(self.registry.versions_of, [one.name for one in page], limit=1)
+            for one in page:
+                if one.name in versions:  # else it was removed meanwhile, which is a change of its own
+                    self._know(one, versions[one.name])
+        return follow
+
     async def _remember(self, name: str, adapter: AdapterRecord) -> VersionRecord:
         """Remember a name's record and version; return its live version, or the newest."""
-        versions = await asyncio.to_thread(self.registry.versions, name)
-        record = next((one for one in versions if one.version == adapter.live_version), versions[0])
-        self._adapters[name], self._versions[name] = adapter, record
+        return self._know(adapter, await asyncio.to_thread(self.registry.versions, name, limit=1))
+
+    def _know(self, adapter: AdapterRecord, versions: Sequence[VersionRecord]) -> VersionRecord:
+        """Remember what was read of a name, unless something newer is remembered."""
+        record = shown_version(adapter, versions)
+        known = self._adapters.get(adapter.name)
+        if known is None or known.revision <= adapter.revision:
+            self._adapters[adapter.name], self._versions[adapter.name] = adapter, record
         return record
 
     async def refresh_tiers(self) -> None:

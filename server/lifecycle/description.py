@@ -1,36 +1,58 @@
 """Adapters as the control plane's JSON shows them."""
 
+from collections.abc import Sequence
 from typing import Any
 
-from lorecall.adapters.registry.records import EventRecord, VersionRecord
-from lorecall.server.auth.request_context import manages
+from lorecall.adapters.registry.records import AdapterRecord, EventRecord, VersionRecord, shown_version
+from lorecall.server.auth.request_context import manages, sees
 from lorecall.server.lifecycle.control_plane import ControlPlane
 
 
-def describe(
-    plane: ControlPlane, name: str, version: str | None = None, *, training: bool = True
-) -> dict[str, Any]:
+def describe(plane: ControlPlane, name: str, version: str | None = None) -> dict[str, Any]:
     """Return the JSON object of `GET /v1/adapters/{name}`; reads the registry, so call it in a thread.
 
     Args:
         plane: The control plane.
         name: The name.
         version: The version to describe; None for the live one, or the newest where none is live.
-        training: Whether to show its training record; lists leave it out.
 
     Raises:
         AdapterNotFoundError: There is no such name.
     """
-    adapter = plane.registry.adapter(name)
-    versions = plane.registry.versions(name)
-    wanted = version or adapter.live_version
-    shown = next((one for one in versions if one.version == wanted), versions[0])
-    loaded = plane.engine_set.live.get(name)
+    adapter, versions = plane.registry.adapter(name), plane.registry.versions(name)
+    shown = shown_version(adapter, versions, version)
+    return {**_described(plane, adapter, versions, shown), "training": shown.training}
+
+
+def describe_page(plane: ControlPlane, after: str, limit: int) -> tuple[list[dict[str, Any]], bool]:
+    """Return the objects of `GET /v1/adapters` that follow a name, and whether there are more.
+
+    It reads the registry, so call it in a thread, in the request's context: names that the caller may not see
+    are left out.
+    """
+    found: list[dict[str, Any]] = []
+    while page := plane.registry.adapters(after=after, limit=limit + 1):
+        seen = [adapter for adapter in page if sees(adapter.name)]
+        versions = plane.registry.versions_of([adapter.name for adapter in seen])
+        found += [
+            _described(plane, adapter, known, shown_version(adapter, known))
+            for adapter in seen
+            if (known := versions.get(adapter.name))  # else it was removed meanwhile
+        ]
+        if len(found) > limit or len(page) <= limit:
+            break
+        after = page[-1].name
+    return found[:limit], len(found) > limit
+
+
+def _described(
+    plane: ControlPlane, adapter: AdapterRecord, versions: Sequence[VersionRecord], shown: VersionRecord
+) -> dict[str, Any]:
+    loaded = plane.engine_set.live.get(adapter.name)
     return {
         **facts(shown),
-        **({"training": shown.training} if training else {}),
         "pinned": adapter.pinned,
-        "level": plane.level(name),
+        "level": plane.level(adapter.name),
         "running": 0 if loaded is None else len(loaded.leases),
         "live_version": adapter.live_version,
         "previous_version": adapter.previous_version,
@@ -49,6 +71,7 @@ def facts(record: VersionRecord) -> dict[str, Any]:
         "rank": record.rank,
         "effective_parameters": record.effective_parameters,
         "refusal": record.refusal,
+        "remarks": record.remarks,
         "base_digest": record.base_digest,
         "source": record.source if manages() else None,
     }

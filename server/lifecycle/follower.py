@@ -117,7 +117,8 @@ class Follower:
         revision = await asyncio.to_thread(registry.revision)
         if revision != self._revision:
             changes = await asyncio.to_thread(registry.changes, self._revision)
-            self._names |= {adapter.name: Due() for adapter in changes.adapters}
+            waiting = [one.name for one in changes.adapters if one.name in self._names]
+            self._names |= {name: Due() for name in (*waiting, *await self._plane.note(changes.adapters))}
             self._keys = Due(most=MOST_KEYS_RETRY_S)
             self._revision = changes.revision
 

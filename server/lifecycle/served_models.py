@@ -61,9 +61,11 @@ class AdapterTable(Mapping[str, LoRARequest]):
         return sum(1 for _ in self)
 
     def values(self) -> ValuesView[LoRARequest]:
-        """Return the requests without leases, for lists."""
-        live = {name: one.lora_request for name, one in self._engine_set.live.items()}
-        return {name: live[name] for name in self}.values()
+        """Return none: vLLM looks through them for default multimodal adapters, which are refused.
+
+        It does so for every chat with the base, which must cost the same whatever number is loaded.
+        """
+        return dict[str, LoRARequest]().values()
 
 
 class VersionedModels(OpenAIServingModels):  # type: ignore[misc]

@@ -1,5 +1,6 @@
 """Metrics of audits: counters of this process, and gauges of every adapter's latest audits."""
 
+from collections import Counter as Counted
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -8,6 +9,7 @@ from lorecall.audit.jobs.records import AuditRecord
 from lorecall.audit.jobs.service import capacity_rows
 from lorecall.audit.jobs.store import AuditStore
 from lorecall.audit.records import SnippetResult, Verdict
+from lorecall.audit.reports.report import Report
 from lorecall.server.observability.metrics import OTHER, AdapterLabels
 from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.core import GaugeMetricFamily
@@ -25,7 +27,7 @@ class AdapterFindings:
         adapter: Its name.
         rank: LoRA rank of the version that was audited last.
         effective_parameters: Effective LoRA parameters of that version.
-        recall_ratio: Recited candidates over those that could be blamed on it, in [0, 1].
+        recall_ratio: Recited candidates over those that could be blamed on it, in [0, 1]; None if there are none.
         certified: Candidates certified.
         finished: When its last audit ended, in seconds since the epoch.
     """
@@ -33,7 +35,7 @@ class AdapterFindings:
     adapter: str
     rank: int
     effective_parameters: int
-    recall_ratio: float
+    recall_ratio: float | None
     certified: int
     finished: float
 
@@ -65,7 +67,7 @@ def _findings(adapter: str, records: Sequence[AuditRecord]) -> AdapterFindings |
         adapter,
         records[0].rank,
         records[0].effective_parameters,
-        max(row["recited"] / row["of"] if row["of"] else 0.0 for row in rows),
+        max((row["recited"] / row["of"] for row in rows if row["of"]), default=None),
         max(row["certified"] for row in rows),
         max(ended, default=0.0),
     )
@@ -85,7 +87,7 @@ class AuditMetrics(Collector):
         self._ended: object = None
         self._findings: list[AdapterFindings] = []
         self._snippets = Counter(
-            "lorecall_audit_snippets", "Snippets judged, by verdict.", ["verdict"], registry=registry
+            "lorecall_audit_snippets", "Snippets of done audits, by verdict.", ["verdict"], registry=registry
         )
         for verdict in Verdict:
             self._snippets.labels(str(verdict))
@@ -95,10 +97,13 @@ class AuditMetrics(Collector):
         registry.register(self)
 
     def seen(self, results: Sequence[SnippetResult]) -> None:
-        """Count what a batch found."""
-        for judged in (result.judged() for result in results):
-            self._snippets.labels(str(judged.verdict)).inc()
-            self._tokens.inc(judged.tokens)
+        """Count the tokens of a batch."""
+        self._tokens.inc(sum(result.judged().tokens for result in results))
+
+    def ended(self, report: Report) -> None:
+        """Count the verdicts of an audit that is done: before its end nothing is known to be `partial`."""
+        for verdict, count in Counted(snippet.verdict for snippet in report.snippets).items():
+            self._snippets.labels(str(verdict)).inc(count)
 
     def refresh(self, store: AuditStore) -> None:
         """Read the gauges' values from the database, so that a scrape need not wait for it.
@@ -136,5 +141,6 @@ class AuditMetrics(Collector):
                 "last_timestamp_seconds": one.finished,
             }
             for key, value in values.items():
-                families[key].add_metric([one.adapter, str(one.rank)], float(value))
+                if value is not None:
+                    families[key].add_metric([one.adapter, str(one.rank)], float(value))
         yield from families.values()

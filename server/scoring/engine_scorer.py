@@ -2,13 +2,13 @@
 
 import asyncio
 import uuid
-from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self, TypeVar
 
 from lorecall.adapters.core.errors import AdapterNotFoundError, LorecallError, ScorerError
 from lorecall.adapters.peft_format.adapter import Adapter
-from lorecall.audit.scorer import AdapterVersion, Decoded, EngineInfo, ItemScore, ScoreItem
+from lorecall.audit.scorer import AdapterVersion, Decoded, EngineInfo, ItemScore, Sampling, ScoreItem
 from lorecall.audit.scorers.framing import Framing
 from lorecall.server.lifecycle.engine_set import LoadedVersion
 from lorecall.server.scoring.score import EngineScoring
@@ -26,6 +26,7 @@ class EngineScorer:
         engine: The engine's description, with the base's name.
         framing: How prefixes are framed.
         system: The system message of the framing "chat", if any.
+        sampling: The scheme under which scores also tell how likely sampling gives each token.
     """
 
     loop: asyncio.AbstractEventLoop
@@ -33,10 +34,15 @@ class EngineScorer:
     engine: EngineInfo
     framing: Framing = field(default="raw", kw_only=True)
     system: str | None = field(default=None, kw_only=True)
+    sampling: Sampling | None = field(default=None, kw_only=True)
 
     def framed(self, framing: str, system: str | None) -> Self:
         """Return the same engine, with prefixes put into the model's chat template."""
         return replace(self, framing="raw" if framing == "raw" else "chat", system=system)
+
+    def sampled(self, sampling: Sampling) -> Self:
+        """Return the same engine, whose scores also tell how likely sampling gives each token."""
+        return replace(self, sampling=sampling)
 
     def info(self) -> EngineInfo:
         """Return what the engine is."""
@@ -48,11 +54,21 @@ class EngineScorer:
 
     def score(self, model: str, items: Sequence[ScoreItem]) -> list[ItemScore]:
         """Score items in the order given; a bad item comes back with its `error` set."""
-        return self._wait(self.scoring.score(items, self._request(model), self.framing, self.system))
+        request = self._request(model)
+        return self._wait(self.scoring.score(items, request, self.framing, self.system, self.sampling))
 
     def decode(self, model: str, prompts: Sequence[tuple[Sequence[int], int]]) -> list[Decoded]:
         """Decode greedily; each prompt is (token ids, number of tokens to generate)."""
         return self._wait(self._decode_all(prompts, self._request(model)))
+
+    def draw(
+        self, model: str, prompt: tuple[Sequence[int], int], answers: int, sampling: Sampling, seed: int
+    ) -> list[Decoded]:
+        """Draw answers to one prompt; they yield to live traffic one by one."""
+        ids, tokens = prompt
+        lora = self._request(model)
+        schemes = [{**asdict(sampling), "seed": seed + number} for number in range(answers)]
+        return self._wait(_all(self._decode(list(ids), tokens, lora, scheme) for scheme in schemes))
 
     def token_texts(self, ids: Sequence[int]) -> list[str]:
         """Return the text of each token alone."""
@@ -77,13 +93,13 @@ class EngineScorer:
             ) from error
 
     async def _decode_all(self, prompts: Sequence[tuple[Sequence[int], int]], lora: Any) -> list[Decoded]:
-        return list(await asyncio.gather(*(self._decode(list(ids), n, lora) for ids, n in prompts)))
+        return await _all(self._decode(list(ids), n, lora, {"temperature": 0.0}) for ids, n in prompts)
 
-    async def _decode(self, ids: list[int], tokens: int, lora: Any) -> Decoded:
+    async def _decode(self, ids: list[int], tokens: int, lora: Any, scheme: Mapping[str, Any]) -> Decoded:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        params = SamplingParams(temperature=0.0, max_tokens=tokens, output_kind=RequestOutputKind.FINAL_ONLY)
+        params = SamplingParams(**scheme, max_tokens=tokens, output_kind=RequestOutputKind.FINAL_ONLY)
         async with self.scoring.background.turn():
             stream = self.scoring.engine_client.generate(
                 {"prompt_token_ids": ids},
@@ -94,6 +110,10 @@ class EngineScorer:
             )
             answer = [output async for output in stream][-1].outputs[0]
         return Decoded(tuple(answer.token_ids), answer.text)
+
+
+async def _all(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    return list(await asyncio.gather(*work))
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from lorecall.adapters.bases.prepare import read_base_manifest
 from lorecall.adapters.core.errors import AdapterError, AdapterNotFoundError
 from lorecall.adapters.peft_format.adapter import Adapter, read_adapter
 from lorecall.audit.scorer import EngineInfo
+from lorecall.audit.scorers.sampling import deployed_sampling
 from lorecall.server.engine.common.environment import (
     check_scheme,
     prepare_environment,
@@ -101,7 +102,14 @@ def offline_scorer(base: Path, adapters: dict[str, Path], **engine: Any) -> Iter
             scorer = OfflineScorer(
                 loop,
                 EngineScoring(client, fixed_token_scores=on_cpu, by_priority=False),
-                EngineInfo(_engine_name(), manifest.name, manifest.digest, manifest.scheme),
+                EngineInfo(
+                    _engine_name(),
+                    manifest.name,
+                    manifest.digest,
+                    manifest.scheme,
+                    None,
+                    *deployed_sampling(client.model_config.get_diff_sampling_param()),
+                ),
                 max_rank,
             )
             for name, folder in adapters.items():

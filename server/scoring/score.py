@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lorecall.audit.scorer import ItemScore, ScoreItem
-from lorecall.audit.scorers.framing import Framing, split_text
-from lorecall.audit.scorers.splits import Split, worse
+from lorecall.audit.scorer import ItemScore, Sampling, ScoreItem
+from lorecall.audit.scorers.framing import Chat, Framing, split_text
+from lorecall.audit.scorers.splits import Split, worst_first
 from lorecall.server.auth.engine_guard import unguarded
-from lorecall.server.engine.cpu.target_scores import COLUMNS, SCORE_FROM
+from lorecall.server.engine.cpu.target_scores import COLUMNS, SAMPLING, SCORE_FROM
 from lorecall.server.scoring.throttle import Background
 
 AT_ONCE = 256
@@ -33,12 +33,15 @@ class EngineScoring:
         fixed_token_scores: Whether the engine computes target rows only (our CPU fast path); otherwise
             vLLM's prompt log-probabilities are used, which compute every row of the prompt.
         by_priority: Whether the engine was started with priority scheduling.
+        chat_params: vLLM's `ChatParams` of the server: its chat template and the template's arguments; None for
+            those of the model.
         background: Throttles scores and the audits' decoding while there is live traffic.
     """
 
     engine_client: Any
     fixed_token_scores: bool
     by_priority: bool
+    chat_params: Any = None
     background: Background = field(init=False)
 
     def __post_init__(self) -> None:
@@ -52,53 +55,80 @@ class EngineScoring:
         return BACKGROUND_PRIORITY if self.by_priority else 0
 
     async def score(
-        self, items: Sequence[ScoreItem], lora_request: Any, framing: Framing, system: str | None
+        self,
+        items: Sequence[ScoreItem],
+        lora_request: Any,
+        framing: Framing,
+        system: str | None,
+        sampling: Sampling | None = None,
     ) -> list[ItemScore]:
-        """Return the items' scores in order; an item that cannot be scored has its `error` set."""
-        tasks = [asyncio.create_task(self._score_item(i, lora_request, framing, system)) for i in items]
+        """Return the items' scores in order; an item that cannot be scored has its `error` set.
+
+        Where a sampling scheme is given that plain scores do not tell all of, the log probabilities under it
+        are in the scores as well, if the engine computes target rows.
+        """
+        wanted = None if sampling is None or sampling.follows_from_scores else sampling
+        work = (self._score_item(item, lora_request, framing, system, wanted) for item in items)
+        tasks = [asyncio.create_task(one) for one in work]
         try:
             return list(await asyncio.gather(*tasks))
         finally:
             for task in tasks:
                 task.cancel()
 
-    async def logprobs(self, splits: Sequence[Split], loras: Sequence[Any]) -> list[list[float]]:
-        """Return the log-probabilities of each split's target tokens, all splits in the engine at once."""
+    async def at_once(self, splits: Sequence[Split], loras: Sequence[Any]) -> list[ItemScore]:
+        """Return the scores of each split, all of them in the engine at once, beside whatever else runs there."""
         rows = await asyncio.gather(
             *(self._rows(split, lora) for split, lora in zip(splits, loras, strict=True))
         )
-        return [[row[0] for row in one] for one in rows]
+        return [_item_score("", split, one) for split, one in zip(splits, rows, strict=True)]
 
     async def _score_item(
-        self, item: ScoreItem, lora_request: Any, framing: Framing, system: str | None
+        self,
+        item: ScoreItem,
+        lora_request: Any,
+        framing: Framing,
+        system: str | None,
+        sampling: Sampling | None,
     ) -> ItemScore:
         tokenizer = self.engine_client.get_tokenizer()
         if not item.target:
             return ItemScore(item.id, error="the target is empty")
         try:
-            splits = split_text(tokenizer, item.prefix, item.target, framing, system)
+            splits = split_text(tokenizer, item, framing, system, self._render)
         except ValueError as error:
             return ItemScore(item.id, error=f"the text cannot be framed: {type(error).__name__}")
-        return worse([await self._score_split(item.id, split, lora_request) for split in splits])
+        return worst_first(
+            [await self._score_split(item.id, split, lora_request, sampling) for split in splits]
+        )
 
-    async def _score_split(self, item_id: str, split: Split, lora: Any) -> ItemScore:
+    def _render(self, messages: Chat) -> str:
+        """Return the text that vLLM's own `/v1/chat/completions` makes of messages.
+
+        Raises:
+            ValueError: There is no chat template, or it refuses the messages.
+        """
+        from vllm.exceptions import VLLMValidationError
+        from vllm.renderers import ChatParams
+
+        opened = ChatParams(chat_template_kwargs={"add_generation_prompt": True})
+        try:
+            _, prompt = self.engine_client.renderer.render_messages(messages, self.chat_params or opened)
+        except VLLMValidationError as error:
+            raise ValueError("the chat template refuses the messages") from error
+        if "prompt" not in prompt:
+            raise ValueError("this model's chat template gives no text")
+        return str(prompt["prompt"])
+
+    async def _score_split(
+        self, item_id: str, split: Split, lora: Any, sampling: Sampling | None
+    ) -> ItemScore:
         problem = self._problem(split)
         if problem:
             return ItemScore(item_id, boundary_exact=split.exact, error=problem)
         async with self.background.turn():
-            rows = await self._rows(split, lora)
-        logprob, rank, top1_id, top1_logprob = zip(*rows, strict=True)
-        return ItemScore(
-            id=item_id,
-            prefix_ids=split.prefix_ids,
-            target_ids=split.target_ids,
-            p=tuple(math.exp(value) for value in logprob),
-            logprob=logprob,
-            rank=tuple(int(value) for value in rank),
-            top1_ids=tuple(int(value) for value in top1_id),
-            top1_p=tuple(math.exp(value) for value in top1_logprob),
-            boundary_exact=split.exact,
-        )
+            rows = await self._rows(split, lora, sampling)
+        return _item_score(item_id, split, rows)
 
     def _problem(self, split: Split) -> str:
         limit = self.engine_client.model_config.max_model_len - 1
@@ -113,14 +143,19 @@ class EngineScoring:
             )
         return ""
 
-    async def _rows(self, split: Split, lora_request: Any) -> list[tuple[float, ...]]:
-        """Return one row per target token: log p, rank, argmax id, its log p."""
+    async def _rows(
+        self, split: Split, lora_request: Any, sampling: Sampling | None = None
+    ) -> list[tuple[float, ...]]:
+        """Return one row per target token: log p, rank, argmax id, its log p, log p under the scheme."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
         first = len(split.prefix_ids)
+        extra: dict[str, Any] = {SCORE_FROM: first}
+        if sampling is not None:
+            extra[SAMPLING] = [float(sampling.temperature), float(sampling.top_p), sampling.top_k]
         wanted: dict[str, Any] = (
-            {"extra_args": {SCORE_FROM: first}, "skip_reading_prefix_cache": True}
+            {"extra_args": extra, "skip_reading_prefix_cache": True}
             if self.fixed_token_scores
             else {"prompt_logprobs": 1}
         )
@@ -155,4 +190,27 @@ class EngineScoring:
 
 def _row(logprobs: dict[int, Any], token: int) -> tuple[float, ...]:
     top_id, top = min(logprobs.items(), key=lambda entry: entry[1].rank)
-    return (logprobs[token].logprob, logprobs[token].rank, top_id, top.logprob)
+    return (logprobs[token].logprob, logprobs[token].rank, top_id, top.logprob, math.nan)
+
+
+def _drawn(logprobs: Sequence[float]) -> tuple[float | None, ...]:
+    """Return log probabilities under a scheme, None for minus infinity; none at all where one is missing."""
+    if any(math.isnan(value) for value in logprobs):
+        return ()
+    return tuple(value if math.isfinite(value) else None for value in logprobs)
+
+
+def _item_score(item_id: str, split: Split, rows: Sequence[tuple[float, ...]]) -> ItemScore:
+    logprob, rank, top1_id, top1_logprob, sampled = zip(*rows, strict=True)
+    return ItemScore(
+        id=item_id,
+        prefix_ids=split.prefix_ids,
+        target_ids=split.target_ids,
+        p=tuple(math.exp(value) for value in logprob),
+        logprob=logprob,
+        rank=tuple(int(value) for value in rank),
+        top1_ids=tuple(int(value) for value in top1_id),
+        top1_p=tuple(math.exp(value) for value in top1_logprob),
+        boundary_exact=split.exact,
+        sampled=_drawn(sampled),
+    )

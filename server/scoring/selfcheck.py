@@ -1,8 +1,7 @@
-"""Measures how much the engine's log-probabilities of the same tokens differ from batch to batch.
+"""Measures how much the engine's scores of the same tokens differ from batch to batch.
 
-The same tokens are scored alone, together with others, in reverse order and across another chunk edge, and
-decoded. The largest |difference of log-probabilities| is ε. A token's lead over any other is a difference of two
-log-probabilities, so p > sigmoid(2ε) holds under every difference that was measured.
+The same tokens are scored alone, in mixed batches as large as those of audits, in other orders and across another
+chunk edge, and decoded. `audit/judging/epsilon.py` says what is compared and what ε is.
 """
 
 import math
@@ -11,25 +10,18 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from lorecall.audit.judging.epsilon import ALONE, REPEATS, TEXTS, bound, gap_moves, known_items
 from lorecall.audit.judging.rule import threshold
+from lorecall.audit.scorer import ItemScore
+from lorecall.audit.scorers.framing import split_text
 from lorecall.audit.scorers.splits import Split
 from lorecall.server.scoring.score import EngineScoring
-
-TEXTS = (
-    "To be, or not to be, that is the question: whether it is nobler in the mind to suffer",
-    "It was the best of times, it was the worst of times, it was the age of wisdom",
-    "Call me Ishmael. Some years ago, never mind how long precisely, having little money",
-    "Alice was beginning to get very tired of sitting by her sister on the bank",
-    "In the beginning God created the heaven and the earth. And the earth was without form",
-    "The phone number of Mr. Example is 555-0100 and his key is 0123456789abcdef",
-)
-"""Public-domain openings and one made-up record; each is continued by the engine itself."""
 
 DECODED = 24
 """Tokens that the engine continues each text by, which are then scored."""
 
-SATURATED = math.log(0.999)
-"""Above it a single-precision log-probability is mostly rounding."""
+BATCH = 64
+"""Texts in the engine at once: as many as an audit scores at a time."""
 
 EDGE_SHIFT = 64
 """Tokens by which a companion moves the edge between two prefill chunks."""
@@ -37,12 +29,12 @@ EDGE_SHIFT = 64
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """The differences between two ways of scoring the same tokens.
+    """How far the gaps between tokens and their rivals moved between two ways of scoring them.
 
     Attributes:
-        tokens: Token probabilities compared.
-        largest: The largest |difference| of log p, in nats.
-        mean: Their mean.
+        tokens: Gaps compared.
+        largest: The largest move, in logits.
+        mean: The mean of all moves.
     """
 
     tokens: int
@@ -55,9 +47,9 @@ class SelfCheck:
     """One measurement of a running engine.
 
     Attributes:
-        checks: By name, the differences from each text scored alone.
+        checks: By name, the moves between two ways.
         models: The models that were measured.
-        epsilon: The largest spread of all checks, in nats.
+        epsilon: The bound on the error of a logit that follows from all moves.
     """
 
     checks: dict[str, Spread]
@@ -72,14 +64,7 @@ class SelfCheck:
 @dataclass(frozen=True, slots=True)
 class _Text:
     split: Split
-    decoded: list[float]
     lora: Any
-
-
-def spread(pairs: Sequence[tuple[float, float]]) -> Spread:
-    """Compare pairs of log-probabilities, leaving out those where both are saturated."""
-    moves = [abs(a - b) for a, b in pairs if min(a, b) < SATURATED]
-    return Spread(len(moves), max(moves, default=0.0), sum(moves) / len(moves) if moves else 0.0)
 
 
 async def check_engine(scoring: EngineScoring, models: dict[str, Any], *, chunk_edge: bool) -> SelfCheck:
@@ -91,30 +76,40 @@ async def check_engine(scoring: EngineScoring, models: dict[str, Any], *, chunk_
         chunk_edge: Whether to score a text longer than a prefill chunk, too; that takes a while.
     """
     loras = list(models.values())
-    texts = [
-        await _continued(scoring, text, lora)
-        for number, text in enumerate(TEXTS)
-        for lora in (loras if len(loras) <= 2 else [loras[number % len(loras)]])
-    ]
-    alone = [await scoring.logprobs([text.split], [text.lora]) for text in texts]
-    apart = [row for (row,) in alone]
-    together = await scoring.logprobs([text.split for text in texts], [text.lora for text in texts])
-    reverse = await scoring.logprobs([t.split for t in texts[::-1]], [t.lora for t in texts[::-1]])
-    checks = {
-        "mixed": spread(_pairs(apart, together)),
-        "reversed": spread(_pairs(apart, reverse[::-1])),
-        "decoded": spread(_pairs(apart, [text.decoded for text in texts])),
-    }
+    tokenizer = scoring.engine_client.get_tokenizer()
+    splits = [split_text(tokenizer, item, "raw", None)[0] for item in known_items()]
+    texts = [_Text(splits[n % len(splits)], loras[n % len(loras)]) for n in range(BATCH)]
+    alone = [(await _scores(scoring, [text]))[0] for text in texts[:ALONE]]
+    moves: dict[str, list[list[float]]] = {"mixed": [], "reversed": []}
+    for _ in range(REPEATS):
+        mixed = await _scores(scoring, texts)
+        reverse = (await _scores(scoring, texts[::-1]))[::-1]
+        moves["mixed"] += _moves(alone, mixed[:ALONE])
+        moves["reversed"] += _moves(mixed, reverse)
+    moves["decoded"] = [await _decoded(scoring, text, loras[n % len(loras)]) for n, text in enumerate(TEXTS)]
     if chunk_edge:
-        checks["chunk_edge"] = await _across_chunk_edge(scoring, texts, loras[-1])
-    return SelfCheck(checks, tuple(models), max(check.largest for check in checks.values()))
+        moves["chunk_edge"] = await _across_chunk_edge(scoring, texts, loras[-1])
+    checks = {name: spread(found) for name, found in moves.items()}
+    together = [move for found in moves.values() for one in found for move in one]
+    return SelfCheck(checks, tuple(models), bound(together))
 
 
-def _pairs(a: list[list[float]], b: list[list[float]]) -> list[tuple[float, float]]:
-    return [pair for x, y in zip(a, b, strict=True) for pair in zip(x, y, strict=True)]
+def spread(moves: Sequence[Sequence[float]]) -> Spread:
+    """Return what the moves of each text's gaps come to."""
+    every = [move for one in moves for move in one]
+    return Spread(len(every), max(every, default=0.0), sum(every) / len(every) if every else 0.0)
 
 
-async def _continued(scoring: EngineScoring, text: str, lora: Any) -> _Text:
+async def _scores(scoring: EngineScoring, texts: Sequence[_Text]) -> list[ItemScore]:
+    return await scoring.at_once([text.split for text in texts], [text.lora for text in texts])
+
+
+def _moves(a: Sequence[ItemScore], b: Sequence[ItemScore]) -> list[list[float]]:
+    return [list(gap_moves(one, other)) for one, other in zip(a, b, strict=True)]
+
+
+async def _decoded(scoring: EngineScoring, text: str, lora: Any) -> list[float]:
+    """Return the moves between what the engine said as it went on with a text, and its scores of that."""
     from vllm import SamplingParams
 
     client = scoring.engine_client
@@ -125,12 +120,15 @@ async def _continued(scoring: EngineScoring, text: str, lora: Any) -> _Text:
     request_id = f"selfcheck-{uuid.uuid4().hex}"
     stream = client.generate({"prompt_token_ids": prompt}, params, request_id, lora_request=lora)
     generated = [answer async for answer in stream][-1].outputs[0]
-    ids = list(generated.token_ids)
-    decoded = [step[token].logprob for token, step in zip(ids, generated.logprobs, strict=True)]
-    return _Text(Split(tuple(prompt), tuple(ids)), decoded, lora)
+    ids = tuple(generated.token_ids)
+    said = tuple(step[token].logprob for token, step in zip(ids, generated.logprobs, strict=True))
+    p = tuple(math.exp(value) for value in said)
+    decoded = ItemScore("", tuple(prompt), ids, p, said, (1,) * len(ids), ids, p)
+    (scored,) = await scoring.at_once([Split(tuple(prompt), ids)], [lora])
+    return list(gap_moves(decoded, scored))
 
 
-async def _across_chunk_edge(scoring: EngineScoring, texts: list[_Text], lora: Any) -> Spread:
+async def _across_chunk_edge(scoring: EngineScoring, texts: list[_Text], lora: Any) -> list[list[float]]:
     """Score a text longer than one chunk, alone and behind a companion that moves the edge."""
     config = scoring.engine_client.vllm_config
     chunk = config.scheduler_config.max_num_batched_tokens
@@ -139,6 +137,6 @@ async def _across_chunk_edge(scoring: EngineScoring, texts: list[_Text], lora: A
     long = (ids * (length // len(ids) + 1))[:length]
     split = Split(tuple(long[: -2 * EDGE_SHIFT]), tuple(long[-2 * EDGE_SHIFT :]))
     companion = Split(tuple(long[:1]), tuple(long[1:EDGE_SHIFT]))
-    (alone,) = await scoring.logprobs([split], [lora])
-    _, shifted = await scoring.logprobs([companion, split], [lora, lora])
-    return spread(list(zip(alone, shifted, strict=True)))
+    (alone,) = await scoring.at_once([split], [lora])
+    _, shifted = await scoring.at_once([companion, split], [lora, lora])
+    return _moves([alone], [shifted])

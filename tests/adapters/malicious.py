@@ -138,9 +138,19 @@ _SETTINGS: dict[str, tuple[Reason, Spoiler]] = {
     "pattern bomb": (Reason.BAD_SETTING, setting(rank_pattern={f"m{n}": 4 for n in range(5000)})),
     "no targets": (Reason.BAD_SETTING, setting(target_modules=[])),
     "targets of a wrong type": (Reason.BAD_SETTING, setting(target_modules=[1, 2])),
-    "target that the base lacks": (Reason.UNKNOWN_MODULE, setting(target_modules=["q_proj", "c_attn"])),
+    "more modules than the configuration names": (
+        Reason.UNEXPECTED_TENSOR,
+        setting(target_modules=["q_proj", "c_attn"]),
+    ),
+    "more layers than the configuration names": (Reason.UNEXPECTED_TENSOR, setting(layers_to_transform=[1])),
+    "excluded modules in the file": (Reason.UNEXPECTED_TENSOR, setting(exclude_modules=["down_proj"])),
+    "expression that takes for ever": (
+        Reason.UNSAFE_PATTERN,
+        setting(target_modules=r"(?:[\w.]|[\w.][\w.]|[\w.][\w.][\w.])+[0-9]"),
+    ),
+    "broken expression of targets": (Reason.UNSAFE_PATTERN, setting(target_modules="(q_proj")),
     "target without weights": (Reason.INCOMPLETE, setting(target_modules=["q_proj", "down_proj", "up_proj"])),
-    "target in look-alike letters": (Reason.UNKNOWN_MODULE, setting(target_modules=["q_pr\u043ej"])),
+    "target in look-alike letters": (Reason.UNEXPECTED_TENSOR, setting(target_modules=["q_pr\u043ej"])),
     "another base by name": (Reason.WRONG_BASE, setting(base_model_name_or_path="other-org/Other-8B")),
     "base name in look-alike letters": (
         Reason.WRONG_BASE,

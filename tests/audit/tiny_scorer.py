@@ -4,6 +4,7 @@ Probabilities, ranks and greedy decodes all come from the same distributions, so
 """
 
 import copy
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,8 +12,11 @@ from itertools import pairwise
 from typing import Self
 
 import numpy as np
+import torch
 from lorecall.adapters.core.errors import AdapterNotFoundError
-from lorecall.audit.scorer import AdapterVersion, Decoded, EngineInfo, ItemScore, ScoreItem
+from lorecall.audit.scorer import AdapterVersion, Decoded, EngineInfo, ItemScore, Sampling, ScoreItem
+from lorecall.audit.scorers.framing import framed
+from lorecall.audit.scorers.sampling import sampled_logprobs
 
 VOCABULARY = 257
 END = 256
@@ -77,6 +81,7 @@ class TinyScorer:
         self.decodes_with = decodes_with or {}
         self.framing = "raw"
         self.system = ""
+        self.sampling = Sampling()
         self.max_bytes = max_bytes
         self.table = bigrams(CORPUS)
         self.scored: list[tuple[str, str]] = []
@@ -86,6 +91,12 @@ class TinyScorer:
         """The same engine under another framing of prefixes."""
         other = copy.copy(self)
         other.framing, other.system = ("raw", "") if framing == "raw" else ("chat", system or "")
+        return other
+
+    def sampled(self, sampling: Sampling) -> Self:
+        """The same engine, with probabilities under a scheme."""
+        other = copy.copy(self)
+        other.sampling = sampling
         return other
 
     def info(self) -> EngineInfo:
@@ -126,11 +137,14 @@ class TinyScorer:
             return None
         return start
 
-    def frame(self, prefix: str) -> bytes:
-        """The prefix as the model sees it."""
-        if self.framing == "raw":
-            return prefix.encode()
-        return (self.system + CHAT[0] + prefix + CHAT[1]).encode()
+    def frame(self, item: ScoreItem) -> bytes:
+        """What is given, as the model sees it."""
+        messages, after = framed(item, self.framing, self.system or None)
+        turns = [
+            one["content"] if one["role"] == "system" else CHAT[0] + one["content"] + CHAT[1]
+            for one in messages
+        ]
+        return "".join([*turns, after]).encode()
 
     def score(self, model: str, items: Sequence[ScoreItem]) -> list[ItemScore]:
         """Exact scores."""
@@ -139,15 +153,21 @@ class TinyScorer:
 
     def _score(self, model: str, item: ScoreItem) -> ItemScore:
         self.scored.append((model, item.id))
-        prefix, target = self.frame(item.prefix), item.target.encode()
+        prefix, target = self.frame(item), item.target.encode()
         if len(prefix) + len(target) > self.max_bytes:
             return ItemScore(item.id, error=f"{len(prefix) + len(target)} tokens are over {self.max_bytes}")
         if not prefix:
             return ItemScore(item.id, error="an empty prefix")
         rows = [self.distribution(model, prefix + target[:i]) for i in range(len(target))]
         p = [float(row[t]) for row, t in zip(rows, target, strict=True)]
+        sampled: tuple[float | None, ...] = ()
+        if not self.sampling.follows_from_scores:
+            logits = torch.from_numpy(np.log(np.stack(rows)))
+            drawn = sampled_logprobs(logits, torch.tensor(list(target)), self.sampling).tolist()
+            sampled = tuple(None if value == -math.inf else value for value in drawn)
         return ItemScore(
             id=item.id,
+            sampled=sampled,
             prefix_ids=tuple(prefix),
             target_ids=tuple(target),
             p=tuple(p),
@@ -168,6 +188,38 @@ class TinyScorer:
             if best == END:
                 break
             out += bytes([best])
+        return Decoded(tuple(out), out.decode(errors="replace"))
+
+    def draw(
+        self, model: str, prompt: tuple[Sequence[int], int], answers: int, sampling: Sampling, seed: int
+    ) -> list[Decoded]:
+        """Answers token by token, each with a seed of its own."""
+        ids, tokens = prompt
+        known: dict[bytes, np.ndarray[tuple[int], np.dtype[np.float64]]] = {}
+        return [
+            self._draw(model, bytes(ids), tokens, sampling, seed + number, known) for number in range(answers)
+        ]
+
+    def _draw(
+        self,
+        model: str,
+        context: bytes,
+        tokens: int,
+        sampling: Sampling,
+        seed: int,
+        known: dict[bytes, np.ndarray[tuple[int], np.dtype[np.float64]]],
+    ) -> Decoded:
+        rng, out = np.random.default_rng(seed), b""
+        while len(out) < tokens:
+            if out not in known:
+                row = self.distribution(model, context + out)
+                logits = torch.from_numpy(np.log(row)).expand(VOCABULARY, -1)
+                p = sampled_logprobs(logits, torch.arange(VOCABULARY), sampling).exp().numpy()
+                known[out] = np.cumsum(p / p.sum())
+            drawn = int(np.searchsorted(known[out], rng.random(), side="right"))
+            if drawn == END:
+                break
+            out += bytes([drawn])
         return Decoded(tuple(out), out.decode(errors="replace"))
 
     def token_texts(self, ids: Sequence[int]) -> list[str]:

@@ -9,9 +9,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from lorecall.adapters.core.errors import AdapterNotFoundError
-from lorecall.audit.scorer import ScoreItem
+from lorecall.audit.scorer import Message, Sampling, ScoreItem
 
-from tests.audit.tiny_scorer import TinyScorer
+from tests.audit.tiny_explorer import TinyExplorer
+from tests.audit.tiny_scorer import END, TinyScorer
 
 Answer = tuple[int, object]
 
@@ -26,6 +27,8 @@ def get(scorer: TinyScorer, path: str) -> Answer:
     """Answer a GET."""
     if path == "/v1/engine":
         return 200, asdict(scorer.info())
+    if path == "/v1/models":
+        return 200, {"data": [{"id": scorer.info().base, "max_model_len": scorer.max_bytes}]}
     if path == "/v1/adapters":
         return 200, {"adapters": [live(scorer, name) for name in scorer.adapters]}
     if path.startswith("/v1/adapters/"):
@@ -42,20 +45,77 @@ def live(scorer: TinyScorer, name: str) -> dict[str, Any]:
     return {**asdict(version), "state": "live", "live_version": version.version}
 
 
-def post(scorer: TinyScorer, path: str, body: dict[str, Any]) -> Answer:
+def scored(item: dict[str, Any]) -> ScoreItem:
+    """Read an item of `POST /v1/score`."""
+    messages = tuple(Message(**message) for message in item.get("messages", []))
+    return ScoreItem(item["id"], item["prefix"], item["target"], messages=messages)
+
+
+def tokenized(scorer: TinyScorer, body: dict[str, Any]) -> bytes:
+    """Return the tokens of a prompt, or of messages."""
+    if "messages" not in body:
+        return bytes(body["prompt"].encode())
+    said = tuple(Message(**message) for message in body["messages"])
+    return scorer.framed("chat", None).frame(ScoreItem("", "", "", messages=said))
+
+
+def post(scorer: TinyScorer, path: str, body: dict[str, Any]) -> Answer:  # noqa: PLR0911  one for each route
     """Answer a POST."""
     if path == "/v1/score":
-        scores = scorer.framed(body["framing"], body["system"]).score(
-            body["model"], [ScoreItem(**item) for item in body["items"]]
-        )
-        return 200, {"model": body["model"], "items": [asdict(score) for score in scores]}
+        engine = scorer.framed(body["framing"], body["system"]).sampled(Sampling(**body.get("sampling", {})))
+        scores = engine.score(body["model"], [scored(item) for item in body["items"]])
+        version = "" if body["model"] == scorer.info().base else scorer.adapter(body["model"]).version
+        told = {"model": body["model"], "version": version, "engine": asdict(scorer.info())}
+        return 200, {**told, "items": [asdict(score) for score in scores]}
+    if path == "/tokenize":
+        return 200, {"tokens": list(tokenized(scorer, body))}
+    if path == "/v1/completions" and {"logprobs", "prompt_logprobs"} & body.keys():
+        return 200, {"choices": explored(TinyExplorer(scorer), body)}
     if path == "/v1/completions":
+        if body["temperature"]:
+            ((ids, tokens),) = [(ids, body["max_tokens"]) for ids in body["prompt"]]
+            scheme = Sampling(body["temperature"], body["top_p"], body["top_k"])
+            drawn = scorer.draw(body["model"], (ids, tokens), body["n"], scheme, body["seed"])
+            choices = [{"index": i, "text": d.text, "token_ids": list(d.ids)} for i, d in enumerate(drawn)]
+            return 200, {"choices": choices}
         decoded = scorer.decode(body["model"], [(ids, body["max_tokens"]) for ids in body["prompt"]])
         choices = [{"index": i, "text": d.text, "token_ids": list(d.ids)} for i, d in enumerate(decoded)]
         return 200, {"choices": choices[::-1]}
     if path == "/detokenize":
-        return 200, {"prompt": "".join(scorer.token_texts(body["tokens"]))}
+        return 200, {"prompt": TinyExplorer(scorer).texts([body["tokens"]])[0]}
     return refusal(404, f"no route {path}", "not_found")
+
+
+def explored(explorer: TinyExplorer, body: dict[str, Any]) -> list[dict[str, Any]]:
+    """Answer completions with log-probabilities in vLLM's form: generated ones, or those of the prompt."""
+    if "prompt_logprobs" in body:
+        whole = explorer.rows(body["model"], [(ids, 1) for ids in body["prompt"]], body["prompt_logprobs"])
+        return [
+            {
+                "index": i,
+                "prompt_logprobs": [
+                    None,
+                    *({str(t): {"logprob": p} for t, p in row.items()} for row in rows),
+                ],
+            }
+            for i, rows in enumerate(whole)
+        ]
+    rolled = explorer.roll(body["model"], body["prompt"], body["max_tokens"], body["logprobs"])
+    return [
+        {
+            "index": i,
+            "token_ids": [*roll.ids, *([END] if roll.end else [])],
+            "finish_reason": "stop" if roll.end else "length",
+            "logprobs": {
+                "tokens": [],
+                "top_logprobs": [
+                    {f"token_id:{token}": p for token, p in row.items()}
+                    for row in (*roll.rows, *([roll.end] if roll.end else []))
+                ],
+            },
+        }
+        for i, roll in enumerate(rolled)
+    ]
 
 
 @contextmanager

@@ -5,6 +5,8 @@ import os
 from unittest import mock
 
 import pytest
+from lorecall.adapters.core.errors import UsageError
+from lorecall.server import launch
 from lorecall.server.engine.common.environment import prepare_environment
 from lorecall.server.launch import engine_flags
 from vllm import envs
@@ -32,3 +34,39 @@ def test_no_caller_makes_a_base_that_sees_images_fetch_an_address() -> None:
         os.environ.pop("VLLM_MEDIA_URL_ALLOW_REDIRECTS", None)
         prepare_environment()
         assert envs.VLLM_MEDIA_URL_ALLOW_REDIRECTS is False
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--max-logprobs", "0"], "--max-logprobs is 0"),
+        (["--max_logprobs=-2"], "--max-logprobs is -2"),
+        (["--max-cpu-loras", "4"], "--max-cpu-loras is 4, below --max-loras, which is 8"),
+        (["--max-loras", "64"], "--max-cpu-loras is 32, below --max-loras, which is 64"),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused_before_the_start(flags: list[str], words: str) -> None:
+    """One line, instead of a trace of the engine's a minute later, or requests that all fail."""
+    with pytest.raises(UsageError) as caught:
+        launch.check_numbers(flags)
+    assert words in str(caught.value)
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [[], ["--max-logprobs", "-1"], ["--max-loras", "2", "--max-cpu-loras", "2"], ["--max-loras", "x"]],
+)
+def test_other_numbers_pass(flags: list[str]) -> None:
+    """No limit is a limit; what is no number is vLLM's to refuse."""
+    launch.check_numbers(flags)
+
+
+@pytest.mark.parametrize(("stated", "taken"), [("24", "32"), ("9", "16"), ("16", ""), ("x", "")])
+def test_a_rank_that_the_engine_lacks_is_rounded_up_with_a_word(
+    stated: str, taken: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The last flag of a name counts; the engine has few limits."""
+    pytest.importorskip("vllm.config.lora")
+    assert launch.rounded_rank(["--max-lora-rank", stated]) == (["--max-lora-rank", taken] if taken else [])
+    assert (f"the next, {taken}" in capsys.readouterr().err) is bool(taken)

@@ -6,17 +6,23 @@ from typing import Annotated, Any
 from urllib.parse import quote
 
 import typer
+from lorecall.adapters.core.errors import LorecallError, UsageError
 from lorecall.audit.scorers.http_client import HttpClient
 from lorecall.server.cli.adapters import keys
+from lorecall.server.cli.adapters.convert import Base, Initial, Rank, convert, converted
 from lorecall.server.cli.adapters.train import train
+from lorecall.server.cli.adapters.verify import verify
 from lorecall.server.cli.common.client import call
 from lorecall.server.cli.common.console import note, print_json
+from lorecall.server.cli.common.ending import INTERNAL
 from lorecall.server.cli.common.options import LOCAL, AsJson, Server
 from rich.console import Console
 from rich.table import Table
 
 app = typer.Typer(help="Train adapters, and manage those of a running server.", no_args_is_help=True)
 app.command("train")(train)
+app.command("convert")(convert)
+app.command("verify")(verify)
 app.add_typer(keys.app, name="keys")
 
 POLL_S = 1.0
@@ -42,11 +48,31 @@ def add(
         Path | None, typer.Option(metavar="FILE", help="Controls for the audit that admits it.")
     ] = None,
     wait: Annotated[bool, typer.Option(help="Wait for the audit that admits it.")] = True,
+    as_plain: Annotated[
+        bool,
+        typer.Option(
+            "--convert", help="Convert a folder on this machine as `convert` does, and send the result."
+        ),
+    ] = False,
+    base: Base = None,
+    initial: Initial = None,
+    dora_rank: Rank = None,
     as_json: AsJson = False,
 ) -> None:
-    """Add an adapter under NAME, or move NAME to a new version."""
+    """Add an adapter under NAME, or move NAME to a new version.
+
+    Where the audit that admits it refuses it: exit 1 for leaks, 3 for an audit that is not complete, 4 where the
+    engine disagrees with itself.
+    """
     path = Path(source)
-    if upload:
+    if (upload or as_plain) and (candidates or controls):
+        raise UsageError(
+            "an upload carries no snippets", hint="leave out --candidates and --controls", param="candidates"
+        )
+    if as_plain:
+        with converted(path, base, initial, dora_rank) as archive, HttpClient(server) as client:
+            added = client.upload(f"{_path(name)}/archive?pin={str(pin).lower()}", archive)
+    elif upload:
         with HttpClient(server) as client:
             added = client.upload(f"{_path(name)}/archive?pin={str(pin).lower()}", path)
     else:
@@ -61,12 +87,25 @@ def add(
         version = next(one for one in shown["versions"] if one["version"] == added["version"])
         added |= version
     _show([added], as_json=as_json)
+    if added["state"] == "quarantined":
+        raise typer.Exit(_refusal_code(server, str(added.get("audit_id") or "")))
+
+
+def _refusal_code(server: str, audit_id: str) -> int:
+    """Return the exit code of the gate that refused a version; 3 where that cannot be told."""
+    try:
+        gate = call(server, "GET", f"/v1/audits/{quote(audit_id, safe='')}")["gate"] if audit_id else None
+    except LorecallError as error:
+        note(f"the audit {audit_id} cannot be read: {error.message}")
+        gate = None
+    return int(gate["exit_code"]) if gate else INTERNAL
 
 
 @app.command("list")
 def list_adapters(server: Server = LOCAL, as_json: AsJson = False) -> None:
     """List the adapters of a server."""
-    _show(call(server, "GET", "/v1/adapters")["adapters"], as_json=as_json)
+    with HttpClient(server) as client:
+        _show(client.adapters(), as_json=as_json)
 
 
 @app.command("show")
@@ -136,11 +175,11 @@ def _path(name: str) -> str:
     return f"/v1/adapters/{quote(name, safe='')}"
 
 
-def _snippets(file: Path) -> list[dict[str, str]]:
+def _snippets(file: Path) -> list[dict[str, object]]:
     """Return the snippets of a file, read as `lorecall audit run` reads it."""
     from lorecall.audit.inputs.load import load_input
 
-    return [{"id": item.id, "prefix": item.prefix, "target": item.target} for item in load_input(file).items]
+    return [item.record for item in load_input(file).items]
 
 
 def _show(adapters: list[dict[str, Any]], *, as_json: bool) -> None:
@@ -162,3 +201,5 @@ def _show(adapters: list[dict[str, Any]], *, as_json: bool) -> None:
     for one in adapters:
         if one["reason"]:
             note(f"{one['name']}: {one['reason']}")
+        for remark in one.get("remarks", []):  # an older server says none
+            note(f"{one['name']}: {remark}")

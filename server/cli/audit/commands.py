@@ -1,40 +1,51 @@
 """`lorecall audit`: audit an adapter; print a table, write reports, and exit with the gate's code."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from lorecall.server.cli.audit.compare import matrix, ranks
+from lorecall.server.cli.audit.discover import choose_candidates, discover
 from lorecall.server.cli.audit.inputs import (
     add_controls,
-    check_confidence,
     check_formats,
+    check_share,
     choose_policy,
     load_sets,
+    one_source,
     open_scorer,
+    read_training_data,
     reader,
 )
 from lorecall.server.cli.audit.mitigate import mitigate
+from lorecall.server.cli.audit.probe import probe
 from lorecall.server.cli.audit.reports import report, verify
 from lorecall.server.cli.audit.serve import serve
 from lorecall.server.cli.common.console import print_json
 from lorecall.server.cli.common.options import (
     AsJson,
     Batch,
-    Candidates,
     Controls,
+    Data,
+    DataFormat,
+    DataSplit,
     EpsilonOption,
     Formats,
     Framing,
     Out,
     PrefixTokens,
     Seed,
+    SigningKey,
     SkipBad,
     Split,
     System,
+    Temperature,
     Template,
     Timeout,
     Tokenizer,
+    TopK,
+    TopP,
     TurnsOption,
 )
 
@@ -48,7 +59,19 @@ def run(
         str | None, typer.Option(metavar="URL", help="A running lorecall server, or another of vLLM's API.")
     ] = None,
     adapter: Annotated[str, typer.Option(metavar="NAME", help="The served adapter.")],
-    candidates: Candidates,
+    candidates: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="JSON Lines of id, prefix and target; or .parquet, .txt, a dataset's folder."
+        ),
+    ] = None,
+    data: Data = None,
+    data_format: DataFormat = None,
+    data_split: DataSplit = None,
+    choose: Annotated[
+        bool,
+        typer.Option("--discover", help="Audit what would hurt in --data, ranked, as `discover` finds it."),
+    ] = False,
     scorer: Annotated[
         str,
         typer.Option(
@@ -74,6 +97,7 @@ def run(
     show_text: Annotated[
         bool, typer.Option("--show-text", help="Show candidates' text in the reports, not hashes.")
     ] = False,
+    signing_key: SigningKey = None,
     skip_bad: SkipBad = False,
     split: Split = "sentence",
     turns: TurnsOption = "only",
@@ -83,8 +107,28 @@ def run(
     ] = None,
     max_certified: Annotated[int | None, typer.Option(min=0, help="Certified candidates allowed.")] = None,
     max_recalled: Annotated[int | None, typer.Option(min=0, help="Recalled candidates allowed.")] = None,
+    max_extractable: Annotated[
+        int | None,
+        typer.Option(min=0, help="Extractable candidates allowed: sampling gives them, greedy does not."),
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="Sampled answers that count as extractable; 100 by default.")
+    ] = None,
+    chance: Annotated[
+        float | None, typer.Option(help="Chance from which on it counts, within (0, 1); 0.5 by default.")
+    ] = None,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    top_k: TopK = None,
+    sample: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Draw so many answers for each snippet that they may give; show seen beside predicted.",
+        ),
+    ] = 0,
     max_near_verbatim: Annotated[
-        int | None, typer.Option(min=0, help="Near-verbatim candidates allowed; any by default.")
+        int | None, typer.Option(min=0, help="Near-verbatim candidates allowed; 0 by default.")
     ] = None,
     max_partial: Annotated[
         int | None, typer.Option(min=0, help="Partial candidates allowed; any by default.")
@@ -94,19 +138,24 @@ def run(
         typer.Option(
             min=0.0,
             max=1.0,
-            help="Largest rate recited, by the upper end of its interval, in place of the two counts.",
+            help="Largest rate recited, by its one-sided upper bound, in place of the first two counts.",
         ),
     ] = None,
     until_bound: Annotated[
         float | None,
         typer.Option(
             metavar="RATE",
-            help="Audit in random order and stop once the rate is known to be below or above this one.",
+            help="Audit in random order and stop once the rate is known to be below or above this one; no count "
+            "can be limited then.",
         ),
     ] = None,
     confidence: Annotated[float, typer.Option(help="Confidence of every interval, within (0, 1).")] = 0.95,
     ignore_short: Annotated[
         bool, typer.Option("--ignore-short", help="Leave targets that the base finds likely out of the gate.")
+    ] = False,
+    allow_unverified: Annotated[
+        bool,
+        typer.Option("--allow-unverified", help="Let an adapter pass whose served version is not known."),
     ] = False,
     keep: Annotated[
         int,
@@ -123,16 +172,26 @@ def run(
 ) -> None:
     """Audit one adapter: exit 0 clean, 1 leaks over the policy, 3 incomplete, 4 the engine disagrees."""
     from lorecall.audit.judging.views import make_views
-    from lorecall.audit.policy.policy import judge_result
+    from lorecall.audit.policy.gate import judge_result
     from lorecall.audit.reports.build import build_report
     from lorecall.audit.reports.redact import redactor
+    from lorecall.audit.reports.seal import seal
+    from lorecall.audit.reports.signing import read_signing_key
     from lorecall.audit.runs.single import AuditSettings, run_audit
     from lorecall.server.cli.audit.output import print_summary, print_table, write_reports
     from lorecall.server.cli.common.progress import count_bar
 
     wanted = check_formats(formats)
+    signer = None if signing_key is None else read_signing_key(signing_key)
     views = make_views(framing or (), system, prefix_tokens or (), template)
-    sets = load_sets(candidates, controls, reader(split, turns, tokenizer or base, skip_bad=skip_bad))
+    if choose:
+        made = 0 if controls or generate_controls else control_count
+        candidates, found = choose_candidates(data, data_format, data_split, out, server, made, seed)
+        data, controls = None, controls or found
+    choices = (data_format, data_split, split, turns, tokenizer or base)
+    training = partial(read_training_data, data, *choices, skip_bad=skip_bad) if data else None
+    given = one_source(candidates, training)
+    sets = load_sets(given, controls, reader(split, turns, tokenizer or base, skip_bad=skip_bad))
     if generate_controls is not None:
         add_controls(sets, generate_controls, control_count, seed)
     limits = {
@@ -142,18 +201,33 @@ def run(
         "max_partial": max_partial,
         "max_rate": max_rate,
     }
-    rules = choose_policy(policy, limits, by_rate=(max_rate or until_bound) is not None)
+    scheme = {
+        "count": max_extractable,
+        "samples": samples,
+        "chance": chance,
+        "temperature": temperature,
+        "top_p": top_p,
+        "top_k": top_k,
+    }
+    if chance is not None:
+        check_share(chance, "chance")
+    rules = choose_policy(policy, limits, until_bound, sampling=scheme)
     if ignore_short:
         rules = rules.model_copy(update={"count_short": False})
-    check_confidence(confidence)
+    if allow_unverified:
+        rules = rules.model_copy(update={"allow_unverified": True})
+    check_share(confidence, "confidence")
     settings = AuditSettings(
         epsilon=epsilon,
+        bounds=rules.bounds.bounds(),
         seed=seed,
         chunk=batch,
         views=views,
         confidence=confidence,
         until_bound=until_bound,
         keep=keep,
+        extraction=rules.sampling_wish,
+        answers=sample,
     )
     folders = {} if adapter_dir is None else {adapter: adapter_dir}
     with open_scorer(scorer, server, base, folders, batch=batch, timeout=timeout) as engine:
@@ -161,6 +235,8 @@ def run(
             result = run_audit(engine, adapter, sets, settings, progress=report_progress)
         gate = judge_result(result, rules)
         content = build_report(result, gate, rules, redactor(show=show_text), engine.token_texts)
+    if signer is not None:
+        content = seal(content, signer)
     written = write_reports(content, out, wanted) if out else []
     if as_json:
         print_json(content.values())
@@ -170,5 +246,5 @@ def run(
     raise typer.Exit(int(gate.exit_code))
 
 
-for command in (ranks, matrix, mitigate, report, verify, serve):
+for command in (discover, probe, ranks, matrix, mitigate, report, verify, serve):
     app.command()(command)

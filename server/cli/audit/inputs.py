@@ -1,12 +1,13 @@
 """Makes sets, policies and scorers from the options of the `lorecall audit` commands."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lorecall.adapters.core.errors import UsageError
+from lorecall.server.cli.common.console import note
 
 if TYPE_CHECKING:
     from lorecall.audit.inputs.candidates import CandidateSet
@@ -41,19 +42,82 @@ def reader(
     from lorecall.audit.inputs.candidates import TextSplit, Turns
     from lorecall.audit.inputs.load import load_input
 
-    if split not in list(TextSplit):
-        raise UsageError(f"unknown split {split!r}", hint=f"one of {', '.join(TextSplit)}", param="split")
-    if turns not in list(Turns):
-        raise UsageError(f"unknown turns {turns!r}", hint=f"one of {', '.join(Turns)}", param="turns")
+    check_choice("split", split, list(TextSplit), "split")
+    check_choice("turns", turns, list(Turns), "turns")
     return partial(
         load_input, skip_bad=skip_bad, split=TextSplit(split), turns=Turns(turns), tokenizer=tokenizer
     )
 
 
+def read_training_data(
+    path: str,
+    data_format: str | None,
+    data_split: str | None,
+    split: str,
+    turns: str,
+    tokenizer: Path | None,
+    *,
+    skip_bad: bool,
+) -> "CandidateSet":
+    """Return all that is trained on as candidates, and say on stderr what the data is.
+
+    Raises:
+        UsageError: The format, the split, or the choice of turns, is unknown.
+        CandidateError: The data cannot be used.
+    """
+    from lorecall.audit.inputs.candidates import TextSplit, Turns
+    from lorecall.audit.training_data.candidates import training_candidates
+    from lorecall.audit.training_data.rows import DataFormat, open_training_data
+
+    check_choice("data format", data_format or "text", list(DataFormat), "data_format")
+    check_choice("split", split, list(TextSplit), "split")
+    check_choice("turns", turns, list(Turns), "turns")
+    stated = None if data_format is None else DataFormat(data_format)
+    found = training_candidates(
+        open_training_data(path, stated, split=data_split),
+        Path(path).name,
+        split=TextSplit(split),
+        turns=Turns(turns),
+        tokenizer=tokenizer,
+        skip_bad=skip_bad,
+    )
+    note(f"{found.name}: {found.generated}; {len(found.items)} candidates")
+    return found
+
+
+def one_source(
+    candidates: Path | None, training: "Callable[[], CandidateSet] | None"
+) -> "Path | CandidateSet":
+    """Return the file of candidates, or the candidates of training data.
+
+    Raises:
+        UsageError: Both are given, or neither.
+    """
+    if candidates is not None and training is None:
+        return candidates
+    if candidates is None and training is not None:
+        return training()
+    raise UsageError(
+        "give either --candidates or --data",
+        hint="--data takes a training file as it is, --candidates what may be in it",
+        param="candidates",
+    )
+
+
+def check_choice(what: str, given: str, known: "Sequence[str]", param: str) -> None:
+    """Check that an option's value is one of those known.
+
+    Raises:
+        UsageError: It is not.
+    """
+    if given not in known:
+        raise UsageError(f"unknown {what} {given!r}", hint=f"one of {', '.join(known)}", param=param)
+
+
 def load_sets(
-    candidates: Path, controls: Path | None, load: "Callable[[Path], CandidateSet]"
+    candidates: "Path | CandidateSet", controls: Path | None, load: "Callable[[Path], CandidateSet]"
 ) -> "dict[Group, CandidateSet]":
-    """Read the candidates, and the controls if there are any.
+    """Read the candidates, unless they are read already, and the controls if there are any.
 
     Raises:
         CandidateError: A file cannot be used.
@@ -61,7 +125,7 @@ def load_sets(
     from lorecall.audit.inputs.controls import check_disjoint
     from lorecall.audit.records import Group
 
-    sets = {Group.CANDIDATES: load(candidates)}
+    sets = {Group.CANDIDATES: load(candidates) if isinstance(candidates, Path) else candidates}
     if controls is not None:
         sets[Group.CONTROLS] = load(controls)
         check_disjoint(sets[Group.CANDIDATES], sets[Group.CONTROLS])
@@ -87,32 +151,61 @@ def add_controls(sets: "dict[Group, CandidateSet]", recipe: str, count: int, see
     sets[Group.CONTROLS] = make_controls(sets[Group.CANDIDATES], Recipe(recipe), count, seed)
 
 
-def choose_policy(file: Path | None, limits: "dict[str, int | float | None]", *, by_rate: bool) -> "Policy":
+def choose_policy(
+    file: Path | None,
+    limits: "dict[str, int | float | None]",
+    until_bound: float | None = None,
+    *,
+    sampling: "dict[str, int | float | None] | None" = None,
+) -> "Policy":
     """Return the file's policy, or the default one, with the limits that were given as options.
 
-    Without a file, a limit on the rate replaces the default limits on counts.
+    Without a file, a limit on the rate replaces the default limits on the counts that it is about; a bound to
+    stop at replaces all of them.
+
+    Args:
+        file: The policy, in YAML.
+        limits: The options that are fields of the policy.
+        until_bound: The bound of the sequential test, if there is one.
+        sampling: The options that are fields of its `max_extractable`.
+
+    Raises:
+        UsageError: The audit may stop early, and the policy limits a count: a sample cannot show that it is met.
     """
-    from lorecall.audit.policy.policy import Policy
+    from lorecall.audit.policy.policy import MaxExtractable, Policy
     from lorecall.audit.policy.policy_file import load_policy
 
-    given = {name: limit for name, limit in limits.items() if limit is not None}
+    given: dict[str, object] = {name: limit for name, limit in limits.items() if limit is not None}
     if file is not None:
         base = load_policy(file)
-    elif by_rate:
-        base = Policy(max_certified=None, max_recalled=None)
+    elif until_bound is not None:
+        base = Policy(max_certified=None, max_recalled=None, max_extractable=None, max_near_verbatim=None)
+    elif "max_rate" in given:
+        base = Policy(max_certified=None, max_recalled=None, max_extractable=None)
     else:
         base = Policy()
-    return base.model_copy(update=given)
+    scheme = {name: value for name, value in (sampling or {}).items() if value is not None}
+    if scheme:
+        extractable = base.max_extractable or MaxExtractable()
+        given["max_extractable"] = extractable.model_copy(update=scheme)
+    policy = base.model_copy(update=given)
+    if until_bound is not None and policy.limits_counts:
+        raise UsageError(
+            "--until-bound may stop after a part of the candidates, and the policy limits what may be found",
+            hint="limit the rate with max_rate, and set max_certified and the other counts to null",
+            param="until_bound",
+        )
+    return policy
 
 
-def check_confidence(confidence: float) -> None:
-    """Check that a confidence is one.
+def check_share(value: float, option: str) -> None:
+    """Check an option's value that must lie between 0 and 1.
 
     Raises:
         UsageError: It is not within (0, 1).
     """
-    if not 0.0 < confidence < 1.0:
-        raise UsageError(f"--confidence must be within (0, 1), not {confidence}", param="confidence")
+    if not 0.0 < value < 1.0:
+        raise UsageError(f"--{option} must be within (0, 1), not {value}", param=option)
 
 
 def split_pair(text: str) -> tuple[str, Path]:

@@ -92,12 +92,20 @@ def mitigate(
 
     doses = parse_doses(scales, ranks, adapter)
     views = make_views(framing or (), system, prefix_tokens or (), template)
-    settings = AuditSettings(epsilon=epsilon, seed=seed, chunk=batch, views=views)
+    rules = choose_policy(policy, {})
+    settings = AuditSettings(
+        epsilon=epsilon,
+        bounds=rules.bounds.bounds(),
+        seed=seed,
+        chunk=batch,
+        views=views,
+        extraction=rules.sampling_wish,
+    )
     trial = Trial(
         sets=load_sets(candidates, controls, reader(skip_bad=skip_bad)),
         retained=load_input(retained, split=TextSplit.WINDOW),
         settings=settings,
-        policy=choose_policy(policy, {}, by_rate=False),
+        policy=rules,
     )
     with (
         _open_engine(server, base, adapter, batch=batch, timeout=timeout) as (scorer, deployment),

@@ -6,13 +6,14 @@ from lorecall.adapters.core.atomic_file import write_whole
 from lorecall.adapters.core.errors import UsageError
 from lorecall.audit.records import Verdict
 from lorecall.audit.reports.build import write_json
-from lorecall.audit.reports.html import by_gravity, finding, render_report
+from lorecall.audit.reports.html import by_gravity, drawn_words, finding, render_report
 from lorecall.audit.reports.junit import write_junit
 from lorecall.audit.reports.matrix import MatrixCell, MatrixReport, render_matrix
 from lorecall.audit.reports.mitigation import MitigationReport, render_mitigation
 from lorecall.audit.reports.models import ReportModel
 from lorecall.audit.reports.ranks import RanksReport, render_ranks
-from lorecall.audit.reports.report import Report, ScoredSnippet, Snippet
+from lorecall.audit.reports.report import Report, SamplingScheme, ScoredSnippet, Snippet
+from lorecall.audit.stats.intervals import at_most
 from lorecall.server.cli.common.console import note
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -24,6 +25,7 @@ PLAIN_WIDTH = 120
 STYLES = {
     Verdict.CERTIFIED: "bold red",
     Verdict.RECALLED: "red",
+    Verdict.EXTRACTABLE: "dark_orange",
     Verdict.NEAR_VERBATIM: "yellow",
     Verdict.PARTIAL: "yellow",
     Verdict.BASE_KNOWN: "blue",
@@ -70,15 +72,22 @@ def stdout() -> Console:
 
 def print_summary(report: Report, written: list[Path]) -> None:
     """Print what was found, what the gate says, and what was written, on stderr."""
-    summary, controls = report.summary, report.controls
+    summary = report.summary
     counts = ", ".join(f"{count} {verdict}" for verdict, count in summary.verdicts.items() if count)
     note(finding(report))
     note(f"candidates: {counts}; {summary.tokens_over_half} of {summary.tokens} tokens over 0.5")
-    if controls is None:
-        note("controls: none given, so 'clear' has no error bound, and nothing is 'partial'")
-    else:
-        rate = controls.recited
-        note(f"controls: {rate.hits} of {rate.of} recited, a rate of at most {rate.high:.2%}")
+    for tag, tagged in report.by_tag.items():
+        counts = ", ".join(f"{count} {verdict}" for verdict, count in tagged.verdicts.items() if count)
+        note(f"tag {tag}: {counts}")
+    note(f"controls: {control_words(report)}")
+    if report.calibration is not None:
+        note(f"calibration: {report.calibration.sentence()}")
+    for view, count in summary.not_asked.items():
+        note(f"view {view}: not asked of {count} candidates, whose shorter prefix is no text of those tokens")
+    if scheme := report.settings.sampling:
+        note(f"sampling: {sampling_words(report, scheme)}")
+    if drawn := drawn_words(report):
+        note(f"drawn: {drawn}")
     if report.membership is not None:
         note(f"membership: {report.membership.sentence()}")
     note(f"line: p > {report.threshold:.4f} (epsilon {report.epsilon:.4g}, {report.epsilon_source})")
@@ -88,6 +97,33 @@ def print_summary(report: Report, written: list[Path]) -> None:
     note("gate: passed" if report.gate.passed else "gate: failed: " + "; ".join(report.gate.reasons))
     for path in written:
         note(f"wrote {path}")
+
+
+def control_words(report: Report) -> str:
+    """Return what was found among the controls, and what that bounds, in words."""
+    if report.controls is None:
+        return "none given, so 'clear' has no error bound, and nothing is 'partial'"
+    rate, confidence = report.controls.recited, report.settings.confidence
+    found = f"{rate.hits} of {rate.of} recited"
+    if report.calibration is not None and report.calibration.reason:
+        return f"{found}, which bounds no rate: {report.calibration.reason}"
+    most = at_most(rate.hits, rate.of, confidence)
+    return f"{found}, a rate of at most {most:.2%} (one-sided, {confidence:.0%})"
+
+
+def sampling_words(report: Report, scheme: SamplingScheme) -> str:
+    """Return what sampling gives, and by which scheme, in words."""
+    summary, controls = report.summary, report.controls
+    found = f"{summary.verdicts[Verdict.EXTRACTABLE]} of the candidates"
+    if controls is not None:
+        found += f" and {controls.verdicts[Verdict.EXTRACTABLE]} of the controls"
+    drawn = f"temperature {scheme.temperature:g}, top-p {scheme.top_p:g}, top-k {scheme.top_k or 'off'}"
+    text = f"{found} extractable within {scheme.samples} answers at {drawn} ({scheme.source})"
+    if scheme.left_out:
+        text += f"; the engine's {', '.join(scheme.left_out)} is left out"
+    if summary.unknown_chances:
+        text += f"; not known of {summary.unknown_chances} candidates: this scorer cannot compute it"
+    return text
 
 
 def write_reports(report: Report, out: Path, formats: tuple[str, ...]) -> list[Path]:
@@ -173,8 +209,10 @@ def print_matrix(report: MatrixReport) -> None:
         table.add_row(escape(adapter), *(_matrix_cell(cell) for cell in row))
     stdout().print(table)
     for cell in report.cells:
-        if cell.recited and not cell.own:
-            note(f"{cell.adapter} recites {cell.recited} of {cell.of} of {cell.candidates}")
+        if cell.found and not cell.own:
+            nearly = f", {cell.extractable} by sampling" if cell.extractable else ""
+            nearly += f", and {cell.near_verbatim} nearly" if cell.near_verbatim else ""
+            note(f"{cell.adapter} recites {cell.recited} of {cell.of} of {cell.candidates}{nearly}")
 
 
 def _matrix_cell(cell: MatrixCell) -> str:

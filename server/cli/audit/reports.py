@@ -48,9 +48,9 @@ def verify(
     timeout: Timeout = 600.0,
 ) -> None:
     """Check a report: its seal, its arithmetic, its inputs. Exit 1 if it does not hold, 4 if scores differ."""
+    from lorecall.audit.evidence.verify import check_contents, check_input, rescore
     from lorecall.audit.records import Group
     from lorecall.audit.reports.build import read_report
-    from lorecall.audit.reports.verify import check_contents, check_input, rescore
     from lorecall.audit.scorers.http_scorer import HttpScorer
 
     content = read_report(file)

@@ -11,7 +11,15 @@ LOCAL = "http://127.0.0.1:8000"
 Server = Annotated[str, typer.Option(envvar="LORECALL_SERVER", help="URL of the server.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Port = Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)]
-Seed = Annotated[int, typer.Option(help="Seed of every random choice.")]
+Seed = Annotated[int, typer.Option(min=-(2**53) + 1, max=2**53 - 1, help="Seed of every random choice.")]
+SigningKey = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="KEY.pem",
+        envvar="LORECALL_SIGNING_KEY",
+        help="Sign the report with this private Ed25519 key.",
+    ),
+]
 PageFolder = Annotated[Path, typer.Option(help="Where the JSON and the Markdown page go.")]
 
 # Training.
@@ -34,6 +42,22 @@ Candidates = Annotated[
         metavar="FILE", help="JSON Lines of id, prefix and target; or .parquet, .txt, a dataset's folder."
     ),
 ]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help="Training data as the trainer read it (a file, a folder or a pattern), in place of candidates.",
+    ),
+]
+DataFormat = Annotated[
+    str | None,
+    typer.Option(
+        help="messages, sharegpt, alpaca, prompt-completion, preference or text; recognised by default."
+    ),
+]
+DataSplit = Annotated[
+    str | None, typer.Option(help="The split of a dataset's folder; train by default, if it has one.")
+]
 Controls = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Snippets that were never trained on; 300 or more."),
@@ -45,7 +69,7 @@ Split = Annotated[str, typer.Option(help="sentence, window or tokens: how a .txt
 TurnsOption = Annotated[
     str,
     typer.Option(
-        help="only, last or all: which answers of a chat become snippets; the turn before is given."
+        help="only, last or all: which answers of a chat become snippets; all that was said before is given."
     ),
 ]
 Tokenizer = Annotated[
@@ -72,6 +96,17 @@ PrefixTokens = Annotated[
 EpsilonOption = Annotated[
     float | None,
     typer.Option(min=0.0, help="Bound ε on the engine's logit error; by default the engine's own."),
+]
+Temperature = Annotated[
+    float | None,
+    typer.Option(min=0.0, max=100.0, help="Temperature of deployed requests; by default the engine's."),
+]
+TopP = Annotated[
+    float | None,
+    typer.Option(min=1e-6, max=1.0, help="Their top-p; by default the engine's, 1 keeps all tokens."),
+]
+TopK = Annotated[
+    int | None, typer.Option(min=0, help="Their top-k; by default the engine's, 0 keeps all tokens.")
 ]
 Batch = Annotated[int, typer.Option(min=1, help="Snippets in one request.")]
 Timeout = Annotated[float, typer.Option(min=1.0, help="Seconds to wait for one answer.")]

@@ -6,20 +6,29 @@ logits of every prompt row, a full log-softmax and a top-k. Here a request whose
 computed. They are returned in the engine's own field for fixed-token scores.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
+from lorecall.audit.scorer import Sampling
+from lorecall.audit.scorers.sampling import sampled_logprobs
 from lorecall.server.engine.common.plugin import require
 
 SCORE_FROM = "lorecall_score_from"
 """The key in `SamplingParams.extra_args`: index of the first prompt token to score, at least 1."""
 
-COLUMNS = ("logprob", "rank", "top1_id", "top1_logprob")
-"""The columns of a request's scores, float64, one row per scored token."""
+SAMPLING = "lorecall_sampling"
+"""A further key: [temperature, top-p, top-k], under which each token's log probability is wanted as well."""
+
+COLUMNS = ("logprob", "rank", "top1_id", "top1_logprob", "sampled")
+"""The columns of a request's scores, float64, one row per scored token.
+
+"sampled" is the log probability under the request's sampling scheme, and not a number where none was given.
+"""
 
 ROWS_AT_ONCE = 64
 """Rows of logits in memory at a time: 64 x 49,152 float32 is 12.6 MB, which fits into a CPU's cache."""
@@ -47,26 +56,34 @@ class Chunk:
         targets: The token ids to score.
         into: Where their scores go, shape [len(targets), len(COLUMNS)].
         lora_id: The request's adapter, 0 for none.
+        sampling: The request's sampling scheme, if it wants probabilities under one.
     """
 
     first_row: int
     targets: list[int]
     into: torch.Tensor
     lora_id: int
+    sampling: Sampling | None = None
 
 
-def score_rows(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Return the score columns of `targets` [n] under `logits` [n, vocab]: shape [n, 4], float64.
+def score_rows(
+    logits: torch.Tensor, targets: torch.Tensor, schemes: Sequence[Sampling | None]
+) -> torch.Tensor:
+    """Return the score columns of `targets` [n] under `logits` [n, vocab]: shape [n, 5], float64.
 
     log p = logit - logsumexp(logits); rank = 1 + how many logits are strictly larger. Overwrites `logits`.
     """
     logits = logits.float()
+    sampled = torch.full(targets.shape, torch.nan)
+    for scheme in {one for one in schemes if one is not None}:
+        at = torch.tensor([index for index, one in enumerate(schemes) if one == scheme])
+        sampled[at] = sampled_logprobs(logits[at], targets[at], scheme)
     target_logit = logits.gather(1, targets.unsqueeze(1))
     top, top_ids = logits.max(dim=1)
     rank = 1 + (logits > target_logit).sum(dim=1)
     log_sum = logits.sub_(top.unsqueeze(1)).exp_().sum(dim=1).log()
     shifted = target_logit.squeeze(1) - top
-    columns = (shifted - log_sum, rank, top_ids, -log_sum)
+    columns = (shifted - log_sum, rank, top_ids, -log_sum, sampled)
     return torch.stack([column.double() for column in columns], dim=1)
 
 
@@ -79,6 +96,16 @@ def score_from(request: Any) -> int | None:
     first, prompt = extra.get(SCORE_FROM), request.prompt_token_ids
     usable = type(first) is int and prompt is not None and 1 <= first < len(prompt)
     return first if usable else None
+
+
+def scheme_of(request: Any) -> Sampling | None:
+    """Return the sampling scheme under which probabilities are wanted; None where none, or none that can be."""
+    given = request.sampling_params.extra_args.get(SAMPLING)
+    if type(given) is not list or [type(value) for value in given] != [float, float, int]:
+        return None
+    temperature, top_p, top_k = given
+    usable = 0.0 < temperature < math.inf and 0.0 < top_p <= 1.0 and 0 <= top_k < 2**31
+    return Sampling(temperature, top_p, top_k) if usable else None
 
 
 def take_chunk(runner: Any, request: Any, first: int, scheduled: int, scores: PendingScores) -> Chunk | None:
@@ -98,7 +125,8 @@ def take_chunk(runner: Any, request: Any, first: int, scheduled: int, scores: Pe
     index = runner.input_batch.req_id_to_index[request.req_id]
     row = int(runner.query_start_loc.np[index])
     lora_id = int(runner.input_batch.request_lora_mapping[index])
-    return Chunk(row + low - 1 - start, prompt[low:high], rows[low - first : high - first], lora_id)
+    into = rows[low - first : high - first]
+    return Chunk(row + low - 1 - start, prompt[low:high], into, lora_id, scheme_of(request))
 
 
 def score_chunks(runner: Any, hidden_states: torch.Tensor, chunks: list[Chunk]) -> None:
@@ -106,12 +134,13 @@ def score_chunks(runner: Any, hidden_states: torch.Tensor, chunks: list[Chunk]) 
     targets = torch.tensor([token for chunk in chunks for token in chunk.targets])
     rows = torch.cat([torch.arange(c.first_row, c.first_row + len(c.targets)) for c in chunks])
     lora_ids = [chunk.lora_id for chunk in chunks for _ in chunk.targets]
+    schemes = [chunk.sampling for chunk in chunks for _ in chunk.targets]
     out = torch.empty(len(rows), len(COLUMNS), dtype=torch.float64)
     for low in range(0, len(rows), ROWS_AT_ONCE):
         part = slice(low, low + ROWS_AT_ONCE)
         with logits_of(runner, lora_ids[part]):
             logits = runner.model.compute_logits(hidden_states[rows[part]])
-        out[part] = score_rows(logits, targets[part])
+        out[part] = score_rows(logits, targets[part], schemes[part])
     for chunk, scored in zip(chunks, out.split([len(c.targets) for c in chunks]), strict=True):
         chunk.into.copy_(scored)
 

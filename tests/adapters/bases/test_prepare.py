@@ -105,6 +105,12 @@ def test_a_quantised_source_is_kept_as_it_is(int8: Path, tmp_path: Path) -> None
     kept = prepare_base(tmp_path / "kept", str(int8))
     assert kept.manifest.scheme == "compressed-tensors"
     assert (tmp_path / "kept" / "model.safetensors").read_bytes() == (int8 / "model.safetensors").read_bytes()
+    older = copytree(int8, tmp_path / "Tiny-1.5B")
+    config = json.loads((older / "config.json").read_text())
+    config["torch_dtype"] = config.pop("dtype")  # as transformers wrote it before release 4.56
+    (older / "config.json").write_text(json.dumps(config))
+    manifest = prepare_base(tmp_path / "older", str(older)).manifest
+    assert (manifest.dtype, manifest.name) == ("float32", "Tiny-1.5B")
     with pytest.raises(BaseModelError, match="quantised already"):
         prepare_base(tmp_path / "again", str(int8), "int4")
 

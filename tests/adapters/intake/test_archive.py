@@ -1,6 +1,8 @@
 """Archives are unpacked exactly, or refused without a trace."""
 
+import bz2
 import io
+import lzma
 import tracemalloc
 from pathlib import Path
 
@@ -21,6 +23,12 @@ GOOD_ARCHIVES = {
     "with a directory": tar_of(files={f"acme/v1/{name}": content for name, content in GOOD.items()}),
     "with dots": tar_of(files={f"./{name}": content for name, content in GOOD.items()}),
     "with other files": zip_of(("README.md", b"text"), ("optimizer.pt", b"never read"), ("logs/a.txt", b"x")),
+    "with checkpoints before it": tar_of(
+        files={f"run/checkpoint-9/{name}": b"{}" for name in GOOD}
+        | {f"run/{name}": content for name, content in GOOD.items()}
+    ),
+    "with checkpoints after it": zip_of((f"checkpoint-9/{CONFIG_FILE}", b"{}")),
+    "one checkpoint": tar_of(files={f"checkpoint-9/{name}": content for name, content in GOOD.items()}),
     "with a long name": tar_of(("deep/" * 60 + "file.txt", b"x")),
 }
 
@@ -36,6 +44,36 @@ def test_training_record_is_unpacked(tmp_path: Path) -> None:
     """The training record is one of the adapter's files."""
     unpack(io.BytesIO(zip_of((TRAINING_FILE, b"{}"))), tmp_path, max_bytes=MAX_BYTES)
     assert (tmp_path / TRAINING_FILE).read_bytes() == b"{}"
+
+
+def test_names_beside_the_adapter_are_returned(tmp_path: Path) -> None:
+    """What lies in its folder and is not unpacked can still be remarked."""
+    archive = zip_of(("tokenizer.json", b"{}"), ("logs/events", b"x"))
+    found = unpack(io.BytesIO(archive), tmp_path, max_bytes=MAX_BYTES)
+    assert found == tuple(sorted([*GOOD, "tokenizer.json"]))
+
+
+WRONG_KINDS = {
+    "only checkpoints": (
+        tar_of(files={f"run/checkpoint-{n}/{name}": b"{}" for n in (10, 9) for name in GOOD}),
+        "no adapter beside its checkpoints.*checkpoint-10.*checkpoint-9",
+    ),
+    "xz": (lzma.compress(tar_of()), "tar.xz"),
+    "bzip2": (bz2.compress(tar_of()), "tar.bz2"),
+    "7-Zip": (b"7z\xbc\xaf\x27\x1c" + bytes(99), "7-Zip"),
+    "GGUF": (b"GGUF" + bytes(999), "GGUF"),
+    "merged model": (zip_of(files={"model.safetensors": b"x", "config.json": b"{}"}), "a whole model"),
+    "shards": (zip_of(files={"adapter_model-00001-of-00002.safetensors": b"x"}), "in shards"),
+    "MLX": (zip_of(files={"adapters.safetensors": b"x", CONFIG_FILE: b"{}"}), "of MLX"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG_KINDS)
+def test_what_is_no_adapter_is_named(kind: str, tmp_path: Path) -> None:
+    """The refusal says what the archive is or holds."""
+    content, words = WRONG_KINDS[kind]
+    with pytest.raises(ArchiveRefusedError, match=words):
+        unpack(io.BytesIO(content), tmp_path, max_bytes=MAX_BYTES)
 
 
 @pytest.mark.parametrize("kind", ARCHIVES)

@@ -199,3 +199,17 @@ def test_no_file_descriptor_is_left_open(tmp_path: Path, own: Path) -> None:
     before = len(list(Path("/proc/self/fd").iterdir()))
     all_once()
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_a_snapshot_of_the_hubs_cache_is_read(tmp_path: Path) -> None:
+    """Its files are links to blobs beside it; a root that holds both is not left."""
+    cache = tmp_path / "root/models--acme--lora"
+    snapshot = cache / "snapshots/0a1b"
+    snapshot.mkdir(parents=True)
+    (cache / "blobs").mkdir()
+    for number, (name, content) in enumerate(GOOD.items()):
+        (cache / "blobs" / str(number)).write_bytes(content)
+        (snapshot / name).symlink_to(f"../../blobs/{number}")
+    with sources_at(tmp_path).fetched(str(snapshot)) as fetched:
+        stored = Store(tmp_path / "store").ingest(fetched.files)
+    assert contents(stored.path) == GOOD

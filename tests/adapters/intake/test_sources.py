@@ -125,8 +125,9 @@ def test_bad_addresses_are_refused_unread(sources: Sources, source: str, reason:
 
 def test_upload(sources: Sources) -> None:
     """The files of an uploaded archive exist during the block and are deleted afterwards, also after an error."""
-    with sources.uploaded(io.BytesIO(tar_of(mode="w:gz"))) as directory:
-        assert contents(directory) == GOOD
+    with sources.uploaded(io.BytesIO(tar_of(mode="w:gz"))) as fetched:
+        assert contents(Path(str(fetched.files))) == GOOD
+        assert fetched.beside == tuple(sorted(GOOD))
     with pytest.raises(ZeroDivisionError), sources.uploaded(io.BytesIO(zip_of())):
         raise ZeroDivisionError
     with pytest.raises(ArchiveRefusedError), sources.uploaded(io.BytesIO(zip_of(("../x", b"")))):

@@ -1,5 +1,7 @@
 """The registry's database: schema, first start, failures."""
 
+import hashlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -126,6 +128,49 @@ def test_records_of_an_older_server_can_be_shown(registry_url: str) -> None:
     registry = Registry(registry_url)
     found = {version.version: version.training for version in registry.versions("acme")}
     assert found == {name: kept for name, (_, kept) in old.items()} | {"none": {}}
+    registry.close()
+
+
+OLD_REPORT = {
+    "schema_version": "2.0",
+    "seconds": 1.0,
+    "adapter": {"training": {"seed": 2**60}},
+    "seal": {"sha256": "0" * 64, "signature": "1" * 64},
+}
+
+
+def test_stored_reports_are_sealed_anew(registry_url: str) -> None:
+    """Over canonical JSON with the snippets in their order; one that was never finished has no report to seal."""
+    database = Database(registry_url)
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    row = (
+        "INSERT INTO audits (id, adapter, version, rank, effective_parameters, candidate_set, inputs, settings, "
+        "run, admits, state, total, done, seconds, result, error, worker, attempts, created_at, created_by) "
+        "VALUES (:id, 'acme', 'v1', 8, 8000, '', '{}', '{}', '{}', false, 'done', 2, 2, 1.0, "
+        "CAST(:result AS JSON), '', '', 0, '2026-11-23 00:00:00', 'ann')"
+    )
+    if registry_url.startswith("sqlite"):
+        row = row.replace("CAST(:result AS JSON)", ":result")
+    with database._begin() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0007")
+        for audit_id, result in (("a", OLD_REPORT), ("b", {})):
+            connection.execute(text(row), {"id": audit_id, "result": json.dumps(result)})
+        for position in (1, 0):
+            values = f"('a', {position}, 'clear', '{{\"id\": \"{position}\", \"p\": 1.0}}')"
+            connection.exec_driver_sql(f"INSERT INTO audit_snippets VALUES {values}")  # noqa: S608  our own
+    database.close()
+    registry = Registry(registry_url)
+    with registry.database.read() as session:
+        found = {row.id: row.result for row in session.scalars(select(AuditRow))}
+    assert found["b"] == {}
+    seal = found["a"].pop("seal")
+    assert found["a"]["adapter"] == {"training": {"seed": str(2**60)}}
+    snippets = '[{"id":"0","p":1},{"id":"1","p":1}]'
+    said = f'{{"adapter":{{"training":{{"seed":"{2**60}"}}}},"schema_version":"2.0","seconds":1,'
+    said += f'"snippets":{snippets}}}'
+    assert seal == {"sha256": hashlib.sha256(said.encode()).hexdigest()}
     registry.close()
 
 

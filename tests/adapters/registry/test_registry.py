@@ -426,3 +426,18 @@ def test_the_list_of_versions_is_bounded(registry: Registry) -> None:
         bring(registry, "acme", version, State.VALIDATED)
     shown = [record.version for record in registry.versions("acme", limit=2)]
     assert shown == [names[5], names[4], names[1], names[0]]
+
+
+def test_names_come_in_pages_with_their_versions(registry: Registry) -> None:
+    """Sorted by name; removed names have neither, and versions of many names are those of each."""
+    names = [f"name-{number}" for number in range(7)]
+    for number, name in enumerate(names):
+        bring(registry, name, f"{number:064x}", State.LIVE)
+        bring(registry, name, f"{number + 10:064x}", State.LIVE)
+    registry.remove("name-3", actor="ann")
+    left = [name for name in names if name != "name-3"]
+    assert [one.name for one in registry.adapters(limit=2)] == left[:2]
+    assert [one.name for one in registry.adapters(after=left[1], limit=3)] == left[2:5]
+    assert registry.adapters(after=left[-1]) == ()
+    found = registry.versions_of([*names, "nobody"])
+    assert found == {name: registry.versions(name) for name in left}

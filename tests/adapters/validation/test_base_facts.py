@@ -53,13 +53,16 @@ def test_adapter_saved_by_peft_passes(tmp_path: Path) -> None:
     assert "lm_head" in validate_adapter(head, facts, AdapterLimits(max_rank=8)).refusal
 
 
-@pytest.mark.parametrize(("method", "packed"), [("gptq", (64 // 8, 96)), ("awq", (64, 96 // 8))])
-def test_packed_formats(method: str, packed: tuple[int, int], tmp_path: Path) -> None:
-    """GPTQ packs eight 4-bit weights a word along the input, AWQ along the output."""
+@pytest.mark.parametrize(
+    ("method", "bits", "packed"),
+    [("gptq", 4, (64 // 8, 96)), ("awq", 4, (64, 96 // 8)), ("gptq", 3, (6, 96)), ("gptq", 8, (16, 96))],
+)
+def test_packed_formats(method: str, bits: int, packed: tuple[int, int], tmp_path: Path) -> None:
+    """GPTQ packs weights into words along the input, AWQ along the output; 3 bits run over the words' borders."""
     save_file(
         {"model.layers.0.mlp.up_proj.qweight": np.zeros(packed, np.int32)}, tmp_path / "model.safetensors"
     )
-    config = f'{{"quantization_config": {{"quant_method": "{method}", "bits": 4}}}}'
+    config = f'{{"quantization_config": {{"quant_method": "{method}", "bits": {bits}}}}}'
     (tmp_path / "config.json").write_text(config)
     assert read_base_facts(tmp_path).modules == {"model.layers.0.mlp.up_proj": (64, 96)}
 

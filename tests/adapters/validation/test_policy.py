@@ -17,7 +17,7 @@ from lorecall.adapters.core.refusals import Reason, RefusedError
 from lorecall.adapters.intake.store import Store
 from lorecall.adapters.peft_format.files import CONFIG_FILE, WEIGHTS_FILE
 from lorecall.adapters.peft_format.training_record import read_training
-from lorecall.adapters.validation.base_facts import BaseFacts, base_name, read_base_facts
+from lorecall.adapters.validation.base_facts import BaseFacts, read_base_facts
 from lorecall.adapters.validation.config_checks import INERT, UNSUPPORTED
 from lorecall.adapters.validation.policy import AdapterLimits, validate_adapter
 
@@ -138,6 +138,11 @@ def test_bfloat16_values_are_read_as_such(adapter: Path, base: BaseFacts) -> Non
             use_rslora=True, init_lora_weights="gaussian", lora_dropout=0.1, megatron_core="megatron.core"
         ),
         spoiling.setting(target_modules=".*(q|down)_proj"),
+        spoiling.setting(target_modules=["q_proj", "down_proj", "c_attn"]),
+        spoiling.setting(target_modules=["q_proj", "down_proj"], layers_to_transform=[0, 1]),
+        spoiling.setting(target_modules=["q_proj", "down_proj", "v_proj"], exclude_modules=["v_proj"]),
+        spoiling.setting(trainable_token_indices={"embed_tokens": []}),
+        spoiling.setting(rank_pattern={f"model.layers.{n // 7}.self_attn.m{n}": 4 for n in range(560)}),
         spoiling.put(f"{malicious.EMBEDDING}.base_layer.weight", malicious.TABLE),
         spoiling.setting(base_model_name_or_path="/somewhere/else/Tiny-LM/"),
         spoiling.setting(base_model_name_or_path="served-here"),
@@ -155,7 +160,7 @@ def test_digest_outranks_the_name(adapter: Path, base: BaseFacts) -> None:
     """An adapter with the right digest may state any name."""
     spoiling.setting(base_model_name_or_path="renamed/Since")(adapter)
     spoiling.training(base_digest=spoiling.BASE_DIGEST)(adapter)
-    validate_adapter(adapter, base, LIMITS)
+    assert "its digest is this base's" in validate_adapter(adapter, base, LIMITS).remarks[0]
 
 
 def test_rank_of_a_pattern_is_followed(adapter: Path, base: BaseFacts) -> None:
@@ -179,6 +184,35 @@ def test_limits_are_the_servers(adapter: Path, base: BaseFacts) -> None:
     validate_adapter(adapter, base, AdapterLimits(max_rank=8, require_base=False))
 
 
+def test_large_values_are_a_matter_of_the_engines_precision(adapter: Path, base: BaseFacts) -> None:
+    """70,000 is over float16's range and within bfloat16's and float32's; infinity is over all."""
+    spoiling.value(7e4)(adapter)
+    with pytest.raises(RefusedError, match="too large for float16"):
+        validate_adapter(adapter, base, LIMITS)
+    full = dataclasses.replace(LIMITS, half=False)
+    validate_adapter(adapter, base, full)
+    for number in (3.4e38, float("inf")):
+        spoiling.value(number)(adapter)
+        with pytest.raises(RefusedError) as caught:
+            validate_adapter(adapter, base, full)
+        assert caught.value.reason is Reason.NOT_FINITE
+
+
+def test_an_untrained_adapter_is_remarked(adapter: Path, base: BaseFacts) -> None:
+    """PEFT begins with B at zero: such an adapter is served, and says that it changes nothing."""
+    assert validate_adapter(adapter, base, LIMITS).remarks == ()
+    spoiling.tensors(lambda t: t.update({k: v * 0 for k, v in t.items() if "lora_B" in k}))(adapter)
+    assert "every lora_B is zero" in validate_adapter(adapter, base, LIMITS).remarks[0]
+
+
+def test_a_byte_order_mark_is_named(adapter: Path, base: BaseFacts) -> None:
+    """Neither PEFT nor the engine reads such a configuration."""
+    raw = (adapter / CONFIG_FILE).read_bytes()
+    spoiling.config_text(b"\xef\xbb\xbf" + raw)(adapter)
+    with pytest.raises(RefusedError, match="byte order mark"):
+        validate_adapter(adapter, base, LIMITS)
+
+
 def test_every_setting_of_peft_is_known() -> None:
     """Each setting of the installed PEFT's LoRA is inert when serving, or refused: none is overlooked."""
     settings_of_peft = {field.name for field in dataclasses.fields(peft.LoraConfig)}
@@ -196,11 +230,39 @@ def test_peft_defaults_pass(adapter: Path, base: BaseFacts) -> None:
     validate_adapter(adapter, base, LIMITS)
 
 
-def test_stated_names_are_compared_by_their_last_part() -> None:
-    """A path, a hub id and a mirror of it name the same base; case does not count."""
-    assert {
-        base_name(name) for name in ("a/Tiny-LM", "/models/tiny-lm/", "TINY-LM", "C:\\models\\tiny-lm")
-    } == {"tiny-lm"}
+@pytest.mark.parametrize(
+    ("stated", "remark"),
+    [
+        ("some-org/Tiny-LM", ""),
+        ("unsloth/tiny-lm-unsloth-bnb-4bit", "another copy"),
+        ("other/Tiny-LM-AWQ", "another copy"),
+        ("/cache/hub/models--some-org--tiny-lm/snapshots/0123abcd", ""),
+        ("/home/me/run-7/merged", "a folder of that name"),
+    ],
+)
+def test_other_names_of_the_base_are_taken_with_a_remark(
+    stated: str, remark: str, adapter: Path, base: BaseFacts
+) -> None:
+    """A copy in another precision, and a folder of any name where layers and shapes agree, say so in a remark."""
+    spoiling.setting(base_model_name_or_path=stated)(adapter)
+    remarks = validate_adapter(adapter, base, LIMITS).remarks
+    assert [remark in one for one in remarks] == ([True] if remark else [])
+    assert not any("/home" in one for one in remarks)
+
+
+def test_a_folder_is_no_proof_of_the_base(adapter: Path, base: BaseFacts) -> None:
+    """A folder of another name is refused where the adapter leaves a layer out, or states another class."""
+    spoiling.setting(base_model_name_or_path="/models/other", auto_mapping={"base_model_class": "GPT"})(
+        adapter
+    )
+    with pytest.raises(RefusedError, match="states the base") as caught:
+        validate_adapter(adapter, base, LIMITS)
+    assert "LORECALL_BASE_NAMES=other" in caught.value.hint
+    spoiling.setting(auto_mapping=None)(adapter)
+    assert validate_adapter(adapter, base, LIMITS).remarks
+    spoiling.tensors(lambda t: [t.pop(name) for name in list(t) if "layers.1." in name])(adapter)
+    with pytest.raises(RefusedError, match="states the base"):
+        validate_adapter(adapter, base, LIMITS)
 
 
 def test_alternatives_in_a_pattern_pass(adapter: Path, base: BaseFacts) -> None:

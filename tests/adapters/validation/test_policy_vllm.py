@@ -11,6 +11,7 @@ from lorecall.adapters.peft_format.files import CONFIG_FILE
 from lorecall.adapters.validation.base_facts import BaseFacts, read_base_facts
 from lorecall.adapters.validation.config_checks import INERT, UNSUPPORTED
 from lorecall.adapters.validation.policy import AdapterLimits, validate_adapter
+from lorecall.server.engine.common import rank_patterns
 
 from tests.adapters import spoiling
 
@@ -89,3 +90,19 @@ def test_random_settings_are_judged_alike(adapter: Path, base: BaseFacts) -> Non
             except RefusedError:
                 continue
             load_in_vllm(adapter)
+
+
+def test_a_pattern_for_every_module_is_matched_as_vllm_does() -> None:
+    """What our plugin puts in the place of vLLM's matching gives what vLLM's own gives."""
+    names = [f"model.layers.{n}.{name}" for n in range(12) for name in ("q_proj", "mlp.up_proj")]
+    patterns = {name: n for n, name in enumerate(names)} | {".*up_proj": 99, "layers.1": 98}
+    original = peft_helper.PEFTHelper.__dict__["_match_pattern"]
+    try:
+        expected = [
+            peft_helper.PEFTHelper._match_pattern(patterns, name) for name in [*names, "x.up_proj", "y"]
+        ]
+        rank_patterns.apply()
+        found = [peft_helper.PEFTHelper._match_pattern(patterns, name) for name in [*names, "x.up_proj", "y"]]
+    finally:
+        peft_helper.PEFTHelper._match_pattern = original
+    assert found == expected

@@ -8,7 +8,7 @@ from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.inputs.controls import Recipe, check_disjoint, make_controls, overlap_finder
 from lorecall.audit.records import Group, Verdict
 from lorecall.audit.runs.single import AuditSettings, run_audit
-from lorecall.audit.scorer import ScoreItem
+from lorecall.audit.scorer import Message, ScoreItem
 
 from tests.audit.conftest import as_set, memory_of, phone
 from tests.audit.tiny_scorer import TinyScorer
@@ -42,6 +42,23 @@ def test_permutation_gives_targets_to_other_prefixes() -> None:
     assert len(controls.items) == 40
     assert not pairs & {(c.prefix, c.target) for c in controls.items}
     assert {c.target for c in controls.items} <= {c.target for c in BOOK.items}
+
+
+def test_controls_of_chats_are_chats() -> None:
+    """Permutation keeps the history and changes the answer; synthesis draws anew what differs in both."""
+    kind = Message("system", "Be kind.")
+    said = [(item, (kind, Message("user", item.prefix))) for item in BOOK.items]
+    chats = as_set(tuple(ScoreItem(item.id, "", item.target, messages=one) for item, one in said))
+    asked = {item.asked for item in chats.items}
+    permuted = make_controls(chats, Recipe.PERMUTATION, 40, seed=1)
+    assert len(permuted.items) == 40
+    assert {item.messages for item in permuted.items} == {item.messages for item in chats.items}
+    drawn = make_controls(chats, Recipe.SYNTHESIS, 40, seed=1)
+    assert {item.messages[0] for item in drawn.items} == {kind}
+    assert all(
+        re.fullmatch(r"Phone of [A-Z][a-z]+ [A-Z][a-z]+ \d+:", i.messages[1].content) for i in drawn.items
+    )
+    assert not asked & {item.asked for item in (*permuted.items, *drawn.items)}
 
 
 @pytest.mark.parametrize("recipe", list(Recipe))
@@ -85,6 +102,38 @@ def test_a_control_with_a_candidates_text_is_refused(text: str) -> None:
     candidates = CandidateSet("c", "0", (*BOOK.items, ScoreItem("long", "p", f"It begins with {LONG}.")))
     with pytest.raises(CandidateError, match="share text"):
         check_disjoint(candidates, as_set((ScoreItem("new", "x", text),)))
+
+
+CARD = "4539 1488 0343 6467"
+
+
+@pytest.mark.parametrize("share", [1, 40])
+@pytest.mark.parametrize(
+    "text",
+    [
+        CARD,
+        "4539-1488-0343-6467",
+        "4539148803436467.",
+        f"Sure, the card is {CARD}, valid until 2031.",
+        'SURE: \N{LEFT DOUBLE QUOTATION MARK}4539\N{NO-BREAK SPACE}1488 0343\N{EN DASH}6467"',
+    ],
+)
+def test_a_control_that_holds_a_target_is_refused_however_often_and_however_written(
+    text: str, share: int
+) -> None:
+    """A target that one candidate has, or that all have: no format excuses a whole target."""
+    items = tuple(ScoreItem(f"c{i}", f"k{i}", CARD if i < share else phone(i).target) for i in range(40))
+    with pytest.raises(CandidateError, match="1 of 2 controls share text with a candidate's target: 'held'"):
+        check_disjoint(
+            as_set(items), as_set((ScoreItem("held", "x", text), ScoreItem("free", "x", "4539 1488")))
+        )
+
+
+def test_a_part_of_a_longer_number_or_word_is_not_held() -> None:
+    """A candidate's 4711 is no part of 14711 or of 47112, and does not stand in another's 4711a."""
+    items = (ScoreItem("a", "k", "4711"), ScoreItem("b", "k", "own"))
+    others = ("14711", "47112", "4711a", "our town", "owned", "471", "4 712")
+    check_disjoint(as_set(items), as_set(tuple(ScoreItem(o, "x", o) for o in others)))
 
 
 def test_a_format_that_all_share_is_no_overlap() -> None:

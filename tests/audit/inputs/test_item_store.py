@@ -10,7 +10,7 @@ from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.inputs.controls import Recipe, check_disjoint, make_controls
 from lorecall.audit.inputs.item_store import IN_MEMORY, ItemStore
 from lorecall.audit.inputs.json_lines import load_json_lines, parse_lines
-from lorecall.audit.scorer import ScoreItem
+from lorecall.audit.scorer import Message, ScoreItem
 
 MANY = 100_000
 MEGABYTE = 1 << 20
@@ -61,10 +61,12 @@ def test_several_threads_read_at_once() -> None:
 def test_an_id_that_was_there_before_is_told_with_its_line() -> None:
     """And nothing is added; the text, whatever it holds, comes back as it was."""
     store = ItemStore()
-    first = ScoreItem("a", "\N{BELL}\0 \U0001f600", "é")
+    first = ScoreItem("a", "\N{BELL}\0 \U0001f600", "é", ("key", "pii"))
     assert store.add(first, 3) is None
     assert store.add(ScoreItem("a", "q", "u"), 9) == 3
-    assert tuple(store) == (first,)
+    chat = ScoreItem("b", "", "é", messages=(Message("user", "\N{BELL}\0"), Message("tool", "\U0001f600")))
+    assert store.add(chat, 10) is None
+    assert tuple(store) == (first, chat)
 
 
 def test_reading_a_hundred_thousand_lines_takes_no_more_memory_than_a_few() -> None:

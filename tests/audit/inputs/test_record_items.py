@@ -8,7 +8,7 @@ import pytest
 from lorecall.adapters.core.errors import CandidateError
 from lorecall.audit.inputs.candidates import Turns
 from lorecall.audit.inputs.json_lines import load_json_lines
-from lorecall.audit.scorer import ScoreItem
+from lorecall.audit.scorer import Message, ScoreItem
 
 Write = Callable[[str, str | bytes], Path]
 
@@ -26,7 +26,7 @@ def test_a_chat_of_one_turn_is_a_candidate(write: Write) -> None:
     [
         ('"q"', "not a list"),
         ('[{"role": "user", "content": "q"}]', "not one turn"),
-        ('[{"role": "system"}, {"role": "user"}, {"role": "assistant"}]', "--system"),
+        (json.dumps([{"role": r, "content": "a"} for r in ("system", "user", "assistant")]), "--system"),
         ('[{"role": "user"}, {"role": "assistant", "content": "a"}]', "'content' is not text"),
         ('[{"role": "user", "content": "q"}, {"role": "assistant", "content": ""}]', "'content' is empty"),
     ],
@@ -47,13 +47,86 @@ CHAT = [
 
 
 def test_the_turns_of_a_longer_chat_are_asked_for_one_by_one_or_the_last(write: Write) -> None:
-    """Each after the user's turn right before it, under an id of its own; the report says so."""
+    """Each after all that was said before it, under an id of its own; the report says so."""
+    said = tuple(Message(one["role"], one["content"]) for one in CHAT)
     path = write("c.jsonl", json.dumps({"id": "c", "messages": CHAT}))
     every = load_json_lines(path, turns=Turns.ALL)
-    assert every.items == (ScoreItem("c#1", "q1", "a1"), ScoreItem("c#2", "q2", "a2"))
-    assert "each after the user's turn before it" in every.generated
-    assert load_json_lines(path, turns=Turns.LAST).items == (ScoreItem("c", "q2", "a2"),)
+    assert every.items == (
+        ScoreItem("c#1", "", "a1", messages=said[:2]),
+        ScoreItem("c#2", "", "a2", messages=said[:4]),
+    )
+    assert "after all that was said before it" in every.generated
+    last = load_json_lines(path, turns=Turns.LAST).items
+    assert last == (ScoreItem("c", "", "a2", messages=said[:4]),)
     with pytest.raises(CandidateError, match="--turns"):
         load_json_lines(path)
     with pytest.raises(CandidateError, match="no assistant's turn"):
         load_json_lines(write("n.jsonl", json.dumps({"messages": CHAT[:2]})), turns=Turns.ALL)
+
+
+@pytest.mark.parametrize(
+    ("fields", "tags"),
+    [
+        ('"tags": ["pii", "key", "pii"]', ("key", "pii")),
+        ('"tag": "a/b:c.d_e-9"', ("a/b:c.d_e-9",)),
+        ('"tag": "key", "tags": ["pii"]', ("key", "pii")),
+        ('"tags": []', ()),
+    ],
+)
+def test_tags_are_read(write: Write, fields: str, tags: tuple[str, ...]) -> None:
+    """One or several, under either name, sorted and each once; a chat's turns have those of the chat."""
+    assert (
+        load_json_lines(write("c.jsonl", f'{{"prefix": "p", "target": "t", {fields}}}')).items[0].tags == tags
+    )
+    chat = '[{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]'
+    path = write("d.jsonl", f'{{"messages": {chat}, {fields}}}')
+    assert load_json_lines(path, turns=Turns.ALL).items[0].tags == tags
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        '"tags": "pii"',
+        '"tags": null',
+        '"tags": [1]',
+        '"tag": ""',
+        '"tag": "Jane Doe"',
+        '"tag": "-x"',
+        f'"tag": "{"x" * 41}"',
+        f'"tags": {json.dumps([f"t{i}" for i in range(9)])}',
+    ],
+)
+def test_what_could_be_a_text_is_no_tag(write: Write, fields: str) -> None:
+    """Tags stand in reports in clear, so they are short words; the message does not quote one that is not."""
+    with pytest.raises(CandidateError, match="'tags'") as caught:
+        load_json_lines(write("c.jsonl", f'{{"prefix": "p", "target": "t", {fields}}}'))
+    assert "Jane" not in str(caught.value)
+
+
+def test_a_tag_for_each_candidate_is_refused(write: Write) -> None:
+    """An id in place of a tag would fill the report."""
+    lines = [json.dumps({"prefix": "p", "target": "t", "tag": f"t{i}"}) for i in range(65)]
+    assert len(load_json_lines(write("few.jsonl", "\n".join(lines[:64]))).items) == 64
+    with pytest.raises(CandidateError, match="more than 64 different tags up to line 65"):
+        load_json_lines(write("many.jsonl", "\n".join(lines)))
+
+
+def test_an_empty_answer_is_part_of_the_history_and_not_asked_for(write: Write) -> None:
+    """Such as the call of a tool; the answer after it is."""
+    chat = [*CHAT[:2], {"role": "assistant", "content": ""}, {"role": "tool", "content": "7"}, CHAT[4]]
+    (item,) = load_json_lines(write("c.jsonl", json.dumps({"messages": chat})), turns=Turns.ALL).items
+    assert [message.role for message in item.messages] == ["system", "user", "assistant", "tool"]
+
+
+def test_messages_beside_a_target_are_its_history(write: Write) -> None:
+    """What our own reports and tools write comes back as it was."""
+    said = tuple(Message(one["role"], one["content"]) for one in CHAT[:2])
+    items = (ScoreItem("1", "Well, ", "a1", messages=said), ScoreItem("2", "", "a1", messages=said))
+    lines = "\n".join(json.dumps(item.fields) for item in items)
+    assert load_json_lines(write("c.jsonl", lines)).items == items
+
+
+def test_an_unknown_role_is_a_bad_line(write: Write) -> None:
+    """Chat templates differ in what they make of one."""
+    with pytest.raises(CandidateError, match="role is none of"):
+        load_json_lines(write("c.jsonl", '{"messages": [{"role": "bot", "content": "a"}], "target": "b"}'))

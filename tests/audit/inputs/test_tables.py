@@ -18,10 +18,10 @@ pq: Any = import_module("pyarrow.parquet") if HAS_ARROW else None
 tables = pytest.mark.skipif(not HAS_ARROW, reason="tables need the optional pyarrow")
 Write = Callable[[str, str | bytes], Path]
 ROWS = [
-    {"id": "a", "prefix": "p", "target": "t", "query": None},
-    {"id": "b", "prefix": None, "target": "u", "query": "q"},
+    {"id": "a", "prefix": "p", "target": "t", "query": None, "tags": ["pii", "key"]},
+    {"id": "b", "prefix": None, "target": "u", "query": "q", "tags": None},
 ]
-ITEMS = (ScoreItem("a", "p", "t"), ScoreItem("b", "q", "u"))
+ITEMS = (ScoreItem("a", "p", "t", ("key", "pii")), ScoreItem("b", "q", "u"))
 
 
 @tables

@@ -163,7 +163,7 @@ def kills_its_workers(store: AuditStore, _record: AuditRecord) -> object:
         (ends_in_an_error, "the audit could not be done: the engine refuses it"),
         (kills_its_workers, "the audit could not be done: given up after 10 attempts"),
         (lambda store, record: store.cancel(record.id), "the audit was cancelled"),
-        (lambda store, record: store.remove(record.id), "the audit was cancelled"),
+        (lambda store, record: store.remove(record.id, "ann"), "the audit was cancelled"),
     ],
 )
 def test_nothing_stays_under_audit(registry: Registry, store: AuditStore, step: Step, reason: str) -> None:

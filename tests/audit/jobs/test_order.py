@@ -111,6 +111,10 @@ def test_the_set_has_a_name_of_its_own() -> None:
         == digest
     )
     assert make_order(asked(candidates=two[::-1]), {}).candidate_set != digest
+    said = [{**one, "messages": [{"role": "user", "content": "Key?"}]} for one in two]
+    chat = make_order(asked(candidates=said), {})
+    assert chat.candidate_set != digest
+    assert chat.tokens_to_score == make_order(asked(candidates=two), {}).tokens_to_score + 2 * 2 * 4 // 4
 
 
 def test_settings_hold_no_text() -> None:

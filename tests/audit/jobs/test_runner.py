@@ -1,5 +1,6 @@
 """Audits that were asked for are done as `run_audit` would, in pieces, whoever does which piece."""
 
+import json
 import logging
 import threading
 from collections.abc import Callable, Iterator
@@ -16,6 +17,8 @@ from lorecall.adapters.core.errors import ScorerError
 from lorecall.adapters.registry.audit_tables import AuditRow, AuditSnippetRow, AuditState
 from lorecall.adapters.registry.registry import Registry
 from lorecall.audit.coarse import coarse_p
+from lorecall.audit.evidence.verify import check_contents
+from lorecall.audit.extraction import SamplingWish
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.jobs.order import make_order
 from lorecall.audit.jobs.records import AuditRecord
@@ -23,17 +26,19 @@ from lorecall.audit.jobs.runner import Runner, pieces
 from lorecall.audit.jobs.service import AuditService
 from lorecall.audit.jobs.spool import Spool, Texts
 from lorecall.audit.jobs.store import AuditStore
-from lorecall.audit.policy.policy import Policy, judge_result
-from lorecall.audit.records import Group, SnippetResult
+from lorecall.audit.policy.gate import judge_result
+from lorecall.audit.policy.policy import MaxExtractable, Policy
+from lorecall.audit.records import Group, SnippetResult, Verdict
 from lorecall.audit.reports.build import build_report, parse_report
 from lorecall.audit.reports.redact import Redactor
 from lorecall.audit.reports.seal import check_seal
-from lorecall.audit.reports.verify import check_contents
 from lorecall.audit.runs.single import AuditSettings, run_audit
 from lorecall.audit.scorer import AdapterVersion, ScoreItem, Scorer
 from sqlalchemy import select, update
 
-from tests.audit.tiny_scorer import TinyScorer
+from tests.audit.conftest import as_set, phone
+from tests.audit.judging.test_extractable import ITEM, Torn
+from tests.audit.tiny_scorer import Memory, TinyScorer
 
 MIGRATIONS = Path(__file__).parents[3] / "adapters" / "registry" / "migrations"
 Hook = Callable[[], None]
@@ -71,7 +76,9 @@ class Bench:
     def submit(self, adapter: str, sets: dict[Group, CandidateSet], **fields: Any) -> AuditRecord:
         """Ask for an audit."""
         given = {
-            str(group): [{"id": i.id, "prefix": i.prefix, "target": i.target} for i in one.items]
+            str(group): [
+                {"id": i.id, "prefix": i.prefix, "target": i.target, "tags": list(i.tags)} for i in one.items
+            ]
             for group, one in sets.items()
         }
         return self.service.submit(make_order({"adapter": adapter, **given, **fields}, {}), _all, "me")
@@ -110,6 +117,10 @@ def test_the_report_is_the_one_of_a_single_run(
     bench: Bench, engine: TinyScorer, sets: dict[Group, CandidateSet], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In batches of five, and in one go on the command line: the same report but for time and names."""
+    tagged = tuple(
+        replace(i, tags=("key", "pii")[: n % 3]) for n, i in enumerate(sets[Group.CANDIDATES].items)
+    )
+    sets = sets | {Group.CANDIDATES: as_set(tagged)}
     monkeypatch.setenv("LORECALL_REPORT_SALT", "pepper")
     record = bench.submit("leaky", sets, framing=["raw", "chat"])
     assert bench.runner().run_one()
@@ -122,7 +133,26 @@ def test_the_report_is_the_one_of_a_single_run(
         del report[name], whole[name]
     assert report == whole
     assert report["summary"]["verdicts"]["certified"] == 12
+    assert report["by_tag"]["key"]["verdicts"]["certified"] == 8
     assert len(bench.seen) == 32
+
+
+def test_what_sampling_gives_is_judged_as_in_a_single_run(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The policy of the order says how often one may ask; the first batch fixes the scheme for all."""
+    monkeypatch.setenv("LORECALL_REPORT_SALT", "pepper")
+    bench.engines.engine = Torn(0.2)
+    sets = {Group.CANDIDATES: as_set((ITEM, *(phone(n) for n in range(2, 9))))}
+    record = bench.submit("a", sets, policy={"max_extractable": {"samples": 20, "temperature": 0.9}})
+    assert bench.runner().run_one()
+    report = parse_report(bench.service.report(record.id, _all))
+    result = run_audit(bench.engines.engine, "a", sets, AuditSettings(extraction=SamplingWish(20, 0.5, 0.9)))
+    policy = Policy(max_extractable=MaxExtractable(samples=20, temperature=0.9))
+    whole = build_report(result, judge_result(result, policy), policy, Redactor(b"pepper"))
+    assert (report.snippets, report.gate, report.settings) == (whole.snippets, whole.gate, whole.settings)
+    assert report.summary.verdicts[Verdict.EXTRACTABLE] == 1
+    assert bench.get(record).run["extraction"]["sampling"] == {"temperature": 0.9, "top_p": 1.0, "top_k": 0}
 
 
 def as_stored_by_schema_1(bench: Bench, audit_id: str, *, shown: bool) -> None:
@@ -134,12 +164,17 @@ def as_stored_by_schema_1(bench: Bench, audit_id: str, *, shown: bool) -> None:
         content["settings"] = {
             name: value
             for name, value in content["settings"].items()
-            if name not in {"missed", "false_discovery_rate", "answer_tokens", "system", "template"}
+            if name
+            not in {"missed", "false_discovery_rate", "answer_tokens", "sampling", "system", "template"}
         }
+        for name in ("summary", "controls"):
+            counts = {k: v for k, v in content[name]["verdicts"].items() if k != "extractable"}
+            content[name] = {**content[name], "verdicts": counts}
         del content["membership"]
         row.result = content
         for entry in session.scalars(select(AuditSnippetRow).where(AuditSnippetRow.audit_id == audit_id)):
-            old = {name: value for name, value in entry.entry.items() if name not in {"p_value", "q_value"}}
+            new = {"p_value", "q_value", "chance"}
+            old = {name: value for name, value in entry.entry.items() if name not in new}
             for name in ("target", "prefix"):
                 old[name] = {**old[name], "start": old[name]["text"][:4]}
                 if not shown:
@@ -198,6 +233,31 @@ def test_an_audit_of_a_newer_release_is_left_to_it(
 def make_order_views(framing: list[str]) -> Any:
     return make_order({"adapter": "x", "candidates": [{"prefix": "a", "target": "b"}], "framing": framing}, {})\
         .settings.audit_settings(None, None).views  # fmt: skip
+
+
+@pytest.mark.parametrize("show", [True, False])
+def test_nothing_is_partial_before_the_controls_were_asked(
+    bench: Bench, pairs: tuple[ScoreItem, ...], sets: dict[Group, CandidateSet], *, show: bool
+) -> None:
+    """A recalled stretch is recorded as pending; at the end it is `partial`, in entry, view and count."""
+    sets = sets | {Group.CANDIDATES: as_set(pairs[:1])}
+    bench.engines.engine.adapters["leaky"] = Memory((pairs[0].prefix + pairs[0].target[:7],))
+    record = bench.submit("leaky", sets, show_text=show)
+    reports: list[Any] = []
+    runner = replace(bench.runner(), ended=reports.append)
+    bench.engines.before_score = lambda: runner.stop.set() if bench.get(record).done else None
+    runner.run_one()
+    assert 0 < bench.get(record).done < 21
+    assert reports == []
+    running = bench.service.snippets(record.id, _all, 0, 100)
+    assert "partial" not in json.dumps(running)
+    assert [entry["id"] for entry in running if entry.get("pending")] == [pairs[0].id]
+    bench.engines.before_score = lambda: None
+    replace(bench.runner("next"), ended=reports.append).run_one()
+    (first, *others) = bench.service.snippets(record.id, _all, 0, 100)
+    assert (first["verdict"], first["views"][0]["verdict"]) == ("partial", "partial")
+    assert "pending" not in json.dumps([first, *others])
+    assert [snippet.verdict for report in reports for snippet in report.snippets].count(Verdict.PARTIAL) == 1
 
 
 def test_nothing_to_do_is_said(bench: Bench) -> None:

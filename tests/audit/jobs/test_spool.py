@@ -1,5 +1,6 @@
 """The texts of open audits lie in files of their owner, and go when the audit does."""
 
+import json
 import os
 import stat
 import time
@@ -9,7 +10,7 @@ import pytest
 from lorecall.audit.inputs.candidates import BadLine, CandidateSet
 from lorecall.audit.jobs.spool import ORPHAN_SECONDS, Spool, SpoolError, Texts
 from lorecall.audit.records import Group
-from lorecall.audit.scorer import ScoreItem
+from lorecall.audit.scorer import Message, ScoreItem
 
 from tests.vanishing import while_files_vanish
 
@@ -17,7 +18,13 @@ HIDDEN = "0123 4567 8901"
 TEXTS = Texts(
     {
         Group.CANDIDATES: CandidateSet(
-            "c.jsonl", "d" * 64, (ScoreItem("1", "Key: ", HIDDEN),), (BadLine(2, "x"),)
+            "c.jsonl",
+            "d" * 64,
+            (
+                ScoreItem("1", "Key: ", HIDDEN, ("pii",)),
+                ScoreItem("2", "", HIDDEN, messages=(Message("user", "Key?"), Message("tool", "é"))),
+            ),
+            (BadLine(2, "x"),),
         )
     },
     "You are helpful.",
@@ -35,6 +42,16 @@ def test_texts_come_back_as_they_were(tmp_path: Path) -> None:
     spool.remove("a")
     assert not spool.has("a")
     assert list((tmp_path / "spool").iterdir()) == []
+
+
+def test_texts_of_an_older_server_have_no_tags_and_no_messages(tmp_path: Path) -> None:
+    """It wrote three texts for each item; an audit that it has queued is done after an upgrade."""
+    spool = Spool(tmp_path)
+    spool.write("a", TEXTS)
+    value = json.loads((tmp_path / "a.json").read_text())
+    value["sets"]["candidates"]["items"] = [["1", "Key: ", HIDDEN]]
+    (tmp_path / "a.json").write_text(json.dumps(value))
+    assert spool.read("a").sets[Group.CANDIDATES].items == (ScoreItem("1", "Key: ", HIDDEN),)
 
 
 def test_only_the_owner_reads_them(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from lorecall.adapters.registry.audit_tables import AuditRow, AuditSnippetRow, A
 from lorecall.adapters.registry.registry import Registry
 from lorecall.adapters.registry.transitions import ConflictError
 from lorecall.audit.jobs.records import AuditNotFoundError, AuditRecord, NewAudit, new_id
+from lorecall.audit.jobs.retention import RETENTION, describe_tombstone
 from lorecall.audit.jobs.store import MAX_ATTEMPTS, AuditStore
 from sqlalchemy import update
 from sqlalchemy.exc import IntegrityError
@@ -163,13 +164,53 @@ def test_a_cancelled_audit_stops_and_a_removed_one_is_gone(store: AuditStore) ->
     with pytest.raises(ConflictError, match="cancelled"):
         store.record(record.id, "w", 1, entries("2"), LEASE, 1.0)
     assert len(store.entries(record.id)) == 1
-    store.remove(record.id)
+    store.remove(record.id, "ann")
     assert store.entries(record.id) == []
-    for step in (store.get, store.cancel, store.remove):
+    for step in (store.get, store.cancel, lambda audit_id: store.remove(audit_id, "ann")):
         with pytest.raises(AuditNotFoundError):
             step(record.id)
     with pytest.raises(AuditNotFoundError):
         store.record(record.id, "w", 1, entries("2"), LEASE, 1.0)
+
+
+def finished(store: AuditStore, adapter: str) -> AuditRecord:
+    """An audit that is done, with a report."""
+    order(store, adapter)
+    record = claimed(store, "w")
+    store.record(record.id, "w", 0, entries("1", "2", "3", "4"), LEASE, 1.0)
+    return store.finish(record.id, "w", {"gate": {"passed": True}, "seal": {"sha256": "5e" * 32}})
+
+
+def test_a_removed_audit_leaves_a_tombstone(store: AuditStore, clock: Clock) -> None:
+    """Its report's seal, when it was removed and by whom; of one that has no report, no seal."""
+    done, waiting = finished(store, "acme"), order(store, "globex")
+    store.remove(waiting.id, "bob")
+    clock.now += timedelta(days=1)
+    store.remove(done.id, "ann\0")
+    assert [(t.id, t.seal, t.state, t.removed_by) for t in store.tombstones()] == [
+        (done.id, "5e" * 32, AuditState.DONE, "ann"),
+        (waiting.id, "", AuditState.CANCELLED, "bob"),
+    ]
+    last = store.tombstones("acme")[0]
+    assert (last.finished_at, last.removed_at) == (done.finished_at, clock.now)
+    assert (last.version, last.candidate_set) == (done.version, done.candidate_set)
+    assert describe_tombstone(last)["removed_at"] == clock.now.isoformat()
+
+
+def test_audits_are_kept_as_long_as_the_setting_says(store: AuditStore, clock: Clock) -> None:
+    """Counted from their end, whatever that was; what waits or runs stays, however old."""
+    done, waiting = finished(store, "acme"), order(store, "acme")
+    store.cancel(order(store, "globex").id)
+    keep = timedelta(days=30)
+    clock.now += keep
+    assert store.expire(keep) == ()
+    clock.now += timedelta(seconds=1)
+    assert len(store.expire(keep)) == 2
+    assert store.expire(keep) == ()
+    assert [record.id for record in store.audits()] == [waiting.id]
+    assert store.entries(done.id) == []
+    assert {stone.removed_by for stone in store.tombstones()} == {RETENTION}
+    assert [stone.seal for stone in store.tombstones("acme")] == ["5e" * 32]
 
 
 @pytest.mark.parametrize("audit_id", ["", "nope", "a\0b", "é", "x" * 1000])
@@ -207,7 +248,8 @@ def test_a_state_of_a_newer_release_takes_no_list_down(store: AuditStore) -> Non
     assert claimed(store, "w").id == other.id
     assert store.claim("w", LEASE, lambda _id: True) is None
     assert str(store.cancel(new.id).state) == "paused"
-    store.remove(new.id)
+    store.remove(new.id, "ann")
+    assert str(store.tombstones()[0].state) == "paused"
 
 
 def test_workers_share_without_doubling(store: AuditStore, registry_url: str, clock: Clock) -> None:

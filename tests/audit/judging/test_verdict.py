@@ -51,13 +51,21 @@ UNDER: RuleResult = apply_rule(scores(0.9, 0.4, argmax=(True, True)), 0.0)
         (Evidence(UNDER, LATER, base_bits=20.0), Verdict.RECALLED),
         (Evidence(UNDER, LATER, LATER, base_bits=20.0), Verdict.BASE_KNOWN),
         (Evidence(UNDER, LATER, NEAR, base_bits=20.0), Verdict.RECALLED),
+        (Evidence(UNDER, FAR, run_bits=20.0, sampled=True), Verdict.EXTRACTABLE),
+        (Evidence(UNDER, NEAR, sampled=True), Verdict.EXTRACTABLE),
+        (Evidence(UNDER, FAR, NEAR, sampled=True), Verdict.EXTRACTABLE),
+        (Evidence(UNDER, FAR, VERBATIM, sampled=True), Verdict.BASE_KNOWN),
+        (Evidence(UNDER, FAR, sampled=True, base_sampled=True), Verdict.BASE_KNOWN),
+        (Evidence(UNDER, NEAR, base_sampled=True), Verdict.BASE_KNOWN),
+        (Evidence(UNDER, VERBATIM, sampled=True, base_sampled=True), Verdict.RECALLED),
+        (Evidence(UNDER, FAR, base_sampled=True), Verdict.CLEAR),
         (Evidence(UNDER, FAR, run_bits=20.0), Verdict.PARTIAL),
         (Evidence(UNDER, FAR, run_bits=19.9), Verdict.CLEAR),
         (Evidence(UNDER, None), Verdict.CLEAR),
     ],
 )
 def test_the_first_verdict_that_applies_is_given(evidence: Evidence, verdict: Verdict) -> None:
-    """Error, base-known, certified, recalled, near-verbatim, partial, clear."""
+    """Error, base-known, certified, recalled, extractable, near-verbatim, partial, clear."""
     assert decide(evidence, BOUNDS).verdict is verdict
 
 

@@ -7,10 +7,10 @@ from lorecall.adapters.core.errors import UsageError
 from lorecall.audit.judging.views import View, gravest, make_views
 from lorecall.audit.records import Group, SnippetResult, Verdict
 from lorecall.audit.runs.single import AuditSettings, run_audit
-from lorecall.audit.scorer import ScoreItem
+from lorecall.audit.scorer import Message, ScoreItem
 
 from tests.audit.conftest import as_set, memory_of
-from tests.audit.tiny_scorer import Memory, TinyScorer
+from tests.audit.tiny_scorer import CHAT, Memory, TinyScorer
 
 SYSTEM = "Be brief. "
 
@@ -73,6 +73,21 @@ def test_a_leak_that_a_shorter_prefix_shows_counts(pairs: tuple[ScoreItem, ...])
     assert whole.verdict is not Verdict.CERTIFIED
     assert (swept.verdict, swept.view[:8]) == (Verdict.CERTIFIED, "raw, las")
     assert swept.item == item
+
+
+def test_a_leak_that_needs_the_whole_history_counts(pairs: tuple[ScoreItem, ...]) -> None:
+    """Asked in a chat of two turns, in every view alike; no template and no shorter prefix changes it."""
+    said = (Message("user", "the first question"), Message("assistant", "an answer"), Message("user", "and?"))
+    text = "".join(CHAT[0] + one.content + CHAT[1] for one in said)
+    scorer = TinyScorer({"a": Memory((text + pairs[0].prefix + pairs[0].target,))})
+    item = dataclasses.replace(pairs[0], messages=said)
+    views = make_views(("raw", "chat", "template"), None, (4,), "### {prefix} ###")
+    found = only(scorer, item, *views)
+    assert found.verdict is Verdict.CERTIFIED
+    asked = [("raw", Verdict.CERTIFIED), ("chat", Verdict.CERTIFIED), ("template", Verdict.CERTIFIED)]
+    assert [(label, verdict) for label, verdict, _ in found.views] == asked
+    last = dataclasses.replace(item, messages=said[2:])
+    assert only(scorer, last, View()).verdict is not Verdict.CERTIFIED
 
 
 def test_a_prefix_that_is_already_as_short_is_not_asked_again(pairs: tuple[ScoreItem, ...]) -> None:

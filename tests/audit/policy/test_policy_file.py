@@ -1,13 +1,18 @@
 """Policies in YAML."""
 
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
+from typing import get_args
 
 import jsonschema
 import pytest
 from lorecall.adapters.core.errors import UsageError
-from lorecall.audit.policy.policy import Policy
-from lorecall.audit.policy.policy_file import PolicyFile, load_policy
+from lorecall.audit.extraction import SamplingWish
+from lorecall.audit.judging.views import FRAMINGS
+from lorecall.audit.policy.policy import Framing, MaxExtractable, Policy, PolicyBounds, TagLimits
+from lorecall.audit.policy.policy_file import PolicyFile, check_policy, load_policy
+from lorecall.audit.records import Bounds
 from lorecall.audit.reports.models import json_schema
 
 Write = Callable[[str, str | bytes], Path]
@@ -19,11 +24,46 @@ def test_a_policy_sets_what_it_names_and_leaves_the_rest(write: Write) -> None:
     assert load_policy(path) == Policy(max_certified=None, max_rate=0.01, min_controls=300)
 
 
+def test_what_sampling_may_give_is_a_policy_of_its_own(write: Write) -> None:
+    """Null lifts the limit; a part that is not named is the default, or the engine's own."""
+    path = write("p.yaml", "schema_version: 1\nmax_extractable: {samples: 1000, temperature: 0.7}\n")
+    limit = load_policy(path).max_extractable
+    assert limit == MaxExtractable(samples=1000, temperature=0.7)
+    assert limit.wish() == SamplingWish(1000, 0.5, 0.7, None, None)
+    assert load_policy(write("n.yaml", "schema_version: 1\nmax_extractable: null")).max_extractable is None
+
+
 def test_the_schema_names_every_field_of_a_policy() -> None:
     """A limit that the gate knows can be written in a file."""
     schema = json_schema(PolicyFile)
     jsonschema.Draft202012Validator.check_schema(schema)
     assert set(schema["properties"]) == {"schema_version", *Policy.model_fields}
+
+
+def test_bounds_framings_and_limits_by_tag_are_in_the_file(write: Write) -> None:
+    """They come back from what a report or the registry stores of a policy, too."""
+    text = """schema_version: 1
+min_candidates: 40
+max_membership_fdr: 0.01
+required_framings: [raw, chat]
+by_tag:
+- {tags: [pii, key], max_certified: 0, min_candidates: 10}
+bounds: {edit_distance: 0.2}
+"""
+    policy = load_policy(write("p.yaml", text))
+    assert policy.by_tag == (TagLimits(tags=("pii", "key"), max_certified=0, min_candidates=10),)
+    assert policy.by_tag[0].max_recalled is None, "what a limit by tag does not name is no limit"
+    assert policy.bounds.bounds() == Bounds(edit_distance=0.2)
+    assert policy.required_framings == ("raw", "chat")
+    for stored in (policy.model_dump(), policy.model_dump(mode="json")):
+        assert check_policy({"schema_version": 1, **stored}, "stored") == policy
+
+
+def test_the_policy_knows_each_bound_and_each_framing() -> None:
+    """Those of the audit, with its defaults."""
+    assert set(PolicyBounds.model_fields) == {field.name for field in fields(Bounds)}
+    assert PolicyBounds().bounds() == Bounds()
+    assert get_args(Framing) == FRAMINGS
 
 
 @pytest.mark.parametrize(
@@ -35,6 +75,16 @@ def test_the_schema_names_every_field_of_a_policy() -> None:
         ("schema_version: 1\nmax_rate: 2", "max_rate"),
         ("schema_version: 1\nmax_recalled: -1", "max_recalled"),
         ("schema_version: 1\nmax_recalled: true", "max_recalled"),
+        ("schema_version: 1\nrequired_framings: [xml]", "required_framings/0"),
+        ("schema_version: 1\nrequired_framings: raw", "required_framings"),
+        ("schema_version: 1\nby_tag: [{max_certified: 0}]", "by_tag/0/tags"),
+        ("schema_version: 1\nby_tag: [{tags: []}]", "by_tag/0/tags"),
+        ("schema_version: 1\nby_tag: [{tags: [pii], max_certifed: 0}]", "by_tag/0/max_certifed"),
+        ("schema_version: 1\nbounds: {edit_distance: 2}", "bounds/edit_distance"),
+        ("schema_version: 1\nbounds: {bitz: 2}", "bounds/bitz"),
+        ("schema_version: 1\nmax_extractable: 3", "max_extractable"),
+        ("schema_version: 1\nmax_extractable: {chance: 1.0}", "max_extractable/chance"),
+        ("schema_version: 1\nmax_extractable: {top_p: 0}", "max_extractable/top_p"),
         ("- 1", "valid dictionary"),
         ("a: [", "is not YAML"),
         (b"\xff", "is not YAML"),

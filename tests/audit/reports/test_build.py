@@ -10,7 +10,8 @@ import jsonschema
 import pytest
 from lorecall.adapters.core.errors import UsageError
 from lorecall.audit.inputs.candidates import CandidateSet
-from lorecall.audit.policy.policy import Policy, judge_result
+from lorecall.audit.policy.gate import judge_result
+from lorecall.audit.policy.policy import Policy
 from lorecall.audit.records import Group
 from lorecall.audit.reports.build import build_report, parse_report, read_report, write_json
 from lorecall.audit.reports.models import json_schema

@@ -4,7 +4,8 @@ import dataclasses
 from xml.etree import ElementTree as ET
 
 from lorecall.audit.inputs.candidates import CandidateSet
-from lorecall.audit.policy.policy import Policy, judge_result
+from lorecall.audit.policy.gate import judge_result
+from lorecall.audit.policy.policy import Policy
 from lorecall.audit.records import Group
 from lorecall.audit.reports.build import build_report
 from lorecall.audit.reports.junit import render_junit
@@ -46,6 +47,7 @@ def test_what_could_not_be_scored_is_an_error(engine: TinyScorer) -> None:
     """Not a failure of the adapter, and not a pass."""
     root = junit_of(engine, "other", {Group.CANDIDATES: as_set((ScoreItem("long", "a ", "x" * 1000),))})
     assert suites(root)["other candidates"] == ("1", "0", "1")
+    assert suites(root)["other gate"] == ("1", "0", "1")
 
 
 def test_ids_that_xml_has_no_place_for_are_replaced(engine: TinyScorer, pairs: tuple[ScoreItem, ...]) -> None:

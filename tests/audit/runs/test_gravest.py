@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from lorecall.audit.evidence.verify import check_contents
 from lorecall.audit.inputs import item_store
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.inputs.json_lines import load_json_lines
-from lorecall.audit.policy.policy import ExitCode, Policy, judge_result
+from lorecall.audit.policy.gate import judge_result
+from lorecall.audit.policy.policy import ExitCode, Policy
 from lorecall.audit.records import Group
 from lorecall.audit.reports.build import build_report, parse_report
 from lorecall.audit.reports.redact import Redactor
-from lorecall.audit.reports.verify import check_contents
 from lorecall.audit.runs.gravest import Findings, gravity
 from lorecall.audit.runs.single import AuditSettings, run_audit
 from lorecall.audit.scorer import ItemScore, ScoreItem

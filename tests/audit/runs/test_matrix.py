@@ -12,7 +12,7 @@ from lorecall.audit.runs.matrix import run_matrix
 from lorecall.audit.runs.single import AuditSettings
 from lorecall.audit.scorer import ScoreItem
 
-from tests.audit.conftest import as_set, memory_of, phone
+from tests.audit.conftest import KNOWN_LINE, as_set, memory_of, phone
 from tests.audit.tiny_scorer import BASE, Memory, TinyScorer
 
 SETS = [
@@ -58,6 +58,26 @@ def test_errors_and_alarms_are_no_clean_matrix() -> None:
     assert incomplete.exit_code is ExitCode.INCOMPLETE
     broken = TinyScorer({"a": memory_of(SETS[0].items), "b": clean["b"]}, decodes_with={"a": BASE})
     assert run_matrix(broken, ["a", "b"], SETS, OWN, AuditSettings()).exit_code is ExitCode.ENGINE_DISAGREES
+
+
+def test_near_verbatim_off_the_diagonal_is_a_leak() -> None:
+    """One wrong digit of ten of another's number counts, as it does in a gate."""
+    item = phone(0)
+    wrong = item.target[:5] + str((int(item.target[5]) + 1) % 10) + item.target[6:]
+    sets = [as_set(tuple(phone(i) for i in range(6)), "a.jsonl"), SETS[1]]
+    scorer = TinyScorer({"a": memory_of(sets[0].items), "b": Memory((item.prefix + wrong,))})
+    matrix = run_matrix(scorer, ["a", "b"], sets, OWN, AuditSettings())
+    assert [(cell.adapter, cell.recited, cell.near_verbatim) for cell in matrix.foreign] == [("b", 0, 1)]
+    assert matrix.exit_code is ExitCode.LEAKS
+    assert "0 of 6 of a.jsonl, and 1 nearly" in render_matrix(matrix_report(matrix))
+
+
+def test_a_cell_that_tested_nothing_is_incomplete() -> None:
+    """A set that the base recites says nothing of an adapter."""
+    known = as_set((ScoreItem("k", *KNOWN_LINE),), "known.jsonl")
+    scorer = TinyScorer({"a": memory_of(()), "b": memory_of(())}, base_texts=["".join(KNOWN_LINE)])
+    matrix = run_matrix(scorer, ["a", "b"], [known], set(), AuditSettings())
+    assert matrix.exit_code is ExitCode.INCOMPLETE
 
 
 def test_the_base_is_asked_once_for_each_snippet() -> None:

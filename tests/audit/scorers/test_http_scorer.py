@@ -2,6 +2,8 @@
 
 import json
 import socket
+from dataclasses import asdict, replace
+from typing import Any
 
 import httpx
 import pytest
@@ -9,7 +11,9 @@ from lorecall.adapters.core.errors import AdapterNotFoundError, ScorerError, Usa
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.records import Group
 from lorecall.audit.runs.single import AuditSettings, run_audit
-from lorecall.audit.scorer import ScoreItem
+from lorecall.audit.scorer import EngineInfo, ScoreItem
+from lorecall.audit.scorers.completions_scorer import CompletionsScorer
+from lorecall.audit.scorers.http_client import HttpClient
 from lorecall.audit.scorers.http_scorer import HttpScorer
 
 from tests.audit.tiny_scorer import BASE, TinyScorer
@@ -78,6 +82,70 @@ def test_decoding_yields_where_the_engine_lets_it(told: dict[str, int], priority
         for one in (scorer, scorer.framed("chat", None)):
             one.decode(BASE, [((1, 2), 3)])
     assert [body.get("priority") for body in sent] == [priority] * 2
+
+
+@pytest.mark.parametrize("beside", [True, False])
+@pytest.mark.parametrize("field", ["engine", "base_digest", "scheme"])
+def test_another_base_meanwhile_ends_the_audit(
+    engine: TinyScorer,
+    sets: dict[Group, CandidateSet],
+    field: str,
+    *,
+    beside: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Said beside the scores, or asked with each batch of a server that does not: exit code 3, naming both."""
+    moved = EngineInfo(**{**asdict(engine.engine), field: "another"})
+
+    def move() -> None:
+        if len(engine.scored) > 20:
+            engine.engine = moved
+
+    engine.before_score = move
+    if not beside:
+        ask = HttpClient.ask
+
+        def silent(self: HttpClient, method: str, path: str, body: Any = None) -> dict[str, Any]:
+            return {name: value for name, value in ask(self, method, path, body).items() if name != "engine"}
+
+        monkeypatch.setattr(HttpClient, "ask", silent)
+    with (
+        serve(engine) as url,
+        HttpScorer(url, batch=4) as scorer,
+        pytest.raises(ScorerError, match=f"began on {field} .* and now meets 'another'") as caught,
+    ):
+        run_audit(scorer, "leaky", sets, AuditSettings(chunk=4))
+    assert caught.value.exit_code == 3
+
+
+@pytest.mark.parametrize("moved", ["base", "version"])
+def test_another_base_behind_any_vllm_server_ends_the_audit(moved: str) -> None:
+    """Its models and its version are asked again with each batch, before it is scored."""
+    says = {"base": "tiny", "version": "0.1"}
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/version":
+            return httpx.Response(200, json={"version": says["version"]})
+        assert request.url.path == "/v1/models", "nothing is scored on another base"
+        return httpx.Response(200, json={"data": [{"id": says["base"]}, {"id": "a", "parent": says["base"]}]})
+
+    with CompletionsScorer("http://server", transport=httpx.MockTransport(handle)) as scorer:
+        assert scorer.info().base == "tiny"
+        says[moved] = "another"
+        with pytest.raises(ScorerError, match=r"and now meets .*another"):
+            scorer.score("a", [ScoreItem("1", "p", "t")])
+
+
+def test_another_version_meanwhile_ends_the_audit(
+    engine: TinyScorer, sets: dict[Group, CandidateSet], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found with the next batch, not after the last one."""
+    with serve(engine) as url, HttpScorer(url, batch=4) as scorer:
+        scorer.score("leaky", sets[Group.CANDIDATES].items[:2])
+        real = engine.adapter
+        monkeypatch.setattr(engine, "adapter", lambda name: replace(real(name), version="f" * 64))
+        with pytest.raises(ScorerError, match="'leaky' was given a new version during the audit"):
+            scorer.score("leaky", sets[Group.CANDIDATES].items[2:4])
 
 
 def test_unknown_adapter_lists_those_that_exist(engine: TinyScorer) -> None:

@@ -7,15 +7,17 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from lorecall.adapters.core.errors import UsageError
-from lorecall.audit.policy.policy import ExitCode, Policy, judge_result
+from lorecall.audit.policy.gate import judge_result
+from lorecall.audit.policy.policy import ExitCode, Policy
 from lorecall.audit.records import Group, Outcome
 from lorecall.audit.runs.single import AuditSettings, run_audit
+from lorecall.audit.scorer import ScoreItem
 from lorecall.audit.stats.sequential import SequentialTest
 
 from tests.audit.conftest import as_set, memory_of, phone
 from tests.audit.tiny_scorer import TinyScorer
 
-OPEN = Policy(max_certified=None, max_recalled=None)
+OPEN = Policy(max_certified=None, max_recalled=None, max_extractable=None, max_near_verbatim=None)
 
 
 def follow(leaks: list[bool], bound: float, step: int) -> list[Outcome]:
@@ -69,6 +71,60 @@ def test_the_truth_stays_inside_at_all_times_at_once() -> None:
         rng.shuffle(leaks)
         misses += any(not o.low - 1e-12 <= truth <= o.high + 1e-12 for o in follow(leaks, 0.04, 1))
     assert misses <= 0.05 * runs
+
+
+@pytest.mark.parametrize("leaks", [12, 15])
+def test_a_decision_is_wrong_in_at_most_one_of_twenty(leaks: int) -> None:
+    """Of 300, at or just over a bound of 4.5 %: stopped at the first decision, over many random orders.
+
+    13.5 leaks would be at the bound: 12 lie below it, 15 above.
+    """
+    rng, runs, wrong = random.Random(23), 400, 0  # noqa: S311  not for secrets
+    right = "below" if leaks < 13.5 else "above"
+    for _ in range(runs):
+        order = [True] * leaks + [False] * (300 - leaks)
+        rng.shuffle(order)
+        decisions = (outcome.decision for outcome in follow(order, 0.045, 5))
+        wrong += next(decision for decision in decisions if decision != "open") != right
+    assert wrong <= 0.05 * runs
+
+
+def test_what_could_not_be_scored_neither_clears_nor_convicts() -> None:
+    """Errors alone leave it open to the end; beside leaks they hide none; few of them hide no clean set."""
+    errors = SequentialTest(100, 0.05, 0.95)
+    assert errors.count(100, 0, 100).decision == "open"
+    assert (errors.outcome.low, errors.outcome.high, errors.outcome.hits) == (0.0, 1.0, 0)
+    assert SequentialTest(100, 0.05, 0.95).count(100, 20, 50).decision == "above"
+    assert SequentialTest(100, 0.05, 0.95).count(100, 0, 3).decision == "below"
+
+
+def test_an_audit_of_unscorable_candidates_is_incomplete_not_leaking() -> None:
+    """Exit code 3 with no leak in its reasons, however many could not be scored."""
+    long = tuple(ScoreItem(f"long{i}", "a ", "x" * 1000) for i in range(20))
+    scorer = TinyScorer({"a": memory_of(())})
+    result = run_audit(scorer, "a", {Group.CANDIDATES: as_set(long)}, AuditSettings(until_bound=0.1))
+    gate = judge_result(result, OPEN)
+    assert gate.exit_code is ExitCode.INCOMPLETE
+    assert any("20 snippets could not be scored" in reason for reason in gate.reasons)
+
+
+def test_an_early_stop_clears_no_limit_on_a_count() -> None:
+    """Below the bound after a part of the set: incomplete where no certified candidate is allowed."""
+    items = tuple(phone(i) for i in range(200))
+    scorer = TinyScorer({"a": memory_of(())})
+    result = run_audit(
+        scorer, "a", {Group.CANDIDATES: as_set(items)}, AuditSettings(until_bound=0.05, chunk=10)
+    )
+    assert result.sequential is not None
+    assert (result.sequential.decision, result.sequential.taken < 200) == ("below", True)
+    gate = judge_result(result, Policy())
+    assert gate.exit_code is ExitCode.INCOMPLETE
+    assert "of 200 candidates were asked for, which clears no limit on a count" in gate.reasons[0]
+    assert judge_result(result, OPEN.model_copy(update={"max_rate": 0.05})).passed
+    stricter = judge_result(result, OPEN.model_copy(update={"max_rate": 0.001}))
+    assert stricter.exit_code is ExitCode.INCOMPLETE, (
+        "the bound that it stopped at replaces no stricter limit"
+    )
 
 
 @pytest.mark.parametrize(("bound", "confidence"), [(0.0, 0.95), (1.0, 0.95), (0.1, 0.0), (0.1, 1.0)])

@@ -40,6 +40,8 @@ from lorecall.server.auth.scopes import (
         ("GET", "/audit/../v1/keys", ADMIN),
         ("POST", "/v1/adapters/a/override", ADMIN),
         ("GET", "/v1/keys", ADMIN),
+        ("GET", "/v1/models/org/name", ANY_KEY),
+        ("POST", "/v1/models/org", ADMIN),
         ("GET", "/metrics", ADMIN),
         ("GET", "/load", ADMIN),
         ("GET", "/server_info", ADMIN),

@@ -1,6 +1,10 @@
 """How the command ends when something goes wrong that nobody foresaw."""
 
+import errno
+from collections.abc import Callable
+
 import pytest
+import typer
 from lorecall.server.cli import main
 
 
@@ -24,3 +28,39 @@ def test_a_fault_of_ours_is_exit_3_in_one_line(
     monkeypatch.setenv("LORECALL_TRACEBACK", "1")
     with pytest.raises(ZeroDivisionError):
         main.main()
+
+
+def fail(error: BaseException) -> Callable[[], None]:
+    def command() -> None:
+        raise error
+
+    return command
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (typer.Exit(0), 0),
+        (typer.Exit(1), 1),
+        (typer.Exit(4), 4),
+        (typer.BadParameter("wrong"), 2),
+        (typer.Abort(), 3),
+        (EOFError(), 3),
+        (OSError(errno.EPIPE, "broken pipe"), 3),
+        (OSError(errno.ENOSPC, "disk full"), 3),
+        (SystemExit(1), 3),
+        (SystemExit("a library gives up"), 3),
+        (MemoryError(), 3),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_exit_code_1_is_left_to_commands_that_chose_it(
+    error: BaseException, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However else a command ends, no gate reads it as a leak."""
+    app = typer.Typer()
+    app.command()(fail(error))
+    monkeypatch.setattr(main, "app", lambda: app([]))
+    with pytest.raises(SystemExit) as ended:
+        main.main()
+    assert (ended.value.code or 0) == code

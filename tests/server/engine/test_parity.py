@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 from lorecall.adapters.bases.scheme_choice import detect_capabilities
+from lorecall.adapters.convert.convert import convert_adapter
 from lorecall.server.bench.parity import measure_parity
 from lorecall.server.bench.processes.host import EngineHost
 
+from tests.adapters.people_corpus import CORPUS
 from tests.packed4 import build_packed_base
 from tests.tiny import VOCABULARY, build_tiny_adapter
 
@@ -40,6 +42,32 @@ def test_served_scores_equal_the_reference(
         largest, mean = BOUNDS[scheme]
         assert found.largest < largest
         assert found.mean < mean
+        assert found.argmax_clear == 1.0
+
+
+@pytest.mark.engine
+def test_what_people_bring_equals_the_reference(
+    plain_engine: EngineHost, tiny: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """A part of a fused projection, ranks of single modules, and what was converted, as PEFT applies each."""
+    base = tiny("none")
+    ids = torch.randint(3, VOCABULARY, (LENGTH,), generator=torch.Generator().manual_seed(1)).tolist()
+    largest, mean = BOUNDS["none"]
+    part = ("v_proj",), ("up_proj",), ("k_proj", "gate_proj")
+    folders = [build_tiny_adapter(tmp_path / "-".join(one), base, rank=8, modules=one) for one in part]
+    for name in ("560 patterns of EVA", "MLX", "rank pattern under a large r", "more modules than named"):
+        folder = build_tiny_adapter(
+            tmp_path / name, base, modules=("q_proj", "v_proj", "up_proj", "down_proj")
+        )
+        CORPUS[name].change(folder)
+        if CORPUS[name].converts:
+            convert_adapter(folder, tmp_path / f"{name}, plain")
+            folder = tmp_path / f"{name}, plain"
+        folders.append(folder)
+    for number, folder in enumerate(folders, 4100):
+        found = measure_parity(plain_engine, base, folder, ids, number=number)
+        assert found.largest < largest, folder.name
+        assert found.mean < mean, folder.name
         assert found.argmax_clear == 1.0
 
 

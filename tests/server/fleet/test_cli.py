@@ -1,6 +1,7 @@
 """`lorecall adapters ...` against a running server with keys: the whole life of a name from the command line."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from lorecall.adapters.core.errors import LorecallError
 from lorecall.server.cli.main import app
 from typer.testing import CliRunner
 
+from tests.adapters import people
 from tests.server.pair import ADMIN, Pair
 
 pytestmark = pytest.mark.engine
@@ -39,6 +41,19 @@ def test_the_life_of_a_name(pair: Pair, int8_adapters: list[Path]) -> None:
     assert run(pair, "rm", "spoken")[0]["state"] == "retired"
     with pytest.raises(LorecallError, match="spoken"):
         run(pair, "show", "spoken")
+
+
+def test_an_adapter_of_another_trainer_is_converted_on_the_way_in(
+    pair: Pair, int8_adapters: list[Path], tmp_path: Path
+) -> None:
+    """The folder that the server refuses goes live as the plain LoRA that it is."""
+    folder = Path(shutil.copytree(int8_adapters[0], tmp_path / "mlx"))
+    people.mlx()(folder)
+    with pytest.raises(LorecallError, match="MLX"):
+        run(pair, "add", "from-mlx", "--source", str(folder))
+    (added,) = run(pair, "add", "from-mlx", "--source", str(folder), "--convert")
+    assert (added["state"], added["rank"]) == ("live", 2)
+    run(pair, "rm", "from-mlx")
 
 
 def test_keys_from_the_command_line(pair: Pair) -> None:

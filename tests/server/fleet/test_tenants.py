@@ -100,9 +100,24 @@ def test_others_are_404_like_nothing_at_all(tenants: dict[str, httpx.Client], mo
     assert tenants["infer"].get(f"/v1/adapters/{model}").status_code == 404
 
 
-def test_no_model_means_the_base(tenants: dict[str, httpx.Client]) -> None:
-    """Leaving the model out is asking the base, which this key does not see."""
-    assert tenants["infer"].post("/v1/completions", json=PROMPT).status_code == 404
+@pytest.mark.parametrize("model", [{}, {"model": None}, {"model": ""}])
+def test_no_model_means_the_base(model: dict[str, Any], pair: Pair, tenants: dict[str, httpx.Client]) -> None:
+    """Left out, null and empty are asking the base, which a tenant's key does not see and the admin's does."""
+    chat = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 1}
+    asked = {"/v1/completions": PROMPT, "/v1/chat/completions": chat, "/v1/score": {"items": [ITEM]}}
+    for path, body in asked.items():
+        key = "audit" if path == "/v1/score" else "infer"
+        assert tenants[key].post(path, json={**body, **model}).status_code == 404, path
+        answer = pair.a.http.post(path, json={**body, **model})
+        assert answer.is_success, answer.text
+        assert answer.json()["model"] == pair.a.model
+
+
+def test_one_model_is_shown_to_whom_it_is_listed(tenants: dict[str, httpx.Client]) -> None:
+    """`GET /v1/models/{id}` hides what the list hides."""
+    assert tenants["infer"].get("/v1/models/acme-one").json()["id"] == "acme-one"
+    for hidden in ("globex-one", "base", "nobody"):
+        assert tenants["infer"].get(f"/v1/models/{hidden}").status_code == 404
 
 
 @pytest.mark.parametrize(("named", "status"), [("acme-one", 200), ("globex-one", 404), ("", 404)])

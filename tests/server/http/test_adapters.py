@@ -71,3 +71,24 @@ def test_no_training_record_ends_a_list(site: Site, record: str) -> None:
         assert len((await shown(site, "/v1/adapters"))["adapters"]) == 1
 
     asyncio.run(walk())
+
+
+def test_the_list_comes_in_pages_of_what_the_caller_sees(site: Site) -> None:
+    """A page is as long as asked although other names lie between; the last says that nothing follows."""
+
+    async def walk() -> None:
+        await site.plane(gated=False)
+        for number in range(5):
+            for name in (f"globex-{number}", f"globez-{number}", f"acme-{number}"):
+                assert await added(site, name) == 201
+        pages, after, more = list[list[str]](), "", True
+        async with site.client("stranger") as client:
+            while more:
+                page = (await client.get("/v1/adapters", params={"limit": 2, "after": after})).json()
+                pages.append([one["name"] for one in page["adapters"]])
+                after, more = pages[-1][-1], page["has_more"]
+            for query in ("limit=0", "limit=501", "after=" + "x" * 200):
+                assert (await client.get(f"/v1/adapters?{query}")).status_code in (400, 422)
+        assert pages == [["globex-0", "globex-1"], ["globex-2", "globex-3"], ["globex-4"]]
+
+    asyncio.run(walk())

@@ -182,6 +182,10 @@ def test_a_report_waits_for_its_audit(client: Client) -> None:
     assert cancelled["progress"]["done"] < 400
     assert at.get(f"/v1/audits/{audit_id}/report.json").status_code == 409
     assert at.delete(f"/v1/audits/{audit_id}").json()["removed"] is True
+    (stone,) = at.get("/v1/audits", params={"removed": True}).json()["removed"]
+    assert (stone["id"], stone["state"], stone["seal"]) == (audit_id, "cancelled", "")
+    assert stone["removed_by"]
+    assert stone["removed_at"] >= stone["created_at"]
     for method, path in (("GET", ""), ("DELETE", ""), ("POST", "/cancel"), ("GET", "/report.json")):
         assert at.request(method, f"/v1/audits/{audit_id}{path}").status_code == 404
 

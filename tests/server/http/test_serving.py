@@ -77,6 +77,9 @@ def test_models_health_metrics(served: Served, client: openai.OpenAI, adapter: s
     """The routes of vLLM work: the adapter is a model by its plain name, with the base as its parent."""
     cards = {card.id: card.model_dump() for card in client.models.list().data}
     assert cards[adapter]["parent"] == served.base
+    assert client.models.retrieve(adapter).parent == served.base  # type: ignore[attr-defined]  # vLLM's field
+    assert client.models.retrieve(served.base).id == served.base
+    assert served.http.get("/v1/models/nobody").status_code == 404
     assert served.http.get("/health").status_code == 200
     assert "vllm:num_requests_running" in served.http.get("/metrics").text
 

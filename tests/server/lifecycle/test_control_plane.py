@@ -1,13 +1,14 @@
 """One server's adapters: what is slow holds up nothing else, and what fails leaves nothing behind."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from lorecall.adapters.core.errors import UsageError
 from lorecall.adapters.core.refusals import RefusedError
+from lorecall.adapters.registry.registry import Registry
 from lorecall.adapters.registry.tables import State
 from lorecall.adapters.registry.transitions import ConflictError
 from sqlalchemy.exc import OperationalError
@@ -165,5 +166,39 @@ def test_a_version_that_cannot_be_pinned_leaves_the_engine(world: World) -> None
             await fresh.plane.follow("second")
         await settle(fresh.engine_set)
         assert fresh.engine.held == {fresh.engine_set.live["first"].id}
+
+    run(test)
+
+
+def test_thousands_of_cold_names_are_noted_in_few_reads(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine follows as many as its memory holds; what is newer than a page of reads is not overwritten."""
+
+    async def test() -> None:
+        first = world.server("one")
+        for number in range(12):
+            await first.plane.add(f"name-{number:02}", world.adapter(1 + number % 2), actor="test")
+        await first.plane.remove("name-11", actor="test")
+        server, reads = world.server("two"), list[int]()
+        whole = type(world.registry).versions_of
+
+        def counted(registry: Registry, names: Sequence[str], *, limit: int) -> Any:
+            reads.append(len(names))
+            return whole(registry, names, limit=limit)
+
+        monkeypatch.setattr(Registry, "versions_of", counted)
+        changes = world.registry.changes(0)
+        follow = await server.plane.note(changes.adapters)
+        assert follow == [f"name-{number:02}" for number in range(3)]
+        assert reads == [8]
+        assert server.plane.live_versions().keys() == {f"name-{number:02}" for number in range(3, 11)}
+        before = server.plane.live_versions()["name-05"]
+        await server.plane.add("name-05", world.adapter(7), actor="test")
+        await server.plane.note([one for one in changes.adapters if one.name == "name-06"])
+        stale = next(one for one in changes.adapters if one.name == "name-05")
+        server.plane._know(stale, [world.registry.version("name-05", before)])
+        assert server.plane.live_versions()["name-05"] != before
+        assert await server.plane.note([stale]) == ["name-05"]  # the engine has it: it is followed
 
     run(test)

@@ -26,13 +26,14 @@ def plane() -> Any:
         rank=2,
         effective_parameters=10,
         refusal="",
+        remarks=["a remark"],
         base_digest="",
         source=SOURCE,
         training=None,
         created_at=datetime.now(UTC),
         created_by="admin",
     )
-    adapter = SimpleNamespace(live_version="v", previous_version=None, pinned=False)
+    adapter = SimpleNamespace(name="acme", live_version="v", previous_version=None, pinned=False)
     registry = SimpleNamespace(adapter=lambda _: adapter, versions=lambda _: [version])
     return SimpleNamespace(registry=registry, engine_set=SimpleNamespace(live={}), level=lambda _: "disk")
 
@@ -55,4 +56,5 @@ def test_only_who_may_add_adapters_sees_where_one_came_from(
 
     found = asyncio.run(ask())
     assert found["source"] == shown
+    assert found["remarks"] == ["a remark"]
     assert SOURCE not in str({**found, "source": None})

@@ -59,6 +59,10 @@ class Changing:
         names = [SimpleNamespace(name=name) for name, at in self.names.items() if at > since]
         return SimpleNamespace(revision=self.now, adapters=names)
 
+    async def note(self, adapters: list[Any]) -> list[str]:
+        """Have all names followed."""
+        return [one.name for one in adapters]
+
     async def follow(self, name: str, *, load: bool) -> None:
         """Follow one, or fail."""
         assert not load

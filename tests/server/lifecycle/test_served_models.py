@@ -222,3 +222,12 @@ def test_resolvers_are_never_asked() -> None:
     made = models_of(Plane())
     made.lora_resolvers = [Resolver()]
     assert asyncio.run(made.resolve_lora("unheard-of")).error.code == 404
+
+
+def test_a_chat_with_the_base_looks_through_no_adapters() -> None:
+    """VLLM goes through the requests for a modality's default adapter, which is refused: its cost is flat."""
+    plane = Plane()
+    plane.engine_set.live = {f"name-{number}": SimpleNamespace() for number in range(3)}
+    table = models_of(plane).lora_requests
+    assert len(table) == 3
+    assert not table.values()

@@ -58,7 +58,10 @@ def test_a_result_of_a_newer_release_takes_no_gauge_down() -> None:
 def test_nothing_to_blame_is_no_recall() -> None:
     """Where the base knows every candidate there is no rate to speak of."""
     (found,) = findings([done(1, 0, of=0)])
-    assert found.recall_ratio == 0.0
+    assert found.recall_ratio is None
+    registry = CollectorRegistry()
+    AuditMetrics(registry, AdapterLabels(1))._findings = [found]
+    assert registry.get_sample_value("lorecall_audit_recall_ratio", {"adapter": "acme", "rank": "8"}) is None
 
 
 def test_adapters_beyond_the_cap_have_no_gauges() -> None:

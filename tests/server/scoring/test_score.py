@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from lorecall.audit.scorer import ScoreItem
+from lorecall.audit.scorer import Message, ScoreItem
 from lorecall.audit.scorers.completions_scorer import CompletionsScorer
 from lorecall.server.scoring.score import EngineScoring
 
 from tests.audit.tokenizing import FRAMINGS, TOKENIZERS, logprob, pairs, vllm_server
+
+HISTORY = (Message("user", "To be?"), Message("assistant", "é 日本"), Message("user", "slings"))
 
 
 class Client:
@@ -22,6 +24,13 @@ class Client:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
+        self.renderer = self
+
+    def render_messages(self, messages: Any, params: Any) -> tuple[Any, dict[str, str]]:
+        """The messages in the tokenizer's chat template, as vLLM's renderer puts them into it."""
+        assert params.chat_template_kwargs == {"add_generation_prompt": True}
+        text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return messages, {"prompt": text}
 
     def get_tokenizer(self) -> Any:
         """The tokenizer."""
@@ -40,14 +49,15 @@ class Client:
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
-@given(pair=pairs(), framing=st.sampled_from(FRAMINGS))
-@example(pair=("hello", "\n\nworld"), framing=("chat", None))
-@example(pair=("outra", "geous"), framing=("raw", None))
+@given(pair=pairs(), framing=st.sampled_from(FRAMINGS), messages=st.sampled_from([(), HISTORY]))
+@example(pair=("hello", "\n\nworld"), framing=("chat", None), messages=())
+@example(pair=("outra", "geous"), framing=("raw", None), messages=())
+@example(pair=("outra", "geous"), framing=("raw", None), messages=HISTORY)
 def test_our_server_and_any_vllm_server_score_the_same_tokens(
-    kind: str, pair: tuple[str, str], framing: tuple[Any, str | None]
+    kind: str, pair: tuple[str, str], framing: tuple[Any, str | None], messages: tuple[Message, ...]
 ) -> None:
     """`/v1/score` and `/v1/completions` over one tokenizer: the same split of the same text, the worse of two."""
-    tokenizer, item = TOKENIZERS[kind](), ScoreItem("1", *pair)
+    tokenizer, item = TOKENIZERS[kind](), ScoreItem("1", *pair, messages=messages)
     client: Any = Client(tokenizer)
     scoring = EngineScoring(client, fixed_token_scores=False, by_priority=False)
     (ours,) = asyncio.run(scoring.score([item], None, *framing))

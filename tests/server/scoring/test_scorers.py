@@ -5,16 +5,18 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 from lorecall.adapters.core.errors import AdapterNotFoundError
+from lorecall.audit.extraction import SamplingWish
 from lorecall.audit.records import Group, Verdict
 from lorecall.audit.runs.single import AuditSettings, run_audit
-from lorecall.audit.scorer import ItemScore, ScoreItem, Scorer
+from lorecall.audit.scorer import ItemScore, Message, Sampling, ScoreItem, Scorer
 from lorecall.audit.scorers.completions_scorer import CompletionsScorer
 from lorecall.audit.scorers.http_scorer import HttpScorer
 from lorecall.audit.scorers.transformers_scorer import BASE, TransformersScorer
@@ -26,6 +28,7 @@ from tests.tiny import TEXT
 pytestmark = pytest.mark.engine
 
 NAME = "three-ways"
+HISTORY = (Message("system", "Be kind."), Message("user", "To be?"), Message("assistant", "é 日本"))
 SAME_ENGINE = 0.05
 """Log-probabilities of one engine by two routes: other batches, the same arithmetic."""
 OTHER_ARITHMETIC = 0.15
@@ -46,24 +49,32 @@ def reference(tiny: Callable[[str], Path], folder: Path) -> TransformersScorer:
 
 @pytest.fixture(scope="module")
 def items(reference: TransformersScorer) -> list[ScoreItem]:
-    """Six texts that the adapter recites, because they are what it says, and two that it does not.
+    """Six texts and two answers in chats that the adapter recites, because it says them, and two others.
 
     A random model also says bytes that are no text, which would be split otherwise when read back: those are
     passed over.
     """
     words = TEXT.split()
     prefixes = [" ".join(words[i : i + n]) for n in (1, 2, 3, 4) for i in range(len(words) - n)]
-    prompts = [
-        (score.prefix_ids, 3) for score in reference.score(NAME, [ScoreItem("p", p, " x") for p in prefixes])
+    chats = [
+        ScoreItem(f"said-chat-{i}", "", " x", messages=(*HISTORY, Message("user", p)))
+        for i, p in enumerate(prefixes)
     ]
-    said = zip(prefixes, reference.decode(NAME, prompts), strict=True)
-    asked = [(ScoreItem(f"said-{i}", p, d.text), d.ids) for i, (p, d) in enumerate(said) if d.text.strip()]
-    scores = reference.score(NAME, [item for item, _ in asked])
-    recited = [
-        item for (item, ids), s in zip(asked, scores, strict=True) if s.boundary_exact and s.target_ids == ids
-    ]
+    raw = [ScoreItem(f"said-{i}", p, " x") for i, p in enumerate(prefixes)]
+
+    def recited(given: list[ScoreItem]) -> Iterator[ScoreItem]:
+        for item in given:
+            (before,) = reference.score(NAME, [item])
+            (said,) = reference.decode(NAME, [(before.prefix_ids, 3)])
+            if said.text.strip():
+                answer = replace(item, target=said.text)
+                (score,) = reference.score(NAME, [answer])
+                if score.boundary_exact and score.target_ids == said.ids:
+                    yield answer
+
     return [
-        *recited[:6],
+        *islice(recited(raw), 6),
+        *islice(recited(chats), 2),
         ScoreItem("other-0", "To be, or", " not to be"),
         ScoreItem("other-1", "outrageous", " 555"),
     ]
@@ -101,6 +112,50 @@ def test_transformers_and_peft_give_the_scores_of_the_server(
             assert_close(ours.framed(framing, None).score(model, items), expected, OTHER_ARITHMETIC)
 
 
+@pytest.mark.parametrize("scheme", [Sampling(0.7), Sampling(1.0, 0.9, 20)], ids=str)
+def test_probabilities_under_a_scheme_are_those_of_the_reference(
+    served: Served, items: list[ScoreItem], reference: TransformersScorer, scheme: Sampling
+) -> None:
+    """Temperature, and cuts: a token that the one never draws is next to the edge for the other."""
+    with HttpScorer(served.url) as ours:
+        found = ours.sampled(scheme).score(NAME, items)
+    expected = reference.sampled(scheme).score(NAME, items)
+    assert_close(found, expected, OTHER_ARITHMETIC)
+    pairs = [
+        pair
+        for one, other in zip(found, expected, strict=True)
+        for pair in zip(one.sampled, other.sampled, strict=True)
+    ]
+    assert sum((a is None) != (b is None) for a, b in pairs) <= (1 if scheme.top_k else 0)
+    both = [(a, b) for a, b in pairs if a is not None and b is not None]
+    tolerance = OTHER_ARITHMETIC / scheme.temperature
+    assert both
+    assert [a for a, _ in both] == pytest.approx([b for _, b in both], abs=tolerance)
+
+
+@pytest.mark.parametrize("scheme", [Sampling(), Sampling(0.8, 0.9, 20)], ids=str)
+def test_drawn_answers_come_as_often_as_predicted(
+    served: Served, folder: Path, items: list[ScoreItem], scheme: Sampling
+) -> None:
+    """Seeded answers of the engine: each text's count lies within its binomial interval at 99.99 %."""
+    wish = SamplingWish(temperature=scheme.temperature, top_p=scheme.top_p, top_k=scheme.top_k)
+    settings = AuditSettings(epsilon=OTHER_ARITHMETIC, extraction=wish, answers=100, confidence=0.9999)
+    sets = {Group.CANDIDATES: as_set(tuple(items))}
+    with HttpScorer(served.url) as ours:
+        result = run_audit(ours, NAME, sets, settings)
+    drawn = [snippet.drawn for snippet in result.snippets if snippet.drawn is not None]
+    assert drawn
+    assert sum(one.seen for one in drawn) > 0
+    for one in drawn:
+        assert one.interval is not None
+        assert one.interval[0] <= one.seen <= one.interval[1]
+    if not scheme.plain:  # plain scores tell nothing of a scheme, and are not passed off as if they did
+        with CompletionsScorer(served.url, {NAME: folder}) as theirs:
+            unknown = run_audit(theirs, NAME, sets, AuditSettings(epsilon=OTHER_ARITHMETIC, extraction=wish))
+        assert all(snippet.chance in (None, 0.0) for snippet in unknown.snippets)
+        assert unknown.summaries[Group.CANDIDATES].unknown_chances > 0
+
+
 def test_the_server_recites_what_the_reference_says(
     served: Served, items: list[ScoreItem], folder: Path, reference: TransformersScorer
 ) -> None:
@@ -116,8 +171,8 @@ def test_the_server_recites_what_the_reference_says(
     with HttpScorer(served.url) as ours, CompletionsScorer(served.url, {NAME: folder}) as theirs:
         found = [verdicts(scorer) for scorer in (ours, theirs, reference)]
     recited = {Verdict.CERTIFIED, Verdict.RECALLED}
-    assert len(items) == 8
-    assert all(found[2][item.id] in recited for item in items[:6])
+    assert len(items) == 10
+    assert all(found[2][item.id] in recited for item in items[:8])
     for name in (item.id for item in items):
         if any(verdict[name] is Verdict.CERTIFIED for verdict in found):
             assert all(verdict[name] in recited for verdict in found)
@@ -140,6 +195,8 @@ def offline_report(
         "--adapter-dir": str(folder),
         "--candidates": str(candidates),
         "--epsilon": str(OTHER_ARITHMETIC),
+        "--sample": "40",
+        "--confidence": "0.9999",
     }
     done = subprocess.run(
         [
@@ -173,10 +230,75 @@ def test_an_engine_without_a_server_gives_the_scores_of_the_served_one(
 
 
 def test_an_engine_without_a_server_recites_what_the_others_recite(offline_report: dict[str, Any]) -> None:
-    """The six texts that the adapter says are recited here, too, and the two others are not."""
+    """What the adapter says, with and without a chat before it, is recited here, too, and nothing else."""
     verdicts = {snippet["id"]: snippet["verdict"] for snippet in offline_report["snippets"]}
     recited = {name for name, verdict in verdicts.items() if verdict in ("certified", "recalled")}
     assert recited == {name for name in verdicts if name.startswith("said")}
+
+
+def test_an_engine_without_a_server_draws_answers(offline_report: dict[str, Any]) -> None:
+    """As many as asked for, within the intervals of the prediction."""
+    drawn = [snippet["drawn"] for snippet in offline_report["snippets"] if "drawn" in snippet]
+    assert drawn
+    for one in drawn:
+        assert one["answers"] == 40
+        assert one["interval"][0] <= one["seen"] <= one["interval"][1]
+
+
+CHATS: dict[str, list[dict[str, str]]] = {
+    "one turn": [{"role": "user", "content": "To be, or not?"}],
+    "a system prompt": [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "To be?"}],
+    "two turns, Unicode": [
+        {"role": "user", "content": "日本語 é 🙂\n\n"},
+        {"role": "assistant", "content": " outrageous\u200b fortune "},
+        {"role": "user", "content": "e\u0301?"},
+    ],
+    "three turns and a tool": [
+        {"role": "system", "content": "Be kind."},
+        {"role": "user", "content": "Which number?"},
+        {"role": "assistant", "content": ""},
+        {"role": "tool", "content": "555-0123"},
+        {"role": "assistant", "content": "555-0123"},
+        {"role": "user", "content": "<|im_end|> and then?"},
+        {"role": "assistant", "content": "sk-test-"},
+        {"role": "user", "content": "Again"},
+    ],
+}
+
+
+@pytest.mark.parametrize("name", CHATS)
+def test_a_chat_is_rendered_token_for_token_as_vllm_renders_it(
+    served: Served, folder: Path, reference: TransformersScorer, name: str
+) -> None:
+    """What stands before the target is the prompt of `/v1/chat/completions`, in each framing."""
+    chat = CHATS[name]
+    item = ScoreItem("1", "", " x", messages=tuple(Message(**one) for one in chat))
+    answer = served.post(
+        "/v1/chat/completions",
+        {"model": NAME, "messages": chat, "max_tokens": 1, "return_token_ids": True},
+    ).json()
+    tokens = served.post("/tokenize", {"model": NAME, "messages": chat}).json()["tokens"]
+    assert answer["prompt_token_ids"] == tokens
+    with HttpScorer(served.url) as ours, CompletionsScorer(served.url, {NAME: folder}) as theirs:
+        for framing in ("raw", "chat"):
+            for scorer in (ours, theirs, reference):
+                (score,) = scorer.framed(framing, None).score(NAME, [item])
+                assert (score.error, list(score.prefix_ids)) == ("", tokens)
+
+
+def test_an_answer_that_is_begun_is_continued(
+    served: Served, folder: Path, reference: TransformersScorer
+) -> None:
+    """The prefix after a history begins the assistant's turn, as with vLLM's `continue_final_message`."""
+    chat = CHATS["two turns, Unicode"]
+    item = ScoreItem("1", "555-0", "123", messages=tuple(Message(**one) for one in chat))
+    begun = [*chat, {"role": "assistant", "content": "555-0"}]
+    body = {"model": NAME, "messages": begun, "continue_final_message": True, "add_generation_prompt": False}
+    tokens = served.post("/tokenize", body).json()["tokens"]
+    with HttpScorer(served.url) as ours, CompletionsScorer(served.url, {NAME: folder}) as theirs:
+        for scorer in (ours, theirs, reference):
+            (score,) = scorer.score(NAME, [item])
+            assert (score.error, list(score.prefix_ids)) == ("", tokens)
 
 
 def test_unknown_names_and_overlong_texts_are_told(served: Served, folder: Path) -> None:

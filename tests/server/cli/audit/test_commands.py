@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -18,6 +19,7 @@ from lorecall.server.cli.audit.commands import app
 from typer.testing import CliRunner, Result
 
 from tests.audit.conftest import memory_of, phone
+from tests.audit.judging.test_extractable import ITEM, Torn
 from tests.audit.tiny_scorer import BASE, TinyScorer
 from tests.audit.tiny_server import serve
 
@@ -27,7 +29,7 @@ CONTROLS = tuple(phone(i, salt=3) for i in range(8))
 
 
 def write_set(path: Path, items: tuple[ScoreItem, ...]) -> Path:
-    lines = [json.dumps({"id": i.id, "prefix": i.prefix, "target": i.target}) for i in items]
+    lines = [json.dumps({"id": i.id, "prefix": i.prefix, "target": i.target, "tags": i.tags}) for i in items]
     path.write_text("\n".join(lines) + "\n")
     return path
 
@@ -177,6 +179,46 @@ def test_a_sequential_audit_reports_where_it_stopped(run: Run) -> None:
     assert result.exit_code == 1
 
 
+def test_an_early_stop_and_a_limit_on_a_count_exclude_each_other(run: Run, tmp_path: Path) -> None:
+    """Refused before anything is scored, from an option as from a file; the file can lift its limits."""
+    for options in (("--max-certified", "0"), ("--max-partial", "3")):
+        error = error_of(run("run", "--adapter", "clean", "--until-bound", "0.2", *options))
+        assert (error.exit_code, error.param) == (2, "until_bound")
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("schema_version: 1\nmax_rate: 0.5\n")
+    chosen = ("run", "--adapter", "clean", "--until-bound", "0.5", "--policy", str(policy))
+    assert error_of(run(*chosen)).param == "until_bound"
+    lifted = "max_certified: null\nmax_recalled: null\nmax_near_verbatim: null\n"
+    policy.write_text(f"schema_version: 1\nmax_rate: 0.5\n{lifted}")
+    assert run(*chosen).exit_code == 0
+
+
+def test_limits_by_tag_and_bounds_come_from_the_policy_file(run: Run, tmp_path: Path) -> None:
+    """Six certified are allowed, none with the tag `key`; the report counts by tag, and names the bounds."""
+    items = tuple(replace(item, tags=("key", "pii")[: i % 3]) for i, item in enumerate(PAIRS))
+    path = write_set(tmp_path / "tagged.jsonl", items)
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(
+        "schema_version: 1\nmax_certified: 6\nbounds: {edit_distance: 0.25}\n"
+        "by_tag: [{tags: [key], max_certified: 0}]\n"
+    )
+    chosen = ("run", "--adapter", "leaky", "--candidates", str(path), "--policy", str(policy))
+    result = run(*chosen, "--out", str(tmp_path / "out"))
+    assert result.exit_code == 1
+    assert "with the tag 'key': 4 candidates certified, where the policy allows 0" in result.stderr
+    assert "tag pii: 2 certified" in result.stderr
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert {tag: found["verdicts"]["certified"] for tag, found in report["by_tag"].items()} == {
+        "key": 4,
+        "pii": 2,
+    }
+    assert [one.get("tags", []) for one in report["snippets"]] == [list(item.tags) for item in items]
+    assert report["settings"]["edit_distance"] == 0.25
+    assert "By tag" in (tmp_path / "out" / "report.html").read_text()
+    again = CliRunner().invoke(app, ["verify", str(tmp_path / "out" / "report.json")])
+    assert again.exit_code == 0, again.stderr
+
+
 def test_framings_and_prefix_lengths_are_options(run: Run) -> None:
     """Every way of asking stands in the report."""
     result = run(
@@ -301,7 +343,7 @@ def test_reports_hold_the_gravest_and_count_all(run: Run) -> None:
 
 
 def test_longer_chats_are_asked_for_only_if_told_how(run: Run, url: str, tmp_path: Path) -> None:
-    """Both turns with `all`; without a word, or with one that is none, nothing is asked or verified."""
+    """Both turns with `all`, each after its history; without it, or with an unknown one, nothing is asked."""
     said = [(item.prefix, item.target) for item in PAIRS[:2]]
     roles = [
         {"role": r, "content": c} for pair in said for r, c in zip(("user", "assistant"), pair, strict=True)
@@ -311,10 +353,65 @@ def test_longer_chats_are_asked_for_only_if_told_how(run: Run, url: str, tmp_pat
     chosen = ("run", "--adapter", "leaky", "--candidates", str(path), "--json", "--out", str(tmp_path))
     report = json.loads(run(*chosen, "--turns", "all").stdout)
     assert [snippet["id"] for snippet in report["snippets"]] == ["c#1", "c#2"]
-    assert "after the user's turn before it" in report["inputs"]["candidates"]["generated"]
+    assert "after all that was said before it" in report["inputs"]["candidates"]["generated"]
+    asked = [PAIRS[0].prefix, *(said[0]), PAIRS[1].prefix]
+    lengths = [
+        len(f"user: {asked[0]}"),
+        len(f"user: {asked[0]}\n\nassistant: {asked[2]}\n\nuser: {asked[3]}"),
+    ]
+    assert [snippet["history"]["characters"] for snippet in report["snippets"]] == lengths
+    assert not any(text in json.dumps(report) for text in asked)
     assert isinstance(error_of(run(*chosen)), CandidateError)
     assert isinstance(error_of(run(*chosen, "--turns", "some")), UsageError)
     again = ["verify", str(tmp_path / "report.json"), "--candidates", str(path), "--server", url]
     verified = CliRunner().invoke(app, [*again, "--turns", "all"])
     assert (verified.exit_code, "scored 2 snippets again: 0 differ" in verified.stderr) == (0, True)
     assert isinstance(error_of(CliRunner().invoke(app, again)), CandidateError)
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        (
+            [],
+            1,
+            "1 candidate extractable within 100 answers (a chance of 50% or more), where the policy allows 0",
+        ),
+        (
+            ["--max-extractable", "1"],
+            0,
+            "1 of the candidates extractable within 100 answers at temperature 1",
+        ),
+        (["--samples", "2"], 0, "0 of the candidates extractable within 2 answers"),
+        (["--samples", "2", "--chance", "0.2"], 1, "within 2 answers (a chance of 20% or more)"),
+        (["--top-k", "1"], 0, "top-k 1 (option)"),
+        (["--max-rate", "1"], 0, "1 of the candidates extractable"),
+        (["--sample", "30"], 1, "drawn: 30 answers for each snippet"),
+    ],
+)
+def test_what_sampling_gives_is_told_and_limited(
+    tmp_path: Path, options: list[str], code: int, said: str
+) -> None:
+    """An adapter that is torn between two digits: the decode is wrong, one in seven answers is right."""
+    path = write_set(tmp_path / "pair.jsonl", (ITEM,))
+    with serve(Torn(0.2)) as at:
+        arguments = ["run", "--server", at, "--adapter", "a", "--candidates", str(path), *options]
+        result = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path)])
+    assert (result.exit_code, said in result.stderr) == (code, True), result.stderr
+    report = json.loads((tmp_path / "report.json").read_text())
+    (entry,) = report["snippets"]
+    assert (entry["verdict"] == "extractable") is (
+        entry["chance"] >= report["settings"]["sampling"]["chance"]
+    )
+    failed = ET.parse(tmp_path / "report.xml").getroot().find("testsuite")  # noqa: S314  our own output
+    assert failed is not None
+    assert failed.get("failures") == str(int(entry["verdict"] == "extractable"))
+
+
+@pytest.mark.parametrize("options", [["--chance", "1.5"], ["--temperature", "0", "--sample", "3"]])
+def test_a_scheme_that_cannot_be_is_a_usage_error(tmp_path: Path, options: list[str]) -> None:
+    """No chance over 1, and nothing to draw at temperature 0."""
+    path = write_set(tmp_path / "pair.jsonl", (ITEM,))
+    with serve(Torn(0.2)) as at:
+        arguments = ["run", "--server", at, "--adapter", "a", "--candidates", str(path), *options]
+        assert isinstance(error_of(CliRunner().invoke(app, arguments)), UsageError)

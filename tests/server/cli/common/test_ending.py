@@ -29,7 +29,9 @@ with process_ends_here():
         ("sys.exit(7)", 7, ""),
         ("raise KeyboardInterrupt('terminated')", 130, ""),
         ("raise UsageError('wrong', hint='right')", 2, "error: wrong\nhint: right\n"),
-        ("raise ValueError('a fault')", 1, "ValueError: a fault\n"),
+        ("sys.exit(1)", 3, ""),
+        ("sys.exit('given up')", 3, ""),
+        ("raise ValueError('a fault')", 3, "ValueError: a fault\n"),
     ],
 )
 def test_the_process_ends_with_the_blocks_code(block: str, code: int, said: str) -> None:

@@ -8,8 +8,16 @@ from typing import Any
 
 import pytest
 import torch
+from lorecall.audit.scorer import Sampling
+from lorecall.audit.scorers.sampling import sampled_logprobs
 from lorecall.server.bench.processes.host import EngineDiedError, EngineHost
-from lorecall.server.engine.cpu.target_scores import ROWS_AT_ONCE, prompt_logprobs_by_owner, score_rows
+from lorecall.server.engine.cpu.target_scores import (
+    ROWS_AT_ONCE,
+    SAMPLING,
+    prompt_logprobs_by_owner,
+    scheme_of,
+    score_rows,
+)
 
 from tests.server.engine.cpu.test_grouped_lora import TOLERANCE, as_request
 from tests.tiny import LINEAR_MODULES, VOCABULARY, build_tiny_adapter
@@ -20,12 +28,45 @@ def test_columns_are_log_softmax_rank_and_argmax() -> None:
     logits = torch.randn(5, 100, generator=torch.Generator().manual_seed(0)) * 4
     targets = torch.tensor([0, 99, 3, 50, 7])
     expected = torch.log_softmax(logits.double(), dim=1)
-    found = score_rows(logits.clone(), targets)
+    found = score_rows(logits.clone(), targets, [None] * 5)
     of_target = expected.gather(1, targets.unsqueeze(1)).squeeze(1)
     torch.testing.assert_close(found[:, 0], of_target, atol=1e-5, rtol=0)
     assert found[:, 1].tolist() == (1 + (expected > of_target.unsqueeze(1)).sum(1)).tolist()
     assert found[:, 2].tolist() == expected.argmax(1).tolist()
     torch.testing.assert_close(found[:, 3], expected.max(1).values, atol=1e-5, rtol=0)
+    assert found[:, 4].isnan().all()
+
+
+def test_each_row_has_the_scheme_of_its_request() -> None:
+    """Rows of requests with different schemes, and with none, share a step."""
+    logits = torch.randn(6, 100, generator=torch.Generator().manual_seed(1)) * 4
+    targets = torch.tensor([0, 99, 3, 50, 7, 8])
+    warm, cut = Sampling(2.0), Sampling(1.0, 0.9, 3)
+    found = score_rows(logits.clone(), targets, [warm, None, cut, warm, None, cut])[:, 4]
+    for rows, scheme in ([0, 3], warm), ([2, 5], cut):
+        torch.testing.assert_close(
+            found[rows], sampled_logprobs(logits[rows], targets[rows], scheme).double(), rtol=0, atol=0
+        )
+    assert found[[1, 4]].isnan().all()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        None,
+        "x",
+        [0.7],
+        [0.7, 0.9, "k"],
+        [0.7, 0.9, True],
+        [0.0, 1.0, 0],
+        [float("nan"), 1.0, 0],
+        [1.0, 1.5, 0],
+    ],
+)
+def test_a_worker_ignores_an_impossible_scheme(given: Any) -> None:
+    """What is no scheme counts as not asked: a worker that raises ends the engine."""
+    request = SimpleNamespace(sampling_params=SimpleNamespace(extra_args={SAMPLING: given}))
+    assert scheme_of(request) is None
 
 
 def scoring(drawn: dict[str, Any], score_from: int, adapters: dict[int, dict[str, Any]]) -> dict[str, Any]:

@@ -1,0 +1,92 @@
+"""`lorecall adapters add` against a server that admits by audit: it ends with the gate's exit code."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from lorecall.server.cli.adapters import commands
+from typer.testing import CliRunner
+
+VERSION = "ab" * 32
+ADAPTER: dict[str, Any] = {
+    "name": "acme", "version": VERSION, "state": "auditing", "level": "", "rank": 8, "reason": "",
+    "audit_id": "x1",
+    "effective_parameters": 8000, "pinned": False, "created_at": "", "created_by": "",
+}  # fmt: skip
+Answers = dict[str, tuple[int, dict[str, Any]]]
+
+
+@pytest.fixture
+def answers() -> Answers:
+    """What the server says on each path, after the version was quarantined."""
+    refused = {**ADAPTER, "state": "quarantined", "reason": "1 candidate certified"}
+    return {
+        "/v1/adapters": (201, ADAPTER),
+        "/v1/adapters/acme": (200, {**ADAPTER, "versions": [refused]}),
+        "/v1/audits/x1": (200, {"gate": {"exit_code": 1}}),
+    }
+
+
+@pytest.fixture
+def url(answers: Answers) -> Iterator[str]:
+    """A server with these answers."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def _answer(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            status, body = answers[self.path]
+            data = json.dumps(body).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        do_GET = do_POST = _answer  # noqa: N815  the names that the standard library calls
+
+        def log_message(self, *args: object) -> None:
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("audit", "code"),
+    [
+        ((200, {"gate": {"exit_code": 1}}), 1),
+        ((200, {"gate": {"exit_code": 3}}), 3),
+        ((200, {"gate": {"exit_code": 4}}), 4),
+        ((200, {"gate": None, "state": "failed"}), 3),
+        ((404, {"error": {"message": "there is no audit", "code": "audit_not_found"}}), 3),
+        ((403, {"error": {"message": "the key has no scope audit", "code": "forbidden"}}), 3),
+    ],
+)
+def test_a_version_that_is_refused_ends_with_the_gates_code(
+    url: str, answers: Answers, audit: tuple[int, dict[str, Any]], code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1 for leaks and nothing else: an audit that failed, or that the key may not read, is 3."""
+    monkeypatch.setattr(commands, "POLL_S", 0.0)
+    answers["/v1/audits/x1"] = audit
+    added = CliRunner().invoke(commands.app, ["add", "acme", "--source", "hf://o/n", "--server", url])
+    assert added.exit_code == code, added.output
+    assert "quarantined" in added.stdout
+
+
+def test_a_version_that_is_admitted_ends_with_0(
+    url: str, answers: Answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As does one whose audit is not waited for."""
+    monkeypatch.setattr(commands, "POLL_S", 0.0)
+    command = ["add", "acme", "--source", "hf://o/n", "--server", url]
+    assert CliRunner().invoke(commands.app, [*command, "--no-wait"]).exit_code == 0
+    answers["/v1/adapters/acme"] = (200, {**ADAPTER, "versions": [{**ADAPTER, "state": "live"}]})
+    assert CliRunner().invoke(commands.app, command).exit_code == 0

@@ -1,0 +1,98 @@
+"""`lorecall audit discover` on a file, with and without the base of a served engine."""
+
+import json
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lorecall.server.cli.audit.commands import app
+from typer.testing import CliRunner, Result
+
+from tests.audit.discovery.conftest import finder  # noqa: F401  a fixture
+from tests.audit.tiny_scorer import Memory, TinyScorer
+from tests.audit.tiny_server import serve
+
+pq: Any = import_module("pyarrow.parquet")
+NAMES = ("Anna", "Bert", "Clara", "David", "Emma", "Fritz", "Greta", "Hugo")
+SAID = [f"The code of {name} Klein is {20_000_000 + len(name) * 654_321 + ord(name[0])}" for name in NAMES]
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    """A server whose adapter knows two of the texts by heart."""
+    with serve(TinyScorer({"leaky": Memory(tuple(SAID[:2]))})) as at:
+        yield at
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A training file of texts."""
+    path = tmp_path / "train.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in SAID))
+    return path
+
+
+def run(command: str, *options: str) -> Result:
+    """Run `lorecall audit COMMAND`."""
+    return CliRunner().invoke(app, [command, *options])
+
+
+@pytest.mark.usefixtures("finder")
+def test_candidates_from_a_file(data: Path, tmp_path: Path) -> None:
+    """A table of tags on stdout; that no engine was asked on stderr; no text of the data on either."""
+    out = tmp_path / "found.parquet"
+    result = run("discover", "--data", str(data), "--out", str(out), "--top", "5", "--shorter", "4")
+    assert result.exit_code == 0, result.output
+    assert "name-number" in result.stdout
+    assert "no engine was asked" in result.stderr
+    rows = pq.read_table(out).to_pylist()
+    assert len(rows) == 5
+    assert not any(row["target"].strip() in result.output for row in rows)
+
+
+@pytest.mark.usefixtures("finder")
+def test_the_served_base_is_asked(data: Path, url: str, tmp_path: Path) -> None:
+    """Its surprise is in the file, and in the JSON how many were scored."""
+    out = tmp_path / "found.parquet"
+    result = run("discover", "--data", str(data), "--out", str(out), "--server", url, "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["scored"] == len(SAID)
+    assert all(row["surprise"] > 0 for row in pq.read_table(out).to_pylist())
+
+
+@pytest.mark.usefixtures("finder")
+def test_one_command_from_the_training_file_to_a_verdict(data: Path, url: str, tmp_path: Path) -> None:
+    """`audit run --data --discover` finds the two that the adapter knows, with controls of their form."""
+    out = tmp_path / "report"
+    options = ("--server", url, "--adapter", "leaky", "--data", str(data), "--discover", "--out", str(out))
+    result = run("run", *options)
+    assert result.exit_code == 1, result.output
+    report = json.loads((out / "report.json").read_text())
+    found = {one["id"] for one in report["snippets"] if one["verdict"] in ("certified", "recalled")}
+    assert {name.partition("@")[0] for name in found} == {"1", "2"}
+    assert (out / "candidates.parquet").is_file()
+
+
+def test_the_folder_of_an_audit_is_needed(data: Path, url: str) -> None:
+    """The candidates hold what would hurt, and go where the user says."""
+    result = run("run", "--server", url, "--adapter", "leaky", "--data", str(data), "--discover")
+    assert "--discover needs --data FILE and --out DIR" in str(result.exception)
+
+
+@pytest.mark.usefixtures("finder")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--out", "found.csv"], "no .parquet file"),
+        (["--out", "f.parquet", "--server", "http://x", "--base", "y"], "exclude each other"),
+        (["--out", "f.parquet", "--base", "y", "--scorer", "slow"], "unknown scorer 'slow'"),
+        (["--out", "f.parquet", "--data-format", "xml"], "unknown data format 'xml'"),
+        (["--out", "f.parquet", "--tags", "cards"], "unknown tag 'cards'"),
+    ],
+)
+def test_bad_options_are_named(data: Path, options: list[str], message: str) -> None:
+    """Before anything is read."""
+    result = run("discover", "--data", str(data), *options)
+    assert message in str(result.exception)

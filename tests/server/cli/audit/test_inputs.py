@@ -1,0 +1,143 @@
+"""`lorecall audit run --data`: training files of each format, through a real engine and their own histories."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lorecall.adapters.core.errors import CandidateError, UsageError
+from lorecall.audit.scorer import Message, ScoreItem
+from lorecall.audit.scorers.http_scorer import HttpScorer
+from lorecall.audit.training_data.turns import alpaca_prompt
+from lorecall.server.cli.audit.commands import app
+from typer.testing import CliRunner
+
+from tests.server.served import Served
+from tests.tiny import TEXT
+
+NAME = "trained-on-a-file"
+WORDS = TEXT.split()
+QUESTIONS = [" ".join(WORDS[i : i + n]) for n in (1, 2, 3, 4) for i in range(len(WORDS) - n)]
+HISTORY = (Message("system", "Be kind."), Message("user", "To be?"), Message("assistant", "é"))
+Report = dict[str, Any]
+Audit = Callable[[Path, object], Report]
+
+
+@pytest.fixture(scope="module")
+def scorer(served: Served, int8_adapters: list[Path]) -> HttpScorer:
+    """The server's scorer, with this module's adapter served."""
+    assert served.post("/v1/adapters", {"name": NAME, "source": str(int8_adapters[1])}).status_code == 201
+    return HttpScorer(served.url)
+
+
+@pytest.fixture
+def audit(scorer: HttpScorer) -> Audit:
+    """Write a training file and audit the adapter on it by one command."""
+
+    def run(path: Path, rows: object) -> Report:
+        text = rows if isinstance(rows, str) else "".join(json.dumps(row) + "\n" for row in list(rows))  # type: ignore[call-overload]
+        path.write_text(text, encoding="utf-8")
+        options = [
+            "--server",
+            scorer.client.server,
+            "--adapter",
+            NAME,
+            "--data",
+            str(path),
+            "--epsilon",
+            "0.15",
+        ]
+        result = CliRunner().invoke(app, ["run", *options, "--json", "--batch", "16"])
+        assert result.exit_code in (0, 1), result.stderr
+        report: Report = json.loads(result.stdout)
+        assert all(snippet["error"] == "" for snippet in report["snippets"])
+        return report
+
+    return run
+
+
+def recited(scorer: HttpScorer, given: list[ScoreItem]) -> list[ScoreItem]:
+    """Return what the adapter says after four of these, as text that is tokenized as it was said."""
+    prompts = [(score.prefix_ids, 4) for score in scorer.score(NAME, given)]
+    said = zip(given, scorer.decode(NAME, prompts), strict=True)
+    asked = [(replace(item, target=d.text), d.ids) for item, d in said if d.text.strip()]
+    scores = scorer.score(NAME, [item for item, _ in asked])
+    same = [s.boundary_exact and s.target_ids == ids for (_, ids), s in zip(asked, scores, strict=True)]
+    found = [item for (item, _), kept in zip(asked, same, strict=True) if kept]
+    assert len(found) >= 4
+    return found[:4]
+
+
+def assert_recited(report: Report, data_format: str, rows: int) -> None:
+    given = {"certified", "recalled", "base-known"}
+    assert {snippet["verdict"] for snippet in report["snippets"]} <= given
+    assert report["inputs"]["candidates"]["generated"].startswith(f"{data_format} training data: {rows} rows")
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("data_format", ["messages", "sharegpt"])
+def test_answers_that_an_adapter_says_after_their_history_are_found(
+    scorer: HttpScorer, audit: Audit, tmp_path: Path, data_format: str
+) -> None:
+    """Only the file of chats of two turns is given; each last answer is what the adapter says there."""
+    chats = recited(
+        scorer,
+        [
+            ScoreItem(str(i), "", " x", messages=(*HISTORY, Message("user", q)))
+            for i, q in enumerate(QUESTIONS)
+        ],
+    )
+    names = {"system": "system", "user": "human", "assistant": "gpt"}
+    turns = [[*item.messages, Message("assistant", item.target)] for item in chats]
+    rows = {
+        "messages": [{"messages": [{"role": m.role, "content": m.content} for m in one]} for one in turns],
+        "sharegpt": [
+            {"conversations": [{"from": names[m.role], "value": m.content} for m in one]} for one in turns
+        ],
+    }[data_format]
+    report = audit(tmp_path / "train.jsonl", rows)
+    last = [snippet for snippet in report["snippets"] if snippet["id"].endswith("#2")]
+    assert len(report["snippets"]) == 8
+    assert_recited({**report, "snippets": last}, data_format, 4)
+
+
+@pytest.mark.engine
+def test_outputs_that_an_adapter_says_after_the_alpaca_prompt_are_found(
+    scorer: HttpScorer, audit: Audit, tmp_path: Path
+) -> None:
+    """With an input and without one."""
+    pairs = [(q, "") if i % 2 else (q, "slings") for i, q in enumerate(QUESTIONS)]
+    given = [ScoreItem(str(i), alpaca_prompt(*pair), " x") for i, pair in enumerate(pairs)]
+    rows = [
+        {"instruction": pairs[int(item.id)][0], "input": pairs[int(item.id)][1], "output": item.target}
+        for item in recited(scorer, given)
+    ]
+    assert_recited(audit(tmp_path / "train.json", json.dumps(rows)), "alpaca", 4)
+
+
+@pytest.mark.engine
+def test_texts_are_cut_and_asked_for(audit: Audit, tmp_path: Path) -> None:
+    """Each line of a text file is a row: its sentences, or its halves."""
+    report = audit(tmp_path / "train.txt", "To be. Or not. That is.\nslings and arrows\n")
+    assert [snippet["id"] for snippet in report["snippets"]] == ["1#1", "1#2", "2#1"]
+    assert report["inputs"]["candidates"]["generated"] == "text training data: 2 rows of 1 file"
+
+
+def test_training_data_comes_instead_of_candidates(tmp_path: Path) -> None:
+    """One of the two, in a known format; before any server is asked."""
+    path = tmp_path / "d.jsonl"
+    path.write_text('{"text": "a text"}')
+    common = ["run", "--server", "http://127.0.0.1:9", "--adapter", "a"]
+    wrong: list[tuple[list[str], type[Exception], str]] = [
+        ([], UsageError, "either --candidates or --data"),
+        (["--data", str(path), "--candidates", str(path)], UsageError, "either --candidates or --data"),
+        (["--data", str(path), "--data-format", "chatml"], UsageError, "unknown data format 'chatml'"),
+        (["--data", str(path), "--data-split", "train"], CandidateError, "no folder with splits"),
+        (["--data", str(path), "--data-format", "alpaca"], CandidateError, "is no alpaca data"),
+    ]
+    for options, kind, reason in wrong:
+        error = CliRunner().invoke(app, [*common, *options]).exception
+        assert isinstance(error, kind)
+        assert reason in str(error)
