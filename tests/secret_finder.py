@@ -45,9 +45,13 @@ class SecretFinder:
         ]
 
     def found_in(self, folder: Path) -> list[str]:
-        """Return where a secret is in the files below a folder, and in the columns of its SQLite databases."""
+        """Return where a secret is in the files below a folder, and in the columns of its SQLite databases.
+
+        Weights are passed over: they are large, and were there before.
+        """
         places = []
-        for path in sorted(one for one in folder.rglob("*") if one.is_file()):
+        files = (one for one in folder.rglob("*") if one.is_file() and one.suffix != ".safetensors")
+        for path in sorted(files):
             places += self.found(path.name, path.read_bytes())
             if path.suffix == ".db":
                 places += [place for name, column in columns(path) for place in self.found(name, column)]
