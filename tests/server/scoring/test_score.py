@@ -28,8 +28,7 @@ class Client:
 
     def render_messages(self, messages: Any, params: Any) -> tuple[Any, dict[str, str]]:
         """The messages in the tokenizer's chat template, as vLLM's renderer puts them into it."""
-        assert params.chat_template_kwargs == {"add_generation_prompt": True}
-        text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        text = self._tokenizer.apply_chat_template(messages, **params.get_apply_chat_template_kwargs())
         return messages, {"prompt": text}
 
     def get_tokenizer(self) -> Any:
