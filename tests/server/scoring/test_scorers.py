@@ -21,6 +21,7 @@ from lorecall.audit.scorers.http_scorer import HttpScorer
 from lorecall.audit.scorers.transformers_scorer import BASE, TransformersScorer
 
 from tests.audit.conftest import as_set
+from tests.server.scoring.chats import CHATS
 from tests.server.served import Served
 from tests.tiny import TEXT
 
@@ -187,27 +188,6 @@ def test_an_engine_without_a_server_recites_what_the_others_recite(offline_repor
     verdicts = {snippet["id"]: snippet["verdict"] for snippet in offline_report["snippets"]}
     recited = {name for name, verdict in verdicts.items() if verdict in ("certified", "recalled")}
     assert recited == {name for name in verdicts if name.startswith("said")}
-
-
-CHATS: dict[str, list[dict[str, str]]] = {
-    "one turn": [{"role": "user", "content": "To be, or not?"}],
-    "a system prompt": [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "To be?"}],
-    "two turns, Unicode": [
-        {"role": "user", "content": "日本語 é 🙂\n\n"},
-        {"role": "assistant", "content": " outrageous\u200b fortune "},
-        {"role": "user", "content": "e\u0301?"},
-    ],
-    "three turns and a tool": [
-        {"role": "system", "content": "Be kind."},
-        {"role": "user", "content": "Which number?"},
-        {"role": "assistant", "content": ""},
-        {"role": "tool", "content": "555-0123"},
-        {"role": "assistant", "content": "555-0123"},
-        {"role": "user", "content": "<|im_end|> and then?"},
-        {"role": "assistant", "content": "sk-test-"},
-        {"role": "user", "content": "Again"},
-    ],
-}
 
 
 @pytest.mark.parametrize("name", CHATS)
