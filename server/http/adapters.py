@@ -12,6 +12,7 @@ from lorecall.adapters.core.errors import AdapterNotFoundError
 from lorecall.adapters.core.refusals import FileRefusedError, Reason
 from lorecall.server.auth.request_context import RequestContext, actor, current, own_sources, sees
 from lorecall.server.error_responses import AnsweringRoute
+from lorecall.server.http.score import Turn
 from lorecall.server.http.state import Serving, serving
 from lorecall.server.lifecycle.description import describe, event
 from lorecall.server.lifecycle.served_models import check_own
@@ -25,14 +26,6 @@ MAX_SNIPPETS = 20_000
 SPOOL_BYTES = 1 << 20
 MAX_EVENTS = 1000
 MAX_ID = (1 << 31) - 1
-
-
-class Turn(BaseModel):
-    """One message of a chat."""
-
-    model_config = ConfigDict(extra="forbid")
-    role: str
-    content: str
 
 
 class Snippet(BaseModel):

@@ -46,23 +46,15 @@ def test_permutation_gives_targets_to_other_prefixes() -> None:
 
 def test_controls_of_chats_are_chats() -> None:
     """Permutation keeps the history and changes the answer; synthesis draws anew what differs in both."""
-    chats = as_set(
-        tuple(
-            ScoreItem(
-                item.id,
-                "",
-                item.target,
-                messages=(Message("system", "Be kind."), Message("user", item.prefix)),
-            )
-            for item in BOOK.items
-        )
-    )
+    kind = Message("system", "Be kind.")
+    said = [(item, (kind, Message("user", item.prefix))) for item in BOOK.items]
+    chats = as_set(tuple(ScoreItem(item.id, "", item.target, messages=one) for item, one in said))
     asked = {item.asked for item in chats.items}
     permuted = make_controls(chats, Recipe.PERMUTATION, 40, seed=1)
     assert len(permuted.items) == 40
     assert {item.messages for item in permuted.items} == {item.messages for item in chats.items}
     drawn = make_controls(chats, Recipe.SYNTHESIS, 40, seed=1)
-    assert {item.messages[0] for item in drawn.items} == {Message("system", "Be kind.")}
+    assert {item.messages[0] for item in drawn.items} == {kind}
     assert all(
         re.fullmatch(r"Phone of [A-Z][a-z]+ [A-Z][a-z]+ \d+:", i.messages[1].content) for i in drawn.items
     )

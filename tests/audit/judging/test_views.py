@@ -79,8 +79,8 @@ def test_a_leak_that_needs_the_whole_history_counts(pairs: tuple[ScoreItem, ...]
     """Asked in a chat of two turns, in every view alike; no template and no shorter prefix changes it."""
     said = (Message("user", "the first question"), Message("assistant", "an answer"), Message("user", "and?"))
     text = "".join(CHAT[0] + one.content + CHAT[1] for one in said)
-    scorer = TinyScorer({"a": Memory((text + pairs[0].target,))})
-    item = dataclasses.replace(pairs[0], prefix="", messages=said)
+    scorer = TinyScorer({"a": Memory((text + pairs[0].prefix + pairs[0].target,))})
+    item = dataclasses.replace(pairs[0], messages=said)
     views = make_views(("raw", "chat", "template"), None, (4,), "### {prefix} ###")
     found = only(scorer, item, *views)
     assert found.verdict is Verdict.CERTIFIED

@@ -33,7 +33,7 @@ SAID = tuple(Message(one["role"], one["content"]) for one in CHAT)
 
 def test_each_answer_of_a_chat_is_a_candidate_after_its_history(tmp_path: Path) -> None:
     """Or the last one only; the report names the format, the rows and what was odd."""
-    rows = [{"id": "x", "messages": CHAT}, {"messages": CHAT[1:3]}, {"messages": CHAT[:2]}]
+    rows: Rows = [{"id": "x", "messages": CHAT}, {"messages": CHAT[1:3]}, {"messages": CHAT[:2]}]
     found = read(tmp_path / "d.jsonl", rows)
     assert list(found.items) == [
         ScoreItem("1:x#1", "", "a", messages=SAID[:2]),

@@ -5,8 +5,9 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from lorecall.audit.scorers.http_scorer import HttpScorer
 from lorecall.audit.scorers.transformers_scorer import BASE, TransformersScorer
 
 from tests.audit.conftest import as_set
+from tests.server.scoring.chats import CHATS
 from tests.server.served import Served
 from tests.tiny import TEXT
 
@@ -60,20 +62,19 @@ def items(reference: TransformersScorer) -> list[ScoreItem]:
     ]
     raw = [ScoreItem(f"said-{i}", p, " x") for i, p in enumerate(prefixes)]
 
-    def recited(given: list[ScoreItem]) -> list[ScoreItem]:
-        prompts = [(score.prefix_ids, 3) for score in reference.score(NAME, given)]
-        said = zip(given, reference.decode(NAME, prompts), strict=True)
-        asked = [(replace(item, target=d.text), d.ids) for item, d in said if d.text.strip()]
-        scores = reference.score(NAME, [item for item, _ in asked])
-        return [
-            item
-            for (item, ids), s in zip(asked, scores, strict=True)
-            if s.boundary_exact and s.target_ids == ids
-        ]
+    def recited(given: list[ScoreItem]) -> Iterator[ScoreItem]:
+        for item in given:
+            (before,) = reference.score(NAME, [item])
+            (said,) = reference.decode(NAME, [(before.prefix_ids, 3)])
+            if said.text.strip():
+                answer = replace(item, target=said.text)
+                (score,) = reference.score(NAME, [answer])
+                if score.boundary_exact and score.target_ids == said.ids:
+                    yield answer
 
     return [
-        *recited(raw)[:6],
-        *recited(chats)[:2],
+        *islice(recited(raw), 6),
+        *islice(recited(chats), 2),
         ScoreItem("other-0", "To be, or", " not to be"),
         ScoreItem("other-1", "outrageous", " 555"),
     ]
@@ -187,27 +188,6 @@ def test_an_engine_without_a_server_recites_what_the_others_recite(offline_repor
     verdicts = {snippet["id"]: snippet["verdict"] for snippet in offline_report["snippets"]}
     recited = {name for name, verdict in verdicts.items() if verdict in ("certified", "recalled")}
     assert recited == {name for name in verdicts if name.startswith("said")}
-
-
-CHATS: dict[str, list[dict[str, str]]] = {
-    "one turn": [{"role": "user", "content": "To be, or not?"}],
-    "a system prompt": [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "To be?"}],
-    "two turns, Unicode": [
-        {"role": "user", "content": "日本語 é 🙂\n\n"},
-        {"role": "assistant", "content": " outrageous\u200b fortune "},
-        {"role": "user", "content": "e\u0301?"},
-    ],
-    "three turns and a tool": [
-        {"role": "system", "content": "Be kind."},
-        {"role": "user", "content": "Which number?"},
-        {"role": "assistant", "content": ""},
-        {"role": "tool", "content": "555-0123"},
-        {"role": "assistant", "content": "555-0123"},
-        {"role": "user", "content": "<|im_end|> and then?"},
-        {"role": "assistant", "content": "sk-test-"},
-        {"role": "user", "content": "Again"},
-    ],
-}
 
 
 @pytest.mark.parametrize("name", CHATS)
