@@ -23,7 +23,7 @@ def coarse_chance(chance: float, *, over: bool) -> float:
 
 def coarse_count(count: float, *, up: bool) -> int:
     """Return a count in two significant digits, rounded up or down."""
-    step = 10 ** max(0, len(str(int(count))) - PLACES)
+    step = int(10.0 ** max(0, len(str(int(count))) - PLACES))
     return step * (math.ceil(count / step) if up else math.floor(count / step))
 
 
