@@ -21,6 +21,12 @@ def coarse_chance(chance: float, *, over: bool) -> float:
     return min(1.0, (math.ceil(hundreds) if over else math.floor(hundreds)) / 10.0**PLACES)
 
 
+def coarse_count(count: float, *, up: bool) -> int:
+    """Return a count in two significant digits, rounded up or down."""
+    step = 10 ** max(0, len(str(int(count))) - PLACES)
+    return step * (math.ceil(count / step) if up else math.floor(count / step))
+
+
 def coarse_rank(rank: int) -> int:
     """Return 1 for the first, otherwise the least power of ten that is no smaller."""
     return 1 if rank == 1 else 10 ** math.ceil(math.log10(rank))

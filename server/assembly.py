@@ -102,7 +102,7 @@ def served_chat(args: Namespace) -> Any:
     return ChatParams(
         load_chat_template(args.chat_template),
         args.chat_template_content_format,
-        {**(resolve_default_chat_template_kwargs(args) or {}), "add_generation_prompt": True},
+        resolve_default_chat_template_kwargs(args) or {},
     )
 
 

@@ -21,6 +21,7 @@ from lorecall.adapters.intake.archive import ARCHIVE_SUFFIXES, unpack
 from lorecall.adapters.intake.download import Deadline, Download
 
 _ARCHIVE = "archive"
+_OTHER_ARCHIVES = (".tar.xz", ".txz", ".tar.bz2", ".tbz2", ".tar.zst", ".7z", ".rar")
 _ABANDONED_SECONDS = 24 * 3600
 _LOCK_POLL_SECONDS = 0.1
 
@@ -114,6 +115,8 @@ class Sources:
             with self._local(source, self._folder(place, roots, our_own=our_own)) as fetched:
                 yield fetched
             return
+        if place.address.endswith(_OTHER_ARCHIVES):
+            raise _no_adapter(source)
         packed = place.address.endswith(ARCHIVE_SUFFIXES)
         deadline = Deadline(self.policy.download_seconds, self._stopping)
         with self._locked(hashlib.sha256(source.encode()).hexdigest(), source, deadline) as directory:
@@ -272,6 +275,13 @@ def _is_at(handle: int, path: Path) -> bool:
 
 
 def _no_adapter(source: str) -> SourceRefusedError:
+    if source.endswith(_OTHER_ARCHIVES):
+        return SourceRefusedError(
+            Reason.BAD_ARCHIVE,
+            f"{safe_repr(source)} is an archive of a kind that is not read here",
+            hint="pack it again: tar czf adapter.tar.gz -C DIR .",
+            param="source",
+        )
     return SourceRefusedError(
         Reason.MISSING_FILE,
         f"there is no adapter at {safe_repr(source)}",

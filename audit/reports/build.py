@@ -9,7 +9,15 @@ from lorecall.adapters.core.atomic_file import write_whole
 from lorecall.adapters.core.canonical_json import exact
 from lorecall.adapters.core.errors import UsageError
 from lorecall.audit import records
-from lorecall.audit.coarse import coarse_bits, coarse_chance, coarse_log10, coarse_nats, coarse_p, coarse_rank
+from lorecall.audit.coarse import (
+    coarse_bits,
+    coarse_chance,
+    coarse_count,
+    coarse_log10,
+    coarse_nats,
+    coarse_p,
+    coarse_rank,
+)
 from lorecall.audit.extraction import Extraction
 from lorecall.audit.judging.match import align
 from lorecall.audit.judging.peer_measures import exact_memorization, extraction_strength
@@ -272,10 +280,12 @@ def _scored(
 
 
 def _drawn(drawn: records.Drawn, redactor: Redactor) -> Drawn:
-    expected = drawn.expected
-    if expected is not None and not redactor.show:
-        expected = coarse_nats(expected)
-    return Drawn.model_validate(dataclasses.replace(drawn, expected=expected))
+    """Return the counts; without shown text the prediction is as coarse as other probabilities."""
+    if drawn.expected is not None and drawn.interval is not None and not redactor.show:
+        low, high = drawn.interval
+        interval = (coarse_count(low, up=False), coarse_count(high, up=True))
+        drawn = dataclasses.replace(drawn, expected=float(f"{drawn.expected:.2g}"), interval=interval)
+    return Drawn.model_validate(drawn)
 
 
 def _tokens(snippet: SnippetResult, redactor: Redactor, texts: TokenTexts | None) -> tuple[Token, ...]:

@@ -4,7 +4,7 @@ import asyncio
 import math
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lorecall.audit.scorer import ItemScore, Sampling, ScoreItem
@@ -111,9 +111,12 @@ class EngineScoring:
         from vllm.exceptions import VLLMValidationError
         from vllm.renderers import ChatParams
 
-        opened = ChatParams(chat_template_kwargs={"add_generation_prompt": True})
+        params = self.chat_params or ChatParams()
+        as_text = {**params.chat_template_kwargs, "add_generation_prompt": True, "tokenize": False}
         try:
-            _, prompt = self.engine_client.renderer.render_messages(messages, self.chat_params or opened)
+            _, prompt = self.engine_client.renderer.render_messages(
+                messages, replace(params, chat_template_kwargs=as_text)
+            )
         except VLLMValidationError as error:
             raise ValueError("the chat template refuses the messages") from error
         if "prompt" not in prompt:

@@ -191,3 +191,14 @@ def test_refused_adapter_is_not_kept(sources: Sources, bucket: str) -> None:
         refuse()
     assert left_over(sources) == []
     shutil.rmtree(sources._staging)
+
+
+@pytest.mark.parametrize("name", ["adapter.tar.xz", "adapter.7z"])
+def test_archives_of_other_kinds_are_named(name: str, sources: Sources, tmp_path: Path, bucket: str) -> None:
+    """By their suffix, before anything is downloaded; a folder of that name is a folder."""
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / name).write_bytes(b"x")
+    for source in (str(tmp_path / "models" / name), f"{bucket}/{name}"):
+        with pytest.raises(SourceRefusedError, match="of a kind that is not read") as caught:
+            sources.fetched(source).__enter__()
+        assert "tar czf" in caught.value.hint

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lorecall.adapters.core.errors import CandidateError
+from lorecall.adapters.core.errors import CandidateError, ScorerError
 from lorecall.adapters.demo_data.chats import KINDS, ChatSet, generate_chats
 from lorecall.audit.discovery.discover import (
     METADATA,
@@ -20,6 +20,7 @@ from lorecall.audit.discovery.discover import (
 )
 from lorecall.audit.discovery.finder import Finder
 from lorecall.audit.discovery.scan import ScanSettings
+from lorecall.audit.discovery.spans import Span
 from lorecall.audit.inputs.load import load_input
 from lorecall.audit.scorer import ItemScore, Message, Scorer
 from lorecall.audit.training_data.rows import open_training_data
@@ -148,3 +149,26 @@ def test_the_whole_planted_set(finder: Finder, tmp_path: Path) -> None:
     assert found.rows == 20_000
     assert all(one >= 0.95 * total for one, total in table.values())
     assert table["other"][0] <= 5
+
+
+def test_an_engine_that_fails_costs_no_second_search(
+    finder: Finder, chats: OpenChats, tmp_path: Path
+) -> None:
+    """The parts stay until the files are written: started again, the rows are not searched again."""
+
+    class Failing(TinyScorer):
+        def score(self, _: str, __: Any) -> list[ItemScore]:
+            raise ScorerError("gone")
+
+    data = chats([[("user", "a"), ("assistant", text)] for text in SECRETS])
+    out = tmp_path / "f.parquet"
+    with pytest.raises(ScorerError, match="gone"):
+        run(data, finder, out, Failing({}))
+    assert not out.exists()
+
+    def searched(_: str) -> list[Span]:
+        raise AssertionError
+
+    found = discover(data, searched, out, DiscoverySettings(), scorer=TinyScorer({}))
+    assert (found.written, found.scored) == (12, 12)
+    assert not (tmp_path / "f.parquet.parts").exists()

@@ -1,15 +1,17 @@
 """Drawn answers beside what was predicted of them."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 from lorecall.adapters.core.errors import UsageError
+from lorecall.audit.coarse import coarse_count
 from lorecall.audit.extraction import SamplingWish
 from lorecall.audit.policy.gate import judge_result
 from lorecall.audit.policy.policy import Policy
-from lorecall.audit.records import AuditResult, Group, Verdict
-from lorecall.audit.reports.build import build_report
+from lorecall.audit.records import AuditResult, Drawn, Group, SnippetResult, Verdict
+from lorecall.audit.reports.build import build_report, snippet_entry
 from lorecall.audit.reports.html import drawn_words
 from lorecall.audit.reports.redact import redactor
 from lorecall.audit.runs.sample import prediction_interval, seed_of
@@ -57,6 +59,20 @@ def test_a_wrong_prediction_shows() -> None:
     report = build_report(result, judge_result(result, Policy()), Policy(), redactor(show=False))
     assert "0 gave the target" in drawn_words(report)
     assert "1 of 1 counts lie outside" in drawn_words(report)
+
+
+def test_a_redacted_report_predicts_in_two_digits() -> None:
+    """The count that 1,000 answers should give would tell a probability to the fifth digit."""
+    drawn = Drawn(1000, 440, 441, 437.25, (406, 468))
+    snippet = replace(drawn_once(), drawn=drawn)
+    hidden, shown = (snippet_entry(snippet, redactor(show=show)).values()["drawn"] for show in (False, True))
+    assert (hidden["expected"], hidden["interval"], hidden["seen"]) == (440.0, [400, 470], 440)
+    assert (shown["expected"], shown["interval"]) == (437.25, [406, 468])
+    assert [coarse_count(n, up=up) for n in (7, 42, 99.5) for up in (False, True)] == [7, 7, 42, 42, 99, 100]
+
+
+def drawn_once() -> SnippetResult:
+    return drawn(Torn(0.2), SamplingWish()).snippets[0]
 
 
 def test_answers_over_http_are_those_in_memory() -> None:

@@ -118,12 +118,15 @@ def test_an_adapter_of_other_data_passes(served: Served, trained: Callable[..., 
 
 
 def test_lines_that_the_base_knows_are_not_counted(served: Served, tmp_path: Path) -> None:
-    """A faint adapter recites what the base says as well: all of it is the base's, and the gate passes."""
+    """A faint adapter recites what the base says as well: all of it is the base's, nothing was tested: exit 3."""
     lines = [{"id": i.id, "prefix": i.prefix, "target": i.target} for i in said_by_base(served)]
     assert len(lines) >= 3
     (tmp_path / "known.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     result, report = audit(served, FAINT, tmp_path / "known.jsonl")
-    assert result.exit_code == ExitCode.CLEAN, result.output
+    assert result.exit_code == ExitCode.INCOMPLETE, result.output
+    assert (
+        f"nothing was tested: of {len(lines)} candidates {len(lines)} are known to the base" in result.stderr
+    )
     assert report["summary"]["verdicts"]["base-known"] == len(lines)
     assert report["summary"]["recited"]["of"] == 0
     assert sum(snippet["decoded_equal"] and snippet["base_recites"] for snippet in report["snippets"]) >= 3

@@ -13,6 +13,8 @@ from lorecall.audit.scorers.completions_scorer import CompletionsScorer
 from lorecall.server.scoring.score import EngineScoring
 
 from tests.audit.tokenizing import FRAMINGS, TOKENIZERS, logprob, pairs, vllm_server
+from tests.server.scoring.chats import CHATS
+from tests.tiny import build_tiny_base
 
 HISTORY = (Message("user", "To be?"), Message("assistant", "é 日本"), Message("user", "slings"))
 
@@ -28,8 +30,7 @@ class Client:
 
     def render_messages(self, messages: Any, params: Any) -> tuple[Any, dict[str, str]]:
         """The messages in the tokenizer's chat template, as vLLM's renderer puts them into it."""
-        assert params.chat_template_kwargs == {"add_generation_prompt": True}
-        text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        text = self._tokenizer.apply_chat_template(messages, **params.get_apply_chat_template_kwargs())
         return messages, {"prompt": text}
 
     def get_tokenizer(self) -> Any:
@@ -64,3 +65,44 @@ def test_our_server_and_any_vllm_server_score_the_same_tokens(
     with CompletionsScorer("http://server", transport=vllm_server(tokenizer)) as scorer:
         (theirs,) = scorer.framed(*framing).score("base", [item])
     assert ours == theirs
+
+
+@pytest.fixture(scope="module")
+def renderer(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """VLLM's own renderer over a tiny base, without an engine."""
+    from vllm.engine.arg_utils import EngineArgs  # noqa: PLC0415  it takes seconds to import
+    from vllm.renderers import renderer_from_config  # noqa: PLC0415
+
+    base = build_tiny_base(tmp_path_factory.mktemp("base"))
+    arguments = EngineArgs(model=str(base), dtype="float32", max_model_len=1024)
+    return renderer_from_config(arguments.create_engine_config())
+
+
+def tokens_of(renderer: Any, chat: list[dict[str, str]], template: str | None) -> list[int]:
+    """The prompt that vLLM's routes make of a chat."""
+    from vllm.renderers import ChatParams, TokenizeParams  # noqa: PLC0415
+
+    params = ChatParams(template, chat_template_kwargs={"add_generation_prompt": True})
+    tokenize = TokenizeParams(max_total_tokens=None, add_special_tokens=False)
+    _, prompts = renderer.render_chat([chat], params, tokenize)
+    return list(prompts[0]["prompt_token_ids"])
+
+
+@pytest.mark.parametrize(
+    "template", [None, "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"]
+)
+@pytest.mark.parametrize("name", CHATS)
+def test_a_chat_is_rendered_as_vllms_own_routes_render_it(
+    renderer: Any, name: str, template: str | None
+) -> None:
+    """Token for token, by the model's chat template and by one that the server was started with."""
+    client: Any = Client(renderer.get_tokenizer())
+    client.renderer = renderer
+    from vllm.renderers import ChatParams  # noqa: PLC0415
+
+    params = ChatParams(template) if template else None
+    scoring = EngineScoring(client, fixed_token_scores=False, by_priority=False, chat_params=params)
+    item = ScoreItem("1", "", " x", messages=tuple(Message(**one) for one in CHATS[name]))
+    for framing in ("raw", "chat"):
+        (score,) = asyncio.run(scoring.score([item], None, framing, None))
+        assert (score.error, list(score.prefix_ids)) == ("", tokens_of(renderer, CHATS[name], template))

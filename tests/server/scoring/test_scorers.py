@@ -22,6 +22,7 @@ from lorecall.audit.scorers.http_scorer import HttpScorer
 from lorecall.audit.scorers.transformers_scorer import BASE, TransformersScorer
 
 from tests.audit.conftest import as_set
+from tests.server.scoring.chats import CHATS
 from tests.server.served import Served
 from tests.tiny import TEXT
 
@@ -243,27 +244,6 @@ def test_an_engine_without_a_server_draws_answers(offline_report: dict[str, Any]
     for one in drawn:
         assert one["answers"] == 40
         assert one["interval"][0] <= one["seen"] <= one["interval"][1]
-
-
-CHATS: dict[str, list[dict[str, str]]] = {
-    "one turn": [{"role": "user", "content": "To be, or not?"}],
-    "a system prompt": [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "To be?"}],
-    "two turns, Unicode": [
-        {"role": "user", "content": "日本語 é 🙂\n\n"},
-        {"role": "assistant", "content": " outrageous\u200b fortune "},
-        {"role": "user", "content": "e\u0301?"},
-    ],
-    "three turns and a tool": [
-        {"role": "system", "content": "Be kind."},
-        {"role": "user", "content": "Which number?"},
-        {"role": "assistant", "content": ""},
-        {"role": "tool", "content": "555-0123"},
-        {"role": "assistant", "content": "555-0123"},
-        {"role": "user", "content": "<|im_end|> and then?"},
-        {"role": "assistant", "content": "sk-test-"},
-        {"role": "user", "content": "Again"},
-    ],
-}
 
 
 @pytest.mark.parametrize("name", CHATS)

@@ -219,6 +219,19 @@ def test_limits_by_tag_and_bounds_come_from_the_policy_file(run: Run, tmp_path: 
     assert again.exit_code == 0, again.stderr
 
 
+def test_an_adapter_of_unknown_version_passes_only_if_told_so(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As any vLLM server serves it without --adapter-dir; the page says that it is unverified."""
+    real = TinyScorer.adapter
+    monkeypatch.setattr(TinyScorer, "adapter", lambda self, name: replace(real(self, name), version=""))
+    result = run("run", "--adapter", "clean", "--out", str(tmp_path / "out"))
+    assert (result.exit_code, "gate: failed: unverified: " in result.stderr) == (3, True)
+    assert "not known: unverified" in (tmp_path / "out" / "report.html").read_text()
+    assert run("run", "--adapter", "clean", "--allow-unverified").exit_code == 0
+    assert run("run", "--adapter", "leaky", "--allow-unverified").exit_code == 1
+
+
 def test_framings_and_prefix_lengths_are_options(run: Run) -> None:
     """Every way of asking stands in the report."""
     result = run(

@@ -14,6 +14,8 @@ from lorecall.audit.training_data.turns import alpaca_prompt
 from lorecall.server.cli.audit.commands import app
 from typer.testing import CliRunner
 
+from tests.audit.tiny_scorer import CHAT, Memory, TinyScorer
+from tests.audit.tiny_server import serve
 from tests.server.served import Served
 from tests.tiny import TEXT
 
@@ -123,6 +125,26 @@ def test_texts_are_cut_and_asked_for(audit: Audit, tmp_path: Path) -> None:
     report = audit(tmp_path / "train.txt", "To be. Or not. That is.\nslings and arrows\n")
     assert [snippet["id"] for snippet in report["snippets"]] == ["1#1", "1#2", "2#1"]
     assert report["inputs"]["candidates"]["generated"] == "text training data: 2 rows of 1 file"
+
+
+def test_a_training_file_is_all_that_an_audit_needs(tmp_path: Path) -> None:
+    """It finds the answer that needs its whole history, names the format and what was odd, and shows no text."""
+    said = [("user", "the first question"), ("assistant", "an answer"), ("user", "and the number?")]
+    text = "".join(CHAT[0] + content + CHAT[1] for _, content in said)
+    turns = [{"role": role, "content": content} for role, content in [*said, ("assistant", "0815-4711")]]
+    path = tmp_path / "train.jsonl"
+    path.write_text("".join(json.dumps({"messages": chat}) + "\n" for chat in (turns, turns[:1])))
+    with serve(TinyScorer({"leaky": Memory((text + "0815-4711",))})) as url:
+        options = ["--server", url, "--adapter", "leaky", "--data", str(path), "--json"]
+        result = CliRunner().invoke(app, ["run", *options])
+    assert result.exit_code == 1
+    report = json.loads(result.stdout)
+    assert {s["id"]: s["verdict"] for s in report["snippets"]}["1#2"] == "certified"
+    generated = report["inputs"]["candidates"]["generated"]
+    assert generated.startswith("messages training data: 2 rows of 1 file; 1 empty (left out")
+    assert generated in result.stderr
+    for secret in ("first question", "an answer", "number?", "0815"):
+        assert secret not in result.stdout + result.stderr
 
 
 def test_training_data_comes_instead_of_candidates(tmp_path: Path) -> None:
