@@ -130,7 +130,7 @@ def parse_records(
             first = parsed.store.add(item, number)
             if first is not None:
                 parsed.refuse(number, f"has the same id as line {first}")
-            characters += len(item.prefix) + len(item.target)
+            characters += sum(map(len, item.texts))
         if bound is not None and (len(parsed.store) > bound.snippets or characters > bound.characters):
             raise CandidateError(
                 f"more than {bound.snippets} snippets, or {bound.characters} characters of text",
@@ -148,6 +148,6 @@ def _checked(item: ScoreItem) -> ScoreItem:
     """
     if len(item.id) > ID_LENGTH or not item.id.isprintable():
         raise BadLineError(f"'id' has more than {ID_LENGTH} characters, or one that cannot be printed")
-    if len(item.prefix) + len(item.target) > TEXT_LENGTH:
-        raise BadLineError(f"prefix and target have more than {TEXT_LENGTH} characters")
+    if sum(map(len, item.texts)) > TEXT_LENGTH:
+        raise BadLineError(f"its texts have more than {TEXT_LENGTH} characters")
     return item

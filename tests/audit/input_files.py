@@ -13,6 +13,7 @@ HAS_ARROW = find_spec("pyarrow") is not None
 SECRET = "wq7Zebra4471kXhunter"  # noqa: S105  a text to look for
 OPENING = b'{"id": "a", "prefix": "Phone of Jo:", "target": " 555-0100"}\n'
 
+SAID = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "And the key?"}]
 PAIRS = [(f"s{n}", f"Key{n:03d}: ", f"{(n + 1) * 7919:07d} red lamps") for n in range(6)]
 
 
@@ -48,6 +49,8 @@ def good_files() -> dict[str, bytes]:
         "named.jsonl": _lines(named),
         "chats.JSON": _lines(chats),
         "no-suffix": _lines(rows),
+        "tagged.jsonl": _lines([{**row, "tags": ["pii", "phone"]} for row in rows]),
+        "said.jsonl": _lines([{**row, "messages": SAID} for row in rows]),
         "book.txt": b"One is the first. Two comes after it! Is three the last? Four ends it.",
     }
     if HAS_ARROW:
@@ -71,6 +74,15 @@ def good_files() -> dict[str, bytes]:
             }
         )
         messages = [chat["messages"] for chat in chats]
+        files["tagged.parquet"] = parquet(
+            {
+                "id": ids,
+                "prefix": prefixes,
+                "target": targets,
+                "tags": [["pii"], None] * 3,
+                "messages": [SAID] * 6,
+            }
+        )
         files["chats.parquet"] = parquet({"id": ids, "messages": messages, "query": [None] * 6})
         sink = io.BytesIO()
         table = pa.table({"id": ids, "prefix": prefixes, "target": targets, "blob": [b"\xff"] * 6})

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def by_add(path: Path) -> Read:
     """What `lorecall adapters add --candidates` reads and sends, as the server takes it."""
     sets = own_sets({"candidates": commands._snippets(path)}, 100_000)
     found = sets[Group.OWN_CANDIDATES]
-    return [ScoreItem(i.id.removeprefix("own/"), i.prefix, i.target) for i in found.items], found.digest
+    return [replace(one, id=one.id.removeprefix("own/")) for one in found.items], found.digest
 
 
 WAYS: dict[str, Callable[[Path], Read]] = {"upload": by_upload, "gate": by_gate, "add": by_add}
