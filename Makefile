@@ -34,8 +34,9 @@ demo: $(STAMP) ## The main job on a real model: base, adapters, server, audit, r
 serve: $(STAMP) ## Serve the demo's base (BASE=, PORT=)
 	$(BIN)/lorecall serve --base $(BASE) --port $(PORT)
 
+# In two processes: all tests with an engine in one (tests/conftest.py), the others where there is time.
 test: $(STAMP) tools ## Run the tests, those against a real vLLM engine included (PYTEST_ARGS=)
-	$(BIN)/python -m pytest -m "not soak" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not soak" -n 2 $(PYTEST_ARGS)
 
 soak: $(STAMP) ## Run the long tests
 	$(BIN)/python -m pytest -m soak --timeout 7200 $(PYTEST_ARGS)

@@ -12,7 +12,7 @@ from lorecall.adapters.training.options import TrainingOptions
 from lorecall.adapters.training.train import train_ranks
 from lorecall.server.bench.processes.host import EngineHost
 
-from tests.server.served import Served
+from tests.server.served import SMALL, Served
 from tests.tiny import build_tiny_adapter, build_tiny_base
 
 ADAPTERS = (1, 2, 3, 4)
@@ -112,6 +112,22 @@ def stock_engine(start_module_host: Callable[..., EngineHost], tiny: Callable[[s
 def served(tiny: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """One `lorecall serve` over the tiny INT8 base, shared by the session; tests name adapters of their own."""
     server = Served(tiny("int8-w8a8"), tmp_path_factory.mktemp("served"))
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def guarded(tiny: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server with an admin key, which its client sends; a replaced version gets a tenth of a second."""
+    admin = "the-admin-key-of-these-tests-0123456789"
+    environ = {
+        "LORECALL_ADMIN_KEY": admin,
+        "LORECALL_DRAIN_SECONDS": "0.1",
+        "LORECALL_LOCAL_ROOTS": str(tmp_path_factory.getbasetemp()),
+    }
+    flags = ("--max-model-len", "2048", *SMALL[2:], "--enable-scale-out")
+    server = Served(tiny("int8-w8a8"), tmp_path_factory.mktemp("guarded"), flags, environ)
+    server.http.headers["Authorization"] = f"Bearer {admin}"
     yield server
     server.close()
 

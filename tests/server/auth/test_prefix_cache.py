@@ -2,30 +2,26 @@
 
 import itertools
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.server.served import SMALL, Served
+from tests.server.served import Served
 
 pytestmark = pytest.mark.engine
 
-ADMIN = "the-admin-key-of-these-tests-0123456789"
-FLAGS = (*SMALL, "--enable-scale-out")
 BASE: dict[str, Any] = {"max_tokens": 1, "temperature": 0}
 SAGEMAKER = "X-Amzn-SageMaker-Adapter-Identifier"  # names the model on /invocations
 NUMBERS = itertools.count(1)
 
 
 @pytest.fixture(scope="module")
-def server(tiny: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """A server with an admin key."""
-    one = Served(tiny("int8-w8a8"), tmp_path_factory.mktemp("salted"), FLAGS, {"LORECALL_ADMIN_KEY": ADMIN})
-    one.http.headers.update({"Authorization": f"Bearer {ADMIN}", SAGEMAKER: one.base})
-    yield one
-    one.close()
+def server(guarded: Served) -> Iterator[Served]:
+    """The server, asked with the admin key."""
+    guarded.http.headers[SAGEMAKER] = guarded.base
+    yield guarded
+    del guarded.http.headers[SAGEMAKER]
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """A request that outlives its version's drain ends with an error that says so, on every route that generates."""
 
 import json
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ pytestmark = pytest.mark.engine
 
 TOKENS = 1900
 """Many seconds of decoding, beside a drain of a tenth of one."""
-FLAGS = ("--max-model-len", "2048", "--max-num-seqs", "16", "--max-loras", "4", "--max-lora-rank", "16")
 MESSAGES = [{"role": "user", "content": "To be"}]
 LONG = {"ignore_eos": True, "max_tokens": TOKENS}
 BODIES: dict[str, dict[str, Any]] = {
@@ -25,15 +23,6 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/messages": {"messages": MESSAGES, "max_tokens": TOKENS},
     "/v1/responses": {"input": "To be", "max_output_tokens": TOKENS, "ignore_eos": True},
 }
-
-
-@pytest.fixture(scope="module")
-def hasty(tiny: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """A server that gives a replaced version a tenth of a second."""
-    environ = {"LORECALL_DRAIN_SECONDS": "0.1"}
-    server = Served(tiny("int8-w8a8"), tmp_path_factory.mktemp("hasty"), FLAGS, environ)
-    yield server
-    server.close()
 
 
 def put(served: Served, name: str, source: Path) -> None:
@@ -58,23 +47,25 @@ def replaced_in_stream(served: Served, path: str, paths: list[Path]) -> list[str
 
 
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
-def test_a_stream_ends_with_an_error_event(hasty: Served, int8_adapters: list[Path], path: str) -> None:
+def test_a_stream_ends_with_an_error_event(guarded: Served, int8_adapters: list[Path], path: str) -> None:
     """The error in OpenAI's shape, then [DONE]; the version leaves the engine, which goes on."""
-    *_, error, done = replaced_in_stream(hasty, path, int8_adapters)
+    *_, error, done = replaced_in_stream(guarded, path, int8_adapters)
     assert done == "data: [DONE]"
     said = json.loads(error.removeprefix("data: "))["error"]
     assert {"message", "type", "param", "code"} <= said.keys()
     assert said["code"] == 503
     assert "was replaced" in said["message"]
     assert "repeat the request" in said["message"]
-    assert wait_for(lambda: hasty.draining == 0, 30)
-    assert hasty.alive
+    assert wait_for(lambda: guarded.draining == 0, 30)
+    assert guarded.alive
 
 
 @pytest.mark.parametrize("path", ["/v1/messages", "/v1/responses"])
-def test_other_streams_say_so_in_their_own_form(hasty: Served, int8_adapters: list[Path], path: str) -> None:
+def test_other_streams_say_so_in_their_own_form(
+    guarded: Served, int8_adapters: list[Path], path: str
+) -> None:
     """Anthropic's and the responses' streams end with an event of the type error."""
-    rest = replaced_in_stream(hasty, path, int8_adapters)
+    rest = replaced_in_stream(guarded, path, int8_adapters)
     assert "event: error" in rest, rest[-4:]
     said = json.loads(rest[rest.index("event: error") + 1].removeprefix("data: "))
     assert said["type"] == "error"
@@ -96,34 +87,34 @@ def replaced_meanwhile(served: Served, path: str, body: dict[str, Any], paths: l
 
 
 @pytest.mark.parametrize("path", list(BODIES))
-def test_an_answer_in_one_piece_is_a_503(hasty: Served, int8_adapters: list[Path], path: str) -> None:
+def test_an_answer_in_one_piece_is_a_503(guarded: Served, int8_adapters: list[Path], path: str) -> None:
     """With an error body instead of a connection that closes; the new version answers the same request."""
-    answer = replaced_meanwhile(hasty, path, BODIES[path], int8_adapters)
+    answer = replaced_meanwhile(guarded, path, BODIES[path], int8_adapters)
     assert answer.status_code == 503, answer.text
     error = answer.json()["error"]
     assert "repeat the request" in error["message"]
     assert {"message", "type"} <= error.keys()
 
 
-def test_many_prompts_and_scores_end_likewise(hasty: Served, int8_adapters: list[Path]) -> None:
+def test_many_prompts_and_scores_end_likewise(guarded: Served, int8_adapters: list[Path]) -> None:
     """A batch of prompts, and a call of /v1/score, whose texts are many requests of the engine."""
     batch: dict[str, Any] = {"prompt": ["To be", "or not", "to be"], **LONG, "n": 2}
     items = [{"id": str(i), "prefix": f"To be {i}", "target": "or not to be " * 20} for i in range(2000)]
     for path, body in {"/v1/completions": batch, "/v1/score": {"items": items}}.items():
-        answer = replaced_meanwhile(hasty, path, body, int8_adapters)
+        answer = replaced_meanwhile(guarded, path, body, int8_adapters)
         assert answer.status_code == 503, answer.text[:300]
         assert "repeat the request" in answer.json()["error"]["message"]
-    assert wait_for(lambda: hasty.draining == 0, 30)
-    assert wait_for(lambda: "vllm:num_requests_running{" in hasty.http.get("/metrics").text, 5)
+    assert wait_for(lambda: guarded.draining == 0, 30)
+    assert wait_for(lambda: "vllm:num_requests_running{" in guarded.http.get("/metrics").text, 5)
 
 
-def test_a_client_that_does_not_read_holds_nothing(hasty: Served, int8_adapters: list[Path]) -> None:
+def test_a_client_that_does_not_read_holds_nothing(guarded: Served, int8_adapters: list[Path]) -> None:
     """Its generation is aborted, its connection closed in the end, and its version leaves the engine."""
-    put(hasty, "hasty", int8_adapters[0])
+    put(guarded, "hasty", int8_adapters[0])
     body = {"model": "hasty", "stream": True, **BODIES["/v1/completions"], "logprobs": 20, "n": 8}
-    with hasty.http.stream("POST", "/v1/completions", json=body) as answer:
+    with guarded.http.stream("POST", "/v1/completions", json=body) as answer:
         next(answer.iter_lines())
-        put(hasty, "hasty", int8_adapters[1])
-        assert wait_for(lambda: hasty.draining == 0, 60)
-    hasty.http.delete("/v1/adapters/hasty")
-    assert hasty.alive
+        put(guarded, "hasty", int8_adapters[1])
+        assert wait_for(lambda: guarded.draining == 0, 60)
+    guarded.http.delete("/v1/adapters/hasty")
+    assert guarded.alive
