@@ -42,9 +42,9 @@ def make_seeds(explorer: Explorer, base: str, more: Sequence[str] = ()) -> list[
                 hint="give a shorter one",
                 param="opening",
             )
-    chats = [ids for user in ASKED if (ids := explorer.chat(user)) is not None]
+    chats = [chat for user in ASKED if (chat := explorer.chat(user)) is not None]
     common = [explorer.encode(text) for text in OPENINGS]
-    start: tuple[int, ...] = next((ids for ids in (*(c[:1] for c in chats), *common) if ids), ())
+    start: tuple[int, ...] = next((ids for ids in (*(chat[:1] for chat in chats), *common) if ids), ())
     likely = []
     if start:
         row = explorer.roll(base, [start], 1, LIKELY)[0]

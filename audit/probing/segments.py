@@ -62,7 +62,7 @@ def to_items(explorer: Explorer, segments: Sequence[Segment]) -> list[tuple[Scor
     """Return candidates with their segments; one that ends within a character is left out."""
     prefixes = explorer.texts([one.prefix for one in segments])
     wholes = explorer.texts([(*one.prefix, *one.target) for one in segments])
-    found = []
+    found: list[tuple[ScoreItem, Segment]] = []
     for one, prefix, whole in zip(segments, prefixes, wholes, strict=True):
         target = whole.removeprefix(prefix)
         if whole.startswith(prefix) and target.strip() and BROKEN not in whole:
