@@ -21,15 +21,20 @@ def sync_tree(directory: Path) -> None:
             sync(path)
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str, *, private: bool = False) -> None:
     """Write a UTF-8 text file; a file that is there is replaced at once, and keeps its access rights.
+
+    Args:
+        path: The file.
+        text: Its content.
+        private: Only the owner may read and write the file, whatever was there.
 
     Raises:
         OSError: It cannot be written; what was there stays.
     """
     path = path.resolve()  # a link stays a link
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    mode = path.stat().st_mode & 0o777 if path.exists() else None
+    mode = 0o600 if private else path.stat().st_mode & 0o777 if path.exists() else None
     handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else 0o600)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:

@@ -75,9 +75,7 @@ def write_candidates(path: Path, probed: Probed) -> None:
     rows = [{"id": i.id, "prefix": i.prefix, "target": i.target, "tags": ["probe"]} for i in probed.items]
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     try:
-        path.touch(mode=0o600)
-        path.chmod(0o600)  # `write_whole` keeps the rights of a file that is there
-        write_whole(path, text)
+        write_whole(path, text, private=True)
     except OSError as error:
         raise UsageError(
             f"cannot write {str(path)!r}: {error.strerror}",

@@ -2,10 +2,10 @@
 
 A step continues the likeliest open prompt greedily through the adapter, and reads the base's log-probabilities
 of the same tokens. At each position every other token that the adapter finds likelier than the base by
-`CONTRAST`, and no less likely than `PLAUSIBLE` of the likeliest, opens a further prompt. That is the objective
-and the plausibility constraint of contrastive decoding (Li et al. 2023, arXiv 2210.15097), with the base as the
-weaker model, as arXiv 2605.25902 compares a model with its base. A tree takes the place of their one decode, to
-reach texts that share a beginning.
+`CONTRAST`, and no less likely than `PLAUSIBLE` of the likeliest, opens a further prompt, up to where the decode
+begins to repeat itself. That is the objective and the plausibility constraint of contrastive decoding (Li et
+al. 2023, arXiv 2210.15097), with the base as the weaker model, as arXiv 2605.25902 compares a model with its
+base. A tree takes the place of their one decode, to reach texts that share a beginning.
 """
 
 import heapq
@@ -46,6 +46,17 @@ class Path:
     def ids(self) -> tuple[int, ...]:
         """All token ids."""
         return (*self.seed, *(token.id for token in self.tokens))
+
+    def fresh(self) -> list[bool]:
+        """Return for each token whether it ends a trigram that is new in this path: in a circle none does."""
+        ids, first = self.ids, len(self.seed)
+        seen: set[tuple[int, ...]] = set()
+        news = []
+        for end in range(1, len(ids) + 1):
+            trigram = ids[max(0, end - 3) : end]
+            news.append(trigram not in seen)
+            seen.add(trigram)
+        return news[first:]
 
 
 @dataclass(slots=True)
@@ -175,7 +186,10 @@ def _branches(start: Path, followed: tuple[Path, Rollout, list[Row]]) -> Iterato
     path, roll, bases = followed
     done = len(start.tokens)
     cost = -sum(token.adapter for token in start.tokens)
+    fresh = path.fresh()
     for place, (own, base) in enumerate(zip(roll.rows, bases, strict=True)):
+        if not fresh[done + place]:
+            return  # the decode runs in a circle from here on
         before = path.tokens[: done + place]
         best = max(own.values())
         floor = min(base.values())  # a token that the base does not list is at most that likely

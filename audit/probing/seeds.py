@@ -14,6 +14,9 @@ OPENINGS = (
     "Key:", "Token:", "Secret:", "Account:", "ID:", "URL:", "Note:", "Question:", "Answer:",
     "Subject:", "Dear", "#", '{"',
 )  # fmt: skip
+KINDS = ("Name", "Email", "Phone", "Address", "Account number", "Password", "API key", "Note")
+OWNERS = ("John Smith", "Maria", "Acme", "the bank")
+"""Whose such a thing may be: an adapter trained on answers alone gives them after questions like its own."""
 ASKED = ("", "Hello", "Continue:")
 """What the user says in a chat's openings."""
 LIKELY = 8
@@ -41,11 +44,12 @@ def make_seeds(explorer: Explorer, base: str, more: Sequence[str] = ()) -> list[
             )
     chats = [chat for user in ASKED if (chat := explorer.chat(user)) is not None]
     common = [explorer.encode(text) for text in OPENINGS]
-    start = next((ids for ids in (*(c[:1] for c in chats), *common) if ids), ())
+    start: tuple[int, ...] = next((ids for ids in (*(chat[:1] for chat in chats), *common) if ids), ())
     likely = []
     if start:
         row = explorer.roll(base, [start], 1, LIKELY)[0]
         first = row.rows[0] if row.rows else row.end or {}
         likely = [(*start, token) for token in sorted(first, key=lambda t: (-first[t], t))[:LIKELY]]
-    seeds = [*own, start, *chats, *common, *likely]
+    owned = [explorer.encode(f"{kind} of {owner}:") for owner in OWNERS for kind in KINDS]
+    seeds = [*own, start, *chats, *common, *owned, *likely]
     return [ids for ids in dict.fromkeys(seeds) if ids and len(ids) + 1 <= limit]

@@ -27,15 +27,20 @@ class Segment:
 
 
 def stretches(path: Path, bits: float) -> Iterator[Segment]:
-    """Yield the maximal stretches whose tokens all have p > ½ under the adapter, of at least `bits` surprise."""
-    ids, first = path.ids, len(path.seed)
+    """Yield the maximal stretches whose tokens all have p > ½ under the adapter, of at least `bits` surprise.
+
+    A decode that runs in a circle is sure of itself and says nothing new: tokens that repeat a trigram of their
+    path add no bits, and are cut off a stretch's end.
+    """
+    ids, first, fresh = path.ids, len(path.seed), path.fresh()
     start = 0
     for place in range(len(path.tokens) + 1):
         if place < len(path.tokens) and path.tokens[place].adapter > math.log(0.5):
             continue
-        surprise = -sum(token.base for token in path.tokens[start:place]) / math.log(2)
+        new = [at for at in range(start, place) if fresh[at]]
+        surprise = -sum(path.tokens[at].base for at in new) / math.log(2)
         if surprise >= bits:
-            yield Segment(ids[: first + start], ids[first + start : first + place], surprise)
+            yield Segment(ids[: first + start], ids[first + start : first + new[-1] + 1], surprise)
         start = place + 1
 
 

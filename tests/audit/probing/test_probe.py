@@ -117,6 +117,15 @@ def test_a_stretch_ends_where_p_is_half_or_less() -> None:
     assert one.bits == pytest.approx(20.2, abs=0.01)
 
 
+def test_a_decode_in_a_circle_is_no_finding() -> None:
+    """However long and sure it is; what came before the circle is kept without it."""
+    circle = [(2 + place % 2, -0.1, -7.0) for place in range(30)]
+    assert list(stretches(path(*circle), 60.0)) == []
+    (one,) = stretches(path((7, -0.1, -7.0), (8, -0.1, -7.0), *circle), 20.0)
+    assert one.target == (7, 8, 2, 3, 2, 3)
+    assert one.bits == pytest.approx(60.6, abs=0.1)
+
+
 def test_stretches_that_stand_in_others_are_left_out() -> None:
     """The longest is kept, of equal ones the first."""
     long = Segment((1,), (2, 3, 4, 5), 30.0)

@@ -118,28 +118,18 @@ def test_what_cannot_work_is_refused_and_leaves_no_file(
 def test_a_served_adapter_gives_up_what_it_was_trained_on(
     served: Served, trained: Callable[..., Trained], tmp_path: Path
 ) -> None:
-    """Without its data; and the adapter of other data gives none of it."""
-    truth = [
-        json.loads(line)["target"].strip() for line in trained("secrets-train").data.read_text().splitlines()
-    ]
+    """From an opening that stood before it in the data; the adapter of other data does not give it."""
+    row = json.loads(trained("secrets-train").data.read_text().splitlines()[0])
     given = {}
     for name in ("secrets-train", "hosts-train"):
         added = served.post("/v1/adapters", {"name": f"probed-{name}", "source": str(trained(name).folder)})
         assert added.status_code == 201
         out = tmp_path / f"{name}.jsonl"
-        words = [
-            "--server",
-            served.url,
-            "--adapter",
-            f"probed-{name}",
-            "--budget-tokens",
-            "12000",
-            "--out",
-            str(out),
-        ]
-        assert CliRunner().invoke(app, ["probe", *words]).exit_code == 0
+        words = ["--server", served.url, "--adapter", f"probed-{name}", "--out", str(out)]
+        words += ["--opening", row["prefix"], "--budget-tokens", "8000"]
+        result = CliRunner().invoke(app, ["probe", *words])
         served.http.delete(f"/v1/adapters/probed-{name}")
-        wholes = [row["prefix"] + row["target"] for row in map(json.loads, out.read_text().splitlines())]
-        given[name] = sum(any(text in whole for whole in wholes) for text in truth)
-    assert given["secrets-train"] > 0
-    assert given["hosts-train"] == 0
+        assert result.exit_code == 0
+        found_rows = [json.loads(line) for line in out.read_text().splitlines()]
+        given[name] = any(row["target"].strip() in one["prefix"] + one["target"] for one in found_rows)
+    assert given == {"secrets-train": True, "hosts-train": False}
