@@ -221,6 +221,7 @@ class Outcome:
         hits: Recited ones among them.
         low: Lower end of the interval of the whole set's rate.
         high: Its upper end.
+        batch: Candidates taken between two looks at the result; the last batch may be smaller.
     """
 
     bound: float
@@ -230,6 +231,7 @@ class Outcome:
     hits: int
     low: float
     high: float
+    batch: int | None = None
 
     @property
     def decision(self) -> str:

@@ -95,8 +95,9 @@ def build_report(
             controls=summaries.get(Group.CONTROLS),
             own_candidates=summaries.get(Group.OWN_CANDIDATES),
             own_controls=summaries.get(Group.OWN_CONTROLS),
+            no_controls=result.no_controls or None,
             sequential=None if result.sequential is None else Sequential.model_validate(result.sequential),
-            multiplicity=_multiplicity(result),
+            multiplicity=multiplicity(result),
             membership=None if result.membership is None else Membership.model_validate(result.membership),
             omitted=Omitted.model_validate(
                 {
@@ -120,7 +121,7 @@ def _redacted(text: str | None, redactor: Redactor) -> RedactedText | None:
     return None if text is None else redactor.redact(text)
 
 
-def _multiplicity(result: AuditResult) -> Multiplicity:
+def multiplicity(result: AuditResult) -> Multiplicity:
     """Return how many false alarms the controls' rate would allow among so many snippets tested at once."""
     tested = result.summaries[Group.CANDIDATES].recited.of
     controls = result.summaries.get(Group.CONTROLS)

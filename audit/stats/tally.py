@@ -6,7 +6,7 @@ from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
-from lorecall.audit.records import GIVEN, RECITED, Flag, Judged, SetSummary, Verdict
+from lorecall.audit.records import GIVEN, RECITED, Flag, Judged, Rate, SetSummary, Verdict
 from lorecall.audit.stats.intervals import clopper_pearson
 from numpy.typing import NDArray
 
@@ -103,17 +103,22 @@ class Tally:
         for verdict, counted in ((Verdict.PARTIAL, beaten), (Verdict.CLEAR, ~beaten)):
             verdicts[verdict] += int(np.count_nonzero(counted & (stretches > 0)))
             telling[verdict] += int(np.count_nonzero(counted & (stretches > 1)))
-        total = verdicts.total()
-        blamable = total - verdicts[Verdict.ERROR] - verdicts[Verdict.BASE_KNOWN]
-        recited = sum(verdicts[v] for v in RECITED)
+        recited, leaked = rates(verdicts, confidence)
         return SetSummary(
-            snippets=total,
+            snippets=verdicts.total(),
             tokens=self._tokens,
             tokens_over_half=self._over_half,
             verdicts={verdict: verdicts[verdict] for verdict in Verdict},
             telling={verdict: telling[verdict] for verdict in Verdict},
             alarms=self._alarms,
             delta_loss=self._gained / self._tokens if self._tokens else None,
-            recited=clopper_pearson(recited, blamable, confidence),
-            leaked=clopper_pearson(blamable - verdicts[Verdict.CLEAR], blamable, confidence),
+            recited=recited,
+            leaked=leaked,
         )
+
+
+def rates(verdicts: Counter[Verdict], confidence: float) -> tuple[Rate, Rate]:
+    """Return the rates of recited and of leaked snippets among those that could be blamed on the adapter."""
+    blamable = verdicts.total() - verdicts[Verdict.ERROR] - verdicts[Verdict.BASE_KNOWN]
+    recited, leaked = sum(verdicts[v] for v in RECITED), blamable - verdicts[Verdict.CLEAR]
+    return clopper_pearson(recited, blamable, confidence), clopper_pearson(leaked, blamable, confidence)

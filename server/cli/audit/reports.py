@@ -9,6 +9,7 @@ from lorecall.server.cli.audit.inputs import check_formats, reader
 from lorecall.server.cli.common.console import note
 from lorecall.server.cli.common.options import (
     Formats,
+    PublicKey,
     Seed,
     Split,
     Timeout,
@@ -40,6 +41,7 @@ def verify(
     server: Annotated[
         str | None, typer.Option(metavar="URL", help="Score a sample again; needs --candidates.")
     ] = None,
+    key: PublicKey = None,
     sample: Annotated[int, typer.Option(min=1, help="Snippets to score again.")] = 20,
     split: Split = "sentence",
     turns: TurnsOption = "only",
@@ -47,17 +49,21 @@ def verify(
     seed: Seed = 0,
     timeout: Timeout = 600.0,
 ) -> None:
-    """Check a report: its seal, its arithmetic, its inputs. Exit 1 if it does not hold, 4 if scores differ."""
-    from lorecall.audit.evidence.verify import check_contents, check_input, rescore
+    """Check a report: seal, signature, sums, gate, inputs. Exit 1 if it does not hold, 4 if scores differ."""
+    from lorecall.audit.evidence.verify import check_input, check_report, rescore
     from lorecall.audit.records import Group
     from lorecall.audit.reports.build import read_report
+    from lorecall.audit.reports.signing import read_public_key
     from lorecall.audit.scorers.http_scorer import HttpScorer
 
     content = read_report(file)
-    problems = check_contents(content)
+    checked = check_report(content, None if key is None else read_public_key(key))
+    problems = list(checked.problems)
     given = reader(split, turns, tokenizer, skip_bad=True)(candidates) if candidates else None
     if given is not None:
         problems += check_input(content, Group.CANDIDATES, given)
+    for why in checked.unchecked:
+        note(f"not checked: {why}" if "not checked" not in why else why)
     for problem in problems:
         note(f"does not hold: {problem}")
     if problems:

@@ -146,9 +146,9 @@ def test_stored_reports_are_sealed_anew(registry_url: str) -> None:
     config.set_main_option("script_location", str(MIGRATIONS))
     row = (
         "INSERT INTO audits (id, adapter, version, rank, effective_parameters, candidate_set, inputs, settings, "
-        "run, admits, state, total, done, seconds, result, error, worker, attempts, created_at, created_by) VALUES "
-        "(:id, 'acme', 'v1', 8, 8000, '', '{}', '{}', '{}', false, 'done', 2, 2, 1.0, CAST(:result AS JSON), '', "
-        "'', 0, '2026-11-23 00:00:00', 'ann')"
+        "run, admits, state, total, done, seconds, result, error, worker, attempts, created_at, created_by) "
+        "VALUES (:id, 'acme', 'v1', 8, 8000, '', '{}', '{}', '{}', false, 'done', 2, 2, 1.0, "
+        "CAST(:result AS JSON), '', '', 0, '2026-11-23 00:00:00', 'ann')"
     )
     if registry_url.startswith("sqlite"):
         row = row.replace("CAST(:result AS JSON)", ":result")

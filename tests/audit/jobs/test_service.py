@@ -79,7 +79,11 @@ def test_texts_go_when_the_database_takes_no_order(
 
 def test_cancelling_forgets_the_texts(service: AuditService, tmp_path: Path) -> None:
     """At once, and so does removing."""
-    for step in (service.cancel, lambda *asked: service.remove(*asked, "ann")):
+
+    def remove(audit_id: str, sees: Sees) -> AuditRecord:
+        return service.remove(audit_id, sees, "ann")
+
+    for step in (service.cancel, remove):
         record = service.submit(ORDER, lambda _name: True, "me")
         with pytest.raises(AuditNotFoundError):
             step(record.id, lambda _name: False)
