@@ -6,8 +6,9 @@ from typing import Annotated
 import typer
 from lorecall.adapters.core.errors import UsageError
 from lorecall.server.cli.audit.inputs import check_formats, reader
-from lorecall.server.cli.common.console import note
+from lorecall.server.cli.common.console import note, print_json
 from lorecall.server.cli.common.options import (
+    AsJson,
     Formats,
     PublicKey,
     Seed,
@@ -78,3 +79,33 @@ def verify(
         if again.differing:
             raise typer.Exit(4)
     note("the report holds")
+
+
+def diff(
+    before: Annotated[Path, typer.Argument(metavar="A.json", help="The report of what is live.")],
+    after: Annotated[Path, typer.Argument(metavar="B.json", help="The report of what may follow it.")],
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Compare two reports: exit 0 if the second is no worse, 1 if it is, 3 if they cannot be compared."""
+    from lorecall.audit.evidence.diff import compare
+    from lorecall.audit.reports.build import read_report
+    from lorecall.audit.reports.seal import check_seal
+
+    reports = [read_report(before), read_report(after)]
+    for path, report_of in zip((before, after), reports, strict=True):
+        for problem in check_seal(report_of):
+            raise UsageError(
+                f"{str(path)!r} cannot be compared: {problem}", hint="take the report as written"
+            )
+    found = compare(*reports)
+    if as_json:
+        print_json(found.values())
+    for row in () if as_json else found.snippets:
+        typer.echo(f"{row.change}: {row.id}: {row.before or 'not asked'}, then {row.after or 'not asked'}")
+    for obstacle in found.obstacles:
+        note(f"not comparable: {obstacle}")
+    for remark in found.remarks:
+        note(f"remark: {remark}")
+    note(", ".join(f"{count} {change}" for change, count in found.counts.items()))
+    raise typer.Exit(found.exit_code)

@@ -13,8 +13,8 @@ from lorecall.adapters.registry.database import Database, RegistryUnavailableErr
 from lorecall.adapters.registry.registry import Registry
 from lorecall.audit.jobs import service as service_module
 from lorecall.audit.jobs.order import make_order
-from lorecall.audit.jobs.records import AuditNotFoundError
-from lorecall.audit.jobs.service import AuditService, describe
+from lorecall.audit.jobs.records import AuditNotFoundError, AuditRecord
+from lorecall.audit.jobs.service import AuditService, Sees, describe
 from lorecall.audit.jobs.spool import Spool
 from lorecall.audit.jobs.store import AuditStore
 from lorecall.audit.scorer import AdapterVersion, Scorer
