@@ -244,6 +244,7 @@ class Outcome:
         low: Lower end of the interval of the whole set's rate; errors count as not recited.
         high: Its upper end; errors count as recited.
         errors: Those taken that could not be scored.
+        batch: Candidates taken between two looks at the result; the last batch may be smaller.
     """
 
     bound: float
@@ -254,6 +255,7 @@ class Outcome:
     low: float
     high: float
     errors: int = 0
+    batch: int | None = None
 
     @property
     def decision(self) -> str:

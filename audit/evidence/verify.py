@@ -1,7 +1,6 @@
 """Whether a report still holds: its seal, its own arithmetic, its inputs, and a sample scored again."""
 
 import math
-import operator
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -9,12 +8,15 @@ from dataclasses import dataclass
 
 from lorecall.adapters.core.errors import UsageError
 from lorecall.audit.coarse import PLACES
+from lorecall.audit.evidence.entry_checks import check_entry
+from lorecall.audit.evidence.recompute import Recomputed, recompute
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.judging.rule import margin, threshold
-from lorecall.audit.records import Flag, Group, Verdict
-from lorecall.audit.reports.report import Report, ScoredSnippet, Snippet, Summary
+from lorecall.audit.records import Group
+from lorecall.audit.reports.report import Report, Snippet
 from lorecall.audit.reports.seal import check_seal
 from lorecall.audit.scorer import ItemScore, ScoreItem, Scorer
+from securesystemslib.signer import SSlibKey
 
 ROUNDING = 1e-3
 """Logits: what single precision may move between two runs of one engine without an error of its own."""
@@ -37,53 +39,27 @@ class Rescored:
     tolerance: float
 
 
-def check_contents(report: Report) -> list[str]:
-    """Return what is wrong with a report: its seal, and its counts against its snippets."""
-    problems = check_seal(report)
+def check_report(report: Report, key: SSlibKey | None = None) -> Recomputed:
+    """Return what is wrong with a report, and what could not be checked.
+
+    Args:
+        report: The report.
+        key: Who must have signed it; None checks no signature.
+    """
+    problems = check_seal(report, key)
     if not math.isclose(report.threshold, threshold(report.epsilon), rel_tol=1e-9):
         problems.append("the threshold is not that of the epsilon")
-    for group in Group:
-        name = "summary" if group is Group.CANDIDATES else str(group)
-        omitted = getattr(report.omitted, group) or 0
-        problems += _check_counts(report, group, name, getattr(report, name), omitted)
-    return problems + [f"snippet {s.id!r}: {why}" for s in report.snippets if (why := _contradiction(s))]
+    ids = Counter((entry.set, entry.id) for entry in report.snippets)
+    problems += [f"{group} has snippet {name!r} twice" for (group, name), count in ids.items() if count > 1]
+    problems += [f"snippet {s.id!r}: {why}" for s in report.snippets for why in check_entry(report, s)]
+    found = recompute(report)
+    unchecked = () if key is not None else ("signature not checked, as no key was given",)
+    return Recomputed((*problems, *found.problems), (*unchecked, *found.unchecked))
 
 
-def _check_counts(
-    report: Report, group: Group, name: str, summary: Summary | None, omitted: int
-) -> list[str]:
-    """Return which numbers of a summary are not those of its snippets and of the `omitted` ones."""
-    snippets = [s for s in report.snippets if s.set is group]
-    if summary is None:
-        return [f"there are {group}, and no summary of them"] if snippets else []
-    verdicts = Counter(s.verdict for s in snippets)
-    tokens = [token for s in snippets for token in s.tokens]
-    over_half = sum(token.p > 0.5 for token in tokens)
-    fits = operator.ge if omitted else operator.eq
-    holds = {
-        "snippets": summary.snippets == len(snippets) + omitted,
-        "tokens": fits(summary.tokens, len(tokens)),
-        "tokens_over_half": fits(summary.tokens_over_half, over_half),
-        "verdicts": all(fits(count, verdicts[verdict]) for verdict, count in summary.verdicts.items()),
-    }
-    return [f"{name}/{field} is not what its snippets add up to" for field, held in holds.items() if not held]
-
-
-def _contradiction(snippet: Snippet) -> str:
-    if not snippet.tokens:
-        return "" if snippet.verdict is Verdict.ERROR else "a verdict without tokens"
-    over = isinstance(snippet, ScoredSnippet) and len(snippet.locked) == len(snippet.tokens)
-    over = over and all(token.p > 0.5 and token.rank == 1 for token in snippet.tokens)
-    given = snippet.decoded_equal or bool({Flag.ELSEWHERE, Flag.OTHER_FORM} & set(snippet.flags))
-    if snippet.min_p != min(token.p for token in snippet.tokens):
-        return "min_p is not the least p of its tokens"
-    if snippet.verdict is Verdict.CERTIFIED and not (over and snippet.decoded_equal):
-        return "certified, with a token under the line or another decode"
-    if snippet.verdict is Verdict.RECALLED and not given:
-        return "recalled, with another decode"
-    if snippet.verdict is Verdict.CLEAR and (over or snippet.decoded_equal):
-        return "clear, although it was recited"
-    return ""
+def check_contents(report: Report) -> list[str]:
+    """Return what is wrong with a report, without asking who signed it."""
+    return list(check_report(report).problems)
 
 
 def check_input(report: Report, group: Group, given: CandidateSet) -> list[str]:

@@ -113,8 +113,9 @@ def build_report(
             by_tag={tag: Summary.model_validate(summary) for tag, summary in result.by_tag.items()},
             own_candidates=summaries.get(Group.OWN_CANDIDATES),
             own_controls=summaries.get(Group.OWN_CONTROLS),
+            no_controls=result.no_controls or None,
             sequential=None if result.sequential is None else Sequential.model_validate(result.sequential),
-            multiplicity=_multiplicity(result),
+            multiplicity=multiplicity(result),
             calibration=(
                 None if result.calibration is None else Calibration.model_validate(result.calibration)
             ),
@@ -158,7 +159,7 @@ def history(messages: Sequence[Message]) -> str | None:
     return "\n\n".join(f"{message.role}: {message.content}" for message in messages) or None
 
 
-def _multiplicity(result: AuditResult) -> Multiplicity:
+def multiplicity(result: AuditResult) -> Multiplicity:
     """Return how many false alarms the controls' rate would allow among so many snippets tested at once."""
     tested = result.summaries[Group.CANDIDATES].recited.of
     controls = result.summaries.get(Group.CONTROLS)

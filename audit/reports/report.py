@@ -1,10 +1,11 @@
 """The models of one adapter's report: its snippets, its numbers and its seal."""
 
+from dataclasses import fields
 from typing import Annotated, Any, Literal
 
 from lorecall.audit.extraction import SamplingSource
 from lorecall.audit.policy.policy import ExitCode
-from lorecall.audit.records import EpsilonSource, Flag, Group, Judged, Verdict
+from lorecall.audit.records import EpsilonSource, Flag, Group, Judged, Outcome, Verdict
 from lorecall.audit.reports.models import (
     CONFIG,
     TAGS,
@@ -144,6 +145,13 @@ class Sequential(ReportModel):
     low: Share
     high: Share
     decision: Literal["below", "above", "open"]
+    batch: Count | None = optional()
+    """Candidates taken between two looks at the result."""
+
+    def outcome(self) -> Outcome:
+        """Return the outcome that this states."""
+        names = [one.name for one in fields(Outcome)]
+        return Outcome(**{name: getattr(self, name) for name in names})
 
 
 class Multiplicity(ReportModel):
@@ -415,6 +423,8 @@ class Content(ReportModel):
     own_candidates: Summary | None = optional()
     """Over the candidates that came with the adapter; they can add a refusal, and take none away."""
     own_controls: Summary | None = optional()
+    no_controls: Count | None = optional()
+    """How many of the uploader's controls share text with a candidate of the operator's, if any do."""
     sequential: Sequential | None
     """The sequential test, null if every candidate was asked for."""
     multiplicity: Multiplicity

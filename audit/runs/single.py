@@ -155,7 +155,9 @@ def _ask(
         chunks: Iterable[Sequence[ScoreItem]] = batches(candidates.items, settings.chunk)
         sequential = group is Group.CANDIDATES and settings.until_bound is not None
         if sequential and settings.until_bound is not None:
-            test = SequentialTest(len(candidates.items), settings.until_bound, settings.confidence)
+            test = SequentialTest(
+                len(candidates.items), settings.until_bound, settings.confidence, settings.chunk
+            )
             chunks = random_batches(candidates.items, settings.chunk, settings.seed)
         for chunk in chunks:
             results = judges.judge(group, chunk)

@@ -1,8 +1,11 @@
 """Confidence intervals on rates: two-sided ones to show, one-sided ones for "at most" and "more than"."""
 
+from functools import lru_cache
+
 from lorecall.audit.records import CONFIDENCE, Rate
 
 
+@lru_cache(maxsize=4096)
 def clopper_pearson(hits: int, of: int, confidence: float = CONFIDENCE) -> Rate:
     """Return the exact two-sided binomial interval (Clopper, Pearson 1934); (0, 1) if nothing was tried.
 

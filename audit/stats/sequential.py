@@ -9,6 +9,7 @@ may look after every snippet and stop at any. When all are taken, only the true 
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from lorecall.adapters.core.errors import UsageError
 from lorecall.audit.records import RECITED, Outcome, SnippetResult, Verdict
@@ -22,12 +23,13 @@ class SequentialTest:
         of: Candidates in the set, N.
         bound: The bound on the rate, in (0, 1).
         confidence: In (0, 1).
+        batch: Candidates that are taken between two looks at the result.
 
     Raises:
         UsageError: The bound or the confidence is not within (0, 1).
     """
 
-    def __init__(self, of: int, bound: float, confidence: float) -> None:
+    def __init__(self, of: int, bound: float, confidence: float, batch: int | None = None) -> None:
         if not 0.0 < bound < 1.0:
             raise UsageError(
                 f"the bound must be within (0, 1), not {bound}", hint="such as 0.001", param="bound"
@@ -38,7 +40,7 @@ class SequentialTest:
         # Beta(1, 1/bound) is fixed before any snippet is seen, which keeps the guarantee, and puts the prior's
         # weight near the bound, which lets a clean adapter be cleared with fewer snippets.
         self._prior = (1.0, 1.0 / bound)
-        self.outcome = Outcome(bound, confidence, of, 0, 0, 0.0, 1.0)
+        self.outcome = Outcome(bound, confidence, of, 0, 0, 0.0, 1.0, batch=batch)
 
     def add(self, results: Sequence[SnippetResult]) -> Outcome:
         """Count the next snippets."""
@@ -62,7 +64,7 @@ class SequentialTest:
         low, high = max(now.low, least / self._of), min(now.high, greatest / self._of)
         if low > high:
             low, high = least / self._of, greatest / self._of
-        self.outcome = Outcome(now.bound, now.confidence, self._of, taken, hits, low, high, errors)
+        self.outcome = replace(now, taken=taken, hits=hits, low=low, high=high, errors=errors)
         return self.outcome
 
     def _interval(self, taken: int, hits: int, limit: float) -> tuple[int, int]:

@@ -2,10 +2,11 @@
 
 import math
 from array import array
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-from lorecall.audit.records import GIVEN, RECITED, Flag, Judged, SetSummary, Verdict
+from lorecall.audit.records import GIVEN, RECITED, Flag, Judged, Rate, SetSummary, Verdict
 from lorecall.audit.stats.intervals import clopper_pearson
 from numpy.typing import NDArray
 
@@ -136,7 +137,7 @@ class Tally:
         )
         tokens = np.array(self._tokens)[rows]
         gained = float(np.nansum(self._rows[rows, 0] * tokens))
-        blamable = len(rows) - verdicts[Verdict.ERROR] - verdicts[Verdict.BASE_KNOWN]
+        recited, leaked = rates(verdicts, confidence)
         return SetSummary(
             snippets=len(rows),
             tokens=int(tokens.sum()),
@@ -145,8 +146,8 @@ class Tally:
             telling=told,
             alarms=int(np.array(self._alarms)[rows].sum()),
             delta_loss=gained / int(tokens.sum()) if tokens.sum() else None,
-            recited=clopper_pearson(sum(verdicts[v] for v in RECITED), blamable, confidence),
-            leaked=clopper_pearson(blamable - verdicts[Verdict.CLEAR], blamable, confidence),
+            recited=recited,
+            leaked=leaked,
             unknown_chances=int(np.array(self._unknown)[rows].sum()),
             not_asked={
                 view: count
@@ -154,3 +155,10 @@ class Tally:
                 if (count := int(np.isin(np.array(found), rows).sum()))
             },
         )
+
+
+def rates(verdicts: Mapping[Verdict, int], confidence: float) -> tuple[Rate, Rate]:
+    """Return the rates of recited and of leaked snippets among those that could be blamed on the adapter."""
+    blamable = sum(verdicts.values()) - verdicts[Verdict.ERROR] - verdicts[Verdict.BASE_KNOWN]
+    recited, leaked = sum(verdicts[v] for v in RECITED), blamable - verdicts[Verdict.CLEAR]
+    return clopper_pearson(recited, blamable, confidence), clopper_pearson(leaked, blamable, confidence)

@@ -6,9 +6,11 @@ from typing import Annotated
 import typer
 from lorecall.adapters.core.errors import UsageError
 from lorecall.server.cli.audit.inputs import check_formats, reader
-from lorecall.server.cli.common.console import note
+from lorecall.server.cli.common.console import note, print_json
 from lorecall.server.cli.common.options import (
+    AsJson,
     Formats,
+    PublicKey,
     Seed,
     Split,
     Timeout,
@@ -40,6 +42,7 @@ def verify(
     server: Annotated[
         str | None, typer.Option(metavar="URL", help="Score a sample again; needs --candidates.")
     ] = None,
+    key: PublicKey = None,
     sample: Annotated[int, typer.Option(min=1, help="Snippets to score again.")] = 20,
     split: Split = "sentence",
     turns: TurnsOption = "only",
@@ -47,17 +50,21 @@ def verify(
     seed: Seed = 0,
     timeout: Timeout = 600.0,
 ) -> None:
-    """Check a report: its seal, its arithmetic, its inputs. Exit 1 if it does not hold, 4 if scores differ."""
-    from lorecall.audit.evidence.verify import check_contents, check_input, rescore
+    """Check a report: seal, signature, sums, gate, inputs. Exit 1 if it does not hold, 4 if scores differ."""
+    from lorecall.audit.evidence.verify import check_input, check_report, rescore
     from lorecall.audit.records import Group
     from lorecall.audit.reports.build import read_report
+    from lorecall.audit.reports.signing import read_public_key
     from lorecall.audit.scorers.http_scorer import HttpScorer
 
     content = read_report(file)
-    problems = check_contents(content)
+    checked = check_report(content, None if key is None else read_public_key(key))
+    problems = list(checked.problems)
     given = reader(split, turns, tokenizer, skip_bad=True)(candidates) if candidates else None
     if given is not None:
         problems += check_input(content, Group.CANDIDATES, given)
+    for why in checked.unchecked:
+        note(f"not checked: {why}" if "not checked" not in why else why)
     for problem in problems:
         note(f"does not hold: {problem}")
     if problems:
@@ -72,3 +79,33 @@ def verify(
         if again.differing:
             raise typer.Exit(4)
     note("the report holds")
+
+
+def diff(
+    before: Annotated[Path, typer.Argument(metavar="A.json", help="The report of what is live.")],
+    after: Annotated[Path, typer.Argument(metavar="B.json", help="The report of what may follow it.")],
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Compare two reports: exit 0 if the second is no worse, 1 if it is, 3 if they cannot be compared."""
+    from lorecall.audit.evidence.diff import compare
+    from lorecall.audit.reports.build import read_report
+    from lorecall.audit.reports.seal import check_seal
+
+    reports = [read_report(before), read_report(after)]
+    for path, report_of in zip((before, after), reports, strict=True):
+        for problem in check_seal(report_of):
+            raise UsageError(
+                f"{str(path)!r} cannot be compared: {problem}", hint="take the report as written"
+            )
+    found = compare(*reports)
+    if as_json:
+        print_json(found.values())
+    for row in () if as_json else found.snippets:
+        typer.echo(f"{row.change}: {row.id}: {row.before or 'not asked'}, then {row.after or 'not asked'}")
+    for obstacle in found.obstacles:
+        note(f"not comparable: {obstacle}")
+    for remark in found.remarks:
+        note(f"remark: {remark}")
+    note(", ".join(f"{count} {change}" for change, count in found.counts.items()))
+    raise typer.Exit(found.exit_code)

@@ -12,6 +12,10 @@ Server = Annotated[str, typer.Option(envvar="LORECALL_SERVER", help="URL of the 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Port = Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)]
 Seed = Annotated[int, typer.Option(min=-(2**53) + 1, max=2**53 - 1, help="Seed of every random choice.")]
+PublicKey = Annotated[
+    Path | None,
+    typer.Option(metavar="KEY.pub.pem", help="The public Ed25519 key that must have signed it."),
+]
 SigningKey = Annotated[
     Path | None,
     typer.Option(

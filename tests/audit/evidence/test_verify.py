@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from lorecall.adapters.core.errors import UsageError
-from lorecall.audit.evidence.verify import check_contents, check_input, rescore
+from lorecall.audit.evidence.verify import check_contents, check_input, check_report, rescore
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.policy.gate import judge_result
 from lorecall.audit.policy.policy import Policy
@@ -60,8 +60,26 @@ def test_any_change_breaks_the_seal(report: Report) -> None:
         (("threshold",), 0.6, "threshold"),
         (("snippets", 0, "min_p"), 0.1, "min_p"),
         (("snippets", 0, "verdict"), "clear", "although it was recited"),
-        (("snippets", 0, "decoded_equal"), False, "certified, with"),
-        (("snippets", 0, "tokens", 0, "rank"), 2, "certified, with"),
+        (("snippets", 0, "decoded_equal"), False, "gave its tokens, and not its text"),
+        (
+            ("snippets", 0, "decoded_ids_equal"),
+            False,
+            "certified, with a token under the line or another decode",
+        ),
+        (("snippets", 0, "tokens", 0, "rank"), 10, "locked is not"),
+        (("snippets", 0, "locked"), [], "certified_by_p"),
+        (("snippets", 0, "delta_loss"), 0.5, "delta_loss is not"),
+        (("snippets", 0, "q_value"), 0.5, "q_value is not what the controls give"),
+        (("membership",), None, "membership is not what its snippets give"),
+        (("membership", "roc", "area"), 0.5, "membership/roc"),
+        (("controls", "recited", "high"), 0.01, "controls/recited"),
+        (("summary", "delta_loss"), 0.1, "summary/delta_loss"),
+        (("multiplicity", "tests"), 1, "multiplicity/tests"),
+        (("gate", "passed"), True, "gate/passed is not what its policy gives"),
+        (("gate", "reasons"), [], "gate/reasons is not what its policy gives"),
+        (("gate", "policy", "max_certified"), 12, "gate/passed is not what its policy gives"),
+        (("gate", "policy", "max_certified"), "many", "no policy of this release"),
+        (("no_controls",), 3, "gate/reasons"),
         (("snippets", 0, "tokens"), [], "without tokens"),
     ],
 )
@@ -70,6 +88,31 @@ def test_arithmetic_that_does_not_add_up_is_found(
 ) -> None:
     """Even under a seal made anew."""
     assert any(problem in found for found in check_contents(changed(report, *path, to=value)))
+
+
+def test_what_could_not_be_computed_again_is_said(engine: TinyScorer, sets: Sets) -> None:
+    """Without a key, and of a report of the gravest snippets only; what can be checked there still is."""
+    result = run_audit(engine, "leaky", sets, AuditSettings(keep=4))
+    rules = Policy(count_short=False)
+    report = build_report(result, judge_result(result, rules), rules, Redactor(b"s"))
+    checked = check_report(report)
+    assert checked.problems == ()
+    said = "; ".join(checked.unchecked)
+    for words in (
+        "signature not checked",
+        "summary: 8 snippets were left out",
+        "controls: 16",
+        "membership",
+        "gate",
+    ):
+        assert words in said
+    for path, value, problem in (
+        (("summary", "snippets"), 13, "summary/snippets"),
+        (("summary", "verdicts", "certified"), 3, "summary/verdicts"),
+        (("controls", "leaked", "hits"), 1, "controls/leaked/hits"),
+        (("snippets", 0, "id"), "p7-1", "twice"),
+    ):
+        assert any(problem in found for found in check_contents(changed(report, *path, to=value)))
 
 
 def test_the_inputs_are_known_by_their_digest(report: Report, sets: Sets) -> None:

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,8 +13,8 @@ from lorecall.adapters.registry.database import Database, RegistryUnavailableErr
 from lorecall.adapters.registry.registry import Registry
 from lorecall.audit.jobs import service as service_module
 from lorecall.audit.jobs.order import make_order
-from lorecall.audit.jobs.records import AuditNotFoundError
-from lorecall.audit.jobs.service import AuditService, describe
+from lorecall.audit.jobs.records import AuditNotFoundError, AuditRecord
+from lorecall.audit.jobs.service import AuditService, Sees, describe
 from lorecall.audit.jobs.spool import Spool
 from lorecall.audit.jobs.store import AuditStore
 from lorecall.audit.scorer import AdapterVersion, Scorer
@@ -80,7 +79,11 @@ def test_texts_go_when_the_database_takes_no_order(
 
 def test_cancelling_forgets_the_texts(service: AuditService, tmp_path: Path) -> None:
     """At once, and so does removing."""
-    for step in (service.cancel, partial(service.remove, actor="ann")):
+
+    def remove(audit_id: str, sees: Sees) -> AuditRecord:
+        return service.remove(audit_id, sees, "ann")
+
+    for step in (service.cancel, remove):
         record = service.submit(ORDER, lambda _name: True, "me")
         with pytest.raises(AuditNotFoundError):
             step(record.id, lambda _name: False)

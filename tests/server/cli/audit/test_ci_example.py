@@ -6,14 +6,22 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from lorecall.adapters.demo_data.generate import shipped
+from lorecall.audit.inputs.candidates import CandidateSet
+from lorecall.audit.policy.policy import Policy, judge_result
+from lorecall.audit.records import Group
+from lorecall.audit.reports.build import build_report, write_json
+from lorecall.audit.reports.redact import Redactor
+from lorecall.audit.runs.single import AuditSettings, run_audit
 
+from tests.audit.conftest import as_set, memory_of, phone
+from tests.audit.tiny_scorer import TinyScorer
 from tests.server.conftest import Trained
 from tests.server.served import Served
 
@@ -79,6 +87,17 @@ class Release:
 
 
 @pytest.fixture
+def sets() -> dict[Group, CandidateSet]:
+    return {Group.CANDIDATES: as_set(tuple(phone(i) for i in range(4)))}
+
+
+@pytest.fixture
+def engine(sets: dict[Group, CandidateSet]) -> TinyScorer:
+    known, unknown = sets[Group.CANDIDATES].items, tuple(phone(i, salt=11) for i in range(4))
+    return TinyScorer({"leaky": memory_of(known), "other": memory_of(unknown)})
+
+
+@pytest.fixture
 def release(served: Served, tmp_path: Path) -> Release:
     return Release(served, tmp_path)
 
@@ -86,16 +105,46 @@ def release(served: Served, tmp_path: Path) -> Release:
 def test_the_page_holds_a_policy_and_a_job_with_a_gate() -> None:
     """The audit stands before the release, and nothing that releases runs in spite of it."""
     names = [step["name"] for step in steps()]
-    assert names == ["Stage", "Audit", "Release", "Clean up"]
+    assert names == ["Stage", "Audit", "Compare", "Release", "Clean up"]
     assert [step["name"] for step in steps() if step.get("if")] == ["Clean up"]
     assert yaml.safe_load(blocks()["audit/policy.yaml"])["min_controls"] == 300
+
+
+def test_a_version_that_is_worse_than_the_live_one_is_not_released(
+    engine: TinyScorer, sets: dict[Group, CandidateSet], tmp_path: Path
+) -> None:
+    """The step as it stands there: nothing is live yet, no worse, worse, and of another base."""
+    step = next(step["run"] for step in steps() if step["name"] == "Compare")
+    tools = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    reports = {}
+    for name in ("other", "leaky"):
+        result = run_audit(engine, name, sets, AuditSettings())
+        reports[name] = build_report(result, judge_result(result, Policy()), Policy(), Redactor(b"s"))
+    engine.engine = replace(engine.engine, base_digest="c" * 64)
+    moved = run_audit(engine, "other", sets, AuditSettings())
+    reports["moved"] = build_report(moved, judge_result(moved, Policy()), Policy(), Redactor(b"s"))
+    for folder in ("audit", "audit-report"):
+        (tmp_path / folder).mkdir()
+    found = {}
+    for live, new in ((None, "leaky"), ("leaky", "other"), ("other", "leaky"), ("moved", "other")):
+        if live is not None:
+            write_json(reports[live], tmp_path / "audit" / "live.json")
+        write_json(reports[new], tmp_path / "audit-report" / "report.json")
+        done = subprocess.run(
+            ["bash", "-eo", "pipefail", "-c", step],
+            cwd=tmp_path,
+            env={**os.environ, "PATH": tools},
+            check=False,
+        )
+        found[live, new] = done.returncode
+    assert list(found.values()) == [0, 0, 1, 3]
 
 
 @pytest.mark.engine
 def test_a_clean_adapter_is_released(release: Release, trained: Callable[[str], Trained]) -> None:
     """Audited on another's data it leaks nothing: every step exits 0, and the name is served."""
     codes = release.run(trained("hosts-train"), trained("secrets-train").data, 320)
-    assert codes == {"Stage": 0, "Audit": 0, "Release": 0, "Clean up": 0}
+    assert codes == {"Stage": 0, "Audit": 0, "Compare": 0, "Release": 0, "Clean up": 0}
     assert "acme-support" in release.names
     assert "acme-support-staged" not in release.names
 

@@ -1,0 +1,203 @@
+"""Two reports side by side: what became worse, better, new or gone, and whether they can be compared at all."""
+
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import Literal
+
+from lorecall.audit.records import PLACES, Group, Verdict
+from lorecall.audit.reports.models import ReportModel
+from lorecall.audit.reports.report import Report, Snippet
+
+GROUPS = (Group.CANDIDATES, Group.OWN_CANDIDATES)
+BOUNDS = ("edit_distance", "missed", "bits", "false_discovery_rate", "answer_tokens", "system", "template")
+Key = tuple[str, ...]
+
+
+class Change(StrEnum):
+    """What became of a snippet."""
+
+    WORSE = "worse"
+    NEW = "new"
+    GONE = "gone"
+    BETTER = "better"
+    SAME = "same"
+
+
+class Row(ReportModel):
+    """One snippet in both reports; a side on which it is not has null."""
+
+    id: str
+    set: Group
+    change: Change
+    before: Verdict | None
+    after: Verdict | None
+    before_min_p: float | None
+    after_min_p: float | None
+
+
+class Diff(ReportModel):
+    """What changed from one report to another.
+
+    `obstacles` say why they cannot be compared, `remarks` what else is not alike. It counts as worse where a
+    verdict is graver, where a snippet leaks that was not asked before, and where the engine can no longer tell.
+    """
+
+    schema_version: Literal["1.0"] = "1.0"
+    before: str
+    after: str
+    obstacles: tuple[str, ...]
+    remarks: tuple[str, ...]
+    counts: dict[Change, int]
+    snippets: tuple[Row, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """0 no worse, 1 worse, 3 not comparable."""
+        if self.obstacles:
+            return 3
+        leaks = any(row.change is Change.NEW and _leaks(row.after) for row in self.snippets)
+        return int(leaks or self.counts[Change.WORSE] > 0)
+
+
+def _leaks(verdict: Verdict | None) -> bool:
+    """Return whether a verdict is graver than not to know: an error, known to the base, or clear is no leak."""
+    return verdict is not None and PLACES[verdict] <= PLACES[Verdict.ERROR]
+
+
+def compare(before: Report, after: Report) -> Diff:
+    """Return what changed from `before` to `after`, without the snippets that did not."""
+    keys = _keys(before, after)
+    obstacles, remarks = _obstacles(before, after, matched=keys is not None), _remarks(before, after)
+    rows: list[Row] = []
+    if keys is not None:
+        first, second = keys
+        rows = [_row(first.get(key), second.get(key)) for key in dict.fromkeys((*second, *first))]
+        left_out = any(getattr(after.omitted, group) for group in GROUPS)
+        lost = sum(row.change is Change.GONE for row in rows)
+        if lost and not left_out:
+            obstacles.append(f"{lost} snippets of the first report were not asked for in the second")
+    rows.sort(
+        key=lambda row: (list(Change).index(row.change), PLACES[row.after or row.before or Verdict.CLEAR])
+    )
+    return Diff(
+        before=before.seal.sha256,
+        after=after.seal.sha256,
+        obstacles=tuple(obstacles),
+        remarks=tuple(remarks),
+        counts={change: sum(row.change is change for row in rows) for change in Change},
+        snippets=tuple(row for row in rows if row.change is not Change.SAME),
+    )
+
+
+def _keys(before: Report, after: Report) -> tuple[dict[Key, Snippet], dict[Key, Snippet]] | None:
+    """Return the snippets of both by what tells that two are of one text; None where nothing does.
+
+    Of one file the ids do. Otherwise the keyed hashes of the texts, which are alike only under one salt.
+    """
+    if before.inputs.candidates.digest == after.inputs.candidates.digest:
+        return _by_id(before), _by_id(after)
+    if before.text.salt_id == after.text.salt_id:
+        return _by_hash(before), _by_hash(after)
+    return None
+
+
+def _asked(report: Report) -> Iterable[Snippet]:
+    return (entry for entry in report.snippets if entry.set in GROUPS)
+
+
+def _by_id(report: Report) -> dict[Key, Snippet]:
+    return {(entry.set, entry.id): entry for entry in _asked(report)}
+
+
+def _by_hash(report: Report) -> dict[Key, Snippet]:
+    """Return the snippets by the hashes of their texts; of two alike the gravest."""
+    found: dict[Key, Snippet] = {}
+    for entry in sorted(_asked(report), key=lambda one: PLACES[one.verdict]):
+        found.setdefault((entry.set, entry.prefix.hash, entry.target.hash), entry)
+    return found
+
+
+def _row(before: Snippet | None, after: Snippet | None) -> Row:
+    one = after or before
+    if one is None:
+        raise ValueError("a snippet of neither report")
+    return Row(
+        id=one.id,
+        set=one.set,
+        change=_change(before, after),
+        before=None if before is None else before.verdict,
+        after=None if after is None else after.verdict,
+        before_min_p=None if before is None else before.min_p,
+        after_min_p=None if after is None else after.min_p,
+    )
+
+
+def _change(before: Snippet | None, after: Snippet | None) -> Change:
+    if before is None or after is None:
+        return Change.NEW if before is None else Change.GONE
+    unsure = after.verdict is Verdict.ERROR or bool(after.alarm)
+    was_unsure = before.verdict is Verdict.ERROR or bool(before.alarm)
+    if unsure and not was_unsure:  # what cannot be told is not shown to be no worse
+        return Change.WORSE
+    was, now = PLACES[before.verdict], PLACES[after.verdict]
+    if was == now:
+        return Change.SAME
+    return Change.WORSE if now < was else Change.BETTER
+
+
+def _obstacles(before: Report, after: Report, *, matched: bool) -> list[str]:
+    """Return why the reports cannot be compared."""
+    found = []
+    if not matched:
+        found.append(
+            "the candidates are of other files, and the texts were hashed under other salts: set "
+            "LORECALL_REPORT_SALT for both audits"
+        )
+    for what, was, now in (
+        ("base", before.engine.base_digest, after.engine.base_digest),
+        ("quantization of the base", before.engine.scheme, after.engine.scheme),
+        ("ways of asking", before.settings.views, after.settings.views),
+        *(
+            (
+                f"bound {name}",
+                *(_bound(report, name, alike=_alike(before, after)) for report in (before, after)),
+            )
+            for name in BOUNDS
+        ),
+    ):
+        if was != now:
+            found.append(f"the {what} is another in the second report")
+    return found
+
+
+def _alike(before: Report, after: Report) -> bool:
+    return before.text.salt_id == after.text.salt_id
+
+
+def _bound(report: Report, name: str, *, alike: bool) -> object:
+    """Return a bound; of a secret text its hash, or its length where the salts differ."""
+    value = getattr(report.settings, name)
+    if value is None or not hasattr(value, "hash"):
+        return value
+    return value.hash if alike else value.characters
+
+
+def _remarks(before: Report, after: Report) -> list[str]:
+    """Return what else is not alike, which does not keep the reports from being compared."""
+    controls = [report.inputs.controls and report.inputs.controls.digest for report in (before, after)]
+    checks = {
+        "the adapter has another name": before.adapter.name != after.adapter.name,
+        "it is the same version of the adapter": before.adapter.version == after.adapter.version,
+        "the candidates are of another file": before.inputs.candidates.digest
+        != after.inputs.candidates.digest,
+        "the controls are others, which decide what is partial": controls[0] != controls[1],
+        "the engine is another": before.engine.engine != after.engine.engine,
+        "the engine's error, and with it the line, is another": before.epsilon != after.epsilon,
+        "the policy is another": before.gate.policy != after.gate.policy,
+        "the gate passed the first and fails the second": before.gate.passed and not after.gate.passed,
+        "not all candidates were asked for": bool(before.sequential or after.sequential),
+        "one report holds the gravest snippets only": any(
+            getattr(report.omitted, group) for report in (before, after) for group in GROUPS
+        ),
+    }
+    return [remark for remark, holds in checks.items() if holds]

@@ -1,0 +1,226 @@
+"""What a report says over all snippets, computed again from its entries: rates, membership, gate."""
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, cast
+
+from lorecall.audit.policy.policy import Policy, judge_result
+from lorecall.audit.records import (
+    RECITED,
+    AuditResult,
+    Bounds,
+    Epsilon,
+    Group,
+    SetSource,
+    SetSummary,
+    Verdict,
+)
+from lorecall.audit.records import Membership as MembershipRecord
+from lorecall.audit.reports.build import multiplicity
+from lorecall.audit.reports.models import ReportModel
+from lorecall.audit.reports.report import Membership, Report, Sequential, Summary
+from lorecall.audit.scorer import AdapterVersion, EngineInfo
+from lorecall.audit.stats.membership import compare_with_controls
+from lorecall.audit.stats.sequential import SequentialTest
+from lorecall.audit.stats.tally import Tally, rates
+from pydantic import ValidationError
+
+TOLERANCE = 1e-6
+"""Relative: what two releases of a library for statistics may differ in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recomputed:
+    """What came out.
+
+    Attributes:
+        problems: What is not what it should be.
+        unchecked: What could not be computed again, and why.
+    """
+
+    problems: tuple[str, ...]
+    unchecked: tuple[str, ...]
+
+
+def recompute(report: Report) -> Recomputed:
+    """Compute again what follows from the entries, as far as they are all there."""
+    left_out = {group: getattr(report.omitted, group) or 0 for group in Group}
+    tallies = {group: Tally() for group in Group if getattr(report, _name(group)) is not None}
+    unchecked = [
+        f"{_name(group)}: {count} snippets were left out, so its counts can only be too small"
+        for group, count in left_out.items()
+        if count
+    ]
+    problems = [
+        f"there are {e}, and no summary of them" for e in {s.set for s in report.snippets} - set(tallies)
+    ]
+    if problems:
+        return Recomputed(tuple(problems), tuple(unchecked))
+    numbers = []
+    for entry in report.snippets:
+        numbers.append(tallies[entry.set].count)
+        tallies[entry.set].add(entry.judged())
+    complete = not any(left_out.values())
+    if not complete:
+        unchecked.append("membership, p_value and q_value: they compare all snippets with all controls")
+    elif report.membership is None and report.settings.false_discovery_rate == 1.0:
+        unchecked.append(
+            "membership: an older release wrote the report, which compared nothing with controls"
+        )
+    else:
+        problems += _compare(report, tallies, numbers)
+    for group, tally in tallies.items():
+        problems += _check_summary(report, group, tally, left_out[group])
+    problems += _check_sequential(report, unchecked, complete=complete)
+    problems += _check_gate(report, tallies, left_out, unchecked)
+    return Recomputed(tuple(problems), tuple(unchecked))
+
+
+def _name(group: Group) -> str:
+    return "summary" if group is Group.CANDIDATES else str(group)
+
+
+def same(found: Any, stated: Any) -> bool:
+    """Return whether JSON values are the same, numbers up to `TOLERANCE`."""
+    if isinstance(found, dict) and isinstance(stated, dict):
+        return found.keys() == stated.keys() and all(same(found[name], stated[name]) for name in found)
+    if isinstance(found, list) and isinstance(stated, list):
+        return len(found) == len(stated) and all(map(same, found, stated))
+    if isinstance(found, float) and isinstance(stated, float | int):
+        return math.isclose(found, stated, rel_tol=TOLERANCE, abs_tol=1e-9)
+    return bool(found == stated)
+
+
+def _differing(where: str, found: ReportModel | None, stated: ReportModel | None, why: str) -> Iterator[str]:
+    """Yield the fields of a part of the report that are not what was computed."""
+    if found is None or stated is None:
+        if found is not stated:
+            yield f"{where} {why}"
+        return
+    values, others = found.values(), stated.values()
+    for name in sorted(values.keys() | others.keys()):
+        if not same(values.get(name), others.get(name)):
+            yield f"{where}/{name} {why}"
+
+
+def _compare(report: Report, tallies: dict[Group, Tally], numbers: list[int]) -> Iterator[str]:
+    """Compare the snippets with the controls, tell the tallies, and yield what differs from the report."""
+    settings = report.settings
+    found = compare_with_controls(tallies, settings.false_discovery_rate, settings.confidence)
+    computed = None if found is None else Membership.model_validate(found)
+    yield from _differing("membership", computed, report.membership, "is not what its snippets give")
+    for entry, number in zip(report.snippets, numbers, strict=True):
+        standing = tallies[entry.set].standing(number)
+        for name, value in (("p_value", standing.p), ("q_value", standing.q)):
+            if not same(value, getattr(entry, name)):
+                yield f"snippet {entry.id!r}: {name} is not what the controls give"
+        if tallies[entry.set].verdict(number, entry.judged()) is not entry.verdict:
+            yield f"snippet {entry.id!r}: {entry.verdict}, although it does not beat the controls"
+
+
+def _check_summary(report: Report, group: Group, tally: Tally, left_out: int) -> Iterator[str]:
+    stated: Summary = getattr(report, _name(group))
+    confidence, where = report.settings.confidence, _name(group)
+    found = tally.summary(confidence)
+    if not left_out:
+        computed = Summary.model_validate(found)
+        yield from _differing(where, computed, stated, "is not what its snippets add up to")
+        return
+    recited, leaked = rates(Counter(stated.verdicts), confidence)
+    at_least = {
+        "snippets": stated.snippets == tally.count + left_out == sum(stated.verdicts.values()),
+        "tokens": stated.tokens >= found.tokens,
+        "tokens_over_half": found.tokens_over_half <= stated.tokens_over_half <= stated.tokens,
+        "verdicts": all(count >= found.verdicts[verdict] for verdict, count in stated.verdicts.items()),
+    }
+    yield from (
+        f"{where}/{name} is not what its snippets add up to" for name, holds in at_least.items() if not holds
+    )
+    for name, rate in (("recited", recited), ("leaked", leaked)):
+        computed_rate = type(getattr(stated, name)).model_validate(rate)
+        yield from _differing(
+            f"{where}/{name}", computed_rate, getattr(stated, name), "is not what its verdicts give"
+        )
+
+
+def _check_sequential(report: Report, unchecked: list[str], *, complete: bool) -> Iterator[str]:
+    """Take the candidates again in the same batches: the interval is that of all looks at once."""
+    stated, asked = report.sequential, [s for s in report.snippets if s.set is Group.CANDIDATES]
+    if stated is None:
+        return
+    if not complete or stated.batch is None:
+        unchecked.append("sequential: its interval needs all candidates, and the size of the batches")
+        return
+    test = SequentialTest(stated.of, stated.bound, stated.confidence, stated.batch)
+    for start in range(0, len(asked), max(1, stated.batch)):
+        batch = asked[start : start + stated.batch]
+        test.count(len(batch), sum(s.verdict in RECITED or bool(s.error) for s in batch))
+    found = Sequential.model_validate(test.outcome)
+    yield from _differing("sequential", found, stated, "is not what its snippets give")
+    if stated.confidence != report.settings.confidence:
+        yield "sequential/confidence is not that of the settings"
+
+
+def _check_gate(
+    report: Report, tallies: dict[Group, Tally], left_out: dict[Group, int], unchecked: list[str]
+) -> Iterator[str]:
+    try:
+        policy = Policy.model_validate(report.gate.policy)
+    except ValidationError:
+        yield "gate/policy is no policy of this release"
+        return
+    if any(left_out.values()) and not policy.count_short:
+        unchecked.append("gate: its policy leaves short targets out, and not all snippets are here")
+        return
+    result = _result(report, tallies)
+    gate = judge_result(result, policy)
+    for name in ("passed", "exit_code", "reasons"):
+        if getattr(gate, name) != getattr(report.gate, name):
+            yield f"gate/{name} is not what its policy gives"
+    yield from _differing(
+        "multiplicity", multiplicity(result), report.multiplicity, "is not what its rates give"
+    )
+
+
+def _result(report: Report, tallies: dict[Group, Tally]) -> AuditResult:
+    """Return the audit that the report is of, without its snippets."""
+    settings, engine, adapter = report.settings, report.engine, report.adapter
+    names = Bounds.__dataclass_fields__
+    sources = {group: getattr(report.inputs, group) for group in Group}
+    return AuditResult(
+        adapter=AdapterVersion(adapter.name, adapter.version, adapter.rank, adapter.effective_parameters),
+        engine=EngineInfo(engine.engine, engine.base, engine.base_digest, engine.scheme),
+        epsilon=Epsilon(report.epsilon, report.epsilon_source),
+        bounds=Bounds(**{name: getattr(settings, name) for name in names}),
+        seed=settings.seed,
+        confidence=settings.confidence,
+        views=settings.views,
+        sources={group: SetSource(**dict(one)) for group, one in sources.items() if one is not None},
+        snippets=(),
+        started=report.started,
+        seconds=report.seconds,
+        summaries={group: _summary(report, group, tally) for group, tally in tallies.items()},
+        sequential=None if report.sequential is None else report.sequential.outcome(),
+        membership=cast("MembershipRecord | None", report.membership),  # it has the same fields
+        no_controls=report.no_controls or 0,
+    )
+
+
+def _summary(report: Report, group: Group, tally: Tally) -> SetSummary:
+    """Return a summary as the gate wants it: what the report states, and what only the entries tell."""
+    stated: Summary = getattr(report, _name(group))
+    counted = tally.summary(report.settings.confidence)
+    recited, leaked = rates(Counter(stated.verdicts), report.settings.confidence)
+    return SetSummary(
+        snippets=stated.snippets,
+        tokens=stated.tokens,
+        tokens_over_half=stated.tokens_over_half,
+        verdicts={verdict: stated.verdicts[verdict] for verdict in Verdict},
+        telling=counted.telling,
+        alarms=counted.alarms,
+        delta_loss=stated.delta_loss,
+        recited=recited,
+        leaked=leaked,
+    )

@@ -1,0 +1,74 @@
+"""Two reports side by side."""
+
+from dataclasses import replace
+
+from lorecall.audit.evidence.diff import Change, Diff, compare
+from lorecall.audit.inputs.candidates import CandidateSet
+from lorecall.audit.policy.policy import Policy, judge_result
+from lorecall.audit.records import Bounds, Group
+from lorecall.audit.reports.build import build_report
+from lorecall.audit.reports.redact import Redactor
+from lorecall.audit.reports.report import Report
+from lorecall.audit.runs.single import AuditSettings, run_audit
+
+from tests.audit.tiny_scorer import TinyScorer
+
+Sets = dict[Group, CandidateSet]
+
+
+def audit(
+    engine: TinyScorer, name: str, sets: Sets, salt: bytes = b"s", settings: AuditSettings | None = None
+) -> Report:
+    result = run_audit(engine, name, sets, settings or AuditSettings())
+    return build_report(result, judge_result(result, Policy()), Policy(), Redactor(salt))
+
+
+def test_a_leak_that_was_not_there_is_worse(engine: TinyScorer, sets: Sets) -> None:
+    """And the way back is better; the same report is neither. Of one file the ids match under any salt."""
+    clean, leaky = audit(engine, "other", sets), audit(engine, "leaky", sets, b"another")
+    worse, better, same = compare(clean, leaky), compare(leaky, clean), compare(leaky, leaky)
+    assert (worse.counts[Change.WORSE], worse.exit_code) == (12, 1)
+    assert (better.counts[Change.BETTER], better.counts[Change.WORSE], better.exit_code) == (12, 0, 0)
+    assert (same.counts[Change.SAME], same.snippets, same.exit_code) == (12, (), 0)
+    assert [(row.before, row.after) for row in worse.snippets[:1]] == [("clear", "certified")]
+    assert "the gate passed the first and fails the second" in worse.remarks
+    assert Diff.model_validate_json(worse.to_json()) == worse
+
+
+def test_redacted_snippets_of_two_files_match_by_their_hashes(engine: TinyScorer, sets: Sets) -> None:
+    """Under one salt: what is new and leaks counts, what is new and clear does not; under two nothing matches."""
+    all_of = sets[Group.CANDIDATES]
+    some = CandidateSet("some.jsonl", "c" * 64, tuple(replace(i, id=f"x{i.id}") for i in all_of.items[:8]))
+    fewer = {**sets, Group.CANDIDATES: some}
+    grown = compare(audit(engine, "leaky", fewer), audit(engine, "leaky", sets))
+    assert (grown.counts[Change.NEW], grown.counts[Change.SAME], grown.exit_code) == (4, 8, 1)
+    clean = compare(audit(engine, "other", fewer), audit(engine, "other", sets))
+    assert (clean.counts[Change.NEW], clean.exit_code) == (4, 0)
+    shrunk = compare(audit(engine, "leaky", sets), audit(engine, "leaky", fewer))
+    assert (shrunk.counts[Change.GONE], shrunk.exit_code) == (4, 3)
+    assert "4 snippets of the first report were not asked" in shrunk.obstacles[0]
+    unknown = compare(audit(engine, "leaky", fewer), audit(engine, "leaky", sets, b"another"))
+    assert (unknown.exit_code, unknown.snippets) == (3, ())
+    assert "LORECALL_REPORT_SALT" in unknown.obstacles[0]
+
+
+def test_what_the_engine_cannot_tell_any_more_is_worse(engine: TinyScorer, sets: Sets) -> None:
+    """An error after a verdict proves nothing, so it is not "no worse"; a verdict after an error is."""
+    before = audit(engine, "other", sets)
+    engine.max_bytes = 5
+    after = audit(engine, "other", sets)
+    assert (compare(before, after).counts[Change.WORSE], compare(before, after).exit_code) == (12, 1)
+    assert compare(after, before).exit_code == 0
+
+
+def test_other_bounds_and_another_base_are_not_comparable(engine: TinyScorer, sets: Sets) -> None:
+    """Each is named."""
+    before = audit(engine, "leaky", sets)
+    engine.engine = replace(engine.engine, base_digest="c" * 64)
+    after = audit(engine, "leaky", sets, settings=AuditSettings(bounds=Bounds(bits=30.0)))
+    found = compare(before, after)
+    assert found.exit_code == 3
+    assert found.obstacles == (
+        "the base is another in the second report",
+        "the bound bits is another in the second report",
+    )
