@@ -17,7 +17,8 @@ A4_INCHES = 8.27
 STYLES = """() => {
   const style = (name) => getComputedStyle(document.querySelector(name));
   return {
-    paper: style("body").backgroundColor, ink: style("body").color, controls: style(".controls").display, card: style(".card").overflowX,
+    paper: style("body").backgroundColor, ink: style("body").color,
+    controls: style(".controls").display, card: style(".card").overflowX,
     exact: style(".dot").printColorAdjust, wide: document.documentElement.scrollWidth - window.innerWidth,
   };
 }"""
