@@ -21,12 +21,12 @@ def sync_tree(directory: Path) -> None:
             sync(path)
 
 
-def write_whole(path: Path, text: str, *, private: bool = False) -> None:
-    """Write a UTF-8 text file; a file that is there is replaced at once, and keeps its access rights.
+def write_whole(path: Path, content: str | bytes, *, private: bool = False) -> None:
+    """Write a file, a text in UTF-8; a file that is there is replaced at once, and keeps its access rights.
 
     Args:
         path: The file.
-        text: Its content.
+        content: Its content.
         private: Only the owner may read and write the file, whatever was there.
 
     Raises:
@@ -37,10 +37,10 @@ def write_whole(path: Path, text: str, *, private: bool = False) -> None:
     mode = 0o600 if private else path.stat().st_mode & 0o777 if path.exists() else None
     handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else 0o600)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+        with os.fdopen(handle, "wb") as file:
             if mode is not None:
                 os.fchmod(handle, mode)
-            file.write(text)
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(handle)
         part.replace(path)

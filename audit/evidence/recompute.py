@@ -1,12 +1,12 @@
 """What a report says over all snippets, computed again from its entries: rates, membership, gate."""
 
 import math
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
-from lorecall.audit.policy.policy import Policy, judge_result
+from lorecall.audit.policy.gate import judge_result
+from lorecall.audit.policy.policy import Policy
 from lorecall.audit.records import (
     RECITED,
     AuditResult,
@@ -17,12 +17,13 @@ from lorecall.audit.records import (
     SetSummary,
     Verdict,
 )
+from lorecall.audit.records import Calibration as CalibrationRecord
 from lorecall.audit.records import Membership as MembershipRecord
 from lorecall.audit.reports.build import multiplicity
 from lorecall.audit.reports.models import ReportModel
-from lorecall.audit.reports.report import Membership, Report, Sequential, Summary
+from lorecall.audit.reports.report import Calibration, Membership, Report, Sequential, Summary
 from lorecall.audit.scorer import AdapterVersion, EngineInfo
-from lorecall.audit.stats.membership import compare_with_controls
+from lorecall.audit.stats.calibration import calibrate
 from lorecall.audit.stats.sequential import SequentialTest
 from lorecall.audit.stats.tally import Tally, rates
 from pydantic import ValidationError
@@ -64,7 +65,9 @@ def recompute(report: Report) -> Recomputed:
         tallies[entry.set].add(entry.judged())
     complete = not any(left_out.values())
     if not complete:
-        unchecked.append("membership, p_value and q_value: they compare all snippets with all controls")
+        unchecked.append(
+            "calibration, membership, p_value and q_value: they compare all snippets with all controls"
+        )
     elif report.membership is None and report.settings.false_discovery_rate == 1.0:
         unchecked.append(
             "membership: an older release wrote the report, which compared nothing with controls"
@@ -73,6 +76,7 @@ def recompute(report: Report) -> Recomputed:
         problems += _compare(report, tallies, numbers)
     for group, tally in tallies.items():
         problems += _check_summary(report, group, tally, left_out[group])
+    problems += _check_tags(report, tallies[Group.CANDIDATES], unchecked, left_out[Group.CANDIDATES])
     problems += _check_sequential(report, unchecked, complete=complete)
     problems += _check_gate(report, tallies, left_out, unchecked)
     return Recomputed(tuple(problems), tuple(unchecked))
@@ -108,15 +112,18 @@ def _differing(where: str, found: ReportModel | None, stated: ReportModel | None
 def _compare(report: Report, tallies: dict[Group, Tally], numbers: list[int]) -> Iterator[str]:
     """Compare the snippets with the controls, tell the tallies, and yield what differs from the report."""
     settings = report.settings
-    found = compare_with_controls(tallies, settings.false_discovery_rate, settings.confidence)
+    checked, found = calibrate(tallies, _sources(report), settings.false_discovery_rate, settings.confidence)
+    why = "is not what its snippets give"
+    calibration = None if checked is None else Calibration.model_validate(checked)
+    yield from _differing("calibration", calibration, report.calibration, why)
     computed = None if found is None else Membership.model_validate(found)
-    yield from _differing("membership", computed, report.membership, "is not what its snippets give")
+    yield from _differing("membership", computed, report.membership, why)
     for entry, number in zip(report.snippets, numbers, strict=True):
         standing = tallies[entry.set].standing(number)
         for name, value in (("p_value", standing.p), ("q_value", standing.q)):
             if not same(value, getattr(entry, name)):
                 yield f"snippet {entry.id!r}: {name} is not what the controls give"
-        if tallies[entry.set].verdict(number, entry.judged()) is not entry.verdict:
+        if tallies[entry.set].verdict(number) is not entry.verdict:
             yield f"snippet {entry.id!r}: {entry.verdict}, although it does not beat the controls"
 
 
@@ -128,7 +135,7 @@ def _check_summary(report: Report, group: Group, tally: Tally, left_out: int) ->
         computed = Summary.model_validate(found)
         yield from _differing(where, computed, stated, "is not what its snippets add up to")
         return
-    recited, leaked = rates(Counter(stated.verdicts), confidence)
+    recited, leaked = rates(stated.verdicts, confidence)
     at_least = {
         "snippets": stated.snippets == tally.count + left_out == sum(stated.verdicts.values()),
         "tokens": stated.tokens >= found.tokens,
@@ -145,6 +152,17 @@ def _check_summary(report: Report, group: Group, tally: Tally, left_out: int) ->
         )
 
 
+def _check_tags(report: Report, tally: Tally, unchecked: list[str], left_out: int) -> Iterator[str]:
+    if left_out:
+        unchecked.append("by_tag: its counts need all candidates")
+        return
+    found = tally.by_tag(report.settings.confidence)
+    for tag in sorted(found.keys() | report.by_tag.keys()):
+        computed = Summary.model_validate(found[tag]) if tag in found else None
+        why = "is not what its snippets add up to"
+        yield from _differing(f"by_tag/{tag}", computed, report.by_tag.get(tag), why)
+
+
 def _check_sequential(report: Report, unchecked: list[str], *, complete: bool) -> Iterator[str]:
     """Take the candidates again in the same batches: the interval is that of all looks at once."""
     stated, asked = report.sequential, [s for s in report.snippets if s.set is Group.CANDIDATES]
@@ -156,7 +174,8 @@ def _check_sequential(report: Report, unchecked: list[str], *, complete: bool) -
     test = SequentialTest(stated.of, stated.bound, stated.confidence, stated.batch)
     for start in range(0, len(asked), max(1, stated.batch)):
         batch = asked[start : start + stated.batch]
-        test.count(len(batch), sum(s.verdict in RECITED or bool(s.error) for s in batch))
+        hits, errors = (sum(s.verdict in kinds for s in batch) for kinds in (RECITED, (Verdict.ERROR,)))
+        test.count(len(batch), hits, errors)
     found = Sequential.model_validate(test.outcome)
     yield from _differing("sequential", found, stated, "is not what its snippets give")
     if stated.confidence != report.settings.confidence:
@@ -188,31 +207,43 @@ def _result(report: Report, tallies: dict[Group, Tally]) -> AuditResult:
     """Return the audit that the report is of, without its snippets."""
     settings, engine, adapter = report.settings, report.engine, report.adapter
     names = Bounds.__dataclass_fields__
-    sources = {group: getattr(report.inputs, group) for group in Group}
+    confidence = settings.confidence
+    by_tag = tallies[Group.CANDIDATES].by_tag(confidence)
     return AuditResult(
         adapter=AdapterVersion(adapter.name, adapter.version, adapter.rank, adapter.effective_parameters),
         engine=EngineInfo(engine.engine, engine.base, engine.base_digest, engine.scheme),
         epsilon=Epsilon(report.epsilon, report.epsilon_source),
         bounds=Bounds(**{name: getattr(settings, name) for name in names}),
         seed=settings.seed,
-        confidence=settings.confidence,
+        confidence=confidence,
         views=settings.views,
-        sources={group: SetSource(**dict(one)) for group, one in sources.items() if one is not None},
+        sources=_sources(report),
         snippets=(),
         started=report.started,
         seconds=report.seconds,
-        summaries={group: _summary(report, group, tally) for group, tally in tallies.items()},
+        summaries={
+            group: _summary(getattr(report, _name(group)), tally.summary(confidence), confidence)
+            for group, tally in tallies.items()
+        },
+        calibration=cast("CalibrationRecord | None", report.calibration),
+        by_tag={
+            tag: _summary(stated, by_tag.get(tag) or Tally().summary(confidence), confidence)
+            for tag, stated in report.by_tag.items()
+        },
         sequential=None if report.sequential is None else report.sequential.outcome(),
         membership=cast("MembershipRecord | None", report.membership),  # it has the same fields
         no_controls=report.no_controls or 0,
     )
 
 
-def _summary(report: Report, group: Group, tally: Tally) -> SetSummary:
+def _sources(report: Report) -> dict[Group, SetSource]:
+    stated = {group: getattr(report.inputs, group) for group in Group}
+    return {group: SetSource(**dict(one)) for group, one in stated.items() if one is not None}
+
+
+def _summary(stated: Summary, counted: SetSummary, confidence: float) -> SetSummary:
     """Return a summary as the gate wants it: what the report states, and what only the entries tell."""
-    stated: Summary = getattr(report, _name(group))
-    counted = tally.summary(report.settings.confidence)
-    recited, leaked = rates(Counter(stated.verdicts), report.settings.confidence)
+    recited, leaked = rates(stated.verdicts, confidence)
     return SetSummary(
         snippets=stated.snippets,
         tokens=stated.tokens,
@@ -223,4 +254,6 @@ def _summary(report: Report, group: Group, tally: Tally) -> SetSummary:
         delta_loss=stated.delta_loss,
         recited=recited,
         leaked=leaked,
+        unknown_chances=stated.unknown_chances,
+        not_asked=stated.not_asked,
     )

@@ -20,7 +20,7 @@ from lorecall.server.cli.audit.inputs import (
 )
 from lorecall.server.cli.audit.mitigate import mitigate
 from lorecall.server.cli.audit.probe import probe
-from lorecall.server.cli.audit.reports import diff, report, verify
+from lorecall.server.cli.audit.reports import bundle, diff, report, verify
 from lorecall.server.cli.audit.serve import serve
 from lorecall.server.cli.common.console import print_json
 from lorecall.server.cli.common.options import (
@@ -246,5 +246,5 @@ def run(
     raise typer.Exit(int(gate.exit_code))
 
 
-for command in (discover, probe, ranks, matrix, mitigate, report, verify, diff, serve):
+for command in (discover, probe, ranks, matrix, mitigate, report, verify, bundle, diff, serve):
     app.command()(command)

@@ -51,19 +51,20 @@ def verify(
     timeout: Timeout = 600.0,
 ) -> None:
     """Check a report: seal, signature, sums, gate, inputs. Exit 1 if it does not hold, 4 if scores differ."""
+    from lorecall.audit.evidence.bundle import is_bundle, read_bundle
     from lorecall.audit.evidence.verify import check_input, check_report, rescore
     from lorecall.audit.records import Group
     from lorecall.audit.reports.build import read_report
     from lorecall.audit.reports.signing import read_public_key
     from lorecall.audit.scorers.http_scorer import HttpScorer
 
-    content = read_report(file)
+    content, beside, unread = read_bundle(file) if is_bundle(file) else (read_report(file), [], [])
     checked = check_report(content, None if key is None else read_public_key(key))
-    problems = list(checked.problems)
+    problems = [*beside, *checked.problems]
     given = reader(split, turns, tokenizer, skip_bad=True)(candidates) if candidates else None
     if given is not None:
         problems += check_input(content, Group.CANDIDATES, given)
-    for why in checked.unchecked:
+    for why in (*unread, *checked.unchecked):
         note(f"not checked: {why}" if "not checked" not in why else why)
     for problem in problems:
         note(f"does not hold: {problem}")
@@ -88,11 +89,12 @@ def diff(
     as_json: AsJson = False,
 ) -> None:
     """Compare two reports: exit 0 if the second is no worse, 1 if it is, 3 if they cannot be compared."""
+    from lorecall.audit.evidence.bundle import is_bundle, read_bundle
     from lorecall.audit.evidence.diff import compare
     from lorecall.audit.reports.build import read_report
     from lorecall.audit.reports.seal import check_seal
 
-    reports = [read_report(before), read_report(after)]
+    reports = [read_bundle(one)[0] if is_bundle(one) else read_report(one) for one in (before, after)]
     for path, report_of in zip((before, after), reports, strict=True):
         for problem in check_seal(report_of):
             raise UsageError(
@@ -109,3 +111,19 @@ def diff(
         note(f"remark: {remark}")
     note(", ".join(f"{count} {change}" for change, count in found.counts.items()))
     raise typer.Exit(found.exit_code)
+
+
+def bundle(
+    file: Annotated[Path, typer.Argument(metavar="REPORT.json", help="A report that an audit wrote.")],
+    out: Annotated[Path, typer.Option(metavar="FILE.zip", help="Write the bundle here.")],
+) -> None:
+    """Pack a report into one file: with its signature, policy, digests, scope, and the page for readers."""
+    from lorecall.audit.evidence.bundle import write_bundle
+    from lorecall.audit.reports.build import read_report
+    from lorecall.audit.reports.seal import check_seal
+
+    content = read_report(file)
+    for problem in check_seal(content):
+        raise UsageError(f"{str(file)!r} cannot be bundled: {problem}", hint="take the report as written")
+    write_bundle(content, out)
+    note(f"wrote {out}" if content.seal.envelope else f"wrote {out}; the report is not signed")

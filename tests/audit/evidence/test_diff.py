@@ -4,7 +4,8 @@ from dataclasses import replace
 
 from lorecall.audit.evidence.diff import Change, Diff, compare
 from lorecall.audit.inputs.candidates import CandidateSet
-from lorecall.audit.policy.policy import Policy, judge_result
+from lorecall.audit.policy.gate import judge_result
+from lorecall.audit.policy.policy import Policy
 from lorecall.audit.records import Bounds, Group
 from lorecall.audit.reports.build import build_report
 from lorecall.audit.reports.redact import Redactor

@@ -7,7 +7,8 @@ from typing import Any
 
 from lorecall.audit.evidence.verify import check_contents, check_report
 from lorecall.audit.inputs.candidates import CandidateSet
-from lorecall.audit.policy.policy import Policy, judge_result
+from lorecall.audit.policy.gate import judge_result
+from lorecall.audit.policy.policy import Policy
 from lorecall.audit.records import Group
 from lorecall.audit.reports.build import build_report
 from lorecall.audit.reports.redact import Redactor

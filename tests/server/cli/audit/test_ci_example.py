@@ -14,7 +14,8 @@ import pytest
 import yaml
 from lorecall.adapters.demo_data.generate import shipped
 from lorecall.audit.inputs.candidates import CandidateSet
-from lorecall.audit.policy.policy import Policy, judge_result
+from lorecall.audit.policy.gate import judge_result
+from lorecall.audit.policy.policy import Policy
 from lorecall.audit.records import Group
 from lorecall.audit.reports.build import build_report, write_json
 from lorecall.audit.reports.redact import Redactor
