@@ -43,9 +43,9 @@ class AdapterTable(Mapping[str, LoRARequest]):
     def __init__(self, engine_set: EngineSet) -> None:
         self._engine_set = engine_set
 
-    def __getitem__(self, name: str) -> LoRARequest:
+    def __getitem__(self, name: str | None) -> LoRARequest:
         context = current.get()
-        if not sees(name):
+        if not name or not sees(name):  # vLLM asks for None where a request names no model
             raise KeyError(name)
         if context is not None and name in context.leases:
             return context.leases[name].lora_request

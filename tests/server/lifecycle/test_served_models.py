@@ -15,6 +15,7 @@ from lorecall.adapters.registry.tables import State
 from lorecall.adapters.registry.transitions import ConflictError
 from lorecall.server.auth.request_context import ForbiddenError, RequestContext, current
 from lorecall.server.lifecycle.served_models import (
+    AdapterTable,
     VersionedModels,
     leave_modules,
     public_root,
@@ -231,3 +232,11 @@ def test_a_chat_with_the_base_looks_through_no_adapters() -> None:
     table = models_of(plane).lora_requests
     assert len(table) == 3
     assert not table.values()
+
+
+def test_no_model_is_no_adapter() -> None:
+    """VLLM looks up None where a request names no model; under a key that was an error, and 400."""
+    engine_set: Any = SimpleNamespace(live={})
+    with key("acme-*"):
+        assert None not in AdapterTable(engine_set)
+        assert "" not in AdapterTable(engine_set)
