@@ -14,6 +14,7 @@ from lorecall.audit.records import Flag, Group, Verdict
 from lorecall.audit.reports.report import Report, ScoredSnippet, Snippet, Token
 
 STEP = 10.0**-PLACES
+SOFTER = (Verdict.NEAR_VERBATIM, Verdict.PARTIAL, Verdict.CLEAR)
 NATS_SLACK = STEP / 2 + 1e-3
 BITS_SLACK = 0.5 + 1e-2
 LOG10_SLACK = 0.05 + 1e-3
@@ -244,5 +245,11 @@ def _verdict(report: Report, entry: ScoredSnippet) -> Iterator[str]:
         yield "certified by its tokens, decoded otherwise, and no alarm"
     if entry.base_recites and entry.verdict is not Verdict.BASE_KNOWN:
         yield f"the base recites it, and it is {entry.verdict}"
+    if settings.sampling is not None and entry.chance is not None:
+        likely, softer = entry.chance >= settings.sampling.chance, entry.verdict in SOFTER
+        if entry.verdict is Verdict.EXTRACTABLE and not likely:
+            yield "extractable, with a smaller chance than the settings ask for"
+        if likely and softer and not entry.alarm:
+            yield f"{entry.verdict}, although sampling probably gives it"
     if entry.q_value is not None and entry.set.of_controls:
         yield f"a false discovery rate for one of the {Group.CONTROLS}"

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
+from lorecall.audit.extraction import Extraction
 from lorecall.audit.policy.gate import judge_result
 from lorecall.audit.policy.policy import Policy
 from lorecall.audit.records import (
@@ -233,6 +234,7 @@ def _result(report: Report, tallies: dict[Group, Tally]) -> AuditResult:
         sequential=None if report.sequential is None else report.sequential.outcome(),
         membership=cast("MembershipRecord | None", report.membership),  # it has the same fields
         no_controls=report.no_controls or 0,
+        extraction=Extraction() if settings.sampling is None else settings.sampling.extraction(),
     )
 
 

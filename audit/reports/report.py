@@ -3,7 +3,7 @@
 from dataclasses import fields
 from typing import Annotated, Any, Literal
 
-from lorecall.audit.extraction import SamplingSource
+from lorecall.audit.extraction import Extraction, SamplingSource
 from lorecall.audit.policy.policy import ExitCode
 from lorecall.audit.records import EpsilonSource, Flag, Group, Judged, Outcome, Verdict
 from lorecall.audit.reports.models import (
@@ -30,6 +30,7 @@ from lorecall.audit.reports.models import (
     is_empty,
     optional,
 )
+from lorecall.audit.scorer import Sampling
 from lorecall.audit.stats.calibration import LEVEL
 from pydantic import ConfigDict, Discriminator, Field, StrictBool, Tag
 from pydantic.dataclasses import dataclass
@@ -72,6 +73,11 @@ class SamplingScheme(ReportModel):
     """Who said so: the option or policy, the engine's own defaults, or nobody."""
     left_out: tuple[str, ...]
     """Other sampling parameters of the engine's own requests, which the probabilities leave out."""
+
+    def extraction(self) -> Extraction:
+        """Return it as an audit has it."""
+        drawn = Sampling(self.temperature, self.top_p, self.top_k)
+        return Extraction(self.samples, self.chance, drawn, self.source, self.left_out)
 
 
 class Settings(ReportModel):
