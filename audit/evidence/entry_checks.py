@@ -38,6 +38,7 @@ def check_entry(report: Report, entry: Snippet) -> Iterator[str]:
     yield from _losses(report, entry)
     yield from _flags(report, entry)
     yield from _verdict(report, entry)
+    yield from _sampled(report, entry)
 
 
 def _texts(report: Report, entry: Snippet) -> Iterator[str]:
@@ -245,11 +246,16 @@ def _verdict(report: Report, entry: ScoredSnippet) -> Iterator[str]:
         yield "certified by its tokens, decoded otherwise, and no alarm"
     if entry.base_recites and entry.verdict is not Verdict.BASE_KNOWN:
         yield f"the base recites it, and it is {entry.verdict}"
-    if settings.sampling is not None and entry.chance is not None:
-        likely, softer = entry.chance >= settings.sampling.chance, entry.verdict in SOFTER
-        if entry.verdict is Verdict.EXTRACTABLE and not likely:
-            yield "extractable, with a smaller chance than the settings ask for"
-        if likely and softer and not entry.alarm:
-            yield f"{entry.verdict}, although sampling probably gives it"
     if entry.q_value is not None and entry.set.of_controls:
         yield f"a false discovery rate for one of the {Group.CONTROLS}"
+
+
+def _sampled(report: Report, entry: ScoredSnippet) -> Iterator[str]:
+    scheme = report.settings.sampling
+    if scheme is None or entry.chance is None:
+        return
+    likely = entry.chance >= scheme.chance
+    if entry.verdict is Verdict.EXTRACTABLE and not likely:
+        yield "extractable, with a smaller chance than the settings ask for"
+    if likely and entry.verdict in SOFTER and not entry.alarm:
+        yield f"{entry.verdict}, although sampling probably gives it"

@@ -46,7 +46,9 @@ def test_served_scores_equal_the_reference(
 
 
 @pytest.mark.engine
-@pytest.mark.filterwarnings("ignore:.*(eva_config|did not match|missing adapter keys|unexpected)")  # PEFT on EVA
+@pytest.mark.filterwarnings(
+    "ignore:.*(eva_config|did not match|missing adapter keys|unexpected)"
+)  # PEFT on EVA
 def test_what_people_bring_equals_the_reference(
     plain_engine: EngineHost, tiny: Callable[[str], Path], tmp_path: Path
 ) -> None:
