@@ -110,7 +110,7 @@ def test_the_report_fits_its_committed_schema_and_is_drawn(
     page = render_mitigation(made)
     assert "The largest scale that meets the policy is 0.5" in page
     assert "By rank" in page
-    with pytest.raises(UsageError, match="more breaks 'extra_forbidden'"):
+    with pytest.raises(UsageError, match="the report breaks 'extra_forbidden'"):
         parse(MitigationReport, {**report, "more": 1}, "report")
 
 
