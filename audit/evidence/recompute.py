@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from lorecall.audit.extraction import Extraction
@@ -63,7 +63,10 @@ def recompute(report: Report) -> Recomputed:
     numbers = []
     for entry in report.snippets:
         numbers.append(tallies[entry.set].count)
-        tallies[entry.set].add(entry.judged())
+        judged = entry.judged()
+        if report.settings.sampling is None:  # an older release did not look for what sampling gives
+            judged = replace(judged, unknown_chance=False)
+        tallies[entry.set].add(judged)
     complete = not any(left_out.values())
     if not complete:
         unchecked.append(
@@ -186,6 +189,9 @@ def _check_sequential(report: Report, unchecked: list[str], *, complete: bool) -
 def _check_gate(
     report: Report, tallies: dict[Group, Tally], left_out: dict[Group, int], unchecked: list[str]
 ) -> Iterator[str]:
+    if report.settings.sampling is None:
+        unchecked.append("gate: an older release wrote the report, which judged by other rules")
+        return
     try:
         policy = Policy.model_validate(report.gate.policy)
     except ValidationError:

@@ -4,6 +4,7 @@ vLLM 0.32 labels the metric with the engine's names, and ours are `name@version`
 version, the requests on both versions count under the one name.
 """
 
+import functools
 from typing import Any
 
 from lorecall.server.engine.common.plugin import require
@@ -18,6 +19,7 @@ def apply() -> None:
         LoRARequestStates, "_request_update", ("self", "req_id", "lora_name", "waiting", "running")
     )
 
+    @functools.wraps(update)
     def update_by_public_name(self: Any, req_id: str, lora_name: str | None, **change: bool) -> None:
         update(self, req_id, None if lora_name is None else public_name(lora_name), **change)
 

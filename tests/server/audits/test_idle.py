@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from lorecall.adapters.intake.sources import SourcePolicy, Sources
 from lorecall.adapters.intake.store import Store
 from lorecall.adapters.peft_format.adapter import Adapter
 from lorecall.adapters.registry.audit_tables import AuditState
+from lorecall.adapters.registry.records import AdapterRecord
 from lorecall.adapters.registry.registry import Registry
 from lorecall.audit.jobs.records import NewAudit, new_id
 from lorecall.audit.jobs.runner import Runner
@@ -72,7 +74,13 @@ def test_an_idle_server_writes_nothing(
         followed.append(name)
 
     engine_set = SimpleNamespace(live={}, capacity=SimpleNamespace(memory=4))
-    plane: Any = SimpleNamespace(registry=registry, intake=intake, follow=follow, engine_set=engine_set)
+
+    async def note(adapters: Sequence[AdapterRecord]) -> list[str]:
+        return [one.name for one in adapters]
+
+    plane: Any = SimpleNamespace(
+        registry=registry, intake=intake, follow=follow, note=note, engine_set=engine_set
+    )
     guard = KeyGuard(registry, (), None, always=False)
     follower = Follower(plane, Metrics(4, CollectorRegistry()), 1.0, guard.reload)
     metrics = AuditMetrics(CollectorRegistry(), AdapterLabels(4))

@@ -76,7 +76,7 @@ def test_a_second_add_of_a_name_says_that_one_is_under_way(world: World) -> None
         server.adds.set()
         assert (await first).state is State.LIVE
         assert (await server.plane.add("acme", world.adapter(2), actor="test")).state is State.LIVE
-        with pytest.raises(RefusedError, match="nowhere"):
+        with pytest.raises(RefusedError, match="there is no adapter"):
             await server.plane.add("acme", str(world.work / "models" / "nowhere"), actor="test")
         await server.plane.add("acme", world.adapter(1), actor="test")
 

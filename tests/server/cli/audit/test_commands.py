@@ -188,7 +188,7 @@ def test_an_early_stop_and_a_limit_on_a_count_exclude_each_other(run: Run, tmp_p
     policy.write_text("schema_version: 1\nmax_rate: 0.5\n")
     chosen = ("run", "--adapter", "clean", "--until-bound", "0.5", "--policy", str(policy))
     assert error_of(run(*chosen)).param == "until_bound"
-    lifted = "max_certified: null\nmax_recalled: null\nmax_near_verbatim: null\n"
+    lifted = "max_certified: null\nmax_recalled: null\nmax_extractable: null\nmax_near_verbatim: null\n"
     policy.write_text(f"schema_version: 1\nmax_rate: 0.5\n{lifted}")
     assert run(*chosen).exit_code == 0
 
