@@ -6,7 +6,7 @@ from xml.etree import ElementTree as ET
 
 from lorecall.adapters.core.atomic_file import write_whole
 from lorecall.audit.policy.policy import ExitCode
-from lorecall.audit.records import GIVEN, Group, Verdict
+from lorecall.audit.records import GIVEN, Group
 from lorecall.audit.reports.report import Report, Snippet
 
 # XML 1.0 has no place for most control characters and for lone surrogates.
@@ -54,7 +54,7 @@ def _case(suite: ET.Element, snippet: Snippet) -> None:
     problem = snippet.error or snippet.alarm
     if problem:
         ET.SubElement(case, "error", message=_clean(problem))
-    elif snippet.verdict in (*GIVEN, Verdict.EXTRACTABLE):
+    elif snippet.verdict in GIVEN:
         ET.SubElement(case, "failure", message=f"{snippet.verdict}, min p {snippet.min_p or 0.0:.4f}")
 
 

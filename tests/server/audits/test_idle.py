@@ -75,11 +75,11 @@ def test_an_idle_server_writes_nothing(
 
     engine_set = SimpleNamespace(live={}, capacity=SimpleNamespace(memory=4))
 
-    async def note(adapters: Sequence[AdapterRecord]) -> list[str]:
+    async def noted(adapters: Sequence[AdapterRecord]) -> list[str]:
         return [one.name for one in adapters]
 
     plane: Any = SimpleNamespace(
-        registry=registry, intake=intake, follow=follow, note=note, engine_set=engine_set
+        registry=registry, intake=intake, follow=follow, note=noted, engine_set=engine_set
     )
     guard = KeyGuard(registry, (), None, always=False)
     follower = Follower(plane, Metrics(4, CollectorRegistry()), 1.0, guard.reload)
