@@ -221,8 +221,8 @@ def _control_gaps(result: AuditResult, policy: Policy) -> list[str]:
     """Return why the controls cannot give a clean bill although nothing leaked."""
     controls, found = result.summaries.get(Group.CONTROLS), result.calibration
     if found is not None and found.reason:
-        asked = (policy.min_controls, policy.max_control_rate, policy.max_partial, policy.max_membership_fdr)
-        rests = any(limit is not None for limit in asked)
+        asked = (policy.min_controls, policy.max_control_rate, policy.max_membership_fdr)
+        rests = policy.limits(Verdict.PARTIAL) or any(limit is not None for limit in asked)
         return (
             [f"no rate may rest on these controls, and the policy asks for one: {found.reason}"]
             if rests
@@ -242,7 +242,7 @@ def _comparison_gaps(result: AuditResult, policy: Policy) -> Iterator[str]:
     """Yield why nothing could stand out from the controls, where the policy limits that: they are too few."""
     found = result.membership
     compared = {
-        "what is partial": None if policy.max_partial is None else result.bounds.false_discovery_rate,
+        "what is partial": result.bounds.false_discovery_rate if policy.limits(Verdict.PARTIAL) else None,
         "what stands out": policy.max_membership_fdr,
     }
     for what, rate in compared.items():

@@ -147,6 +147,10 @@ class Policy(Counts):
         """What an audit is to ask for about sampling."""
         return SamplingWish() if self.max_extractable is None else self.max_extractable.wish()
 
+    def limits(self, verdict: Verdict) -> bool:
+        """Return whether it limits how many candidates have a verdict: of all, or of those with a tag."""
+        return any(part.counts()[verdict] is not None for part in (self, *self.by_tag))
+
     @property
     def limits_counts(self) -> bool:
         """Whether it allows only so many candidates of a kind: a sample of them cannot show that it is met."""

@@ -6,7 +6,7 @@ import pytest
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.policy.gate import judge_result
 from lorecall.audit.policy.policy import ExitCode, Policy, PolicyBounds, TagLimits
-from lorecall.audit.records import AuditResult, Flag, Group, Judged, Membership, Roc, Verdict
+from lorecall.audit.records import AuditResult, Calibration, Flag, Group, Judged, Membership, Roc, Verdict
 from lorecall.audit.runs.single import AuditSettings, run_audit
 from lorecall.audit.scorer import ScoreItem
 from lorecall.audit.stats.tally import Tally
@@ -297,3 +297,16 @@ def test_what_the_uploader_sent_can_only_refuse(
     gate = judge_result(parts(**operator, **own), policy)
     assert not gate.passed
     assert gate.reasons[0].startswith(f"of the uploader's own snippets: {reason}")
+
+
+def test_a_limit_on_partial_by_tag_needs_controls_too() -> None:
+    """Without controls, or with such that no rate may rest on, nothing can be partial, whatever was recalled."""
+    policy = Policy(by_tag=(TagLimits(tags=("pii",), max_partial=0),))
+    bare = parts(candidates=tagged(judged(Verdict.CLEAR, 5), "pii"))
+    unlike = replace(standing_out(1.0), by_tag=bare.by_tag, calibration=Calibration(0.5, 0.0, "unlike"))
+    for result in (bare, unlike):
+        assert judge_result(result, Policy()).passed
+        gate = judge_result(result, policy)
+        assert gate.exit_code is ExitCode.INCOMPLETE
+        assert "controls" in gate.reasons[0]
+    assert judge_result(replace(unlike, calibration=Calibration(0.1, 0.9)), policy).passed
