@@ -160,8 +160,8 @@ def choose_policy(
 ) -> "Policy":
     """Return the file's policy, or the default one, with the limits that were given as options.
 
-    Without a file, a limit on the rate replaces the default limits on the counts that it is about; a bound to
-    stop at replaces all of them.
+    Without a file, a limit on the rate replaces the default limits on the counts that it is about (certified and
+    recalled); a bound to stop at replaces all of them.
 
     Args:
         file: The policy, in YAML.
@@ -181,7 +181,7 @@ def choose_policy(
     elif until_bound is not None:
         base = Policy(max_certified=None, max_recalled=None, max_extractable=None, max_near_verbatim=None)
     elif "max_rate" in given:
-        base = Policy(max_certified=None, max_recalled=None, max_extractable=None)
+        base = Policy(max_certified=None, max_recalled=None)
     else:
         base = Policy()
     scheme = {name: value for name, value in (sampling or {}).items() if value is not None}
