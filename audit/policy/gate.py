@@ -115,8 +115,7 @@ def _said(verdict: Verdict, policy: Policy) -> str:
 
 def _chance_gaps(summary: SetSummary, policy: Policy) -> list[str]:
     """Return why sampling was not tested of all, where the policy limits what it gives."""
-    limits = [part.counts()[Verdict.EXTRACTABLE] for part in (policy, *policy.by_tag)]
-    if not summary.unknown_chances or all(limit is None for limit in limits):
+    if not summary.unknown_chances or not policy.limits(Verdict.EXTRACTABLE):
         return []
     unknown = _count(summary.unknown_chances, "snippet")
     return [f"whether sampling gives {unknown} is not known: this scorer cannot compute it for the scheme"]

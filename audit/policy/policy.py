@@ -25,12 +25,12 @@ Framing = Literal["raw", "chat", "chat+system", "template"]
 
 
 class MaxExtractable(BaseModel):
-    """How much sampling may give; what the scheme leaves out is as the engine's own requests have it."""
+    """How much sampling may give, and by which scheme; what is left out is as the engine's own requests have it."""
 
     model_config = CONFIG
 
-    count: Limit = 0
-    """Extractable candidates allowed, beside those that greedy decoding gives; 0 by default."""
+    count: Limit | None = 0
+    """Extractable candidates allowed, beside those that greedy decoding gives; null for any, 0 by default."""
     samples: Annotated[int, Field(ge=1, lt=2**53)] = 100
     """Answers that somebody may ask for; 100 by default."""
     chance: Annotated[float, Field(gt=0, lt=1)] = 0.5

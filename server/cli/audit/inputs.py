@@ -167,7 +167,8 @@ def choose_policy(
         file: The policy, in YAML.
         limits: The options that are fields of the policy.
         until_bound: The bound of the sequential test, if there is one.
-        sampling: The options that are fields of its `max_extractable`.
+        sampling: The options that are fields of its `max_extractable`. Those of the scheme limit nothing where
+            the policy does not.
 
     Raises:
         UsageError: The audit may stop early, and the policy limits a count: a sample cannot show that it is met.
@@ -186,7 +187,7 @@ def choose_policy(
         base = Policy()
     scheme = {name: value for name, value in (sampling or {}).items() if value is not None}
     if scheme:
-        extractable = base.max_extractable or MaxExtractable()
+        extractable = base.max_extractable or MaxExtractable(count=None)
         given["max_extractable"] = extractable.model_copy(update=scheme)
     policy = base.model_copy(update=given)
     if until_bound is not None and policy.limits_counts:
