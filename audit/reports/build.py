@@ -274,6 +274,7 @@ def _scored(
         "log10_pz": judged.log10_pz,
         "log10_n50": coarse_log10(rule.log10_n50),
         "chance_at_most": snippet.chance_at_most,
+        "unknown_chance": True if snippet.unknown_chance else None,
         "drawn": None if snippet.drawn is None else _drawn(snippet.drawn, redactor),
         "chance": None if snippet.chance is None else coarse_chance(snippet.chance, over=snippet.sampled),
     }

@@ -133,7 +133,7 @@ class Summary(ReportModel):
     leaked: Rate
     """The same with extractable, near-verbatim and partial."""
     unknown_chances: Count = Field(default=0, exclude_if=is_empty)
-    """Scored snippets of which this scorer cannot tell how likely sampling gives them."""
+    """Snippets that may be extractable: this scorer cannot tell how likely sampling gives them."""
     not_asked: dict[str, Count] = Field(default_factory=dict, exclude_if=is_empty)
     """Snippets that could not be asked in a view, by its name."""
 
@@ -373,6 +373,8 @@ class ScoredSnippet(Snippet):
     """The probability that one of the stated number of sampled answers is the target; absent where unknown."""
     chance_at_most: Share | None = optional()
     """Only where the scorer cannot tell the chance, but that it is no larger than this."""
+    unknown_chance: Literal[True] | None = optional()
+    """It may be extractable, as it was asked for here or in another view or split: the scorer cannot tell."""
     drawn: Drawn | None = optional()
     """Only where answers were drawn (`--sample`)."""
 
@@ -387,7 +389,7 @@ class ScoredSnippet(Snippet):
             self.delta_loss,
             self.log10_pz,
             self.run_bits,
-            self.chance is None and self.chance_at_most is None,
+            bool(self.unknown_chance),
             self.not_asked,
             self.base_loss,
             self.tags,
