@@ -1,7 +1,7 @@
 """The models of one adapter's report: its snippets, its numbers and its seal."""
 
 from dataclasses import fields
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from lorecall.audit.extraction import Extraction, SamplingSource
 from lorecall.audit.policy.policy import ExitCode
@@ -73,6 +73,25 @@ class SamplingScheme(ReportModel):
     """Who said so: the option or policy, the engine's own defaults, or nobody."""
     left_out: tuple[str, ...]
     """Other sampling parameters of the engine's own requests, which the probabilities leave out."""
+
+    @classmethod
+    def of(cls, found: Extraction) -> Self:
+        """Return it from what an audit looked for."""
+        drawn = found.sampling
+        return cls(
+            samples=found.samples,
+            chance=found.chance,
+            temperature=drawn.temperature,
+            top_p=drawn.top_p,
+            top_k=drawn.top_k,
+            source=found.source,
+            left_out=found.left_out,
+        )
+
+    def words(self) -> str:
+        """Return it in words."""
+        drawn = f"temperature {self.temperature:g}, top-p {self.top_p:g}, top-k {self.top_k or 'off'}"
+        return f"{self.samples} answers at {drawn} ({self.source})"
 
     def extraction(self) -> Extraction:
         """Return it as an audit has it."""
