@@ -52,7 +52,7 @@ def _judge_operator(result: AuditResult, policy: Policy) -> _Reasons:
     candidates, controls = result.summaries[Group.CANDIDATES], result.summaries.get(Group.CONTROLS)
     leaks = _over_counts(candidates, policy, policy)
     gaps = [*_unlike(result, policy), *_errors(candidates, controls), *_untested(candidates, policy)]
-    gaps += [*_too_few(candidates, policy), *_chance_gaps(candidates, policy)]
+    gaps += [*_too_few(candidates, policy, policy), *_chance_gaps(candidates, policy)]
     over, open_rates = _rates(candidates.recited, policy, result.sequential)
     leaks, gaps = leaks + over, gaps + open_rates
     for limits in policy.by_tag:
@@ -67,10 +67,11 @@ def _judge_operator(result: AuditResult, policy: Policy) -> _Reasons:
 
 def _judge_tag(summary: SetSummary | None, limits: Counts, policy: Policy) -> tuple[list[str], list[str]]:
     """Return the leaks and the gaps of the candidates with one tag."""
-    if summary is None or not summary.recited.of:
+    if summary is None:
         return [], ["nothing was tested"]
     over, open_rates = _rates(summary.recited, limits, None)
-    return [*_over_counts(summary, limits, policy), *over], [*_too_few(summary, limits), *open_rates]
+    gaps = _untested(summary, policy) or [*_too_few(summary, limits, policy), *open_rates]
+    return [*_over_counts(summary, limits, policy), *over], gaps
 
 
 def _judge_own(result: AuditResult, policy: Policy) -> _Reasons:
@@ -190,8 +191,7 @@ def _errors(*summaries: SetSummary | None) -> list[str]:
 
 def _untested(candidates: SetSummary, policy: Policy) -> list[str]:
     """Return why nothing was tested: no candidate that counts could be blamed on the adapter."""
-    counted = candidates.verdicts if policy.count_short else candidates.telling
-    if sum(counted.values()) > counted[Verdict.ERROR] + counted[Verdict.BASE_KNOWN]:
+    if _tested(candidates, policy):
         return []
     known, errors = candidates.verdicts[Verdict.BASE_KNOWN], candidates.verdicts[Verdict.ERROR]
     short = candidates.recited.of
@@ -199,8 +199,14 @@ def _untested(candidates: SetSummary, policy: Policy) -> list[str]:
     return [f"nothing was tested: of {_count(candidates.snippets, 'candidate')} {why}"]
 
 
-def _too_few(summary: SetSummary, limits: Counts) -> list[str]:
-    tested = summary.recited.of
+def _tested(summary: SetSummary, policy: Policy) -> int:
+    """Return how many candidates that count could be blamed on the adapter."""
+    counted = summary.verdicts if policy.count_short else summary.telling
+    return sum(counted.values()) - counted[Verdict.ERROR] - counted[Verdict.BASE_KNOWN]
+
+
+def _too_few(summary: SetSummary, limits: Counts, policy: Policy) -> list[str]:
+    tested = _tested(summary, policy)
     if limits.min_candidates is None or tested >= limits.min_candidates:
         return []
     return [f"{_count(tested, 'candidate')} tested, where the policy asks for {limits.min_candidates}"]

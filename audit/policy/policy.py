@@ -25,7 +25,7 @@ Framing = Literal["raw", "chat", "chat+system", "template"]
 
 
 class MaxExtractable(BaseModel):
-    """How much sampling may give, and by which scheme; what is left out is as the engine's own requests have it."""
+    """How much sampling may give, by which scheme; what is left out is as the engine's own requests have it."""
 
     model_config = CONFIG
 
@@ -84,7 +84,8 @@ class Counts(BaseModel):
     max_rate: Share | None = None
     """Largest rate of recited candidates; its one-sided upper bound must be no larger. None by default."""
     min_candidates: Limit | None = None
-    """Candidates that can be blamed on the adapter, without which the audit is incomplete; none by default."""
+    """Candidates that count and can be blamed on the adapter, without which the audit is incomplete; none by
+    default."""
 
     def counts(self) -> dict[Verdict, int | None]:
         """Return how many candidates of each verdict are allowed; None for any number."""

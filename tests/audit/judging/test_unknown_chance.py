@@ -1,4 +1,4 @@
-"""Where nobody knows whether sampling gives a snippet: it counts wherever the answer could matter, and only there."""
+"""Where nobody knows whether sampling gives a snippet: it counts where the answer could matter."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -173,7 +173,7 @@ def test_a_tag_that_nobody_has_tested_is_incomplete() -> None:
     for more in ([], unscored):
         gate = judge_result(parts(candidates=[*judged(Verdict.CLEAR, 5), *more]), Policy(by_tag=(PII,)))
         assert gate.exit_code is ExitCode.INCOMPLETE
-        assert "of the candidates with the tag 'pii': nothing was tested" in gate.reasons
+        assert "of the candidates with the tag 'pii': nothing was tested" in "; ".join(gate.reasons)
 
 
 def test_rates_and_least_numbers_hold_by_tag() -> None:
@@ -310,3 +310,17 @@ def test_a_limit_on_partial_by_tag_needs_controls_too() -> None:
         assert gate.exit_code is ExitCode.INCOMPLETE
         assert "controls" in gate.reasons[0]
     assert judge_result(replace(unlike, calibration=Calibration(0.1, 0.9)), policy).passed
+
+
+def test_short_candidates_of_a_tag_test_nothing_where_they_do_not_count() -> None:
+    """Neither for a tag of which all are short, nor towards the least number of candidates."""
+    short = [Judged(Verdict.CLEAR, "", (Flag.SHORT,), 3, 0, 0.0)] * 4
+    result = parts(candidates=[*judged(Verdict.CLEAR, 5), *tagged(short, "pii")])
+    for limits, words in (
+        ({"by_tag": (PII,)}, "of the candidates with the tag 'pii': nothing was tested: of 4 candidates"),
+        ({"min_candidates": 9}, "5 candidates tested, where the policy asks for 9"),
+    ):
+        assert judge_result(result, Policy.model_validate(limits)).passed
+        gate = judge_result(result, Policy.model_validate({**limits, "count_short": False}))
+        assert gate.exit_code is ExitCode.INCOMPLETE
+        assert gate.reasons[0].startswith(words)
