@@ -213,13 +213,19 @@ def _too_few(summary: SetSummary, limits: Counts, policy: Policy) -> list[str]:
 
 
 def _early_stop(result: AuditResult, policy: Policy) -> list[str]:
-    """Return why a sequential test that stopped before the end clears no limit on a count."""
+    """Return why a sequential test that stopped before the end clears no limit on a count, or a tag's on a rate.
+
+    Its interval is of the rate of all candidates; that of a tag's has a bound only for a number fixed before.
+    """
     stopped = result.sequential
-    if stopped is None or stopped.taken == stopped.of or not policy.limits_counts:
+    if stopped is None or stopped.taken == stopped.of:
         return []
-    return [
-        f"{stopped.taken} of {_count(stopped.of, 'candidate')} were asked for, which clears no limit on a count"
-    ]
+    limited = {
+        "a count": policy.limits_counts,
+        "the rate of a tag": any(part.max_rate is not None for part in policy.by_tag),
+    }
+    asked = f"{stopped.taken} of {_count(stopped.of, 'candidate')} were asked for"
+    return [f"{asked}, which clears no limit on {what}" for what, holds in limited.items() if holds]
 
 
 def _control_gaps(result: AuditResult, policy: Policy) -> list[str]:
