@@ -174,7 +174,7 @@ def _unlike(result: AuditResult, policy: Policy) -> list[str]:
         )
     if result.bounds != policy.bounds.bounds():
         gaps.append("the verdicts were given by other bounds than the policy's")
-    if policy.max_extractable is not None and not policy.sampling_wish.is_met_by(result.extraction):
+    if policy.limits(Verdict.EXTRACTABLE) and not policy.sampling_wish.is_met_by(result.extraction):
         gaps.append("what sampling gives was looked for by another scheme than the policy's")
     return gaps
 

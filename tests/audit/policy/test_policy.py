@@ -143,6 +143,20 @@ def test_an_audit_by_other_bounds_is_not_the_policys(pairs: tuple[ScoreItem, ...
     )
 
 
+def test_an_audit_by_another_scheme_is_not_the_policys(pairs: tuple[ScoreItem, ...]) -> None:
+    """Nor where only the candidates with a tag have a limit on what sampling gives."""
+    items = tuple(replace(item, tags=("pii",)) for item in pairs)
+    tag = TagLimits(tags=("pii",), max_extractable=0)
+    result = audited(TinyScorer({"a": memory_of(())}), items)
+    other = replace(result, extraction=replace(result.extraction, samples=1))
+    for policy in (Policy(), Policy(max_extractable=None, by_tag=(tag,))):
+        assert judge_result(result, policy).passed
+        gate = judge_result(other, policy)
+        assert gate.exit_code is ExitCode.INCOMPLETE
+        assert gate.reasons == ("what sampling gives was looked for by another scheme than the policy's",)
+    assert judge_result(other, Policy(max_extractable=None)).passed
+
+
 def tagged(found: list[Judged], *tags: str) -> list[Judged]:
     return [replace(one, tags=tags) for one in found]
 
