@@ -16,7 +16,7 @@ from lorecall.audit.reports.build import build_report, parse_report
 from lorecall.audit.reports.redact import Redactor
 from lorecall.audit.reports.report import Report
 from lorecall.audit.runs.single import AuditSettings, run_audit
-from lorecall.audit.scorer import Sampling, ScoreItem
+from lorecall.audit.scorer import Decoded, Sampling, ScoreItem
 from lorecall.audit.scorers.base_cache import BaseCache
 
 from tests.audit.conftest import as_set, memory_of, phone
@@ -55,7 +55,7 @@ def test_another_view_may_still_be_extractable() -> None:
 
 def test_another_split_may_still_be_extractable() -> None:
     """The base recites the joint split; of the halves nobody knows."""
-    said = {"a": {JOINT[0]: RIGHT}, BASE: {JOINT[0]: RIGHT}}
+    said: dict[str, dict[tuple[int, ...], Decoded]] = {"a": {JOINT[0]: RIGHT}, BASE: {JOINT[0]: RIGHT}}
     scorer = Split(said, {"a": (0.3, 0.9), BASE: FLAT})
     judge = Judge(scorer, "a", BaseCache(scorer, BASE), 0.0, Bounds(), Extraction(sampling=Sampling(0.7)))
     (found,) = judge.judge([(Group.CANDIDATES, ScoreItem("x", "a prefix ", TEXT))])
