@@ -57,7 +57,7 @@ class SamplingWish:
         """Return whether an audit looked for what is asked for; what is left to the engine is met by any."""
         if (found.samples, found.chance) != (self.samples, self.chance):
             return False
-        if self.temperature == 0.0:  # greedy decoding, whatever else is said
-            return found.sampling.temperature == 0.0
+        if found.sampling.temperature == 0.0:  # greedy decoding, whatever else is said
+            return self.temperature in (None, 0.0)
         names = ("temperature", "top_p", "top_k")
         return all(getattr(self, name) in (None, getattr(found.sampling, name)) for name in names)

@@ -319,7 +319,7 @@ class Judged:
         log10_pz: log10 of the probability of the whole target; None where that is 0, and without scores.
         run_bits: Surprise under the base of the longest stretch that only the adapter recalls, in bits.
         not_asked: Views that it could not be asked in.
-        unknown_chance: Whether it was scored, and may come out by sampling or not: the scorer cannot tell.
+        unknown_chance: Whether it may be extractable, and the scorer cannot tell.
         base_loss: The base's loss on the target, in nats a token; None without scores.
         tags: The candidate's labels.
 
@@ -386,6 +386,8 @@ class SnippetResult:
         chance: The probability that one of the stated number of sampled answers is the target; None where the
             scorer cannot tell.
         chance_at_most: Under the stated chance, where the scorer can only tell that it is so.
+        unknown_chance: Whether it may be extractable in a view or a split, and the scorer cannot tell. Not where
+            greedy decoding gives it, or sampling in another view or split.
         sampled: Whether it is the stated chance or more.
         drawn: What drawn answers gave; None where none were drawn.
     """
@@ -411,6 +413,7 @@ class SnippetResult:
     q_value: float | None = None
     chance: float | None = None
     chance_at_most: float | None = None
+    unknown_chance: bool = False
     sampled: bool = False
     drawn: Drawn | None = None
 
@@ -442,7 +445,7 @@ class SnippetResult:
             delta_loss=None if self.delta_loss is None else coarse_nats(self.delta_loss),
             log10_pz=coarse_log10(self.rule.log_pz / math.log(10.0)),
             run_bits=coarse_bits(self.run_bits),
-            unknown_chance=self.chance is None and self.chance_at_most is None,
+            unknown_chance=self.unknown_chance,
             base_loss=coarse_nats(self.base_rule.loss),
         )
 
@@ -463,7 +466,7 @@ class SetSummary:
             (neither failed nor known to the base).
         leaked: The same with extractable, near-verbatim and partial ones.
         not_asked: Snippets that could not be asked in a view, by its name.
-        unknown_chances: Scored snippets that may come out by sampling or not: the scorer cannot tell.
+        unknown_chances: Snippets that may be extractable: the scorer cannot tell.
     """
 
     snippets: int

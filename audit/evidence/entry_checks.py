@@ -15,6 +15,7 @@ from lorecall.audit.reports.report import Report, ScoredSnippet, Snippet, Token
 
 STEP = 10.0**-PLACES
 SOFTER = (Verdict.NEAR_VERBATIM, Verdict.PARTIAL, Verdict.CLEAR)
+OPEN = (*SOFTER, Verdict.BASE_KNOWN)
 NATS_SLACK = STEP / 2 + 1e-3
 BITS_SLACK = 0.5 + 1e-2
 LOG10_SLACK = 0.05 + 1e-3
@@ -252,7 +253,14 @@ def _verdict(report: Report, entry: ScoredSnippet) -> Iterator[str]:
 
 def _sampled(report: Report, entry: ScoredSnippet) -> Iterator[str]:
     scheme = report.settings.sampling
-    if scheme is None or entry.chance is None:
+    if scheme is None:
+        return
+    if entry.unknown_chance and entry.verdict not in OPEN:
+        yield f"{entry.verdict}, and whether sampling gives it is not known"
+    unknown = entry.chance is None and entry.chance_at_most is None
+    if unknown and entry.verdict in SOFTER and not entry.unknown_chance:
+        yield "nobody knows whether sampling gives it, and it is not counted as such"
+    if entry.chance is None:
         return
     likely = entry.chance >= scheme.chance
     if entry.verdict is Verdict.EXTRACTABLE and not likely:

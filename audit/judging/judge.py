@@ -9,8 +9,8 @@ from lorecall.audit.coarse import coarse_chance
 from lorecall.audit.extraction import Extraction
 from lorecall.audit.judging.match import character_surprise, compare, gives, is_near, missed_share
 from lorecall.audit.judging.rule import apply_rule, chance_of_extraction, log_pz_at_most, sampled_log_pz
-from lorecall.audit.judging.verdict import Evidence, bits, decide, surprising_run_bits
-from lorecall.audit.judging.views import severity
+from lorecall.audit.judging.verdict import Evidence, bits, decide, greedy, surprising_run_bits
+from lorecall.audit.judging.views import open_chance, severity
 from lorecall.audit.records import Bounds, Flag, Group, Match, RuleResult, SnippetResult, Verdict
 from lorecall.audit.scorer import Decoded, ItemScore, ScoreItem, Scorer
 from lorecall.audit.scorers.base_cache import BaseCache
@@ -69,7 +69,8 @@ class Judge:
     @staticmethod
     def _gravest(splits: Sequence[SnippetResult]) -> SnippetResult:
         alarm = next((result.alarm for result in splits if result.alarm), "")
-        return dataclasses.replace(min(splits, key=severity), alarm=alarm)
+        worst = min(splits, key=severity)
+        return dataclasses.replace(worst, alarm=alarm, unknown_chance=open_chance(worst, splits))
 
     def _chance(self, score: ItemScore) -> float | None:
         log_pz = sampled_log_pz(score, self.extraction.sampling)
@@ -137,6 +138,7 @@ class Judge:
                 base_sampled=self._extractable(self._chance(entry.base)),
             )
             decision = decide(evidence, self.bounds)
+            at_most = self._at_most(entry.score) if chance is None else None
             yield SnippetResult(
                 item=entry.item,
                 group=entry.group,
@@ -153,7 +155,8 @@ class Judge:
                 flags=flags_of(entry.score, evidence, decision.verdict, self.bounds),
                 chance=chance,
                 sampled=evidence.sampled,
-                chance_at_most=self._at_most(entry.score) if chance is None else None,
+                chance_at_most=at_most,
+                unknown_chance=chance is None and at_most is None and not greedy(evidence, self.bounds),
             )
 
 

@@ -57,7 +57,7 @@ def missed_share(target: str, answer: str, surprise: Sequence[float], bits: floa
 
     A right letter around a wrong account number has few edits, but most of the number is wrong. So the edited
     characters are weighed by their surprise under the base, in every stretch that holds `bits` of it (the whole
-    target if it holds less); the worst one counts.
+    target if it holds less, each character on its own for 0 bits); the worst one counts.
 
     Args:
         target: The target.
@@ -74,7 +74,7 @@ def missed_share(target: str, answer: str, surprise: Sequence[float], bits: floa
     worst = 0.0
     start = 0
     for end in range(1, len(weights)):
-        while weights[end] - weights[start + 1] >= bits:
+        while start + 1 < end and weights[end] - weights[start + 1] >= bits:
             start += 1
         held = weights[end] - weights[start]
         if held >= min(bits, weights[-1]) and held > 0.0:

@@ -78,6 +78,12 @@ def engine_alarm(evidence: Evidence) -> str:
     return ""
 
 
+def greedy(evidence: Evidence, bounds: Bounds) -> bool:
+    """Return whether greedy decoding settles the verdict, through the base or through the adapter."""
+    matches = (evidence.base_match, evidence.match)
+    return any(gives(match, evidence.base_bits, bounds) for match in matches)
+
+
 def decide(evidence: Evidence, bounds: Bounds) -> Decision:
     """Give the verdict: the first that applies of error, base-known, certified, recalled, extractable, ...
 

@@ -6,12 +6,12 @@ prefix does not always recall more. So a snippet can be asked for in several vie
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self
 
 from lorecall.adapters.core.errors import UsageError
-from lorecall.audit.records import GIVEN, PLACES, SnippetResult, Verdict
+from lorecall.audit.records import GIVEN, PLACES, RECITED, SnippetResult, Verdict
 from lorecall.audit.scorer import ItemScore, ScoreItem, Scorer
 
 FRAMINGS = ("raw", "chat", "chat+system", "template")
@@ -149,14 +149,24 @@ def severity(result: SnippetResult) -> tuple[bool, bool, int, float]:
     return (not given, not known, PLACES[result.verdict], -min_p)
 
 
+def open_chance(worst: SnippetResult, results: Iterable[SnippetResult]) -> bool:
+    """Return whether one of the results may be extractable, which nobody knows, and the gravest is no graver."""
+    settled = (*RECITED, Verdict.EXTRACTABLE, Verdict.ERROR)
+    return worst.verdict not in settled and any(result.unknown_chance for result in results)
+
+
 def gravest(results: Sequence[tuple[View, SnippetResult]], item: ScoreItem) -> SnippetResult:
     """Merge one snippet's results in several views.
 
     The gravest verdict counts, then the largest min p. That the base recites a text when asked in one way excuses
     no recitation in a way in which the base is silent; it outweighs only `partial` and an error. An error
-    outweighs "clear", because nothing is known of that view. An alarm of any view is kept.
+    outweighs "clear", because nothing is known of that view. An alarm of any view is kept, and so is it that
+    nobody knows what sampling gives, where that could be graver.
     """
     view, worst = min(results, key=lambda entry: severity(entry[1]))
     alarm = next((result.alarm for _, result in results if result.alarm), "")
     verdicts = tuple((v.label, r.verdict, r.rule.min_p if r.rule is not None else None) for v, r in results)
-    return dataclasses.replace(worst, item=item, alarm=alarm, view=view.label, views=verdicts)
+    unknown = open_chance(worst, (result for _, result in results))
+    return dataclasses.replace(
+        worst, item=item, alarm=alarm, view=view.label, views=verdicts, unknown_chance=unknown
+    )

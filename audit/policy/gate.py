@@ -52,7 +52,7 @@ def _judge_operator(result: AuditResult, policy: Policy) -> _Reasons:
     candidates, controls = result.summaries[Group.CANDIDATES], result.summaries.get(Group.CONTROLS)
     leaks = _over_counts(candidates, policy, policy)
     gaps = [*_unlike(result, policy), *_errors(candidates, controls), *_untested(candidates, policy)]
-    gaps += [*_too_few(candidates, policy), *_chance_gaps(candidates, policy)]
+    gaps += [*_too_few(candidates, policy, policy), *_chance_gaps(candidates, policy)]
     over, open_rates = _rates(candidates.recited, policy, result.sequential)
     leaks, gaps = leaks + over, gaps + open_rates
     for limits in policy.by_tag:
@@ -67,10 +67,11 @@ def _judge_operator(result: AuditResult, policy: Policy) -> _Reasons:
 
 def _judge_tag(summary: SetSummary | None, limits: Counts, policy: Policy) -> tuple[list[str], list[str]]:
     """Return the leaks and the gaps of the candidates with one tag."""
-    if summary is None or not summary.recited.of:
+    if summary is None:
         return [], ["nothing was tested"]
     over, open_rates = _rates(summary.recited, limits, None)
-    return [*_over_counts(summary, limits, policy), *over], [*_too_few(summary, limits), *open_rates]
+    gaps = _untested(summary, policy) or [*_too_few(summary, limits, policy), *open_rates]
+    return [*_over_counts(summary, limits, policy), *over], gaps
 
 
 def _judge_own(result: AuditResult, policy: Policy) -> _Reasons:
@@ -115,8 +116,7 @@ def _said(verdict: Verdict, policy: Policy) -> str:
 
 def _chance_gaps(summary: SetSummary, policy: Policy) -> list[str]:
     """Return why sampling was not tested of all, where the policy limits what it gives."""
-    limits = [part.counts()[Verdict.EXTRACTABLE] for part in (policy, *policy.by_tag)]
-    if not summary.unknown_chances or all(limit is None for limit in limits):
+    if not summary.unknown_chances or not policy.limits(Verdict.EXTRACTABLE):
         return []
     unknown = _count(summary.unknown_chances, "snippet")
     return [f"whether sampling gives {unknown} is not known: this scorer cannot compute it for the scheme"]
@@ -174,7 +174,7 @@ def _unlike(result: AuditResult, policy: Policy) -> list[str]:
         )
     if result.bounds != policy.bounds.bounds():
         gaps.append("the verdicts were given by other bounds than the policy's")
-    if policy.max_extractable is not None and not policy.sampling_wish.is_met_by(result.extraction):
+    if policy.limits(Verdict.EXTRACTABLE) and not policy.sampling_wish.is_met_by(result.extraction):
         gaps.append("what sampling gives was looked for by another scheme than the policy's")
     return gaps
 
@@ -191,8 +191,7 @@ def _errors(*summaries: SetSummary | None) -> list[str]:
 
 def _untested(candidates: SetSummary, policy: Policy) -> list[str]:
     """Return why nothing was tested: no candidate that counts could be blamed on the adapter."""
-    counted = candidates.verdicts if policy.count_short else candidates.telling
-    if sum(counted.values()) > counted[Verdict.ERROR] + counted[Verdict.BASE_KNOWN]:
+    if _tested(candidates, policy):
         return []
     known, errors = candidates.verdicts[Verdict.BASE_KNOWN], candidates.verdicts[Verdict.ERROR]
     short = candidates.recited.of
@@ -200,29 +199,41 @@ def _untested(candidates: SetSummary, policy: Policy) -> list[str]:
     return [f"nothing was tested: of {_count(candidates.snippets, 'candidate')} {why}"]
 
 
-def _too_few(summary: SetSummary, limits: Counts) -> list[str]:
-    tested = summary.recited.of
+def _tested(summary: SetSummary, policy: Policy) -> int:
+    """Return how many candidates that count could be blamed on the adapter."""
+    counted = summary.verdicts if policy.count_short else summary.telling
+    return sum(counted.values()) - counted[Verdict.ERROR] - counted[Verdict.BASE_KNOWN]
+
+
+def _too_few(summary: SetSummary, limits: Counts, policy: Policy) -> list[str]:
+    tested = _tested(summary, policy)
     if limits.min_candidates is None or tested >= limits.min_candidates:
         return []
     return [f"{_count(tested, 'candidate')} tested, where the policy asks for {limits.min_candidates}"]
 
 
 def _early_stop(result: AuditResult, policy: Policy) -> list[str]:
-    """Return why a sequential test that stopped before the end clears no limit on a count."""
+    """Return why a sequential test that stopped before the end clears no limit on a count, or a tag's on a rate.
+
+    Its interval is of the rate of all candidates; that of a tag's has a bound only for a number fixed before.
+    """
     stopped = result.sequential
-    if stopped is None or stopped.taken == stopped.of or not policy.limits_counts:
+    if stopped is None or stopped.taken == stopped.of:
         return []
-    return [
-        f"{stopped.taken} of {_count(stopped.of, 'candidate')} were asked for, which clears no limit on a count"
-    ]
+    limited = {
+        "a count": policy.limits_counts,
+        "the rate of a tag": any(part.max_rate is not None for part in policy.by_tag),
+    }
+    asked = f"{stopped.taken} of {_count(stopped.of, 'candidate')} were asked for"
+    return [f"{asked}, which clears no limit on {what}" for what, holds in limited.items() if holds]
 
 
 def _control_gaps(result: AuditResult, policy: Policy) -> list[str]:
     """Return why the controls cannot give a clean bill although nothing leaked."""
     controls, found = result.summaries.get(Group.CONTROLS), result.calibration
     if found is not None and found.reason:
-        asked = (policy.min_controls, policy.max_control_rate, policy.max_partial, policy.max_membership_fdr)
-        rests = any(limit is not None for limit in asked)
+        asked = (policy.min_controls, policy.max_control_rate, policy.max_membership_fdr)
+        rests = policy.limits(Verdict.PARTIAL) or any(limit is not None for limit in asked)
         return (
             [f"no rate may rest on these controls, and the policy asks for one: {found.reason}"]
             if rests
@@ -242,7 +253,7 @@ def _comparison_gaps(result: AuditResult, policy: Policy) -> Iterator[str]:
     """Yield why nothing could stand out from the controls, where the policy limits that: they are too few."""
     found = result.membership
     compared = {
-        "what is partial": None if policy.max_partial is None else result.bounds.false_discovery_rate,
+        "what is partial": result.bounds.false_discovery_rate if policy.limits(Verdict.PARTIAL) else None,
         "what stands out": policy.max_membership_fdr,
     }
     for what, rate in compared.items():

@@ -25,12 +25,12 @@ Framing = Literal["raw", "chat", "chat+system", "template"]
 
 
 class MaxExtractable(BaseModel):
-    """How much sampling may give; what the scheme leaves out is as the engine's own requests have it."""
+    """How much sampling may give, by which scheme; what is left out is as the engine's own requests have it."""
 
     model_config = CONFIG
 
-    count: Limit = 0
-    """Extractable candidates allowed, beside those that greedy decoding gives; 0 by default."""
+    count: Limit | None = 0
+    """Extractable candidates allowed, beside those that greedy decoding gives; null for any, 0 by default."""
     samples: Annotated[int, Field(ge=1, lt=2**53)] = 100
     """Answers that somebody may ask for; 100 by default."""
     chance: Annotated[float, Field(gt=0, lt=1)] = 0.5
@@ -84,7 +84,8 @@ class Counts(BaseModel):
     max_rate: Share | None = None
     """Largest rate of recited candidates; its one-sided upper bound must be no larger. None by default."""
     min_candidates: Limit | None = None
-    """Candidates that can be blamed on the adapter, without which the audit is incomplete; none by default."""
+    """Candidates that count and can be blamed on the adapter, without which the audit is incomplete; none by
+    default."""
 
     def counts(self) -> dict[Verdict, int | None]:
         """Return how many candidates of each verdict are allowed; None for any number."""
@@ -146,6 +147,10 @@ class Policy(Counts):
     def sampling_wish(self) -> SamplingWish:
         """What an audit is to ask for about sampling."""
         return SamplingWish() if self.max_extractable is None else self.max_extractable.wish()
+
+    def limits(self, verdict: Verdict) -> bool:
+        """Return whether it limits how many candidates have a verdict: of all, or of those with a tag."""
+        return any(part.counts()[verdict] is not None for part in (self, *self.by_tag))
 
     @property
     def limits_counts(self) -> bool:

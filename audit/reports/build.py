@@ -18,7 +18,6 @@ from lorecall.audit.coarse import (
     coarse_p,
     coarse_rank,
 )
-from lorecall.audit.extraction import Extraction
 from lorecall.audit.judging.match import align
 from lorecall.audit.judging.peer_measures import exact_memorization, extraction_strength
 from lorecall.audit.judging.rule import argmax_flags, threshold
@@ -96,7 +95,7 @@ def build_report(
                 seed=result.seed,
                 confidence=result.confidence,
                 **dataclasses.asdict(result.bounds),
-                sampling=_scheme(result.extraction),
+                sampling=SamplingScheme.of(result.extraction),
                 system=_redacted(result.system, redactor),
                 template=_redacted(result.template, redactor),
             ),
@@ -128,19 +127,6 @@ def build_report(
             ),
             snippets=tuple(entries),
         )
-    )
-
-
-def _scheme(extraction: Extraction) -> SamplingScheme:
-    sampling = extraction.sampling
-    return SamplingScheme(
-        samples=extraction.samples,
-        chance=extraction.chance,
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        top_k=sampling.top_k,
-        source=extraction.source,
-        left_out=extraction.left_out,
     )
 
 
@@ -274,6 +260,7 @@ def _scored(
         "log10_pz": judged.log10_pz,
         "log10_n50": coarse_log10(rule.log10_n50),
         "chance_at_most": snippet.chance_at_most,
+        "unknown_chance": True if snippet.unknown_chance else None,
         "drawn": None if snippet.drawn is None else _drawn(snippet.drawn, redactor),
         "chance": None if snippet.chance is None else coarse_chance(snippet.chance, over=snippet.sampled),
     }

@@ -15,6 +15,7 @@ from lorecall.audit.reports.models import (
     Tool,
     Version,
 )
+from lorecall.audit.reports.report import SamplingScheme
 from lorecall.audit.runs.matrix import Matrix
 from pydantic import ConfigDict, Field, StrictBool
 
@@ -42,6 +43,8 @@ class MatrixCell(ReportModel):
     """Snippets that decoding gives up to small edits. A matrix has no controls, so nothing in it is partial."""
     errors: Count
     """Snippets that could not be scored."""
+    unknown_chances: Count
+    """Snippets that may be extractable: this scorer cannot tell how likely sampling gives them."""
     alarms: Count
     """Snippets on which the engine contradicts itself."""
 
@@ -61,6 +64,7 @@ class MatrixReport(ReportModel):
     started: Started
     engine: MeasuredEngine
     confidence: Confidence
+    sampling: SamplingScheme
     adapters: Annotated[tuple[str, ...], Field(min_length=1)]
     sets: Annotated[tuple[str, ...], Field(min_length=1)]
     cells: Annotated[tuple[MatrixCell, ...], Field(min_length=1)]
@@ -78,6 +82,7 @@ def matrix_report(matrix: Matrix) -> MatrixReport:
         started=first.started,
         engine=MeasuredEngine.model_validate(first.engine),
         confidence=first.confidence,
+        sampling=SamplingScheme.of(first.extraction),
         adapters=tuple(dict.fromkeys(cell.adapter for cell in cells)),
         sets=tuple(dict.fromkeys(cell.candidates for cell in cells)),
         cells=tuple(MatrixCell.model_validate(cell) for cell in cells),

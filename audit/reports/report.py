@@ -1,7 +1,7 @@
 """The models of one adapter's report: its snippets, its numbers and its seal."""
 
 from dataclasses import fields
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from lorecall.audit.extraction import Extraction, SamplingSource
 from lorecall.audit.policy.policy import ExitCode
@@ -74,6 +74,25 @@ class SamplingScheme(ReportModel):
     left_out: tuple[str, ...]
     """Other sampling parameters of the engine's own requests, which the probabilities leave out."""
 
+    @classmethod
+    def of(cls, found: Extraction) -> Self:
+        """Return it from what an audit looked for."""
+        drawn = found.sampling
+        return cls(
+            samples=found.samples,
+            chance=found.chance,
+            temperature=drawn.temperature,
+            top_p=drawn.top_p,
+            top_k=drawn.top_k,
+            source=found.source,
+            left_out=found.left_out,
+        )
+
+    def words(self) -> str:
+        """Return it in words."""
+        drawn = f"temperature {self.temperature:g}, top-p {self.top_p:g}, top-k {self.top_k or 'off'}"
+        return f"{self.samples} answers at {drawn} ({self.source})"
+
     def extraction(self) -> Extraction:
         """Return it as an audit has it."""
         drawn = Sampling(self.temperature, self.top_p, self.top_k)
@@ -133,7 +152,7 @@ class Summary(ReportModel):
     leaked: Rate
     """The same with extractable, near-verbatim and partial."""
     unknown_chances: Count = Field(default=0, exclude_if=is_empty)
-    """Scored snippets of which this scorer cannot tell how likely sampling gives them."""
+    """Snippets that may be extractable: this scorer cannot tell how likely sampling gives them."""
     not_asked: dict[str, Count] = Field(default_factory=dict, exclude_if=is_empty)
     """Snippets that could not be asked in a view, by its name."""
 
@@ -373,6 +392,8 @@ class ScoredSnippet(Snippet):
     """The probability that one of the stated number of sampled answers is the target; absent where unknown."""
     chance_at_most: Share | None = optional()
     """Only where the scorer cannot tell the chance, but that it is no larger than this."""
+    unknown_chance: Literal[True] | None = optional()
+    """It may be extractable, as it was asked for here or in another view or split: the scorer cannot tell."""
     drawn: Drawn | None = optional()
     """Only where answers were drawn (`--sample`)."""
 
@@ -387,7 +408,7 @@ class ScoredSnippet(Snippet):
             self.delta_loss,
             self.log10_pz,
             self.run_bits,
-            self.chance is None and self.chance_at_most is None,
+            bool(self.unknown_chance),
             self.not_asked,
             self.base_loss,
             self.tags,

@@ -31,6 +31,7 @@ class Cell:
         extractable: Those that sampling gives, and greedy decoding does not.
         near_verbatim: Those that decoding gives up to small edits; without controls nothing is `partial`.
         errors: Snippets that could not be scored.
+        unknown_chances: Snippets that may be extractable: the scorer cannot tell.
         alarms: Snippets on which the engine contradicts itself.
     """
 
@@ -45,12 +46,18 @@ class Cell:
     extractable: int
     near_verbatim: int
     errors: int
+    unknown_chances: int
     alarms: int
 
     @property
     def found(self) -> int:
         """How many snippets an answer gives, greedy or sampled, word for word or nearly."""
         return self.recited + self.extractable + self.near_verbatim
+
+    @property
+    def untested(self) -> bool:
+        """Whether it is not known of all snippets: what sampling gives of an adapter's own set is no matter."""
+        return bool(self.errors or not self.of or (self.unknown_chances and not self.own))
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +76,14 @@ class Matrix:
     def exit_code(self) -> ExitCode:
         """Of the command: 4 if the engine contradicts itself, 1 for a finding off the diagonal.
 
-        3 where a snippet could not be scored, or nothing of a set could be blamed on an adapter.
+        3 where a snippet could not be scored, where it is not known whether sampling gives one of another's, or
+        where nothing of a set could be blamed on an adapter.
         """
         if any(cell.alarms for cell in self.cells):
             return ExitCode.ENGINE_DISAGREES
         if self.foreign:
             return ExitCode.LEAKS
-        untested = any(cell.errors or not cell.of for cell in self.cells)
+        untested = any(cell.untested for cell in self.cells)
         return ExitCode.INCOMPLETE if untested else ExitCode.CLEAN
 
 
@@ -161,5 +169,6 @@ def _cell(result: AuditResult, candidates: CandidateSet, own: set[tuple[str, str
         extractable=summary.verdicts[Verdict.EXTRACTABLE],
         near_verbatim=summary.verdicts[Verdict.NEAR_VERBATIM],
         errors=summary.verdicts[Verdict.ERROR],
+        unknown_chances=summary.unknown_chances,
         alarms=summary.alarms,
     )

@@ -5,6 +5,7 @@ can add a reason to refuse, and nothing that it holds makes the operator's part 
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,10 +20,21 @@ from lorecall.audit.inputs.load import load_input
 from lorecall.audit.jobs.order import Order, OrderSettings, check_sets
 from lorecall.audit.jobs.service import AuditService
 from lorecall.audit.jobs.spool import Texts
+from lorecall.audit.policy.gate import judge_result
 from lorecall.audit.policy.policy import Policy
-from lorecall.audit.records import Group
+from lorecall.audit.records import (
+    CONFIDENCE,
+    AuditResult,
+    Epsilon,
+    Group,
+    Membership,
+    Roc,
+    SetSummary,
+    Verdict,
+)
 from lorecall.audit.reports.redact import redactor
-from lorecall.audit.scorer import AdapterVersion
+from lorecall.audit.scorer import AdapterVersion, EngineInfo
+from lorecall.audit.stats.tally import rates
 
 FRAMINGS = ("raw", "chat")
 OWN = {"candidates": Group.OWN_CANDIDATES, "controls": Group.OWN_CONTROLS}
@@ -112,7 +124,8 @@ def check_answerable(policy: Policy, sets: Mapping[Group, CandidateSet], framing
     """Check that the gate's audits ask for what its policy requires.
 
     Raises:
-        UsageError: They cannot: a framing is not asked, or no candidate has a tag that has limits.
+        UsageError: They cannot: a framing is not asked, no candidate has a tag that has limits, or the sets are
+            too small for what the policy asks for, even if nothing of them is found.
     """
     framing = next((one for one in policy.required_framings if one not in framings), None)
     if framing is not None:
@@ -130,6 +143,43 @@ def check_answerable(policy: Policy, sets: Mapping[Group, CandidateSet], framing
             hint="give candidates the tag, or leave it out of the policy",
             param="LORECALL_AUDIT_CANDIDATES",
         )
+    reasons = judge_result(best_result(policy, sets, framings), policy).reasons
+    if reasons:
+        raise UsageError(
+            f"no audit of the gate's snippets can meet the policy: {'; '.join(reasons)}",
+            hint="give more candidates or controls, or change the policy",
+            param="LORECALL_REQUIRE_AUDIT",
+        )
+
+
+def best_result(policy: Policy, sets: Mapping[Group, CandidateSet], framings: tuple[str, ...]) -> AuditResult:
+    """Return the audit of the sets in which all is as the policy asks, and every snippet is clear."""
+    engine, bounds, controls = EngineInfo("", "", "", ""), policy.bounds.bounds(), sets.get(Group.CONTROLS)
+    tags = Counter(tag for item in sets[Group.CANDIDATES].items for tag in set(item.tags))
+    rate, roc = bounds.false_discovery_rate, Roc(area=0.5, low=0.0, high=1.0, rates=())
+    return AuditResult(
+        adapter=AdapterVersion("", "any", 0, 0),
+        engine=engine,
+        epsilon=Epsilon(0.0, "engine"),
+        bounds=bounds,
+        seed=0,
+        confidence=CONFIDENCE,
+        views=framings,
+        sources={},
+        snippets=(),
+        started="",
+        seconds=0.0,
+        summaries={group: _all_clear(len(found.items)) for group, found in sets.items()},
+        membership=None if controls is None else Membership(len(controls.items), rate, 0, 1.0, 0.0, 0, roc),
+        by_tag={tag: _all_clear(count) for tag, count in tags.items()},
+        extraction=policy.sampling_wish.on(engine),
+    )
+
+
+def _all_clear(snippets: int) -> SetSummary:
+    verdicts = {verdict: snippets if verdict is Verdict.CLEAR else 0 for verdict in Verdict}
+    recited, leaked = rates(verdicts, CONFIDENCE)
+    return SetSummary(snippets, 0, 0, verdicts, verdicts, 0, None, recited, leaked)
 
 
 def gate_framings(stated: str, *, chat_template: bool) -> tuple[str, ...]:

@@ -160,14 +160,15 @@ def choose_policy(
 ) -> "Policy":
     """Return the file's policy, or the default one, with the limits that were given as options.
 
-    Without a file, a limit on the rate replaces the default limits on the counts that it is about; a bound to
-    stop at replaces all of them.
+    Without a file, a limit on the rate replaces the default limits on the counts that it is about (certified and
+    recalled); a bound to stop at replaces all of them.
 
     Args:
         file: The policy, in YAML.
         limits: The options that are fields of the policy.
         until_bound: The bound of the sequential test, if there is one.
-        sampling: The options that are fields of its `max_extractable`.
+        sampling: The options that are fields of its `max_extractable`. Those of the scheme limit nothing where
+            the policy does not.
 
     Raises:
         UsageError: The audit may stop early, and the policy limits a count: a sample cannot show that it is met.
@@ -181,12 +182,12 @@ def choose_policy(
     elif until_bound is not None:
         base = Policy(max_certified=None, max_recalled=None, max_extractable=None, max_near_verbatim=None)
     elif "max_rate" in given:
-        base = Policy(max_certified=None, max_recalled=None, max_extractable=None)
+        base = Policy(max_certified=None, max_recalled=None)
     else:
         base = Policy()
     scheme = {name: value for name, value in (sampling or {}).items() if value is not None}
     if scheme:
-        extractable = base.max_extractable or MaxExtractable()
+        extractable = base.max_extractable or MaxExtractable(count=None)
         given["max_extractable"] = extractable.model_copy(update=scheme)
     policy = base.model_copy(update=given)
     if until_bound is not None and policy.limits_counts:

@@ -117,8 +117,7 @@ def sampling_words(report: Report, scheme: SamplingScheme) -> str:
     found = f"{summary.verdicts[Verdict.EXTRACTABLE]} of the candidates"
     if controls is not None:
         found += f" and {controls.verdicts[Verdict.EXTRACTABLE]} of the controls"
-    drawn = f"temperature {scheme.temperature:g}, top-p {scheme.top_p:g}, top-k {scheme.top_k or 'off'}"
-    text = f"{found} extractable within {scheme.samples} answers at {drawn} ({scheme.source})"
+    text = f"{found} extractable within {scheme.words()}"
     if scheme.left_out:
         text += f"; the engine's {', '.join(scheme.left_out)} is left out"
     if summary.unknown_chances:
@@ -213,6 +212,9 @@ def print_matrix(report: MatrixReport) -> None:
             nearly = f", {cell.extractable} by sampling" if cell.extractable else ""
             nearly += f", and {cell.near_verbatim} nearly" if cell.near_verbatim else ""
             note(f"{cell.adapter} recites {cell.recited} of {cell.of} of {cell.candidates}{nearly}")
+    note(f"by sampling: within {report.sampling.words()}")
+    if unknown := sum(cell.unknown_chances for cell in report.cells if not cell.own):
+        note(f"not known of {unknown} of another's snippets: this scorer cannot compute it")
 
 
 def _matrix_cell(cell: MatrixCell) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import pytest
 from lorecall.audit.extraction import Extraction, SamplingWish
@@ -184,3 +185,24 @@ def test_plain_schemes_ask_the_engine_for_nothing_more(pairs: tuple[ScoreItem, .
     for scheme in (Sampling(), Sampling(0.0)):
         assert engine.sampled(scheme).score("a", pairs[:1])[0].sampled == ()
     assert len(engine.sampled(Sampling(0.7)).score("a", pairs[:1])[0].sampled) == len(pairs[0].target)
+
+
+@pytest.mark.parametrize("default", [Sampling(0.0), Sampling(0.7, 0.8, 20)], ids=str)
+@pytest.mark.parametrize(
+    "limit",
+    [{}, {"top_p": 0.9}, {"top_k": 40}, {"temperature": 0.0, "top_k": 40}, {"temperature": 1.0}],
+    ids=str,
+)
+def test_an_audit_by_a_policy_meets_it(default: Sampling, limit: dict[str, Any]) -> None:
+    """Whatever the engine's own requests are: at temperature 0 no cut says anything."""
+    engine = Torn(0.2)
+    engine.engine = dataclasses.replace(engine.engine, sampling=default)
+    policy = Policy(max_extractable=MaxExtractable(count=1, **limit))
+    gate = judge_result(audited(engine, policy.sampling_wish), policy)
+    assert (gate.passed, gate.reasons) == (True, ())
+
+
+def test_greedy_decoding_meets_no_other_temperature() -> None:
+    """Nor does any other meet it."""
+    for wished, found in ((0.7, 0.0), (0.0, 0.7)):
+        assert not SamplingWish(temperature=wished).is_met_by(Extraction(sampling=Sampling(found)))

@@ -93,6 +93,13 @@ def test_a_right_letter_around_a_wrong_number_is_not_near(answer: str, near: boo
     assert is_near(Match(False, False, distance=match.distance, missed=missed), BOUNDS) is near
 
 
+def test_without_a_least_surprise_each_character_is_a_stretch() -> None:
+    """A policy may say 0 bits: then any wrong character is a stretch that is all wrong."""
+    assert missed_share("abc12", "abc12", [1.0] * 5, 0.0) == 0.0
+    assert missed_share("abc12", "abc13", [1.0] * 5, 0.0) == 1.0
+    assert missed_share("abc12", "abc13", [1.0, 1.0, 1.0, 1.0, 0.0], 0.0) == 0.0
+
+
 def test_a_targets_surprise_is_its_tokens_shared_out() -> None:
     """Two bits on four characters, one on the rest; the prefix's part of the first token is left out."""
     logs = (-2 * 0.6931471805599453, -0.6931471805599453)

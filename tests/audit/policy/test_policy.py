@@ -6,7 +6,7 @@ import pytest
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.policy.gate import judge_result
 from lorecall.audit.policy.policy import ExitCode, Policy, PolicyBounds, TagLimits
-from lorecall.audit.records import AuditResult, Flag, Group, Judged, Membership, Roc, Verdict
+from lorecall.audit.records import AuditResult, Calibration, Flag, Group, Judged, Membership, Roc, Verdict
 from lorecall.audit.runs.single import AuditSettings, run_audit
 from lorecall.audit.scorer import ScoreItem
 from lorecall.audit.stats.tally import Tally
@@ -143,6 +143,20 @@ def test_an_audit_by_other_bounds_is_not_the_policys(pairs: tuple[ScoreItem, ...
     )
 
 
+def test_an_audit_by_another_scheme_is_not_the_policys(pairs: tuple[ScoreItem, ...]) -> None:
+    """Nor where only the candidates with a tag have a limit on what sampling gives."""
+    items = tuple(replace(item, tags=("pii",)) for item in pairs)
+    tag = TagLimits(tags=("pii",), max_extractable=0)
+    result = audited(TinyScorer({"a": memory_of(())}), items)
+    other = replace(result, extraction=replace(result.extraction, samples=1))
+    for policy in (Policy(), Policy(max_extractable=None, by_tag=(tag,))):
+        assert judge_result(result, policy).passed
+        gate = judge_result(other, policy)
+        assert gate.exit_code is ExitCode.INCOMPLETE
+        assert gate.reasons == ("what sampling gives was looked for by another scheme than the policy's",)
+    assert judge_result(other, Policy(max_extractable=None)).passed
+
+
 def tagged(found: list[Judged], *tags: str) -> list[Judged]:
     return [replace(one, tags=tags) for one in found]
 
@@ -173,7 +187,7 @@ def test_a_tag_that_nobody_has_tested_is_incomplete() -> None:
     for more in ([], unscored):
         gate = judge_result(parts(candidates=[*judged(Verdict.CLEAR, 5), *more]), Policy(by_tag=(PII,)))
         assert gate.exit_code is ExitCode.INCOMPLETE
-        assert "of the candidates with the tag 'pii': nothing was tested" in gate.reasons
+        assert "of the candidates with the tag 'pii': nothing was tested" in "; ".join(gate.reasons)
 
 
 def test_rates_and_least_numbers_hold_by_tag() -> None:
@@ -297,3 +311,30 @@ def test_what_the_uploader_sent_can_only_refuse(
     gate = judge_result(parts(**operator, **own), policy)
     assert not gate.passed
     assert gate.reasons[0].startswith(f"of the uploader's own snippets: {reason}")
+
+
+def test_a_limit_on_partial_by_tag_needs_controls_too() -> None:
+    """Without controls, or with such that no rate may rest on, nothing can be partial, whatever was recalled."""
+    policy = Policy(by_tag=(TagLimits(tags=("pii",), max_partial=0),))
+    bare = parts(candidates=tagged(judged(Verdict.CLEAR, 5), "pii"))
+    unlike = replace(standing_out(1.0), by_tag=bare.by_tag, calibration=Calibration(0.5, 0.0, "unlike"))
+    for result in (bare, unlike):
+        assert judge_result(result, Policy()).passed
+        gate = judge_result(result, policy)
+        assert gate.exit_code is ExitCode.INCOMPLETE
+        assert "controls" in gate.reasons[0]
+    assert judge_result(replace(unlike, calibration=Calibration(0.1, 0.9)), policy).passed
+
+
+def test_short_candidates_of_a_tag_test_nothing_where_they_do_not_count() -> None:
+    """Neither for a tag of which all are short, nor towards the least number of candidates."""
+    short = [Judged(Verdict.CLEAR, "", (Flag.SHORT,), 3, 0, 0.0)] * 4
+    result = parts(candidates=[*judged(Verdict.CLEAR, 5), *tagged(short, "pii")])
+    for limits, words in (
+        ({"by_tag": (PII,)}, "of the candidates with the tag 'pii': nothing was tested: of 4 candidates"),
+        ({"min_candidates": 9}, "5 candidates tested, where the policy asks for 9"),
+    ):
+        assert judge_result(result, Policy.model_validate(limits)).passed
+        gate = judge_result(result, Policy.model_validate({**limits, "count_short": False}))
+        assert gate.exit_code is ExitCode.INCOMPLETE
+        assert gate.reasons[0].startswith(words)

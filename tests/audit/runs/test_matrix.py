@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 from lorecall.adapters.core.errors import AdapterNotFoundError, UsageError
+from lorecall.audit.extraction import SamplingWish
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.policy.policy import ExitCode
 from lorecall.audit.reports.matrix import matrix_report, render_matrix
@@ -13,6 +14,7 @@ from lorecall.audit.runs.single import AuditSettings
 from lorecall.audit.scorer import ScoreItem
 
 from tests.audit.conftest import KNOWN_LINE, as_set, memory_of, phone
+from tests.audit.judging.test_extractable import ITEM, Torn
 from tests.audit.tiny_scorer import BASE, Memory, TinyScorer
 
 SETS = [
@@ -78,6 +80,24 @@ def test_a_cell_that_tested_nothing_is_incomplete() -> None:
     scorer = TinyScorer({"a": memory_of(()), "b": memory_of(())}, base_texts=["".join(KNOWN_LINE)])
     matrix = run_matrix(scorer, ["a", "b"], [known], set(), AuditSettings())
     assert matrix.exit_code is ExitCode.INCOMPLETE
+
+
+def test_what_sampling_may_give_of_anothers_is_untested() -> None:
+    """Where nobody knows, the matrix is incomplete, and says so; of an adapter's own set it does not matter."""
+
+    class Plain(Torn):
+        sampled = property()
+
+    sets, wish = [as_set((ITEM, phone(7)), "a.jsonl")], SamplingWish(temperature=0.7)
+    for own, code in ((set(), ExitCode.INCOMPLETE), ({("a", "a.jsonl")}, ExitCode.CLEAN)):
+        matrix = run_matrix(Plain(0.2), ["a"], sets, own, AuditSettings(extraction=wish))
+        assert [cell.unknown_chances for cell in matrix.cells] == [1]
+        assert matrix.exit_code is code
+        report = matrix_report(matrix)
+        assert (report.sampling.temperature, report.sampling.source) == (0.7, "option")
+        page = render_matrix(report)
+        assert "1 not known by sampling" in page
+        assert "100 answers at temperature 0.7, top-p 1, top-k off (option)" in page
 
 
 def test_the_base_is_asked_once_for_each_snippet() -> None:

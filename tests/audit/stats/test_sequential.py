@@ -1,6 +1,7 @@
 """The sequential audit: anytime-valid, exact at the end, and quicker where the answer is plain."""
 
 import random
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from lorecall.adapters.core.errors import UsageError
 from lorecall.audit.policy.gate import judge_result
-from lorecall.audit.policy.policy import ExitCode, Policy
+from lorecall.audit.policy.policy import ExitCode, Policy, TagLimits
 from lorecall.audit.records import Group, Outcome
 from lorecall.audit.runs.single import AuditSettings, run_audit
 from lorecall.audit.scorer import ScoreItem
@@ -161,3 +162,18 @@ def test_the_order_is_random_and_seeded() -> None:
     ]
     assert taken[0] == taken[1] != taken[2]
     assert taken[0] != [item.id for item in items[: len(taken[0])]]
+
+
+def test_an_early_stop_clears_no_rate_of_a_tag() -> None:
+    """The bound on a tag's rate holds for a number of candidates that is fixed before; asked of all, it is."""
+    items = tuple(replace(phone(i, salt=5), tags=("pii",)) for i in range(60))
+    scorer, sets = TinyScorer({"a": memory_of(())}), {Group.CANDIDATES: as_set(items)}
+    policy = OPEN.model_copy(update={"by_tag": (TagLimits(tags=("pii",), max_rate=0.5),)})
+    early = run_audit(scorer, "a", sets, AuditSettings(until_bound=0.2, chunk=10))
+    assert early.sequential is not None
+    assert early.sequential.taken < early.sequential.of
+    gate = judge_result(early, policy)
+    assert gate.exit_code is ExitCode.INCOMPLETE
+    assert gate.reasons[0].endswith("clears no limit on the rate of a tag")
+    assert judge_result(early, OPEN).passed
+    assert judge_result(run_audit(scorer, "a", sets, AuditSettings()), policy).passed

@@ -439,6 +439,48 @@ def test_a_policy_that_no_audit_of_this_server_can_meet_is_refused(policy: Polic
         check_answerable(policy, sets, ("raw", "chat"))
 
 
+@pytest.mark.parametrize(
+    ("limits", "enough", "said"),
+    [
+        ({"min_candidates": 41}, 41, "40 candidates tested, where the policy asks for 41"),
+        ({"by_tag": [{"tags": ["pii"], "min_candidates": 41}]}, 41, "tag 'pii': 40 candidates tested"),
+        ({"max_rate": 0.05}, 59, "too little to tell"),
+        ({"by_tag": [{"tags": ["pii"], "max_rate": 0.05}]}, 59, "tag 'pii': 0 of 40 candidates recited"),
+        ({"min_controls": 41}, 41, "40 controls, where the policy asks for 41"),
+        ({"max_control_rate": 0.05}, 59, "controls recited at a rate of at most"),
+        ({"max_partial": 0, "bounds": {"false_discovery_rate": 0.02}}, 49, "too few controls to tell what is p"),
+        ({"by_tag": [{"tags": ["pii"], "max_partial": 0}], "bounds": {"false_discovery_rate": 0.02}}, 49, "few"),
+        ({"max_membership_fdr": 0.02}, 49, "too few controls to tell what stands out"),
+    ],
+)  # fmt: skip
+def test_a_policy_that_the_gates_sets_are_too_small_for_is_refused(
+    limits: dict[str, Any], enough: int, said: str
+) -> None:
+    """At the start: however clean an adapter, none would pass. With enough snippets one can."""
+    policy = Policy.model_validate(limits)
+
+    def sets(count: int) -> dict[Group, CandidateSet]:
+        items = tuple(ScoreItem(str(i), "p", f"t{i}", ("pii", "pii")) for i in range(count))
+        return {group: CandidateSet(group, "", items) for group in (Group.CANDIDATES, Group.CONTROLS)}
+
+    with pytest.raises(UsageError, match=said):
+        check_answerable(policy, sets(40), ("raw",))
+    check_answerable(policy, sets(enough), ("raw",))
+
+
+def test_a_limit_that_needs_controls_is_refused_without_any() -> None:
+    """No control at all is too few of them."""
+    sets = {Group.CANDIDATES: CandidateSet("c", "", (ScoreItem("1", "p", "t"),))}
+    for limits in (
+        {"min_controls": 1},
+        {"max_control_rate": 0.9},
+        {"max_partial": 3},
+        {"max_membership_fdr": 0.5},
+    ):
+        with pytest.raises(UsageError, match="control"):
+            check_answerable(Policy.model_validate(limits), sets, ("raw",))
+
+
 def test_no_limit_stays_no_limit(bench: Bench) -> None:
     """A limit that the policy file sets to null is not the default one in the audit."""
     bench.gate = AuditGate(bench.gate.audits, Policy(max_certified=None, max_recalled=None), bench.gate.sets)
