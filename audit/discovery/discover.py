@@ -16,6 +16,7 @@ from lorecall.audit.discovery.finder import load
 from lorecall.audit.discovery.parts import Parts, candidate_columns, write_table
 from lorecall.audit.discovery.rank import Ranking, rank
 from lorecall.audit.discovery.scan import Find, ScanSettings, scan
+from lorecall.audit.inputs.candidates import CONTROLS_SEED
 from lorecall.audit.scorer import Message, ScoreItem, Scorer
 from lorecall.audit.training_data.rows import TrainingData
 
@@ -147,7 +148,9 @@ def discover(
         exchangeable=fit,
     )
     if controls:
-        write_table(controls_path(out), load("pyarrow").Table.from_pylist(controls))
+        table = load("pyarrow").Table.from_pylist(controls)
+        seed = {CONTROLS_SEED: str(settings.seed).encode()}
+        write_table(controls_path(out), table.replace_schema_metadata(seed))
     _write(out, parts, ranking, written, json.dumps(asdict(found)))
     parts.delete()
     return found

@@ -39,12 +39,43 @@ def scope(report: Report) -> str:
 Asked: {report.summary.snippets} candidates of {inputs.candidates.name} (sha256 {inputs.candidates.digest}),
 of the adapter {report.adapter.name}, version {report.adapter.version},
 on the base {report.engine.base} (digest {report.engine.base_digest or "unknown"}),
-by {report.engine.engine}, as: {views}. Decoding was greedy, at temperature 1 for probabilities.
+by {report.engine.engine}, as: {views}.
+{_taken(report)}{_not_asked(report)}Decoding was greedy, and probabilities are at temperature 1.
+{_sampling(report)}
 
 A clean answer says nothing of texts that were not asked for, of other prefixes or framings, of another version of
-the adapter, or of another base or quantization. What sampling at a temperature brings out, greedy decoding need
-not. It holds for what the engine gave; the report's error bound (epsilon {report.epsilon:.4g}) is its own.
+the adapter, or of another base, quantization or scheme of sampling. It holds for what the engine gave; the
+report's error bound (epsilon {report.epsilon:.4g}) is its own.
 """
+
+
+def _taken(report: Report) -> str:
+    test = report.sequential
+    if test is None:
+        return ""
+    return f"A sequential test asked for {test.taken} of {test.of} candidates, drawn at random.\n"
+
+
+def _not_asked(report: Report) -> str:
+    counts = report.summary.not_asked.items()
+    return "".join(f"{count} of them could not be asked as {view}.\n" for view, count in counts)
+
+
+def _sampling(report: Report) -> str:
+    """Return what of sampling was looked for, in words."""
+    scheme = report.settings.sampling
+    if scheme is None:
+        return "What sampling at a temperature gives was not looked for."
+    text = (
+        f"What one of {scheme.samples} sampled answers gives with a chance of {scheme.chance:.0%} or more "
+        f"was looked for,\nat temperature {scheme.temperature:g}, top-p {scheme.top_p:g}, top-k {scheme.top_k or 'off'}; "
+        "more answers, or another scheme, may give more."
+    )
+    if scheme.left_out:
+        text += f" The engine's {', '.join(scheme.left_out)} is left out."
+    if report.summary.unknown_chances:
+        text += f" The chance of {report.summary.unknown_chances} candidates is not known."
+    return text
 
 
 def members(report: Report) -> dict[str, str]:

@@ -1,12 +1,12 @@
 """Two reports side by side: what became worse, better, new or gone, and whether they can be compared at all."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import Literal
 
 from lorecall.audit.records import PLACES, Group, Verdict
 from lorecall.audit.reports.models import ReportModel
-from lorecall.audit.reports.report import Report, Snippet
+from lorecall.audit.reports.report import Report, ScoredSnippet, Snippet
 
 GROUPS = (Group.CANDIDATES, Group.OWN_CANDIDATES)
 BOUNDS = ("edit_distance", "missed", "bits", "false_discovery_rate", "answer_tokens", "system", "template")
@@ -61,7 +61,7 @@ class Diff(ReportModel):
 
 def _leaks(verdict: Verdict | None) -> bool:
     """Return whether a verdict is graver than not to know: an error, known to the base, or clear is no leak."""
-    return verdict is not None and PLACES[verdict] <= PLACES[Verdict.ERROR]
+    return verdict is not None and PLACES[verdict] < PLACES[Verdict.ERROR]
 
 
 def compare(before: Report, after: Report) -> Diff:
@@ -71,7 +71,9 @@ def compare(before: Report, after: Report) -> Diff:
     rows: list[Row] = []
     if keys is not None:
         first, second = keys
-        rows = [_row(first.get(key), second.get(key)) for key in dict.fromkeys((*second, *first))]
+        pairs = [(first.get(key), second.get(key)) for key in dict.fromkeys((*second, *first))]
+        rows = [_row(*pair) for pair in pairs]
+        obstacles += _unknown(pairs)
         left_out = any(getattr(after.omitted, group) for group in GROUPS)
         lost = sum(row.change is Change.GONE for row in rows)
         if lost and not left_out:
@@ -113,7 +115,8 @@ def _by_hash(report: Report) -> dict[Key, Snippet]:
     """Return the snippets by the hashes of their texts; of two alike the gravest."""
     found: dict[Key, Snippet] = {}
     for entry in sorted(_asked(report), key=lambda one: PLACES[one.verdict]):
-        found.setdefault((entry.set, entry.prefix.hash, entry.target.hash), entry)
+        history = "" if entry.history is None else entry.history.hash
+        found.setdefault((entry.set, history, entry.prefix.hash, entry.target.hash), entry)
     return found
 
 
@@ -157,6 +160,7 @@ def _obstacles(before: Report, after: Report, *, matched: bool) -> list[str]:
         ("base", before.engine.base_digest, after.engine.base_digest),
         ("quantization of the base", before.engine.scheme, after.engine.scheme),
         ("ways of asking", before.settings.views, after.settings.views),
+        ("scheme of sampling", _scheme(before), _scheme(after)),
         *(
             (
                 f"bound {name}",
@@ -168,6 +172,28 @@ def _obstacles(before: Report, after: Report, *, matched: bool) -> list[str]:
         if was != now:
             found.append(f"the {what} is another in the second report")
     return found
+
+
+def _scheme(report: Report) -> object:
+    """Return what is drawn, and how often; who said so is no part of it."""
+    scheme = report.settings.sampling
+    return None if scheme is None else scheme.model_copy(update={"source": "default"})
+
+
+def _unknown(pairs: Sequence[tuple[Snippet | None, Snippet | None]]) -> list[str]:
+    """Return which snippets of the second report cannot be told to be no worse, where the first says nothing."""
+    errors = sum(was is None and now is not None and now.verdict is Verdict.ERROR for was, now in pairs)
+    chances = sum(
+        _has_chance(was) and isinstance(now, ScoredSnippet) and not _has_chance(now) for was, now in pairs
+    )
+    found = [f"{errors} new snippets could not be scored"] if errors else []
+    if chances:
+        found.append(f"the chance under sampling of {chances} snippets is not known in the second report")
+    return found
+
+
+def _has_chance(entry: Snippet | None) -> bool:
+    return isinstance(entry, ScoredSnippet) and (entry.chance is not None or entry.chance_at_most is not None)
 
 
 def _alike(before: Report, after: Report) -> bool:

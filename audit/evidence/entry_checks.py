@@ -11,7 +11,7 @@ from lorecall.audit.coarse import PLACES
 from lorecall.audit.judging.peer_measures import exact_memorization, extraction_strength
 from lorecall.audit.judging.rule import HALF, NEAR_FROM, longest_run, samples_for_extraction
 from lorecall.audit.records import Flag, Group, Verdict
-from lorecall.audit.reports.report import Report, ScoredSnippet, Snippet, Token
+from lorecall.audit.reports.report import RedactedText, Report, ScoredSnippet, Snippet, Token
 
 STEP = 10.0**-PLACES
 SOFTER = (Verdict.NEAR_VERBATIM, Verdict.PARTIAL, Verdict.CLEAR)
@@ -44,12 +44,18 @@ def check_entry(report: Report, entry: Snippet) -> Iterator[str]:
 
 def _texts(report: Report, entry: Snippet) -> Iterator[str]:
     shown = report.text.shown
-    for name in ("prefix", "target"):
-        text = getattr(entry, name)
-        if (text.text is not None) != shown or (shown and len(text.text) != text.characters):
+    texts = {name: getattr(entry, name) for name in ("prefix", "target", "history")}
+    texts |= {f"settings/{name}": getattr(report.settings, name) for name in ("system", "template")}
+    for name, text in texts.items():
+        if text is not None and not _as_said(text, shown=shown):
             yield f"{name} is not shown as the report says"
     if any((token.id is not None) != shown for token in entry.tokens):
         yield "its tokens are not shown as the report says"
+
+
+def _as_said(text: RedactedText, *, shown: bool) -> bool:
+    """Return whether a text is shown, and whole, or not shown at all."""
+    return text.text is None if not shown else text.text is not None and len(text.text) == text.characters
 
 
 def _views(report: Report, entry: Snippet) -> Iterator[str]:

@@ -7,6 +7,9 @@ from enum import StrEnum
 from lorecall.audit.records import SetSource
 from lorecall.audit.scorer import ScoreItem
 
+CONTROLS_SEED = b"lorecall.controls.seed"
+"""The key, in a Parquet file's metadata, of the seed that its controls were drawn with."""
+
 
 @dataclass(frozen=True, slots=True)
 class BadLine:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lorecall.adapters.core.errors import CandidateError
-from lorecall.audit.inputs.candidates import CandidateSet, Turns
+from lorecall.audit.inputs.candidates import CONTROLS_SEED, CandidateSet, Turns
 from lorecall.audit.inputs.parsed import Bound, make_set, opened, parse_records
 from lorecall.audit.inputs.record_items import FIELDS, describe_turns, to_items
 
@@ -36,14 +36,14 @@ def load_folder(path: Path, turns: Turns, *, skip_bad: bool) -> CandidateSet:
             hint="name a dataset saved by Hugging Face datasets, or a file",
             param="candidates",
         )
-    digest = hashlib.sha256()
+    digest, made = hashlib.sha256(), set[str]()
 
     def rows() -> Iterator[Row]:
         for file in found:
             with opened(file) as content:
-                yield from _digested_rows(file.name, content, digest)
+                yield from _digested_rows(file.name, content, digest, made)
 
-    return _make_set(path.name, rows(), digest, turns, skip_bad=skip_bad)
+    return _make_set(path.name, rows(), digest, made, turns, skip_bad=skip_bad)
 
 
 def read_table(
@@ -54,15 +54,16 @@ def read_table(
     Raises:
         CandidateError: It is no table, or as for `make_set`.
     """
-    digest = hashlib.sha256()
-    rows = _digested_rows(name, content, digest)
-    return _make_set(name, rows, digest, turns, skip_bad=skip_bad, bound=bound)
+    digest, made = hashlib.sha256(), set[str]()
+    rows = _digested_rows(name, content, digest, made)
+    return _make_set(name, rows, digest, made, turns, skip_bad=skip_bad, bound=bound)
 
 
 def _make_set(
     name: str,
     rows: Iterator[Row],
     digest: "hashlib._Hash",
+    made: set[str],
     turns: Turns,
     *,
     skip_bad: bool,
@@ -71,13 +72,16 @@ def _make_set(
     parsed = parse_records(
         enumerate(rows, start=1), lambda row, number: to_items(_present(row), str(number), turns), bound
     )
-    return make_set(name, digest.hexdigest(), parsed, skip_bad=skip_bad, generated=describe_turns(turns))
+    how = "; ".join(said for said in (*sorted(made), describe_turns(turns)) if said)
+    return make_set(name, digest.hexdigest(), parsed, skip_bad=skip_bad, generated=how)
 
 
-def _digested_rows(name: str, content: BufferedIOBase, digest: "hashlib._Hash") -> Iterator[Row]:
+def _digested_rows(
+    name: str, content: BufferedIOBase, digest: "hashlib._Hash", made: set[str]
+) -> Iterator[Row]:
     hashlib.file_digest(content, lambda: digest)
     content.seek(0)
-    yield from _rows(name, content)
+    yield from _rows(name, content, made)
 
 
 class Unreadable:
@@ -97,8 +101,11 @@ def _value(scalar: Any) -> object:
         return Unreadable()
 
 
-def _rows(name: str, content: BufferedIOBase) -> Iterator[Row]:
-    """Yield the rows of a Parquet or Arrow file, batch by batch; only the columns that a candidate may have."""
+def _rows(name: str, content: BufferedIOBase, made: set[str]) -> Iterator[Row]:
+    """Yield the rows of a Parquet or Arrow file, batch by batch; only the columns that a candidate may have.
+
+    How controls were made is added to `made`, where the file says it.
+    """
     try:
         pa: Any = import_module("pyarrow")  # optional, and without types
         pq: Any = import_module("pyarrow.parquet")
@@ -109,6 +116,7 @@ def _rows(name: str, content: BufferedIOBase) -> Iterator[Row]:
     try:
         if Path(name).suffix.lower() == PARQUET:
             table = pq.ParquetFile(content)
+            made.update(_made(table.schema_arrow.metadata))
             wanted = _wanted(name, table.schema_arrow.names)
             for batch in table.iter_batches(batch_size=ROWS, columns=wanted, use_threads=False):
                 yield from _batch_rows(batch, wanted)
@@ -123,6 +131,12 @@ def _rows(name: str, content: BufferedIOBase) -> Iterator[Row]:
             hint="a Parquet or Arrow stream file",
             param="candidates",
         ) from None
+
+
+def _made(metadata: dict[bytes, bytes] | None) -> list[str]:
+    """Return how the controls of `lorecall audit discover` were made; nothing of other files."""
+    seed = (metadata or {}).get(CONTROLS_SEED, b"").decode("ascii", "replace")
+    return [f"synthesis by discover, seed {seed}"] if seed.isdecimal() else []
 
 
 def _wanted(table: str, names: Sequence[str]) -> list[str]:

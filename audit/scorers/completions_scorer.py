@@ -16,11 +16,13 @@ from lorecall.adapters.peft_format.adapter import read_adapter
 from lorecall.audit.scorer import AdapterVersion, EngineInfo, ItemScore, ScoreItem
 from lorecall.audit.scorers.batches import batches
 from lorecall.audit.scorers.framing import framed
-from lorecall.audit.scorers.http_client import broken, read_json
+from lorecall.audit.scorers.http_client import RequestRefusedError, broken, read_json
 from lorecall.audit.scorers.http_scorer import GREEDY, HttpScorer, parse
 from lorecall.audit.scorers.prompt_logprobs import read_rows, split_error
 from lorecall.audit.scorers.splits import Split, split_tokens, worst_first
 from pydantic import BaseModel
+
+REFUSED = "the text cannot be framed: the server refuses the messages"
 
 
 class _Model(BaseModel):
@@ -104,9 +106,13 @@ class CompletionsScorer(HttpScorer):
         scored = iter(
             [score for chunk in batches(work, self._batch) for score in self._score_splits(model, chunk)]
         )
-        return [worst_first([next(scored) for _ in found]) for found in splits]
+        return [
+            worst_first([next(scored) for _ in found]) if found else ItemScore(item.id, error=REFUSED)
+            for item, found in zip(items, splits, strict=True)
+        ]
 
     def _splits(self, item: ScoreItem) -> list[Split]:
+        """Return the ways to tokenize a target after what is given; none where the messages are refused."""
         messages, after = framed(item, self.framing, self.system)
         special = not messages
         target = self._tokenize(item.target, special=False).tokens
@@ -114,7 +120,12 @@ class CompletionsScorer(HttpScorer):
             before = after
             prefix = self._tokenize(before, special=True).tokens
         else:
-            rendered = self._ask_tokens({"messages": messages, "add_generation_prompt": True}).tokens
+            body = {"model": self._base(), "messages": messages, "add_generation_prompt": True}
+            try:
+                answer = self.client.call("POST", "/tokenize", body)
+            except RequestRefusedError:  # its words could be the template's
+                return []
+            rendered = parse(_Tokens, answer, "/tokenize").tokens
             text = self._text(rendered)
             before, prefix = text + after, self._continued(rendered, text, after)
         joint = self._tokenize(before + item.target, special=special)

@@ -120,7 +120,10 @@ class TransformersScorer:
         shared.model.eval()
 
     def _score(self, item: ScoreItem) -> ItemScore:
-        splits = split_text(self._tokenizer, item, self.framing, self.system)
+        try:
+            splits = split_text(self._tokenizer, item, self.framing, self.system)
+        except ValueError as error:  # its words could be the template's
+            return ItemScore(item.id, error=f"the text cannot be framed: {type(error).__name__}")
         return worst_first([self._score_split(item.id, split) for split in splits])
 
     def _score_split(self, name: str, split: Split) -> ItemScore:

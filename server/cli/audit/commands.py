@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from lorecall.adapters.core.errors import UsageError
 from lorecall.server.cli.audit.compare import matrix, ranks
 from lorecall.server.cli.audit.discover import choose_candidates, discover
 from lorecall.server.cli.audit.inputs import (
@@ -184,9 +185,16 @@ def run(
     wanted = check_formats(formats)
     signer = None if signing_key is None else read_signing_key(signing_key)
     views = make_views(framing or (), system, prefix_tokens or (), template)
+    folders = {} if adapter_dir is None else {adapter: adapter_dir}
+    opened = partial(open_scorer, scorer, server, base, folders, batch=batch, timeout=timeout)
     if choose:
+        from lorecall.audit.discovery.discover import DiscoverySettings
+
+        if candidates is not None:
+            raise UsageError("--discover and --candidates exclude each other", param="candidates")
         made = 0 if controls or generate_controls else control_count
-        candidates, found = choose_candidates(data, data_format, data_split, out, server, made, seed)
+        wish = DiscoverySettings(controls=made, seed=seed, batch=batch)
+        candidates, found = choose_candidates(data, data_format, data_split, out, opened, wish)
         data, controls = None, controls or found
     choices = (data_format, data_split, split, turns, tokenizer or base)
     training = partial(read_training_data, data, *choices, skip_bad=skip_bad) if data else None
@@ -229,8 +237,7 @@ def run(
         extraction=rules.sampling_wish,
         answers=sample,
     )
-    folders = {} if adapter_dir is None else {adapter: adapter_dir}
-    with open_scorer(scorer, server, base, folders, batch=batch, timeout=timeout) as engine:
+    with opened() as engine:
         with count_bar(f"auditing {adapter}") as report_progress:
             result = run_audit(engine, adapter, sets, settings, progress=report_progress)
         gate = judge_result(result, rules)

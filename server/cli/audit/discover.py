@@ -1,6 +1,6 @@
 """`lorecall audit discover`: choose candidates, and make controls, from training data."""
 
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +13,7 @@ from lorecall.server.cli.common.options import AsJson, Batch, DataFormat, DataSp
 from lorecall.server.cli.common.progress import steps_bar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from lorecall.audit.discovery.discover import Discovery, DiscoverySettings
     from lorecall.audit.scorer import Scorer
@@ -124,31 +124,56 @@ def choose_candidates(
     data_format: str | None,
     data_split: str | None,
     out: Path | None,
-    server: str | None,
-    controls: int,
-    seed: int,
+    engine: "Callable[[], AbstractContextManager[Scorer]]",
+    settings: "DiscoverySettings",
 ) -> tuple[Path, Path | None]:
-    """Discover candidates for an audit, into its folder; return their file and the controls', if there are any.
+    """Discover candidates for an audit; return their file and the controls', if there are any.
 
-    A server's base is asked; without one the rank is of near-duplicates and rarity.
+    They hold what would hurt, and a folder of reports is what people hand on: so they go into a folder beside it,
+    which only its owner can open.
+
+    Args:
+        data: The training data, like the next two as for `run_discovery`.
+        data_format: Its format.
+        data_split: Its split.
+        out: The folder of the reports.
+        engine: Opens the audit's scorer, whose base is asked.
+        settings: How candidates are chosen.
 
     Raises:
         UsageError: Training data, or the folder, is missing; or as for `run_discovery`.
         CandidateError: As for `run_discovery`.
     """
-    from lorecall.audit.discovery.discover import DiscoverySettings, controls_path
+    from lorecall.audit.discovery.discover import controls_path
 
     if data is None or out is None:
         raise UsageError(
-            "--discover needs --data FILE and --out DIR", hint="the candidates go into DIR", param="discover"
+            "--discover needs --data FILE and --out DIR",
+            hint="the candidates go into DIR.candidates, beside the reports",
+            param="discover",
         )
-    out.mkdir(parents=True, exist_ok=True)
-    file = out / "candidates.parquet"
-    settings = DiscoverySettings(controls=controls, seed=seed)
-    with _base_scorer(server, None, "", batch=settings.batch, timeout=600.0) as engine:
-        found = run_discovery(data, data_format, data_split, file, settings, engine)
-    note(f"{found.written} candidates of {found.rows} rows, ranked by {found.ranked_by}")
+    file = _private_folder(out) / "candidates.parquet"
+    with engine() as scorer:
+        found = run_discovery(data, data_format, data_split, file, settings, scorer)
+    note(f"{found.written} candidates of {found.rows} rows, ranked by {found.ranked_by}, in {file.parent}")
+    _print_remarks(found)
     return file, controls_path(file) if found.controls else None
+
+
+def _private_folder(out: Path) -> Path:
+    """Make the folder of candidates beside a folder of reports; only its owner can open it.
+
+    Raises:
+        UsageError: It cannot be made.
+    """
+    whole = out.resolve()
+    folder = whole.with_name(f"{whole.name}.candidates") if whole.name else whole / "candidates"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder.chmod(0o700)
+    except OSError as error:
+        raise UsageError(f"cannot make {str(folder)!r}: {error.strerror}", param="out") from error
+    return folder
 
 
 @contextmanager
@@ -186,13 +211,18 @@ def _print(found: "Discovery", out: Path) -> None:
 
     note(f"{found.rows} rows of {found.data_format}, sha256 {found.digest}")
     note(f"{found.found} spans, {found.spans} different; ranked by {found.ranked_by}")
-    for name, count in found.left_out.items():
-        note(f"{name.replace('_', ' ')}: {count}")
     for tag, count in found.tags.items():
         say(f"{tag:12} {count:>8}")
     say(f"{'candidates':12} {found.written:>8}  {out}")
     if found.controls:
         say(f"{'controls':12} {found.controls:>8}  {controls_path(out)}")
+    _print_remarks(found)
+
+
+def _print_remarks(found: "Discovery") -> None:
+    """Print what was left out, and that the controls are unlike the candidates if they are."""
+    for name, count in found.left_out.items():
+        note(f"{name.replace('_', ' ')}: {count}")
     fit = found.exchangeable
     if fit is not None and not fit.holds:
         note(

@@ -135,12 +135,17 @@ OLD_REPORT = {
     "schema_version": "2.0",
     "seconds": 1.0,
     "adapter": {"training": {"seed": 2**60}},
+    "summary": {"verdicts": {"clear": 2}},
+    "controls": None,
+    "own_candidates": {"verdicts": {"clear": 2, "extractable": 1}},
+    "membership": {"findings": 0},
+    "sequential": {"taken": 2},
     "seal": {"sha256": "0" * 64, "signature": "1" * 64},
 }
 
 
 def test_stored_reports_are_sealed_anew(registry_url: str) -> None:
-    """Over canonical JSON with the snippets in their order; one that was never finished has no report to seal."""
+    """Over canonical JSON with the snippets in their order; what is new is filled in."""
     database = Database(registry_url)
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
@@ -168,8 +173,14 @@ def test_stored_reports_are_sealed_anew(registry_url: str) -> None:
     seal = found["a"].pop("seal")
     assert found["a"]["adapter"] == {"training": {"seed": str(2**60)}}
     snippets = '[{"id":"0","p":1},{"id":"1","p":1}]'
-    said = f'{{"adapter":{{"training":{{"seed":"{2**60}"}}}},"schema_version":"2.0","seconds":1,'
-    said += f'"snippets":{snippets}}}'
+    assert found["a"]["summary"] == {"verdicts": {"clear": 2, "extractable": 0}}
+    assert found["a"]["own_candidates"] == {"verdicts": {"clear": 2, "extractable": 1}}
+    said = f'{{"adapter":{{"training":{{"seed":"{2**60}"}}}},"controls":null,'
+    said += (
+        '"membership":{"findings":0,"least_q":1},"own_candidates":{"verdicts":{"clear":2,"extractable":1}},'
+    )
+    said += '"schema_version":"2.0","seconds":1,"sequential":{"errors":0,"taken":2},'
+    said += f'"snippets":{snippets},"summary":{{"verdicts":{{"clear":2,"extractable":0}}}}}}'
     assert seal == {"sha256": hashlib.sha256(said.encode()).hexdigest()}
     registry.close()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from lorecall.adapters.core.errors import UsageError
 from lorecall.audit.evidence import bundle
-from lorecall.audit.evidence.bundle import is_bundle, read_bundle, write_bundle
+from lorecall.audit.evidence.bundle import is_bundle, read_bundle, scope, write_bundle
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.policy.gate import judge_result
 from lorecall.audit.policy.policy import Policy
@@ -116,3 +116,25 @@ def test_a_bomb_and_a_damaged_file_are_refused(
     path.write_bytes(whole[:200] + b"\0" * 50 + whole[250:])
     with pytest.raises(UsageError, match="is no bundle"):
         read_bundle(path)
+
+
+def test_the_scope_says_what_of_sampling_was_looked_for_and_what_was_not_asked(
+    report: Report, engine: TinyScorer, sets: dict[Group, CandidateSet]
+) -> None:
+    """The scheme as the report states it, a sequential test's part, and views that could not be asked."""
+    said = " ".join(scope(report).split())
+    assert "one of 100 sampled answers gives with a chance of 50% or more was looked for" in said
+    assert "asked for" not in said.replace("texts that were not asked for", "")
+    rules = Policy(max_certified=None, max_recalled=None, max_extractable=None, max_near_verbatim=None)
+    stopped = run_audit(engine, "leaky", sets, AuditSettings(until_bound=0.1))
+    part = build_report(stopped, judge_result(stopped, rules), rules, Redactor(b"s"))
+    assert part.sequential is not None
+    assert f"asked for {part.sequential.taken} of 12 candidates" in scope(part)
+    unasked = report.model_copy(
+        update={
+            "settings": report.settings.model_copy(update={"sampling": None}),
+            "summary": report.summary.model_copy(update={"not_asked": {"prefix-5": 3}}),
+        }
+    )
+    assert "3 of them could not be asked as prefix-5." in scope(unasked)
+    assert "What sampling at a temperature gives was not looked for." in scope(unasked)

@@ -1,15 +1,18 @@
 """Two reports side by side."""
 
 from dataclasses import replace
+from typing import Any
 
 from lorecall.audit.evidence.diff import Change, Diff, compare
+from lorecall.audit.extraction import SamplingWish
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.policy.gate import judge_result
 from lorecall.audit.policy.policy import Policy
 from lorecall.audit.records import Bounds, Group
 from lorecall.audit.reports.build import build_report
 from lorecall.audit.reports.redact import Redactor
-from lorecall.audit.reports.report import Report
+from lorecall.audit.reports.report import Content, Report
+from lorecall.audit.reports.seal import seal
 from lorecall.audit.runs.single import AuditSettings, run_audit
 
 from tests.audit.tiny_scorer import TinyScorer
@@ -73,3 +76,47 @@ def test_other_bounds_and_another_base_are_not_comparable(engine: TinyScorer, se
         "the base is another in the second report",
         "the bound bits is another in the second report",
     )
+
+
+def with_first(report: Report, **values: Any) -> Report:
+    """The report with fields of its first snippet replaced; None leaves one out."""
+    content = report.values()
+    del content["seal"]
+    entry = content["snippets"][0] | values
+    content["snippets"][0] = {
+        name: value for name, value in entry.items() if value is not None or name not in values
+    }
+    return seal(Content.model_validate(content))
+
+
+def test_another_scheme_or_a_chance_that_is_lost_is_not_comparable(engine: TinyScorer, sets: Sets) -> None:
+    """Fewer answers make a smaller chance of the same adapter; a chance that is not known shows nothing."""
+    before = audit(engine, "leaky", sets)
+    fewer = audit(engine, "leaky", sets, settings=AuditSettings(extraction=SamplingWish(samples=1)))
+    assert compare(before, fewer).obstacles == ("the scheme of sampling is another in the second report",)
+    lost = compare(before, with_first(before, chance=None))
+    assert lost.exit_code == 3
+    assert lost.obstacles == ("the chance under sampling of 1 snippets is not known in the second report",)
+    assert compare(with_first(before, chance=None), before).exit_code == 0
+
+
+def test_the_same_words_after_two_histories_are_two_snippets(engine: TinyScorer, sets: Sets) -> None:
+    """Matched by hashes, each with its own history."""
+    before = audit(engine, "leaky", sets)
+    after = with_first(before, history={"hash": "h", "characters": 3})
+    content = after.values()
+    content["inputs"]["candidates"]["digest"] = "c" * 64
+    del content["seal"]
+    found = compare(before, seal(Content.model_validate(content)))
+    assert (found.counts[Change.NEW], found.counts[Change.GONE]) == (1, 1)
+
+
+def test_a_new_snippet_that_could_not_be_scored_is_not_comparable(engine: TinyScorer, sets: Sets) -> None:
+    """It is neither a leak nor shown to be none."""
+    some = replace(sets[Group.CANDIDATES], digest="c" * 64, items=tuple(sets[Group.CANDIDATES].items[:8]))
+    before = audit(engine, "other", {**sets, Group.CANDIDATES: some})
+    engine.max_bytes = 5
+    errors = audit(engine, "other", sets)
+    found = compare(before, errors)
+    assert "4 new snippets could not be scored" in found.obstacles
+    assert found.exit_code == 3

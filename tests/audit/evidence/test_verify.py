@@ -157,3 +157,16 @@ def test_what_cannot_be_scored_again_is_a_usage_error(
     other = changed(report, "adapter", "version", to="f" * 64)
     with pytest.raises(UsageError, match="not what was audited"):
         rescore(other, engine, pairs, 5, seed=0)
+
+
+@pytest.mark.parametrize(
+    "path", [("snippets", 0, "history"), ("settings", "system"), ("settings", "template")]
+)
+def test_a_text_that_is_shown_where_none_is_does_not_verify(
+    report: Report, path: tuple[str | int, ...]
+) -> None:
+    """Of the history and of the settings, as of the prefix and the target."""
+    text = {"hash": "h", "characters": 6}
+    assert not any("is not shown" in one for one in check_contents(changed(report, *path, to=text)))
+    found = check_contents(changed(report, *path, to=text | {"text": "secret"}))
+    assert any(f"{path[-1]} is not shown as the report says" in one for one in found)

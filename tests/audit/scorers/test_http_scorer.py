@@ -11,7 +11,7 @@ from lorecall.adapters.core.errors import AdapterNotFoundError, ScorerError, Usa
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.records import Group
 from lorecall.audit.runs.single import AuditSettings, run_audit
-from lorecall.audit.scorer import EngineInfo, ScoreItem
+from lorecall.audit.scorer import EngineInfo, Message, ScoreItem
 from lorecall.audit.scorers.completions_scorer import CompletionsScorer
 from lorecall.audit.scorers.http_client import HttpClient
 from lorecall.audit.scorers.http_scorer import HttpScorer
@@ -134,6 +134,25 @@ def test_another_base_behind_any_vllm_server_ends_the_audit(moved: str) -> None:
         says[moved] = "another"
         with pytest.raises(ScorerError, match=r"and now meets .*another"):
             scorer.score("a", [ScoreItem("1", "p", "t")])
+
+
+def test_a_chat_that_the_template_refuses_is_an_error_of_its_own() -> None:
+    """One item's, without the template's words; any other refusal of `/tokenize` still ends the audit."""
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/v1/models":
+            return httpx.Response(200, json={"data": [{"id": "tiny"}]})
+        if "messages" in json.loads(request.content):
+            return httpx.Response(400, json={"error": {"message": "private words"}})
+        return httpx.Response(200, json={"tokens": [1]})
+
+    item = ScoreItem("r", "", "t", messages=(Message("user", "p"),))
+    with CompletionsScorer("http://server", transport=httpx.MockTransport(handle)) as scorer:
+        (found,) = scorer.score("tiny", [item])
+    assert found.error == "the text cannot be framed: the server refuses the messages"
+    unread = httpx.MockTransport(lambda _request: httpx.Response(404, json={}))
+    with CompletionsScorer("http://server", transport=unread) as scorer, pytest.raises(ScorerError):
+        scorer.score("tiny", [item])
 
 
 def test_another_version_meanwhile_ends_the_audit(

@@ -6,7 +6,7 @@ from lorecall.audit.extraction import SamplingWish
 from lorecall.audit.judging.views import make_views
 from lorecall.audit.records import Group
 from lorecall.audit.runs.single import AuditSettings, run_audit
-from lorecall.audit.scorer import ScoreItem
+from lorecall.audit.scorer import Message, ScoreItem
 from lorecall.audit.scorers.transformers_scorer import TransformersScorer
 
 from tests.audit.conftest import as_set
@@ -31,3 +31,14 @@ def test_framings_and_schemes_share_the_model_and_its_adapters(tmp_path: Path) -
         expected = TransformersScorer(base, adapters).framed("chat", None).score(model, ITEMS)
         assert fresh.framed("chat", None).score(model, ITEMS) == expected
     assert fresh.score("a", ITEMS) != fresh.score("base", ITEMS)
+
+
+def test_a_chat_that_the_template_refuses_is_an_error_of_its_own(tmp_path: Path) -> None:
+    """The others are scored; the template's own words are nowhere."""
+    base = build_tiny_base(tmp_path / "base")
+    scorer = TransformersScorer(base, {})
+    scorer._tokenizer.chat_template = "{{ raise_exception('private words') }}"
+    refused = ScoreItem("r", "", " not to be", messages=(Message("user", "To be, or"),))
+    first, second = scorer.score("base", [refused, ITEMS[0]])
+    assert first.error == "the text cannot be framed: ValueError"
+    assert not second.error

@@ -96,10 +96,6 @@ def _sealed(result: dict[str, Any], entries: list[dict[str, Any]]) -> dict[str, 
     }
     content = {name: value for name, value in result.items() if name != "seal"}
     content |= {"schema_version": "2.0", "membership": None, "settings": bounds | result["settings"]}
-    for name in ("summary", "controls", "own_candidates", "own_controls"):
-        if content.get(name):  # such a report looked for nothing that only sampling gives
-            counts = {"extractable": 0, **content[name]["verdicts"]}
-            content[name] = {**content[name], "verdicts": counts}
     whole = {**content, "snippets": entries}
     canonical = json.dumps(whole, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
     seal = {"sha256": hashlib.sha256(canonical.encode()).hexdigest(), "signature": ""}

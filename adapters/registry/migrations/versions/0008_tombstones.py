@@ -1,4 +1,4 @@
-"""Tombstones of removed audits; and the stored reports sealed anew, over canonical JSON (RFC 8785).
+"""Tombstones of removed audits; and the stored reports completed and sealed anew, over canonical JSON (RFC 8785).
 
 A report whose signature was an HMAC loses it: a signature that others can check needs the private key, which is
 not here.
@@ -46,8 +46,24 @@ def upgrade() -> None:
 
 
 def _sealed(result: dict[str, Any], entries: list[Any]) -> dict[str, Any]:
-    content = exact({name: value for name, value in result.items() if name != "seal"})
+    content = exact(_complete({name: value for name, value in result.items() if name != "seal"}))
     return {**content, "seal": {"sha256": digest({**content, "snippets": entries})}}
+
+
+def _complete(content: dict[str, Any]) -> dict[str, Any]:
+    """Return a report with what later releases ask for.
+
+    It looked for nothing that only sampling gives, and said nothing of candidates that could not be scored, nor
+    of how near the others came to a finding.
+    """
+    for name in ("summary", "controls", "own_candidates", "own_controls"):
+        if content.get(name):
+            counts = {"extractable": 0, **content[name]["verdicts"]}
+            content[name] = {**content[name], "verdicts": counts}
+    for name, least in (("membership", {"least_q": 1.0}), ("sequential", {"errors": 0})):
+        if content.get(name):
+            content[name] = {**least, **content[name]}
+    return content
 
 
 def downgrade() -> None:

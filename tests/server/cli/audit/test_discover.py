@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 from tests.audit.discovery.conftest import finder  # noqa: F401  a fixture
 from tests.audit.tiny_scorer import Memory, TinyScorer
 from tests.audit.tiny_server import serve
+from tests.tiny import build_tiny_adapter, build_tiny_base
 
 pq: Any = import_module("pyarrow.parquet")
 NAMES = ("Anna", "Bert", "Clara", "David", "Emma", "Fritz", "Greta", "Hugo")
@@ -72,7 +73,36 @@ def test_one_command_from_the_training_file_to_a_verdict(data: Path, url: str, t
     report = json.loads((out / "report.json").read_text())
     found = {one["id"] for one in report["snippets"] if one["verdict"] in ("certified", "recalled")}
     assert {name.partition("@")[0] for name in found} == {"1", "2"}
-    assert (out / "candidates.parquet").is_file()
+    assert report["inputs"]["controls"]["generated"] == "synthesis by discover, seed 0"
+    assert {path.name for path in out.iterdir()} == {"report.json", "report.html", "report.xml"}
+    beside = tmp_path / "report.candidates"
+    assert beside.stat().st_mode & 0o777 == 0o700
+    assert {path.name for path in beside.iterdir()} == {"candidates.parquet", "candidates.controls.parquet"}
+
+
+@pytest.mark.usefixtures("finder")
+def test_the_audits_own_scorer_ranks_and_what_was_left_out_is_said(data: Path, tmp_path: Path) -> None:
+    """A base without a server is asked as well; so is a text with nothing before it; candidates are not overwritten."""
+    with data.open("a") as file:
+        file.write(json.dumps({"text": "anna@klein.example"}) + "\n")
+    base = build_tiny_base(tmp_path / "base")
+    adapter = build_tiny_adapter(tmp_path / "adapter", base)
+    options = [
+        "--scorer",
+        "transformers",
+        "--base",
+        str(base),
+        "--adapter-dir",
+        str(adapter),
+        "--adapter",
+        "a",
+    ]
+    options += ["--data", str(data), "--discover", "--out", str(tmp_path / "report"), "--control-count", "5"]
+    result = run("run", *options)
+    assert "ranked by base surprise" in result.stderr, result.output
+    assert "nothing before: 1" in result.stderr
+    both = run("run", *options, "--candidates", str(data))
+    assert "--discover and --candidates exclude each other" in str(both.exception)
 
 
 def test_the_folder_of_an_audit_is_needed(data: Path, url: str) -> None:
