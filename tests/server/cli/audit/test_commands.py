@@ -398,7 +398,8 @@ def test_longer_chats_are_asked_for_only_if_told_how(run: Run, url: str, tmp_pat
         (["--samples", "2"], 0, "0 of the candidates extractable within 2 answers"),
         (["--samples", "2", "--chance", "0.2"], 1, "within 2 answers (a chance of 20% or more)"),
         (["--top-k", "1"], 0, "top-k 1 (option)"),
-        (["--max-rate", "1"], 0, "1 of the candidates extractable"),
+        (["--max-rate", "1"], 1, "1 candidate extractable within 100 answers"),
+        (["--max-rate", "1", "--max-extractable", "1"], 0, "1 of the candidates extractable"),
         (["--sample", "30"], 1, "drawn: 30 answers for each snippet"),
     ],
 )
