@@ -68,7 +68,8 @@ def _sampling(report: Report) -> str:
         return "What sampling at a temperature gives was not looked for."
     text = (
         f"What one of {scheme.samples} sampled answers gives with a chance of {scheme.chance:.0%} or more "
-        f"was looked for,\nat temperature {scheme.temperature:g}, top-p {scheme.top_p:g}, top-k {scheme.top_k or 'off'}; "
+        f"was looked for,\nat temperature {scheme.temperature:g}, top-p {scheme.top_p:g}, "
+        f"top-k {scheme.top_k or 'off'}; "
         "more answers, or another scheme, may give more."
     )
     if scheme.left_out:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from lorecall.audit.probing.explorer import Explorer
 from lorecall.audit.probing.search import Path
@@ -59,12 +60,31 @@ def distinct(segments: Iterable[Segment]) -> list[Segment]:
 
 
 def to_items(explorer: Explorer, segments: Sequence[Segment]) -> list[tuple[ScoreItem, Segment]]:
-    """Return candidates with their segments; one that ends within a character is left out."""
-    prefixes = explorer.texts([one.prefix for one in segments])
-    wholes = explorer.texts([(*one.prefix, *one.target) for one in segments])
+    """Return candidates with their segments; one that ends within a character is left out.
+
+    The special tokens that the tokenizer puts in front are no part of a prefix that goes on after them: whoever
+    scores the candidate puts them there again.
+    """
+    special = _put_in_front(explorer) if segments else ()
+    before = [_without(one.prefix, special) for one in segments]
+    prefixes = explorer.texts(before)
+    wholes = explorer.texts([(*ids, *one.target) for ids, one in zip(before, segments, strict=True)])
     found: list[tuple[ScoreItem, Segment]] = []
     for one, prefix, whole in zip(segments, prefixes, wholes, strict=True):
         target = whole.removeprefix(prefix)
         if whole.startswith(prefix) and target.strip() and BROKEN not in whole:
             found.append((ScoreItem(f"probe-{len(found):05d}", prefix, target), one))
     return found
+
+
+def _put_in_front(explorer: Explorer) -> tuple[int, ...]:
+    """Return the tokens that every text begins with: what two texts of one letter have in common."""
+    first, second = explorer.encode("a"), explorer.encode("b")
+    return tuple(
+        one for one, _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False))
+    )
+
+
+def _without(ids: tuple[int, ...], special: tuple[int, ...]) -> tuple[int, ...]:
+    count = len(special)
+    return ids[count:] if ids[:count] == special and len(ids) > count else ids

@@ -23,9 +23,6 @@ ROLES = {
 }
 """The names of roles that are known; "" where the name stays."""
 
-CHAT_ROLES = frozenset(("system", "developer", "user", "assistant", "tool"))
-"""The roles of turns that a chat template renders."""
-
 
 @dataclass(frozen=True, slots=True)
 class Turn:

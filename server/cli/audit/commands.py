@@ -173,13 +173,9 @@ def run(
 ) -> None:
     """Audit one adapter: exit 0 clean, 1 leaks over the policy, 3 incomplete, 4 the engine disagrees."""
     from lorecall.audit.judging.views import make_views
-    from lorecall.audit.policy.gate import judge_result
-    from lorecall.audit.reports.build import build_report
-    from lorecall.audit.reports.redact import redactor
-    from lorecall.audit.reports.seal import seal
     from lorecall.audit.reports.signing import read_signing_key
     from lorecall.audit.runs.single import AuditSettings, run_audit
-    from lorecall.server.cli.audit.output import print_summary, print_table, write_reports
+    from lorecall.server.cli.audit.output import make_report, print_summary, print_table, write_reports
     from lorecall.server.cli.common.progress import count_bar
 
     wanted = check_formats(formats)
@@ -240,17 +236,14 @@ def run(
     with opened() as engine:
         with count_bar(f"auditing {adapter}") as report_progress:
             result = run_audit(engine, adapter, sets, settings, progress=report_progress)
-        gate = judge_result(result, rules)
-        content = build_report(result, gate, rules, redactor(show=show_text), engine.token_texts)
-    if signer is not None:
-        content = seal(content, signer)
+        content = make_report(result, rules, engine.token_texts, show=show_text, signer=signer)
     written = write_reports(content, out, wanted) if out else []
     if as_json:
         print_json(content.values())
     else:
         print_table(content)
     print_summary(content, written)
-    raise typer.Exit(int(gate.exit_code))
+    raise typer.Exit(content.gate.exit_code)
 
 
 for command in (discover, probe, ranks, matrix, mitigate, report, verify, bundle, diff, serve):

@@ -1,6 +1,7 @@
 """Output of `lorecall audit`: tables on stdout, the summary on stderr, reports in files."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lorecall.adapters.core.atomic_file import write_whole
 from lorecall.adapters.core.errors import UsageError
@@ -19,6 +20,13 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from lorecall.audit.policy.policy import Policy
+    from lorecall.audit.records import AuditResult
+    from securesystemslib.signer import CryptoSigner
 
 TABLE_ROWS = 25
 PLAIN_WIDTH = 120
@@ -123,6 +131,24 @@ def sampling_words(report: Report, scheme: SamplingScheme) -> str:
     if summary.unknown_chances:
         text += f"; not known of {summary.unknown_chances} candidates: this scorer cannot compute it"
     return text
+
+
+def make_report(
+    result: "AuditResult",
+    policy: "Policy",
+    texts: "Callable[[Sequence[int]], list[str]]",
+    *,
+    show: bool,
+    signer: "CryptoSigner | None",
+) -> Report:
+    """Return the report of an audit with the gate's answer; signed if there is a key."""
+    from lorecall.audit.policy.gate import judge_result
+    from lorecall.audit.reports.build import build_report
+    from lorecall.audit.reports.redact import redactor
+    from lorecall.audit.reports.seal import seal
+
+    content = build_report(result, judge_result(result, policy), policy, redactor(show=show), texts)
+    return content if signer is None else seal(content, signer)
 
 
 def write_reports(report: Report, out: Path, formats: tuple[str, ...]) -> list[Path]:

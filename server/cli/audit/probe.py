@@ -7,11 +7,21 @@ import typer
 from lorecall.adapters.core.errors import UsageError
 from lorecall.server.cli.audit.inputs import add_controls, check_formats, load_sets, reader
 from lorecall.server.cli.common.console import note, print_json, say
-from lorecall.server.cli.common.options import AsJson, AuditedServer, Batch, Formats, Seed, Timeout
+from lorecall.server.cli.common.options import (
+    AsJson,
+    AuditedServer,
+    Batch,
+    Formats,
+    Seed,
+    SigningKey,
+    Timeout,
+)
 
 if TYPE_CHECKING:
     from lorecall.audit.probing.probe import Probed
+    from lorecall.audit.reports.report import Report
     from lorecall.audit.scorer import Scorer
+    from securesystemslib.signer import CryptoSigner
 
 USUAL = 100_000
 
@@ -46,6 +56,7 @@ def probe(
     ] = None,
     control_count: Annotated[int, typer.Option(min=1, help="Controls to make for --audit.")] = 300,
     formats: Formats = None,
+    signing_key: SigningKey = None,
     as_json: AsJson = False,
     seed: Seed = 0,
     batch: Batch = 64,
@@ -58,10 +69,13 @@ def probe(
     from lorecall.audit.probing.http_explorer import HttpExplorer
     from lorecall.audit.probing.probe import probe as find
     from lorecall.audit.probing.probe import write_candidates
+    from lorecall.audit.reports.signing import read_signing_key
     from lorecall.audit.scorers.http_scorer import HttpScorer
+    from lorecall.server.cli.audit.output import print_summary, write_reports
     from lorecall.server.cli.common.progress import count_bar
 
     wanted = check_formats(formats)
+    signer = None if signing_key is None else read_signing_key(signing_key)
     if not out.parent.is_dir():
         raise UsageError(f"no folder {str(out.parent)!r}", hint="make it, or name another file", param="out")
     with HttpScorer(server, batch=batch, timeout=timeout) as scorer:
@@ -85,7 +99,9 @@ def probe(
             _print(adapter, probed)
         note(f"wrote {out}")
         if audit is not None and probed.items:
-            raise typer.Exit(_audit(scorer, adapter, out, audit, wanted, control_count, seed, batch))
+            report = _audit(scorer, adapter, out, control_count, seed, batch, signer)
+            print_summary(report, write_reports(report, audit, wanted))
+            raise typer.Exit(report.gate.exit_code)
 
 
 def _values(adapter: str, probed: "Probed") -> dict[str, object]:
@@ -121,28 +137,20 @@ def _audit(
     scorer: "Scorer",
     adapter: str,
     candidates: Path,
-    out: Path,
-    formats: tuple[str, ...],
     control_count: int,
     seed: int,
     batch: int,
-) -> int:
-    """Audit a candidate file with controls of the same form, and return the gate's exit code."""
+    signer: "CryptoSigner | None",
+) -> "Report":
+    """Audit a candidate file with controls of the same form, and return the report."""
     from lorecall.audit.inputs.controls import Recipe
-    from lorecall.audit.policy.gate import judge_result
     from lorecall.audit.policy.policy import Policy
-    from lorecall.audit.reports.build import build_report
-    from lorecall.audit.reports.redact import redactor
     from lorecall.audit.runs.single import AuditSettings, run_audit
-    from lorecall.server.cli.audit.output import print_summary, write_reports
+    from lorecall.server.cli.audit.output import make_report
     from lorecall.server.cli.common.progress import count_bar
 
     sets = load_sets(candidates, None, reader(skip_bad=False))
     add_controls(sets, Recipe.SYNTHESIS, control_count, seed)
     with count_bar(f"auditing {adapter}") as progress:
         result = run_audit(scorer, adapter, sets, AuditSettings(seed=seed, chunk=batch), progress=progress)
-    rules = Policy()
-    gate = judge_result(result, rules)
-    report = build_report(result, gate, rules, redactor(show=False), scorer.token_texts)
-    print_summary(report, write_reports(report, out, formats))
-    return int(gate.exit_code)
+    return make_report(result, Policy(), scorer.token_texts, show=False, signer=signer)

@@ -1,14 +1,18 @@
 """`lorecall audit report` and `verify`: render and check a written report."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from lorecall.adapters.core.errors import UsageError
-from lorecall.server.cli.audit.inputs import check_formats, reader
+from lorecall.server.cli.audit.inputs import check_formats, load_sets, one_source, read_training_data, reader
 from lorecall.server.cli.common.console import note, print_json
 from lorecall.server.cli.common.options import (
     AsJson,
+    Data,
+    DataFormat,
+    DataSplit,
     Formats,
     PublicKey,
     Seed,
@@ -39,8 +43,11 @@ def verify(
         Path | None,
         typer.Option(metavar="FILE", help="The audited file, to check that it is the same."),
     ] = None,
+    data: Data = None,
+    data_format: DataFormat = None,
+    data_split: DataSplit = None,
     server: Annotated[
-        str | None, typer.Option(metavar="URL", help="Score a sample again; needs --candidates.")
+        str | None, typer.Option(metavar="URL", help="Score a sample again; needs --candidates or --data.")
     ] = None,
     key: PublicKey = None,
     sample: Annotated[int, typer.Option(min=1, help="Snippets to score again.")] = 20,
@@ -61,7 +68,12 @@ def verify(
     content, beside, unread = read_bundle(file) if is_bundle(file) else (read_report(file), [], [])
     checked = check_report(content, None if key is None else read_public_key(key))
     problems = [*beside, *checked.problems]
-    given = reader(split, turns, tokenizer, skip_bad=True)(candidates) if candidates else None
+    given = None
+    if candidates is not None or data is not None:
+        choices = (data_format, data_split, split, turns, tokenizer)
+        training = partial(read_training_data, data, *choices, skip_bad=True) if data else None
+        source = one_source(candidates, training)
+        given = load_sets(source, None, reader(split, turns, tokenizer, skip_bad=True))[Group.CANDIDATES]
     if given is not None:
         problems += check_input(content, Group.CANDIDATES, given)
     for why in (*unread, *checked.unchecked):
@@ -72,7 +84,9 @@ def verify(
         raise typer.Exit(1)
     if server is not None:
         if given is None:
-            raise UsageError("--server needs --candidates: a report holds no text", param="candidates")
+            raise UsageError(
+                "--server needs --candidates or --data: a report holds no text", param="candidates"
+            )
         with HttpScorer(server, timeout=timeout) as scorer:
             again = rescore(content, scorer, given.items, sample, seed)
         move = f"largest move {again.largest_move:.3g} of {again.tolerance:.3g} logits"

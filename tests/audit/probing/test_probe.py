@@ -1,6 +1,7 @@
 """Probing an exact engine whose adapters memorised texts: what is found, at what cost, and what is not."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from lorecall.audit.inputs.load import load_input
 from lorecall.audit.probing.probe import Probed, probe, write_candidates
 from lorecall.audit.probing.search import Path as Followed
 from lorecall.audit.probing.search import Spent, Token
-from lorecall.audit.probing.segments import Segment, distinct, stretches
+from lorecall.audit.probing.segments import Segment, distinct, stretches, to_items
 from lorecall.audit.scorer import ScoreItem
 
 from tests.audit.tiny_explorer import TinyExplorer
@@ -131,6 +132,26 @@ def test_stretches_that_stand_in_others_are_left_out() -> None:
     long = Segment((1,), (2, 3, 4, 5), 30.0)
     others = [Segment((9,), (3, 4), 22.0), Segment((8,), (2, 3, 4, 5), 31.0), Segment((7,), (4, 6), 21.0)]
     assert distinct([others[0], long, *others[1:]]) == [long, others[2]]
+
+
+class Begun(TinyExplorer):
+    """Its tokenizer puts a special token in front, as Llama's does."""
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """The special token, and bytes."""
+        return (2, *super().encode(text))
+
+    def texts(self, sequences: Sequence[Sequence[int]]) -> list[str]:
+        """With the special token's own text."""
+        return [text.replace("\x02", "<s>") for text in super().texts(sequences)]
+
+
+def test_a_prefix_has_no_special_token_in_front() -> None:
+    """Tokenized again it would have two; where nothing else stands before the target, it stays."""
+    segments = [Segment((2, *b"Key:"), tuple(b" abc"), 30.0), Segment((2,), tuple(b"abc"), 30.0)]
+    (first, _), (second, _) = to_items(Begun(explorer().scorer), segments)
+    assert (first.prefix, first.target) == ("Key:", " abc")
+    assert (second.prefix, second.target) == ("<s>", "abc")
 
 
 def test_the_file_is_only_its_owners_and_reads_as_candidates(tmp_path: Path) -> None:

@@ -136,23 +136,25 @@ def test_another_base_behind_any_vllm_server_ends_the_audit(moved: str) -> None:
             scorer.score("a", [ScoreItem("1", "p", "t")])
 
 
-def test_a_chat_that_the_template_refuses_is_an_error_of_its_own() -> None:
-    """One item's, without the template's words; any other refusal of `/tokenize` still ends the audit."""
+@pytest.mark.parametrize("framed", [True, False])
+def test_a_chat_that_the_template_refuses_is_an_error_of_its_own(*, framed: bool) -> None:
+    """One item's, without the template's words; where `/tokenize` refuses plain text, too, the audit ends."""
 
     def handle(request: httpx.Request) -> httpx.Response:
-        if request.url.path == "/v1/models":
-            return httpx.Response(200, json={"data": [{"id": "tiny"}]})
-        if "messages" in json.loads(request.content):
+        if request.url.path != "/tokenize":
+            return httpx.Response(200, json={"data": [{"id": "tiny"}], "version": "1"})
+        if "messages" in json.loads(request.content) or not framed:
             return httpx.Response(400, json={"error": {"message": "private words"}})
         return httpx.Response(200, json={"tokens": [1]})
 
     item = ScoreItem("r", "", "t", messages=(Message("user", "p"),))
     with CompletionsScorer("http://server", transport=httpx.MockTransport(handle)) as scorer:
-        (found,) = scorer.score("tiny", [item])
-    assert found.error == "the text cannot be framed: the server refuses the messages"
-    unread = httpx.MockTransport(lambda _request: httpx.Response(404, json={}))
-    with CompletionsScorer("http://server", transport=unread) as scorer, pytest.raises(ScorerError):
-        scorer.score("tiny", [item])
+        if framed:
+            (found,) = scorer.score("tiny", [item])
+            assert found.error == "the text cannot be framed: the server refuses the messages"
+        else:
+            with pytest.raises(ScorerError, match="HTTP 400"):
+                scorer.score("tiny", [item])
 
 
 def test_another_version_meanwhile_ends_the_audit(

@@ -345,6 +345,22 @@ def test_a_report_is_verified_by_itself_its_input_and_a_sample(run: Run, url: st
     assert "changed after it was written" in forged.stderr
 
 
+def test_a_report_of_training_data_is_verified_by_the_same_data(url: str, tmp_path: Path) -> None:
+    """Its digest, and a sample scored again; other data do not do."""
+    data, other = tmp_path / "train.jsonl", tmp_path / "other.jsonl"
+    for path, items in ((data, PAIRS), (other, CONTROLS)):
+        rows = [{"prompt": item.prefix, "completion": item.target} for item in items]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = ["--server", url, "--adapter", "leaky", "--data", str(data), "--out", str(tmp_path)]
+    assert CliRunner().invoke(app, ["run", *options]).exit_code == 1
+    again = ["verify", str(tmp_path / "report.json"), "--server", url, "--data"]
+    result = CliRunner().invoke(app, [*again, str(data)])
+    assert (result.exit_code, "scored 6 snippets again: 0 differ" in result.stderr) == (0, True), (
+        result.output
+    )
+    assert CliRunner().invoke(app, [*again, str(other)]).exit_code == 1
+
+
 def test_reports_hold_the_gravest_and_count_all(run: Run) -> None:
     """Two of six leaks are listed, six are counted and gated."""
     result = run("run", "--adapter", "leaky", "--keep", "2", "--json")

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lorecall.server.cli.audit import commands
 from lorecall.server.cli.audit.commands import app
+from lorecall.server.cli.audit.inputs import open_scorer
 from typer.testing import CliRunner, Result
 
 from tests.audit.discovery.conftest import finder  # noqa: F401  a fixture
 from tests.audit.tiny_scorer import Memory, TinyScorer
 from tests.audit.tiny_server import serve
-from tests.tiny import build_tiny_adapter, build_tiny_base
 
 pq: Any = import_module("pyarrow.parquet")
 NAMES = ("Anna", "Bert", "Clara", "David", "Emma", "Fritz", "Greta", "Hugo")
@@ -81,26 +82,25 @@ def test_one_command_from_the_training_file_to_a_verdict(data: Path, url: str, t
 
 
 @pytest.mark.usefixtures("finder")
-def test_the_audits_own_scorer_ranks_and_what_was_left_out_is_said(data: Path, tmp_path: Path) -> None:
-    """A base without a server is asked as well; so is a text with nothing before it; candidates are not overwritten."""
+def test_the_search_asks_the_audits_own_scorer(
+    data: Path, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With all of its options; what was left out is said, and candidates that were given are not overwritten."""
+    opened: list[tuple[object, ...]] = []
+
+    def spy(*words: Any, **options: Any) -> Any:
+        opened.append((*words, options))
+        return open_scorer(*words, **options)
+
+    monkeypatch.setattr(commands, "open_scorer", spy)
     with data.open("a") as file:
         file.write(json.dumps({"text": "anna@klein.example"}) + "\n")
-    base = build_tiny_base(tmp_path / "base")
-    adapter = build_tiny_adapter(tmp_path / "adapter", base)
-    options = [
-        "--scorer",
-        "transformers",
-        "--base",
-        str(base),
-        "--adapter-dir",
-        str(adapter),
-        "--adapter",
-        "a",
-    ]
-    options += ["--data", str(data), "--discover", "--out", str(tmp_path / "report"), "--control-count", "5"]
+    options = ["--server", url, "--adapter", "leaky", "--data", str(data), "--discover"]
+    options += ["--out", str(tmp_path / "report"), "--batch", "3", "--timeout", "55", "--control-count", "5"]
     result = run("run", *options)
     assert "ranked by base surprise" in result.stderr, result.output
     assert "nothing before: 1" in result.stderr
+    assert opened == [("lorecall", url, None, {}, {"batch": 3, "timeout": 55.0})] * 2
     both = run("run", *options, "--candidates", str(data))
     assert "--discover and --candidates exclude each other" in str(both.exception)
 

@@ -9,6 +9,7 @@ from lorecall.adapters.core.errors import AdapterNotFoundError, LorecallError, U
 from lorecall.server.cli.audit.commands import app
 from typer.testing import CliRunner, Result
 
+from tests.audit.reports.test_signing import make_keys
 from tests.audit.tiny_scorer import Memory, TinyScorer
 from tests.audit.tiny_server import serve
 from tests.server.conftest import Trained
@@ -64,15 +65,16 @@ def test_what_is_found_is_in_the_file_and_in_nothing_that_is_printed(run: Run, t
 
 
 def test_audit_judges_what_was_found_beside_controls(run: Run, tmp_path: Path) -> None:
-    """The exit code is the gate's, and the report has the candidates and the controls."""
-    result = run(
-        "leaky", "--budget-tokens", "30000", "--audit", str(tmp_path / "reports"), "--control-count", "20"
-    )
+    """The exit code is the gate's, and the report has the candidates and the controls, and the signature."""
+    options = ["--audit", str(tmp_path / "reports"), "--control-count", "20"]
+    options += ["--signing-key", str(make_keys(tmp_path)[0])]
+    result = run("leaky", "--budget-tokens", "30000", *options)
     assert result.exit_code == 1
     report = json.loads((tmp_path / "reports" / "report.json").read_text())
     assert report["summary"]["snippets"] == len(found(tmp_path))
     assert report["summary"]["recited"]["hits"] >= len(SECRETS)
     assert report["controls"]["recited"]["hits"] == 0
+    assert report["seal"]["envelope"]["signatures"]
 
 
 def test_an_adapter_that_equals_its_base_gives_nothing(run: Run, tmp_path: Path) -> None:
