@@ -17,6 +17,10 @@ pytestmark = pytest.mark.engine
 NAME = "malicious"
 
 
+FITS_FLOAT32 = "overflows float16"
+"""A number that is too large for an engine in float16; this one is in float32."""
+
+
 @pytest.fixture(scope="module")
 def good(tiny: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An adapter that this server takes, for the spoilers to spoil."""
@@ -29,7 +33,8 @@ def good(tiny: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) 
 def test_no_malicious_directory_is_accepted(served: Served, good: Path, tmp_path: Path) -> None:
     """Every directory of the corpus is refused with a 4xx, and most for the very reason it was made for."""
     accepted, matched = [], 0
-    for number, (kind, (reason, spoil)) in enumerate(SPOILERS.items()):
+    spoilers = {kind: one for kind, one in SPOILERS.items() if kind != FITS_FLOAT32}
+    for number, (kind, (reason, spoil)) in enumerate(spoilers.items()):
         target = tmp_path / str(number)
         shutil.copytree(good, target)
         name = f"{NAME}-{number}"
@@ -42,7 +47,7 @@ def test_no_malicious_directory_is_accepted(served: Served, good: Path, tmp_path
             events = served.http.get(f"/v1/adapters/{name}/events").json()["events"]
             matched += [event["detail"]["reason"] for event in events] == [reason.value]
     assert not accepted
-    assert matched >= 0.8 * len(SPOILERS)
+    assert matched >= 0.8 * len(spoilers)
     assert served.alive
 
 

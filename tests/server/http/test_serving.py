@@ -129,7 +129,7 @@ def test_vllm_routes_share_the_pipeline(served: Served, int8_adapters: list[Path
         ({"name": "x", "source": "/nowhere"}, 400, "/nowhere"),
         ({"name": "../x", "source": "/nowhere"}, 400, "no adapter name"),
         ({"name": "x"}, 400, "source"),
-        ({"name": "x", "source": "/nowhere", "colour": "red"}, 400, "colour"),
+        ({"name": "x", "source": "/nowhere", "colour": "red"}, 400, "not known"),
     ],
 )
 def test_bad_adapter_requests_say_what_is_wrong(
