@@ -34,9 +34,11 @@ demo: $(STAMP) ## The main job on a real model: base, adapters, server, audit, r
 serve: $(STAMP) ## Serve the demo's base (BASE=, PORT=)
 	$(BIN)/lorecall serve --base $(BASE) --port $(PORT)
 
-# In two processes: all tests with an engine in one (tests/conftest.py), the others where there is time.
+# Those without an engine in two processes, the others in one, which shares its engines. PYTEST_ARGS may choose none of either.
+NONE_IS_FINE = $(if $(PYTEST_ARGS),|| [ $$? -eq 5 ])
 test: $(STAMP) tools ## Run the tests, those against a real vLLM engine included (PYTEST_ARGS=)
-	$(BIN)/python -m pytest -m "not soak" -n 2 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not soak and not engine" -n 2 --dist loadfile $(PYTEST_ARGS) $(NONE_IS_FINE)
+	$(BIN)/python -m pytest -m "engine and not soak" $(PYTEST_ARGS) $(NONE_IS_FINE)
 
 soak: $(STAMP) ## Run the long tests
 	$(BIN)/python -m pytest -m soak --timeout 7200 $(PYTEST_ARGS)

@@ -7,27 +7,11 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 from lorecall.adapters.registry.registry import Registry
-from xdist.remote import Producer
-from xdist.scheduler import LoadScopeScheduling
 
 from tests.postgres import MissingPostgresError, Postgres, running_postgres
 
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
-
-
-class EnginesTogether(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
-    """Runs all files with engine tests in one process, so that they share engines and no two run at once."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.split("::", maxsplit=1)[0]
-        return "engine" if "mark.engine" in Path(file).read_text(encoding="utf-8") else file
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> EnginesTogether:
-    """Distribute the tests over the processes of `make test`."""
-    return EnginesTogether(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)
