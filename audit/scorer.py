@@ -10,6 +10,9 @@ from typing import Protocol, Self
 
 from lorecall.adapters.peft_format.adapter import Adapter
 
+CHAT_ROLES = frozenset(("system", "developer", "user", "assistant", "tool"))
+"""The roles of messages that chat templates know."""
+
 
 @dataclass(frozen=True, slots=True)
 class Message:

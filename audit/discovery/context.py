@@ -3,9 +3,9 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from lorecall.audit.scorer import CHAT_ROLES
 from lorecall.audit.training_data.rows import Row
 
-CHAT = frozenset(("system", "developer", "user", "assistant", "tool"))
 KEPT = frozenset(("system", "developer"))
 LONGEST_GIVEN = 8_000
 """Characters given before a span, about what two thousand tokens hold."""
@@ -54,7 +54,7 @@ def given(row: Row, turn: int, end: int, longest: int = LONGEST_GIVEN) -> Given:
     left = longest - len(prefix)
     for one in reversed(before):
         left -= len(one.text)
-        role = one.role if one.role in CHAT else "user"
+        role = one.role if one.role in CHAT_ROLES else "user"
         if left >= 0 or not kept or role in KEPT:
             kept.append((role, one.text))
     cut = len(kept) < len(before)

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 from lorecall.audit.discovery.sketches import key_of
 from lorecall.audit.discovery.spans import Tag
-from scipy.stats import ks_2samp
+from lorecall.audit.stats.calibration import LEVEL, compare_samples
 
 TRIES = 50
-SIGNIFICANT = 0.01
 VOWELS, CONSONANTS = "aeiou", "bcdfghjklmnprstvwz"
 KEPT_DIGITS = 3
 KEY_START = re.compile(r"(?:[A-Za-z]{2,8}[_-])*")
@@ -39,10 +38,8 @@ class Exchangeability:
 def check_exchangeable(candidates: Sequence[float], controls: Sequence[float]) -> Exchangeability | None:
     """Compare the base's surprise at candidates and at their controls; None where either is unknown."""
     own, theirs = ([value for value in values if np.isfinite(value)] for values in (candidates, controls))
-    if not own or not theirs:
-        return None
-    result = ks_2samp(own, theirs)
-    return Exchangeability(float(result.statistic), float(result.pvalue), bool(result.pvalue >= SIGNIFICANT))
+    found = compare_samples(own, theirs)
+    return None if found is None else Exchangeability(*found, holds=found[1] >= LEVEL)
 
 
 def make_controls(

@@ -4,14 +4,13 @@ import re
 from dataclasses import replace
 
 from lorecall.audit.inputs.candidates import BadLineError, Turns
-from lorecall.audit.scorer import Message, ScoreItem
+from lorecall.audit.scorer import CHAT_ROLES, Message, ScoreItem
 
 MOST_TAGS, TAG_LENGTH = 8, 40
 TAG = re.compile(rf"[A-Za-z0-9][-A-Za-z0-9_.:/]{{0,{TAG_LENGTH - 1}}}")
 FIELD_PAIRS = (("prefix", "target"), ("query", "target"), ("prompt", "completion"))
 FIELDS = frozenset({"id", "messages", "tag", "tags", *(name for pair in FIELD_PAIRS for name in pair)})
 """Every field of a record that is looked at: no other column of a table is read, and no message names another."""
-ROLES = frozenset(("system", "developer", "user", "assistant", "tool"))
 
 
 def describe_turns(turns: Turns) -> str:
@@ -86,8 +85,8 @@ def _item(
 def _messages(value: object) -> tuple[Message, ...]:
     if not isinstance(value, list) or not all(isinstance(message, dict) for message in value):
         raise BadLineError("'messages' is not a list of objects")
-    if any(message.get("role") not in ROLES for message in value):
-        raise BadLineError(f"a message's role is none of {', '.join(sorted(ROLES))}")
+    if any(message.get("role") not in CHAT_ROLES for message in value):
+        raise BadLineError(f"a message's role is none of {', '.join(sorted(CHAT_ROLES))}")
     return tuple(Message(message["role"], _text(message, "content")) for message in value)
 
 

@@ -4,7 +4,7 @@ The scheme is applied as vLLM's sampler does: temperature, then top-k, then top-
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from lorecall.audit.scorer import Decoded, Sampling, Scorer
 
@@ -38,14 +38,6 @@ def deployed_sampling(defaults: Mapping[str, Any]) -> tuple[Sampling, tuple[str,
     if sampling.temperature == 0.0:
         sampling = Sampling(0.0)
     return sampling, tuple(name for name, neutral in PENALTIES.items() if value(name, neutral) != neutral)
-
-
-class SamplingScorer(Scorer, Protocol):
-    """A scorer that knows what other probability a token has where a request samples."""
-
-    def sampled(self, sampling: Sampling) -> Self:
-        """Return the same engine, whose scores also hold the log probabilities under the scheme."""
-        ...
 
 
 @runtime_checkable

@@ -1,10 +1,12 @@
 """Whether controls can stand for candidates that were never trained on, and what they then tell."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 from lorecall.audit.records import Calibration, Group, Membership, SetSource
 from lorecall.audit.stats.membership import compare_with_controls
 from lorecall.audit.stats.tally import Tally
+from numpy.typing import NDArray
 
 LEVEL = 0.01
 """Share of exchangeable sets of controls that are taken for others."""
@@ -41,16 +43,22 @@ def check_controls(candidates: Tally, controls: Tally, source: SetSource) -> Cal
     drawn anew are refused where it differs; of given ones the owner says what they are, and the report says
     that they differ.
     """
-    asked, against = candidates.base_losses, controls.base_losses
-    statistic = p_value = None
-    if len(asked) and len(against):
-        from scipy.stats import ks_2samp  # noqa: PLC0415  scipy.stats takes a second to import
-
-        test = ks_2samp(asked, against)
-        statistic, p_value = float(test.statistic), float(test.pvalue)
+    statistic, p_value = compare_samples(candidates.base_losses, controls.base_losses) or (None, None)
     reason = ""
     if source.permuted:
         reason = "the targets of permutation controls were trained, with other prefixes"
     elif source.synthetic and p_value is not None and p_value < LEVEL:
         reason = "the base finds the generated controls unlike the candidates"
     return Calibration(statistic, p_value, reason)
+
+
+def compare_samples(
+    one: Sequence[float] | NDArray[np.float64], other: Sequence[float] | NDArray[np.float64]
+) -> tuple[float, float] | None:
+    """Return the two-sample Kolmogorov-Smirnov statistic and its p-value; None where a sample is empty."""
+    if not len(one) or not len(other):
+        return None
+    from scipy.stats import ks_2samp  # noqa: PLC0415  scipy.stats takes a second to import
+
+    test = ks_2samp(one, other)
+    return float(test.statistic), float(test.pvalue)
