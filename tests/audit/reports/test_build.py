@@ -13,7 +13,7 @@ from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.policy.gate import judge_result
 from lorecall.audit.policy.policy import Policy
 from lorecall.audit.records import Group
-from lorecall.audit.reports.build import build_report, parse_report, read_report, write_json
+from lorecall.audit.reports.build import build_report, parse_report, read_report
 from lorecall.audit.reports.models import json_schema
 from lorecall.audit.reports.redact import Redactor
 from lorecall.audit.reports.report import Report, ScoredSnippet
@@ -172,7 +172,7 @@ def test_numbers_of_a_redacted_report_are_coarse(engine: TinyScorer, sets: Sets)
 def test_a_written_report_reads_back_the_same(engine: TinyScorer, sets: Sets, tmp_path: Path) -> None:
     """JSON keeps every number, so a report can be rendered again."""
     report = report_of(engine, sets)
-    write_json(report, tmp_path / "report.json")
+    (tmp_path / "report.json").write_text(report.to_json(), "utf-8")
     assert read_report(tmp_path / "report.json") == report
 
 
