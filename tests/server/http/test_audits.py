@@ -127,6 +127,7 @@ def test_candidates_as_a_file(client: Client) -> None:
         "policy": '{"max_certified": 6}',
         "framing": ["raw", "chat"],
         "seed": "3",
+        "sample": "20",
     }
     answer = at.post("/v1/audits", data=form, files={"candidates": ("phones.jsonl", lines)})
     assert answer.status_code == 202, answer.text
@@ -138,6 +139,9 @@ def test_candidates_as_a_file(client: Client) -> None:
     }
     assert done["gate"]["passed"] is True
     assert (done["settings"]["framing"], done["settings"]["seed"]) == (["raw", "chat"], 3)
+    drawn = [one["drawn"] for one in at.get(f"/v1/audits/{done['id']}/report.json").json()["snippets"]]
+    assert [one["answers"] for one in drawn] == [20] * 6
+    assert all(one["interval"][0] <= one["seen"] <= one["interval"][1] for one in drawn)
 
 
 def test_texts_leave_no_trace(
@@ -221,6 +225,7 @@ def test_a_report_waits_for_its_audit(client: Client) -> None:
         ({"adapter": "nobody"}, 404, "nobody"),
         ({"adapter": "acme-head"}, 400, "lm_head"),
         ({"adapter": "acme-leaky", "framing": "xml"}, 400, "xml"),
+        ({"adapter": "acme-leaky", "sample": 1001}, 400, "sample: "),
         ({"adapter": "acme-leaky", "policy": {"max_what": 1}}, 400, "which may mean 'max_rate'"),
     ],
 )
