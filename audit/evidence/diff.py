@@ -1,6 +1,6 @@
 """Two reports side by side: what became worse, better, new or gone, and whether they can be compared at all."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from lorecall.audit.evidence.changes import Change, Diff, Row, Side
 from lorecall.audit.policy.policy import ExitCode
@@ -22,9 +22,9 @@ def compare(before: Report, after: Report) -> Diff:
         first, second = keys
         pairs = [(first.get(key), second.get(key)) for key in dict.fromkeys((*second, *first))]
         rows = [_row(*pair) for pair in pairs]
-        obstacles += _unknown(pairs)
+        obstacles += [*_unknown(pairs), *_other_texts(pairs, alike=_alike(before, after))]
         left_out = any(getattr(after.omitted, group) for group in GROUPS)
-        lost = sum(row.change is Change.GONE for row in rows)
+        lost = sum(row.change is Change.GONE and row.set is Group.CANDIDATES for row in rows)
         if lost and not left_out:
             obstacles.append(f"{lost} snippets of the first report were not asked for in the second")
     rows.sort(
@@ -60,30 +60,39 @@ def _side(report: Report) -> Side:
 def _keys(before: Report, after: Report) -> tuple[dict[Key, Snippet], dict[Key, Snippet]] | None:
     """Return the snippets of both by what tells that two are of one text; None where nothing does.
 
-    Of one file the ids do. Otherwise the keyed hashes of the texts, which are alike only under one salt.
+    Of one file the ids do. Otherwise the keyed hashes of the texts, which are alike only under one salt; of two
+    snippets of one text the gravest counts. Where nothing tells it of what an uploader sent, all of it is new.
     """
-    if before.inputs.candidates.digest == after.inputs.candidates.digest:
-        return _by_id(before), _by_id(after)
-    if before.text.salt_id == after.text.salt_id:
-        return _by_hash(before), _by_hash(after)
-    return None
-
-
-def _asked(report: Report) -> Iterable[Snippet]:
-    return (entry for entry in report.snippets if entry.set in GROUPS)
-
-
-def _by_id(report: Report) -> dict[Key, Snippet]:
-    return {(entry.set, entry.id): entry for entry in _asked(report)}
-
-
-def _by_hash(report: Report) -> dict[Key, Snippet]:
-    """Return the snippets by the hashes of their texts; of two alike the gravest."""
-    found: dict[Key, Snippet] = {}
-    for entry in sorted(_asked(report), key=lambda one: PLACES[one.verdict]):
-        history = "" if entry.history is None else entry.history.hash
-        found.setdefault((entry.set, history, entry.prefix.hash, entry.target.hash), entry)
+    found: tuple[dict[Key, Snippet], dict[Key, Snippet]] = ({}, {})
+    for group in GROUPS:
+        sources = [getattr(report.inputs, group) for report in (before, after)]
+        one_file = len({source and source.digest for source in sources}) == 1
+        if group is Group.CANDIDATES and not one_file and not _alike(before, after):
+            return None
+        for side, (report, keyed) in enumerate(zip((before, after), found, strict=True)):
+            asked = (entry for entry in report.snippets if entry.set is group)
+            for entry in sorted(asked, key=lambda one: PLACES[one.verdict]):
+                by_text = _texts(entry) if _alike(before, after) else (entry.id, str(side))
+                keyed.setdefault((group, *((entry.id,) if one_file else by_text)), entry)
     return found
+
+
+def _texts(entry: Snippet) -> Key:
+    """Return the keyed hashes of a snippet's texts."""
+    history = "" if entry.history is None else entry.history.hash
+    return history, entry.prefix.hash, entry.target.hash
+
+
+def _other_texts(pairs: Sequence[tuple[Snippet | None, Snippet | None]], *, alike: bool) -> list[str]:
+    """Return whether snippets of one id are of other texts, as of one file that was cut in another way."""
+
+    def sizes(entry: Snippet) -> tuple[object, ...]:
+        texts = (entry.history, entry.prefix, entry.target)
+        return tuple(text and text.characters for text in texts)
+
+    tell = _texts if alike else sizes
+    others = sum(was is not None and now is not None and tell(was) != tell(now) for was, now in pairs)
+    return [f"{others} snippets of one id have other texts in the second report"] if others else []
 
 
 def _row(before: Snippet | None, after: Snippet | None) -> Row:
@@ -169,6 +178,10 @@ def _has_chance(entry: Snippet | None) -> bool:
     return isinstance(entry, ScoredSnippet) and (entry.chance is not None or entry.chance_at_most is not None)
 
 
+def _own(report: Report) -> str:
+    return "" if report.inputs.own_candidates is None else report.inputs.own_candidates.digest
+
+
 def _alike(before: Report, after: Report) -> bool:
     return before.text.salt_id == after.text.salt_id
 
@@ -185,6 +198,11 @@ def _remarks(before: Report, after: Report) -> list[str]:
     """Return what else is not alike, which does not keep the reports from being compared."""
     controls = [report.inputs.controls and report.inputs.controls.digest for report in (before, after)]
     checks = {
+        "whether the system message and the template are the same is not known: the salts differ": not _alike(
+            before, after
+        )
+        and any(text is not None for text in (before.settings.system, before.settings.template)),
+        "the uploader's own candidates are others": _own(before) != _own(after),
         "the adapter has another name": before.adapter.name != after.adapter.name,
         "it is the same version of the adapter": before.adapter.version == after.adapter.version,
         "the candidates are of another file": before.inputs.candidates.digest

@@ -137,6 +137,39 @@ def test_a_new_snippet_that_could_not_be_scored_is_not_comparable(engine: TinySc
     assert found.exit_code == 3
 
 
+def test_one_file_that_was_cut_in_another_way_is_not_comparable(engine: TinyScorer, sets: Sets) -> None:
+    """The same ids of the same file, and other texts: seen by their hashes, or by their lengths."""
+    items = tuple(
+        replace(item, prefix=item.prefix + item.target[:2], target=item.target[2:])
+        for item in sets[Group.CANDIDATES].items
+    )
+    cut = {**sets, Group.CANDIDATES: replace(sets[Group.CANDIDATES], items=items)}
+    before = audit(engine, "other", sets)
+    for salt in (b"s", b"another"):
+        found = compare(before, audit(engine, "other", cut, salt))
+        assert found.obstacles == ("12 snippets of one id have other texts in the second report",)
+
+
+def test_what_uploaders_sent_is_matched_by_its_own_file(engine: TinyScorer, sets: Sets) -> None:
+    """Others under the same ids are new, so a leak among them counts; those of the first are no obstacle."""
+    items, clear = sets[Group.CANDIDATES].items, sets[Group.CONTROLS].items
+    own = [
+        replace(sets[Group.CANDIDATES], digest=digit * 64, items=tuple(
+            replace(item, id=f"own/{number}") for number, item in enumerate(some)
+        ))
+        for digit, some in (("d", clear[:3]), ("e", items[:3]))
+    ]  # fmt: skip
+    before, after = (
+        audit(engine, "leaky", {**sets, Group.OWN_CANDIDATES: one}, s)
+        for one, s in zip(own, (b"1", b"2"), strict=True)
+    )
+    found = compare(before, after)
+    assert found.obstacles == ()
+    assert "the uploader's own candidates are others" in found.remarks
+    assert (found.counts[Change.NEW], found.counts[Change.GONE], found.exit_code) == (3, 3, 1)
+    assert compare(before, before).counts[Change.SAME] == 15
+
+
 def cases(diff: Diff) -> dict[str, dict[str, str]]:
     """{suite: {case: its result}}, and the counts that each suite states are those of its cases."""
     found: dict[str, dict[str, str]] = {}
