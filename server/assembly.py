@@ -123,7 +123,7 @@ def build_audits(
         UsageError: The policy or a set of `--require-audit` cannot be read.
     """
     plane = serving.adapters
-    own = OwnEngine(asyncio.get_running_loop(), plane, serving.scoring, serving.info)
+    own = OwnEngine(asyncio.get_running_loop(), plane, serving.scoring, serving.measured)
     parts = make_audits(plane.registry, own, settings, REGISTRY, serving.metrics.label, own)
     if settings.require_audit is not None:
         tokenizer = serving.scoring.engine_client.get_tokenizer()
