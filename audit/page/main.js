@@ -33,7 +33,7 @@ async function look() {
     await phase.show(rows, adapters);
     const one = audits.find((audit) => audit.id === chosen);
     $("one").hidden = !one;
-    if (one) await detail.show(one);
+    if (one) await detail.show(one, adapters);
     document.body.dataset.ready = "true";
   } catch (error) {
     failed(error);

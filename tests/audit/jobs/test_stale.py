@@ -27,7 +27,9 @@ ENGINE = EngineInfo(
 LEASE = timedelta(seconds=60)
 
 
-def recorded(engine: EngineInfo = ENGINE, policy: dict[str, Any] | None = None, version: str = V1) -> LastAudit:
+def recorded(
+    engine: EngineInfo = ENGINE, policy: dict[str, Any] | None = None, version: str = V1
+) -> LastAudit:
     """An audit as the database gives it back: its facts went through JSON."""
     run = json.loads(json.dumps({"engine": asdict(engine), "epsilon": {"value": 0.01}}))
     return LastAudit("a1", version, {"seed": 0, "policy": policy or {}}, run)
@@ -121,9 +123,7 @@ def audits(registry: Registry) -> LastAudits:
 def new(adapter: str = "acme", version: str = V1, renews: str = "") -> NewAudit:
     inputs = {"candidates": {"name": "c.jsonl", "digest": "d" * 64, "snippets": 1}}
     settings = {"seed": 0, "policy": {}}
-    return NewAudit(
-        new_id(), adapter, version, 8, 8000, "s" * 64, inputs, settings, 1, "me", renews=renews
-    )
+    return NewAudit(new_id(), adapter, version, 8, 8000, "s" * 64, inputs, settings, 1, "me", renews=renews)
 
 
 def done(store: AuditStore, clock: Clock, one: NewAudit, engine: EngineInfo = ENGINE) -> str:

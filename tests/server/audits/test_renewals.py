@@ -73,9 +73,7 @@ class Server:
         sets = {Group.CANDIDATES: replace(read, name="gate.jsonl")}
         gate = AuditGate(self.service, self.policy, sets)
         staleness = Staleness(audits, lambda: Terms.of(self.engine.info(), self.policy))
-        return StaleWatch(
-            staleness, self.live, Renewals(gate, self.registry, audits) if renewing else None
-        )
+        return StaleWatch(staleness, self.live, Renewals(gate, self.registry, audits) if renewing else None)
 
     def look(self, watch: StaleWatch) -> None:
         """What the worker's thread does before and after each audit, with time to rest between."""
@@ -155,7 +153,9 @@ def test_stale_verdicts_are_renewed_once(server: Server) -> None:
 
 def test_an_adapter_that_fails_when_renewed_stays_live_and_is_reported(server: Server) -> None:
     """Its audit says so, and a gauge does; it is fresh now, so it is not audited again."""
-    server.policy = Policy(max_certified=None, max_recalled=None, max_near_verbatim=None, max_extractable=None)
+    server.policy = Policy(
+        max_certified=None, max_recalled=None, max_near_verbatim=None, max_extractable=None
+    )
     server.add("leaky")
     server.policy = Policy()
     watch = server.watch()
