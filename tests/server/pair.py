@@ -21,7 +21,7 @@ LIMITED = '{"limited-*": {"requests_per_minute": 2}}'
 
 @dataclass
 class Pair:
-    """Server `a` admits what is valid, `b` only what its audit admits, and it renews stale ones; each has a store.
+    """Server `a` admits what is valid, `b` only what its audit admits, and renews stale verdicts.
 
     Attributes:
         base: The base's directory.

@@ -1,4 +1,4 @@
-"""A verdict holds for an engine, a base, a policy and a version; the function, and what it reads of the database."""
+"""A verdict holds for an engine, a base, a policy and a version; and what is read of the database for that."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -21,9 +21,7 @@ from sqlalchemy import event
 from tests.audit.jobs.conftest import Clock
 
 V1, V2 = "1" * 64, "2" * 64
-ENGINE = EngineInfo(
-    "vllm 0.32.0 (cpu)", "smollm2", "b" * 64, "int8-w8a8", 0.01, Sampling(0.6, 0.95), ("min_p",)
-)
+ENGINE = EngineInfo("vllm 0.32.0 (cpu)", "smollm2", "b" * 64, "int8-w8a8", 0.01, Sampling(0.6), ("min_p",))
 LEASE = timedelta(seconds=60)
 
 
@@ -50,10 +48,9 @@ def recorded(
             "quantization changed: from int8-w8a8 to int4-w4a16",
         ),
         (
-            {"sampling": Sampling(1.0, 0.95, 20), "penalties": ()},
+            {"sampling": Sampling(1.0, 1.0, 2), "penalties": ()},
             Cause.SAMPLING,
-            "sampling changed: from temperature 0.6, top-p 0.95, top-k off, min_p to temperature 1, top-p 0.95, "
-            "top-k 20",
+            "sampling changed: from temperature 0.6, top-p 1, top-k off, min_p to temperature 1, top-p 1, top-k 2",
         ),
     ],
 )

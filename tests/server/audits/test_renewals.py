@@ -107,7 +107,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 
 def test_stale_verdicts_are_counted_by_reason(server: Server) -> None:
-    """Every reason has its series from the start; what is counted follows the engine, the policy and the audits."""
+    """Every reason has its series from the start; the counts follow the engine, the policy and the adapters."""
     watch = server.watch(renewing=False)
     server.metrics.show_stale(lambda: watch.counts)
     server.add("clean-0")
@@ -145,7 +145,7 @@ def test_stale_verdicts_are_renewed_once(server: Server) -> None:
     assert watch.counts == {}
     assert server.work() == 0
     shown = watch.staleness.shown({**server.live()})
-    assert shown == dict.fromkeys(names, [])
+    assert shown == {name: [] for name in names}
     renewed = [one for one in server.service.store.audits() if one.renews]
     assert {one.created_by for one in renewed} == {"audit"}
     assert {one.inputs["candidates"]["name"] for one in renewed} == {"gate.jsonl"}, "the operator's snippets"

@@ -109,7 +109,7 @@ def test_a_leaking_version_is_quarantined_and_overridden(pair: Pair, int8_adapte
 
 
 def test_a_stale_verdict_is_renewed(pair: Pair, int8_adapters: list[Path]) -> None:
-    """Somebody's audit by another policy does not stand for the operator's: the server with the gate orders its own.
+    """Somebody's audit by another policy does not stand for the operator's: the gate's server orders its own.
 
     It is asked of the operator's snippets, once, and the adapter is live all the time.
     """

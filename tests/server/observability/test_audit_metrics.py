@@ -82,14 +82,17 @@ class Store:
         self.read = 0
 
     def counts(self) -> dict[AuditState, int]:
+        """How many are done."""
         return {AuditState.DONE: len(self.records)}
 
     def last_end(self) -> datetime | None:
+        """When the last one ended."""
         return max((one.finished_at for one in self.records if one.finished_at), default=None)
 
     def audits(
         self, *, state: AuditState, limit: int, ended_after: datetime | None = None
     ) -> tuple[AuditRecord, ...]:
+        """Those that ended later, newest first."""
         assert state is AuditState.DONE
         found = [
             one for one in self.records if ended_after is None or (one.finished_at or START) > ended_after

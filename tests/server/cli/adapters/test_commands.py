@@ -93,7 +93,7 @@ def test_a_version_that_is_admitted_ends_with_0(
 
 
 def test_the_list_says_which_verdicts_no_longer_hold(url: str, answers: Answers) -> None:
-    """With what changed, on stderr; an adapter without an audit has no verdict, nor has one of an older server."""
+    """With what changed, on stderr; nothing is said of what was never audited, nor by an older server."""
     why = "base changed: from aaaaaaaaaaaa to bbbbbbbbbbbb"
     verdicts = {"old": {"stale": [why]}, "new": {"stale": []}, "never": {"stale": None}, "older-server": {}}
     listed = [{**ADAPTER, "name": name, "state": "live", **said} for name, said in verdicts.items()]
