@@ -21,7 +21,7 @@ from sqlalchemy import event
 from tests.audit.jobs.conftest import Clock
 
 V1, V2 = "1" * 64, "2" * 64
-ENGINE = EngineInfo("vllm 0.32.0 (cpu)", "smollm2", "b" * 64, "int8-w8a8", 0.01, Sampling(0.6), ("min_p",))
+ENGINE = EngineInfo("vllm 0.32.0 (cpu)", "smollm2", "b" * 64, "int8-w8a8", 0.01, Sampling(0.6), ("x",))
 LEASE = timedelta(seconds=60)
 
 
@@ -50,7 +50,7 @@ def recorded(
         (
             {"sampling": Sampling(1.0, 1.0, 2), "penalties": ()},
             Cause.SAMPLING,
-            "sampling changed: from temperature 0.6, top-p 1, top-k off, min_p to temperature 1, top-p 1, top-k 2",
+            "sampling changed: from temperature 0.6, top-p 1, top-k off, x to temperature 1, top-p 1, top-k 2",
         ),
     ],
 )
