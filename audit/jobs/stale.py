@@ -7,7 +7,7 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import Self
 
-from lorecall.adapters.core.canonical_json import canonical, digest
+from lorecall.adapters.core.canonical_json import digest
 from lorecall.adapters.core.errors import UsageError
 from lorecall.audit.jobs.last_audits import LastAudits
 from lorecall.audit.jobs.records import LastAudit
@@ -106,7 +106,7 @@ def _engine_parts(engine: EngineInfo) -> dict[Cause, str]:
     words = (
         ["unknown"]
         if drawn is None
-        else [f"temperature {drawn.temperature:g}", f"top-p {drawn.top_p:g}", f"top-k {drawn.top_k or 'off'}"]
+        else [f"temperature {drawn.temperature:.12g}", f"top-p {drawn.top_p:.12g}", f"top-k {drawn.top_k or 'off'}"]
     )
     return {
         Cause.BASE: engine.base_digest or engine.base,
@@ -121,11 +121,11 @@ def _recorded(audit: LastAudit) -> dict[Cause, str]:
         parts = _engine_parts(_ENGINE.validate_python(audit.run.get("engine")))
     except ValidationError:
         parts = dict.fromkeys((Cause.BASE, Cause.ENGINE, Cause.QUANTIZATION, Cause.SAMPLING), UNREADABLE)
-    return {**parts, Cause.POLICY: _policy_digest(canonical(audit.settings.get("policy", {})))}
+    return {**parts, Cause.POLICY: _policy_digest(json.dumps(audit.settings.get("policy", {})))}
 
 
 @lru_cache(maxsize=256)
-def _policy_digest(stored: bytes) -> str:
+def _policy_digest(stored: str) -> str:
     """Return the digest of a stored policy with its defaults; few policies judge many audits."""
     try:
         policy = check_policy({**json.loads(stored), "schema_version": 1}, "of an audit")
