@@ -62,7 +62,7 @@ async def build_serving(
     intake = make_pipeline(registry, facts, engine_client, settings, keyed=guard.enforced)
     plane = ControlPlane(registry, intake, engine_set, models.base_names, metrics)
     models.follow(plane)
-    metrics.show_adapters(plane.samples)
+    metrics.show_adapters(plane.samples, models.base_names)
     config = engine_client.vllm_config
     scoring = EngineScoring(
         engine_client,
@@ -156,6 +156,7 @@ def watch_verdicts(
     watch = StaleWatch(staleness, plane.live_versions, renewals)
     plane.staleness = staleness
     parts.metrics.show_stale(lambda: watch.counts)
+    parts.metrics.show_only(plane.registered)
     parts.watchers.append(watch.look)
 
 

@@ -102,12 +102,10 @@ class Staleness:
 
 
 def _engine_parts(engine: EngineInfo) -> dict[Cause, str]:
-    drawn = engine.sampling
-    words = (
-        ["unknown"]
-        if drawn is None
-        else [f"temperature {drawn.temperature:.12g}", f"top-p {drawn.top_p:.12g}", f"top-k {drawn.top_k or 'off'}"]
-    )
+    drawn, words = engine.sampling, ["unknown"]
+    if drawn is not None:
+        words = [f"temperature {drawn.temperature:.12g}", f"top-p {drawn.top_p:.12g}"]
+        words.append(f"top-k {drawn.top_k or 'off'}")
     return {
         Cause.BASE: engine.base_digest or engine.base,
         Cause.ENGINE: engine.engine,

@@ -98,6 +98,10 @@ class ControlPlane:
         record = self._adapters.get(name)
         return record is not None and record.live_version is not None
 
+    def registered(self, name: str) -> bool:
+        """Whether there is an adapter of a name, live or not, as far as this server knows."""
+        return name in self._adapters
+
     def live_versions(self) -> dict[str, str]:
         """Return name to live version of every name that has one, as far as this server knows."""
         return {

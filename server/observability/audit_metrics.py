@@ -117,6 +117,7 @@ class AuditMetrics(Collector):
         self._done: list[AuditRecord] = []
         self._findings: list[AdapterFindings] = []
         self._stale: Callable[[], Mapping[Cause, int]] | None = None
+        self._known: Callable[[str], bool] = lambda _name: True
         self._snippets = Counter(
             "lorecall_audit_snippets", "Snippets of done audits, by verdict.", ["verdict"], registry=registry
         )
@@ -139,6 +140,10 @@ class AuditMetrics(Collector):
     def show_stale(self, counts: Callable[[], Mapping[Cause, int]]) -> None:
         """Add the gauge of stale verdicts; `counts` returns the number of live adapters by cause."""
         self._stale = counts
+
+    def show_only(self, known: Callable[[str], bool]) -> None:
+        """Leave out the gauges of adapters that are not known: one that was removed keeps its audits."""
+        self._known = known
 
     def refresh(self, store: AuditStore) -> object:
         """Read the gauges' values from the database, so that a scrape need not wait for it.
@@ -188,7 +193,7 @@ class AuditMetrics(Collector):
             }.items()
         }
         for one in self._findings:
-            if self._label(one.adapter) == OTHER:
+            if not self._known(one.adapter) or self._label(one.adapter) == OTHER:
                 continue
             values = {
                 "recall_ratio": one.recall_ratio,

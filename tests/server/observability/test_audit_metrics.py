@@ -134,3 +134,14 @@ def test_the_last_renewal_of_the_audited_version_says_whether_it_passed() -> Non
     assert found.renewal_passed is None
     (found,) = findings([done(2, 0)])
     assert found.renewal_passed is None
+
+
+def test_the_audits_of_a_removed_adapter_take_no_label() -> None:
+    """They stay in the registry; the label is for one that is there."""
+    registry = CollectorRegistry()
+    label = AdapterLabels(1)
+    metrics = AuditMetrics(registry, label)
+    metrics._findings = findings([done(2, 5, adapter="gone"), done(1, 5)])
+    metrics.show_only(lambda name: name == "acme")
+    assert registry.get_sample_value("lorecall_audit_certified", {"adapter": "gone", "rank": "8"}) is None
+    assert registry.get_sample_value("lorecall_audit_certified", {"adapter": "acme", "rank": "8"}) == 5
