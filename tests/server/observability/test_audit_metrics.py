@@ -127,7 +127,7 @@ def test_the_result_of_an_audit_is_read_once() -> None:
 
 def test_the_last_renewal_of_the_audited_version_says_whether_it_passed() -> None:
     """Not one of the version before, and not an audit that somebody asked for."""
-    renewed = {"renews": "t1", "result": {**done(1, 0).result, "gate": {"passed": False}}}
+    renewed: dict[str, Any] = {"renews": "t1", "result": {**done(1, 0).result, "gate": {"passed": False}}}
     (found,) = findings([done(2, 0), done(1, 1, **renewed)])
     assert found.renewal_passed is False
     (found,) = findings([done(2, 0), done(1, 1, version="v0", **renewed)])

@@ -95,7 +95,9 @@ def test_a_version_that_is_admitted_ends_with_0(
 def test_the_list_says_which_verdicts_no_longer_hold(url: str, answers: Answers) -> None:
     """With what changed, on stderr; nothing is said of what was never audited, nor by an older server."""
     why = "base changed: from aaaaaaaaaaaa to bbbbbbbbbbbb"
-    verdicts = {"old": {"stale": [why]}, "new": {"stale": []}, "never": {"stale": None}, "older-server": {}}
+    verdicts: dict[str, dict[str, Any]] = {
+        "old": {"stale": [why]}, "new": {"stale": []}, "never": {"stale": None}, "older-server": {},
+    }  # fmt: skip
     listed = [{**ADAPTER, "name": name, "state": "live", **said} for name, said in verdicts.items()]
     answers["/v1/adapters"] = (200, {"adapters": listed, "has_more": False})
     found = CliRunner().invoke(commands.app, ["list", "--server", url], env={"COLUMNS": "200"})
