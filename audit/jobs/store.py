@@ -21,7 +21,7 @@ from lorecall.adapters.registry.transitions import (
 )
 from lorecall.audit.jobs.records import AuditNotFoundError, AuditRecord, NewAudit, Tombstone
 from lorecall.audit.jobs.retention import RETENTION, bury, tombstones
-from sqlalchemy import and_, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, and_, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -135,9 +135,7 @@ class AuditStore:
             admissions: Whether it can do audits that admit a version; those come first. Those that renew a
                 verdict come last.
         """
-        now = self._clock()
-        free = or_(AuditRow.lease_until.is_(None), AuditRow.lease_until < now)
-        waiting = and_(AuditRow.state.in_(OPEN), free, *(() if admissions else (~AuditRow.admits,)))
+        waiting = self._waiting(admissions=admissions)
         order = (AuditRow.admits.desc(), AuditRow.renews != "", AuditRow.created_at, AuditRow.id)
         with self._database.read() as session:  # to look for work writes and locks nothing
             ids = session.scalars(select(AuditRow.id).where(waiting).order_by(*order))
@@ -154,6 +152,16 @@ class AuditStore:
                     return record_of(AuditRecord, row)
                 _end(session, row, AuditState.FAILED, now, f"given up after {row.attempts} attempts")
             return None
+
+    def others_wait(self, ready: Callable[[str], bool], *, admissions: bool = False) -> bool:
+        """Whether an audit waits that renews no verdict; the arguments are those of `claim`."""
+        asked = and_(self._waiting(admissions=admissions), AuditRow.renews == "")
+        with self._database.read() as session:
+            return any(map(ready, session.scalars(select(AuditRow.id).where(asked))))
+
+    def _waiting(self, *, admissions: bool) -> ColumnElement[bool]:
+        free = or_(AuditRow.lease_until.is_(None), AuditRow.lease_until < self._clock())
+        return and_(AuditRow.state.in_(OPEN), free, *(() if admissions else (~AuditRow.admits,)))
 
     def begin(self, audit_id: str, worker: str, run: dict[str, Any]) -> AuditRecord:
         """Store what the first batch fixes for all of them. Raises like `record`."""

@@ -46,6 +46,7 @@ class Server:
     series: CollectorRegistry
     policy: Policy = field(default_factory=Policy)
     release: str = "vllm 0.32.0 (cpu)"
+    items: list[dict[str, str]] = field(default_factory=lambda: [ITEM])
 
     def __post_init__(self) -> None:
         """Every engine that is asked is the one of the release now."""
@@ -69,7 +70,7 @@ class Server:
     def watch(self, *, renewing: bool = True) -> StaleWatch:
         """What a server that starts now watches with."""
         audits = LastAudits(self.registry.database)
-        (read,) = make_order({"adapter": "x", "candidates": [ITEM]}, {}).texts.sets.values()
+        (read,) = make_order({"adapter": "x", "candidates": self.items}, {}).texts.sets.values()
         sets = {Group.CANDIDATES: replace(read, name="gate.jsonl")}
         gate = AuditGate(self.service, self.policy, sets)
         staleness = Staleness(audits, lambda: Terms.of(self.engine.info(), self.policy))
@@ -80,13 +81,16 @@ class Server:
         watch._rest_until = 0.0
         watch.look(self.metrics.refresh(self.service.store))
 
-    def work(self) -> int:
-        """Do the audits that wait; return how many there were."""
-        runner = Runner(
-            self.service.store, self.service.spool, self.service.engines, "w", timedelta(seconds=60), 5,
+    def runner(self, batch: int = 5) -> Runner:
+        """What does audits."""
+        return Runner(
+            self.service.store, self.service.spool, self.service.engines, "w", timedelta(seconds=60), batch,
             lambda _seen: None, threading.Event(),
         )  # fmt: skip
-        count = 0
+
+    def work(self) -> int:
+        """Do the audits that wait; return how many there were."""
+        runner, count = self.runner(), 0
         while runner.run_one():
             count += 1
         return count
@@ -191,6 +195,35 @@ def test_a_renewal_that_gives_nothing_is_not_ordered_again(server: Server, end: 
     server.release = "vllm 0.34.0 (cpu)"
     server.look(server.watch())
     assert len(server.service.store.audits(state=AuditState.QUEUED)) == 1
+
+
+def test_a_renewal_gives_way_to_what_somebody_waits_for(server: Server) -> None:
+    """Between two batches; then it goes on where it was, and every snippet is recorded once."""
+    server.add("clean-0")
+    server.release = "vllm 0.33.0 (cpu)"
+    asked = [{**ITEM, "id": f"{number}", "target": f"{number} blue lamps"} for number in range(4)]
+    server.items = asked
+    server.look(server.watch())
+    (renewal,) = server.service.store.audits(state=AuditState.QUEUED)
+    runner, store = server.runner(batch=1), server.service.store
+    record = store.record
+
+    def arriving(*batch: Any) -> Any:
+        found = record(*batch)
+        if found.done == 2 and found.renews:
+            order = make_order({"adapter": "clean-0", "candidates": [ITEM]}, {})
+            server.service.submit(order, lambda _name: True, "ann")
+        return found
+
+    store.record = arriving  # type: ignore[method-assign, assignment]
+    assert runner.run_one()
+    assert (store.get(renewal.id).state, store.get(renewal.id).done) == (AuditState.QUEUED, 2)
+    assert runner.run_one()
+    assert store.audits(state=AuditState.QUEUED)[0].id == renewal.id, "the other one came first"
+    assert runner.run_one()
+    assert store.get(renewal.id).state is AuditState.DONE
+    assert [one["id"] for one in store.entries(renewal.id)] == ["0", "1", "2", "3"]
+    assert not runner.run_one()
 
 
 def test_what_cannot_be_audited_does_not_keep_the_others_waiting(server: Server) -> None:
