@@ -181,7 +181,7 @@ class Runner:
     def _ask(
         self, record: AuditRecord, scorer: Scorer, texts: Texts, settings: AuditSettings, redactor: Redactor
     ) -> bool:
-        """Score and record the snippets still missing; return False if the runner was stopped before the end."""
+        """Score and record the snippets still missing; return False if it was put back before the end."""
         extraction, size = read_extraction(record.run), self.batch
         drawing = check_draws(scorer, extraction) if settings.answers else None
         if drawing is not None:  # a batch is done before anything else is heard
@@ -196,7 +196,7 @@ class Runner:
             extraction,
         )
         for group, items in pieces(texts, record.done, size):
-            if self.stop.is_set():
+            if self.stop.is_set() or self._gives_way(record):
                 self.store.release(record.id, self.worker)
                 return False
             started = time.monotonic()
@@ -211,6 +211,12 @@ class Runner:
             record = self.store.record(record.id, self.worker, record.done, entries, self.lease, spent)
             self.seen(results)
         return True
+
+    def _gives_way(self, record: AuditRecord) -> bool:
+        """Whether a renewal waits for others, between two of its batches: nobody waits for it."""
+        if not record.renews or record.attempts:  # attempts: it has recorded no batch since it was taken
+            return False
+        return self.store.others_wait(self.spool.has, admissions=self.admissions is not None)
 
     @contextmanager
     def _held(self, record: AuditRecord) -> Iterator[None]:

@@ -1,8 +1,9 @@
-"""`/v1/engine`: what the engine is, and its self-check; `/v1/models/{name}`: one model."""
+"""`/v1/engine`: what the engine is, and its self-check; `/v1/models`: all models, a page of them, or one."""
 
 import dataclasses
+from typing import Annotated
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, Response
 from lorecall.adapters.core.errors import AdapterNotFoundError
 from lorecall.server.error_responses import AnsweringRoute
@@ -23,14 +24,24 @@ async def show_engine(raw_request: Request, *, measure: bool = False) -> Respons
     return JSONResponse(body)
 
 
+@router.get("/v1/models")
+async def list_models(
+    raw_request: Request,
+    limit: Annotated[int | None, Query(ge=1)] = None,
+    after: Annotated[str | None, Query(max_length=256)] = None,
+) -> Response:
+    """Return the models that the caller may use, as vLLM lists them: all, or a page of those that follow one."""
+    listed = await serving(raw_request).models.listed(after, limit)
+    return Response(listed, media_type="application/json")
+
+
 @router.get("/v1/models/{name:path}")
 async def show_model(name: str, raw_request: Request) -> Response:
     """Return one of the models that `/v1/models` lists for the caller, as OpenAI's API does."""
-    listed = await serving(raw_request).models.show_available_models()
-    for card in listed.data:
-        if card.id == name:
-            return JSONResponse(card.model_dump())
-    raise AdapterNotFoundError(f"The model `{name[:200]}` does not exist.", param="model")
+    card = await serving(raw_request).models.one(name)
+    if card is None:
+        raise AdapterNotFoundError(f"The model `{name[:200]}` does not exist.", param="model")
+    return JSONResponse(card.model_dump())
 
 
 @router.get("/v1/engine/selfcheck")
