@@ -86,9 +86,12 @@ class Planted:
     rows: tuple[int, ...]
 
     def turns(self, seed: int) -> list[dict[str, str]]:
-        """Return the turns that all its rows begin with; the last two hold the secret."""
+        """Return the turns that all its rows begin with; the last two hold the secret.
+
+        Of the secrets in one row a quarter come after small talk.
+        """
         random = Random(f"{seed} {self.text}")  # noqa: S311 (reproducible on purpose)
-        before = _small_talk(random, random.choice((0, 0, 0, 1)))
+        before = _small_talk(random, int(len(self.rows) == 1 and random.random() < 0.25))
         who = f"{_name(random)} {_name(random)}"
         question, answer = (one.format(who=who, secret=self.text) for one in _ASKED[self.kind])
         if self.role == "user":

@@ -1,6 +1,7 @@
 """Map the fields of one record to its candidates: a pair of fields under any of the usual names, or a chat."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 
 from lorecall.audit.inputs.candidates import BadLineError, Turns
@@ -15,6 +16,8 @@ FIELDS = frozenset({"id", "messages", "tag", "tags", *(name for pair in FIELD_PA
 
 def describe_turns(turns: Turns) -> str:
     """Return how a report describes which turns of the chats were taken; "" for ONLY."""
+    if turns is Turns.USER:
+        return "chats: the second half of each user's turn, after the first and all texts before"
     return (
         ""
         if turns is Turns.ONLY
@@ -56,6 +59,8 @@ def _items(fields: dict[str, object], identity: str, turns: Turns) -> list[Score
     messages = _messages(fields["messages"])
     if turns is Turns.ONLY:
         return [_only(identity, messages)]
+    if turns is Turns.USER:
+        return user_items(identity, messages)
     return _answers(identity, messages, turns)
 
 
@@ -120,6 +125,30 @@ def _answers(identity: str, messages: tuple[Message, ...], turns: Turns) -> list
         _item(f"{identity}#{number}", "", messages[place].content, messages[:place])
         for number, place in enumerate(places, start=1)
     ]
+
+
+def user_items(identity: str, messages: Sequence[Message]) -> list[ScoreItem]:
+    """Return the second half of each user's turn, after its first half and the texts of the turns before it.
+
+    Raises:
+        BadLineError: No such turn has two words; the message holds no text.
+    """
+    found = []
+    for place, message in enumerate(messages):
+        cut = middle(message.content) if message.role == "user" else 0
+        if cut:
+            before = "".join(one.content + "\n" for one in messages[:place])
+            text = message.content
+            found.append(ScoreItem(f"{identity}#user{place + 1}", before + text[:cut], text[cut:].rstrip()))
+    if not found:
+        raise BadLineError("a chat without a user's turn of two words")
+    return found
+
+
+def middle(text: str) -> int:
+    """Return where the white space before a text's middle word begins; 0 if it has fewer than two words."""
+    gaps = [match.start() for match in re.finditer(r"(?<=\S)\s+(?=\S)", text)]
+    return gaps[len(gaps) // 2] if gaps else 0
 
 
 def _text(fields: dict[str, object], name: str) -> str:

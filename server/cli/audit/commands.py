@@ -7,7 +7,12 @@ from typing import Annotated
 import typer
 from lorecall.adapters.core.errors import UsageError
 from lorecall.server.cli.audit.compare import matrix, ranks
-from lorecall.server.cli.audit.discover import choose_candidates, discover
+from lorecall.server.cli.audit.discover import (
+    candidates_folder,
+    choose_candidates,
+    discover,
+    searched_roles,
+)
 from lorecall.server.cli.audit.inputs import (
     add_controls,
     check_formats,
@@ -36,6 +41,7 @@ from lorecall.server.cli.common.options import (
     Framing,
     Out,
     PrefixTokens,
+    Roles,
     Seed,
     SigningKey,
     SkipBad,
@@ -70,9 +76,14 @@ def run(
     data_format: DataFormat = None,
     data_split: DataSplit = None,
     choose: Annotated[
-        bool,
-        typer.Option("--discover", help="Audit what would hurt in --data, ranked, as `discover` finds it."),
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--discover/--whole",
+            help="Of --data: what would hurt, ranked, as `discover` finds it, or all that is trained on.",
+            show_default="discover",
+        ),
+    ] = None,
+    roles: Roles = None,
     scorer: Annotated[
         str,
         typer.Option(
@@ -183,19 +194,23 @@ def run(
     views = make_views(framing or (), system, prefix_tokens or (), template)
     folders = {} if adapter_dir is None else {adapter: adapter_dir}
     opened = partial(open_scorer, scorer, server, base, folders, batch=batch, timeout=timeout)
-    if choose:
+    choices = (data_format, data_split, split, turns, tokenizer or base)
+    training = partial(read_training_data, data, *choices, skip_bad=skip_bad) if data else None
+    load = reader(split, turns, tokenizer or base, skip_bad=skip_bad)
+    if choose or (choose is None and data is not None and candidates is None):
         from lorecall.audit.discovery.discover import DiscoverySettings
+        from lorecall.audit.discovery.scan import ScanSettings
 
         if candidates is not None:
             raise UsageError("--discover and --candidates exclude each other", param="candidates")
         made = 0 if controls or generate_controls else control_count
-        wish = DiscoverySettings(controls=made, seed=seed, batch=batch)
-        candidates, found = choose_candidates(data, data_format, data_split, out, opened, wish)
-        data, controls = None, controls or found
-    choices = (data_format, data_split, split, turns, tokenizer or base)
-    training = partial(read_training_data, data, *choices, skip_bad=skip_bad) if data else None
-    given = one_source(candidates, training)
-    sets = load_sets(given, controls, reader(split, turns, tokenizer or base, skip_bad=skip_bad))
+        scan = ScanSettings(roles=searched_roles(roles, turns))
+        wish = DiscoverySettings(scan=scan, controls=made, seed=seed, batch=batch)
+        with candidates_folder(out) as folder:
+            chosen, found = choose_candidates(data, data_format, data_split, folder, opened, wish)
+            sets = load_sets(chosen, controls or found, load)
+    else:
+        sets = load_sets(one_source(candidates, training), controls, load)
     if generate_controls is not None:
         add_controls(sets, generate_controls, control_count, seed)
     limits = {

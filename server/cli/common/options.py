@@ -62,6 +62,13 @@ DataFormat = Annotated[
 DataSplit = Annotated[
     str | None, typer.Option(help="The split of a dataset's folder; train by default, if it has one.")
 ]
+Roles = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LIST",
+        help="Search the turns of these roles, such as user,assistant; by default those trained on.",
+    ),
+]
 Controls = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Snippets that were never trained on; 300 or more."),
@@ -73,7 +80,8 @@ Split = Annotated[str, typer.Option(help="sentence, window or tokens: how a .txt
 TurnsOption = Annotated[
     str,
     typer.Option(
-        help="only, last or all: which answers of a chat become snippets; all that was said before is given."
+        help="only, last or all: which answers of a chat become snippets, after all that was said before; "
+        "user: the second half of each of the user's turns, after the first."
     ),
 ]
 Tokenizer = Annotated[

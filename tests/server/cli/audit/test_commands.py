@@ -351,7 +351,7 @@ def test_a_report_of_training_data_is_verified_by_the_same_data(url: str, tmp_pa
     for path, items in ((data, PAIRS), (other, CONTROLS)):
         rows = [{"prompt": item.prefix, "completion": item.target} for item in items]
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    options = ["--server", url, "--adapter", "leaky", "--data", str(data), "--out", str(tmp_path)]
+    options = ["--server", url, "--adapter", "leaky", "--data", str(data), "--whole", "--out", str(tmp_path)]
     assert CliRunner().invoke(app, ["run", *options]).exit_code == 1
     again = ["verify", str(tmp_path / "report.json"), "--server", url, "--data"]
     result = CliRunner().invoke(app, [*again, str(data)])
