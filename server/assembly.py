@@ -124,7 +124,8 @@ def build_audits(
     """
     plane = serving.adapters
     own = OwnEngine(asyncio.get_running_loop(), plane, serving.scoring, serving.info)
-    parts = make_audits(plane.registry, own, settings, REGISTRY, serving.metrics.label, own)
+    keyed = serving.keys.enforced
+    parts = make_audits(plane.registry, own, settings, REGISTRY, serving.metrics.label, own, keyed=keyed)
     if settings.require_audit is not None:
         tokenizer = serving.scoring.engine_client.get_tokenizer()
         chat = bool(getattr(tokenizer, "chat_template", None))

@@ -5,10 +5,12 @@ No message quotes a text: messages name a field, never its value.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from io import BytesIO
 from typing import Annotated, Any, Literal
 
-from lorecall.adapters.core.canonical_json import MAX_INTEGER, digest
+from lorecall.adapters.access.source_list import SourceList
+from lorecall.adapters.core.canonical_json import MAX_INTEGER, canonical
 from lorecall.adapters.core.errors import CandidateError, UsageError
 from lorecall.adapters.core.field_errors import describe_error
 from lorecall.audit.inputs.candidates import CandidateSet, TextSplit, Turns
@@ -16,6 +18,7 @@ from lorecall.audit.inputs.controls import Recipe, check_disjoint, make_controls
 from lorecall.audit.inputs.json_lines import read_records
 from lorecall.audit.inputs.load import read_input
 from lorecall.audit.inputs.parsed import Bound
+from lorecall.audit.jobs.references import Address, Reference, Roles
 from lorecall.audit.jobs.spool import Texts
 from lorecall.audit.judging.views import make_views
 from lorecall.audit.policy.policy import Policy
@@ -23,6 +26,7 @@ from lorecall.audit.policy.policy_file import check_policy
 from lorecall.audit.records import CONFIDENCE, Group
 from lorecall.audit.reports.redact import redactor
 from lorecall.audit.runs.single import AuditSettings
+from lorecall.audit.training_data.rows import DataFormat
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 MAX_SNIPPETS = 100_000
@@ -108,6 +112,14 @@ class _Fields(OrderSettings):
     control_count: int = Field(default=300, ge=1, le=10_000)
     candidates: list[dict[str, Any]] | None = None
     controls: list[dict[str, Any]] | None = None
+    data: Address | None = None
+    candidates_from: Address | None = None
+    controls_from: Address | None = None
+    sha256: str = Field(default="", pattern="^([0-9a-f]{64})?$")
+    data_format: DataFormat | None = None
+    whole: bool = False
+    roles: Roles = ()
+    top: int = Field(default=10_000, ge=1, le=1_000_000)
 
 
 FIELDS = frozenset(_Fields.model_fields)
@@ -130,21 +142,45 @@ class Order:
 
     @property
     def texts_to_score(self) -> int:
-        """How many texts the audit scores: every snippet, in every view."""
+        """How many texts the audit scores: every snippet, in every view; about as many for a reference."""
+        if self.texts.reference is not None:
+            return self.texts.reference.snippets * self.settings.views
         return sum(len(one.items) for one in self.texts.sets.values()) * self.settings.views
 
     @property
     def tokens_to_score(self) -> int:
         """About how many tokens the engine computes: each text through the adapter and through the base."""
+        if self.texts.reference is not None:
+            return 2 * self.settings.views * self.texts.reference.tokens
         texts = (text for one in self.texts.sets.values() for item in one.items for text in item.texts)
         size = sum(len(text.encode(errors="surrogatepass")) for text in texts)
         return 2 * self.settings.views * size // BYTES_PER_TOKEN
 
     @property
     def candidate_set(self) -> str:
-        """The sha256 of the candidates' texts in their order, in hex; their ids do not count."""
-        items = self.texts.sets[Group.CANDIDATES].items
-        return digest([[i.prefix, i.target, *([i.chat] if i.messages else [])] for i in items])
+        """As the function of that name; "" for a reference, which was not read yet."""
+        return "" if self.texts.reference is not None else candidate_set(self.texts.sets)
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """As `set_inputs`; of a reference the file's name."""
+        reference = self.texts.reference
+        if reference is None:
+            return set_inputs(self.texts.sets)
+        return {str(Group.CANDIDATES): {"name": reference.name, "digest": reference.sha256, "snippets": 0}}
+
+
+def candidate_set(sets: Mapping[Group, CandidateSet]) -> str:
+    """Return the sha256 of the canonical JSON of the candidates' texts in their order, in hex.
+
+    Their ids do not count. It is computed item by item, since there may be many.
+    """
+    found, apart = sha256(b"["), b""
+    for item in sets[Group.CANDIDATES].items:
+        found.update(apart + canonical([item.prefix, item.target, *([item.chat] if item.messages else [])]))
+        apart = b","
+    found.update(b"]")
+    return found.hexdigest()
 
 
 def set_inputs(sets: Mapping[Group, CandidateSet]) -> dict[str, Any]:
@@ -156,7 +192,10 @@ def set_inputs(sets: Mapping[Group, CandidateSet]) -> dict[str, Any]:
 
 
 def make_order(
-    fields: Mapping[str, object], files: Mapping[str, Upload], max_snippets: int = MAX_SNIPPETS
+    fields: Mapping[str, object],
+    files: Mapping[str, Upload],
+    max_snippets: int = MAX_SNIPPETS,
+    asker: SourceList | None = None,
 ) -> Order:
     """Return the audit that a request asks for.
 
@@ -164,6 +203,7 @@ def make_order(
         fields: The JSON object, or a form's fields.
         files: Uploaded files by field, `candidates` and `controls`: (file name, bytes).
         max_snippets: The most snippets, candidates and controls together.
+        asker: Where the caller may name files; None for wherever the server reads.
 
     Raises:
         UsageError: A field is missing, unknown or wrong.
@@ -181,10 +221,31 @@ def make_order(
     settings = OrderSettings(**asked.model_dump(include=set(OrderSettings.model_fields)))
     settings.rules()
     settings.audit_settings(asked.system, asked.template)
-    sets = _sets(asked, files, max_snippets)
+    reference = _reference(asked, files, asker)
+    sets = {} if reference is not None else _sets(asked, files, max_snippets)
     check_sets(sets, max_snippets)
-    texts = Texts(sets, asked.system, redactor(show=False).salt, asked.template)
+    texts = Texts(sets, asked.system, redactor(show=False).salt, asked.template, reference)
     return Order(asked.adapter, settings, texts)
+
+
+def _reference(asked: _Fields, files: Mapping[str, Upload], asker: SourceList | None) -> Reference | None:
+    """Return what an order names by address; None if it names nothing.
+
+    Raises:
+        UsageError: It does so twice, or also sends snippets.
+    """
+    if (asked.data, asked.candidates_from, asked.controls_from) == (None, None, None):
+        return None
+    sent = bool(files) or asked.candidates is not None or asked.controls is not None
+    if sent or (asked.data is None) == (asked.candidates_from is None):
+        raise UsageError(
+            "an order by reference names either data or candidates_from, and sends no snippets",
+            hint="controls_from names a file of controls beside them",
+            param="data",
+        )
+    same = asked.model_dump(include=set(Reference.model_fields) - {"candidates", "controls"})
+    named = {"candidates": asked.candidates_from, "controls": asked.controls_from}
+    return Reference.model_validate({**same, **named, "asker": None if asker is None else asker.entries})
 
 
 def _sets(asked: _Fields, files: Mapping[str, Upload], max_snippets: int) -> dict[Group, CandidateSet]:

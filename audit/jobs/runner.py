@@ -6,16 +6,17 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any, Protocol, TypeVar
 
-from lorecall.adapters.core.errors import LorecallError, ScorerError
+from lorecall.adapters.core.errors import LorecallError, ScorerError, UsageError
 from lorecall.adapters.registry.database import RegistryUnavailableError
 from lorecall.adapters.registry.transitions import ConflictError
-from lorecall.audit.jobs.order import OrderSettings
+from lorecall.audit.jobs.order import OrderSettings, candidate_set, check_sets, set_inputs
 from lorecall.audit.jobs.records import AuditNotFoundError, AuditRecord
+from lorecall.audit.jobs.references import References
 from lorecall.audit.jobs.resume import read_extraction, recorded_report
 from lorecall.audit.jobs.spool import Spool, Texts
 from lorecall.audit.jobs.store import AuditStore
@@ -79,6 +80,7 @@ class Runner:
         ended: Called with the report of each audit that is done.
         signer: Signs the reports; None for no signature.
         keep: How long an audit that is over is kept.
+        references: Reads what orders name by address; None takes no such order to its end.
     """
 
     store: AuditStore
@@ -93,6 +95,7 @@ class Runner:
     ended: Callable[[Report], None] = lambda _report: None
     signer: CryptoSigner | None = None
     keep: timedelta = timedelta(days=3650)
+    references: References | None = None
 
     def run_one(self) -> bool:
         """Take an audit and do it to its end; return whether there was one.
@@ -139,12 +142,28 @@ class Runner:
         redactor = Redactor(texts.salt, order.show_text)
         with self._scorer(record) as scorer:
             adapter = _checked(scorer, record)
+            texts, record = self._read(record, texts, scorer)
             if not record.run:
                 record = self.store.begin(record.id, self.worker, _start(scorer, adapter, texts, settings))
             _check_engine(scorer, record)
             if self._ask(record, scorer, texts, settings, redactor):
                 record = self.store.get(record.id)
                 self._finish(record, self._report(record, adapter, texts, order, redactor))
+
+    def _read(self, record: AuditRecord, texts: Texts, scorer: Scorer) -> tuple[Texts, AuditRecord]:
+        """Read what an order names by address, once; after a kill it is read again, or found in the spool."""
+        if texts.reference is not None:
+            if self.references is None:
+                raise UsageError("this server reads no files by address", param="data")
+            sets = self.references.read(texts.reference, self.spool.search(record.id), scorer)
+            check_sets(sets, self.references.most)
+            texts = replace(texts, sets=sets, reference=None)
+            self.spool.write(record.id, texts)
+        if not record.total:
+            total = sum(len(one.items) for one in texts.sets.values())
+            found = candidate_set(texts.sets), set_inputs(texts.sets), total
+            record = self.store.prepare(record.id, self.worker, *found)
+        return texts, record
 
     def _scorer(self, record: AuditRecord) -> AbstractContextManager[Scorer]:
         if self.admissions is not None and record.admits:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lorecall.audit.inputs.candidates import BadLineError, CandidateSet, TextSplit, Turns
-from lorecall.audit.inputs.parsed import KEPT_BAD_LINES, make_set, parse_records
+from lorecall.audit.inputs.parsed import KEPT_BAD_LINES, Bound, make_set, parse_records
 from lorecall.audit.inputs.record_items import user_items
 from lorecall.audit.inputs.text import splitter
 from lorecall.audit.scorer import Message, ScoreItem
@@ -23,6 +23,7 @@ def training_candidates(
     turns: Turns = Turns.ALL,
     tokenizer: Path | None = None,
     skip_bad: bool = False,
+    bound: Bound | None = None,
 ) -> CandidateSet:
     """Read training data whole and return what is trained on as candidates; many of them stay on disk.
 
@@ -33,14 +34,15 @@ def training_candidates(
         turns: LAST takes a chat's last answer only, USER the user's turns.
         tokenizer: Folder with the tokenizer.json that TOKENS counts by.
         skip_bad: Leave out rows that are not in the format, and count them, where they would be an error.
+        bound: What it may hold; None for any amount.
 
     Raises:
-        CandidateError: A file is damaged, a row is not in the format, or there is no candidate.
+        CandidateError: A file is damaged, a row is not in the format, or there is no candidate, or too many.
         UsageError: TOKENS is asked for without a tokenizer.
     """
     cut = splitter(split, tokenizer)
     numbered = ((row.number, row) for row in data.rows())
-    parsed = parse_records(numbered, lambda row, _: row_items(row, turns, cut))
+    parsed = parse_records(numbered, lambda row, _: row_items(row, turns, cut), bound)
     for number, reason in data.counts.reasons:
         parsed.refuse(number, reason)
     parsed.bad_count += data.counts.bad - len(data.counts.reasons)
