@@ -5,33 +5,25 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from lorecall.adapters.core.errors import UsageError
 from lorecall.server.cli.audit.compare import matrix, ranks
-from lorecall.server.cli.audit.discover import (
-    candidates_folder,
-    choose_candidates,
-    discover,
-    searched_roles,
-)
+from lorecall.server.cli.audit.discover import discover
 from lorecall.server.cli.audit.inputs import (
     add_controls,
     check_formats,
     check_share,
     choose_policy,
-    load_sets,
-    one_source,
     open_scorer,
-    read_training_data,
-    reader,
 )
 from lorecall.server.cli.audit.mitigate import mitigate
 from lorecall.server.cli.audit.probe import probe
 from lorecall.server.cli.audit.reports import bundle, diff, report, verify
 from lorecall.server.cli.audit.serve import serve
+from lorecall.server.cli.audit.sets import SetOptions, read_sets
 from lorecall.server.cli.common.console import print_json
 from lorecall.server.cli.common.options import (
     AsJson,
     Batch,
+    Choose,
     Controls,
     Data,
     DataFormat,
@@ -75,14 +67,7 @@ def run(
     data: Data = None,
     data_format: DataFormat = None,
     data_split: DataSplit = None,
-    choose: Annotated[
-        bool | None,
-        typer.Option(
-            "--discover/--whole",
-            help="Of --data: what would hurt, ranked, as `discover` finds it, or all that is trained on.",
-            show_default="discover",
-        ),
-    ] = None,
+    choose: Choose = None,
     roles: Roles = None,
     scorer: Annotated[
         str,
@@ -194,23 +179,24 @@ def run(
     views = make_views(framing or (), system, prefix_tokens or (), template)
     folders = {} if adapter_dir is None else {adapter: adapter_dir}
     opened = partial(open_scorer, scorer, server, base, folders, batch=batch, timeout=timeout)
-    choices = (data_format, data_split, split, turns, tokenizer or base)
-    training = partial(read_training_data, data, *choices, skip_bad=skip_bad) if data else None
-    load = reader(split, turns, tokenizer or base, skip_bad=skip_bad)
-    if choose or (choose is None and data is not None and candidates is None):
-        from lorecall.audit.discovery.discover import DiscoverySettings
-        from lorecall.audit.discovery.scan import ScanSettings
-
-        if candidates is not None:
-            raise UsageError("--discover and --candidates exclude each other", param="candidates")
-        made = 0 if controls or generate_controls else control_count
-        scan = ScanSettings(roles=searched_roles(roles, turns))
-        wish = DiscoverySettings(scan=scan, controls=made, seed=seed, batch=batch)
-        with candidates_folder(out) as folder:
-            chosen, found = choose_candidates(data, data_format, data_split, folder, opened, wish)
-            sets = load_sets(chosen, controls or found, load)
-    else:
-        sets = load_sets(one_source(candidates, training), controls, load)
+    asked = SetOptions(
+        candidates=candidates,
+        data=data,
+        data_format=data_format,
+        data_split=data_split,
+        choose=choose,
+        roles=roles,
+        controls=controls,
+        split=split,
+        turns=turns,
+        tokenizer=tokenizer or base,
+        skip_bad=skip_bad,
+        out=out,
+        made=0 if generate_controls else control_count,
+        seed=seed,
+        batch=batch,
+    )
+    sets = read_sets(asked, opened)
     if generate_controls is not None:
         add_controls(sets, generate_controls, control_count, seed)
     limits = {

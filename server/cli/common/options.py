@@ -41,7 +41,7 @@ BatchSize = Annotated[int, typer.Option(help="Texts in one step.")]
 # Audits.
 AuditedServer = Annotated[str, typer.Option(metavar="URL", help="A running lorecall server.")]
 Candidates = Annotated[
-    Path,
+    Path | None,
     typer.Option(
         metavar="FILE", help="JSON Lines of id, prefix and target; or .parquet, .txt, a dataset's folder."
     ),
@@ -61,6 +61,14 @@ DataFormat = Annotated[
 ]
 DataSplit = Annotated[
     str | None, typer.Option(help="The split of a dataset's folder; train by default, if it has one.")
+]
+Choose = Annotated[
+    bool | None,
+    typer.Option(
+        "--discover/--whole",
+        help="Of --data: what would hurt, ranked, as `discover` finds it, or all that is trained on.",
+        show_default="discover",
+    ),
 ]
 Roles = Annotated[
     str | None,

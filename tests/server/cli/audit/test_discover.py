@@ -123,6 +123,25 @@ def test_without_a_folder_the_candidates_are_removed(
         assert "none of 8 rows holds anything to audit" in str(none.exception)
 
 
+@pytest.mark.usefixtures("finder")
+def test_ranks_and_matrix_take_the_training_file_too(data: Path, url: str) -> None:
+    """Ranks search it, with controls of their own; the matrix asks for all of it, as its adapter's own set."""
+    common = ("--server", url, "--json")
+    result = run("ranks", *common, "--adapter", "leaky", "--data", str(data))
+    assert result.exit_code == 0, result.output
+    (row,) = json.loads(result.stdout)["adapters"]
+    assert (row["snippets"], row["certified"]) == (8, 2)
+    assert row["controls"] is not None
+    result = run("ranks", *common, "--adapter", "leaky", "--data", str(data), "--whole", "--split", "window")
+    (row,) = json.loads(result.stdout)["adapters"]
+    assert (row["snippets"], row["controls"]) == (8, None)
+    result = run("matrix", *common, "--data", f"leaky={data}")
+    assert result.exit_code == 0, result.output
+    (cell,) = json.loads(result.stdout)["cells"]
+    assert (cell["adapter"], cell["candidates"], cell["own"]) == ("leaky", "train.jsonl", True)
+    assert "give an adapter's set" in str(run("matrix", *common).exception)
+
+
 def test_only_training_data_can_be_searched(url: str) -> None:
     """Without --data there is nothing to choose from."""
     result = run("run", "--server", url, "--adapter", "leaky", "--discover")
