@@ -23,6 +23,7 @@ from lorecall.server.cli.audit.mitigate import mitigate
 from lorecall.server.cli.audit.probe import probe
 from lorecall.server.cli.audit.reports import bundle, diff, report, verify
 from lorecall.server.cli.audit.serve import serve
+from lorecall.server.cli.audit.spending import choose_decoding
 from lorecall.server.cli.common.console import print_json
 from lorecall.server.cli.common.options import (
     AsJson,
@@ -158,6 +159,13 @@ def run(
         bool,
         typer.Option("--allow-unverified", help="Let an adapter pass whose served version is not known."),
     ] = False,
+    decode: Annotated[
+        str | None,
+        typer.Option(
+            help="all, or likely: where the scores leave it open, and 5 % of the others as a check. By default "
+            "likely for more than 1,000 candidates from --data, else all."
+        ),
+    ] = None,
     keep: Annotated[
         int,
         typer.Option(min=1, help="How many of each set's gravest snippets reports show; all count."),
@@ -173,6 +181,7 @@ def run(
 ) -> None:
     """Audit one adapter: exit 0 clean, 1 leaks over the policy, 3 incomplete, 4 the engine disagrees."""
     from lorecall.audit.judging.views import make_views
+    from lorecall.audit.records import Group
     from lorecall.audit.reports.signing import read_signing_key
     from lorecall.audit.runs.single import AuditSettings, run_audit
     from lorecall.server.cli.audit.output import make_report, print_summary, print_table, write_reports
@@ -192,6 +201,7 @@ def run(
         wish = DiscoverySettings(controls=made, seed=seed, batch=batch)
         candidates, found = choose_candidates(data, data_format, data_split, out, opened, wish)
         data, controls = None, controls or found
+    trained = choose or data is not None
     choices = (data_format, data_split, split, turns, tokenizer or base)
     training = partial(read_training_data, data, *choices, skip_bad=skip_bad) if data else None
     given = one_source(candidates, training)
@@ -221,6 +231,9 @@ def run(
     if allow_unverified:
         rules = rules.model_copy(update={"allow_unverified": True})
     check_share(confidence, "confidence")
+    share = choose_decoding(
+        decode, rules, len(sets[Group.CANDIDATES].items), trained=trained, sequential=until_bound is not None
+    )
     settings = AuditSettings(
         epsilon=epsilon,
         bounds=rules.bounds.bounds(),
@@ -232,6 +245,7 @@ def run(
         keep=keep,
         extraction=rules.sampling_wish,
         answers=sample,
+        checked_share=share,
     )
     with opened() as engine:
         with count_bar(f"auditing {adapter}") as report_progress:
