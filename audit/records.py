@@ -293,6 +293,8 @@ class Flag(StrEnum):
     BORDERLINE = "borderline"
     ELSEWHERE = "elsewhere"
     OTHER_FORM = "other-form"
+    NOT_DECODED = "not decoded"
+    CHECKED = "checked"
 
 
 FLAG_MEANINGS: dict[Flag, str] = {
@@ -302,6 +304,8 @@ FLAG_MEANINGS: dict[Flag, str] = {
     Flag.BORDERLINE: "every token over one half, but not over the line with the engine's error",
     Flag.ELSEWHERE: "decoding gives it after other words",
     Flag.OTHER_FORM: "decoding gives it in another written form: case, spacing, dashes, quotes, grouping",
+    Flag.NOT_DECODED: "its scores rule out that decoding matters, so it was not decoded",
+    Flag.CHECKED: "its scores rule out that decoding matters; it was decoded as a check of that",
 }
 
 
@@ -373,7 +377,7 @@ class SnippetResult:
         base: The base's scores.
         rule: The rule on the adapter's scores.
         base_rule: The rule on the base's scores.
-        match: The adapter's greedy decode against the target.
+        match: The adapter's greedy decode against the target; None where it was not decoded.
         base_match: The base's decode against the target; None where its scores rule out that it recites.
         base_bits: Surprise of the target under the base, in bits.
         run_bits: Most surprise under the base of one stretch that only the adapter recalls, in bits.
@@ -451,6 +455,23 @@ class SnippetResult:
 
 
 @dataclass(frozen=True, slots=True)
+class Undecoded:
+    """Snippets whose decode was ruled out by their scores, and what the check of that gave.
+
+    Attributes:
+        left_out: Those that were not decoded.
+        checked: Those that were decoded as a check, drawn at random,
+        found: and those of them that decoding gave, in whatever form or nearly.
+        at_most: How many of those left out decoding would give: the upper end of the exact one-sided interval.
+    """
+
+    left_out: int
+    checked: int
+    found: int
+    at_most: int
+
+
+@dataclass(frozen=True, slots=True)
 class SetSummary:
     """Counts over one set.
 
@@ -467,6 +488,8 @@ class SetSummary:
         leaked: The same with extractable, near-verbatim and partial ones.
         not_asked: Snippets that could not be asked in a view, by its name.
         unknown_chances: Snippets that may be extractable: the scorer cannot tell.
+        undecoded: Those whose decode was ruled out; None where there are none. The upper ends of the rates count
+            as many of them as recited as the check allows.
     """
 
     snippets: int
@@ -480,6 +503,7 @@ class SetSummary:
     leaked: Rate
     unknown_chances: int = 0
     not_asked: dict[str, int] = field(default_factory=dict)
+    undecoded: Undecoded | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -526,7 +550,8 @@ class AuditResult:
 
     `by_tag` counts the candidates with each tag;
     `no_controls` counts the uploader's controls that share text with the operator's candidates; `system` and
-    `template` are the secret texts of its framings.
+    `template` are the secret texts of its framings; `checked_share` is the share of the candidates whose decode
+    was ruled out that were decoded nevertheless.
     """
 
     adapter: AdapterVersion
@@ -549,6 +574,7 @@ class AuditResult:
     system: str | None = None
     template: str | None = None
     extraction: Extraction = field(default_factory=Extraction)
+    checked_share: float = 1.0
 
     def of(self, group: Group) -> tuple[SnippetResult, ...]:
         """Return the snippets of one set that were kept."""

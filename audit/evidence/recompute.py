@@ -20,11 +20,13 @@ from lorecall.audit.records import (
 )
 from lorecall.audit.records import Calibration as CalibrationRecord
 from lorecall.audit.records import Membership as MembershipRecord
+from lorecall.audit.records import Undecoded as UndecodedRecord
 from lorecall.audit.reports.build import multiplicity
 from lorecall.audit.reports.models import ReportModel
-from lorecall.audit.reports.report import Calibration, Membership, Report, Sequential, Summary
+from lorecall.audit.reports.report import Calibration, Membership, Report, Sequential, Summary, Undecoded
 from lorecall.audit.scorer import AdapterVersion, EngineInfo
 from lorecall.audit.stats.calibration import calibrate
+from lorecall.audit.stats.decoding_check import undecoded
 from lorecall.audit.stats.sequential import SequentialTest
 from lorecall.audit.stats.tally import Tally, rates
 from pydantic import ValidationError
@@ -139,7 +141,10 @@ def _check_summary(report: Report, group: Group, tally: Tally, left_out: int) ->
         computed = Summary.model_validate(found)
         yield from _differing(where, computed, stated, "is not what its snippets add up to")
         return
-    recited, leaked = rates(stated.verdicts, confidence)
+    unsure = _undecoded(stated, confidence)
+    given = None if unsure is None else Undecoded.model_validate(unsure)
+    yield from _differing(f"{where}/undecoded", given, stated.undecoded, "is not what its counts give")
+    recited, leaked = rates(stated.verdicts, confidence, unsure)
     at_least = {
         "snippets": stated.snippets == tally.count + left_out == sum(stated.verdicts.values()),
         "tokens": stated.tokens >= found.tokens,
@@ -240,6 +245,7 @@ def _result(report: Report, tallies: dict[Group, Tally]) -> AuditResult:
         sequential=None if report.sequential is None else report.sequential.outcome(),
         membership=cast("MembershipRecord | None", report.membership),  # it has the same fields
         no_controls=report.no_controls or 0,
+        checked_share=1.0 if settings.checked_share is None else settings.checked_share,
         extraction=Extraction() if settings.sampling is None else settings.sampling.extraction(),
     )
 
@@ -251,7 +257,8 @@ def _sources(report: Report) -> dict[Group, SetSource]:
 
 def _summary(stated: Summary, counted: SetSummary, confidence: float) -> SetSummary:
     """Return a summary as the gate wants it: what the report states, and what only the entries tell."""
-    recited, leaked = rates(stated.verdicts, confidence)
+    unsure = _undecoded(stated, confidence)
+    recited, leaked = rates(stated.verdicts, confidence, unsure)
     return SetSummary(
         snippets=stated.snippets,
         tokens=stated.tokens,
@@ -264,4 +271,11 @@ def _summary(stated: Summary, counted: SetSummary, confidence: float) -> SetSumm
         leaked=leaked,
         unknown_chances=stated.unknown_chances,
         not_asked=stated.not_asked,
+        undecoded=unsure,
     )
+
+
+def _undecoded(stated: Summary, confidence: float) -> UndecodedRecord | None:
+    """Return what the stated counts give of the snippets that were not decoded."""
+    found = stated.undecoded
+    return None if found is None else undecoded(found.left_out, found.checked, found.found, confidence)

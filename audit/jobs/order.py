@@ -21,6 +21,7 @@ from lorecall.audit.inputs.parsed import Bound
 from lorecall.audit.jobs.references import Address, Reference, Roles
 from lorecall.audit.jobs.spool import Texts
 from lorecall.audit.judging.views import make_views
+from lorecall.audit.policy.decoding import DecodeChoice, share_checked
 from lorecall.audit.policy.policy import Policy
 from lorecall.audit.policy.policy_file import check_policy
 from lorecall.audit.records import CONFIDENCE, Group
@@ -51,6 +52,7 @@ class OrderSettings(BaseModel):
         epsilon: Bound on the engine's per-logit error; None takes the engine's own, or measures one.
         seed: The seed of every random choice.
         confidence: The confidence of every interval.
+        decode: "all" candidates, or those that are "likely" to be given, and a sample of the others.
         show_text: Whether reports show texts in place of hashes.
         policy: The limits that the result must meet.
     """
@@ -62,6 +64,7 @@ class OrderSettings(BaseModel):
     epsilon: float | None = Field(default=None, ge=0, le=10)
     seed: int = Field(default=0, ge=-MAX_INTEGER, le=MAX_INTEGER)
     confidence: float = Field(default=CONFIDENCE, gt=0, lt=1)
+    decode: DecodeChoice = "all"
     show_text: bool = False
     policy: dict[str, Any] = Field(default_factory=dict)
 
@@ -98,6 +101,7 @@ class OrderSettings(BaseModel):
             confidence=self.confidence,
             views=views,
             extraction=rules.sampling_wish,
+            checked_share=share_checked(self.decode, rules),
         )
 
 

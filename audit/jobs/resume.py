@@ -72,6 +72,7 @@ def recorded_report(
         system=secret_of(settings.views, "system"),
         template=secret_of(settings.views, "template"),
         extraction=read_extraction(run),
+        checked_share=settings.checked_share,
     )
     return build_report(result, judge_result(result, policy), policy, redactor, entries=final)
 

@@ -208,6 +208,7 @@ class Runner:
             record.run["epsilon"]["value"],
             settings.bounds,
             read_extraction(record.run),
+            settings.check,
         )
         for group, items in pieces(texts, record.done, self.batch):
             if self.stop.is_set():

@@ -9,6 +9,7 @@ from typing import Literal
 from lorecall.adapters.core.errors import AdapterError, ScorerError
 from lorecall.audit.extraction import SamplingWish
 from lorecall.audit.inputs.candidates import CandidateSet
+from lorecall.audit.judging.decoding import Check
 from lorecall.audit.judging.epsilon import measure_epsilon
 from lorecall.audit.judging.framed_judges import BaseCaches, FramedJudges
 from lorecall.audit.judging.views import View
@@ -38,6 +39,8 @@ class AuditSettings:
         until_bound: Take the candidates in random order and stop as soon as the rate of recited ones is known
             to lie below or above this rate; None for all of them.
         answers: Answers to draw for each snippet that they may give, beside the prediction; 0 for none.
+        checked_share: Share of the candidates whose decode their scores rule out that are decoded nevertheless; 1
+            decodes all.
         keep: Snippets of each set whose evidence is kept, the gravest; all are counted. None keeps all.
     """
 
@@ -51,6 +54,12 @@ class AuditSettings:
     keep: int | None = 20_000
     extraction: SamplingWish = field(default_factory=SamplingWish)
     answers: int = 0
+    checked_share: float = 1.0
+
+    @property
+    def check(self) -> Check:
+        """Which candidates are decoded as a check alone."""
+        return Check(self.checked_share, self.seed)
 
 
 def no_progress(_done: int, _total: int) -> None:
@@ -96,6 +105,7 @@ def run_audit(
         epsilon.value,
         settings.bounds,
         extraction,
+        settings.check,
     )
     findings, outcome = _ask(judges, sets, settings, progress)
     tallies = {group: found.tally for group, found in findings.items()}
@@ -139,6 +149,7 @@ def run_audit(
         system=secret_of(settings.views, "system"),
         template=secret_of(settings.views, "template"),
         extraction=extraction,
+        checked_share=settings.checked_share,
     )
 
 

@@ -19,6 +19,7 @@ from lorecall.server.cli.audit.probe import probe
 from lorecall.server.cli.audit.reports import bundle, diff, report, verify
 from lorecall.server.cli.audit.serve import serve
 from lorecall.server.cli.audit.sets import SetOptions, read_sets
+from lorecall.server.cli.audit.spending import choose_decoding
 from lorecall.server.cli.common.console import print_json
 from lorecall.server.cli.common.options import (
     AsJson,
@@ -154,6 +155,13 @@ def run(
         bool,
         typer.Option("--allow-unverified", help="Let an adapter pass whose served version is not known."),
     ] = False,
+    decode: Annotated[
+        str | None,
+        typer.Option(
+            help="all, or likely: where the scores leave it open, and 5 % of the others as a check. By default "
+            "likely for more than 1,000 candidates from --data, else all."
+        ),
+    ] = None,
     keep: Annotated[
         int,
         typer.Option(min=1, help="How many of each set's gravest snippets reports show; all count."),
@@ -169,6 +177,7 @@ def run(
 ) -> None:
     """Audit one adapter: exit 0 clean, 1 leaks over the policy, 3 incomplete, 4 the engine disagrees."""
     from lorecall.audit.judging.views import make_views
+    from lorecall.audit.records import Group
     from lorecall.audit.reports.signing import read_signing_key
     from lorecall.audit.runs.single import AuditSettings, run_audit
     from lorecall.server.cli.audit.output import make_report, print_summary, print_table, write_reports
@@ -222,6 +231,13 @@ def run(
     if allow_unverified:
         rules = rules.model_copy(update={"allow_unverified": True})
     check_share(confidence, "confidence")
+    share = choose_decoding(
+        decode,
+        rules,
+        len(sets[Group.CANDIDATES].items),
+        trained=data is not None,
+        sequential=until_bound is not None,
+    )
     settings = AuditSettings(
         epsilon=epsilon,
         bounds=rules.bounds.bounds(),
@@ -233,6 +249,7 @@ def run(
         keep=keep,
         extraction=rules.sampling_wish,
         answers=sample,
+        checked_share=share,
     )
     with opened() as engine:
         with count_bar(f"auditing {adapter}") as report_progress:

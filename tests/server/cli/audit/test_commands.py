@@ -179,6 +179,26 @@ def test_a_sequential_audit_reports_where_it_stopped(run: Run) -> None:
     assert result.exit_code == 1
 
 
+def test_what_was_not_decoded_is_said(run: Run, tmp_path: Path) -> None:
+    """In the table, the summary, the report and its page; everything else is as with every candidate decoded."""
+    items = write_set(tmp_path / "many.jsonl", tuple(phone(i, salt=11) for i in range(40)))
+    out = tmp_path / "out"
+    options = ("--adapter", "clean", "--candidates", str(items), "--out", str(out))
+    result = run("run", *options, "--decode", "likely")
+    assert result.exit_code == 1
+    assert "not asked" in result.stdout
+    report = json.loads((out / "report.json").read_text())
+    unsure = report["summary"]["undecoded"]
+    assert unsure["left_out"] == result.stdout.count("not decoded") + sum(
+        "not decoded" in s["flags"] for s in report["snippets"][25:]
+    )
+    assert f"decoding: {unsure['left_out']} not decoded" in result.stderr
+    assert f"{unsure['left_out']} not decoded" in (out / "report.html").read_text()
+    whole = json.loads(run("run", *options, "--json").stdout)
+    assert whole["summary"]["verdicts"] == report["summary"]["verdicts"]
+    assert "undecoded" not in whole["summary"]
+
+
 def test_an_early_stop_and_a_limit_on_a_count_exclude_each_other(run: Run, tmp_path: Path) -> None:
     """Refused before anything is scored, from an option as from a file; the file can lift its limits."""
     for options in (("--max-certified", "0"), ("--max-partial", "3")):
