@@ -63,10 +63,8 @@ def read_sets(
     if asked.choose is False or (
         asked.choose is None and (asked.data is None or asked.candidates is not None)
     ):
-        training = partial(read_training_data, asked.data, *choices, skip_bad=asked.skip_bad)
-        return load_sets(
-            one_source(asked.candidates, training if asked.data is not None else None), asked.controls, load
-        )
+        training = asked.data and partial(read_training_data, asked.data, *choices, skip_bad=asked.skip_bad)
+        return load_sets(one_source(asked.candidates, training or None), asked.controls, load)
     if asked.candidates is not None:
         raise UsageError("--discover and --candidates exclude each other", param="candidates")
     from lorecall.audit.discovery.discover import DiscoverySettings
