@@ -151,9 +151,7 @@ def planted_result(
         "all": count(range(len(chats.planted))),
         "users": count([number for number, one in enumerate(chats.planted) if one.role == "user"]),
         "kinds": {kind: count(of(kind)) for kind in KINDS},
-        "copies": {
-            f"{low} to {high}" if high > low else str(low): count(copied(low, high)) for low, high in GROUPS
-        },
+        "copies": {name: count(copied(*bounds)) for name, bounds in GROUPS.items()},
         "found_only_by_the_command": len(found - memorised),
         "candidates": sum(one["set"] == "candidates" for one in report["snippets"]),
         "controls": sum(one["set"] == "controls" for one in report["snippets"]),

@@ -111,7 +111,7 @@ def test_only_allowed_places_are_read(reads: References, bucket: str, tmp_path: 
     outside.write_bytes(LINES)
     (tmp_path / "models" / "link.jsonl").symlink_to(outside)
     inside = put(reads, f"{bucket}/acme/own.jsonl", LINES)
-    limited = {"asker": (f"{bucket}/acme/", str(tmp_path / "models" / "acme"))}
+    limited: dict[str, Any] = {"asker": (f"{bucket}/acme/", str(tmp_path / "models" / "acme"))}
     assert reads.pinned(Reference(data=inside, **limited)).data is not None
     for fields, reason in (
         ({"data": str(outside)}, "this server does not read"),
