@@ -23,7 +23,7 @@ from lorecall.server.cli.audit.mitigate import mitigate
 from lorecall.server.cli.audit.probe import probe
 from lorecall.server.cli.audit.reports import bundle, diff, report, verify
 from lorecall.server.cli.audit.serve import serve
-from lorecall.server.cli.audit.spending import choose_decoding
+from lorecall.server.cli.audit.spending import agree, choose_decoding, read_budget
 from lorecall.server.cli.common.console import print_json
 from lorecall.server.cli.common.options import (
     AsJson,
@@ -166,6 +166,20 @@ def run(
             "likely for more than 1,000 candidates from --data, else all."
         ),
     ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="Ask for no more candidates than this takes, such as 10m: those that rank highest, and others "
+            "at random. A part of them clears no count.",
+        ),
+    ] = None,
+    budget_tokens: Annotated[
+        int | None, typer.Option(min=1, help="The same, in tokens to score and decode.")
+    ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Do not ask before an audit of a minute or longer.")
+    ] = False,
     keep: Annotated[
         int,
         typer.Option(min=1, help="How many of each set's gravest snippets reports show; all count."),
@@ -202,6 +216,8 @@ def run(
         candidates, found = choose_candidates(data, data_format, data_split, out, opened, wish)
         data, controls = None, controls or found
     trained = choose or data is not None
+    seconds = read_budget(budget, budget_tokens)
+    partial_audit = until_bound is not None or seconds is not None or budget_tokens is not None
     choices = (data_format, data_split, split, turns, tokenizer or base)
     training = partial(read_training_data, data, *choices, skip_bad=skip_bad) if data else None
     given = one_source(candidates, training)
@@ -223,16 +239,13 @@ def run(
         "top_p": top_p,
         "top_k": top_k,
     }
-    if chance is not None:
-        check_share(chance, "chance")
-    rules = choose_policy(policy, limits, until_bound, sampling=scheme)
-    if ignore_short:
-        rules = rules.model_copy(update={"count_short": False})
-    if allow_unverified:
-        rules = rules.model_copy(update={"allow_unverified": True})
-    check_share(confidence, "confidence")
+    for option, value in (("chance", 0.5 if chance is None else chance), ("confidence", confidence)):
+        check_share(value, option)
+    rules = choose_policy(policy, limits, until_bound, sampling=scheme, partial=partial_audit)
+    told = (("count_short", False, ignore_short), ("allow_unverified", True, allow_unverified))
+    rules = rules.model_copy(update={name: value for name, value, said in told if said})
     share = choose_decoding(
-        decode, rules, len(sets[Group.CANDIDATES].items), trained=trained, sequential=until_bound is not None
+        decode, rules, len(sets[Group.CANDIDATES].items), trained=trained, partial=partial_audit
     )
     settings = AuditSettings(
         epsilon=epsilon,
@@ -248,6 +261,7 @@ def run(
         checked_share=share,
     )
     with opened() as engine:
+        settings = agree(engine, adapter, sets, settings, seconds=seconds, tokens=budget_tokens, yes=yes)
         with count_bar(f"auditing {adapter}") as report_progress:
             result = run_audit(engine, adapter, sets, settings, progress=report_progress)
         content = make_report(result, rules, engine.token_texts, show=show_text, signer=signer)
