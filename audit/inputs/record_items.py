@@ -10,7 +10,9 @@ from lorecall.audit.scorer import CHAT_ROLES, Message, ScoreItem
 MOST_TAGS, TAG_LENGTH = 8, 40
 TAG = re.compile(rf"[A-Za-z0-9][-A-Za-z0-9_.:/]{{0,{TAG_LENGTH - 1}}}")
 FIELD_PAIRS = (("prefix", "target"), ("query", "target"), ("prompt", "completion"))
-FIELDS = frozenset({"id", "messages", "tag", "tags", *(name for pair in FIELD_PAIRS for name in pair)})
+FIELDS = frozenset(
+    {"id", "messages", "tag", "tags", "cluster", *(name for pair in FIELD_PAIRS for name in pair)}
+)
 """Every field of a record that is looked at: no other column of a table is read, and no message names another."""
 
 
@@ -41,8 +43,8 @@ def to_items(fields: dict[str, object], default_id: str, turns: Turns = Turns.ON
     identity = fields.get("id", default_id)
     if isinstance(identity, bool) or not isinstance(identity, str | int) or identity == "":
         raise BadLineError("'id' is neither text nor a whole number")
-    tags = _tags(fields)
-    return [replace(item, tags=tags) for item in _items(fields, str(identity), turns)]
+    tags, cluster = _tags(fields), _cluster(fields)
+    return [replace(item, tags=tags, cluster=cluster) for item in _items(fields, str(identity), turns)]
 
 
 def _items(fields: dict[str, object], identity: str, turns: Turns) -> list[ScoreItem]:
@@ -77,6 +79,14 @@ def _tags(fields: dict[str, object]) -> tuple[str, ...]:
             f"'tags' must be at most {MOST_TAGS}, each of at most {TAG_LENGTH} letters, digits and - _ . : /"
         )
     return tuple(sorted({str(tag) for tag in found}))
+
+
+def _cluster(fields: dict[str, object]) -> str:
+    """Return the name of a record's near-duplicates, which no report shows; "" if it has none."""
+    value = fields.get("cluster", "")
+    if isinstance(value, bool) or not isinstance(value, str | int) or len(str(value)) > TAG_LENGTH:
+        raise BadLineError(f"'cluster' is neither a whole number nor text of at most {TAG_LENGTH} characters")
+    return str(value)
 
 
 def _item(

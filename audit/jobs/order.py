@@ -3,7 +3,7 @@
 No message quotes a text: messages name a field, never its value.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from io import BytesIO
@@ -26,7 +26,9 @@ from lorecall.audit.policy.policy import Policy
 from lorecall.audit.policy.policy_file import check_policy
 from lorecall.audit.records import CONFIDENCE, Group
 from lorecall.audit.reports.redact import redactor
+from lorecall.audit.runs.plan import Budget, Costs, asked_of
 from lorecall.audit.runs.single import AuditSettings
+from lorecall.audit.scorer import ScoreItem
 from lorecall.audit.training_data.rows import DataFormat
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -52,6 +54,8 @@ class OrderSettings(BaseModel):
         epsilon: Bound on the engine's per-logit error; None takes the engine's own, or measures one.
         seed: The seed of every random choice.
         confidence: The confidence of every interval.
+        budget_tokens: About how many tokens may be scored and decoded: the candidates that rank highest are asked
+            for, and others at random. None for any number.
         decode: "all" candidates, or those that are "likely" to be given, and a sample of the others.
         show_text: Whether reports show texts in place of hashes.
         policy: The limits that the result must meet.
@@ -64,6 +68,7 @@ class OrderSettings(BaseModel):
     epsilon: float | None = Field(default=None, ge=0, le=10)
     seed: int = Field(default=0, ge=-MAX_INTEGER, le=MAX_INTEGER)
     confidence: float = Field(default=CONFIDENCE, gt=0, lt=1)
+    budget_tokens: int | None = Field(default=None, ge=1, le=MAX_INTEGER)
     decode: DecodeChoice = "all"
     show_text: bool = False
     policy: dict[str, Any] = Field(default_factory=dict)
@@ -102,7 +107,24 @@ class OrderSettings(BaseModel):
             views=views,
             extraction=rules.sampling_wish,
             checked_share=share_checked(self.decode, rules),
+            budget=None
+            if self.budget_tokens is None
+            else self._budget(self.budget_tokens, len(views), rules),
         )
+
+    def _budget(self, tokens: int, views: int, rules: Policy) -> Budget:
+        """Return the budget; tokens are estimated by bytes, since who takes an order has no tokenizer.
+
+        Raises:
+            UsageError: Not every candidate that is asked for is to be decoded.
+        """
+        if self.decode != "all":
+            raise UsageError(
+                "with a budget every candidate that is asked for is decoded",
+                hint="leave decode out",
+                param="decode",
+            )
+        return Budget(float(tokens), Costs(views=views, answer_tokens=rules.bounds.answer_tokens))
 
 
 class _Fields(OrderSettings):
@@ -145,18 +167,29 @@ class Order:
     texts: Texts
 
     @property
+    def asked(self) -> dict[Group, Sequence[ScoreItem]]:
+        """What is asked for of each set: all of it, or as much of the candidates as the budget pays for.
+
+        Nothing yet for a reference, which was not read.
+        """
+        if self.texts.reference is not None:
+            return {}
+        settings = self.settings.audit_settings(self.texts.system, self.texts.template)
+        return asked_of(self.texts.sets, settings.plan(self.texts.sets))
+
+    @property
     def texts_to_score(self) -> int:
-        """How many texts the audit scores: every snippet, in every view; about as many for a reference."""
+        """How many texts the audit scores: what is asked for, in every view; about as many for a reference."""
         if self.texts.reference is not None:
             return self.texts.reference.snippets * self.settings.views
-        return sum(len(one.items) for one in self.texts.sets.values()) * self.settings.views
+        return sum(map(len, self.asked.values())) * self.settings.views
 
     @property
     def tokens_to_score(self) -> int:
         """About how many tokens the engine computes: each text through the adapter and through the base."""
         if self.texts.reference is not None:
             return 2 * self.settings.views * self.texts.reference.tokens
-        texts = (text for one in self.texts.sets.values() for item in one.items for text in item.texts)
+        texts = (text for items in self.asked.values() for item in items for text in item.texts)
         size = sum(len(text.encode(errors="surrogatepass")) for text in texts)
         return 2 * self.settings.views * size // BYTES_PER_TOKEN
 

@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -26,6 +26,8 @@ from lorecall.audit.reports.build import parse_entries, pending_entry, snippet_e
 from lorecall.audit.reports.redact import Redactor
 from lorecall.audit.reports.report import Report
 from lorecall.audit.reports.seal import seal
+from lorecall.audit.runs.plan import asked_of
+from lorecall.audit.runs.planned import mark_ranked, ranked_ids
 from lorecall.audit.runs.single import AuditSettings, refuse, resolve_epsilon
 from lorecall.audit.scorer import AdapterVersion, EngineInfo, ScoreItem, Scorer
 from pydantic import ValidationError
@@ -142,7 +144,7 @@ class Runner:
         redactor = Redactor(texts.salt, order.show_text)
         with self._scorer(record) as scorer:
             adapter = _checked(scorer, record)
-            texts, record = self._read(record, texts, scorer)
+            texts, record = self._read(record, texts, settings, scorer)
             if not record.run:
                 record = self.store.begin(record.id, self.worker, _start(scorer, adapter, texts, settings))
             _check_engine(scorer, record)
@@ -150,7 +152,9 @@ class Runner:
                 record = self.store.get(record.id)
                 self._finish(record, self._report(record, adapter, texts, order, redactor))
 
-    def _read(self, record: AuditRecord, texts: Texts, scorer: Scorer) -> tuple[Texts, AuditRecord]:
+    def _read(
+        self, record: AuditRecord, texts: Texts, settings: AuditSettings, scorer: Scorer
+    ) -> tuple[Texts, AuditRecord]:
         """Read what an order names by address, once; after a kill it is read again, or found in the spool."""
         if texts.reference is not None:
             if self.references is None:
@@ -160,7 +164,7 @@ class Runner:
             texts = replace(texts, sets=sets, reference=None)
             self.spool.write(record.id, texts)
         if not record.total:
-            total = sum(len(one.items) for one in texts.sets.values())
+            total = sum(map(len, asked_of(texts.sets, settings.plan(texts.sets)).values()))
             found = candidate_set(texts.sets), set_inputs(texts.sets), total
             record = self.store.prepare(record.id, self.worker, *found)
         return texts, record
@@ -210,12 +214,14 @@ class Runner:
             read_extraction(record.run),
             settings.check,
         )
-        for group, items in pieces(texts, record.done, self.batch):
+        plan = settings.plan(texts.sets)
+        ranked = ranked_ids(texts.sets, plan)
+        for group, items in pieces(asked_of(texts.sets, plan), record.done, self.batch):
             if self.stop.is_set():
                 self.store.release(record.id, self.worker)
                 return False
             started = time.monotonic()
-            results = judges.judge(group, items)
+            results = mark_ranked(judges.judge(group, items), ranked)
             _checked(scorer, record)
             made = (snippet_entry(one, redactor, scorer.token_texts) for one in results)
             entries = [pending_entry(one).values() for one in made]
@@ -270,17 +276,19 @@ def places_of(error: Exception) -> list[str]:
     return [f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)]
 
 
-def pieces(texts: Texts, done: int, size: int) -> Iterator[tuple[Group, list[ScoreItem]]]:
+def pieces(
+    asked: Mapping[Group, Sequence[ScoreItem]], done: int, size: int
+) -> Iterator[tuple[Group, list[ScoreItem]]]:
     """Yield the snippets not yet recorded, in batches of one set each, in the order of `Group`.
 
     Args:
-        texts: The sets.
+        asked: What is asked for of each set.
         done: Snippets that are recorded.
         size: Snippets of a batch.
     """
     skip = done
     for group in Group:
-        items = texts.sets[group].items if group in texts.sets else ()
+        items = asked.get(group, ())
         rest = islice(items, min(skip, len(items)), None)
         skip = max(0, skip - len(items))
         while batch := list(islice(rest, size)):

@@ -97,7 +97,7 @@ class AuditService:
             candidate_set=order.candidate_set,
             inputs=order.inputs,
             settings=order.settings.model_dump(mode="json"),
-            total=sum(len(one.items) for one in order.texts.sets.values()),
+            total=sum(map(len, order.asked.values())),
             created_by=actor,
         )
         self.spool.write(new.id, order.texts)

@@ -160,14 +160,20 @@ class Spool:
 
 def _item_value(item: ScoreItem) -> list[Any]:
     messages = [[message.role, message.content] for message in item.messages]
-    return [item.id, item.prefix, item.target, list(item.tags), messages]
+    return [item.id, item.prefix, item.target, list(item.tags), messages, item.cluster]
 
 
 def _item_of(
-    name: str, prefix: str, target: str, tags: Sequence[str] = (), messages: Sequence[Sequence[str]] = ()
+    name: str,
+    prefix: str,
+    target: str,
+    tags: Sequence[str] = (),
+    messages: Sequence[Sequence[str]] = (),
+    cluster: str = "",
 ) -> ScoreItem:
-    """Return an item; an older server wrote no tags and no messages."""
-    return ScoreItem(name, prefix, target, tuple(tags), tuple(Message(*message) for message in messages))
+    """Return an item; an older server wrote no tags, no messages and no cluster."""
+    said = tuple(Message(*message) for message in messages)
+    return ScoreItem(name, prefix, target, tuple(tags), said, cluster)
 
 
 def _set_value(one: CandidateSet) -> dict[str, Any]:

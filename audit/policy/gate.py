@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from lorecall.audit.policy.policy import Counts, ExitCode, Policy
-from lorecall.audit.records import AuditResult, Group, Outcome, Rate, SetSummary, Verdict
+from lorecall.audit.records import AuditResult, Group, Outcome, Rate, SetSummary, Verdict, decide
 from lorecall.audit.stats.decoding_check import most_recited
 from lorecall.audit.stats.intervals import at_most
 
@@ -56,6 +56,8 @@ def _judge_operator(result: AuditResult, policy: Policy) -> _Reasons:
     gaps += [*_too_few(candidates, policy, policy), *_chance_gaps(candidates, policy)]
     gaps += _undecoded_gaps(candidates, policy)
     over, open_rates = _rates(candidates, policy, result.sequential)
+    leaks, gaps = leaks + over, gaps + open_rates
+    over, open_rates = _stratum_rates(result)
     leaks, gaps = leaks + over, gaps + open_rates
     for limits in policy.by_tag:
         for tag in limits.tags:
@@ -170,6 +172,22 @@ def _rates(summary: SetSummary, limits: Counts, sequential: Outcome | None) -> t
     return leaks, [f"{found}: {unsure} {limit:.2%}" for limit, over, met in held if not over and not met]
 
 
+def _stratum_rates(result: AuditResult) -> tuple[list[str], list[str]]:
+    """Hold each stratum of a sequential test against its bound, where there are several."""
+    bound = None if result.sequential is None else result.sequential.bound
+    leaks: list[str] = []
+    gaps: list[str] = []
+    for stratum in result.strata if bound is not None and len(result.strata) > 1 else ():
+        decision = decide(stratum.low, stratum.high, bound)
+        found = (
+            f"of the {stratum.of} candidates {stratum.tag or 'without a tag'} {stratum.low:.2%} to "
+            f"{stratum.high:.2%} are recited, where the bound is {bound:.2%}"
+        )
+        if decision != "below":
+            (leaks if decision == "above" else gaps).append(found)
+    return leaks, gaps
+
+
 def _exceeds(rate: Rate, limit: float | None) -> bool:
     return limit is not None and rate.hits > limit * rate.of
 
@@ -240,13 +258,14 @@ def _early_stop(result: AuditResult, policy: Policy) -> list[str]:
     Its interval is of the rate of all candidates; that of a tag's has a bound only for a number fixed before.
     """
     stopped = result.sequential
-    if stopped is None or stopped.taken == stopped.of:
+    repeated = sum(stratum.repeated for stratum in result.strata)
+    if stopped is None or stopped.taken == stopped.of + repeated:
         return []
     limited = {
         "a count": policy.limits_counts,
         "the rate of a tag": any(part.max_rate is not None for part in policy.by_tag),
     }
-    asked = f"{stopped.taken} of {_count(stopped.of, 'candidate')} were asked for"
+    asked = f"{stopped.taken} of {_count(stopped.of + repeated, 'candidate')} were asked for"
     return [f"{asked}, which clears no limit on {what}" for what, holds in limited.items() if holds]
 
 

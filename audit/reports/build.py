@@ -43,6 +43,7 @@ from lorecall.audit.reports.report import (
     Sequential,
     Settings,
     Snippet,
+    Stratum,
     Summary,
     TextDisplay,
     Token,
@@ -115,6 +116,7 @@ def build_report(
             own_controls=summaries.get(Group.OWN_CONTROLS),
             no_controls=result.no_controls or None,
             sequential=None if result.sequential is None else Sequential.model_validate(result.sequential),
+            strata=tuple(map(Stratum.model_validate, result.strata)),
             multiplicity=multiplicity(result),
             calibration=(
                 None if result.calibration is None else Calibration.model_validate(result.calibration)

@@ -185,7 +185,8 @@ class Summary(ReportModel):
 class Sequential(ReportModel):
     """The sequential test."""
 
-    bound: Share
+    bound: Share | None
+    """Null where only a budget ended the audit, and no bound was asked about."""
     confidence: Share
     of: Count
     taken: Count
@@ -202,6 +203,43 @@ class Sequential(ReportModel):
         """Return the outcome that this states."""
         names = [one.name for one in fields(Outcome)]
         return Outcome(**{name: getattr(self, name) for name in names})
+
+
+class Stratum(ReportModel):
+    """The candidates with one tag, of which not all were asked for."""
+
+    tag: str
+    """Their first tag, empty for those without one."""
+    of: Count
+    """Candidates; of a cluster of near-duplicates the one that ranks first."""
+    repeated: Count
+    """The others of the clusters, which were not asked for."""
+    ranked: Count
+    """Asked for because they rank highest, and flagged so: of these nothing is estimated."""
+    ranked_hits: Count
+    ranked_errors: Count
+    drawn: Count
+    """Asked for at random among the others."""
+    hits: Count
+    errors: Count
+    low: Share
+    """Lower end of the interval of the rate of all `of`, at all times at once; errors count as not recited."""
+    high: Share
+    confidence: Confidence
+    """Of this interval alone; all strata together have that of the settings."""
+
+    def sentence(self) -> str:
+        """Return it in words."""
+        rest = self.of - self.ranked
+        text = f"{self.tag or 'without a tag'}: leak rate of {self.low:.3%} to {self.high:.3%} of {self.of}"
+        if self.ranked:
+            text += f"; {self.ranked_hits} of the {self.ranked} that rank highest are recited"
+        text += (
+            f"; {self.hits} of {self.drawn} drawn at random from the {'other ' if self.ranked else ''}{rest}"
+        )
+        if self.repeated:
+            text += f"; {self.repeated} near-duplicates not counted"
+        return f"{text} ({self.confidence:.2%} alone)"
 
 
 class Multiplicity(ReportModel):
@@ -479,7 +517,9 @@ class Content(ReportModel):
     no_controls: Count | None = optional()
     """How many of the uploader's controls share text with a candidate of the operator's, if any do."""
     sequential: Sequential | None
-    """The sequential test, null if every candidate was asked for."""
+    """Over all strata; null if every candidate was asked for."""
+    strata: tuple[Stratum, ...] = Field(default=(), exclude_if=is_empty)
+    """Each tag's part of it; absent if every candidate was asked for, and in reports of older versions."""
     multiplicity: Multiplicity
     calibration: Calibration | None = optional()
     """Of the controls; left out without controls."""

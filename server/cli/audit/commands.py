@@ -19,7 +19,7 @@ from lorecall.server.cli.audit.probe import probe
 from lorecall.server.cli.audit.reports import bundle, diff, report, verify
 from lorecall.server.cli.audit.serve import serve
 from lorecall.server.cli.audit.sets import SetOptions, read_sets
-from lorecall.server.cli.audit.spending import choose_decoding
+from lorecall.server.cli.audit.spending import agree, choose_decoding, read_budget
 from lorecall.server.cli.common.console import print_json
 from lorecall.server.cli.common.options import (
     AsJson,
@@ -162,6 +162,20 @@ def run(
             "likely for more than 1,000 candidates from --data, else all."
         ),
     ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="Ask for no more candidates than this takes, such as 10m: those that rank highest, and others "
+            "at random. A part of them clears no count.",
+        ),
+    ] = None,
+    budget_tokens: Annotated[
+        int | None, typer.Option(min=1, help="The same, in tokens to score and decode.")
+    ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Do not ask before an audit of a minute or longer.")
+    ] = False,
     keep: Annotated[
         int,
         typer.Option(min=1, help="How many of each set's gravest snippets reports show; all count."),
@@ -206,6 +220,8 @@ def run(
         batch=batch,
     )
     sets = read_sets(asked, opened)
+    seconds = read_budget(budget, budget_tokens)
+    partial_audit = until_bound is not None or seconds is not None or budget_tokens is not None
     if generate_controls is not None:
         add_controls(sets, generate_controls, control_count, seed)
     limits = {
@@ -223,20 +239,13 @@ def run(
         "top_p": top_p,
         "top_k": top_k,
     }
-    if chance is not None:
-        check_share(chance, "chance")
-    rules = choose_policy(policy, limits, until_bound, sampling=scheme)
-    if ignore_short:
-        rules = rules.model_copy(update={"count_short": False})
-    if allow_unverified:
-        rules = rules.model_copy(update={"allow_unverified": True})
-    check_share(confidence, "confidence")
+    for option, value in (("chance", 0.5 if chance is None else chance), ("confidence", confidence)):
+        check_share(value, option)
+    rules = choose_policy(policy, limits, until_bound, sampling=scheme, partial=partial_audit)
+    told = (("count_short", False, ignore_short), ("allow_unverified", True, allow_unverified))
+    rules = rules.model_copy(update={name: value for name, value, said in told if said})
     share = choose_decoding(
-        decode,
-        rules,
-        len(sets[Group.CANDIDATES].items),
-        trained=data is not None,
-        sequential=until_bound is not None,
+        decode, rules, len(sets[Group.CANDIDATES].items), trained=data is not None, partial=partial_audit
     )
     settings = AuditSettings(
         epsilon=epsilon,
@@ -252,6 +261,7 @@ def run(
         checked_share=share,
     )
     with opened() as engine:
+        settings = agree(engine, adapter, sets, settings, seconds=seconds, tokens=budget_tokens, yes=yes)
         with count_bar(f"auditing {adapter}") as report_progress:
             result = run_audit(engine, adapter, sets, settings, progress=report_progress)
         content = make_report(result, rules, engine.token_texts, show=show_text, signer=signer)

@@ -110,6 +110,8 @@ def _print_counts(report: Report) -> None:
     note(f"candidates: {counts}; {summary.tokens_over_half} of {summary.tokens} tokens over 0.5")
     if summary.undecoded is not None:
         note(f"decoding: {summary.undecoded.sentence(report.settings.confidence)}")
+    for stratum in report.strata:
+        note(f"stratum {stratum.sentence()}")
     for tag, tagged in report.by_tag.items():
         counts = ", ".join(f"{count} {verdict}" for verdict, count in tagged.verdicts.items() if count)
         note(f"tag {tag}: {counts}")

@@ -24,7 +24,7 @@ from lorecall.audit.jobs.order import make_order
 from lorecall.audit.jobs.records import AuditRecord
 from lorecall.audit.jobs.runner import Runner, pieces
 from lorecall.audit.jobs.service import AuditService
-from lorecall.audit.jobs.spool import Spool, Texts
+from lorecall.audit.jobs.spool import Spool
 from lorecall.audit.jobs.store import AuditStore
 from lorecall.audit.judging.decoding import CHECKED_SHARE
 from lorecall.audit.policy.gate import judge_result
@@ -33,6 +33,7 @@ from lorecall.audit.records import Group, SnippetResult, Verdict
 from lorecall.audit.reports.build import build_report, parse_report
 from lorecall.audit.reports.redact import Redactor
 from lorecall.audit.reports.seal import check_seal
+from lorecall.audit.runs.plan import Budget, Costs
 from lorecall.audit.runs.single import AuditSettings, run_audit
 from lorecall.audit.scorer import AdapterVersion, ScoreItem, Scorer
 from sqlalchemy import select, update
@@ -162,6 +163,36 @@ def test_what_is_not_decoded_is_that_of_a_single_run(
     assert unsure["left_out"] > 0
     assert unsure["left_out"] == sum("not decoded" in one["flags"] for one in report["snippets"])
     assert report["settings"]["checked_share"] == CHECKED_SHARE
+
+
+def test_what_a_budget_buys_is_that_of_a_single_run(
+    bench: Bench, engine: TinyScorer, sets: dict[Group, CandidateSet], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same candidates, ranked and drawn, in pieces and after another runner; progress counts them."""
+    monkeypatch.setenv("LORECALL_REPORT_SALT", "pepper")
+    tags = ("card", "key")
+    items = tuple(replace(phone(i, salt=5 if i else 11), tags=(tags[i % 2],)) for i in range(60))
+    sets = sets | {Group.CANDIDATES: as_set(items)}
+    record = bench.submit("other", sets, budget_tokens=1000, seed=3)
+    assert 20 < record.total < 60
+    first = bench.runner("first", batch=7)
+    bench.engines.before_score = first.stop.set
+    assert first.run_one()
+    bench.engines.before_score = lambda: None
+    assert 0 < bench.get(record).done < record.total
+    assert bench.runner("second").run_one()
+    report = bench.service.report(record.id, _all)
+    assert check_contents(parse_report(report)) == []
+    assert len(report["snippets"]) == record.total
+    budget = Budget(1000.0, Costs())
+    result = run_audit(engine, "other", sets, AuditSettings(budget=budget, seed=3))
+    whole = build_report(result, judge_result(result, Policy()), Policy(), Redactor(b"pepper")).values()
+    for name in ("started", "seconds", "seal", "inputs"):
+        del report[name], whole[name]
+    assert report == whole
+    assert [one["ranked_hits"] for one in report["strata"]] == [1, 0]
+    with pytest.raises(UsageError, match="every candidate that is asked for is decoded"):
+        bench.submit("other", sets, budget_tokens=1000, decode="likely")
 
 
 def test_a_policy_that_asks_for_all_decodes_refuses_an_order_of_some(
@@ -451,10 +482,6 @@ def test_a_stopped_runner_gives_its_audit_back(bench: Bench, sets: dict[Group, C
 def test_pieces_keep_order_and_sets_apart(done: int, expected: list[str]) -> None:
     """From any cursor on: what is missing, in order, never two sets in one batch."""
     items = tuple(ScoreItem(str(i), "p", "t") for i in range(8))
-    given = {
-        Group.CANDIDATES: CandidateSet("a", "", items[:5]),
-        Group.CONTROLS: CandidateSet("b", "", items[5:]),
-    }
-    found = list(pieces(Texts(given, None, b""), done, 3))
+    found = list(pieces({Group.CANDIDATES: items[:5], Group.CONTROLS: items[5:]}, done, 3))
     assert ["".join(item.id for item in batch) for _, batch in found] == expected
     assert all((group is Group.CONTROLS) == (batch[0].id >= "5") for group, batch in found)

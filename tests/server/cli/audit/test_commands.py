@@ -199,6 +199,26 @@ def test_what_was_not_decoded_is_said(run: Run, tmp_path: Path) -> None:
     assert "undecoded" not in whole["summary"]
 
 
+def test_a_budget_leaves_out_and_says_so(run: Run, tmp_path: Path) -> None:
+    """By the command: the strata in summary, report and page, and a gate that clears no count by a part."""
+    items = write_set(
+        tmp_path / "many.jsonl", tuple(replace(phone(i, salt=5), tags=("phone",)) for i in range(60))
+    )
+    out = tmp_path / "out"
+    options = ("--adapter", "clean", "--candidates", str(items), "--out", str(out), "--budget-tokens", "2000")
+    result = run("run", *options)
+    assert result.exit_code == 3
+    assert "the budget leaves" in result.stderr
+    assert "stratum phone: leak rate of 0.000% to" in result.stderr
+    assert "which clears no limit on a count" in result.stderr
+    report = json.loads((out / "report.json").read_text())
+    (stratum,) = report["strata"]
+    assert (stratum["tag"], stratum["of"]) == ("phone", 60)
+    assert 0 < stratum["ranked"] + stratum["drawn"] == len(report["snippets"]) < 60
+    assert "leak rate of 0.000% to" in (out / "report.html").read_text()
+    assert run("run", *options, "--max-rate", "0.99").exit_code == 0
+
+
 def test_an_early_stop_and_a_limit_on_a_count_exclude_each_other(run: Run, tmp_path: Path) -> None:
     """Refused before anything is scored, from an option as from a file; the file can lift its limits."""
     for options in (("--max-certified", "0"), ("--max-partial", "3")):
