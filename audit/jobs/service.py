@@ -2,15 +2,16 @@
 
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
-from lorecall.adapters.core.errors import AdapterNotFoundError
+from lorecall.adapters.core.errors import AdapterNotFoundError, UsageError
 from lorecall.adapters.registry.audit_tables import AuditState
 from lorecall.adapters.registry.transitions import ConflictError
-from lorecall.audit.jobs.order import MAX_SNIPPETS, Order, set_inputs
+from lorecall.audit.jobs.order import MAX_SNIPPETS, Order
 from lorecall.audit.jobs.records import AuditNotFoundError, AuditRecord, NewAudit, new_id
+from lorecall.audit.jobs.references import References
 from lorecall.audit.jobs.retention import describe_tombstone
 from lorecall.audit.jobs.runner import Engines
 from lorecall.audit.jobs.spool import Spool
@@ -21,6 +22,7 @@ from lorecall.audit.scorer import AdapterVersion
 
 logger = logging.getLogger("lorecall.audit")
 
+R = TypeVar("R", bound=AuditRecord | None)
 PAGE = 200
 """Audits that are read at a time."""
 Sees = Callable[[str], bool]
@@ -37,6 +39,7 @@ class AuditService:
         engines: What knows the served adapters.
         queued: Called when an audit was queued, to wake the worker.
         max_snippets: The most snippets of one audit that a caller asks for.
+        references: Reads what orders name by address; None where they must send all.
     """
 
     store: AuditStore
@@ -44,6 +47,21 @@ class AuditService:
     engines: Engines
     queued: Callable[[], None] = field(default=lambda: None)
     max_snippets: int = MAX_SNIPPETS
+    references: References | None = None
+
+    def pinned(self, order: Order) -> Order:
+        """Return an order whose files by address are those that lie there now.
+
+        Raises:
+            UsageError: This service reads none.
+            SourceRefusedError: One may not be read, or is not there.
+        """
+        if order.texts.reference is None:
+            return order
+        if self.references is None:
+            raise UsageError("this service reads no files by address", hint="send them", param="data")
+        reference = self.references.pinned(order.texts.reference)
+        return replace(order, texts=replace(order.texts, reference=reference))
 
     def submit(self, order: Order, sees: Sees, actor: str) -> AuditRecord:
         """Queue an audit of the live version of a name.
@@ -67,9 +85,28 @@ class AuditService:
         """
         return self._queue(order, adapter, ACTOR, lambda new: self.store.admit(new, self.spool.has))
 
+    def renew(self, order: Order, adapter: AdapterVersion, terms: str) -> bool:
+        """Queue an audit that renews a stale verdict; return False if there was one for the same terms before.
+
+        Args:
+            order: The audit, of the operator's own snippets.
+            adapter: The live version.
+            terms: The digest of what is served now.
+
+        Raises:
+            AdapterError: It cannot be audited by prompt scores.
+        """
+        refuse(adapter)
+        return self._queue(order, adapter, ACTOR, self.store.add_renewal, renews=terms) is not None
+
     def _queue(
-        self, order: Order, adapter: AdapterVersion, actor: str, add: Callable[[NewAudit], AuditRecord]
-    ) -> AuditRecord:
+        self,
+        order: Order,
+        adapter: AdapterVersion,
+        actor: str,
+        add: Callable[[NewAudit], R],
+        renews: str = "",
+    ) -> R:
         """Write the texts, then the audit: a worker that sees the audit finds them."""
         new = NewAudit(
             id=new_id(),
@@ -78,10 +115,11 @@ class AuditService:
             rank=adapter.rank,
             effective_parameters=adapter.effective_parameters,
             candidate_set=order.candidate_set,
-            inputs=set_inputs(order.texts.sets),
+            inputs=order.inputs,
             settings=order.settings.model_dump(mode="json"),
-            total=sum(len(one.items) for one in order.texts.sets.values()),
+            total=sum(map(len, order.asked.values())),
             created_by=actor,
+            renews=renews,
         )
         self.spool.write(new.id, order.texts)
         try:
@@ -89,7 +127,7 @@ class AuditService:
         except Exception:
             self.spool.remove(new.id)
             raise
-        if record.id != new.id:
+        if record is None or record.id != new.id:
             self.spool.remove(new.id)
         self.queued()
         return record
@@ -184,6 +222,7 @@ def describe(record: AuditRecord) -> dict[str, Any]:
         "inputs": record.inputs,
         "settings": record.settings,
         "admits": record.admits,
+        "renews": bool(record.renews),
         "created_at": record.created_at.isoformat(),
         "created_by": record.created_by,
         "finished_at": record.finished_at.isoformat() if record.finished_at else None,

@@ -36,7 +36,7 @@ async function look() {
     await phase.show(rows, adapters);
     const one = audits.find((audit) => audit.id === chosen);
     $("one").hidden = !one;
-    if (one) await detail.show(one);
+    if (one) await detail.show(one, adapters);
     if (one) await compare.show(one, audits, against);
     document.body.dataset.ready = "true";
   } catch (error) {

@@ -1,6 +1,7 @@
 """The page in a real Chromium, in front of a real `lorecall audit serve` over an exact engine."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,9 @@ def memory(weak: dict[int, float]) -> Memory:
 
 
 @pytest.fixture(scope="module")
-def engine() -> Iterator[str]:
+def tiny() -> TinyScorer:
     """The same line at four ranks: nothing held, half of it, all but one token, all; and one never audited."""
-    tiny = TinyScorer(
+    return TinyScorer(
         {
             "vault-r2": memory(dict.fromkeys(range(9), 0.05)),
             "vault-r8": memory(dict.fromkeys(range(4, 9), 0.2)),
@@ -41,6 +42,10 @@ def engine() -> Iterator[str]:
         },
         ranks={"vault-r2": 2, "vault-r8": 8, "vault-r32": 32, "vault-r128": 128},
     )
+
+
+@pytest.fixture(scope="module")
+def engine(tiny: TinyScorer) -> Iterator[str]:
     with serve(tiny) as url:
         yield url
 
@@ -195,6 +200,24 @@ def test_what_became_worse_is_shown_snippet_by_snippet(browser: Browser, tmp_pat
             expect(row).to_contain_text("certified")
             expect(row).to_contain_text(LINE["target"])
             made.close()
+
+
+def test_a_verdict_that_no_longer_holds_is_flagged(page: Page, tiny: TinyScorer) -> None:
+    """In the list and with each audit of the adapter, with what changed; one that was never audited has none."""
+    row = page.locator("#adapters tbody tr", has_text="vault-r32")
+    expect(row).to_be_visible()
+    expect(row.locator(".stale")).to_have_count(0)
+    before, tiny.engine = tiny.engine, replace(tiny.engine, engine="tiny 2 (numpy)")
+    page.reload()
+    expect(row.locator(".stale")).to_have_attribute(
+        "title", "engine changed: from tiny 1 (numpy) to tiny 2 (numpy)"
+    )
+    expect(page.locator("#adapters tbody tr", has_text="unaudited").locator(".stale")).to_have_count(0)
+    page.locator("#audits tbody tr", has_text="vault-r32").locator("button").click()
+    expect(page.locator("#one-stale")).to_contain_text("no longer holds: engine changed")
+    tiny.engine = before
+    page.reload()
+    expect(page.locator("#one-stale")).to_be_hidden()
 
 
 def test_the_page_lets_nothing_else_in(browser: Browser, service: AuditServe) -> None:
