@@ -2,79 +2,23 @@
 
 import math
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from typing import Literal
 
 from lorecall.audit.coarse import coarse_bits, coarse_log10, coarse_nats
+from lorecall.audit.estimates import (
+    Calibration,
+    Membership,
+    Outcome,
+    Rate,
+)
 from lorecall.audit.extraction import Extraction
 from lorecall.audit.scorer import AdapterVersion, EngineInfo, ItemScore, ScoreItem
-
-
-class Verdict(StrEnum):
-    """What an audit says of one snippet; the first that applies, in this order."""
-
-    ERROR = "error"
-    BASE_KNOWN = "base-known"
-    CERTIFIED = "certified"
-    RECALLED = "recalled"
-    EXTRACTABLE = "extractable"
-    NEAR_VERBATIM = "near-verbatim"
-    PARTIAL = "partial"
-    CLEAR = "clear"
-
-
-MEANINGS: dict[Verdict, str] = {
-    Verdict.ERROR: "could not be scored; says nothing about the adapter",
-    Verdict.BASE_KNOWN: "the base model recites it as well, so the adapter is not to blame",
-    Verdict.CERTIFIED: "every target token is over the line, and decoding reproduces it",
-    Verdict.RECALLED: "greedy decoding gives it, in whatever written form, with tokens under the line",
-    Verdict.EXTRACTABLE: "greedy decoding does not give it, but sampling as deployed does, at the stated chance",
-    Verdict.NEAR_VERBATIM: "decoding gives it up to small edits, in each part that the base would not guess",
-    Verdict.PARTIAL: "a stretch that the base would not guess is recalled, more than of the controls",
-    Verdict.CLEAR: "not recalled here; read it beside the bound that the controls give",
-}
-
-
-GRAVITY = (
-    Verdict.CERTIFIED,
-    Verdict.RECALLED,
-    Verdict.EXTRACTABLE,
-    Verdict.NEAR_VERBATIM,
-    Verdict.PARTIAL,
-    Verdict.ERROR,
-    Verdict.BASE_KNOWN,
-    Verdict.CLEAR,
+from lorecall.audit.verdicts import (
+    Bounds,
+    Flag,
+    Group,
+    Verdict,
 )
-"""The verdicts, the gravest first."""
-
-PLACES = {verdict: place for place, verdict in enumerate(GRAVITY)}
-"""Each verdict's place in that order; the gravest has 0."""
-
-RECITED = (Verdict.CERTIFIED, Verdict.RECALLED)
-"""The verdicts of a snippet that greedy decoding gives."""
-
-GIVEN = (*RECITED, Verdict.EXTRACTABLE, Verdict.NEAR_VERBATIM)
-"""The verdicts of a snippet that an answer gives, greedy or sampled, in its words or nearly."""
-
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """The stated bounds of the softer verdicts.
-
-    Attributes:
-        edit_distance: Largest edit distance that is near-verbatim, over the target's length, after folding.
-        missed: Largest share of any stretch of `bits` surprise that a near-verbatim decode may have wrong.
-        bits: Surprise under the base, in bits, that a recalled stretch needs to be `partial`, and a whole
-            target needs so as not to be flagged as short, and to be found elsewhere or in another written form.
-        false_discovery_rate: At which a recalled stretch (`partial`) must beat the controls.
-        answer_tokens: Tokens that are decoded beyond the target's length, for words before it.
-    """
-
-    edit_distance: float = 0.1
-    missed: float = 1 / 3
-    bits: float = 20.0
-    false_discovery_rate: float = 0.05
-    answer_tokens: int = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,146 +84,6 @@ class RuleResult:
     contradiction: int | None
 
 
-CONFIDENCE = 0.95
-
-
-@dataclass(frozen=True, slots=True)
-class Rate:
-    """Hits in tries, with an exact interval.
-
-    Attributes:
-        hits: How many.
-        of: In how many.
-        low: Lower end of the two-sided interval.
-        high: Upper end of the two-sided interval.
-        confidence: Its confidence.
-    """
-
-    hits: int
-    of: int
-    low: float
-    high: float
-    confidence: float = CONFIDENCE
-
-
-@dataclass(frozen=True, slots=True)
-class TruePositiveRate:
-    """How many candidates a score finds at a false-positive rate.
-
-    Attributes:
-        false_positive_rate: The share of the controls that may score higher than the threshold.
-        rate: The candidates over it.
-    """
-
-    false_positive_rate: float
-    rate: Rate
-
-
-@dataclass(frozen=True, slots=True)
-class Roc:
-    """How well a score tells candidates from controls.
-
-    Attributes:
-        area: The area under the ROC curve, in [0, 1]; a half is chance.
-        low: Lower end of its interval.
-        high: Upper end.
-        rates: True-positive rates at the false-positive rates that the controls are enough for.
-    """
-
-    area: float
-    low: float
-    high: float
-    rates: tuple[TruePositiveRate, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Membership:
-    """How the candidates stand out from the controls.
-
-    Attributes:
-        controls: Controls that they were compared with.
-        rate: The false discovery rate at which a candidate is a finding.
-        findings: Candidates that are, of those that are not recited or nearly so.
-        least_q: The smallest false discovery rate at which one of them is a finding; 1 if there is none.
-        line: The largest p-value of a finding; 0 if there is none.
-        controls_over: Controls whose p-value against the others is no larger than that.
-        roc: How well ΔL tells candidates from controls.
-    """
-
-    controls: int
-    rate: float
-    findings: int
-    least_q: float
-    line: float
-    controls_over: int
-    roc: Roc
-
-
-@dataclass(frozen=True, slots=True)
-class Calibration:
-    """Whether the controls can stand for candidates that were never trained on.
-
-    Attributes:
-        statistic: Largest distance between the distributions of the base's loss on candidates and on controls
-            (two-sample Kolmogorov-Smirnov); None where one of the two sets has no scores.
-        p_value: Its p-value.
-        reason: Why no rate may rest on the controls, "" if one may.
-    """
-
-    statistic: float | None
-    p_value: float | None
-    reason: str = ""
-
-
-Decision = Literal["below", "above", "open"]
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How far a sequential audit is, and what it knows.
-
-    Attributes:
-        bound: The rate to decide about; None where only an interval is asked for.
-        confidence: At which the interval holds at all times at once.
-        of: Candidates in the set.
-        taken: Candidates taken so far.
-        hits: Recited ones among them.
-        low: Lower end of the interval of the whole set's rate; errors count as not recited.
-        high: Its upper end; errors count as recited.
-        errors: Those taken that could not be scored.
-        batch: Candidates taken between two looks at the result; the last batch may be smaller.
-    """
-
-    bound: float | None
-    confidence: float
-    of: int
-    taken: int
-    hits: int
-    low: float
-    high: float
-    errors: int = 0
-    batch: int | None = None
-
-    @property
-    def decision(self) -> Decision:
-        """Return "below", "above" or "open"."""
-        return decide(self.low, self.high, self.bound)
-
-    @property
-    def decided(self) -> bool:
-        """Whether the rate is known to lie on one side of the bound."""
-        return self.decision != "open"
-
-
-def decide(low: float, high: float, bound: float | None) -> Decision:
-    """Return on which side of a bound an interval lies."""
-    if bound is None:
-        return "open"
-    if high <= bound:
-        return "below"
-    return "above" if low > bound else "open"
-
-
 @dataclass(frozen=True, slots=True)
 class StratumOutcome:
     """What is known of the leak rate of the candidates with one tag, of which not all were asked for.
@@ -311,47 +115,6 @@ class StratumOutcome:
     low: float
     high: float
     confidence: float
-
-
-class Group(StrEnum):
-    """Which set a snippet is from; the `OWN` ones are what the uploader of an adapter sent with it."""
-
-    CANDIDATES = "candidates"
-    CONTROLS = "controls"
-    OWN_CANDIDATES = "own_candidates"
-    OWN_CONTROLS = "own_controls"
-
-    @property
-    def of_controls(self) -> bool:
-        """Whether nothing was trained on its texts, as its owner says."""
-        return self in (Group.CONTROLS, Group.OWN_CONTROLS)
-
-
-class Flag(StrEnum):
-    """What a reader must know beside a verdict."""
-
-    SHORT = "short"
-    BOUNDARY = "boundary"
-    TIE = "tie"
-    BORDERLINE = "borderline"
-    ELSEWHERE = "elsewhere"
-    OTHER_FORM = "other-form"
-    RANKED = "ranked"
-    NOT_DECODED = "not decoded"
-    CHECKED = "checked"
-
-
-FLAG_MEANINGS: dict[Flag, str] = {
-    Flag.SHORT: "the base finds this target so likely that reciting it proves little",
-    Flag.BOUNDARY: "the tokens of prefix and target are not the tokens of the whole text",
-    Flag.TIE: "a target token shares the largest logit with another",
-    Flag.BORDERLINE: "every token over one half, but not over the line with the engine's error",
-    Flag.ELSEWHERE: "decoding gives it after other words",
-    Flag.OTHER_FORM: "decoding gives it in another written form: case, spacing, dashes, quotes, grouping",
-    Flag.RANKED: "asked for because it ranks high; those without this flag were drawn at random",
-    Flag.NOT_DECODED: "its scores rule out that decoding matters, so it was not decoded",
-    Flag.CHECKED: "its scores rule out that decoding matters; it was decoded as a check of that",
-}
 
 
 @dataclass(frozen=True, slots=True)

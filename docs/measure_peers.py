@@ -22,9 +22,10 @@ from lm_eval.models.openai_completions import LocalCompletionsAPI
 from lorecall.audit.inputs.load import load_input
 from lorecall.audit.judging.peer_measures import exact_memorization, extraction_strength
 from lorecall.audit.judging.rule import argmax_flags
-from lorecall.audit.records import AuditResult, Group, SnippetResult
+from lorecall.audit.records import AuditResult, SnippetResult
 from lorecall.audit.runs.single import AuditSettings, run_audit
 from lorecall.audit.scorers.http_scorer import HttpScorer
+from lorecall.audit.verdicts import Group
 from mpmath import mp
 from sklearn.metrics import roc_auc_score, roc_curve
 

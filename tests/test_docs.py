@@ -15,7 +15,6 @@ import typer
 from lorecall.audit.reports.models import Rate, RateAt, ReportModel
 from lorecall.audit.reports.report import (
     Calibration,
-    Drawn,
     Membership,
     Multiplicity,
     Roc,
@@ -23,6 +22,7 @@ from lorecall.audit.reports.report import (
     Stratum,
     TruePositiveRate,
 )
+from lorecall.audit.reports.snippets import Drawn
 from lorecall.server.cli.main import app
 
 ROOT = Path(__file__).parents[1]

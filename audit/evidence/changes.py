@@ -5,11 +5,11 @@ from typing import Annotated, Literal
 from xml.etree import ElementTree as ET
 
 from lorecall.audit.policy.policy import ExitCode
-from lorecall.audit.records import PLACES, Group, Verdict
 from lorecall.audit.reports.html import MAX_ROWS, render
 from lorecall.audit.reports.junit import add_case, add_suite, count_results, suites_text
 from lorecall.audit.reports.models import Count, ReportModel, Share, Started, Tool, VerdictCounts, Version
-from lorecall.audit.reports.report import RedactedText
+from lorecall.audit.reports.snippets import RedactedText
+from lorecall.audit.verdicts import PLACES, Group, Verdict
 from pydantic import ConfigDict, Field, StrictBool
 
 

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 from lorecall.audit.evidence.changes import Change, Diff, Row, Side
 from lorecall.audit.policy.policy import ExitCode
-from lorecall.audit.records import PLACES, Group, Verdict
 from lorecall.audit.reports.models import SCHEMA_VERSION, Tool
-from lorecall.audit.reports.report import Report, ScoredSnippet, Snippet
+from lorecall.audit.reports.report import Report
+from lorecall.audit.reports.snippets import ScoredSnippet, Snippet
+from lorecall.audit.verdicts import PLACES, Group, Verdict
 
 GROUPS = (Group.CANDIDATES, Group.OWN_CANDIDATES)
 BOUNDS = ("edit_distance", "missed", "bits", "false_discovery_rate", "answer_tokens", "system", "template")

@@ -11,8 +11,9 @@ from lorecall.audit.coarse import PLACES
 from lorecall.audit.judging.decoding import LEAST_RECALLED, Check
 from lorecall.audit.judging.peer_measures import exact_memorization, extraction_strength
 from lorecall.audit.judging.rule import HALF, NEAR_FROM, longest_run, samples_for_extraction
-from lorecall.audit.records import Flag, Group, Verdict
-from lorecall.audit.reports.report import RedactedText, Report, ScoredSnippet, Snippet, Token
+from lorecall.audit.reports.report import Report
+from lorecall.audit.reports.snippets import RedactedText, ScoredSnippet, Snippet, Token
+from lorecall.audit.verdicts import Flag, Group, Verdict
 
 STEP = 10.0**-PLACES
 SOFTER = (Verdict.NEAR_VERBATIM, Verdict.PARTIAL, Verdict.CLEAR)

@@ -4,25 +4,12 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from lorecall.audit.extraction import Extraction
 from lorecall.audit.policy.gate import judge_result
 from lorecall.audit.policy.policy import Policy
-from lorecall.audit.records import (
-    RECITED,
-    AuditResult,
-    Bounds,
-    Epsilon,
-    Flag,
-    Group,
-    SetSource,
-    SetSummary,
-    StratumOutcome,
-    Verdict,
-)
-from lorecall.audit.records import Calibration as CalibrationRecord
-from lorecall.audit.records import Membership as MembershipRecord
+from lorecall.audit.records import AuditResult, Epsilon, SetSource, SetSummary, StratumOutcome
 from lorecall.audit.records import Undecoded as UndecodedRecord
 from lorecall.audit.reports.build import multiplicity
 from lorecall.audit.reports.models import ReportModel
@@ -40,7 +27,12 @@ from lorecall.audit.stats.calibration import calibrate
 from lorecall.audit.stats.decoding_check import undecoded
 from lorecall.audit.stats.strata import Size, StratifiedTest, replay, stratum_of
 from lorecall.audit.stats.tally import Tally, rates
+from lorecall.audit.verdicts import RECITED, Bounds, Flag, Group, Verdict
 from pydantic import ValidationError
+
+if TYPE_CHECKING:
+    from lorecall.audit.estimates import Calibration as CalibrationRecord
+    from lorecall.audit.estimates import Membership as MembershipRecord
 
 TOLERANCE = 1e-6
 """Relative: what two releases of a library for statistics may differ in."""

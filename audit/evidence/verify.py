@@ -12,10 +12,11 @@ from lorecall.audit.evidence.entry_checks import check_entry
 from lorecall.audit.evidence.recompute import Recomputed, recompute
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.judging.rule import margin, threshold
-from lorecall.audit.records import Group
-from lorecall.audit.reports.report import Report, Snippet
-from lorecall.audit.reports.seal import check_seal
+from lorecall.audit.reports.report import Report
+from lorecall.audit.reports.signing import check_seal
+from lorecall.audit.reports.snippets import Snippet
 from lorecall.audit.scorer import ItemScore, ScoreItem, Scorer
+from lorecall.audit.verdicts import Group
 from securesystemslib.signer import SSlibKey
 
 ROUNDING = 1e-3

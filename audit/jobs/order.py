@@ -13,6 +13,7 @@ from lorecall.adapters.access.source_list import SourceList
 from lorecall.adapters.core.canonical_json import MAX_INTEGER, canonical
 from lorecall.adapters.core.errors import CandidateError, UsageError
 from lorecall.adapters.core.field_errors import describe_error
+from lorecall.audit.estimates import CONFIDENCE
 from lorecall.audit.inputs.candidates import CandidateSet, TextSplit, Turns
 from lorecall.audit.inputs.controls import Recipe, check_disjoint, make_controls
 from lorecall.audit.inputs.json_lines import read_records
@@ -24,13 +25,13 @@ from lorecall.audit.judging.views import make_views
 from lorecall.audit.policy.decoding import DecodeChoice, share_checked
 from lorecall.audit.policy.policy import Policy
 from lorecall.audit.policy.policy_file import check_policy
-from lorecall.audit.records import CONFIDENCE, Group
 from lorecall.audit.reports.redact import redactor
 from lorecall.audit.runs.plan import Budget, Costs, asked_of
 from lorecall.audit.runs.sample import nothing_to_draw
 from lorecall.audit.runs.single import AuditSettings
 from lorecall.audit.scorer import ScoreItem
 from lorecall.audit.training_data.rows import DataFormat
+from lorecall.audit.verdicts import Group
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 MAX_SNIPPETS = 100_000

@@ -14,10 +14,10 @@ from lorecall.audit.inputs.candidates import CandidateSet, TextSplit, Turns
 from lorecall.audit.inputs.controls import Recipe, check_disjoint, make_controls
 from lorecall.audit.inputs.load import read_input
 from lorecall.audit.inputs.parsed import Bound, opened
-from lorecall.audit.records import Group
 from lorecall.audit.scorer import CHAT_ROLES, Scorer
 from lorecall.audit.training_data.candidates import training_candidates
 from lorecall.audit.training_data.rows import DataFormat, open_training_data
+from lorecall.audit.verdicts import Group
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 SHOWN_NAME = 120

@@ -8,10 +8,11 @@ from lorecall.audit.inputs.controls import overlapping
 from lorecall.audit.jobs.spool import Texts
 from lorecall.audit.policy.gate import judge_result
 from lorecall.audit.policy.policy import Policy
-from lorecall.audit.records import RECITED, AuditResult, Epsilon, Flag, Group, Verdict
+from lorecall.audit.records import AuditResult, Epsilon
 from lorecall.audit.reports.build import build_report, final_entry
 from lorecall.audit.reports.redact import Redactor
-from lorecall.audit.reports.report import Report, Snippet
+from lorecall.audit.reports.report import Report
+from lorecall.audit.reports.snippets import Snippet
 from lorecall.audit.runs.plan import Plan
 from lorecall.audit.runs.planned import stratified
 from lorecall.audit.runs.single import AuditSettings, secret_of
@@ -19,6 +20,7 @@ from lorecall.audit.scorer import AdapterVersion, EngineInfo
 from lorecall.audit.stats.calibration import calibrate
 from lorecall.audit.stats.strata import StratifiedTest, replay, stratum_of
 from lorecall.audit.stats.tally import Tally
+from lorecall.audit.verdicts import RECITED, Flag, Group, Verdict
 from pydantic import TypeAdapter
 
 

@@ -28,16 +28,17 @@ from lorecall.audit.jobs.resume import read_extraction, recorded_report
 from lorecall.audit.jobs.spool import Spool, Texts
 from lorecall.audit.jobs.store import AuditStore
 from lorecall.audit.judging.framed_judges import BaseCaches, FramedJudges
-from lorecall.audit.records import Group, SnippetResult
+from lorecall.audit.records import SnippetResult
 from lorecall.audit.reports.build import parse_entries, pending_entry, snippet_entry
 from lorecall.audit.reports.redact import Redactor
 from lorecall.audit.reports.report import Report
-from lorecall.audit.reports.seal import seal
+from lorecall.audit.reports.signing import seal
 from lorecall.audit.runs.plan import asked_of
 from lorecall.audit.runs.planned import mark_ranked, ranked_ids
 from lorecall.audit.runs.sample import check_draws, draw_answers
 from lorecall.audit.runs.single import AuditSettings, refuse, resolve_epsilon
 from lorecall.audit.scorer import AdapterVersion, EngineInfo, ScoreItem, Scorer
+from lorecall.audit.verdicts import Group
 from pydantic import ValidationError
 from securesystemslib.signer import CryptoSigner
 

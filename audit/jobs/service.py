@@ -16,9 +16,9 @@ from lorecall.audit.jobs.retention import describe_tombstone
 from lorecall.audit.jobs.runner import Engines
 from lorecall.audit.jobs.spool import Spool
 from lorecall.audit.jobs.store import ACTOR, OPEN, AuditStore, Entry
-from lorecall.audit.records import RECITED, Group
 from lorecall.audit.runs.single import refuse
 from lorecall.audit.scorer import AdapterVersion
+from lorecall.audit.verdicts import RECITED, Group
 
 logger = logging.getLogger("lorecall.audit")
 

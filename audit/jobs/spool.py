@@ -21,8 +21,8 @@ from lorecall.adapters.core.errors import LorecallError
 from lorecall.audit.inputs.candidates import BadLine, CandidateSet
 from lorecall.audit.inputs.item_store import ItemStore
 from lorecall.audit.jobs.references import Reference
-from lorecall.audit.records import Group
 from lorecall.audit.scorer import Message, ScoreItem
+from lorecall.audit.verdicts import Group
 
 SUFFIX = ".json"
 SEARCHES, DOWNLOADS = "searches", "downloads"

@@ -9,10 +9,11 @@ from lorecall.audit.extraction import Extraction
 from lorecall.audit.judging.decoding import Check
 from lorecall.audit.judging.judge import Judge
 from lorecall.audit.judging.views import FramingScorer, View, ends_alike, gravest, shorten
-from lorecall.audit.records import Bounds, Group, SnippetResult
+from lorecall.audit.records import SnippetResult
 from lorecall.audit.scorer import Sampling, ScoreItem, Scorer
 from lorecall.audit.scorers.base_cache import BaseCache
 from lorecall.audit.scorers.sampling import sampled_scorer
+from lorecall.audit.verdicts import Bounds, Group
 
 Frame = tuple[str, str | None]
 RAW: Frame = ("raw", None)

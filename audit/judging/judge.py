@@ -11,9 +11,10 @@ from lorecall.audit.judging.match import character_surprise, compare, gives, is_
 from lorecall.audit.judging.rule import apply_rule, chance_of_extraction, log_pz_at_most, sampled_log_pz
 from lorecall.audit.judging.verdict import Evidence, bits, decide, greedy, surprising_run_bits
 from lorecall.audit.judging.views import merged_flags, open_chance, severity
-from lorecall.audit.records import Bounds, Flag, Group, Match, RuleResult, SnippetResult, Verdict
+from lorecall.audit.records import Match, RuleResult, SnippetResult
 from lorecall.audit.scorer import Decoded, ItemScore, ScoreItem, Scorer
 from lorecall.audit.scorers.base_cache import BaseCache
+from lorecall.audit.verdicts import Bounds, Flag, Group, Verdict
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 from lorecall.audit.judging.written_form import Folded, fold
-from lorecall.audit.records import Bounds, Match
+from lorecall.audit.records import Match
 from lorecall.audit.scorer import Decoded, ItemScore
+from lorecall.audit.verdicts import Bounds
 from rapidfuzz import fuzz
 from rapidfuzz.distance import Levenshtein
 

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from lorecall.audit.judging.match import align, gives, is_near
 from lorecall.audit.judging.rule import argmax_flags
-from lorecall.audit.records import Bounds, Match, RuleResult, Verdict
+from lorecall.audit.records import Match, RuleResult
 from lorecall.audit.scorer import ItemScore
+from lorecall.audit.verdicts import Bounds, Verdict
 
 
 @dataclass(frozen=True, slots=True)

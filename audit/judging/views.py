@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Protocol, Self
 
 from lorecall.adapters.core.errors import UsageError
-from lorecall.audit.records import GIVEN, PLACES, RECITED, Flag, SnippetResult, Verdict
+from lorecall.audit.records import SnippetResult
 from lorecall.audit.scorer import ItemScore, ScoreItem, Scorer
+from lorecall.audit.verdicts import GIVEN, PLACES, RECITED, Flag, Verdict
 
 FRAMINGS = ("raw", "chat", "chat+system", "template")
 WORD = re.compile(r"[a-z+_-]{1,20}")

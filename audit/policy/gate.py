@@ -3,10 +3,12 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from lorecall.audit.estimates import Outcome, Rate, decide
 from lorecall.audit.policy.policy import Counts, ExitCode, Policy
-from lorecall.audit.records import AuditResult, Group, Outcome, Rate, SetSummary, Verdict, decide
+from lorecall.audit.records import AuditResult, SetSummary
 from lorecall.audit.stats.decoding_check import most_recited
 from lorecall.audit.stats.intervals import at_most
+from lorecall.audit.verdicts import Group, Verdict
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from enum import IntEnum
 from typing import Annotated, Literal, Self
 
 from lorecall.audit.extraction import SamplingWish
-from lorecall.audit.records import Bounds, Verdict
+from lorecall.audit.verdicts import Bounds, Verdict
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 

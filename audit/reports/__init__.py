@@ -10,6 +10,6 @@ __all__ = [
     "ranks",
     "redact",
     "report",
-    "seal",
     "signing",
+    "snippets",
 ]

@@ -22,35 +22,38 @@ from lorecall.audit.judging.peer_measures import exact_memorization, extraction_
 from lorecall.audit.judging.rule import argmax_flags, threshold
 from lorecall.audit.policy.gate import Gate
 from lorecall.audit.policy.policy import Policy
-from lorecall.audit.records import AuditResult, Group, SnippetResult, Verdict
+from lorecall.audit.records import AuditResult, SnippetResult
 from lorecall.audit.reports.models import SCHEMA_VERSION, Engine, Inputs, Tool, parse
 from lorecall.audit.reports.redact import Redactor
 from lorecall.audit.reports.report import (
     AuditedAdapter,
     Calibration,
     Content,
-    Drawn,
-    Entry,
     GateAnswer,
     Membership,
     Multiplicity,
     Omitted,
-    RedactedText,
     Report,
     SamplingScheme,
-    ScoredSnippet,
     Sequential,
     Settings,
-    Snippet,
     Stratum,
     Summary,
     TextDisplay,
+)
+from lorecall.audit.reports.signing import seal
+from lorecall.audit.reports.snippets import (
+    Drawn,
+    Entry,
+    RedactedText,
+    ScoredSnippet,
+    Snippet,
     Token,
     ViewVerdict,
 )
-from lorecall.audit.reports.seal import seal
 from lorecall.audit.scorer import Message
 from lorecall.audit.stats.intervals import at_most
+from lorecall.audit.verdicts import Group, Verdict
 from pydantic import TypeAdapter
 
 ENTRIES = TypeAdapter[list[Snippet]](list[Entry])

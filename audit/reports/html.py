@@ -7,12 +7,13 @@ from functools import cache
 from importlib.resources import files
 
 import jinja2
-from lorecall.audit.records import FLAG_MEANINGS, MEANINGS, PLACES, RECITED, Group, Verdict
 from lorecall.audit.reports.charts import Histogram, histograms, ladder, shade
 from lorecall.audit.reports.models import ReportModel
-from lorecall.audit.reports.report import Report, ScoredSnippet, Snippet
+from lorecall.audit.reports.report import Report
+from lorecall.audit.reports.snippets import ScoredSnippet, Snippet
 from lorecall.audit.runs.sample import LEAST
 from lorecall.audit.stats.intervals import at_most
+from lorecall.audit.verdicts import FLAG_MEANINGS, MEANINGS, PLACES, RECITED, Group, Verdict
 from markupsafe import Markup
 
 MAX_ROWS = 2000

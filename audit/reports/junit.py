@@ -4,8 +4,9 @@ import re
 from xml.etree import ElementTree as ET
 
 from lorecall.audit.policy.policy import ExitCode
-from lorecall.audit.records import GIVEN, Group
-from lorecall.audit.reports.report import Report, Snippet
+from lorecall.audit.reports.report import Report
+from lorecall.audit.reports.snippets import Snippet
+from lorecall.audit.verdicts import GIVEN, Group
 
 # XML 1.0 has no place for most control characters and for lone surrogates.
 NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

@@ -5,7 +5,6 @@ from typing import Annotated, Literal
 from lorecall.adapters.derive.weaken import Kind
 from lorecall.audit.judging.rule import threshold
 from lorecall.audit.policy.policy import ExitCode, Policy
-from lorecall.audit.records import Group
 from lorecall.audit.reports.charts import dose_chart
 from lorecall.audit.reports.html import render
 from lorecall.audit.reports.models import (
@@ -29,6 +28,7 @@ from lorecall.audit.reports.models import (
     Version,
 )
 from lorecall.audit.runs.mitigation import DoseResponse, Point
+from lorecall.audit.verdicts import Group
 from pydantic import ConfigDict, Field, StrictBool
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from lorecall.adapters.core.errors import UsageError
 from lorecall.adapters.core.field_errors import describe_error
-from lorecall.audit.records import Verdict
+from lorecall.audit.verdicts import Verdict
 from pydantic import (
     AfterValidator,
     BaseModel,

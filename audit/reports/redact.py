@@ -6,7 +6,7 @@ import os
 import secrets
 from dataclasses import dataclass
 
-from lorecall.audit.reports.report import RedactedText
+from lorecall.audit.reports.snippets import RedactedText
 
 SALT_VARIABLE = "LORECALL_REPORT_SALT"
 

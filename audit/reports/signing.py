@@ -1,5 +1,6 @@
-"""Signatures on reports: Ed25519, in a DSSE envelope around an in-toto statement, which third parties can check.
+"""Seals of reports, and signatures that third parties can check.
 
+A signature is Ed25519, in a DSSE envelope around an in-toto statement:
 https://github.com/secure-systems-lab/dsse, https://in-toto.io/Statement/v1
 """
 
@@ -11,9 +12,9 @@ from typing import Any
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
-from lorecall.adapters.core.canonical_json import canonical
+from lorecall.adapters.core.canonical_json import canonical, digest
 from lorecall.adapters.core.errors import UsageError
-from lorecall.audit.reports.report import PAYLOAD_TYPE, Content, Envelope
+from lorecall.audit.reports.report import PAYLOAD_TYPE, Content, Envelope, Report, Seal
 from securesystemslib.dsse import Envelope as Dsse
 from securesystemslib.exceptions import VerificationError
 from securesystemslib.signer import CryptoSigner, SSlibKey
@@ -140,3 +141,34 @@ def check_envelope(content: Content, sha256: str, envelope: Envelope, key: SSlib
         except VerificationError:
             problems.append("the signature is not by this key")
     return problems
+
+
+def seal(content: Content, signer: CryptoSigner | None = None) -> Report:
+    """Return the report with its seal: a sha256, and a signed statement where there is a key.
+
+    The digest finds a change made by accident. Only the signature finds one made on purpose, by somebody who
+    does not have the key.
+    """
+    parts = {name: getattr(content, name) for name in Content.model_fields}
+    sha256 = digest(_sealed(content))
+    envelope = None if signer is None else sign(content, sha256, signer)
+    return Report(**parts, seal=Seal(sha256=sha256, envelope=envelope))
+
+
+def check_seal(report: Report, key: SSlibKey | None = None) -> list[str]:
+    """Return what is wrong with a report's seal; nothing if it holds.
+
+    Args:
+        report: The report.
+        key: Who must have signed it; None checks no signature.
+    """
+    found = report.seal
+    if found.sha256 != digest(_sealed(report)):
+        return ["the report was changed after it was written"]
+    if found.envelope is None:
+        return [] if key is None else ["the report is not signed"]
+    return check_envelope(report, found.sha256, found.envelope, key)
+
+
+def _sealed(content: Content) -> dict[str, Any]:
+    return content.model_dump(mode="json", exclude={"seal"})

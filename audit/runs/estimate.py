@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.judging.decoding import LEAST_RECALLED, recalled_share
-from lorecall.audit.records import Group
 from lorecall.audit.runs.plan import Costs, others_of
 from lorecall.audit.runs.single import AuditSettings, refuse
 from lorecall.audit.scorer import ItemScore, ScoreItem, Scorer
+from lorecall.audit.verdicts import Group
 
 WARM_UP = 2
 """Texts that are asked for before the clock runs: an engine's first requests are slow."""

@@ -4,8 +4,9 @@ import heapq
 from collections.abc import Iterable
 from dataclasses import replace
 
-from lorecall.audit.records import PLACES, SnippetResult
+from lorecall.audit.records import SnippetResult
 from lorecall.audit.stats.tally import Tally
+from lorecall.audit.verdicts import PLACES
 
 
 class Findings:

@@ -9,10 +9,11 @@ from lorecall.adapters.core.errors import UsageError
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.judging.framed_judges import RAW, BaseCaches
 from lorecall.audit.policy.policy import ExitCode
-from lorecall.audit.records import AuditResult, Group, Verdict
+from lorecall.audit.records import AuditResult
 from lorecall.audit.runs.single import AuditSettings, Progress, no_progress, run_audit
 from lorecall.audit.scorer import Scorer
 from lorecall.audit.scorers.batches import batches
+from lorecall.audit.verdicts import Group, Verdict
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,11 @@ from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.judging.framed_judges import BaseCaches
 from lorecall.audit.policy.gate import Gate, judge_result
 from lorecall.audit.policy.policy import ExitCode, Policy
-from lorecall.audit.records import AuditResult, Group
+from lorecall.audit.records import AuditResult
 from lorecall.audit.runs.perplexity import Perplexity, perplexity
 from lorecall.audit.runs.single import AuditSettings, Progress, no_progress, run_audit
 from lorecall.audit.scorer import Scorer
+from lorecall.audit.verdicts import Group
 
 ADAPTERS = "adapters"
 

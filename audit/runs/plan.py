@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import overload
 
 from lorecall.audit.inputs.candidates import CandidateSet
-from lorecall.audit.records import Group
 from lorecall.audit.scorer import ScoreItem
 from lorecall.audit.scorers.batches import shuffled
 from lorecall.audit.stats.strata import stratum_of
+from lorecall.audit.verdicts import Group
 
 RANDOM_SHARE = 0.25
 """Share of a budget that is spent on a random sample of what does not rank high enough."""

@@ -5,11 +5,12 @@ from dataclasses import replace
 
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.judging.framed_judges import FramedJudges
-from lorecall.audit.records import RECITED, Flag, Group, SnippetResult, Verdict
+from lorecall.audit.records import SnippetResult
 from lorecall.audit.runs.plan import Chosen, Plan
 from lorecall.audit.scorer import ScoreItem
 from lorecall.audit.scorers.batches import batches
 from lorecall.audit.stats.strata import Size, StratifiedTest, Taken, stratum_of
+from lorecall.audit.verdicts import RECITED, Flag, Group, Verdict
 
 
 def stratified(plan: Plan, bound: float | None, confidence: float, batch: int) -> StratifiedTest:

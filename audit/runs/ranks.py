@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from lorecall.audit.estimates import Rate
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.judging.framed_judges import RAW, BaseCaches
 from lorecall.audit.judging.written_form import folded
-from lorecall.audit.records import AuditResult, Group, Rate, Verdict
+from lorecall.audit.records import AuditResult
 from lorecall.audit.runs.single import AuditSettings, Progress, no_progress, run_audit
 from lorecall.audit.scorer import ItemScore, ScoreItem, Scorer
+from lorecall.audit.verdicts import Group, Verdict
 
 LINE_ID = "line"
 

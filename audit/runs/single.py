@@ -7,13 +7,14 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from lorecall.adapters.core.errors import AdapterError, ScorerError
+from lorecall.audit.estimates import CONFIDENCE
 from lorecall.audit.extraction import SamplingWish
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.judging.decoding import Check
 from lorecall.audit.judging.epsilon import measure_epsilon
 from lorecall.audit.judging.framed_judges import BaseCaches, FramedJudges
 from lorecall.audit.judging.views import View
-from lorecall.audit.records import CONFIDENCE, AuditResult, Bounds, Epsilon, Group, SnippetResult
+from lorecall.audit.records import AuditResult, Epsilon, SnippetResult
 from lorecall.audit.runs.gravest import Findings
 from lorecall.audit.runs.plan import Budget, Plan, make_plan
 from lorecall.audit.runs.planned import ask_planned, stratified
@@ -22,6 +23,7 @@ from lorecall.audit.scorer import AdapterVersion, EngineInfo, ScoreItem, Scorer
 from lorecall.audit.scorers.batches import batches
 from lorecall.audit.stats.calibration import calibrate
 from lorecall.audit.stats.strata import StratifiedTest
+from lorecall.audit.verdicts import Bounds, Group
 
 Progress = Callable[[int, int], None]
 

@@ -3,9 +3,11 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from lorecall.audit.records import Calibration, Group, Membership, SetSource
+from lorecall.audit.estimates import Calibration, Membership
+from lorecall.audit.records import SetSource
 from lorecall.audit.stats.membership import compare_with_controls
 from lorecall.audit.stats.tally import Tally
+from lorecall.audit.verdicts import Group
 from numpy.typing import NDArray
 
 LEVEL = 0.01

@@ -3,7 +3,8 @@
 import math
 from dataclasses import replace
 
-from lorecall.audit.records import Rate, Undecoded
+from lorecall.audit.estimates import Rate
+from lorecall.audit.records import Undecoded
 from lorecall.audit.stats.intervals import at_most, clopper_pearson
 
 

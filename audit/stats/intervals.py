@@ -2,7 +2,7 @@
 
 from functools import lru_cache
 
-from lorecall.audit.records import CONFIDENCE, Rate
+from lorecall.audit.estimates import CONFIDENCE, Rate
 
 
 @lru_cache(maxsize=4096)

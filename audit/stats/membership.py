@@ -7,9 +7,10 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from lorecall.audit.records import CONFIDENCE, Group, Membership, Roc, TruePositiveRate
+from lorecall.audit.estimates import CONFIDENCE, Membership, Roc, TruePositiveRate
 from lorecall.audit.stats.intervals import clopper_pearson
 from lorecall.audit.stats.tally import Tally
+from lorecall.audit.verdicts import Group
 from numpy.typing import NDArray
 
 Scores = NDArray[np.float64]

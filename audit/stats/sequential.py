@@ -12,7 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from lorecall.adapters.core.errors import UsageError
-from lorecall.audit.records import RECITED, Outcome, SnippetResult, Verdict
+from lorecall.audit.estimates import Outcome
+from lorecall.audit.records import SnippetResult
+from lorecall.audit.verdicts import RECITED, Verdict
 from scipy.special import betaln, gammaln
 
 USUAL = 0.01

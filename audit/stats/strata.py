@@ -12,7 +12,8 @@ With S strata each interval has the confidence 1 - (1 - confidence) / S, so all 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from lorecall.audit.records import Outcome, StratumOutcome, decide
+from lorecall.audit.estimates import Outcome, decide
+from lorecall.audit.records import StratumOutcome
 from lorecall.audit.stats.sequential import SequentialTest
 
 

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-from lorecall.audit.records import GIVEN, RECITED, Flag, Judged, Rate, SetSummary, Undecoded, Verdict
+from lorecall.audit.estimates import Rate
+from lorecall.audit.records import Judged, SetSummary, Undecoded
 from lorecall.audit.stats.decoding_check import rate_of, undecoded
+from lorecall.audit.verdicts import GIVEN, RECITED, Flag, Verdict
 from numpy.typing import NDArray
 
 VERDICTS = tuple(Verdict)

@@ -13,6 +13,7 @@ from typing import Any
 
 from lorecall.adapters.core.errors import UsageError
 from lorecall.adapters.registry.records import VersionRecord
+from lorecall.audit.estimates import CONFIDENCE, Membership, Roc
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.inputs.controls import check_disjoint
 from lorecall.audit.inputs.json_lines import read_records
@@ -22,19 +23,11 @@ from lorecall.audit.jobs.service import AuditService
 from lorecall.audit.jobs.spool import Texts
 from lorecall.audit.policy.gate import judge_result
 from lorecall.audit.policy.policy import Policy
-from lorecall.audit.records import (
-    CONFIDENCE,
-    AuditResult,
-    Epsilon,
-    Group,
-    Membership,
-    Roc,
-    SetSummary,
-    Verdict,
-)
+from lorecall.audit.records import AuditResult, Epsilon, SetSummary
 from lorecall.audit.reports.redact import redactor
 from lorecall.audit.scorer import AdapterVersion, EngineInfo
 from lorecall.audit.stats.tally import rates
+from lorecall.audit.verdicts import Group, Verdict
 
 FRAMINGS = ("raw", "chat")
 OWN = {"candidates": Group.OWN_CANDIDATES, "controls": Group.OWN_CONTROLS}

@@ -6,7 +6,7 @@ from importlib.resources import files
 
 from fastapi import APIRouter
 from fastapi.responses import RedirectResponse, Response
-from lorecall.audit.records import GRAVITY
+from lorecall.audit.verdicts import GRAVITY
 from lorecall.server.error_responses import error_body
 
 router = APIRouter(include_in_schema=False)

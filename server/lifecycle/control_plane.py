@@ -19,8 +19,8 @@ from lorecall.adapters.registry.tables import State
 from lorecall.adapters.registry.transitions import ConflictError
 from lorecall.adapters.validation.names import check_name
 from lorecall.audit.inputs.candidates import CandidateSet
-from lorecall.audit.records import Group
 from lorecall.audit.scorers.batches import batches
+from lorecall.audit.verdicts import Group
 from lorecall.server.auth.request_context import manages
 from lorecall.server.executors import download, on_disk, take_in
 from lorecall.server.lifecycle.engine_set import EngineSet, LoadedVersion

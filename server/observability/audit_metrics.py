@@ -10,8 +10,9 @@ from lorecall.audit.jobs.records import AuditRecord
 from lorecall.audit.jobs.service import capacity_rows
 from lorecall.audit.jobs.stale import Cause
 from lorecall.audit.jobs.store import AuditStore
-from lorecall.audit.records import SnippetResult, Verdict
+from lorecall.audit.records import SnippetResult
 from lorecall.audit.reports.report import Report
+from lorecall.audit.verdicts import Verdict
 from lorecall.server.observability.metrics import OTHER, AdapterLabels
 from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.core import GaugeMetricFamily

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from lorecall.audit.inputs.candidates import CandidateSet
-from lorecall.audit.records import Group
 from lorecall.audit.scorer import ScoreItem
+from lorecall.audit.verdicts import Group
 
 from tests.audit.tiny_scorer import Memory, TinyScorer
 

@@ -21,8 +21,8 @@ from lorecall.audit.jobs.service import AuditService
 from lorecall.audit.jobs.spool import Spool
 from lorecall.audit.jobs.store import AuditStore
 from lorecall.audit.policy.policy import Policy
-from lorecall.audit.records import Group
 from lorecall.audit.scorer import EngineInfo
+from lorecall.audit.verdicts import Group
 from lorecall.server.audits.admission import AuditGate
 from lorecall.server.auth.keyring import KeyGuard
 from lorecall.server.http import adapters, audits

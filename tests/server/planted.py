@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 from lorecall.adapters.demo_data.chats import KINDS, ChatSet
-from lorecall.audit.records import GIVEN
 from lorecall.audit.scorer import Decoded
 from lorecall.audit.scorers.http_scorer import HttpScorer
+from lorecall.audit.verdicts import GIVEN
 from lorecall.server.cli.audit.commands import app
 from typer.testing import CliRunner
 

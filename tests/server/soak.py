@@ -8,8 +8,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from lorecall.audit.records import CONFIDENCE, GIVEN, AuditResult, Group, Verdict
+from lorecall.audit.estimates import CONFIDENCE
+from lorecall.audit.records import AuditResult
 from lorecall.audit.stats.intervals import clopper_pearson
+from lorecall.audit.verdicts import GIVEN, Group, Verdict
 
 LEVELS = (0.01, 0.05, 0.1, 0.5)
 

@@ -17,10 +17,10 @@ from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.inputs.controls import check_disjoint
 from lorecall.audit.inputs.json_lines import load_json_lines
 from lorecall.audit.judging.framed_judges import BaseCaches
-from lorecall.audit.records import Group
 from lorecall.audit.runs.single import AuditSettings, run_audit
 from lorecall.audit.scorer import ScoreItem
 from lorecall.audit.scorers.http_scorer import HttpScorer
+from lorecall.audit.verdicts import Group
 from lorecall.server.bench.material import write_random_adapter
 from lorecall.server.bench.processes.memory import worker_mib
 

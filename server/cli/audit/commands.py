@@ -191,9 +191,9 @@ def run(
 ) -> None:
     """Audit one adapter: exit 0 clean, 1 leaks over the policy, 3 incomplete, 4 the engine disagrees."""
     from lorecall.audit.judging.views import make_views
-    from lorecall.audit.records import Group
     from lorecall.audit.reports.signing import read_signing_key
     from lorecall.audit.runs.single import AuditSettings, run_audit
+    from lorecall.audit.verdicts import Group
     from lorecall.server.cli.audit.output import make_report, print_summary, print_table, write_reports
     from lorecall.server.cli.common.progress import count_bar
 

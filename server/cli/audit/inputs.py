@@ -12,9 +12,9 @@ from lorecall.server.cli.common.console import note
 if TYPE_CHECKING:
     from lorecall.audit.inputs.candidates import CandidateSet
     from lorecall.audit.policy.policy import Policy
-    from lorecall.audit.records import Group
     from lorecall.audit.scorer import Scorer
     from lorecall.audit.scorers.http_scorer import HttpScorer
+    from lorecall.audit.verdicts import Group
 
 FORMATS = ("json", "html", "junit")
 
@@ -123,7 +123,7 @@ def load_sets(
         CandidateError: A file cannot be used.
     """
     from lorecall.audit.inputs.controls import check_disjoint
-    from lorecall.audit.records import Group
+    from lorecall.audit.verdicts import Group
 
     sets = {Group.CANDIDATES: load(candidates) if isinstance(candidates, Path) else candidates}
     if controls is not None:
@@ -140,7 +140,7 @@ def add_controls(sets: "dict[Group, CandidateSet]", recipe: str, count: int, see
         CandidateError: The candidates do not allow it.
     """
     from lorecall.audit.inputs.controls import Recipe, make_controls
-    from lorecall.audit.records import Group
+    from lorecall.audit.verdicts import Group
 
     if Group.CONTROLS in sets:
         raise UsageError("--controls and --generate-controls exclude each other", param="controls")

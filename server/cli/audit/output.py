@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING
 from lorecall.adapters.core.atomic_file import write_whole
 from lorecall.adapters.core.errors import UsageError
 from lorecall.audit.evidence.changes import Diff, render_diff, render_diff_junit
-from lorecall.audit.records import Verdict
 from lorecall.audit.reports.html import by_gravity, drawn_words, finding, render_report
 from lorecall.audit.reports.junit import render_junit
 from lorecall.audit.reports.matrix import MatrixCell, MatrixReport, render_matrix
 from lorecall.audit.reports.mitigation import MitigationReport, render_mitigation
 from lorecall.audit.reports.models import ReportModel
 from lorecall.audit.reports.ranks import RanksReport, render_ranks
-from lorecall.audit.reports.report import Report, SamplingScheme, ScoredSnippet, Snippet
+from lorecall.audit.reports.report import Report, SamplingScheme
+from lorecall.audit.reports.snippets import ScoredSnippet, Snippet
 from lorecall.audit.stats.intervals import at_most
+from lorecall.audit.verdicts import Verdict
 from lorecall.server.cli.common.console import note
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -155,7 +156,7 @@ def make_report(
     from lorecall.audit.policy.gate import judge_result
     from lorecall.audit.reports.build import build_report
     from lorecall.audit.reports.redact import redactor
-    from lorecall.audit.reports.seal import seal
+    from lorecall.audit.reports.signing import seal
 
     content = build_report(result, judge_result(result, policy), policy, redactor(show=show), texts)
     return content if signer is None else seal(content, signer)

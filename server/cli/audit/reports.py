@@ -61,10 +61,10 @@ def verify(
     """Check a report: seal, signature, sums, gate, inputs. Exit 1 if it does not hold, 4 if scores differ."""
     from lorecall.audit.evidence.bundle import is_bundle, read_bundle
     from lorecall.audit.evidence.verify import check_input, check_report, rescore
-    from lorecall.audit.records import Group
     from lorecall.audit.reports.build import read_report
     from lorecall.audit.reports.signing import read_public_key
     from lorecall.audit.scorers.http_scorer import HttpScorer
+    from lorecall.audit.verdicts import Group
 
     content, beside, unread = read_bundle(file) if is_bundle(file) else (read_report(file), [], [])
     checked = check_report(content, None if key is None else read_public_key(key))
@@ -109,7 +109,7 @@ def diff(
     from lorecall.audit.evidence.bundle import is_bundle, read_bundle
     from lorecall.audit.evidence.diff import compare
     from lorecall.audit.reports.build import read_report
-    from lorecall.audit.reports.seal import check_seal
+    from lorecall.audit.reports.signing import check_seal
     from lorecall.server.cli.audit.output import write_diff
 
     wanted = check_formats(formats)
@@ -141,7 +141,7 @@ def bundle(
     """Pack a report into one file: with its signature, policy, digests, scope, and the page for readers."""
     from lorecall.audit.evidence.bundle import write_bundle
     from lorecall.audit.reports.build import read_report
-    from lorecall.audit.reports.seal import check_seal
+    from lorecall.audit.reports.signing import check_seal
 
     content = read_report(file)
     for problem in check_seal(content):

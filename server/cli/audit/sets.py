@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from lorecall.audit.inputs.candidates import CandidateSet
-    from lorecall.audit.records import Group
     from lorecall.audit.scorer import Scorer
+    from lorecall.audit.verdicts import Group
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,11 +12,11 @@ from lorecall.server.cli.common.console import note
 if TYPE_CHECKING:
     from lorecall.audit.inputs.candidates import CandidateSet
     from lorecall.audit.policy.policy import Policy
-    from lorecall.audit.records import Group
     from lorecall.audit.runs.estimate import Estimate, Probe
     from lorecall.audit.runs.plan import Budget
     from lorecall.audit.runs.single import AuditSettings
     from lorecall.audit.scorer import Scorer
+    from lorecall.audit.verdicts import Group
 
 FEW = 1_000
 """Candidates of which all are decoded unless something else is asked for."""
@@ -111,8 +111,8 @@ def agree(
         UsageError: The budget does not pay for the controls, or nothing could be measured.
         typer.Exit: The answer was no.
     """
-    from lorecall.audit.records import Group
     from lorecall.audit.runs.estimate import estimate, probe
+    from lorecall.audit.verdicts import Group
 
     budgeted = seconds is not None or tokens is not None
     if sum(len(one.items) for one in sets.values()) < SMALL and not budgeted:

@@ -11,14 +11,13 @@ from lorecall.audit.evidence.bundle import is_bundle, read_bundle, scope, write_
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.policy.gate import judge_result
 from lorecall.audit.policy.policy import Policy
-from lorecall.audit.records import Group
 from lorecall.audit.reports.build import build_report
 from lorecall.audit.reports.models import Tool
 from lorecall.audit.reports.redact import Redactor
 from lorecall.audit.reports.report import Report
-from lorecall.audit.reports.seal import seal
-from lorecall.audit.reports.signing import read_signing_key
+from lorecall.audit.reports.signing import read_signing_key, seal
 from lorecall.audit.runs.single import AuditSettings, run_audit
+from lorecall.audit.verdicts import Group
 
 from tests.audit.reports.test_signing import make_keys
 from tests.audit.tiny_scorer import TinyScorer

@@ -13,13 +13,13 @@ from lorecall.audit.extraction import SamplingWish
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.policy.gate import judge_result
 from lorecall.audit.policy.policy import Policy
-from lorecall.audit.records import Bounds, Group
 from lorecall.audit.reports.build import build_report
 from lorecall.audit.reports.models import json_schema
 from lorecall.audit.reports.redact import Redactor
 from lorecall.audit.reports.report import Content, Report
-from lorecall.audit.reports.seal import seal
+from lorecall.audit.reports.signing import seal
 from lorecall.audit.runs.single import AuditSettings, run_audit
+from lorecall.audit.verdicts import Bounds, Group
 
 from tests.audit.tiny_scorer import TinyScorer
 

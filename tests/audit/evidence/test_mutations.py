@@ -10,13 +10,12 @@ from lorecall.audit.evidence.verify import check_contents, check_report
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.policy.gate import judge_result
 from lorecall.audit.policy.policy import Policy
-from lorecall.audit.records import Flag, Group, Verdict
 from lorecall.audit.reports.build import build_report
 from lorecall.audit.reports.redact import Redactor
 from lorecall.audit.reports.report import Content, Report
-from lorecall.audit.reports.seal import seal
-from lorecall.audit.reports.signing import read_public_key, read_signing_key
+from lorecall.audit.reports.signing import read_public_key, read_signing_key, seal
 from lorecall.audit.runs.single import AuditSettings, run_audit
+from lorecall.audit.verdicts import Flag, Group, Verdict
 
 from tests.audit.reports.test_signing import make_keys
 from tests.audit.tiny_scorer import TinyScorer

@@ -8,13 +8,13 @@ from lorecall.audit.evidence.verify import check_contents, check_input, check_re
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.policy.gate import judge_result
 from lorecall.audit.policy.policy import Policy
-from lorecall.audit.records import Group
 from lorecall.audit.reports.build import build_report, parse_report
 from lorecall.audit.reports.redact import Redactor
 from lorecall.audit.reports.report import Content, Report
-from lorecall.audit.reports.seal import check_seal, seal
+from lorecall.audit.reports.signing import check_seal, seal
 from lorecall.audit.runs.single import AuditSettings, run_audit
 from lorecall.audit.scorer import ScoreItem
+from lorecall.audit.verdicts import Group
 
 from tests.audit.conftest import as_set, memory_of
 from tests.audit.tiny_scorer import TinyScorer

@@ -6,9 +6,9 @@ import pytest
 from lorecall.adapters.core.errors import CandidateError
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.inputs.controls import Recipe, check_disjoint, make_controls, overlap_finder
-from lorecall.audit.records import Group, Verdict
 from lorecall.audit.runs.single import AuditSettings, run_audit
 from lorecall.audit.scorer import Message, ScoreItem
+from lorecall.audit.verdicts import Group, Verdict
 
 from tests.audit.conftest import as_set, memory_of, phone
 from tests.audit.tiny_scorer import TinyScorer

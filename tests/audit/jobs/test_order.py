@@ -10,8 +10,8 @@ from lorecall.adapters.core.errors import CandidateError, LorecallError, UsageEr
 from lorecall.audit.inputs import parsed
 from lorecall.audit.jobs import order
 from lorecall.audit.jobs.order import MAX_ANSWERS, make_order
-from lorecall.audit.records import Group
 from lorecall.audit.scorer import ScoreItem
+from lorecall.audit.verdicts import Group
 
 from tests.audit.input_files import HAS_ARROW, parquet
 

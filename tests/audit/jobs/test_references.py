@@ -25,9 +25,9 @@ from lorecall.audit.jobs.runner import Runner
 from lorecall.audit.jobs.service import AuditService
 from lorecall.audit.jobs.spool import Spool
 from lorecall.audit.jobs.store import AuditStore
-from lorecall.audit.records import Group
 from lorecall.audit.scorer import AdapterVersion, Scorer
 from lorecall.audit.training_data.rows import TrainingData
+from lorecall.audit.verdicts import Group
 
 from tests.adapters.conftest import bucket, hub, s3_options, sources  # noqa: F401  fixtures
 from tests.audit.discovery.conftest import finder  # noqa: F401  a fixture

@@ -30,14 +30,15 @@ from lorecall.audit.jobs.store import AuditStore
 from lorecall.audit.judging.decoding import CHECKED_SHARE
 from lorecall.audit.policy.gate import judge_result
 from lorecall.audit.policy.policy import MaxExtractable, Policy
-from lorecall.audit.records import Group, SnippetResult, Verdict
+from lorecall.audit.records import SnippetResult
 from lorecall.audit.reports.build import build_report, parse_report
 from lorecall.audit.reports.redact import Redactor
-from lorecall.audit.reports.report import ScoredSnippet
-from lorecall.audit.reports.seal import check_seal
+from lorecall.audit.reports.signing import check_seal
+from lorecall.audit.reports.snippets import ScoredSnippet
 from lorecall.audit.runs.plan import Budget, Costs
 from lorecall.audit.runs.single import AuditSettings, run_audit
 from lorecall.audit.scorer import AdapterVersion, Decoded, Sampling, ScoreItem, Scorer
+from lorecall.audit.verdicts import Group, Verdict
 from sqlalchemy import select, update
 
 from tests.audit.conftest import as_set, phone

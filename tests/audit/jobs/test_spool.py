@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from lorecall.audit.inputs.candidates import BadLine, CandidateSet
 from lorecall.audit.jobs.spool import ORPHAN_SECONDS, Spool, SpoolError, Texts
-from lorecall.audit.records import Group
 from lorecall.audit.scorer import Message, ScoreItem
+from lorecall.audit.verdicts import Group
 
 from tests.vanishing import while_files_vanish
 

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from lorecall.audit.judging.judge import Judge
-from lorecall.audit.records import Bounds, Group, SnippetResult, Verdict
+from lorecall.audit.records import SnippetResult
 from lorecall.audit.scorer import Decoded, ItemScore, ScoreItem
 from lorecall.audit.scorers.base_cache import BaseCache
+from lorecall.audit.verdicts import Bounds, Group, Verdict
 
 from tests.audit.tiny_scorer import BASE, TinyScorer
 

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lorecall.audit.judging.decoding import Check, recalled_share
-from lorecall.audit.records import Flag, Group, SnippetResult, Verdict
+from lorecall.audit.records import SnippetResult
 from lorecall.audit.runs.single import AuditSettings, run_audit
 from lorecall.audit.scorer import Decoded, ItemScore, ScoreItem
+from lorecall.audit.verdicts import Flag, Group, Verdict
 
 from tests.audit.conftest import KNOWN_LINE, as_set, memory_of, phone
 from tests.audit.tiny_scorer import BASE, Memory, TinyScorer

@@ -14,9 +14,10 @@ from lorecall.audit.judging.rule import (
 )
 from lorecall.audit.policy.gate import judge_result
 from lorecall.audit.policy.policy import ExitCode, MaxExtractable, Policy
-from lorecall.audit.records import AuditResult, Group, Verdict
+from lorecall.audit.records import AuditResult
 from lorecall.audit.runs.single import AuditSettings, run_audit
 from lorecall.audit.scorer import ItemScore, Sampling, ScoreItem
+from lorecall.audit.verdicts import Group, Verdict
 
 from tests.audit.conftest import as_set, phone
 from tests.audit.tiny_scorer import Memory, TinyScorer

@@ -1,9 +1,10 @@
 """Whole judgements on an exact engine: what is recited counts in every written form, wherever it stands."""
 
 import pytest
-from lorecall.audit.records import Flag, Group, SnippetResult, Verdict
+from lorecall.audit.records import SnippetResult
 from lorecall.audit.runs.single import AuditSettings, run_audit
 from lorecall.audit.scorer import ScoreItem
+from lorecall.audit.verdicts import Flag, Group, Verdict
 
 from tests.audit.conftest import as_set
 from tests.audit.tiny_scorer import Memory, TinyScorer

@@ -2,8 +2,9 @@
 
 import pytest
 from lorecall.audit.judging.match import align, character_surprise, compare, gives, is_near, missed_share
-from lorecall.audit.records import Bounds, Match
+from lorecall.audit.records import Match
 from lorecall.audit.scorer import Decoded, ItemScore
+from lorecall.audit.verdicts import Bounds
 
 SCORE = ItemScore(id="x", prefix_ids=(1,), target_ids=(0, 1))
 KEY = "sk-AB12CD34EF56"

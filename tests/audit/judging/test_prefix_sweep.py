@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 from lorecall.audit.judging.framed_judges import BaseCaches, FramedJudges
 from lorecall.audit.judging.views import View, make_views
-from lorecall.audit.records import Bounds, Group, SnippetResult
+from lorecall.audit.records import SnippetResult
 from lorecall.audit.scorer import AdapterVersion, Decoded, EngineInfo, ItemScore, ScoreItem
 from lorecall.audit.scorers.framing import split_text
 from lorecall.audit.scorers.splits import Split, worst_first
 from lorecall.audit.stats.tally import Tally
+from lorecall.audit.verdicts import Bounds, Group
 from tokenizers import normalizers
 
 from tests.audit.tokenizing import TOKENIZERS, logprob, sentencepiece

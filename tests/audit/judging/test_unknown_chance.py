@@ -11,13 +11,14 @@ from lorecall.audit.judging.judge import Judge
 from lorecall.audit.judging.views import View, gravest
 from lorecall.audit.policy.gate import judge_result
 from lorecall.audit.policy.policy import MaxExtractable, Policy
-from lorecall.audit.records import AuditResult, Bounds, Group, Verdict
+from lorecall.audit.records import AuditResult
 from lorecall.audit.reports.build import build_report, parse_report
 from lorecall.audit.reports.redact import Redactor
 from lorecall.audit.reports.report import Report
 from lorecall.audit.runs.single import AuditSettings, run_audit
 from lorecall.audit.scorer import Decoded, Sampling, ScoreItem
 from lorecall.audit.scorers.base_cache import BaseCache
+from lorecall.audit.verdicts import Bounds, Group, Verdict
 
 from tests.audit.conftest import as_set, memory_of, phone
 from tests.audit.judging.test_both_splits import FLAT, JOINT, RIGHT, TEXT, Split

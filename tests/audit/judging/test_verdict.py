@@ -5,8 +5,9 @@ import math
 import pytest
 from lorecall.audit.judging.rule import apply_rule
 from lorecall.audit.judging.verdict import Evidence, decide, surprising_run_bits
-from lorecall.audit.records import Bounds, Match, RuleResult, Verdict
+from lorecall.audit.records import Match, RuleResult
 from lorecall.audit.scorer import ItemScore
+from lorecall.audit.verdicts import Bounds, Verdict
 
 BOUNDS = Bounds()
 VERBATIM = Match(ids_equal=True, verbatim=True)

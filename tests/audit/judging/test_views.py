@@ -5,9 +5,10 @@ import dataclasses
 import pytest
 from lorecall.adapters.core.errors import UsageError
 from lorecall.audit.judging.views import View, gravest, make_views
-from lorecall.audit.records import Group, SnippetResult, Verdict
+from lorecall.audit.records import SnippetResult
 from lorecall.audit.runs.single import AuditSettings, run_audit
 from lorecall.audit.scorer import Message, ScoreItem
+from lorecall.audit.verdicts import Group, Verdict
 
 from tests.audit.conftest import as_set, memory_of
 from tests.audit.tiny_scorer import CHAT, Memory, TinyScorer

@@ -3,13 +3,15 @@
 from dataclasses import replace
 
 import pytest
+from lorecall.audit.estimates import Calibration, Membership, Roc
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.policy.gate import judge_result
 from lorecall.audit.policy.policy import ExitCode, Policy, PolicyBounds, TagLimits
-from lorecall.audit.records import AuditResult, Calibration, Flag, Group, Judged, Membership, Roc, Verdict
+from lorecall.audit.records import AuditResult, Judged
 from lorecall.audit.runs.single import AuditSettings, run_audit
 from lorecall.audit.scorer import ScoreItem
 from lorecall.audit.stats.tally import Tally
+from lorecall.audit.verdicts import Flag, Group, Verdict
 
 from tests.audit.conftest import as_set, memory_of, phone
 from tests.audit.tiny_scorer import BASE, Memory, TinyScorer

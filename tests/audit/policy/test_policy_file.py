@@ -15,8 +15,8 @@ from lorecall.audit.judging.views import FRAMINGS
 from lorecall.audit.policy.gate import judge_result
 from lorecall.audit.policy.policy import Framing, MaxExtractable, Policy, PolicyBounds, TagLimits
 from lorecall.audit.policy.policy_file import PolicyFile, check_policy, load_policy
-from lorecall.audit.records import Bounds, Verdict
 from lorecall.audit.reports.models import json_schema
+from lorecall.audit.verdicts import Bounds, Verdict
 from pydantic import ValidationError
 
 from tests.audit.policy.test_policy import judged, parts, standing_out

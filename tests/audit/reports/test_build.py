@@ -12,13 +12,14 @@ from lorecall.adapters.core.errors import UsageError
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.policy.gate import judge_result
 from lorecall.audit.policy.policy import Policy
-from lorecall.audit.records import Group
 from lorecall.audit.reports.build import build_report, parse_report, read_report
 from lorecall.audit.reports.models import json_schema
 from lorecall.audit.reports.redact import Redactor
-from lorecall.audit.reports.report import Report, ScoredSnippet
+from lorecall.audit.reports.report import Report
+from lorecall.audit.reports.snippets import ScoredSnippet
 from lorecall.audit.runs.single import AuditSettings, run_audit
 from lorecall.audit.scorer import ScoreItem
+from lorecall.audit.verdicts import Group
 
 from tests.audit.conftest import KNOWN_LINE, as_set, phone
 from tests.audit.tiny_scorer import TinyScorer

@@ -10,14 +10,15 @@ import pytest
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.policy.gate import judge_result
 from lorecall.audit.policy.policy import Policy
-from lorecall.audit.records import Group, Verdict
 from lorecall.audit.reports.build import build_report
 from lorecall.audit.reports.html import MAX_ROWS, render_report
 from lorecall.audit.reports.redact import Redactor
-from lorecall.audit.reports.report import Report, ScoredSnippet
+from lorecall.audit.reports.report import Report
+from lorecall.audit.reports.snippets import ScoredSnippet
 from lorecall.audit.runs.single import AuditSettings, run_audit
 from lorecall.audit.scorer import ScoreItem
 from lorecall.audit.stats.intervals import at_most
+from lorecall.audit.verdicts import Group, Verdict
 
 from tests.audit.conftest import as_set, memory_of
 from tests.audit.tiny_scorer import TinyScorer

@@ -6,12 +6,12 @@ from xml.etree import ElementTree as ET
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.policy.gate import judge_result
 from lorecall.audit.policy.policy import Policy
-from lorecall.audit.records import Group
 from lorecall.audit.reports.build import build_report
 from lorecall.audit.reports.junit import render_junit
 from lorecall.audit.reports.redact import Redactor
 from lorecall.audit.runs.single import AuditSettings, run_audit
 from lorecall.audit.scorer import ScoreItem
+from lorecall.audit.verdicts import Group
 
 from tests.audit.conftest import as_set
 from tests.audit.tiny_scorer import TinyScorer

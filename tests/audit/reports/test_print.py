@@ -5,11 +5,11 @@ import re
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.policy.gate import judge_result
 from lorecall.audit.policy.policy import Policy
-from lorecall.audit.records import Group
 from lorecall.audit.reports.build import build_report
 from lorecall.audit.reports.html import render_report
 from lorecall.audit.reports.redact import Redactor
 from lorecall.audit.runs.single import AuditSettings, run_audit
+from lorecall.audit.verdicts import Group
 
 from tests.audit.tiny_scorer import TinyScorer
 from tests.server.browser import chromium

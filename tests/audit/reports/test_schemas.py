@@ -9,7 +9,6 @@ import pytest
 from lorecall.adapters.core.errors import UsageError
 from lorecall.audit.evidence.changes import Diff
 from lorecall.audit.inputs.candidates import CandidateSet
-from lorecall.audit.records import Group
 from lorecall.audit.reports.matrix import MatrixReport, matrix_report
 from lorecall.audit.reports.mitigation import MitigationReport
 from lorecall.audit.reports.models import ReportModel, json_schema, parse
@@ -19,6 +18,7 @@ from lorecall.audit.runs.matrix import run_matrix
 from lorecall.audit.runs.ranks import run_ranks
 from lorecall.audit.runs.single import AuditSettings
 from lorecall.audit.scorer import ScoreItem
+from lorecall.audit.verdicts import Group
 
 from tests.audit.conftest import as_set
 from tests.audit.tiny_scorer import TinyScorer

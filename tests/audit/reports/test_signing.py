@@ -13,13 +13,12 @@ from lorecall.adapters.core.errors import UsageError
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.policy.gate import judge_result
 from lorecall.audit.policy.policy import Policy
-from lorecall.audit.records import Group
 from lorecall.audit.reports.build import build_report, parse_report
 from lorecall.audit.reports.redact import Redactor
 from lorecall.audit.reports.report import Content, Envelope, Report
-from lorecall.audit.reports.seal import check_seal, seal
-from lorecall.audit.reports.signing import read_public_key, read_signing_key
+from lorecall.audit.reports.signing import check_seal, read_public_key, read_signing_key, seal
 from lorecall.audit.runs.single import AuditSettings, run_audit
+from lorecall.audit.verdicts import Group
 
 from tests.audit.tiny_scorer import TinyScorer
 

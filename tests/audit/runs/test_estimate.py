@@ -6,11 +6,11 @@ from itertools import count
 
 import pytest
 from lorecall.adapters.core.errors import AdapterError, AdapterNotFoundError
-from lorecall.audit.records import Group
 from lorecall.audit.runs.estimate import DECODED, WARM_UP, Probe, estimate, probe
 from lorecall.audit.runs.plan import Budget, Costs
 from lorecall.audit.runs.single import AuditSettings, run_audit
 from lorecall.audit.scorer import ScoreItem
+from lorecall.audit.verdicts import Group
 
 from tests.audit.conftest import as_set, memory_of, phone
 from tests.audit.judging.test_decoding import CountingScorer

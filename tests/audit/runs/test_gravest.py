@@ -12,7 +12,6 @@ from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.inputs.json_lines import load_json_lines
 from lorecall.audit.policy.gate import judge_result
 from lorecall.audit.policy.policy import ExitCode, Policy
-from lorecall.audit.records import Group
 from lorecall.audit.reports.build import build_report, parse_report
 from lorecall.audit.reports.redact import Redactor
 from lorecall.audit.runs.gravest import Findings, gravity
@@ -20,6 +19,7 @@ from lorecall.audit.runs.single import AuditSettings, run_audit
 from lorecall.audit.scorer import ItemScore, ScoreItem
 from lorecall.audit.scorers import base_cache
 from lorecall.audit.scorers.batches import shuffled
+from lorecall.audit.verdicts import Group
 
 from tests.audit.conftest import as_set, memory_of, phone
 from tests.audit.tiny_scorer import TinyScorer

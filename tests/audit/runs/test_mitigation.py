@@ -11,12 +11,12 @@ from lorecall.adapters.derive.weaken import Dose, Kind
 from lorecall.adapters.peft_format.adapter import read_adapter
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.policy.policy import ExitCode, Policy
-from lorecall.audit.records import Group
 from lorecall.audit.reports.mitigation import MitigationReport, mitigation_report, render_mitigation
 from lorecall.audit.reports.models import json_schema, parse
 from lorecall.audit.runs.mitigation import DoseResponse, Trial, run_mitigation
 from lorecall.audit.runs.single import AuditSettings
 from lorecall.audit.scorer import ScoreItem
+from lorecall.audit.verdicts import Group
 
 from tests.audit.conftest import as_set, memory_of
 from tests.audit.tiny_scorer import TinyScorer

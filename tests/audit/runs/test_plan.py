@@ -8,12 +8,13 @@ from hypothesis import strategies as st
 from lorecall.audit.evidence.verify import check_contents
 from lorecall.audit.policy.gate import judge_result
 from lorecall.audit.policy.policy import ExitCode, Policy
-from lorecall.audit.records import AuditResult, Flag, Group
+from lorecall.audit.records import AuditResult
 from lorecall.audit.reports.build import build_report
 from lorecall.audit.reports.redact import Redactor
 from lorecall.audit.runs.plan import RANDOM_SHARE, Budget, Costs, make_plan
 from lorecall.audit.runs.single import AuditSettings, run_audit
 from lorecall.audit.scorer import ScoreItem
+from lorecall.audit.verdicts import Flag, Group
 
 from tests.audit.conftest import as_set, memory_of, phone
 from tests.audit.tiny_scorer import TinyScorer

@@ -3,11 +3,11 @@
 import pytest
 from lorecall.adapters.core.errors import AdapterNotFoundError
 from lorecall.audit.inputs.candidates import CandidateSet
-from lorecall.audit.records import Group
 from lorecall.audit.reports.ranks import ranks_report, render_ranks
 from lorecall.audit.runs.ranks import line_item, run_ranks
 from lorecall.audit.runs.single import AuditSettings
 from lorecall.audit.scorer import ScoreItem
+from lorecall.audit.verdicts import Group
 
 from tests.audit.conftest import memory_of
 from tests.audit.tiny_scorer import BASE, TinyScorer

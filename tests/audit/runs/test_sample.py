@@ -10,13 +10,14 @@ from lorecall.audit.coarse import coarse_count
 from lorecall.audit.extraction import SamplingWish
 from lorecall.audit.policy.gate import judge_result
 from lorecall.audit.policy.policy import Policy
-from lorecall.audit.records import AuditResult, Drawn, Group, SnippetResult, Verdict
+from lorecall.audit.records import AuditResult, Drawn, SnippetResult
 from lorecall.audit.reports.build import build_report, snippet_entry
 from lorecall.audit.reports.html import drawn_words
 from lorecall.audit.reports.redact import redactor
 from lorecall.audit.runs.sample import prediction_interval, seed_of
 from lorecall.audit.runs.single import AuditSettings, run_audit
 from lorecall.audit.scorers.http_scorer import HttpScorer
+from lorecall.audit.verdicts import Group, Verdict
 
 from tests.audit.conftest import as_set, phone
 from tests.audit.judging.test_extractable import ITEM, Torn

@@ -4,9 +4,10 @@ import pytest
 from lorecall.adapters.core.errors import AdapterError, AdapterNotFoundError
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.judging.framed_judges import BaseCaches
-from lorecall.audit.records import Flag, Group, SnippetResult, Verdict
+from lorecall.audit.records import SnippetResult
 from lorecall.audit.runs.single import AuditSettings, run_audit
 from lorecall.audit.scorer import ScoreItem
+from lorecall.audit.verdicts import Flag, Group, Verdict
 
 from tests.audit.conftest import KNOWN_LINE, as_set, memory_of
 from tests.audit.tiny_scorer import BASE, Memory, TinyScorer

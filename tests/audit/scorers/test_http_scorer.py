@@ -9,12 +9,12 @@ import httpx
 import pytest
 from lorecall.adapters.core.errors import AdapterNotFoundError, ScorerError, UsageError
 from lorecall.audit.inputs.candidates import CandidateSet
-from lorecall.audit.records import Group
 from lorecall.audit.runs.single import AuditSettings, run_audit
 from lorecall.audit.scorer import EngineInfo, Message, ScoreItem
 from lorecall.audit.scorers.completions_scorer import CompletionsScorer
 from lorecall.audit.scorers.http_client import HttpClient
 from lorecall.audit.scorers.http_scorer import HttpScorer
+from lorecall.audit.verdicts import Group
 
 from tests.audit.tiny_scorer import BASE, TinyScorer
 from tests.audit.tiny_server import serve

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from lorecall.audit.extraction import SamplingWish
 from lorecall.audit.judging.views import make_views
-from lorecall.audit.records import Group
 from lorecall.audit.runs.single import AuditSettings, run_audit
 from lorecall.audit.scorer import Message, ScoreItem
 from lorecall.audit.scorers.transformers_scorer import TransformersScorer
+from lorecall.audit.verdicts import Group
 
 from tests.audit.conftest import as_set
 from tests.tiny import build_tiny_adapter, build_tiny_base

@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from lorecall.audit.estimates import Calibration
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.inputs.controls import Recipe, make_controls
 from lorecall.audit.policy.gate import judge_result
 from lorecall.audit.policy.policy import ExitCode, Policy
-from lorecall.audit.records import AuditResult, Calibration, Group, Judged, SetSource, Verdict
+from lorecall.audit.records import AuditResult, Judged, SetSource
 from lorecall.audit.reports.build import build_report
 from lorecall.audit.reports.html import render_report
 from lorecall.audit.reports.redact import Redactor
@@ -16,6 +17,7 @@ from lorecall.audit.runs.single import AuditSettings, run_audit
 from lorecall.audit.scorer import ScoreItem
 from lorecall.audit.stats.calibration import LEVEL, check_controls
 from lorecall.audit.stats.tally import Tally
+from lorecall.audit.verdicts import Group, Verdict
 
 from tests.audit.conftest import as_set, memory_of
 from tests.audit.tiny_scorer import Memory, TinyScorer

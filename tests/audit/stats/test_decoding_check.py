@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from lorecall.audit.records import Rate, Undecoded
+from lorecall.audit.estimates import Rate
+from lorecall.audit.records import Undecoded
 from lorecall.audit.stats.decoding_check import most_recited, rate_of, undecoded
 from lorecall.audit.stats.intervals import at_most, clopper_pearson
 

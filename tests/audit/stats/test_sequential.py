@@ -8,12 +8,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from lorecall.adapters.core.errors import UsageError
+from lorecall.audit.estimates import Outcome
 from lorecall.audit.policy.gate import judge_result
 from lorecall.audit.policy.policy import ExitCode, Policy, TagLimits
-from lorecall.audit.records import Group, Outcome
 from lorecall.audit.runs.single import AuditSettings, run_audit
 from lorecall.audit.scorer import ScoreItem
 from lorecall.audit.stats.sequential import SequentialTest
+from lorecall.audit.verdicts import Group
 
 from tests.audit.conftest import as_set, memory_of, phone
 from tests.audit.tiny_scorer import TinyScorer

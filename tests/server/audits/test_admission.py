@@ -25,11 +25,11 @@ from lorecall.audit.jobs.service import AuditService
 from lorecall.audit.jobs.spool import Spool
 from lorecall.audit.jobs.store import AuditStore
 from lorecall.audit.policy.policy import Policy, TagLimits
-from lorecall.audit.records import Group
 from lorecall.audit.reports.build import parse_report
 from lorecall.audit.reports.html import render_report
 from lorecall.audit.reports.junit import render_junit
 from lorecall.audit.scorer import AdapterVersion, ScoreItem, Scorer
+from lorecall.audit.verdicts import Group
 from lorecall.server.audits.admission import AuditGate, check_answerable, gate_framings, operator_sets
 from lorecall.server.launch import check_gate
 from lorecall.server.settings import ServerSettings

@@ -13,9 +13,9 @@ from lorecall.adapters.core.errors import CandidateError, LorecallError
 from lorecall.adapters.registry.registry import Registry
 from lorecall.adapters.training.pairs import read_pairs
 from lorecall.audit.jobs.order import make_order
-from lorecall.audit.records import Group
 from lorecall.audit.reports.build import read_report
 from lorecall.audit.scorer import ScoreItem
+from lorecall.audit.verdicts import Group
 from lorecall.server.audits.admission import operator_sets, own_sets
 from lorecall.server.audits.app import make_app
 from lorecall.server.cli import main

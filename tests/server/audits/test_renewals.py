@@ -20,7 +20,7 @@ from lorecall.audit.jobs.spool import Spool
 from lorecall.audit.jobs.stale import Cause, Staleness, Terms
 from lorecall.audit.jobs.store import AuditStore
 from lorecall.audit.policy.policy import Policy
-from lorecall.audit.records import Group
+from lorecall.audit.verdicts import Group
 from lorecall.server.audits import renewals as module
 from lorecall.server.audits.admission import AuditGate
 from lorecall.server.audits.renewals import AT_ONCE, Renewals, StaleWatch

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from lorecall.audit.reports.build import parse_report
-from lorecall.audit.reports.seal import check_seal
+from lorecall.audit.reports.signing import check_seal
 
 from tests.server.pair import Pair, wait_for
 from tests.server.served import Served

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 from lorecall.adapters.core.errors import AdapterNotFoundError
 from lorecall.audit.extraction import SamplingWish
-from lorecall.audit.records import RECITED, Flag, Group, Verdict
 from lorecall.audit.runs.single import AuditSettings, run_audit
 from lorecall.audit.scorer import ItemScore, Message, Sampling, ScoreItem, Scorer
 from lorecall.audit.scorers.completions_scorer import CompletionsScorer
 from lorecall.audit.scorers.http_scorer import HttpScorer
 from lorecall.audit.scorers.transformers_scorer import BASE, TransformersScorer
+from lorecall.audit.verdicts import RECITED, Flag, Group, Verdict
 
 from tests.audit.conftest import as_set
 from tests.server.scoring.chats import CHATS

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from lorecall.adapters.core.errors import UsageError
-from lorecall.audit.records import Verdict
+from lorecall.audit.verdicts import Verdict
 from lorecall.server.cli.audit.inputs import choose_policy
 
 

@@ -5,12 +5,11 @@ from pathlib import Path
 from lorecall.audit.evidence.changes import Change, Diff, render_diff, render_diff_junit
 from lorecall.audit.policy.gate import judge_result
 from lorecall.audit.policy.policy import Policy
-from lorecall.audit.records import Group
 from lorecall.audit.reports.build import build_report
 from lorecall.audit.reports.redact import Redactor
-from lorecall.audit.reports.seal import seal
-from lorecall.audit.reports.signing import read_signing_key
+from lorecall.audit.reports.signing import read_signing_key, seal
 from lorecall.audit.runs.single import AuditSettings, run_audit
+from lorecall.audit.verdicts import Group
 from lorecall.server.cli.main import app
 from typer.testing import CliRunner
 

@@ -8,8 +8,8 @@ from lorecall.adapters.core.errors import UsageError
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.judging.decoding import CHECKED_SHARE
 from lorecall.audit.policy.policy import Policy
-from lorecall.audit.records import Group
 from lorecall.audit.runs.single import AuditSettings
+from lorecall.audit.verdicts import Group
 from lorecall.server.cli.audit import spending
 from lorecall.server.cli.audit.spending import FEW, agree, choose_decoding, read_budget
 
