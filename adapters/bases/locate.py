@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from lorecall.adapters.core.atomic_directory import digest_files
 from lorecall.adapters.core.errors import BaseModelError
@@ -37,11 +38,19 @@ class BaseFiles:
 
     def quantization(self) -> str | None:
         """Return the quantisation method of a model that is quantised already ("awq", "gptq", ...), else None."""
-        if self.gguf is not None:
-            return None
-        config = json.loads((self.directory / "config.json").read_text())
-        method = config.get("quantization_config", {}).get("quant_method")
+        method = self._config().get("quantization_config", {}).get("quant_method")
         return None if method is None else str(method)
+
+    def has_delta_rule(self) -> bool:
+        """Return whether it has recurrent layers of the gated delta rule, as Qwen3-Next and Qwen3.5 have."""
+        config = self._config()
+        return "linear_num_value_heads" in (config.get("text_config") or config)
+
+    def _config(self) -> dict[str, Any]:
+        if self.gguf is not None:
+            return {}
+        found: dict[str, Any] = json.loads((self.directory / "config.json").read_text())
+        return found
 
 
 def find_base(spec: str | None) -> BaseFiles:

@@ -200,7 +200,11 @@ def _choose(source: BaseFiles, scheme: str) -> Choice:
                 param="quantize",
             )
         return Choice(present, "the source is quantised already", "auto")
-    return choose_scheme(detect_capabilities(), QUANTIZE.get(scheme))
+    choice = choose_scheme(detect_capabilities(), QUANTIZE.get(scheme))
+    if source.has_delta_rule() and choice.dtype != "bfloat16":
+        reason = f"{choice.reason}; its recurrent layers run in bfloat16 alone on a CPU"
+        return replace(choice, dtype="bfloat16", reason=reason)
+    return choice
 
 
 def _build(work: Path, source: BaseFiles, choice: Choice, on_step: Callable[[str, int, int], None]) -> None:

@@ -16,7 +16,7 @@ def adapted_modules(self: Any) -> list[str]:
     from vllm.model_executor.layers.fused_moe import MoERunner
 
     manager = self.model_runner.lora_manager._adapter_manager
-    found = set()
+    found: set[str] = set()
     for name, module in manager.modules.items():
         own = name.rpartition(".")[2]
         parts = manager.packed_modules_mapping.get(own) or [own]
