@@ -34,6 +34,12 @@ LLAMA: dict[str, Any] = {
 }
 """Sizes under the names that most configurations use."""
 EXPERTS: dict[str, Any] = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
+DELTA: dict[str, Any] = {
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 32,
+    "linear_value_head_dim": 32,
+}
 VISION: dict[str, Any] = {
     "hidden_size": 32,
     "intermediate_size": 64,
@@ -44,7 +50,7 @@ VISION: dict[str, Any] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Family:
     """One row of the table.
 
@@ -54,9 +60,8 @@ class Family:
         modules: What the adapter adapts.
         name: The row's name.
         parts: Configurations of the parts of a multimodal model, by their names.
-        dtype: What it is served in on a CPU; "float32" unless it needs another.
-        why: What vLLM itself does not do, for a family that is not served; a known-bad row.
-        refused: What our refusal says; "" for a family that is served.
+        wrong: The schemes in which it is known not to be served rightly.
+        why: What vLLM itself does not do then.
     """
 
     model_type: str
@@ -64,9 +69,8 @@ class Family:
     modules: tuple[str, ...] = (*ATTENTION, *MLP)
     name: str = ""
     parts: dict[str, dict[str, Any]] = field(default_factory=dict)
-    dtype: str = "float32"
+    wrong: tuple[str, ...] = ()
     why: str = ""
-    refused: str = ""
 
     def __str__(self) -> str:
         return self.name or self.model_type
@@ -132,8 +136,25 @@ FAMILIES = (
         },
     ),
     Family("lfm2", modules=("q_proj", "k_proj", "v_proj", "w1", "w2", "w3")),
-    Family("qwen3_next", {**EXPERTS, "num_hidden_layers": 4}, ATTENTION),
-    Family("glm4", modules=(*ATTENTION, "gate_up_proj", "down_proj")),
+    Family("qwen3_next", {**EXPERTS, **DELTA, "num_hidden_layers": 4}, ATTENTION),
+    Family("glm4", modules=(*ATTENTION, "down_proj")),
+    Family(
+        "qwen3_5",
+        name="qwen3_5 multimodal",
+        modules=ATTENTION,
+        parts={
+            "text_config": {"num_hidden_layers": 4, **DELTA},
+            "vision_config": {
+                **VISION,
+                "depth": 1,
+                "num_heads": 2,
+                "out_hidden_size": 64,
+                "deepstack_visual_indexes": [],
+            },
+        },
+        wrong=("none", "int8"),
+        why="vLLM's class imports torchvision, also for text",
+    ),
 )
 
 
