@@ -10,7 +10,10 @@ from tests.families.models import FAMILIES, Family
 PAGE = Path(__file__).parents[2] / "docs/models.md"
 BEGIN, END = "<!-- table: written by the run -->\n", "<!-- end -->\n"
 COLUMNS = ("base", "adapter", "mixed", "decode")
-HEADER = "| family | scheme | served in | base | adapter | mixed batch | decode | |\n|---|---|---|---|---|---|---|---|\n"
+HEADER = (
+    "| family | scheme | served in | base | adapter | mixed batch | decode | |\n"
+    "|---|---|---|---|---|---|---|---|\n"
+)
 
 
 def write_rows(family: Family, outcomes: dict[str, Outcome], page: Path = PAGE) -> None:
