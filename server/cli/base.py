@@ -1,5 +1,6 @@
 """`lorecall base`: fetch and quantise a base model."""
 
+import os
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -53,6 +54,7 @@ def prepare(
 
     quiet_libraries()
     if verify is not False and find_spec("vllm") is not None:
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # stdout is for what was made
         from lorecall.server.engine.common.families import check_family
 
         check_family(str(find_base(from_).directory))  # before the minutes that it takes to quantise it

@@ -46,6 +46,7 @@ class Engines:
         environ = {"VLLM_PLUGINS": "lorecall", "VLLM_LOGGING_LEVEL": "WARNING", "HF_HUB_OFFLINE": "1"}
         cores = sorted(os.sched_getaffinity(0))
         bound = cpu_environment(dict(os.environ), cores, openmp_library())
+        bound.pop("VLLM_CPU_KVCACHE_SPACE", None)  # it would outweigh the few megabytes of `ARGUMENTS`
         threads = {"OMP_NUM_THREADS": str(len(cores)), "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
         self._log = (work / "engines.log").open("w")
         self._process = subprocess.Popen(
