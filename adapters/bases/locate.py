@@ -38,7 +38,7 @@ class BaseFiles:
 
     def quantization(self) -> str | None:
         """Return the quantisation method of a model that is quantised already ("awq", "gptq", ...), else None."""
-        method = self._config().get("quantization_config", {}).get("quant_method")
+        method = (self._config().get("quantization_config") or {}).get("quant_method")
         return None if method is None else str(method)
 
     def has_delta_rule(self) -> bool:
