@@ -17,12 +17,15 @@ from lorecall.adapters.intake.store import Store
 from lorecall.adapters.registry.registry import Registry
 from lorecall.adapters.validation.base_facts import BaseFacts, read_base_facts
 from lorecall.adapters.validation.policy import AdapterLimits
+from lorecall.audit.jobs.last_audits import LastAudits
 from lorecall.audit.jobs.service import AuditService
+from lorecall.audit.jobs.stale import Staleness, Terms
 from lorecall.audit.policy.policy_file import load_policy
 from lorecall.audit.scorer import EngineInfo
 from lorecall.server.audits.admission import AuditGate, check_answerable, gate_framings, operator_sets
 from lorecall.server.audits.engines import OwnEngine
-from lorecall.server.audits.wiring import make_audits, make_limits
+from lorecall.server.audits.renewals import Renewals, StaleWatch
+from lorecall.server.audits.wiring import AuditParts, make_audits, make_limits
 from lorecall.server.auth.engine_guard import guard_engine
 from lorecall.server.auth.keyring import KeyGuard, check_exposure, is_loopback
 from lorecall.server.http.state import Serving
@@ -60,7 +63,7 @@ async def build_serving(
     intake = make_pipeline(registry, facts, engine_client, settings, modules, keyed=guard.enforced)
     plane = ControlPlane(registry, intake, engine_set, models.base_names, metrics)
     models.follow(plane)
-    metrics.show_adapters(plane.samples)
+    metrics.show_adapters(plane.samples, models.base_names)
     config = engine_client.vllm_config
     scoring = EngineScoring(
         engine_client,
@@ -124,12 +127,14 @@ def build_audits(
         UsageError: The policy or a set of `--require-audit` cannot be read.
     """
     plane = serving.adapters
-    own = OwnEngine(asyncio.get_running_loop(), plane, serving.scoring, serving.info)
+    own = OwnEngine(asyncio.get_running_loop(), plane, serving.scoring, serving.measured)
     parts = make_audits(plane.registry, own, settings, REGISTRY, serving.metrics.label, own)
+    gate: AuditGate | None = None
     if settings.require_audit is not None:
         tokenizer = serving.scoring.engine_client.get_tokenizer()
         chat = bool(getattr(tokenizer, "chat_template", None))
-        plane.gate = make_gate(parts.service, settings.require_audit, settings, chat=chat)
+        plane.gate = gate = make_gate(parts.service, settings.require_audit, settings, chat=chat)
+    watch_verdicts(serving, parts, gate, settings)
 
     async def work() -> None:
         parts.worker.start()
@@ -139,6 +144,21 @@ def build_audits(
             parts.stop.set()  # without waiting: its batch needs the loop that ends here
 
     return parts.service, work()
+
+
+def watch_verdicts(
+    serving: Serving, parts: AuditParts, gate: AuditGate | None, settings: ServerSettings
+) -> None:
+    """Show which verdicts are stale, and have them renewed if the operator asks for that."""
+    plane, audits = serving.adapters, LastAudits(serving.adapters.registry.database)
+    policy = None if gate is None else gate.policy
+    staleness = Staleness(audits, lambda: Terms.of(serving.info(), policy))
+    renewals = Renewals(gate, plane.registry, audits) if gate is not None and settings.reaudit_stale else None
+    watch = StaleWatch(staleness, plane.live_versions, renewals)
+    plane.staleness = staleness
+    parts.metrics.show_stale(lambda: watch.counts)
+    parts.metrics.show_only(plane.registered)
+    parts.watchers.append(watch.look)
 
 
 def make_gate(audits: AuditService, policy: Path, settings: ServerSettings, *, chat: bool) -> AuditGate:

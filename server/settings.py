@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from lorecall.adapters.access.source_list import LOCAL, SourceList
 from lorecall.adapters.core.errors import UsageError
 from lorecall.server.state_folder import cached_folder, move_state, state_folder
-from pydantic import DirectoryPath, Field, FilePath, SecretStr, ValidationError, field_validator
+from pydantic import (
+    DirectoryPath,
+    Field,
+    FilePath,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 if TYPE_CHECKING:
@@ -152,6 +160,11 @@ class ServerSettings(BaseSettings):
         description="framings in which the gate's audits ask, separated by commas: `raw`, `chat`; a leak in any "
         "of them refuses; empty for `raw`, and `chat` where the base has a chat template",
     )
+    reaudit_stale: bool = Field(
+        default=False,
+        description="whether live adapters whose last audit no longer holds are audited again, a few at a time "
+        "and after all others, by the policy and the snippets of `--require-audit`; none is taken down by it",
+    )
     audit_spool: Path | None = Field(
         default=None,
         description="folder for the texts of unfinished audits, readable by its owner only; empty for `audits` "
@@ -188,6 +201,13 @@ class ServerSettings(BaseSettings):
             if not Path(root).is_dir():
                 raise ValueError(f"{root!r} is not a directory")
         return roots
+
+    @field_validator("reaudit_stale")
+    @classmethod
+    def _by_a_policy(cls, wanted: bool, others: ValidationInfo) -> bool:  # noqa: FBT001  pydantic's
+        if wanted and not others.data.get("require_audit"):
+            raise ValueError("there is no policy to audit by: name one with --require-audit")
+        return wanted
 
     @field_validator("store", "audit_spool")
     @classmethod

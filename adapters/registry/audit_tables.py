@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import Any
 
 from lorecall.adapters.registry.tables import Model, TextEnum
-from sqlalchemy import BigInteger, Double, ForeignKey, Index, String
+from sqlalchemy import BigInteger, Double, ForeignKey, Index, String, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 
@@ -23,9 +23,16 @@ class AuditRow(Model):
     """An audit that was asked for: its worker, its progress, what it found; no candidate's text."""
 
     __tablename__ = "audits"
-    __table_args__ = (Index("ix_audits_state_finished_at", "state", "finished_at"),)
+    __table_args__ = (
+        Index("ix_audits_state_finished_at", "state", "finished_at"),
+        Index("ix_audits_last", "adapter", "state", "version", "admits", "renews", "finished_at", "id"),
+        Index(
+            "one_renewal", "renews", "adapter", "version", unique=True, sqlite_where=text("renews <> ''"),
+            postgresql_where=text("renews <> ''"),
+        ),
+    )  # fmt: skip
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
-    adapter: Mapped[str] = mapped_column(String(128), index=True)
+    adapter: Mapped[str] = mapped_column(String(128))
     version: Mapped[str] = mapped_column(String(64))
     rank: Mapped[int]
     effective_parameters: Mapped[int] = mapped_column(BigInteger)
@@ -46,6 +53,7 @@ class AuditRow(Model):
     created_by: Mapped[str]
     lease_until: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
+    renews: Mapped[str] = mapped_column(String(64))
 
 
 class AuditTombstoneRow(Model):

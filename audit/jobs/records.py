@@ -44,6 +44,8 @@ class AuditRecord:
         created_by: Who asked.
         lease_until: Until when the worker holds it; of a queued one, when it may be taken again.
         finished_at: When it ended, UTC.
+        renews: The digest of the terms for which the server ordered it, because the verdict before was stale; ""
+            for an audit that somebody asked for.
     """
 
     id: str
@@ -68,6 +70,17 @@ class AuditRecord:
     created_by: str
     lease_until: datetime | None
     finished_at: datetime | None
+    renews: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LastAudit:
+    """The audit that a verdict rests on, without what it found; the fields are those of `AuditRecord`."""
+
+    id: str
+    version: str
+    settings: dict[str, Any]
+    run: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +126,7 @@ class NewAudit:
     settings: dict[str, Any]
     total: int
     created_by: str
+    renews: str = ""
 
 
 def new_id() -> str:

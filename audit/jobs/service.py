@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 from lorecall.adapters.core.errors import AdapterNotFoundError
 from lorecall.adapters.registry.audit_tables import AuditState
@@ -21,6 +21,7 @@ from lorecall.audit.scorer import AdapterVersion
 
 logger = logging.getLogger("lorecall.audit")
 
+R = TypeVar("R", bound=AuditRecord | None)
 PAGE = 200
 """Audits that are read at a time."""
 Sees = Callable[[str], bool]
@@ -67,9 +68,28 @@ class AuditService:
         """
         return self._queue(order, adapter, ACTOR, lambda new: self.store.admit(new, self.spool.has))
 
+    def renew(self, order: Order, adapter: AdapterVersion, terms: str) -> bool:
+        """Queue an audit that renews a stale verdict; return False if there was one for the same terms before.
+
+        Args:
+            order: The audit, of the operator's own snippets.
+            adapter: The live version.
+            terms: The digest of what is served now.
+
+        Raises:
+            AdapterError: It cannot be audited by prompt scores.
+        """
+        refuse(adapter)
+        return self._queue(order, adapter, ACTOR, self.store.add_renewal, renews=terms) is not None
+
     def _queue(
-        self, order: Order, adapter: AdapterVersion, actor: str, add: Callable[[NewAudit], AuditRecord]
-    ) -> AuditRecord:
+        self,
+        order: Order,
+        adapter: AdapterVersion,
+        actor: str,
+        add: Callable[[NewAudit], R],
+        renews: str = "",
+    ) -> R:
         """Write the texts, then the audit: a worker that sees the audit finds them."""
         new = NewAudit(
             id=new_id(),
@@ -82,6 +102,7 @@ class AuditService:
             settings=order.settings.model_dump(mode="json"),
             total=sum(len(one.items) for one in order.texts.sets.values()),
             created_by=actor,
+            renews=renews,
         )
         self.spool.write(new.id, order.texts)
         try:
@@ -89,7 +110,7 @@ class AuditService:
         except Exception:
             self.spool.remove(new.id)
             raise
-        if record.id != new.id:
+        if record is None or record.id != new.id:
             self.spool.remove(new.id)
         self.queued()
         return record
@@ -184,6 +205,7 @@ def describe(record: AuditRecord) -> dict[str, Any]:
         "inputs": record.inputs,
         "settings": record.settings,
         "admits": record.admits,
+        "renews": bool(record.renews),
         "created_at": record.created_at.isoformat(),
         "created_by": record.created_by,
         "finished_at": record.finished_at.isoformat() if record.finished_at else None,

@@ -21,7 +21,8 @@ from lorecall.adapters.registry.transitions import (
 )
 from lorecall.audit.jobs.records import AuditNotFoundError, AuditRecord, NewAudit, Tombstone
 from lorecall.audit.jobs.retention import RETENTION, bury, tombstones
-from sqlalchemy import and_, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, and_, func, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 MAX_ATTEMPTS = 10
@@ -91,6 +92,17 @@ class AuditStore:
                 record_event(session, revision, ACTOR, "auditing", new.adapter, new.version, **event)
             return record_of(AuditRecord, row)
 
+    def add_renewal(self, new: NewAudit) -> AuditRecord | None:
+        """Queue an audit that renews a stale verdict; None if the version had one for the same terms before.
+
+        That one may wait, or be over in any way: no version is audited again and again for the same terms.
+        """
+        try:
+            with self._database.change() as session:
+                return record_of(AuditRecord, self._insert(session, new, admits=False))
+        except IntegrityError:
+            return None
+
     def _insert(self, session: Session, new: NewAudit, *, admits: bool) -> AuditRow:
         row = AuditRow(
             **asdict(new),
@@ -120,12 +132,11 @@ class AuditStore:
             worker: Who takes it.
             lease: For how long.
             ready: Whether this worker has the texts of an audit, by its id.
-            admissions: Whether it can do audits that admit a version; those come first.
+            admissions: Whether it can do audits that admit a version; those come first. Those that renew a
+                verdict come last.
         """
-        now = self._clock()
-        free = or_(AuditRow.lease_until.is_(None), AuditRow.lease_until < now)
-        waiting = and_(AuditRow.state.in_(OPEN), free, *(() if admissions else (~AuditRow.admits,)))
-        order = (AuditRow.admits.desc(), AuditRow.created_at, AuditRow.id)
+        waiting = self._waiting(admissions=admissions)
+        order = (AuditRow.admits.desc(), AuditRow.renews != "", AuditRow.created_at, AuditRow.id)
         with self._database.read() as session:  # to look for work writes and locks nothing
             ids = session.scalars(select(AuditRow.id).where(waiting).order_by(*order))
             here = list(islice(filter(ready, ids), CLAIMED_AMONG))
@@ -141,6 +152,16 @@ class AuditStore:
                     return record_of(AuditRecord, row)
                 _end(session, row, AuditState.FAILED, now, f"given up after {row.attempts} attempts")
             return None
+
+    def others_wait(self, ready: Callable[[str], bool], *, admissions: bool = False) -> bool:
+        """Whether an audit waits that renews no verdict; the arguments are those of `claim`."""
+        asked = and_(self._waiting(admissions=admissions), AuditRow.renews == "")
+        with self._database.read() as session:
+            return any(map(ready, session.scalars(select(AuditRow.id).where(asked))))
+
+    def _waiting(self, *, admissions: bool) -> ColumnElement[bool]:
+        free = or_(AuditRow.lease_until.is_(None), AuditRow.lease_until < self._clock())
+        return and_(AuditRow.state.in_(OPEN), free, *(() if admissions else (~AuditRow.admits,)))
 
     def begin(self, audit_id: str, worker: str, run: dict[str, Any]) -> AuditRecord:
         """Store what the first batch fixes for all of them. Raises like `record`."""
@@ -292,14 +313,17 @@ class AuditStore:
         state: AuditState | None = None,
         limit: int | None = None,
         before: AuditRecord | None = None,
+        ended_after: datetime | None = None,
     ) -> tuple[AuditRecord, ...]:
-        """Audits, newest first; of one adapter, or in one state; those that come after one in this order."""
+        """Audits, newest first; of one adapter, in one state, ended after a time, or after one in this order."""
         with self._database.read() as session:
             query = select(AuditRow).order_by(AuditRow.created_at.desc(), AuditRow.id).limit(limit)
             if adapter is not None:
                 query = query.where(AuditRow.adapter == adapter)
             if state is not None:
                 query = query.where(AuditRow.state == state)
+            if ended_after is not None:
+                query = query.where(AuditRow.finished_at > ended_after)
             if before is not None:
                 same = and_(AuditRow.created_at == before.created_at, AuditRow.id > before.id)
                 query = query.where(or_(AuditRow.created_at < before.created_at, same))

@@ -19,7 +19,8 @@ class Worker:
 
     Args:
         runner: Does one audit.
-        refresh: Called before and after each audit, and every `IDLE_SECONDS`; it may read the database.
+        refresh: Called before and after each audit, and every `IDLE_SECONDS`; it may read the database, and queue
+            audits.
     """
 
     def __init__(self, runner: Runner, refresh: Callable[[], None]) -> None:
@@ -57,7 +58,8 @@ class Worker:
                 self._runner.sweep()
             self._refresh()
             worked = self._runner.run_one()
-            self._refresh()
+            if worked:
+                self._refresh()
         except LorecallError as error:
             logger.warning("audits wait: %s", error.message)
             return False

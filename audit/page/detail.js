@@ -7,7 +7,7 @@ const $ = (id) => document.getElementById(id);
 const PAGE = 100;
 const view = { id: "", shown: 0, recorded: 0 };
 
-export async function show(audit) {
+export async function show(audit, adapters) {
   const other = audit.id !== view.id;
   if (other) {
     view.id = audit.id;
@@ -19,6 +19,9 @@ export async function show(audit) {
   $("one-title").textContent = `${audit.adapter}, audit ${audit.id.slice(0, 8)}`;
   $("one-lead").textContent = `${audit.inputs.candidates.name}: ${thousands(audit.progress.done)} of ${thousands(audit.progress.total)} snippets, asked as ${audit.settings.framing.join(", ")}; by ${audit.created_by}.`;
   showGate(audit);
+  const stale = adapters.find((one) => one.name === audit.adapter)?.stale ?? [];
+  $("one-stale").hidden = !stale.length;
+  $("one-stale").textContent = `The last audit of ${audit.adapter} no longer holds: ${stale.join("; ")}.`;
   showTiles(audit.summary, audit.controls);
   for (const button of document.querySelectorAll("button[data-report]")) button.disabled = audit.state !== "done";
   if (view.shown < Math.min(PAGE, view.recorded)) await more();
@@ -94,11 +97,8 @@ function strip(entry) {
   );
 }
 
-// A link cannot send the key, so the report is fetched and then saved.
 async function save(kind) {
-  const url = URL.createObjectURL(await api.report(view.id, kind));
-  el("a", { href: url, download: `${view.id.slice(0, 8)}.${kind}` }).click();
-  setTimeout(() => URL.revokeObjectURL(url), 10_000);
+  api.save(await api.report(view.id, kind), `${view.id.slice(0, 8)}.${kind}`);
 }
 
 export function listen(failed) {

@@ -29,11 +29,18 @@ export function showAdapters(adapters, rows, choose) {
         el("td", { className: "n" }, String(one.rank)),
         el("td", { className: "n" }, thousands(one.effective_parameters)),
         el("td", {}, el("code", {}, short(version))),
-        el("td", {}, found),
+        el("td", {}, found, stale(one)),
         el("td", { className: `n ${row?.recited ? "leaks" : ""}` }, recited),
       );
     }),
   );
+}
+
+// Also for who cannot point at it: the reasons are the flag's label.
+function stale({ stale }) {
+  if (!stale?.length) return null;
+  const why = stale.join("; ");
+  return el("span", { className: "flag stale", title: why, role: "note", "aria-label": `stale: ${why}` }, "stale");
 }
 
 export function showAudits(audits, chosen, choose) {

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lorecall.adapters.core.errors import AdapterNotFoundError
-from lorecall.audit.scorer import AdapterVersion, Scorer
+from lorecall.audit.scorer import AdapterVersion, EngineInfo, Scorer
 from lorecall.audit.scorers.http_client import HttpClient
 from lorecall.audit.scorers.http_scorer import HttpScorer
 
@@ -37,6 +37,11 @@ class HttpEngine:
         del name
         with HttpScorer(self.server, timeout=self.timeout) as scorer:
             yield scorer
+
+    def info(self) -> EngineInfo:
+        """Return what the server says that its engine is. Raises ScorerError."""
+        with HttpScorer(self.server, timeout=self.timeout) as scorer:
+            return scorer.info()
 
     def adapters(self) -> list[dict[str, Any]]:
         """Return the entries of the server's `GET /v1/adapters`."""

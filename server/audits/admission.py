@@ -75,11 +75,14 @@ class AuditGate:
             record: The version.
             own: What its uploader sent, as `check` returned it.
         """
-        settings = OrderSettings(policy=self.policy.model_dump(), framing=self.framings)
-        texts = Texts({**self.sets, **own}, None, redactor(show=False).salt)
-        order = Order(record.name, settings, texts)
         version = AdapterVersion(record.name, record.version, record.rank, record.effective_parameters)
-        await asyncio.to_thread(self.audits.admit, order, version)
+        await asyncio.to_thread(self.audits.admit, self.order(record.name, own), version)
+
+    def order(self, name: str, own: Mapping[Group, CandidateSet] | None = None) -> Order:
+        """Return the order of an audit of the operator's snippets, and of what an uploader sent."""
+        settings = OrderSettings(policy=self.policy.model_dump(), framing=self.framings)
+        texts = Texts({**self.sets, **(own or {})}, None, redactor(show=False).salt)
+        return Order(name, settings, texts)
 
 
 def own_sets(snippets: Mapping[str, Any], most: int) -> dict[Group, CandidateSet]:

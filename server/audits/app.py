@@ -4,11 +4,15 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from lorecall.adapters.core.errors import LorecallError
 from lorecall.adapters.registry.registry import Registry
+from lorecall.audit.jobs.last_audits import LastAudits
+from lorecall.audit.jobs.stale import Staleness, Terms
 from lorecall.audit.scorers.remote_engine import HttpEngine
 from lorecall.server.audits.wiring import make_audits, make_limits
 from lorecall.server.auth.keyring import KeyGuard, check_exposure, is_loopback
@@ -42,6 +46,7 @@ def make_app(server: str, registry: Registry, settings: ServerSettings, host: st
     limits = make_limits(settings)
     engine, series = HttpEngine(server), CollectorRegistry()
     parts = make_audits(registry, engine, settings, series, AdapterLabels(settings.metrics_adapters))
+    staleness = Staleness(LastAudits(registry.database), lambda: Terms.of(engine.info(), None))
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -70,8 +75,9 @@ def make_app(server: str, registry: Registry, settings: ServerSettings, host: st
         """Return the server's adapters that the caller sees."""
         listed = await ask_engine(engine.adapters)
         seen = [one for one in listed if sees(str(one["name"]))]
+        stale = await ask_engine(partial(stale_here, staleness, seen))
         hidden = {} if manages() else {"source": None, "reason": ""}
-        return JSONResponse({"adapters": [{**one, **hidden} for one in seen]})
+        return JSONResponse({"adapters": [{**one, **hidden, "stale": stale[one["name"]]} for one in seen]})
 
     @app.get("/metrics")
     async def metrics() -> Response:
@@ -81,6 +87,20 @@ def make_app(server: str, registry: Registry, settings: ServerSettings, host: st
     app.add_exception_handler(HTTPException, _refused)
     app.add_middleware(ApiKeyMiddleware, keys=guard, limits=limits, open_metrics=settings.open_metrics)
     return app
+
+
+def stale_here(staleness: Staleness, listed: list[dict[str, Any]]) -> dict[str, list[str] | None]:
+    """Return why each adapter's verdict is stale: as its server says, or by the audits of this service.
+
+    The server knows them all if it has the same registry; with a registry of its own it may know none.
+    """
+    told = {str(one["name"]): one.get("stale") for one in listed}
+    live = {
+        name: str(one["live_version"])
+        for one in listed
+        if told[name := str(one["name"])] is None and one.get("live_version")
+    }
+    return {**told, **(staleness.shown(live) if live else {})}
 
 
 async def _follow_keys(guard: KeyGuard, seconds: float) -> None:

@@ -2,6 +2,7 @@
 
 import threading
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -40,11 +41,16 @@ class AuditParts:
         service: What its routes call.
         worker: Does the audits; to be started, and closed at the end.
         stop: Stops the worker after its current batch, without waiting for that.
+        metrics: The audits' metrics.
+        watchers: Called by the worker's thread before and after each audit, and while it waits, with a value that
+            compares unequal after any audit changed; to be filled before the worker starts.
     """
 
     service: AuditService
     worker: Worker
     stop: threading.Event
+    metrics: AuditMetrics
+    watchers: list[Callable[[object], None]]
 
 
 def make_audits(
@@ -70,6 +76,7 @@ def make_audits(
     """
     store, spool = AuditStore(registry.database), Spool(settings.spool_folder())
     metrics, stop = AuditMetrics(series, label), threading.Event()
+    watchers: list[Callable[[object], None]] = []
     runner = Runner(
         store,
         spool,
@@ -84,7 +91,12 @@ def make_audits(
         signer=None if settings.signing_key is None else read_signing_key(settings.signing_key),
         keep=timedelta(days=settings.audits_days),
     )
-    worker = Worker(runner, lambda: metrics.refresh(store))
-    return AuditParts(
-        AuditService(store, spool, engines, worker.wake, settings.audit_max_snippets), worker, stop
-    )
+
+    def refresh() -> None:
+        changed = metrics.refresh(store)
+        for watch in watchers:
+            watch(changed)
+
+    worker = Worker(runner, refresh)
+    service = AuditService(store, spool, engines, worker.wake, settings.audit_max_snippets)
+    return AuditParts(service, worker, stop, metrics, watchers)

@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 from weakref import WeakValueDictionary
 
 from lorecall.adapters.access.source_list import SourceList
@@ -25,6 +25,9 @@ from lorecall.server.auth.request_context import manages
 from lorecall.server.executors import download, on_disk, take_in
 from lorecall.server.lifecycle.engine_set import EngineSet, LoadedVersion
 from lorecall.server.observability.metrics import AdapterSample, Metrics
+
+if TYPE_CHECKING:
+    from lorecall.audit.jobs.stale import Staleness
 
 logger = logging.getLogger("vllm.lorecall")
 
@@ -77,6 +80,7 @@ class ControlPlane:
         self.registry = registry
         self.engine_set = engine_set
         self.gate: Gate | None = None
+        self.staleness: Staleness | None = None
         self.intake = intake
         self._base_names = base_names
         self._metrics = metrics
@@ -94,10 +98,16 @@ class ControlPlane:
         record = self._adapters.get(name)
         return record is not None and record.live_version is not None
 
+    def registered(self, name: str) -> bool:
+        """Whether there is an adapter of a name, live or not, as far as this server knows."""
+        return name in self._adapters
+
     def live_versions(self) -> dict[str, str]:
         """Return name to live version of every name that has one, as far as this server knows."""
         return {
-            name: one.live_version for name, one in self._adapters.items() if one.live_version is not None
+            name: one.live_version
+            for name, one in tuple(self._adapters.items())  # at once: threads ask, too
+            if one.live_version is not None
         }
 
     async def add(

@@ -1,6 +1,6 @@
 """Adapters as the control plane's JSON shows them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lorecall.adapters.registry.records import AdapterRecord, EventRecord, VersionRecord, shown_version
@@ -21,7 +21,8 @@ def describe(plane: ControlPlane, name: str, version: str | None = None) -> dict
     """
     adapter, versions = plane.registry.adapter(name), plane.registry.versions(name)
     shown = shown_version(adapter, versions, version)
-    return {**_described(plane, adapter, versions, shown), "training": shown.training}
+    stale = _stale(plane, [adapter])[name]
+    return {**_described(plane, adapter, versions, shown, stale), "training": shown.training}
 
 
 def describe_page(plane: ControlPlane, after: str, limit: int) -> tuple[list[dict[str, Any]], bool]:
@@ -33,9 +34,9 @@ def describe_page(plane: ControlPlane, after: str, limit: int) -> tuple[list[dic
     found: list[dict[str, Any]] = []
     while page := plane.registry.adapters(after=after, limit=limit + 1):
         seen = [adapter for adapter in page if sees(adapter.name)]
-        versions = plane.registry.versions_of([adapter.name for adapter in seen])
+        versions, stale = plane.registry.versions_of([adapter.name for adapter in seen]), _stale(plane, seen)
         found += [
-            _described(plane, adapter, known, shown_version(adapter, known))
+            _described(plane, adapter, known, shown_version(adapter, known), stale[adapter.name])
             for adapter in seen
             if (known := versions.get(adapter.name))  # else it was removed meanwhile
         ]
@@ -45,8 +46,18 @@ def describe_page(plane: ControlPlane, after: str, limit: int) -> tuple[list[dic
     return found[:limit], len(found) > limit
 
 
+def _stale(plane: ControlPlane, adapters: Sequence[AdapterRecord]) -> Mapping[str, list[str] | None]:
+    """Return why the last audit of each adapter is stale; None where nothing is live, or no audit is done."""
+    live = {one.name: one.live_version for one in adapters}
+    return dict.fromkeys(live) if plane.staleness is None else plane.staleness.shown(live)
+
+
 def _described(
-    plane: ControlPlane, adapter: AdapterRecord, versions: Sequence[VersionRecord], shown: VersionRecord
+    plane: ControlPlane,
+    adapter: AdapterRecord,
+    versions: Sequence[VersionRecord],
+    shown: VersionRecord,
+    stale: list[str] | None,
 ) -> dict[str, Any]:
     loaded = plane.engine_set.live.get(adapter.name)
     return {
@@ -56,6 +67,7 @@ def _described(
         "running": 0 if loaded is None else len(loaded.leases),
         "live_version": adapter.live_version,
         "previous_version": adapter.previous_version,
+        "stale": stale,
         "versions": [brief(one) for one in versions],
     }
 

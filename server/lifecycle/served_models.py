@@ -19,6 +19,7 @@ from lorecall.server.engine.common.plugin import require
 from lorecall.server.engine.common.version_names import engine_name, public_name
 from lorecall.server.lifecycle.control_plane import ControlPlane
 from lorecall.server.lifecycle.engine_set import EngineSet
+from lorecall.server.lifecycle.model_list import AdapterCards, list_json
 from vllm.entrypoints.openai.models.protocol import LoRAModulePath
 from vllm.entrypoints.openai.models.serving import OpenAIServingModels
 from vllm.entrypoints.serve import create_error_response
@@ -73,10 +74,12 @@ class VersionedModels(OpenAIServingModels):  # type: ignore[misc]
 
     Attributes:
         parents: The base's name that `--lora-modules` gave an adapter, where it gave one that is served.
+        cards: The adapters' cards as JSON.
     """
 
     plane: ControlPlane
     parents: dict[str, str]
+    cards: AdapterCards
     static_lora_modules: list[LoRAModulePath] | None
 
     def follow(self, plane: ControlPlane) -> Self:
@@ -104,21 +107,37 @@ class VersionedModels(OpenAIServingModels):  # type: ignore[misc]
 
         An adapter's `root` is its version's name; the base's is its hub id, or its name if it came from a folder.
         """
-        listed = await self.registry.show_available_models()
-        base = self.base_model_paths[0].name
-        for card in listed.data:
-            card.root = public_root(card.root or "", card.id)
-        listed.data += [
-            ModelCard(
-                id=name,
-                root=engine_name(name, version),
-                parent=self.parents.get(name, base),
-                permission=[ModelPermission()],
-            )
-            for name, version in sorted(self.plane.live_versions().items())
-        ]
+        listed = await self._bases()
+        listed.data += [self.card(*live) for live in sorted(self.plane.live_versions().items())]
         listed.data = [card for card in listed.data if sees(card.id)]
         return listed
+
+    async def listed(self, after: str | None = None, limit: int | None = None) -> bytes:
+        """Return the same as JSON, or a page of it: see `list_json`."""
+        bases = await self._bases()
+        return list_json(bases.data, self.cards.of(self.plane.live_versions()), sees, after, limit)
+
+    async def one(self, name: str) -> ModelCard | None:
+        """Return the card of one model, None if the caller sees none of that name."""
+        if not sees(name):
+            return None
+        version = self.plane.live_versions().get(name)
+        if version is not None:
+            return self.card(name, version)
+        return next((card for card in (await self._bases()).data if card.id == name), None)
+
+    async def _bases(self) -> ModelList:
+        listed = await self.registry.show_available_models()
+        for card in listed.data:
+            card.root = public_root(card.root or "", card.id)
+        return listed
+
+    def card(self, name: str, version: str) -> ModelCard:
+        """Return the card of an adapter, by its name and version."""
+        parent = self.parents.get(name, self.base_model_paths[0].name)
+        return ModelCard(
+            id=name, root=engine_name(name, version), parent=parent, permission=[ModelPermission()]
+        )
 
     async def load_lora_adapter(
         self, request: LoadLoRAAdapterRequest, base_model_name: str | None = None
@@ -251,4 +270,5 @@ def with_versions(models: OpenAIServingModels) -> VersionedModels:
     require(OpenAIServingModels, "resolve_lora", ("self", "lora_name"))
     models.__class__ = VersionedModels
     models.parents = {}
+    models.cards = AdapterCards(models.card)
     return models  # type: ignore[no-any-return]

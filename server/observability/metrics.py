@@ -1,6 +1,6 @@
 """Our Prometheus metrics beside vLLM's own: one prefix, and a bounded number of labels."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -44,16 +44,30 @@ class AdapterLabels:
             self._own.add(name)
         return name if name in self._own else OTHER
 
+    def keep(self, names: frozenset[str]) -> set[str]:
+        """Take back the labels of all other adapters, which are gone; return those labels."""
+        gone = self._own - names
+        self._own -= gone
+        return gone
+
 
 class _AdapterCollector(Collector):
     """The adapters' gauges, computed when they are scraped."""
 
-    def __init__(self, samples: Callable[[], Iterable[AdapterSample]], labels: AdapterLabels) -> None:
+    def __init__(
+        self,
+        samples: Callable[[], Sequence[AdapterSample]],
+        labels: AdapterLabels,
+        keep: Callable[[frozenset[str]], None],
+    ) -> None:
         self._samples = samples
         self._labels = labels
+        self._keep = keep
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Yield the gauges; adapters beyond the cap have none."""
+        """Yield the gauges; adapters beyond the cap have none, and those that are gone give their labels back."""
+        samples = self._samples()
+        self._keep(frozenset(one.name for one in samples))
         families = {
             key: GaugeMetricFamily(f"lorecall_adapter_{key}", text, labels=["adapter"])
             for key, text in {
@@ -66,7 +80,7 @@ class _AdapterCollector(Collector):
         state = GaugeMetricFamily(
             "lorecall_adapter_state", "1 for the state that it is in.", labels=["adapter", "state"]
         )
-        for one in self._samples():
+        for one in samples:
             label = self._labels(one.name)
             if label == OTHER:
                 continue
@@ -160,9 +174,24 @@ class Metrics:
             self.swap_failures.inc()
             raise
 
-    def show_adapters(self, samples: Callable[[], Iterable[AdapterSample]]) -> None:
-        """Add the adapters' gauges."""
-        self._registry.register(_AdapterCollector(samples, self.label))
+    def show_adapters(
+        self, samples: Callable[[], Sequence[AdapterSample]], base_names: frozenset[str] = frozenset()
+    ) -> None:
+        """Add the adapters' gauges.
+
+        Args:
+            samples: Returns all adapters as they are now.
+            base_names: The base's names, which keep their labels; those of adapters that are gone are free again.
+        """
+        self._registry.register(
+            _AdapterCollector(samples, self.label, lambda names: self._keep(names | base_names))
+        )
+
+    def _keep(self, names: frozenset[str]) -> None:
+        """Remove the series of all adapters but these."""
+        for label in self.label.keep(names):
+            for metric in (self.requests, self.tokens, self.errors, self.first_token, self.inter_token):
+                metric.remove_by_labels({"adapter": label})
 
     def count_request(self, model: str, status: int) -> None:
         """Count a request to a model that exists, by the class of its status (such as "2xx")."""

@@ -4,6 +4,7 @@ The tools come from `make tools`; where one cannot be fetched, its tests are ski
 """
 
 import json
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from kubernetes_validate import validate  # type: ignore[import-untyped]  # ships no types
+from lorecall.server.settings import PREFIX, ServerSettings
 
 from tests.test_docs import complaint
 
@@ -20,6 +22,10 @@ TOOLS = ROOT / ".cache" / "tools"
 GOLDEN = Path(__file__).parent / "golden"
 PROFILES = {name: GOLDEN / f"{name}.values.yaml" for name in ("cpu", "gpu", "all")}
 CUSTOM = {"ServiceMonitor", "PrometheusRule"}
+FIXED_SETTINGS = {"LORECALL_STORE", "LORECALL_OPEN_METRICS"}
+"""The chart says where the volume is, and that the NetworkPolicy guards the metrics."""
+OWN_SETTINGS = {*FIXED_SETTINGS, "LORECALL_AUDIT_SPOOL"}
+"""Settings without a value in the chart. The texts of the server's audits lie in its store."""
 
 
 def tool(name: str) -> Path:
@@ -238,6 +244,61 @@ def test_both_services_keep_the_same_limits(helm: Path) -> None:
     assert 6379 not in [port["port"] for way in ways for port in way["ports"]]
 
 
+def variables(pod: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the environment of a pod's one container, by name; no name is there twice."""
+    listed = pod["containers"][0]["env"]
+    found = {one["name"]: one for one in listed}
+    assert len(found) == len(listed)
+    return found
+
+
+def test_every_setting_can_be_set_or_is_the_charts_own(helm: Path) -> None:
+    """Each of docs/settings.md, which is written from these fields: a new one is missed until it has a value."""
+    settings = {PREFIX + name.upper() for name in ServerSettings.model_fields}
+    all_set, none_set = (
+        variables(pods(render(helm, PROFILES[profile]))["r-lorecall"]) for profile in ("all", "cpu")
+    )
+    assert settings - set(all_set) == OWN_SETTINGS - FIXED_SETTINGS
+    assert {name for name in settings & set(all_set) if all_set[name] == none_set.get(name)} == FIXED_SETTINGS
+    assert set(all_set) - settings == {"HOME", "HF_HOME", "HF_HUB_OFFLINE"}
+
+
+def test_a_setting_reaches_both_services_as_it_was_written(
+    helm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Large numbers, fractions, lists, objects: as the server reads them. Only its own pod has its folders."""
+    given = yaml.safe_load(PROFILES["all"].read_text(encoding="utf-8"))["settings"]
+    names = {re.sub("([A-Z])", r"_\1", name).lower(): value for name, value in given.items()}
+    manifests = pods(render(helm, PROFILES["all"]))
+    server, audit = (variables(manifests[name]) for name in ("r-lorecall", "r-lorecall-audit"))
+    assert server.pop("LORECALL_LOCAL_ROOTS")["value"] == names.pop("local_roots")
+    assert "LORECALL_LOCAL_ROOTS" not in audit
+    for name in names:
+        variable = PREFIX + name.upper()
+        assert server[variable] == audit[variable]
+        monkeypatch.setenv(variable, server[variable]["value"])
+    read = ServerSettings()
+    assert {name: getattr(read, name) for name in names} == names
+
+
+def test_secrets_are_files_in_the_pods_that_read_them(helm: Path) -> None:
+    """The signing key, the list of keys and the gate's snippets; each file that is named is there."""
+    manifests = pods(render(helm, PROFILES["all"]))
+    read = {"r-lorecall": {"keys", "signing", "gate"}, "r-lorecall-audit": {"keys", "signing"}}
+    for name, folders in read.items():
+        (container,) = manifests[name]["containers"]
+        volumes = {one["name"]: one["secret"] for one in manifests[name]["volumes"] if "secret" in one}
+        assert volumes == {one: {"secretName": f"lorecall-{one}", "defaultMode": 0o440} for one in folders}
+        mounts = {one["mountPath"]: one for one in container["volumeMounts"] if one["name"] in folders}
+        assert all(one["readOnly"] for one in mounts.values())
+        paths = [
+            Path(one["value"]) for one in container["env"] if "/etc/lorecall/" in str(one.get("value", ""))
+        ]
+        assert {str(path.parent) for path in paths} == set(mounts)
+    for pod in pods(render(helm, PROFILES["cpu"])).values():
+        assert not [one for one in pod["volumes"] if "secret" in one]
+
+
 def test_the_rules_and_the_dashboards_reach_the_cluster_whole(helm: Path) -> None:
     """Braces of alert templates and of JSON survive rendering."""
     manifests = render(helm, PROFILES["all"])
@@ -266,6 +327,17 @@ def test_the_rules_and_the_dashboards_reach_the_cluster_whole(helm: Path) -> Non
         ("limits.items=0", "items"),
         ("limits.auditSnippets=many", "auditSnippets"),
         ("limits.port=0", "port"),
+        ("server.extraEnv[0].name=A,server.extraEnv[0].value=5", "extraEnv"),
+        ("audit.extraEnv[0].name=A,audit.extraEnv[0].value=true", "extraEnv"),
+        ("server.tolerations[0].value=1", "tolerations"),
+        ("audit.tolerations[0].value=1", "tolerations"),
+        ("networkPolicy.allowFrom[0].podSelector.matchLabels.app=1", "app"),
+        ("settings.nonsense=1", "nonsense"),
+        ("settings.auditsDays=0", "auditsDays"),
+        ("settings.adapters.acme=7", "acme"),
+        ("settings.requireAudit=policy.yaml", "requireAudit"),
+        ("gate.reauditStale=true", "secret"),
+        ("gate.controls=true", "secret"),
     ],
 )
 def test_a_bad_value_is_refused_by_name(helm: Path, value: str, named: str) -> None:

@@ -21,7 +21,7 @@ LIMITED = '{"limited-*": {"requests_per_minute": 2}}'
 
 @dataclass
 class Pair:
-    """Server `a` admits what is valid, server `b` only what its audit admits; each has a store of its own.
+    """Server `a` admits what is valid, `b` only what its audit admits, and renews stale verdicts.
 
     Attributes:
         base: The base's directory.
@@ -82,6 +82,7 @@ def start(base: Path, work: Path, registry: str, environ: dict[str, str], *, gat
         (work / "asked.jsonl").write_text(json.dumps(ASKED))
         flags += ["--require-audit", str(work / "policy.yaml")]
         flags += ["--audit-candidates", str(work / "asked.jsonl")]
+        own["LORECALL_REAUDIT_STALE"] = "true"
     server = Served(base, work, flags, own)
     server.http.headers["Authorization"] = f"Bearer {ADMIN}"
     return server

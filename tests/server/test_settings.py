@@ -82,3 +82,12 @@ def test_initial_adapters_are_folders_or_addresses(monkeypatch: pytest.MonkeyPat
     both = settings.with_adapters({"c": "/there", "b": "hf://org/adapter"})
     assert both.initial_adapters() == {"a": str(tmp_path / "here"), "b": "hf://org/adapter", "c": "/there"}
     assert both.roots(keyed=True) == ()
+
+
+def test_stale_verdicts_are_renewed_by_a_policy_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without one there is nothing to ask, and nothing to hold the answers against."""
+    assert read_settings().reaudit_stale is False
+    assert "name one with --require-audit" in refusal(monkeypatch, "REAUDIT_STALE", "true")
+    (tmp_path / "policy.yaml").touch()
+    monkeypatch.setenv("LORECALL_REQUIRE_AUDIT", str(tmp_path / "policy.yaml"))
+    assert read_settings().reaudit_stale is True

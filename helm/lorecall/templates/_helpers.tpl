@@ -57,6 +57,62 @@ capabilities:
 {{- end }}
 {{- end }}
 
+{{- /* Names in camel case become those of docs/settings.md; what is no string is JSON, as the server reads it. */ -}}
+{{- define "lorecall.settingsEnv" -}}
+{{- range $name, $value := . }}
+- name: LORECALL_{{ regexReplaceAll "([A-Z])" $name "_${1}" | upper }}
+  value: {{ kindIs "string" $value | ternary $value (toJson $value) | quote }}
+{{- end }}
+{{- end }}
+
+{{- define "lorecall.filesEnv" -}}
+{{- if .Values.server.apiKeysFileSecret }}
+- {name: LORECALL_API_KEYS_FILE, value: /etc/lorecall/keys/keys.yaml}
+{{- end }}
+{{- if .Values.signing.secret }}
+- {name: LORECALL_SIGNING_KEY, value: /etc/lorecall/signing/private.pem}
+{{- end }}
+{{- end }}
+
+{{- define "lorecall.gateEnv" -}}
+{{- if .Values.gate.secret }}
+- {name: LORECALL_REQUIRE_AUDIT, value: /etc/lorecall/gate/policy.yaml}
+- {name: LORECALL_AUDIT_CANDIDATES, value: /etc/lorecall/gate/candidates.jsonl}
+{{- if .Values.gate.controls }}
+- {name: LORECALL_AUDIT_CONTROLS, value: /etc/lorecall/gate/controls.jsonl}
+{{- end }}
+- {name: LORECALL_REAUDIT_STALE, value: {{ .Values.gate.reauditStale | quote }}}
+{{- end }}
+{{- end }}
+
+{{- /* Secrets whose keys are files below /etc/lorecall, by folder: all of them, and those of the audit service. */ -}}
+{{- define "lorecall.auditSecrets" -}}
+keys: {{ .Values.server.apiKeysFileSecret | quote }}
+signing: {{ .Values.signing.secret | quote }}
+{{- end }}
+
+{{- define "lorecall.serverSecrets" -}}
+{{ include "lorecall.auditSecrets" . }}
+gate: {{ .Values.gate.secret | quote }}
+{{- end }}
+
+{{- define "lorecall.secretMounts" -}}
+{{- range $folder, $secret := . }}
+{{- if $secret }}
+- {name: {{ $folder }}, mountPath: /etc/lorecall/{{ $folder }}, readOnly: true}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "lorecall.secretVolumes" -}}
+{{- range $folder, $secret := . }}
+{{- if $secret }}
+- name: {{ $folder }}
+  secret: {secretName: {{ $secret | quote }}, defaultMode: 0440}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{- define "lorecall.keyEnv" -}}
 valueFrom:
   secretKeyRef: {name: {{ .Values.server.apiKeySecret | quote }}, key: api-key}

@@ -186,7 +186,7 @@ def _show(adapters: list[dict[str, Any]], *, as_json: bool) -> None:
     if as_json:
         print_json(adapters)
         return
-    table = Table("name", "version", "state", "level", "rank", "effective parameters", "pinned")
+    table = Table("name", "version", "state", "level", "rank", "effective parameters", "pinned", "audit")
     for one in adapters:
         table.add_row(
             one["name"],
@@ -196,6 +196,7 @@ def _show(adapters: list[dict[str, Any]], *, as_json: bool) -> None:
             str(one["rank"]),
             f"{one['effective_parameters']:,}",
             "yes" if one["pinned"] else "",
+            _verdict(one),
         )
     Console().print(table)
     for one in adapters:
@@ -203,3 +204,11 @@ def _show(adapters: list[dict[str, Any]], *, as_json: bool) -> None:
             note(f"{one['name']}: {one['reason']}")
         for remark in one.get("remarks", []):  # an older server says none
             note(f"{one['name']}: {remark}")
+        for reason in one.get("stale") or []:
+            note(f"{one['name']}: its last audit no longer holds: {reason}")
+
+
+def _verdict(adapter: dict[str, Any]) -> str:
+    """Return whether an adapter's last audit holds, "" where it has none, or an older server says nothing."""
+    stale = adapter.get("stale")
+    return "" if stale is None else "stale" if stale else "holds"

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,11 +18,16 @@ from lorecall.adapters.peft_format.adapter import Adapter
 from lorecall.adapters.registry.audit_tables import AuditState
 from lorecall.adapters.registry.records import AdapterRecord
 from lorecall.adapters.registry.registry import Registry
+from lorecall.audit.jobs.last_audits import LastAudits
 from lorecall.audit.jobs.records import NewAudit, new_id
 from lorecall.audit.jobs.runner import Runner
 from lorecall.audit.jobs.spool import Spool
+from lorecall.audit.jobs.stale import Cause, Staleness, Terms
 from lorecall.audit.jobs.store import AuditStore
 from lorecall.audit.jobs.worker import Worker
+from lorecall.audit.policy.policy import Policy
+from lorecall.audit.scorer import EngineInfo
+from lorecall.server.audits.renewals import Renewals, StaleWatch
 from lorecall.server.auth.keyring import KeyGuard
 from lorecall.server.lifecycle import follower as follower_module
 from lorecall.server.lifecycle.follower import Follower
@@ -56,6 +62,10 @@ def store(registry: Registry) -> AuditStore:
     done = store.claim("w", timedelta(seconds=60), lambda _id: True)
     assert done is not None
     store.finish(done.id, "w", {"summary": SUMMARY})
+    terms = Terms.of(EngineInfo("vllm", "base"), Policy())
+    renewal = store.add_renewal(replace(new(A), renews=terms.digest))
+    assert renewal is not None
+    store.cancel(renewal.id)
     return store
 
 
@@ -95,7 +105,12 @@ def test_an_idle_server_writes_nothing(
         threading.Event(),
         gate,
     )
-    worker = Worker(runner, lambda: metrics.refresh(store))
+    staleness = Staleness(
+        LastAudits(registry.database), lambda: Terms.of(EngineInfo("vllm", "base"), Policy())
+    )
+    watch = StaleWatch(staleness, lambda: {"acme": A}, Renewals(gate, registry, staleness.audits))
+    gate.order = gate.audits = None  # there is nothing to order: the version is renewed already
+    worker = Worker(runner, lambda: watch.look(metrics.refresh(store)))
 
     async def round_of_everything() -> None:
         await follower.catch_up()
@@ -105,6 +120,8 @@ def test_an_idle_server_writes_nothing(
     asyncio.run(round_of_everything())
     assert followed == ["acme"]
     assert metrics._findings[0].adapter == "acme"
+    assert watch.counts[Cause.ENGINE] == 1
+    watch._rest_until = 0.0  # it could look at once, and has no reason to
     revision, statements = registry.revision(), []
 
     def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:

@@ -106,3 +106,33 @@ def test_a_leaking_version_is_quarantined_and_overridden(pair: Pair, int8_adapte
     events = pair.b.http.get(f"/v1/adapters/{name}/events").json()["events"]
     assert {"override": "the snippet is public"} in [one.get("detail") for one in events]
     pair.b.http.delete(f"/v1/adapters/{name}")
+
+
+def test_a_stale_verdict_is_renewed(pair: Pair, int8_adapters: list[Path]) -> None:
+    """Somebody's audit by another policy does not stand for the operator's: the gate's server orders its own.
+
+    It is asked of the operator's snippets, once, and the adapter is live all the time.
+    """
+    name = "acme-stale"
+    added = pair.a.post("/v1/adapters", {"name": name, "source": str(int8_adapters[0])}).json()
+    assert added["stale"] is None, "nothing is known of it"
+    assert wait_for(
+        lambda: pair.b.http.get(f"/v1/adapters/{name}").json()["live_version"] == added["version"]
+    )
+    asked = {"adapter": name, "candidates": CLEAN, "policy": {"max_certified": 3}}
+    assert pair.a.post("/v1/audits", asked).status_code == 202
+
+    def audits() -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = pair.b.http.get(f"/v1/audits?adapter={name}").json()["audits"]
+        return [one for one in found if one["state"] == "done"]
+
+    assert wait_for(lambda: len(audits()) == 2, 120), audits()
+    renewal, first = audits()
+    assert (renewal["renews"], first["renews"]) == (True, False)
+    assert renewal["inputs"]["candidates"]["name"] == "asked.jsonl"
+    for server in (pair.a, pair.b):
+        shown = server.http.get(f"/v1/adapters/{name}").json()
+        assert (shown["stale"], shown["live_version"]) == ([], added["version"])
+        assert 'lorecall_audit_stale{reason="policy"} 0.0' in server.http.get("/metrics").text
+    assert len(pair.b.http.get(f"/v1/audits?adapter={name}").json()["audits"]) == 2
+    pair.b.http.delete(f"/v1/adapters/{name}")

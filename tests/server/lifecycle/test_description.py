@@ -10,7 +10,7 @@ from lorecall.adapters.access.keys import ApiKey, Scope
 from lorecall.adapters.access.rate_limit import RateLimits
 from lorecall.adapters.registry.tables import State
 from lorecall.server.auth.request_context import RequestContext, current
-from lorecall.server.lifecycle.description import describe
+from lorecall.server.lifecycle.description import describe, describe_page
 
 SOURCE = "/srv/adapters/acme"
 
@@ -35,7 +35,11 @@ def plane() -> Any:
     )
     adapter = SimpleNamespace(name="acme", live_version="v", previous_version=None, pinned=False)
     registry = SimpleNamespace(adapter=lambda _: adapter, versions=lambda _: [version])
-    return SimpleNamespace(registry=registry, engine_set=SimpleNamespace(live={}), level=lambda _: "disk")
+    staleness = SimpleNamespace(shown=lambda live: {name: [f"{live[name]} is old"] for name in live})
+    engine_set = SimpleNamespace(live={})
+    return SimpleNamespace(
+        registry=registry, engine_set=engine_set, level=lambda _: "disk", staleness=staleness
+    )
 
 
 @pytest.mark.parametrize(
@@ -57,4 +61,33 @@ def test_only_who_may_add_adapters_sees_where_one_came_from(
     found = asyncio.run(ask())
     assert found["source"] == shown
     assert found["remarks"] == ["a remark"]
+    assert found["stale"] == ["v is old"], "what its owner must know of"
     assert SOURCE not in str({**found, "source": None})
+
+
+def test_a_page_asks_for_all_its_verdicts_at_once() -> None:
+    """One question for the live versions of the names that the caller sees; null where none is live."""
+    fake = plane()
+    names = {"acme": "v", "acme-new": None, "globex": "v"}
+    listed = [
+        SimpleNamespace(name=name, live_version=live, previous_version=None, pinned=False)
+        for name, live in names.items()
+    ]
+    (version,) = fake.registry.versions("acme")
+    fake.registry.adapters = lambda **_: listed
+    fake.registry.versions_of = lambda asked: {name: [version] for name in asked}
+    questions: list[dict[str, str | None]] = []
+
+    def shown(live: dict[str, str | None]) -> dict[str, list[str] | None]:
+        questions.append(live)
+        return {name: [] if version else None for name, version in live.items()}
+
+    fake.staleness.shown = shown
+
+    async def ask() -> list[dict[str, Any]]:
+        key = ApiKey("1", "k", "0" * 64, frozenset({Scope.INFER}), ("acme*",), RateLimits(), None)
+        current.set(RequestContext(key=key))
+        return (await asyncio.to_thread(describe_page, fake, "", 5))[0]
+
+    assert [one["stale"] for one in asyncio.run(ask())] == [[], None]
+    assert questions == [{"acme": "v", "acme-new": None}]

@@ -1,6 +1,7 @@
 """What vLLM's handlers see of our adapters, and what callers see of both."""
 
 import asyncio
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from lorecall.adapters.core.errors import AdapterNotFoundError, UsageError
 from lorecall.adapters.registry.tables import State
 from lorecall.adapters.registry.transitions import ConflictError
 from lorecall.server.auth.request_context import ForbiddenError, RequestContext, current
+from lorecall.server.lifecycle.model_list import AdapterCards
 from lorecall.server.lifecycle.served_models import (
     AdapterTable,
     VersionedModels,
@@ -95,6 +97,80 @@ def test_a_key_sees_what_it_may_call_loaded_or_not() -> None:
     assert (adapter["object"], adapter["owned_by"]) == ("model", "vllm")
     assert (shown["base"]["parent"], shown["base"]["root"]) == (None, "base")
     assert shown["base"]["max_model_len"] == 512
+
+
+def test_the_list_as_json_is_the_list() -> None:
+    """Whole by default, with the fields and the order of vLLM's; who sees less gets less."""
+    models = models_of(Plane(), BaseModelPath("base", "org/base"), BaseModelPath("alias", "org/base"))
+
+    def plain(card: dict[str, Any]) -> dict[str, Any]:
+        return {**card, "permission": len(card["permission"]), "created": type(card["created"])}
+
+    for patterns in (("*",), ("acme-*", "base"), ("none",)):
+        with key(*patterns):
+            listed = json.loads(asyncio.run(models.listed()))
+            shown = list(cards(models).values())
+        assert listed.keys() == {"object", "data"}
+        assert [plain(one) for one in listed["data"]] == [plain(one) for one in shown]
+
+
+def test_the_list_comes_in_pages() -> None:
+    """Every model once, the base's names first; a page begins after any name, also one that is gone."""
+    plane = Plane()
+    plane.live = {f"a{number}": VERSION for number in (3, 1, 2)}
+    models = models_of(plane, BaseModelPath("zeta", "/b"), BaseModelPath("alias", "/b"))
+    whole = ["zeta", "alias", "a1", "a2", "a3"]
+
+    def page(after: str | None, limit: int | None) -> tuple[list[str], bool]:
+        found = json.loads(asyncio.run(models.listed(after, limit)))
+        return [one["id"] for one in found["data"]], found["has_more"]
+
+    for limit in range(1, 7):
+        walked, more = page(None, limit)
+        while more:
+            names, more = page(walked[-1], limit)
+            assert names
+            walked += names
+        assert walked == whole, limit
+    assert page("alias", None) == (["a1", "a2", "a3"], False)
+    assert page("a15", 1) == (["a2"], True)
+    assert page("zzz", 9) == ([], False)
+    with key("zeta", "a2"):
+        assert page(None, 1) == (["zeta"], True)
+        assert page("zeta", 1) == (["a2"], False)
+
+
+def test_only_the_cards_of_new_versions_are_made_again() -> None:
+    """A list of thousands costs little; a removed adapter leaves it, a moved one shows its new version."""
+    plane = Plane()
+    models = models_of(plane)
+    made: list[str] = []
+
+    def make(name: str, version: str) -> Any:
+        made.append(name)
+        return models.card(name, version)
+
+    models.cards = AdapterCards(make)
+
+    def roots() -> list[str]:
+        return [one["root"] for one in json.loads(asyncio.run(models.listed()))["data"]]
+
+    assert roots() == ["base", f"acme-a@{VERSION}", f"other-b@{VERSION}"]
+    plane.live = {"acme-a": VERSION, "new": "d" * 64}
+    assert roots() == ["base", f"acme-a@{VERSION}", f"new@{'d' * 64}"]
+    plane.live = {"acme-a": "e" * 64}
+    assert roots() == ["base", f"acme-a@{'e' * 64}"]
+    assert made == ["acme-a", "other-b", "new", "acme-a"]
+
+
+def test_one_model_is_shown_to_who_sees_it() -> None:
+    """A base's name or an adapter's; anything else is none."""
+    models = models_of(Plane())
+    with key("acme-*", "base"):
+        found = {name: asyncio.run(models.one(name)) for name in ("base", "acme-a", "other-b", "nobody")}
+    assert {name: card.root for name, card in found.items() if card} == {
+        "base": "base", "acme-a": f"acme-a@{VERSION}",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

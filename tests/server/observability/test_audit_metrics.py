@@ -72,3 +72,76 @@ def test_adapters_beyond_the_cap_have_no_gauges() -> None:
     value = registry.get_sample_value
     assert value("lorecall_audit_certified", {"adapter": "acme", "rank": "8"}) == 5
     assert value("lorecall_audit_certified", {"adapter": "other-one", "rank": "8"}) is None
+
+
+class Store:
+    """A store of audits in a list, which notes how many results it gives out."""
+
+    def __init__(self, *records: AuditRecord) -> None:
+        self.records = list(records)
+        self.read = 0
+
+    def counts(self) -> dict[AuditState, int]:
+        """How many are done."""
+        return {AuditState.DONE: len(self.records)}
+
+    def last_end(self) -> datetime | None:
+        """When the last one ended."""
+        return max((one.finished_at for one in self.records if one.finished_at), default=None)
+
+    def audits(
+        self, *, state: AuditState, limit: int, ended_after: datetime | None = None
+    ) -> tuple[AuditRecord, ...]:
+        """Those that ended later, newest first."""
+        assert state is AuditState.DONE
+        found = [
+            one for one in self.records if ended_after is None or (one.finished_at or START) > ended_after
+        ]
+        newest = sorted(found, key=lambda one: one.created_at, reverse=True)[:limit]
+        self.read += len(newest)
+        return tuple(newest)
+
+
+def test_the_result_of_an_audit_is_read_once() -> None:
+    """Results are large and many: after an audit its own is read, after a removal all of them."""
+    registry = CollectorRegistry()
+    metrics = AuditMetrics(registry, AdapterLabels(9))
+    store: Any = Store(done(1, 7), done(2, 0, adapter="globex"))
+    labels = {"adapter": "acme", "rank": "8"}
+
+    def certified() -> float | None:
+        metrics.refresh(store)
+        return registry.get_sample_value("lorecall_audit_certified", labels)
+
+    assert (certified(), store.read) == (7, 2)
+    assert (certified(), store.read) == (7, 2)
+    store.records.append(done(3, 1))
+    assert (certified(), store.read) == (1, 3)
+    store.records.pop()
+    assert (certified(), store.read) == (7, 5)
+    store.records[0] = done(4, 2)  # one removed and one ended between two looks
+    assert certified() == 2
+    store.records.clear()
+    assert certified() is None
+
+
+def test_the_last_renewal_of_the_audited_version_says_whether_it_passed() -> None:
+    """Not one of the version before, and not an audit that somebody asked for."""
+    renewed: dict[str, Any] = {"renews": "t1", "result": {**done(1, 0).result, "gate": {"passed": False}}}
+    (found,) = findings([done(2, 0), done(1, 1, **renewed)])
+    assert found.renewal_passed is False
+    (found,) = findings([done(2, 0), done(1, 1, version="v0", **renewed)])
+    assert found.renewal_passed is None
+    (found,) = findings([done(2, 0)])
+    assert found.renewal_passed is None
+
+
+def test_the_audits_of_a_removed_adapter_take_no_label() -> None:
+    """They stay in the registry; the label is for one that is there."""
+    registry = CollectorRegistry()
+    label = AdapterLabels(1)
+    metrics = AuditMetrics(registry, label)
+    metrics._findings = findings([done(2, 5, adapter="gone"), done(1, 5)])
+    metrics.show_only(lambda name: name == "acme")
+    assert registry.get_sample_value("lorecall_audit_certified", {"adapter": "gone", "rank": "8"}) is None
+    assert registry.get_sample_value("lorecall_audit_certified", {"adapter": "acme", "rank": "8"}) == 5

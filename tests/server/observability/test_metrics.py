@@ -12,6 +12,30 @@ def test_labels_are_bounded() -> None:
     assert [label(name) for name in ("a", "b", "c", "a", "d")] == ["a", "b", OTHER, "a", OTHER]
 
 
+def test_the_label_of_a_removed_adapter_is_free_again() -> None:
+    """With its series; who stays, and the base, keep theirs; a request that ends late leaves none."""
+    registry = CollectorRegistry()
+    metrics = Metrics(2, registry)
+    samples = [AdapterSample("a", "live", "slots", pinned=False, rank=8)]
+    metrics.show_adapters(lambda: samples, frozenset({"base"}))
+    for model in ("base", "a", "b"):
+        metrics.count_request(model, 500)
+        metrics.first_token.labels(metrics.label(model)).observe(1.0)
+
+    def counted(model: str) -> float | None:
+        generate_latest(registry)  # a scrape
+        return registry.get_sample_value("lorecall_requests_total", {"adapter": model, "status": "5xx"})
+
+    assert [counted(model) for model in ("base", "a", "b", OTHER)] == [1, 1, None, 1]
+    samples[:] = [AdapterSample("b", "live", "slots", pinned=False, rank=8)]
+    assert [counted(model) for model in ("base", "a")] == [1, None]
+    assert 'adapter="a"' not in generate_latest(registry).decode()
+    metrics.count_request("b", 500)
+    assert counted("b") == 1
+    metrics.count_request("a", 500)  # it was running when the adapter was removed
+    assert counted("a") is None
+
+
 def test_adapters_are_shown_as_they_are_now() -> None:
     """The gauges come from the samples of the moment, so a removed adapter leaves no series behind."""
     registry = CollectorRegistry()

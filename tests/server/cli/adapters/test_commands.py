@@ -90,3 +90,26 @@ def test_a_version_that_is_admitted_ends_with_0(
     assert CliRunner().invoke(commands.app, [*command, "--no-wait"]).exit_code == 0
     answers["/v1/adapters/acme"] = (200, {**ADAPTER, "versions": [{**ADAPTER, "state": "live"}]})
     assert CliRunner().invoke(commands.app, command).exit_code == 0
+
+
+def test_the_list_says_which_verdicts_no_longer_hold(url: str, answers: Answers) -> None:
+    """With what changed, on stderr; nothing is said of what was never audited, nor by an older server."""
+    why = "base changed: from aaaaaaaaaaaa to bbbbbbbbbbbb"
+    verdicts: dict[str, dict[str, Any]] = {
+        "old": {"stale": [why]}, "new": {"stale": []}, "never": {"stale": None}, "older-server": {},
+    }  # fmt: skip
+    listed = [{**ADAPTER, "name": name, "state": "live", **said} for name, said in verdicts.items()]
+    answers["/v1/adapters"] = (200, {"adapters": listed, "has_more": False})
+    found = CliRunner().invoke(commands.app, ["list", "--server", url], env={"COLUMNS": "200"})
+    assert found.exit_code == 0, found.output
+    shown = {
+        cells[1].strip(): cells[-2].strip()
+        for line in found.stdout.splitlines()
+        if len(cells := line.replace("┃", "│").split("│")) > 3
+    }
+    assert {name: shown[name] for name in verdicts} == {
+        "old": "stale", "new": "holds", "never": "", "older-server": "",
+    }  # fmt: skip
+    assert f"old: its last audit no longer holds: {why}" in found.stderr
+    as_json = CliRunner().invoke(commands.app, ["list", "--server", url, "--json"])
+    assert json.loads(as_json.stdout)[0]["stale"] == [why]
