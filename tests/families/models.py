@@ -135,7 +135,12 @@ FAMILIES = (
             "vision_config": {**VISION, "vision_output_dim": 64, "projector_input_dim": 64},
         },
     ),
-    Family("lfm2", modules=("q_proj", "k_proj", "v_proj", "w1", "w2", "w3")),
+    Family(
+        "lfm2",
+        modules=("q_proj", "k_proj", "v_proj", "w1", "w2", "w3"),
+        wrong=("none", "int8"),
+        why="vLLM's numbers depend on the other requests of the batch; `base prepare` refuses it",
+    ),
     Family("qwen3_next", {**EXPERTS, **DELTA, "num_hidden_layers": 4}, ATTENTION),
     Family("glm4", modules=(*ATTENTION, "down_proj")),
     Family(
