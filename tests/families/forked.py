@@ -15,10 +15,13 @@ import vllm.v1.engine.core
 import vllm.v1.worker.cpu_worker  # noqa: F401  imported before the fork, for all engines
 from lorecall.server.bench.processes import engine_host
 from vllm import LLM
+from vllm.model_executor.models import registry
 
 
 def main() -> None:
     """Answer jobs until stdin ends."""
+    # vLLM looks at a model's class in a process of its own, which would import everything again for each family
+    registry._run_in_subprocess = lambda look: look()
     for line in sys.stdin:
         job = json.loads(line)
         answers = Path(job["log"] + ".answers")
