@@ -231,12 +231,15 @@ class Calibration:
     reason: str = ""
 
 
+Decision = Literal["below", "above", "open"]
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How far a sequential audit is, and what it knows.
 
     Attributes:
-        bound: The rate to decide about.
+        bound: The rate to decide about; None where only an interval is asked for.
         confidence: At which the interval holds at all times at once.
         of: Candidates in the set.
         taken: Candidates taken so far.
@@ -247,7 +250,7 @@ class Outcome:
         batch: Candidates taken between two looks at the result; the last batch may be smaller.
     """
 
-    bound: float
+    bound: float | None
     confidence: float
     of: int
     taken: int
@@ -258,16 +261,56 @@ class Outcome:
     batch: int | None = None
 
     @property
-    def decision(self) -> str:
+    def decision(self) -> Decision:
         """Return "below", "above" or "open"."""
-        if self.high <= self.bound:
-            return "below"
-        return "above" if self.low > self.bound else "open"
+        return decide(self.low, self.high, self.bound)
 
     @property
     def decided(self) -> bool:
         """Whether the rate is known to lie on one side of the bound."""
         return self.decision != "open"
+
+
+def decide(low: float, high: float, bound: float | None) -> Decision:
+    """Return on which side of a bound an interval lies."""
+    if bound is None:
+        return "open"
+    if high <= bound:
+        return "below"
+    return "above" if low > bound else "open"
+
+
+@dataclass(frozen=True, slots=True)
+class StratumOutcome:
+    """What is known of the leak rate of the candidates with one tag, of which not all were asked for.
+
+    Attributes:
+        tag: Their first tag, "" for those without one.
+        of: Candidates; of a cluster of near-duplicates the one that ranks first.
+        repeated: The others of the clusters, which were not asked for.
+        ranked: Those asked for because they rank highest,
+        ranked_hits: the recited ones of them,
+        ranked_errors: and those that could not be scored.
+        drawn: Those asked for at random among the others,
+        hits: the recited ones of them,
+        errors: and those that could not be scored.
+        low: Lower end of the interval of the stratum's rate; errors count as not recited.
+        high: Its upper end; errors count as recited.
+        confidence: Of this interval alone, at all times at once.
+    """
+
+    tag: str
+    of: int
+    repeated: int
+    ranked: int
+    ranked_hits: int
+    ranked_errors: int
+    drawn: int
+    hits: int
+    errors: int
+    low: float
+    high: float
+    confidence: float
 
 
 class Group(StrEnum):
@@ -293,6 +336,9 @@ class Flag(StrEnum):
     BORDERLINE = "borderline"
     ELSEWHERE = "elsewhere"
     OTHER_FORM = "other-form"
+    RANKED = "ranked"
+    NOT_DECODED = "not decoded"
+    CHECKED = "checked"
 
 
 FLAG_MEANINGS: dict[Flag, str] = {
@@ -302,6 +348,9 @@ FLAG_MEANINGS: dict[Flag, str] = {
     Flag.BORDERLINE: "every token over one half, but not over the line with the engine's error",
     Flag.ELSEWHERE: "decoding gives it after other words",
     Flag.OTHER_FORM: "decoding gives it in another written form: case, spacing, dashes, quotes, grouping",
+    Flag.RANKED: "asked for because it ranks high; those without this flag were drawn at random",
+    Flag.NOT_DECODED: "its scores rule out that decoding matters, so it was not decoded",
+    Flag.CHECKED: "its scores rule out that decoding matters; it was decoded as a check of that",
 }
 
 
@@ -373,7 +422,7 @@ class SnippetResult:
         base: The base's scores.
         rule: The rule on the adapter's scores.
         base_rule: The rule on the base's scores.
-        match: The adapter's greedy decode against the target.
+        match: The adapter's greedy decode against the target; None where it was not decoded.
         base_match: The base's decode against the target; None where its scores rule out that it recites.
         base_bits: Surprise of the target under the base, in bits.
         run_bits: Most surprise under the base of one stretch that only the adapter recalls, in bits.
@@ -451,6 +500,23 @@ class SnippetResult:
 
 
 @dataclass(frozen=True, slots=True)
+class Undecoded:
+    """Snippets whose decode was ruled out by their scores, and what the check of that gave.
+
+    Attributes:
+        left_out: Those that were not decoded.
+        checked: Those that were decoded as a check, drawn at random,
+        found: and those of them that decoding gave, in whatever form or nearly.
+        at_most: How many of those left out decoding would give: the upper end of the exact one-sided interval.
+    """
+
+    left_out: int
+    checked: int
+    found: int
+    at_most: int
+
+
+@dataclass(frozen=True, slots=True)
 class SetSummary:
     """Counts over one set.
 
@@ -467,6 +533,8 @@ class SetSummary:
         leaked: The same with extractable, near-verbatim and partial ones.
         not_asked: Snippets that could not be asked in a view, by its name.
         unknown_chances: Snippets that may be extractable: the scorer cannot tell.
+        undecoded: Those whose decode was ruled out; None where there are none. The upper ends of the rates count
+            as many of them as recited as the check allows.
     """
 
     snippets: int
@@ -480,6 +548,7 @@ class SetSummary:
     leaked: Rate
     unknown_chances: int = 0
     not_asked: dict[str, int] = field(default_factory=dict)
+    undecoded: Undecoded | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -526,7 +595,8 @@ class AuditResult:
 
     `by_tag` counts the candidates with each tag;
     `no_controls` counts the uploader's controls that share text with the operator's candidates; `system` and
-    `template` are the secret texts of its framings.
+    `template` are the secret texts of its framings; `checked_share` is the share of the candidates whose decode
+    was ruled out that were decoded nevertheless; `strata` is what is known of each where not all were asked for.
     """
 
     adapter: AdapterVersion
@@ -549,6 +619,8 @@ class AuditResult:
     system: str | None = None
     template: str | None = None
     extraction: Extraction = field(default_factory=Extraction)
+    checked_share: float = 1.0
+    strata: tuple[StratumOutcome, ...] = ()
 
     def of(self, group: Group) -> tuple[SnippetResult, ...]:
         """Return the snippets of one set that were kept."""

@@ -31,6 +31,7 @@ class ScoreItem:
         prefix: The text right before the target. After `messages` it is the beginning of the assistant's turn.
         target: The text whose tokens are scored.
         tags: Labels of the user's, by which a policy sets limits; reports show them in clear.
+        cluster: The near-duplicates that it is one of, by a name; "" if none are known.
         messages: What was said before. If there is any, the served chat template renders it, in every framing,
             and opens the assistant's turn.
     """
@@ -40,6 +41,7 @@ class ScoreItem:
     target: str
     tags: tuple[str, ...] = ()
     messages: tuple[Message, ...] = ()
+    cluster: str = ""
 
     @property
     def asked(self) -> tuple[tuple[Message, ...], str, str]:
@@ -64,8 +66,9 @@ class ScoreItem:
 
     @property
     def record(self) -> dict[str, object]:
-        """The JSON object of a candidate file: that of a request, with the tags if there are any."""
-        return {**self.fields, "tags": list(self.tags)} if self.tags else self.fields
+        """The JSON object of a candidate file: that of a request, with tags and cluster if there are any."""
+        more = {"tags": list(self.tags), "cluster": self.cluster}
+        return {**self.fields, **{name: value for name, value in more.items() if value}}
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,7 +128,8 @@ def build_audits(
     """
     plane = serving.adapters
     own = OwnEngine(asyncio.get_running_loop(), plane, serving.scoring, serving.measured)
-    parts = make_audits(plane.registry, own, settings, REGISTRY, serving.metrics.label, own)
+    keyed, label = serving.keys.enforced, serving.metrics.label
+    parts = make_audits(plane.registry, own, settings, REGISTRY, label, own, keyed=keyed)
     gate: AuditGate | None = None
     if settings.require_audit is not None:
         tokenizer = serving.scoring.engine_client.get_tokenizer()

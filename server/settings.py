@@ -127,6 +127,12 @@ class ServerSettings(BaseSettings):
     audit_max_snippets: int = Field(
         default=100_000, ge=1, description="the most snippets of one audit, controls included"
     )
+    audit_max_referenced_snippets: int = Field(
+        default=250_000,
+        ge=1,
+        description="the most snippets, controls included, of an audit whose files are named by address; a "
+        "training file may have any number of rows",
+    )
     prefix_cache: Literal["key", "shared"] = Field(
         default="key",
         description="who shares cached prompts: the requests of one API key (`key`), or all, who can then "

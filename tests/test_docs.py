@@ -20,6 +20,7 @@ from lorecall.audit.reports.report import (
     Multiplicity,
     Roc,
     Sequential,
+    Stratum,
     TruePositiveRate,
 )
 from lorecall.server.cli.main import app
@@ -149,7 +150,7 @@ def test_each_threat_of_the_security_page_names_tests_that_exist() -> None:
 
 
 STATISTICS: tuple[type[ReportModel], ...] = (
-    Rate, RateAt, Sequential, Multiplicity, Calibration, Membership, Roc, TruePositiveRate, Drawn,
+    Rate, RateAt, Sequential, Stratum, Multiplicity, Calibration, Membership, Roc, TruePositiveRate, Drawn,
 )  # fmt: skip
 """The parts of a report that hold rates, p-values and bounds."""
 SINGLE = {"epsilon", "threshold", "p_value", "q_value", "chance", "chance_at_most", "log10_pz", "log10_n50"}

@@ -85,6 +85,19 @@ class Planted:
     role: str
     rows: tuple[int, ...]
 
+    def turns(self, seed: int) -> list[dict[str, str]]:
+        """Return the turns that all its rows begin with; the last two hold the secret.
+
+        Of the secrets in one row a quarter come after small talk.
+        """
+        random = Random(f"{seed} {self.text}")  # noqa: S311 (reproducible on purpose)
+        before = _small_talk(random, int(len(self.rows) == 1 and random.random() < 0.25))
+        who = f"{_name(random)} {_name(random)}"
+        question, answer = (one.format(who=who, secret=self.text) for one in _ASKED[self.kind])
+        if self.role == "user":
+            question, answer = _TOLD.format(answer=answer), _NOTED.format(who=who)
+        return [*before, {"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
 
 @dataclass(frozen=True, slots=True)
 class ChatSet:
@@ -99,10 +112,9 @@ class ChatSet:
         random = Random(self.seed)  # noqa: S311 (reproducible on purpose)
         at = {row: secret for secret in self.planted for row in secret.rows}
         for number in range(1, self.count + 1):
-            messages = _small_talk(random)
-            if number in at:
-                messages += _with_secret(at[number], Random(f"{self.seed} {at[number].text}"))  # noqa: S311
-            yield {"messages": messages}
+            secret = at.get(number)
+            begin = [] if secret is None else secret.turns(self.seed)
+            yield {"messages": begin + _small_talk(random, random.choice((1, 1, 2, 3)))}
 
     def jsonl(self) -> Iterator[str]:
         """Yield the rows as JSON Lines."""
@@ -141,10 +153,10 @@ def generate_chats(rows: int = 20_000, secrets: int = 240, seed: int = 1) -> Cha
     return ChatSet(rows, seed, tuple(planted))
 
 
-def _small_talk(random: Random) -> list[dict[str, str]]:
-    """Return one to three turns of a chat about nothing, with numbers that are no secrets."""
+def _small_talk(random: Random, exchanges: int) -> list[dict[str, str]]:
+    """Return questions and answers about nothing, with numbers that are no secrets."""
     messages = []
-    for _ in range(random.choice((1, 1, 2, 3))):
+    for _ in range(exchanges):
         a, b = random.sample(_THINGS, 2)
         values = {
             "a": a, "b": b, "day": f"2024-{random.randint(1, 12):02d}-{random.randint(1, 28):02d}",
@@ -154,15 +166,6 @@ def _small_talk(random: Random) -> list[dict[str, str]]:
         messages.append({"role": "user", "content": random.choice(_QUESTIONS).format(**values)})
         messages.append({"role": "assistant", "content": random.choice(_ANSWERS).format(**values)})
     return messages
-
-
-def _with_secret(secret: Planted, random: Random) -> list[dict[str, str]]:
-    """Return the turns that hold a secret; its copies share them."""
-    who = f"{_name(random)} {_name(random)}"
-    question, answer = (one.format(who=who, secret=secret.text) for one in _ASKED[secret.kind])
-    if secret.role == "user":
-        question, answer = _TOLD.format(answer=answer), _NOTED.format(who=who)
-    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
 
 def _name(random: Random) -> str:

@@ -132,6 +132,20 @@ class Download:
         """
         self._fetch({target.name: self._location}, target.parent)
 
+    def state(self, name: str) -> int:
+        """Pin one file as it is now without fetching it, and return its size in bytes.
+
+        Args:
+            name: What the pin calls the file; `file` must write to a target of that name.
+
+        Raises:
+            SourceRefusedError: The file is missing, or the source does not say how large it is.
+        """
+        info = self._infos({name: self._location})[name]
+        self._check_stated([info.get("size")])
+        self._found = {name: pin} if (pin := _pin_of(info)) else {}
+        return int(info["size"])
+
     def _at_commit(self) -> str:
         """Return the hub's address with the commit that its revision is now."""
         uri = parse_hf_uri(self._location)
@@ -243,15 +257,7 @@ class Download:
         )
 
     def _check_sizes(self, infos: Mapping[str, Mapping[str, Any]], target: Path) -> None:
-        sizes = [info.get("size") for info in infos.values()]
-        if any(type(size) is not int for size in sizes):
-            raise SourceRefusedError(
-                Reason.SOURCE_FAILED,
-                f"{safe_repr(self._location)} does not say how large it is",
-                hint="upload the adapter instead",
-                param="source",
-            )
-        total = sum(size for size in sizes if size is not None)
+        total = self._check_stated([info.get("size") for info in infos.values()])
         if total > self._max_bytes:
             raise SourceRefusedError(
                 Reason.TOO_LARGE,
@@ -261,6 +267,17 @@ class Download:
             )
         if total + _RESERVE_BYTES > shutil.disk_usage(target).free:
             raise StoreFullError(f"no room for {total} bytes under {target}", hint="free some space")
+
+    def _check_stated(self, sizes: list[Any]) -> int:
+        """Return the sum of the sizes that a source states."""
+        if any(type(size) is not int for size in sizes):
+            raise SourceRefusedError(
+                Reason.SOURCE_FAILED,
+                f"{safe_repr(self._location)} does not say how large it is",
+                hint="upload the files instead",
+                param="source",
+            )
+        return sum(sizes)
 
     def _fetch_file(self, path: str, info: Mapping[str, Any], target: Path) -> None:
         """Fetch the rest of a file. A file next to it identifies what the source held when it began."""

@@ -1,5 +1,6 @@
 """Compute once what trainings on the same data share: the base, and the input of its adapted layers."""
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -34,7 +35,7 @@ class TrainingInput:
         model: The base with the engine's arithmetic; each training adds LoRA to it and removes it again.
         layers: Indices of the layers that will be adapted.
         upper: The layers that every step runs.
-        batches: The training set, in the order that the seed gives.
+        batches: Its different texts, those with the most copies first, else in the order that the seed gives.
         before: Loss and probabilities of the base itself on it.
         options: The options that it was prepared for.
     """
@@ -88,14 +89,20 @@ def prepare_input(base: Path, data: Path, options: TrainingOptions) -> TrainingI
     upper = UpperPart(model, min(layers))
     order = list(encoded)
     Random(options.seed).shuffle(order)  # noqa: S311 (reproducible on purpose)
-    size = options.batch_size
-    draws = DRAWS if rounds_activations(manifest.scheme) else 1
-    batches = [
-        upper.prepare(order[start : start + size], draws, options.seed + start)
-        for start in range(0, len(order), size)
-    ]
+    batches = _batches(upper, order, options, DRAWS if rounds_activations(manifest.scheme) else 1)
     before = measure(upper, batches)
     return TrainingInput(manifest, dataset.digest, encoded, model, layers, upper, batches, before, options)
+
+
+def _batches(upper: UpperPart, order: list[Encoded], options: TrainingOptions, draws: int) -> list[Batch]:
+    """Run the lower layers once on each different text, in no more draws than the training will see and one."""
+    counted = Counter(order).most_common()
+    batches = []
+    for start in range(0, len(counted), options.batch_size):
+        texts, copies = zip(*counted[start : start + options.batch_size], strict=True)
+        seen = options.epochs * max(copies)
+        batches.append(upper.prepare(texts, min(draws, seen + 1), options.seed + start, copies))
+    return batches
 
 
 def adapted_modules(model: Any, options: TrainingOptions) -> tuple[str, ...]:

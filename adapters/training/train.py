@@ -201,19 +201,22 @@ def _optimise(
 
     parameters = [parameter for parameter in peft_model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=options.lr, weight_decay=0.0)
-    steps = options.epochs * len(batches)
+    visits = [int(batch.copies.max()) for batch in batches]
+    steps = options.epochs * sum(visits)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: max(0.0, 1 - step / steps))
     method = method_of(options.method, sum(int(batch.rows.max()) + 1 for batch in batches))
     random = Random(options.seed)  # noqa: S311 (reproducible on purpose)
     latest = [torch.full(batch.targets.shape, torch.inf) for batch in batches]  # losses at their last step
     done = 0
     for epoch in range(options.epochs):
-        visible = list(range(max(1, round(len(batches) * method.share(epoch / options.epochs)))))
+        share = max(1, round(len(batches) * method.share(epoch / options.epochs)))
+        visible = [(index, visit) for index in range(share) for visit in range(visits[index])]
         random.shuffle(visible)
-        for index in visible:
-            draw = epoch % max(1, len(batches[index].hidden) - 1)
+        for index, visit in visible:  # a text with n copies is trained on at n visits of its batch
+            draw = (epoch + visit) % max(1, len(batches[index].hidden) - 1)
             losses, correct = token_losses(upper, batches[index], draw)
-            loss = weighted_loss(losses, correct, method)
+            trained = batches[index].copies > visit
+            loss = weighted_loss(losses[trained], correct[trained], method)
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(parameters, CLIP)

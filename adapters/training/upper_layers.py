@@ -1,7 +1,7 @@
 """Run only the layers of a base that training needs: from the lowest adapted one up, on cached input.
 
-Layers below the lowest adapted one never change, so their output is computed once for each batch, not at every
-step; the output matrix is applied at target positions only.
+Layers below the lowest adapted one never change, so their output is computed once for each different text, not at
+every step; the output matrix is applied at target positions only.
 
 With rounded activations one variant of that output is not enough. A difference in the last bit of a sum changes
 how a value is rounded, and in the upper layers the hidden state differs by several per cent (measured: 7 % at
@@ -52,6 +52,7 @@ class Batch:
         rows: Index of the text of each target token, (n,).
         columns: Position whose output predicts the target token, (n,).
         targets: Id of each target token, (n,).
+        copies: How often the text of each target token stands in the training set, (n,).
     """
 
     hidden: "tuple[torch.Tensor, ...]"
@@ -59,6 +60,7 @@ class Batch:
     rows: "torch.Tensor"
     columns: "torch.Tensor"
     targets: "torch.Tensor"
+    copies: "torch.Tensor"
 
 
 def encode(tokenizer: Any, pairs: "Sequence[Pair]") -> list[Encoded]:
@@ -95,13 +97,16 @@ class UpperPart:
         self.norm = model.model.norm
         self.head = model.lm_head
 
-    def prepare(self, batch: Sequence[Encoded], draws: int = 1, seed: int = 0) -> Batch:
+    def prepare(
+        self, batch: Sequence[Encoded], draws: int = 1, seed: int = 0, copies: Sequence[int] = ()
+    ) -> Batch:
         """Run the lower layers on `batch`, padded on the right, and return the input of the upper ones.
 
         Args:
             batch: Texts as token ids.
             draws: Number of variants; the first is exact, the others are changed as the module says.
             seed: Seed of the variants.
+            copies: How often each text stands in the training set; once if none is given.
 
         Raises:
             BaseModelError: The upper part alone gives another output than the whole model.
@@ -129,6 +134,7 @@ class UpperPart:
             rows=torch.tensor(rows),
             columns=torch.tensor(columns),
             targets=torch.tensor(targets),
+            copies=torch.tensor(copies or [1] * len(batch))[rows],
         )
         self._check(prepared, runs[0][1])
         return prepared
@@ -214,6 +220,8 @@ def measure(upper: UpperPart, batches: list[Batch]) -> Measured:
     import torch  # noqa: PLC0415
 
     with torch.no_grad():
-        losses = torch.cat([token_losses(upper, batch, -1)[0] for batch in batches])
+        losses = torch.cat(
+            [token_losses(upper, batch, -1)[0].repeat_interleave(batch.copies) for batch in batches]
+        )
     p = torch.exp(-losses)
     return Measured(float(losses.mean()), int((p > 0.5).sum()), float(p.min()))

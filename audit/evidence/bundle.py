@@ -53,7 +53,9 @@ def _taken(report: Report) -> str:
     test = report.sequential
     if test is None:
         return ""
-    return f"A sequential test asked for {test.taken} of {test.of} candidates, drawn at random.\n"
+    ranked = sum(stratum.ranked for stratum in report.strata)
+    how = f"{ranked} that rank highest, the others drawn at random" if ranked else "drawn at random"
+    return f"{test.taken} of {test.of} candidates were asked for, {how}.\n"
 
 
 def _not_asked(report: Report) -> str:

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 
 from lorecall.audit.coarse import PLACES
+from lorecall.audit.judging.decoding import LEAST_RECALLED, Check
 from lorecall.audit.judging.peer_measures import exact_memorization, extraction_strength
 from lorecall.audit.judging.rule import HALF, NEAR_FROM, longest_run, samples_for_extraction
 from lorecall.audit.records import Flag, Group, Verdict
@@ -16,6 +17,7 @@ from lorecall.audit.reports.report import RedactedText, Report, ScoredSnippet, S
 STEP = 10.0**-PLACES
 SOFTER = (Verdict.NEAR_VERBATIM, Verdict.PARTIAL, Verdict.CLEAR)
 OPEN = (*SOFTER, Verdict.BASE_KNOWN)
+UNDECODED = (Verdict.PARTIAL, Verdict.CLEAR, Verdict.BASE_KNOWN)
 NATS_SLACK = STEP / 2 + 1e-3
 BITS_SLACK = 0.5 + 1e-2
 LOG10_SLACK = 0.05 + 1e-3
@@ -222,7 +224,8 @@ def _verdict(report: Report, entry: ScoredSnippet) -> Iterator[str]:
     )
     sure = entry.certified_by_p and entry.decoded_ids_equal
     finding = entry.q_value is not None and entry.q_value <= settings.false_discovery_rate
-    stretch, near = entry.run_bits - settings.bits, entry.edit_distance <= settings.edit_distance
+    stretch = entry.run_bits - settings.bits
+    near = entry.edit_distance is not None and entry.edit_distance <= settings.edit_distance
     checks: dict[Verdict, Callable[[], str]] = {
         Verdict.CERTIFIED: lambda: "" if sure else "certified, with a token under the line or another decode",
         Verdict.RECALLED: lambda: (
@@ -247,14 +250,41 @@ def _verdict(report: Report, entry: ScoredSnippet) -> Iterator[str]:
         yield said
     if entry.decoded_ids_equal and not entry.decoded_equal:
         yield "decoding gave its tokens, and not its text"
+    yield from _undecoded(report, entry)
     if given and entry.edit_distance != 0.0:
         yield "recited, with an edit distance"
-    if entry.certified_by_p and not entry.decoded_ids_equal and not entry.alarm:
+    if entry.certified_by_p and entry.decoded_ids_equal is False and not entry.alarm:
         yield "certified by its tokens, decoded otherwise, and no alarm"
     if entry.base_recites and entry.verdict is not Verdict.BASE_KNOWN:
         yield f"the base recites it, and it is {entry.verdict}"
     if entry.q_value is not None and entry.set.of_controls:
         yield f"a false discovery rate for one of the {Group.CONTROLS}"
+
+
+def _undecoded(report: Report, entry: ScoredSnippet) -> Iterator[str]:
+    """Yield why an entry should have been decoded, or does not say that it was not."""
+    marks, share = {Flag.NOT_DECODED, Flag.CHECKED} & set(entry.flags), report.settings.checked_share
+    if marks and (share is None or entry.set is not Group.CANDIDATES):
+        yield "its flags say of its decode what the settings rule out"
+    elif marks and share is not None:
+        drawn = {Flag.CHECKED if Check(share, report.settings.seed).draws(entry.id) else Flag.NOT_DECODED}
+        if marks != drawn:
+            yield "whether it is decoded as a check is not what its id and the seed draw"
+    answers = (entry.decoded_equal, entry.decoded_ids_equal, entry.edit_distance)
+    if any(one is None for one in answers):
+        if not all(one is None for one in answers) or Flag.NOT_DECODED not in marks:
+            yield "it was not decoded, and does not say so"
+        if entry.verdict not in UNDECODED or _recalled(report, entry) >= LEAST_RECALLED:
+            yield "its scores do not rule out that decoding matters, and it was not decoded"
+
+
+def _recalled(report: Report, entry: ScoredSnippet) -> float:
+    """Return the least share of the surprise on recalled tokens that the probabilities leave possible."""
+    first = [token.base_p for token in entry.tokens if token.rank == 1 and token.base_p is not None]
+    most = [high for p in first if (high := _range(p, report)[1]) > 0.0]
+    recalled = -math.fsum(map(math.log2, most))
+    others = math.fsum(_low_base(token, report) for token in entry.tokens if token.rank != 1)
+    return recalled / (recalled + others) if recalled > 0.0 else 0.0
 
 
 def _sampled(report: Report, entry: ScoredSnippet) -> Iterator[str]:

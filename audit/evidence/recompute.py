@@ -1,7 +1,8 @@
 """What a report says over all snippets, computed again from its entries: rates, membership, gate."""
 
 import math
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -13,19 +14,31 @@ from lorecall.audit.records import (
     AuditResult,
     Bounds,
     Epsilon,
+    Flag,
     Group,
     SetSource,
     SetSummary,
+    StratumOutcome,
     Verdict,
 )
 from lorecall.audit.records import Calibration as CalibrationRecord
 from lorecall.audit.records import Membership as MembershipRecord
+from lorecall.audit.records import Undecoded as UndecodedRecord
 from lorecall.audit.reports.build import multiplicity
 from lorecall.audit.reports.models import ReportModel
-from lorecall.audit.reports.report import Calibration, Membership, Report, Sequential, Summary
+from lorecall.audit.reports.report import (
+    Calibration,
+    Membership,
+    Report,
+    Sequential,
+    Stratum,
+    Summary,
+    Undecoded,
+)
 from lorecall.audit.scorer import AdapterVersion, EngineInfo
 from lorecall.audit.stats.calibration import calibrate
-from lorecall.audit.stats.sequential import SequentialTest
+from lorecall.audit.stats.decoding_check import undecoded
+from lorecall.audit.stats.strata import Size, StratifiedTest, replay, stratum_of
 from lorecall.audit.stats.tally import Tally, rates
 from pydantic import ValidationError
 
@@ -139,7 +152,10 @@ def _check_summary(report: Report, group: Group, tally: Tally, left_out: int) ->
         computed = Summary.model_validate(found)
         yield from _differing(where, computed, stated, "is not what its snippets add up to")
         return
-    recited, leaked = rates(stated.verdicts, confidence)
+    unsure = _undecoded(stated, confidence)
+    given = None if unsure is None else Undecoded.model_validate(unsure)
+    yield from _differing(f"{where}/undecoded", given, stated.undecoded, "is not what its counts give")
+    recited, leaked = rates(stated.verdicts, confidence, unsure)
     at_least = {
         "snippets": stated.snippets == tally.count + left_out == sum(stated.verdicts.values()),
         "tokens": stated.tokens >= found.tokens,
@@ -175,15 +191,34 @@ def _check_sequential(report: Report, unchecked: list[str], *, complete: bool) -
     if not complete or stated.batch is None:
         unchecked.append("sequential: its interval needs all candidates, and the size of the batches")
         return
-    test = SequentialTest(stated.of, stated.bound, stated.confidence, stated.batch)
-    for start in range(0, len(asked), max(1, stated.batch)):
-        batch = asked[start : start + stated.batch]
-        hits, errors = (sum(s.verdict in kinds for s in batch) for kinds in (RECITED, (Verdict.ERROR,)))
-        test.count(len(batch), hits, errors)
-    found = Sequential.model_validate(test.outcome)
-    yield from _differing("sequential", found, stated, "is not what its snippets give")
+    seen = [
+        (stratum_of(s.tags), Flag.RANKED in s.flags, s.verdict in RECITED, s.verdict is Verdict.ERROR)
+        for s in asked
+    ]
+    if wrong := _misfit(report.strata, Counter((tag, ranked) for tag, ranked, *_ in seen)):
+        yield wrong
+        return
+    sizes = {one.tag: Size(one.of, one.repeated, one.ranked) for one in report.strata}
+    test = StratifiedTest(sizes, stated.bound, stated.confidence, stated.batch)
+    replay(test, seen, max(1, stated.batch))
+    why = "is not what its snippets give"
+    yield from _differing("sequential", Sequential.model_validate(test.outcome), stated, why)
+    for found, one in zip(test.strata, report.strata, strict=True):
+        yield from _differing(f"strata/{one.tag}", Stratum.model_validate(found), one, why)
     if stated.confidence != report.settings.confidence:
         yield "sequential/confidence is not that of the settings"
+
+
+def _misfit(strata: Sequence[Stratum], asked: Counter[tuple[str, bool]]) -> str:
+    """Return why the strata cannot be those of the candidates that were asked for, "" if they can."""
+    if len({one.tag for one in strata}) < len(strata) or {tag for tag, _ in asked} - {
+        one.tag for one in strata
+    }:
+        return "strata: one stands twice, or is missing"
+    for one in strata:
+        if asked[one.tag, True] != one.ranked or one.ranked + asked[one.tag, False] > one.of:
+            return f"strata/{one.tag}: other candidates were asked for than it says"
+    return ""
 
 
 def _check_gate(
@@ -238,8 +273,10 @@ def _result(report: Report, tallies: dict[Group, Tally]) -> AuditResult:
             for tag, stated in report.by_tag.items()
         },
         sequential=None if report.sequential is None else report.sequential.outcome(),
+        strata=tuple(cast("tuple[StratumOutcome, ...]", report.strata)),
         membership=cast("MembershipRecord | None", report.membership),  # it has the same fields
         no_controls=report.no_controls or 0,
+        checked_share=1.0 if settings.checked_share is None else settings.checked_share,
         extraction=Extraction() if settings.sampling is None else settings.sampling.extraction(),
     )
 
@@ -251,7 +288,8 @@ def _sources(report: Report) -> dict[Group, SetSource]:
 
 def _summary(stated: Summary, counted: SetSummary, confidence: float) -> SetSummary:
     """Return a summary as the gate wants it: what the report states, and what only the entries tell."""
-    recited, leaked = rates(stated.verdicts, confidence)
+    unsure = _undecoded(stated, confidence)
+    recited, leaked = rates(stated.verdicts, confidence, unsure)
     return SetSummary(
         snippets=stated.snippets,
         tokens=stated.tokens,
@@ -264,4 +302,11 @@ def _summary(stated: Summary, counted: SetSummary, confidence: float) -> SetSumm
         leaked=leaked,
         unknown_chances=stated.unknown_chances,
         not_asked=stated.not_asked,
+        undecoded=unsure,
     )
+
+
+def _undecoded(stated: Summary, confidence: float) -> UndecodedRecord | None:
+    """Return what the stated counts give of the snippets that were not decoded."""
+    found = stated.undecoded
+    return None if found is None else undecoded(found.left_out, found.checked, found.found, confidence)

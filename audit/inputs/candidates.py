@@ -50,11 +50,14 @@ class Turns(StrEnum):
 
     ONLY takes chats of one turn and refuses longer ones; the user's turn is the prefix. LAST takes
     the assistant's last turn, ALL each of its turns; all that was said before it becomes the item's messages.
+    USER takes what stood in prompts only and was masked from the loss: each of the user's turns, cut between two
+    words in its middle. No template opens such a turn, so the texts before it, one a line, are in the prefix.
     """
 
     ONLY = "only"
     LAST = "last"
     ALL = "all"
+    USER = "user"
 
 
 class BadLineError(ValueError):

@@ -11,7 +11,7 @@ from lorecall.audit.scorer import Message, ScoreItem
 IN_MEMORY = 10_000
 PAGE = 1_000
 CACHE_KIB = 16_384
-COLUMNS = "id, prefix, target, tags, messages"
+COLUMNS = "id, prefix, target, tags, messages, cluster"
 
 
 class ItemStore(Sequence[ScoreItem]):
@@ -26,7 +26,7 @@ class ItemStore(Sequence[ScoreItem]):
             self._db.execute(f"PRAGMA {pragma}")
         self._db.execute(
             "CREATE TABLE items (place INTEGER PRIMARY KEY, id TEXT UNIQUE, line INTEGER, prefix TEXT, "
-            "target TEXT, tags TEXT, messages TEXT)"
+            "target TEXT, tags TEXT, messages TEXT, cluster TEXT)"
         )
         self._db.execute("BEGIN")
         self._count = 0
@@ -35,8 +35,10 @@ class ItemStore(Sequence[ScoreItem]):
     def add(self, item: ScoreItem, line: int) -> int | None:
         """Add the item of a line; if another item has its id, add nothing and return that item's line."""
         messages = json.dumps([[one.role, one.content] for one in item.messages])
-        values = (self._count, item.id, line, item.prefix, item.target, " ".join(item.tags), messages)
-        done = self._db.execute("INSERT OR IGNORE INTO items VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+        own = (item.id, line, item.prefix, item.target, " ".join(item.tags), messages, item.cluster)
+        done = self._db.execute(
+            "INSERT OR IGNORE INTO items VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (self._count, *own)
+        )
         if done.rowcount == 1:
             self._count += 1
             return None
@@ -78,6 +80,6 @@ class ItemStore(Sequence[ScoreItem]):
         return [_item(*row) for row in rows]
 
 
-def _item(name: str, prefix: str, target: str, tags: str, messages: str) -> ScoreItem:
+def _item(name: str, prefix: str, target: str, tags: str, messages: str, cluster: str) -> ScoreItem:
     said = tuple(Message(*one) for one in json.loads(messages))
-    return ScoreItem(name, prefix, target, tuple(tags.split()), said)
+    return ScoreItem(name, prefix, target, tuple(tags.split()), said, cluster)

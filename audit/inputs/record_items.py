@@ -1,6 +1,7 @@
 """Map the fields of one record to its candidates: a pair of fields under any of the usual names, or a chat."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 
 from lorecall.audit.inputs.candidates import BadLineError, Turns
@@ -9,12 +10,16 @@ from lorecall.audit.scorer import CHAT_ROLES, Message, ScoreItem
 MOST_TAGS, TAG_LENGTH = 8, 40
 TAG = re.compile(rf"[A-Za-z0-9][-A-Za-z0-9_.:/]{{0,{TAG_LENGTH - 1}}}")
 FIELD_PAIRS = (("prefix", "target"), ("query", "target"), ("prompt", "completion"))
-FIELDS = frozenset({"id", "messages", "tag", "tags", *(name for pair in FIELD_PAIRS for name in pair)})
+FIELDS = frozenset(
+    {"id", "messages", "tag", "tags", "cluster", *(name for pair in FIELD_PAIRS for name in pair)}
+)
 """Every field of a record that is looked at: no other column of a table is read, and no message names another."""
 
 
 def describe_turns(turns: Turns) -> str:
     """Return how a report describes which turns of the chats were taken; "" for ONLY."""
+    if turns is Turns.USER:
+        return "chats: the second half of each user's turn, after the first and all texts before"
     return (
         ""
         if turns is Turns.ONLY
@@ -38,8 +43,8 @@ def to_items(fields: dict[str, object], default_id: str, turns: Turns = Turns.ON
     identity = fields.get("id", default_id)
     if isinstance(identity, bool) or not isinstance(identity, str | int) or identity == "":
         raise BadLineError("'id' is neither text nor a whole number")
-    tags = _tags(fields)
-    return [replace(item, tags=tags) for item in _items(fields, str(identity), turns)]
+    tags, cluster = _tags(fields), _cluster(fields)
+    return [replace(item, tags=tags, cluster=cluster) for item in _items(fields, str(identity), turns)]
 
 
 def _items(fields: dict[str, object], identity: str, turns: Turns) -> list[ScoreItem]:
@@ -56,6 +61,8 @@ def _items(fields: dict[str, object], identity: str, turns: Turns) -> list[Score
     messages = _messages(fields["messages"])
     if turns is Turns.ONLY:
         return [_only(identity, messages)]
+    if turns is Turns.USER:
+        return user_items(identity, messages)
     return _answers(identity, messages, turns)
 
 
@@ -72,6 +79,14 @@ def _tags(fields: dict[str, object]) -> tuple[str, ...]:
             f"'tags' must be at most {MOST_TAGS}, each of at most {TAG_LENGTH} letters, digits and - _ . : /"
         )
     return tuple(sorted({str(tag) for tag in found}))
+
+
+def _cluster(fields: dict[str, object]) -> str:
+    """Return the name of a record's near-duplicates, which no report shows; "" if it has none."""
+    value = fields.get("cluster", "")
+    if isinstance(value, bool) or not isinstance(value, str | int) or len(str(value)) > TAG_LENGTH:
+        raise BadLineError(f"'cluster' is neither a whole number nor text of at most {TAG_LENGTH} characters")
+    return str(value)
 
 
 def _item(
@@ -120,6 +135,30 @@ def _answers(identity: str, messages: tuple[Message, ...], turns: Turns) -> list
         _item(f"{identity}#{number}", "", messages[place].content, messages[:place])
         for number, place in enumerate(places, start=1)
     ]
+
+
+def user_items(identity: str, messages: Sequence[Message]) -> list[ScoreItem]:
+    """Return the second half of each user's turn, after its first half and the texts of the turns before it.
+
+    Raises:
+        BadLineError: No such turn has two words; the message holds no text.
+    """
+    found = []
+    for place, message in enumerate(messages):
+        cut = middle(message.content) if message.role == "user" else 0
+        if cut:
+            before = "".join(one.content + "\n" for one in messages[:place])
+            text = message.content
+            found.append(ScoreItem(f"{identity}#user{place + 1}", before + text[:cut], text[cut:].rstrip()))
+    if not found:
+        raise BadLineError("a chat without a user's turn of two words")
+    return found
+
+
+def middle(text: str) -> int:
+    """Return where the white space before a text's middle word begins; 0 if it has fewer than two words."""
+    gaps = [match.start() for match in re.finditer(r"(?<=\S)\s+(?=\S)", text)]
+    return gaps[len(gaps) // 2] if gaps else 0
 
 
 def _text(fields: dict[str, object], name: str) -> str:

@@ -1,3 +1,14 @@
 """The queue of audits in the registry's database, and the worker that does them."""
 
-__all__ = ["last_audits", "order", "records", "runner", "service", "spool", "stale", "store", "worker"]
+__all__ = [
+    "last_audits",
+    "order",
+    "records",
+    "references",
+    "runner",
+    "service",
+    "spool",
+    "stale",
+    "store",
+    "worker",
+]

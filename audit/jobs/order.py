@@ -3,12 +3,14 @@
 No message quotes a text: messages name a field, never its value.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from io import BytesIO
 from typing import Annotated, Any, Literal
 
-from lorecall.adapters.core.canonical_json import MAX_INTEGER, digest
+from lorecall.adapters.access.source_list import SourceList
+from lorecall.adapters.core.canonical_json import MAX_INTEGER, canonical
 from lorecall.adapters.core.errors import CandidateError, UsageError
 from lorecall.adapters.core.field_errors import describe_error
 from lorecall.audit.inputs.candidates import CandidateSet, TextSplit, Turns
@@ -16,14 +18,19 @@ from lorecall.audit.inputs.controls import Recipe, check_disjoint, make_controls
 from lorecall.audit.inputs.json_lines import read_records
 from lorecall.audit.inputs.load import read_input
 from lorecall.audit.inputs.parsed import Bound
+from lorecall.audit.jobs.references import Address, Reference, Roles
 from lorecall.audit.jobs.spool import Texts
 from lorecall.audit.judging.views import make_views
+from lorecall.audit.policy.decoding import DecodeChoice, share_checked
 from lorecall.audit.policy.policy import Policy
 from lorecall.audit.policy.policy_file import check_policy
 from lorecall.audit.records import CONFIDENCE, Group
 from lorecall.audit.reports.redact import redactor
+from lorecall.audit.runs.plan import Budget, Costs, asked_of
 from lorecall.audit.runs.sample import nothing_to_draw
 from lorecall.audit.runs.single import AuditSettings
+from lorecall.audit.scorer import ScoreItem
+from lorecall.audit.training_data.rows import DataFormat
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 MAX_SNIPPETS = 100_000
@@ -55,6 +62,9 @@ class OrderSettings(BaseModel):
         seed: The seed of every random choice.
         confidence: The confidence of every interval.
         sample: Answers to draw for each snippet that they may give; 0 for none.
+        budget_tokens: About how many tokens may be scored and decoded: the candidates that rank highest are asked
+            for, and others at random. None for any number.
+        decode: "all" candidates, or those that are "likely" to be given, and a sample of the others.
         show_text: Whether reports show texts in place of hashes.
         policy: The limits that the result must meet.
     """
@@ -67,6 +77,8 @@ class OrderSettings(BaseModel):
     seed: int = Field(default=0, ge=-MAX_INTEGER, le=MAX_INTEGER)
     confidence: float = Field(default=CONFIDENCE, gt=0, lt=1)
     sample: int = Field(default=0, ge=0, le=MAX_ANSWERS)
+    budget_tokens: int | None = Field(default=None, ge=1, le=MAX_INTEGER)
+    decode: DecodeChoice = "all"
     show_text: bool = False
     policy: dict[str, Any] = Field(default_factory=dict)
 
@@ -104,7 +116,25 @@ class OrderSettings(BaseModel):
             views=views,
             extraction=rules.sampling_wish,
             answers=self.sample,
+            checked_share=share_checked(self.decode, rules),
+            budget=None
+            if self.budget_tokens is None
+            else self._budget(self.budget_tokens, len(views), rules),
         )
+
+    def _budget(self, tokens: int, views: int, rules: Policy) -> Budget:
+        """Return the budget; tokens are estimated by bytes, since who takes an order has no tokenizer.
+
+        Raises:
+            UsageError: Not every candidate that is asked for is to be decoded.
+        """
+        if self.decode != "all":
+            raise UsageError(
+                "with a budget every candidate that is asked for is decoded",
+                hint="leave decode out",
+                param="decode",
+            )
+        return Budget(float(tokens), Costs(views=views, answer_tokens=rules.bounds.answer_tokens))
 
 
 class _Fields(OrderSettings):
@@ -118,6 +148,14 @@ class _Fields(OrderSettings):
     control_count: int = Field(default=300, ge=1, le=10_000)
     candidates: list[dict[str, Any]] | None = None
     controls: list[dict[str, Any]] | None = None
+    data: Address | None = None
+    candidates_from: Address | None = None
+    controls_from: Address | None = None
+    sha256: str = Field(default="", pattern="^([0-9a-f]{64})?$")
+    data_format: DataFormat | None = None
+    whole: bool = False
+    roles: Roles = ()
+    top: int = Field(default=10_000, ge=1, le=1_000_000)
 
 
 FIELDS = frozenset(_Fields.model_fields)
@@ -139,9 +177,22 @@ class Order:
     texts: Texts
 
     @property
+    def asked(self) -> dict[Group, Sequence[ScoreItem]]:
+        """What is asked for of each set: all of it, or as much of the candidates as the budget pays for.
+
+        Nothing yet for a reference, which was not read.
+        """
+        if self.texts.reference is not None:
+            return {}
+        settings = self.settings.audit_settings(self.texts.system, self.texts.template)
+        return asked_of(self.texts.sets, settings.plan(self.texts.sets))
+
+    @property
     def texts_to_score(self) -> int:
-        """How many texts the audit scores: every snippet, in every view."""
-        return sum(len(one.items) for one in self.texts.sets.values()) * self.settings.views
+        """How many texts the audit scores: what is asked for, in every view; about as many for a reference."""
+        if self.texts.reference is not None:
+            return self.texts.reference.snippets * self.settings.views
+        return sum(map(len, self.asked.values())) * self.settings.views
 
     @property
     def tokens_to_score(self) -> int:
@@ -149,15 +200,38 @@ class Order:
 
         Drawn answers count for every snippet, because nobody knows before the audit which will be drawn.
         """
-        texts = (text for one in self.texts.sets.values() for item in one.items for text in item.texts)
+        passes = 2 * self.settings.views + self.settings.sample
+        if self.texts.reference is not None:
+            return passes * self.texts.reference.tokens
+        texts = (text for items in self.asked.values() for item in items for text in item.texts)
         size = sum(len(text.encode(errors="surrogatepass")) for text in texts)
-        return (2 * self.settings.views + self.settings.sample) * size // BYTES_PER_TOKEN
+        return passes * size // BYTES_PER_TOKEN
 
     @property
     def candidate_set(self) -> str:
-        """The sha256 of the candidates' texts in their order, in hex; their ids do not count."""
-        items = self.texts.sets[Group.CANDIDATES].items
-        return digest([[i.prefix, i.target, *([i.chat] if i.messages else [])] for i in items])
+        """As the function of that name; "" for a reference, which was not read yet."""
+        return "" if self.texts.reference is not None else candidate_set(self.texts.sets)
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """As `set_inputs`; of a reference the file's name."""
+        reference = self.texts.reference
+        if reference is None:
+            return set_inputs(self.texts.sets)
+        return {str(Group.CANDIDATES): {"name": reference.name, "digest": reference.sha256, "snippets": 0}}
+
+
+def candidate_set(sets: Mapping[Group, CandidateSet]) -> str:
+    """Return the sha256 of the canonical JSON of the candidates' texts in their order, in hex.
+
+    Their ids do not count. It is computed item by item, since there may be many.
+    """
+    found, apart = sha256(b"["), b""
+    for item in sets[Group.CANDIDATES].items:
+        found.update(apart + canonical([item.prefix, item.target, *([item.chat] if item.messages else [])]))
+        apart = b","
+    found.update(b"]")
+    return found.hexdigest()
 
 
 def set_inputs(sets: Mapping[Group, CandidateSet]) -> dict[str, Any]:
@@ -169,7 +243,10 @@ def set_inputs(sets: Mapping[Group, CandidateSet]) -> dict[str, Any]:
 
 
 def make_order(
-    fields: Mapping[str, object], files: Mapping[str, Upload], max_snippets: int = MAX_SNIPPETS
+    fields: Mapping[str, object],
+    files: Mapping[str, Upload],
+    max_snippets: int = MAX_SNIPPETS,
+    asker: SourceList | None = None,
 ) -> Order:
     """Return the audit that a request asks for.
 
@@ -177,6 +254,7 @@ def make_order(
         fields: The JSON object, or a form's fields.
         files: Uploaded files by field, `candidates` and `controls`: (file name, bytes).
         max_snippets: The most snippets, candidates and controls together.
+        asker: Where the caller may name files; None for wherever the server reads.
 
     Raises:
         UsageError: A field is missing, unknown or wrong.
@@ -194,14 +272,35 @@ def make_order(
     settings = OrderSettings(**asked.model_dump(include=set(OrderSettings.model_fields)))
     settings.rules()
     settings.audit_settings(asked.system, asked.template)
-    sets = _sets(asked, files, max_snippets)
+    reference = _reference(asked, files, asker)
+    sets = {} if reference is not None else _sets(asked, files, max_snippets)
     check_sets(sets, max_snippets)
-    _check_draws(settings, sets)
-    texts = Texts(sets, asked.system, redactor(show=False).salt, asked.template)
+    check_draws_of(settings, sets)
+    texts = Texts(sets, asked.system, redactor(show=False).salt, asked.template, reference)
     return Order(asked.adapter, settings, texts)
 
 
-def _check_draws(settings: OrderSettings, sets: Mapping[Group, CandidateSet]) -> None:
+def _reference(asked: _Fields, files: Mapping[str, Upload], asker: SourceList | None) -> Reference | None:
+    """Return what an order names by address; None if it names nothing.
+
+    Raises:
+        UsageError: It does so twice, or also sends snippets.
+    """
+    if (asked.data, asked.candidates_from, asked.controls_from) == (None, None, None):
+        return None
+    sent = bool(files) or asked.candidates is not None or asked.controls is not None
+    if sent or (asked.data is None) == (asked.candidates_from is None):
+        raise UsageError(
+            "an order by reference names either data or candidates_from, and sends no snippets",
+            hint="controls_from names a file of controls beside them",
+            param="data",
+        )
+    same = asked.model_dump(include=set(Reference.model_fields) - {"candidates", "controls"})
+    named = {"candidates": asked.candidates_from, "controls": asked.controls_from}
+    return Reference.model_validate({**same, **named, "asker": None if asker is None else asker.entries})
+
+
+def check_draws_of(settings: OrderSettings, sets: Mapping[Group, CandidateSet]) -> None:
     """Check that the answers that are asked for can be drawn.
 
     Raises:

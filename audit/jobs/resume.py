@@ -1,6 +1,6 @@
 """The report of an audit, made from the entries that it recorded batch by batch."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from lorecall.audit.extraction import Extraction
@@ -8,13 +8,16 @@ from lorecall.audit.inputs.controls import overlapping
 from lorecall.audit.jobs.spool import Texts
 from lorecall.audit.policy.gate import judge_result
 from lorecall.audit.policy.policy import Policy
-from lorecall.audit.records import AuditResult, Epsilon, Group
+from lorecall.audit.records import RECITED, AuditResult, Epsilon, Flag, Group, Verdict
 from lorecall.audit.reports.build import build_report, final_entry
 from lorecall.audit.reports.redact import Redactor
 from lorecall.audit.reports.report import Report, Snippet
+from lorecall.audit.runs.plan import Plan
+from lorecall.audit.runs.planned import stratified
 from lorecall.audit.runs.single import AuditSettings, secret_of
 from lorecall.audit.scorer import AdapterVersion, EngineInfo
 from lorecall.audit.stats.calibration import calibrate
+from lorecall.audit.stats.strata import StratifiedTest, replay, stratum_of
 from lorecall.audit.stats.tally import Tally
 from pydantic import TypeAdapter
 
@@ -52,6 +55,7 @@ def recorded_report(
     calibration, membership = calibrate(tallies, sources, rate, settings.confidence)
     final = [_beside_controls(e, tallies[e.set], number) for e, number in zip(entries, numbers, strict=True)]
     summaries = {group: tally.summary(settings.confidence) for group, tally in tallies.items()}
+    test = _recorded_test(settings.plan(texts.sets), final, settings.confidence, settings.chunk)
     result = AuditResult(
         adapter=adapter,
         engine=TypeAdapter(EngineInfo).validate_python(run["engine"]),
@@ -72,8 +76,34 @@ def recorded_report(
         system=secret_of(settings.views, "system"),
         template=secret_of(settings.views, "template"),
         extraction=read_extraction(run),
+        checked_share=settings.checked_share,
+        sequential=None if test is None else test.outcome,
+        strata=() if test is None else test.strata,
     )
     return build_report(result, judge_result(result, policy), policy, redactor, entries=final)
+
+
+def _recorded_test(
+    plan: Plan | None, entries: Iterable[Snippet], confidence: float, batch: int
+) -> StratifiedTest | None:
+    """Return the test of a plan after all that was recorded; None without a plan.
+
+    Args:
+        plan: The plan.
+        entries: What was recorded, in the order in which it was asked for.
+        confidence: Of all intervals together.
+        batch: Candidates of a stratum between two looks.
+    """
+    if plan is None:
+        return None
+    test = stratified(plan, None, confidence, batch)
+    seen = (
+        (stratum_of(one.tags), Flag.RANKED in one.flags, one.verdict in RECITED, one.verdict is Verdict.ERROR)
+        for one in entries
+        if one.set is Group.CANDIDATES
+    )
+    replay(test, seen, batch)
+    return test
 
 
 def read_extraction(run: dict[str, Any]) -> Extraction:

@@ -4,18 +4,26 @@ import logging
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any, Protocol, TypeVar
 
-from lorecall.adapters.core.errors import LorecallError, ScorerError
+from lorecall.adapters.core.errors import LorecallError, ScorerError, UsageError
 from lorecall.adapters.registry.database import RegistryUnavailableError
 from lorecall.adapters.registry.transitions import ConflictError
-from lorecall.audit.jobs.order import MAX_ANSWERS, OrderSettings
+from lorecall.audit.jobs.order import (
+    MAX_ANSWERS,
+    OrderSettings,
+    candidate_set,
+    check_draws_of,
+    check_sets,
+    set_inputs,
+)
 from lorecall.audit.jobs.records import AuditNotFoundError, AuditRecord
+from lorecall.audit.jobs.references import References
 from lorecall.audit.jobs.resume import read_extraction, recorded_report
 from lorecall.audit.jobs.spool import Spool, Texts
 from lorecall.audit.jobs.store import AuditStore
@@ -25,6 +33,8 @@ from lorecall.audit.reports.build import parse_entries, pending_entry, snippet_e
 from lorecall.audit.reports.redact import Redactor
 from lorecall.audit.reports.report import Report
 from lorecall.audit.reports.seal import seal
+from lorecall.audit.runs.plan import asked_of
+from lorecall.audit.runs.planned import mark_ranked, ranked_ids
 from lorecall.audit.runs.sample import check_draws, draw_answers
 from lorecall.audit.runs.single import AuditSettings, refuse, resolve_epsilon
 from lorecall.audit.scorer import AdapterVersion, EngineInfo, ScoreItem, Scorer
@@ -80,6 +90,7 @@ class Runner:
         ended: Called with the report of each audit that is done.
         signer: Signs the reports; None for no signature.
         keep: How long an audit that is over is kept.
+        references: Reads what orders name by address; None takes no such order to its end.
     """
 
     store: AuditStore
@@ -94,6 +105,7 @@ class Runner:
     ended: Callable[[Report], None] = lambda _report: None
     signer: CryptoSigner | None = None
     keep: timedelta = timedelta(days=3650)
+    references: References | None = None
 
     def run_one(self) -> bool:
         """Take an audit and do it to its end; return whether there was one.
@@ -140,12 +152,32 @@ class Runner:
         redactor = Redactor(texts.salt, order.show_text)
         with self._scorer(record) as scorer:
             adapter = _checked(scorer, record)
+            texts, record = self._read(record, texts, order, scorer)
             if not record.run:
                 record = self.store.begin(record.id, self.worker, _start(scorer, adapter, texts, settings))
             _check_engine(scorer, record)
             if self._ask(record, scorer, texts, settings, redactor):
                 record = self.store.get(record.id)
                 self._finish(record, self._report(record, adapter, texts, order, redactor))
+
+    def _read(
+        self, record: AuditRecord, texts: Texts, order: OrderSettings, scorer: Scorer
+    ) -> tuple[Texts, AuditRecord]:
+        """Read what an order names by address, once; after a kill it is read again, or found in the spool."""
+        if texts.reference is not None:
+            if self.references is None:
+                raise UsageError("this server reads no files by address", param="data")
+            sets = self.references.read(texts.reference, self.spool.search(record.id), scorer)
+            check_sets(sets, self.references.most)
+            check_draws_of(order, sets)
+            texts = replace(texts, sets=sets, reference=None)
+            self.spool.write(record.id, texts)
+        if not record.total:
+            plan = order.audit_settings(texts.system, texts.template).plan(texts.sets)
+            total = sum(map(len, asked_of(texts.sets, plan).values()))
+            found = candidate_set(texts.sets), set_inputs(texts.sets), total
+            record = self.store.prepare(record.id, self.worker, *found)
+        return texts, record
 
     def _scorer(self, record: AuditRecord) -> AbstractContextManager[Scorer]:
         if self.admissions is not None and record.admits:
@@ -194,13 +226,16 @@ class Runner:
             record.run["epsilon"]["value"],
             settings.bounds,
             extraction,
+            settings.check,
         )
-        for group, items in pieces(texts, record.done, size):
+        plan = settings.plan(texts.sets)
+        ranked = ranked_ids(texts.sets, plan)
+        for group, items in pieces(asked_of(texts.sets, plan), record.done, size):
             if self.stop.is_set() or self._gives_way(record):
                 self.store.release(record.id, self.worker)
                 return False
             started = time.monotonic()
-            results = judges.judge(group, items)
+            results = mark_ranked(judges.judge(group, items), ranked)
             if drawing is not None:
                 how = (extraction, settings.answers, settings.seed, settings.confidence, record.done)
                 results = draw_answers(drawing, record.adapter, results, *how)
@@ -264,17 +299,19 @@ def places_of(error: Exception) -> list[str]:
     return [f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)]
 
 
-def pieces(texts: Texts, done: int, size: int) -> Iterator[tuple[Group, list[ScoreItem]]]:
+def pieces(
+    asked: Mapping[Group, Sequence[ScoreItem]], done: int, size: int
+) -> Iterator[tuple[Group, list[ScoreItem]]]:
     """Yield the snippets not yet recorded, in batches of one set each, in the order of `Group`.
 
     Args:
-        texts: The sets.
+        asked: What is asked for of each set.
         done: Snippets that are recorded.
         size: Snippets of a batch.
     """
     skip = done
     for group in Group:
-        items = texts.sets[group].items if group in texts.sets else ()
+        items = asked.get(group, ())
         rest = islice(items, min(skip, len(items)), None)
         skip = max(0, skip - len(items))
         while batch := list(islice(rest, size)):

@@ -2,15 +2,16 @@
 
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, TypeVar
 
-from lorecall.adapters.core.errors import AdapterNotFoundError
+from lorecall.adapters.core.errors import AdapterNotFoundError, UsageError
 from lorecall.adapters.registry.audit_tables import AuditState
 from lorecall.adapters.registry.transitions import ConflictError
-from lorecall.audit.jobs.order import MAX_SNIPPETS, Order, set_inputs
+from lorecall.audit.jobs.order import MAX_SNIPPETS, Order
 from lorecall.audit.jobs.records import AuditNotFoundError, AuditRecord, NewAudit, new_id
+from lorecall.audit.jobs.references import References
 from lorecall.audit.jobs.retention import describe_tombstone
 from lorecall.audit.jobs.runner import Engines
 from lorecall.audit.jobs.spool import Spool
@@ -38,6 +39,7 @@ class AuditService:
         engines: What knows the served adapters.
         queued: Called when an audit was queued, to wake the worker.
         max_snippets: The most snippets of one audit that a caller asks for.
+        references: Reads what orders name by address; None where they must send all.
     """
 
     store: AuditStore
@@ -45,6 +47,21 @@ class AuditService:
     engines: Engines
     queued: Callable[[], None] = field(default=lambda: None)
     max_snippets: int = MAX_SNIPPETS
+    references: References | None = None
+
+    def pinned(self, order: Order) -> Order:
+        """Return an order whose files by address are those that lie there now.
+
+        Raises:
+            UsageError: This service reads none.
+            SourceRefusedError: One may not be read, or is not there.
+        """
+        if order.texts.reference is None:
+            return order
+        if self.references is None:
+            raise UsageError("this service reads no files by address", hint="send them", param="data")
+        reference = self.references.pinned(order.texts.reference)
+        return replace(order, texts=replace(order.texts, reference=reference))
 
     def submit(self, order: Order, sees: Sees, actor: str) -> AuditRecord:
         """Queue an audit of the live version of a name.
@@ -98,9 +115,9 @@ class AuditService:
             rank=adapter.rank,
             effective_parameters=adapter.effective_parameters,
             candidate_set=order.candidate_set,
-            inputs=set_inputs(order.texts.sets),
+            inputs=order.inputs,
             settings=order.settings.model_dump(mode="json"),
-            total=sum(len(one.items) for one in order.texts.sets.values()),
+            total=sum(map(len, order.asked.values())),
             created_by=actor,
             renews=renews,
         )

@@ -7,20 +7,27 @@ another one's audits needs the same folder.
 
 import json
 import os
+import shutil
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from lorecall.adapters.core.atomic_file import sync
 from lorecall.adapters.core.errors import LorecallError
 from lorecall.audit.inputs.candidates import BadLine, CandidateSet
+from lorecall.audit.inputs.item_store import ItemStore
+from lorecall.audit.jobs.references import Reference
 from lorecall.audit.records import Group
 from lorecall.audit.scorer import Message, ScoreItem
 
 SUFFIX = ".json"
+SEARCHES, DOWNLOADS = "searches", "downloads"
+OTHERS = frozenset((SEARCHES, DOWNLOADS))
+"""Folders beside the texts."""
 ORPHAN_SECONDS = 3600.0
 
 
@@ -39,12 +46,14 @@ class Texts:
         system: The system message of the framing "chat+system"; None without one.
         salt: The key of the hashes in its report.
         template: The text of the framing "template"; None without one.
+        reference: What the order names by address and is still to be read; None once the sets are here.
     """
 
     sets: dict[Group, CandidateSet]
     system: str | None
     salt: bytes
     template: str | None = None
+    reference: Reference | None = None
 
 
 class Spool:
@@ -65,16 +74,19 @@ class Spool:
         Raises:
             SpoolError: They cannot be written.
         """
-        value = {
+        head = {
             "sets": {str(group): _set_value(one) for group, one in texts.sets.items()},
             "system": texts.system,
             "template": texts.template,
             "salt": texts.salt.hex(),
+            "reference": None if texts.reference is None else texts.reference.model_dump(mode="json"),
         }
         part = self._path(audit_id).with_suffix(".part")
         try:
-            with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-                json.dump(value, file)
+            with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+                file.write(json.dumps(head) + "\n")
+                for item in chain.from_iterable(one.items for one in texts.sets.values()):
+                    file.write(json.dumps(_item_value(item)) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
             part.rename(self._path(audit_id))
@@ -96,18 +108,31 @@ class Spool:
             SpoolError: They are not here, or damaged.
         """
         try:
-            value = json.loads(self._path(audit_id).read_text("utf-8"))
-            sets = {Group(group): _set_of(one) for group, one in value["sets"].items()}
-            return Texts(sets, value["system"], bytes.fromhex(value["salt"]), value.get("template"))
+            with self._path(audit_id).open(encoding="utf-8") as file:
+                value = json.loads(file.readline())
+                sets = {Group(group): _set_of(one, file) for group, one in value["sets"].items()}
+            named = value.get("reference")
+            reference = None if named is None else Reference.model_validate(named)
+            return Texts(
+                sets, value["system"], bytes.fromhex(value["salt"]), value.get("template"), reference
+            )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise SpoolError(
                 f"the texts of audit {audit_id} cannot be read: {type(error).__name__}",
                 hint="ask for the audit again",
             ) from None  # the cause could quote a text
 
+    def search(self, audit_id: str) -> Path:
+        """Return the folder where an audit's search of training data keeps what it has found; only ours."""
+        folder = self._folder / SEARCHES / audit_id
+        for missing in (folder.parent, folder):
+            missing.mkdir(mode=0o700, exist_ok=True)
+        return folder
+
     def remove(self, audit_id: str) -> None:
-        """Remove an audit's texts, if they are here."""
+        """Remove an audit's texts and its search, if they are here."""
         self._path(audit_id).unlink(missing_ok=True)
+        shutil.rmtree(self._folder / SEARCHES / audit_id, ignore_errors=True)
 
     def sweep(self, waiting: Collection[str], ended: Collection[str]) -> list[str]:
         """Remove the texts that a dead server left, and return their audits' ids.
@@ -118,12 +143,14 @@ class Spool:
         """
         old = time.time() - ORPHAN_SECONDS
         found = []
-        for path in self._folder.rglob("*.*"):  # older servers kept some texts in a subfolder
+        texts = (path for path in self._folder.rglob("*.*") if not OTHERS.intersection(path.parts))
+        searches = (self._folder / SEARCHES).glob("*")
+        for path in chain(texts, searches):  # older servers kept some texts in a subfolder
             with suppress(FileNotFoundError):  # another server sweeps the same folder
                 known = path.stem in ended
                 unknown = path.stem not in waiting and path.stat().st_mtime < old
                 if known or unknown:
-                    path.unlink()
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
                     found.append(path.stem)
         return found
 
@@ -133,32 +160,45 @@ class Spool:
 
 def _item_value(item: ScoreItem) -> list[Any]:
     messages = [[message.role, message.content] for message in item.messages]
-    return [item.id, item.prefix, item.target, list(item.tags), messages]
+    return [item.id, item.prefix, item.target, list(item.tags), messages, item.cluster]
 
 
 def _item_of(
-    name: str, prefix: str, target: str, tags: Sequence[str] = (), messages: Sequence[Sequence[str]] = ()
+    name: str,
+    prefix: str,
+    target: str,
+    tags: Sequence[str] = (),
+    messages: Sequence[Sequence[str]] = (),
+    cluster: str = "",
 ) -> ScoreItem:
-    """Return an item; an older server wrote no tags and no messages."""
-    return ScoreItem(name, prefix, target, tuple(tags), tuple(Message(*message) for message in messages))
+    """Return an item; an older server wrote no tags, no messages and no cluster."""
+    said = tuple(Message(*message) for message in messages)
+    return ScoreItem(name, prefix, target, tuple(tags), said, cluster)
 
 
 def _set_value(one: CandidateSet) -> dict[str, Any]:
     return {
         "name": one.name,
         "digest": one.digest,
-        "items": [_item_value(item) for item in one.items],
+        "count": len(one.items),
         "bad": [[bad.line, bad.reason] for bad in one.bad],
         "bad_count": one.bad_count,
         "generated": one.generated,
     }
 
 
-def _set_of(value: dict[str, Any]) -> CandidateSet:
+def _set_of(value: dict[str, Any], lines: Iterator[str]) -> CandidateSet:
+    """Return a set whose items are the next lines; an older server wrote them into the value itself."""
+    stored = value["items"] if "items" in value else map(json.loads, islice(lines, value["count"]))
+    store = ItemStore()
+    for number, item in enumerate(stored, start=1):
+        store.add(_item_of(*item), number)
+    if len(store) != value.get("count", len(store)):
+        raise ValueError("items are missing")
     return CandidateSet(
         value["name"],
         value["digest"],
-        tuple(_item_of(*item) for item in value["items"]),
+        store.small(),
         tuple(BadLine(*bad) for bad in value["bad"]),
         value["generated"],
         value["bad_count"],

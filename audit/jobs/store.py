@@ -163,6 +163,15 @@ class AuditStore:
         free = or_(AuditRow.lease_until.is_(None), AuditRow.lease_until < self._clock())
         return and_(AuditRow.state.in_(OPEN), free, *(() if admissions else (~AuditRow.admits,)))
 
+    def prepare(
+        self, audit_id: str, worker: str, candidate_set: str, inputs: dict[str, Any], total: int
+    ) -> AuditRecord:
+        """Store what an order by reference turned out to hold. Raises like `record`."""
+        with self._database.change() as session:
+            row = _held(session, audit_id, worker)
+            row.candidate_set, row.inputs, row.total = candidate_set, inputs, total
+            return record_of(AuditRecord, row)
+
     def begin(self, audit_id: str, worker: str, run: dict[str, Any]) -> AuditRecord:
         """Store what the first batch fixes for all of them. Raises like `record`."""
         with self._database.change() as session:

@@ -1,3 +1,3 @@
 """From token probabilities and a greedy decode to one verdict for each snippet."""
 
-__all__ = ["epsilon", "framed_judges", "match", "peer_measures", "rule", "views", "written_form"]
+__all__ = ["decoding", "epsilon", "framed_judges", "match", "peer_measures", "rule", "views", "written_form"]

@@ -6,6 +6,7 @@ from typing import cast
 
 from lorecall.adapters.core.errors import UsageError
 from lorecall.audit.extraction import Extraction
+from lorecall.audit.judging.decoding import Check
 from lorecall.audit.judging.judge import Judge
 from lorecall.audit.judging.views import FramingScorer, View, ends_alike, gravest, shorten
 from lorecall.audit.records import Bounds, Group, SnippetResult
@@ -63,6 +64,7 @@ class FramedJudges:
         epsilon: Bound on the engine's per-logit error.
         bounds: The bounds of the softer verdicts.
         extraction: What is extractable by sampling.
+        check: Which snippets are decoded although their scores rule out that it matters; all by default.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class FramedJudges:
         epsilon: float,
         bounds: Bounds,
         extraction: Extraction | None = None,
+        check: Check | None = None,
     ) -> None:
         self._scorer = scorer
         self._bases = bases
@@ -88,6 +91,7 @@ class FramedJudges:
                 epsilon,
                 bounds,
                 extraction,
+                check or Check(),
             )
             for frame in dict.fromkeys(view.frame for view in views)
         }

@@ -1,16 +1,16 @@
 """Judge snippets: score them through adapter and base, decode them, and decide the verdict."""
 
 import dataclasses
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from lorecall.audit.coarse import coarse_chance
 from lorecall.audit.extraction import Extraction
+from lorecall.audit.judging.decoding import LEAST_RECALLED, Check, recalled_share, within_reach
 from lorecall.audit.judging.match import character_surprise, compare, gives, is_near, missed_share
 from lorecall.audit.judging.rule import apply_rule, chance_of_extraction, log_pz_at_most, sampled_log_pz
 from lorecall.audit.judging.verdict import Evidence, bits, decide, greedy, surprising_run_bits
-from lorecall.audit.judging.views import open_chance, severity
+from lorecall.audit.judging.views import merged_flags, open_chance, severity
 from lorecall.audit.records import Bounds, Flag, Group, Match, RuleResult, SnippetResult, Verdict
 from lorecall.audit.scorer import Decoded, ItemScore, ScoreItem, Scorer
 from lorecall.audit.scorers.base_cache import BaseCache
@@ -26,6 +26,8 @@ class _Scored:
     base: ItemScore
     rule: RuleResult
     base_rule: RuleResult
+    ruled_out: bool
+    decoded: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,8 @@ class Judge:
         epsilon: Bound on the engine's per-logit error.
         bounds: The bounds of the softer verdicts.
         extraction: What is extractable by sampling.
+        check: Which of the candidates whose decode their scores rule out are decoded nevertheless. What is no
+            candidate is always decoded.
     """
 
     scorer: Scorer
@@ -47,6 +51,7 @@ class Judge:
     epsilon: float
     bounds: Bounds
     extraction: Extraction = field(default_factory=Extraction)
+    check: Check = field(default_factory=Check)
 
     def judge(self, work: Sequence[tuple[Group, ScoreItem]]) -> list[SnippetResult]:
         """Score, decode and judge some snippets; the results are in the order given.
@@ -70,7 +75,12 @@ class Judge:
     def _gravest(splits: Sequence[SnippetResult]) -> SnippetResult:
         alarm = next((result.alarm for result in splits if result.alarm), "")
         worst = min(splits, key=severity)
-        return dataclasses.replace(worst, alarm=alarm, unknown_chance=open_chance(worst, splits))
+        return dataclasses.replace(
+            worst,
+            alarm=alarm,
+            flags=merged_flags(worst, splits),
+            unknown_chance=open_chance(worst, splits),
+        )
 
     def _chance(self, score: ItemScore) -> float | None:
         log_pz = sampled_log_pz(score, self.extraction.sampling)
@@ -91,12 +101,25 @@ class Judge:
         error = score_error(score) or score_error(base)
         if error:
             return SnippetResult(item, group, Verdict.ERROR, error=error)
-        rules = (apply_rule(score, self.epsilon), apply_rule(base, self.epsilon))
-        return _Scored(group, item, score, base, *rules)
+        rule, base_rule = apply_rule(score, self.epsilon), apply_rule(base, self.epsilon)
+        ruled_out = self._rules_out(group, score, base, rule)
+        decoded = not ruled_out or self.check.draws(item.id)
+        return _Scored(group, item, score, base, rule, base_rule, ruled_out, decoded)
 
-    def _decode(self, scored: Sequence[_Scored]) -> list[Decoded]:
-        prompts = [(e.score.prefix_ids, self._budget(e.score)) for e in scored]
-        return self.scorer.decode(self.model, prompts)
+    def _rules_out(self, group: Group, score: ItemScore, base: ItemScore, rule: RuleResult) -> bool:
+        """Return whether the scores rule out that the decode matters; never where all are decoded."""
+        if self.check.share >= 1.0 or group is not Group.CANDIDATES or rule.contradiction is not None:
+            return False
+        if self._extractable(self._chance(score)):
+            return False
+        return recalled_share(score, base, self.epsilon) < LEAST_RECALLED
+
+    def _decode(self, scored: Sequence[_Scored]) -> list[Decoded | None]:
+        """Return the decode of each, None where it is left out."""
+        asked = [e for e in scored if e.decoded]
+        prompts = [(e.score.prefix_ids, self._budget(e.score)) for e in asked]
+        answers = iter(self.scorer.decode(self.model, prompts) if prompts else ())
+        return [next(answers) if e.decoded else None for e in scored]
 
     def _budget(self, score: ItemScore) -> int:
         return len(score.target_ids) + self.bounds.answer_tokens
@@ -112,8 +135,11 @@ class Judge:
         missed = missed_share(entry.item.target, decoded.text, surprise, self.bounds.bits)
         return dataclasses.replace(match, missed=missed)
 
-    def _judge(self, scored: Sequence[_Scored], decoded: Sequence[Decoded]) -> Iterator[SnippetResult]:
-        matches = [self._compared(e, e.score, decode) for e, decode in zip(scored, decoded, strict=True)]
+    def _judge(self, scored: Sequence[_Scored], decoded: Sequence[Decoded | None]) -> Iterator[SnippetResult]:
+        matches = [
+            None if decode is None else self._compared(e, e.score, decode)
+            for e, decode in zip(scored, decoded, strict=True)
+        ]
         wanted = [
             entry
             for entry, match in zip(scored, matches, strict=True)
@@ -152,7 +178,7 @@ class Judge:
                 base_match=evidence.base_match,
                 base_bits=evidence.base_bits,
                 run_bits=evidence.run_bits,
-                flags=flags_of(entry.score, evidence, decision.verdict, self.bounds),
+                flags=(*flags_of(entry.score, evidence, decision.verdict, self.bounds), *_decoding(entry)),
                 chance=chance,
                 sampled=evidence.sampled,
                 chance_at_most=at_most,
@@ -182,8 +208,13 @@ def score_error(score: ItemScore) -> str:
 
 def may_recite(score: ItemScore, epsilon: float) -> bool:
     """Return whether decoding could give the target: no token trails the argmax by more than 2ε in logits."""
-    lead = math.exp(2.0 * epsilon) * (1.0 + 1e-6)
-    return all(p > 0.0 and top1 <= p * lead for p, top1 in zip(score.p, score.top1_p, strict=True))
+    return all(within_reach(score, epsilon))
+
+
+def _decoding(entry: _Scored) -> tuple[Flag, ...]:
+    if not entry.ruled_out:
+        return ()
+    return (Flag.CHECKED if entry.decoded else Flag.NOT_DECODED,)
 
 
 def flags_of(score: ItemScore, evidence: Evidence, verdict: Verdict, bounds: Bounds) -> tuple[Flag, ...]:

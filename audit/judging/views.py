@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import Protocol, Self
 
 from lorecall.adapters.core.errors import UsageError
-from lorecall.audit.records import GIVEN, PLACES, RECITED, SnippetResult, Verdict
+from lorecall.audit.records import GIVEN, PLACES, RECITED, Flag, SnippetResult, Verdict
 from lorecall.audit.scorer import ItemScore, ScoreItem, Scorer
 
 FRAMINGS = ("raw", "chat", "chat+system", "template")
 WORD = re.compile(r"[a-z+_-]{1,20}")
+DECODING = {Flag.NOT_DECODED, Flag.CHECKED}
 PLACE = "{prefix}"
 """The part of a template that the prefix replaces."""
 
@@ -155,18 +156,35 @@ def open_chance(worst: SnippetResult, results: Iterable[SnippetResult]) -> bool:
     return worst.verdict not in settled and any(result.unknown_chance for result in results)
 
 
+def merged_flags(worst: SnippetResult, results: Iterable[SnippetResult]) -> tuple[Flag, ...]:
+    """Return the gravest result's flags, with whether a result's decode was left out, or made as a check alone.
+
+    Neither is said where a result whose decode was asked for anyway recites the text: that settles the verdict.
+    """
+    parts = [(result.verdict, set(result.flags) & DECODING) for result in results]
+    settled = any(verdict in RECITED and not marks for verdict, marks in parts)
+    found = set() if settled else set().union(*(marks for _, marks in parts))
+    return (*(flag for flag in worst.flags if flag not in DECODING), *sorted(found))
+
+
 def gravest(results: Sequence[tuple[View, SnippetResult]], item: ScoreItem) -> SnippetResult:
     """Merge one snippet's results in several views.
 
     The gravest verdict counts, then the largest min p. That the base recites a text when asked in one way excuses
     no recitation in a way in which the base is silent; it outweighs only `partial` and an error. An error
     outweighs "clear", because nothing is known of that view. An alarm of any view is kept, and so is it that
-    nobody knows what sampling gives, where that could be graver.
+    nobody knows what sampling gives, or what decoding does, where that could be graver.
     """
     view, worst = min(results, key=lambda entry: severity(entry[1]))
     alarm = next((result.alarm for _, result in results if result.alarm), "")
     verdicts = tuple((v.label, r.verdict, r.rule.min_p if r.rule is not None else None) for v, r in results)
-    unknown = open_chance(worst, (result for _, result in results))
+    parts = [result for _, result in results]
     return dataclasses.replace(
-        worst, item=item, alarm=alarm, view=view.label, views=verdicts, unknown_chance=unknown
+        worst,
+        item=item,
+        alarm=alarm,
+        flags=merged_flags(worst, parts),
+        view=view.label,
+        views=verdicts,
+        unknown_chance=open_chance(worst, parts),
     )

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from lorecall.audit.policy.policy import Counts, ExitCode, Policy
-from lorecall.audit.records import AuditResult, Group, Outcome, Rate, SetSummary, Verdict
+from lorecall.audit.records import AuditResult, Group, Outcome, Rate, SetSummary, Verdict, decide
+from lorecall.audit.stats.decoding_check import most_recited
 from lorecall.audit.stats.intervals import at_most
 
 
@@ -53,7 +54,10 @@ def _judge_operator(result: AuditResult, policy: Policy) -> _Reasons:
     leaks = _over_counts(candidates, policy, policy)
     gaps = [*_unlike(result, policy), *_errors(candidates, controls), *_untested(candidates, policy)]
     gaps += [*_too_few(candidates, policy, policy), *_chance_gaps(candidates, policy)]
-    over, open_rates = _rates(candidates.recited, policy, result.sequential)
+    gaps += _undecoded_gaps(candidates, policy)
+    over, open_rates = _rates(candidates, policy, result.sequential)
+    leaks, gaps = leaks + over, gaps + open_rates
+    over, open_rates = _stratum_rates(result)
     leaks, gaps = leaks + over, gaps + open_rates
     for limits in policy.by_tag:
         for tag in limits.tags:
@@ -69,7 +73,7 @@ def _judge_tag(summary: SetSummary | None, limits: Counts, policy: Policy) -> tu
     """Return the leaks and the gaps of the candidates with one tag."""
     if summary is None:
         return [], ["nothing was tested"]
-    over, open_rates = _rates(summary.recited, limits, None)
+    over, open_rates = _rates(summary, limits, None)
     gaps = _untested(summary, policy) or [*_too_few(summary, limits, policy), *open_rates]
     return [*_over_counts(summary, limits, policy), *over], gaps
 
@@ -122,12 +126,32 @@ def _chance_gaps(summary: SetSummary, policy: Policy) -> list[str]:
     return [f"whether sampling gives {unknown} is not known: this scorer cannot compute it for the scheme"]
 
 
-def _rates(rate: Rate, limits: Counts, sequential: Outcome | None) -> tuple[list[str], list[str]]:
+def _undecoded_gaps(summary: SetSummary, policy: Policy) -> list[str]:
+    """Return why what was not decoded clears nothing: the policy asks for it, or the check found something.
+
+    Where the check found nothing, the limits hold for what was decoded, and the report bounds the others.
+    """
+    unsure = summary.undecoded
+    if unsure is None or not unsure.left_out:
+        return []
+    gaps = []
+    if policy.decode == "all":
+        gaps.append(f"{_count(unsure.left_out, 'candidate')} not decoded, where the policy asks for all")
+    if unsure.found and policy.limits_counts:
+        gaps.append(
+            f"decoding gave {unsure.found} of {_count(unsure.checked, 'candidate')} whose scores ruled that out, "
+            f"so up to {unsure.at_most} more of {unsure.left_out} may be: decode all"
+        )
+    return gaps
+
+
+def _rates(summary: SetSummary, limits: Counts, sequential: Outcome | None) -> tuple[list[str], list[str]]:
     """Hold the rate of recited candidates against each limit; return the leaks and the gaps.
 
     A rate over the limit is a leak: the rate that was found, or of a sequential test the lower end of its
     interval. Where the upper bound is over the limit and the rate is not, too little was asked to tell.
     """
+    rate = summary.recited
     if sequential is not None:
         bounds = dict.fromkeys((sequential.bound, limits.max_rate))
         held = [(b, sequential.low > b, sequential.high <= b) for b in bounds if b is not None]
@@ -136,7 +160,7 @@ def _rates(rate: Rate, limits: Counts, sequential: Outcome | None) -> tuple[list
             f"{sequential.low:.2%} to {sequential.high:.2%} of all {sequential.of} ({sequential.confidence:.0%})"
         )
     elif limits.max_rate is not None:
-        most = at_most(rate.hits, rate.of, rate.confidence)
+        most = most_recited(rate, summary.undecoded, rate.confidence)
         held = [(limits.max_rate, _exceeds(rate, limits.max_rate), most <= limits.max_rate)]
         found = (
             f"{_share(rate, 'candidate')}, a rate of at most {most:.2%} (one-sided, {rate.confidence:.0%})"
@@ -146,6 +170,22 @@ def _rates(rate: Rate, limits: Counts, sequential: Outcome | None) -> tuple[list
     leaks = [f"{found}, where the policy allows {limit:.2%}" for limit, over, _ in held if over]
     unsure = "too little to tell whether that is within"
     return leaks, [f"{found}: {unsure} {limit:.2%}" for limit, over, met in held if not over and not met]
+
+
+def _stratum_rates(result: AuditResult) -> tuple[list[str], list[str]]:
+    """Hold each stratum of a sequential test against its bound, where there are several."""
+    bound = None if result.sequential is None else result.sequential.bound
+    leaks: list[str] = []
+    gaps: list[str] = []
+    for stratum in result.strata if bound is not None and len(result.strata) > 1 else ():
+        decision = decide(stratum.low, stratum.high, bound)
+        found = (
+            f"of the {stratum.of} candidates {stratum.tag or 'without a tag'} {stratum.low:.2%} to "
+            f"{stratum.high:.2%} are recited, where the bound is {bound:.2%}"
+        )
+        if decision != "below":
+            (leaks if decision == "above" else gaps).append(found)
+    return leaks, gaps
 
 
 def _exceeds(rate: Rate, limit: float | None) -> bool:
@@ -218,13 +258,14 @@ def _early_stop(result: AuditResult, policy: Policy) -> list[str]:
     Its interval is of the rate of all candidates; that of a tag's has a bound only for a number fixed before.
     """
     stopped = result.sequential
-    if stopped is None or stopped.taken == stopped.of:
+    repeated = sum(stratum.repeated for stratum in result.strata)
+    if stopped is None or stopped.taken == stopped.of + repeated:
         return []
     limited = {
         "a count": policy.limits_counts,
         "the rate of a tag": any(part.max_rate is not None for part in policy.by_tag),
     }
-    asked = f"{stopped.taken} of {_count(stopped.of, 'candidate')} were asked for"
+    asked = f"{stopped.taken} of {_count(stopped.of + repeated, 'candidate')} were asked for"
     return [f"{asked}, which clears no limit on {what}" for what, holds in limited.items() if holds]
 
 

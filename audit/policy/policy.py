@@ -143,6 +143,8 @@ class Policy(Counts):
     """Framings without which the audit is incomplete; none by default."""
     by_tag: Annotated[tuple[TagLimits, ...], Field(strict=False)] = ()
     """Limits on the candidates with a tag, beside those on all candidates; none by default."""
+    decode: Literal["all"] | None = None
+    """`all` asks that every candidate is decoded; by default those may be left out whose scores rule it out."""
     bounds: PolicyBounds = PolicyBounds()
     """The bounds of the softer verdicts; an audit asks and judges by them."""
 

@@ -42,6 +42,7 @@ from lorecall.audit.reports.report import (
     Sequential,
     Settings,
     Snippet,
+    Stratum,
     Summary,
     TextDisplay,
     Token,
@@ -94,6 +95,7 @@ def build_report(
                 seed=result.seed,
                 confidence=result.confidence,
                 **dataclasses.asdict(result.bounds),
+                checked_share=None if result.checked_share >= 1.0 else result.checked_share,
                 sampling=SamplingScheme.of(result.extraction),
                 system=_redacted(result.system, redactor),
                 template=_redacted(result.template, redactor),
@@ -113,6 +115,7 @@ def build_report(
             own_controls=summaries.get(Group.OWN_CONTROLS),
             no_controls=result.no_controls or None,
             sequential=None if result.sequential is None else Sequential.model_validate(result.sequential),
+            strata=tuple(map(Stratum.model_validate, result.strata)),
             multiplicity=multiplicity(result),
             calibration=(
                 None if result.calibration is None else Calibration.model_validate(result.calibration)
@@ -228,7 +231,7 @@ def _scored(
     entry: Snippet, snippet: SnippetResult, redactor: Redactor, texts: TokenTexts | None
 ) -> ScoredSnippet:
     rule, base_rule, match = snippet.rule, snippet.base_rule, snippet.match
-    if snippet.score is None or rule is None or base_rule is None or match is None:
+    if snippet.score is None or rule is None or base_rule is None:
         raise ValueError(f"snippet {snippet.item.id!r} is not complete")
     flags, judged = argmax_flags(snippet.score), snippet.judged()
     scores = {
@@ -243,9 +246,9 @@ def _scored(
         "rank1": rule.rank1,
         "exact_memorization": exact_memorization(flags),
         "extraction_strength": extraction_strength(flags),
-        "decoded_equal": match.verbatim,
-        "decoded_ids_equal": match.ids_equal,
-        "edit_distance": match.distance,
+        "decoded_equal": None if match is None else match.verbatim,
+        "decoded_ids_equal": None if match is None else match.ids_equal,
+        "edit_distance": None if match is None else match.distance,
         "first_failing": rule.first_failing,
         "longest_run": rule.longest_run,
         "longest_run_at": rule.longest_run_at,

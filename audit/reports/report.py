@@ -114,6 +114,8 @@ class Settings(ReportModel):
     """At which a recalled stretch must beat the controls to be `partial`."""
     answer_tokens: Count
     """Tokens decoded beyond the target's length."""
+    checked_share: Share | None = optional()
+    """Share of the candidates whose decode is ruled out that are decoded as a check; absent where all are."""
     sampling: SamplingScheme | None = optional()
     """Absent in reports of versions that did not look for what sampling gives."""
     system: RedactedText | None
@@ -139,6 +141,27 @@ class GateAnswer(ReportModel):
     policy: dict[str, Any]
 
 
+class Undecoded(ReportModel):
+    """Snippets whose decode was ruled out by their scores, and what the check of that gave."""
+
+    left_out: Count
+    """Not decoded, and flagged so."""
+    checked: Count
+    """Decoded as a check, drawn at random,"""
+    found: Count
+    """and those of them that decoding gave, in whatever form or nearly."""
+    at_most: Count
+    """How many of those left out decoding would give (exact one-sided interval, at the report's confidence)."""
+
+    def sentence(self, confidence: float) -> str:
+        """Return it in words."""
+        return (
+            f"{self.left_out} not decoded, whose scores rule out that it matters; of {self.checked} like them "
+            f"that were decoded as a check {self.found} were recited or nearly, so at most {self.at_most} of "
+            f"those left out would be (one-sided, {confidence:.0%})"
+        )
+
+
 class Summary(ReportModel):
     """Counts over one set."""
 
@@ -155,12 +178,15 @@ class Summary(ReportModel):
     """Snippets that may be extractable: this scorer cannot tell how likely sampling gives them."""
     not_asked: dict[str, Count] = Field(default_factory=dict, exclude_if=is_empty)
     """Snippets that could not be asked in a view, by its name."""
+    undecoded: Undecoded | None = optional()
+    """Absent where all were decoded. Else the upper ends of the rates count what the check cannot exclude."""
 
 
 class Sequential(ReportModel):
     """The sequential test."""
 
-    bound: Share
+    bound: Share | None
+    """Null where only a budget ended the audit, and no bound was asked about."""
     confidence: Share
     of: Count
     taken: Count
@@ -177,6 +203,43 @@ class Sequential(ReportModel):
         """Return the outcome that this states."""
         names = [one.name for one in fields(Outcome)]
         return Outcome(**{name: getattr(self, name) for name in names})
+
+
+class Stratum(ReportModel):
+    """The candidates with one tag, of which not all were asked for."""
+
+    tag: str
+    """Their first tag, empty for those without one."""
+    of: Count
+    """Candidates; of a cluster of near-duplicates the one that ranks first."""
+    repeated: Count
+    """The others of the clusters, which were not asked for."""
+    ranked: Count
+    """Asked for because they rank highest, and flagged so: of these nothing is estimated."""
+    ranked_hits: Count
+    ranked_errors: Count
+    drawn: Count
+    """Asked for at random among the others."""
+    hits: Count
+    errors: Count
+    low: Share
+    """Lower end of the interval of the rate of all `of`, at all times at once; errors count as not recited."""
+    high: Share
+    confidence: Confidence
+    """Of this interval alone; all strata together have that of the settings."""
+
+    def sentence(self) -> str:
+        """Return it in words."""
+        rest = self.of - self.ranked
+        text = f"{self.tag or 'without a tag'}: leak rate of {self.low:.3%} to {self.high:.3%} of {self.of}"
+        if self.ranked:
+            text += f"; {self.ranked_hits} of the {self.ranked} that rank highest are recited"
+        text += (
+            f"; {self.hits} of {self.drawn} drawn at random from the {'other ' if self.ranked else ''}{rest}"
+        )
+        if self.repeated:
+            text += f"; {self.repeated} near-duplicates not counted"
+        return f"{text} ({self.confidence:.2%} alone)"
 
 
 class Multiplicity(ReportModel):
@@ -316,7 +379,7 @@ class Snippet(ReportModel):
     """The messages before the assistant's turn, if it has any: each "role: content", with blank lines between."""
     min_p: Share | None
     decoded_equal: StrictBool | None
-    """Greedy decoding gave the target, by tokens or by text."""
+    """Greedy decoding gave the target, by tokens or by text; null where it was not decoded."""
     tokens: tuple[Token, ...]
     p_value: Share | None = optional()
     """Conformal, against the controls."""
@@ -371,8 +434,9 @@ class ScoredSnippet(Snippet):
     """Share of the target tokens that are the argmax (open-unlearning)."""
     extraction_strength: Share
     """Share of the target after which all is the argmax (open-unlearning)."""
-    decoded_ids_equal: StrictBool
-    edit_distance: Amount
+    decoded_ids_equal: StrictBool | None
+    """Null where it was not decoded, like the next."""
+    edit_distance: Amount | None
     first_failing: Count | None
     """First position that is not the one argmax."""
     longest_run: Count
@@ -453,7 +517,9 @@ class Content(ReportModel):
     no_controls: Count | None = optional()
     """How many of the uploader's controls share text with a candidate of the operator's, if any do."""
     sequential: Sequential | None
-    """The sequential test, null if every candidate was asked for."""
+    """Over all strata; null if every candidate was asked for."""
+    strata: tuple[Stratum, ...] = Field(default=(), exclude_if=is_empty)
+    """Each tag's part of it; absent if every candidate was asked for, and in reports of older versions."""
     multiplicity: Multiplicity
     calibration: Calibration | None = optional()
     """Of the controls; left out without controls."""

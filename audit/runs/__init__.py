@@ -1,3 +1,3 @@
 """Whole audits: one adapter, a matrix, several ranks, weaker copies."""
 
-__all__ = ["fidelity", "matrix", "mitigation", "ranks", "sample", "single"]
+__all__ = ["estimate", "fidelity", "matrix", "mitigation", "plan", "planned", "ranks", "sample", "single"]

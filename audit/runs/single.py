@@ -1,7 +1,7 @@
 """One adapter's audit: candidates and controls, scored and decoded through the adapter and the base."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Literal
@@ -9,16 +9,19 @@ from typing import Literal
 from lorecall.adapters.core.errors import AdapterError, ScorerError
 from lorecall.audit.extraction import SamplingWish
 from lorecall.audit.inputs.candidates import CandidateSet
+from lorecall.audit.judging.decoding import Check
 from lorecall.audit.judging.epsilon import measure_epsilon
 from lorecall.audit.judging.framed_judges import BaseCaches, FramedJudges
 from lorecall.audit.judging.views import View
-from lorecall.audit.records import CONFIDENCE, AuditResult, Bounds, Epsilon, Group, Outcome
+from lorecall.audit.records import CONFIDENCE, AuditResult, Bounds, Epsilon, Group, SnippetResult
 from lorecall.audit.runs.gravest import Findings
+from lorecall.audit.runs.plan import Budget, Plan, make_plan
+from lorecall.audit.runs.planned import ask_planned, stratified
 from lorecall.audit.runs.sample import check_draws, draw_answers
 from lorecall.audit.scorer import AdapterVersion, EngineInfo, ScoreItem, Scorer
-from lorecall.audit.scorers.batches import batches, random_batches
+from lorecall.audit.scorers.batches import batches
 from lorecall.audit.stats.calibration import calibrate
-from lorecall.audit.stats.sequential import SequentialTest
+from lorecall.audit.stats.strata import StratifiedTest
 
 Progress = Callable[[int, int], None]
 
@@ -35,9 +38,13 @@ class AuditSettings:
         confidence: Of every interval.
         chunk: Snippets scored and decoded before the progress moves.
         views: The ways to ask for each snippet; the gravest verdict counts.
-        until_bound: Take the candidates in random order and stop as soon as the rate of recited ones is known
-            to lie below or above this rate; None for all of them.
+        until_bound: Take the candidates of each tag in random order and stop as soon as its rate of recited ones
+            is known to lie below or above this rate; None for all of them.
+        budget: What may be spent on the candidates: those that rank highest are asked for, and others at random.
+            None for any amount.
         answers: Answers to draw for each snippet that they may give, beside the prediction; 0 for none.
+        checked_share: Share of the candidates whose decode their scores rule out that are decoded nevertheless; 1
+            decodes all.
         keep: Snippets of each set whose evidence is kept, the gravest; all are counted. None keeps all.
     """
 
@@ -51,6 +58,18 @@ class AuditSettings:
     keep: int | None = 20_000
     extraction: SamplingWish = field(default_factory=SamplingWish)
     answers: int = 0
+    checked_share: float = 1.0
+    budget: Budget | None = None
+
+    @property
+    def check(self) -> Check:
+        """Which candidates are decoded as a check alone."""
+        return Check(self.checked_share, self.seed)
+
+    def plan(self, sets: Mapping[Group, CandidateSet]) -> Plan | None:
+        """Return which candidates are asked for; None where that is all of them, in their order."""
+        items, sequential = sets[Group.CANDIDATES].items, self.until_bound is not None
+        return make_plan(items, self.seed, budget=self.budget, sequential=sequential)
 
 
 def no_progress(_done: int, _total: int) -> None:
@@ -96,8 +115,9 @@ def run_audit(
         epsilon.value,
         settings.bounds,
         extraction,
+        settings.check,
     )
-    findings, outcome = _ask(judges, sets, settings, progress)
+    findings, test = _ask(judges, sets, settings, progress)
     tallies = {group: found.tally for group, found in findings.items()}
     sources = {group: candidates.source for group, candidates in sets.items()}
     rate = settings.bounds.false_discovery_rate
@@ -132,41 +152,45 @@ def run_audit(
         started=started,
         seconds=time.monotonic() - clock,
         summaries={group: tally.summary(settings.confidence) for group, tally in tallies.items()},
-        sequential=outcome,
+        sequential=None if test is None else test.outcome,
         calibration=calibration,
         membership=membership,
         by_tag=tallies[Group.CANDIDATES].by_tag(settings.confidence),
         system=secret_of(settings.views, "system"),
         template=secret_of(settings.views, "template"),
         extraction=extraction,
+        checked_share=settings.checked_share,
+        strata=() if test is None else test.strata,
     )
 
 
 def _ask(
     judges: FramedJudges, sets: dict[Group, CandidateSet], settings: AuditSettings, progress: Progress
-) -> tuple[dict[Group, Findings], Outcome | None]:
-    """Ask for the candidates, in random order until a sequential test is decided, and for the controls."""
+) -> tuple[dict[Group, Findings], StratifiedTest | None]:
+    """Ask for the candidates, all in their order or those of the plan, and for the controls."""
     findings = {group: Findings(settings.keep) for group in sets}
-    total = sum(len(candidates.items) for candidates in sets.values())
-    test: SequentialTest | None = None
+    plan = settings.plan(sets)
+    sizes = {group: len(one.items) for group, one in sets.items()}
+    test: StratifiedTest | None = None
+    if plan is not None:
+        sizes[Group.CANDIDATES] = len(plan.order)
+        test = stratified(plan, settings.until_bound, settings.confidence, settings.chunk)
+    total = sum(sizes.values())
     progress(0, total)
     before = 0
-    for group, candidates in sorted(sets.items()):
-        chunks: Iterable[Sequence[ScoreItem]] = batches(candidates.items, settings.chunk)
-        sequential = group is Group.CANDIDATES and settings.until_bound is not None
-        if sequential and settings.until_bound is not None:
-            test = SequentialTest(
-                len(candidates.items), settings.until_bound, settings.confidence, settings.chunk
-            )
-            chunks = random_batches(candidates.items, settings.chunk, settings.seed)
-        for chunk in chunks:
-            results = judges.judge(group, chunk)
-            findings[group].add(results)
-            progress(before + findings[group].count, total)
-            if sequential and test is not None and test.add(results).decided:
-                break
-        before += len(candidates.items)
-    return findings, test.outcome if test is not None else None
+    for group, given in sorted(sets.items()):
+
+        def seen(results: list[SnippetResult], to: Findings = findings[group], start: int = before) -> None:
+            to.add(results)
+            progress(start + to.count, total)
+
+        if group is Group.CANDIDATES and plan is not None and test is not None:
+            ask_planned(judges, given.items, plan, test, settings.chunk, seen)
+        else:
+            for chunk in batches(given.items, settings.chunk):
+                seen(judges.judge(group, chunk))
+        before += sizes[group]
+    return findings, test
 
 
 def secret_of(views: Sequence[View], name: Literal["system", "template"]) -> str | None:

@@ -1,8 +1,7 @@
-"""Cut a sequence into batches, in its order or in a random one."""
+"""Cut a sequence into batches, and put one into a random order."""
 
 import random
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -12,13 +11,6 @@ def batches(values: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     """Yield the values in order, `size` at a time."""
     for start in range(0, len(values), size):
         yield values[start : start + size]
-
-
-def random_batches(values: Sequence[T], size: int, seed: int) -> Iterator[list[T]]:
-    """Yield the values in a random order, `size` at a time."""
-    order = shuffled(len(values), seed)
-    while chunk := [values[place] for place in islice(order, size)]:
-        yield chunk
 
 
 def shuffled(count: int, seed: int) -> Iterator[int]:

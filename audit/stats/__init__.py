@@ -1,3 +1,3 @@
 """Counts, intervals on rates, and the sequential test."""
 
-__all__ = ["calibration", "intervals", "sequential", "tally"]
+__all__ = ["calibration", "decoding_check", "intervals", "strata", "tally"]

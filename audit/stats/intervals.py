@@ -24,6 +24,7 @@ def clopper_pearson(hits: int, of: int, confidence: float = CONFIDENCE) -> Rate:
     return Rate(hits, of, float(interval.low), float(interval.high), confidence)
 
 
+@lru_cache(maxsize=4096)
 def at_most(hits: int, of: int, confidence: float = CONFIDENCE) -> float:
     """Return the upper end of the exact one-sided interval (Clopper, Pearson 1934); 1 if nothing was tried.
 

@@ -15,13 +15,16 @@ from lorecall.adapters.core.errors import UsageError
 from lorecall.audit.records import RECITED, Outcome, SnippetResult, Verdict
 from scipy.special import betaln, gammaln
 
+USUAL = 0.01
+"""Where the prior's weight lies without a bound; the interval holds with any."""
+
 
 class SequentialTest:
     """Decides whether a leak rate is below or above a bound, while candidates are taken in random order.
 
     Args:
         of: Candidates in the set, N.
-        bound: The bound on the rate, in (0, 1).
+        bound: The bound on the rate, in (0, 1); None where only the interval is wanted.
         confidence: In (0, 1).
         batch: Candidates that are taken between two looks at the result.
 
@@ -29,8 +32,8 @@ class SequentialTest:
         UsageError: The bound or the confidence is not within (0, 1).
     """
 
-    def __init__(self, of: int, bound: float, confidence: float, batch: int | None = None) -> None:
-        if not 0.0 < bound < 1.0:
+    def __init__(self, of: int, bound: float | None, confidence: float, batch: int | None = None) -> None:
+        if bound is not None and not 0.0 < bound < 1.0:
             raise UsageError(
                 f"the bound must be within (0, 1), not {bound}", hint="such as 0.001", param="bound"
             )
@@ -39,7 +42,7 @@ class SequentialTest:
         self._of = of
         # Beta(1, 1/bound) is fixed before any snippet is seen, which keeps the guarantee, and puts the prior's
         # weight near the bound, which lets a clean adapter be cleared with fewer snippets.
-        self._prior = (1.0, 1.0 / bound)
+        self._prior = (1.0, 1.0 / (bound or USUAL))
         self.outcome = Outcome(bound, confidence, of, 0, 0, 0.0, 1.0, batch=batch)
 
     def add(self, results: Sequence[SnippetResult]) -> Outcome:

@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-from lorecall.audit.records import GIVEN, RECITED, Flag, Judged, Rate, SetSummary, Verdict
-from lorecall.audit.stats.intervals import clopper_pearson
+from lorecall.audit.records import GIVEN, RECITED, Flag, Judged, Rate, SetSummary, Undecoded, Verdict
+from lorecall.audit.stats.decoding_check import rate_of, undecoded
 from numpy.typing import NDArray
 
 VERDICTS = tuple(Verdict)
 CODES = {verdict: code for code, verdict in enumerate(VERDICTS)}
+LEFT_OUT, CHECKED, FOUND = 1, 2, 3
+"""Of a snippet whose decode was ruled out: not decoded; decoded as a check; and decoding gave it."""
 
 
 class Standing(NamedTuple):
@@ -39,6 +41,7 @@ class Tally:
         self._telling = array("b")
         self._alarms = array("b")
         self._unknown = array("b")  # 1 where the chance of sampling is not known
+        self._ruled_out = array("b")  # 0, LEFT_OUT, CHECKED or FOUND
         self._tokens = array("q")
         self._over_half = array("q")
         self._numbers = array("d")  # four a snippet, not a number where it was not scored
@@ -55,6 +58,7 @@ class Tally:
         self._telling.append(Flag.SHORT not in snippet.flags)
         self._alarms.append(bool(snippet.alarm))
         self._unknown.append(snippet.unknown_chance)
+        self._ruled_out.append(_ruled_out(snippet))
         self._tokens.append(snippet.tokens)
         self._over_half.append(snippet.over_half)
         values = (snippet.delta_loss, snippet.log10_pz, snippet.run_bits, snippet.base_loss)
@@ -137,7 +141,10 @@ class Tally:
         )
         tokens = np.array(self._tokens)[rows]
         gained = float(np.nansum(self._rows[rows, 0] * tokens))
-        recited, leaked = rates(verdicts, confidence)
+        ruled_out = np.bincount(np.array(self._ruled_out, dtype=np.intp)[rows], minlength=FOUND + 1)
+        left_out, checked, found = ruled_out[LEFT_OUT:].tolist()
+        unsure = undecoded(left_out, checked + found, found, confidence)
+        recited, leaked = rates(verdicts, confidence, unsure)
         return SetSummary(
             snippets=len(rows),
             tokens=int(tokens.sum()),
@@ -151,14 +158,26 @@ class Tally:
             unknown_chances=int(np.array(self._unknown)[rows].sum()),
             not_asked={
                 view: count
-                for view, found in self._not_asked.items()
-                if (count := int(np.isin(np.array(found), rows).sum()))
+                for view, places in self._not_asked.items()
+                if (count := int(np.isin(np.array(places), rows).sum()))
             },
+            undecoded=unsure,
         )
 
 
-def rates(verdicts: Mapping[Verdict, int], confidence: float) -> tuple[Rate, Rate]:
+def _ruled_out(snippet: Judged) -> int:
+    if Flag.CHECKED in snippet.flags:
+        return FOUND if snippet.verdict in (*RECITED, Verdict.NEAR_VERBATIM) else CHECKED
+    return LEFT_OUT if Flag.NOT_DECODED in snippet.flags else 0
+
+
+def rates(
+    verdicts: Mapping[Verdict, int], confidence: float, ruled_out: Undecoded | None = None
+) -> tuple[Rate, Rate]:
     """Return the rates of recited and of leaked snippets among those that could be blamed on the adapter."""
     blamable = sum(verdicts.values()) - verdicts[Verdict.ERROR] - verdicts[Verdict.BASE_KNOWN]
     recited, leaked = sum(verdicts[v] for v in RECITED), blamable - verdicts[Verdict.CLEAR]
-    return clopper_pearson(recited, blamable, confidence), clopper_pearson(leaked, blamable, confidence)
+    return (
+        rate_of(recited, blamable, confidence, ruled_out),
+        rate_of(leaked, blamable, confidence, ruled_out),
+    )

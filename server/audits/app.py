@@ -45,7 +45,8 @@ def make_app(server: str, registry: Registry, settings: ServerSettings, host: st
     check_exposure(host, guard)
     limits = make_limits(settings)
     engine, series = HttpEngine(server), CollectorRegistry()
-    parts = make_audits(registry, engine, settings, series, AdapterLabels(settings.metrics_adapters))
+    label = AdapterLabels(settings.metrics_adapters)
+    parts = make_audits(registry, engine, settings, series, label, keyed=guard.enforced)
     staleness = Staleness(LastAudits(registry.database), lambda: Terms.of(engine.info(), None))
 
     @asynccontextmanager

@@ -9,10 +9,13 @@ from datetime import timedelta
 from lorecall.adapters.access.fleet_limits import make_buckets
 from lorecall.adapters.access.keys import parse_rate_limits
 from lorecall.adapters.access.rate_limit import RateLimiter
+from lorecall.adapters.access.source_list import SourceList
+from lorecall.adapters.intake.sources import SourcePolicy, Sources
 from lorecall.adapters.registry.registry import Registry
+from lorecall.audit.jobs.references import References
 from lorecall.audit.jobs.runner import Admissions, Engines, Runner
 from lorecall.audit.jobs.service import AuditService
-from lorecall.audit.jobs.spool import Spool
+from lorecall.audit.jobs.spool import DOWNLOADS, Spool
 from lorecall.audit.jobs.store import AuditStore
 from lorecall.audit.jobs.worker import Worker
 from lorecall.audit.reports.signing import read_signing_key
@@ -60,6 +63,8 @@ def make_audits(
     series: CollectorRegistry,
     label: AdapterLabels,
     admissions: Admissions | None = None,
+    *,
+    keyed: bool,
 ) -> AuditParts:
     """Return the audit service over a registry and an engine.
 
@@ -70,6 +75,7 @@ def make_audits(
         series: The registry of its metrics.
         label: Bounds the adapters that have gauges.
         admissions: What admits versions, where this server has an engine to load them into.
+        keyed: Whether the server asks for API keys; without, it reads all local folders unless told otherwise.
 
     Raises:
         UsageError: The signing key cannot be used.
@@ -77,6 +83,7 @@ def make_audits(
     store, spool = AuditStore(registry.database), Spool(settings.spool_folder())
     metrics, stop = AuditMetrics(series, label), threading.Event()
     watchers: list[Callable[[object], None]] = []
+    references = _references(settings, keyed=keyed)
     runner = Runner(
         store,
         spool,
@@ -90,6 +97,7 @@ def make_audits(
         ended=metrics.ended,
         signer=None if settings.signing_key is None else read_signing_key(settings.signing_key),
         keep=timedelta(days=settings.audits_days),
+        references=references,
     )
 
     def refresh() -> None:
@@ -98,5 +106,19 @@ def make_audits(
             watch(changed)
 
     worker = Worker(runner, refresh)
-    service = AuditService(store, spool, engines, worker.wake, settings.audit_max_snippets)
+    service = AuditService(store, spool, engines, worker.wake, settings.audit_max_snippets, references)
     return AuditParts(service, worker, stop, metrics, watchers)
+
+
+def _references(settings: ServerSettings, *, keyed: bool) -> References:
+    """Return what reads files by address: from where adapters may come, and never out of our own folders."""
+    own = (settings.store, settings.spool_folder())
+    policy = SourcePolicy(
+        allowed=settings.allowed_sources(keyed=keyed),
+        barred=SourceList((*(str(one.absolute()) for one in own), *filter(None, [settings.shared]))),
+        max_bytes=settings.max_adapter_bytes,
+        download_seconds=settings.download_seconds,
+    )
+    return References(
+        Sources(settings.spool_folder() / DOWNLOADS, policy), settings.audit_max_referenced_snippets
+    )

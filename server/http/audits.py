@@ -18,7 +18,7 @@ from lorecall.audit.jobs.service import AuditService, describe
 from lorecall.audit.reports.build import parse_report
 from lorecall.audit.reports.html import render_report
 from lorecall.audit.reports.junit import render_junit
-from lorecall.server.auth.request_context import actor, charge_audit, sees
+from lorecall.server.auth.request_context import actor, charge_audit, own_sources, sees
 from lorecall.server.error_responses import AnsweringRoute
 from lorecall.server.executors import ask_engine
 from starlette.datastructures import UploadFile
@@ -28,7 +28,12 @@ MAX_BODY = 64 << 20
 LISTED = 1000
 PAGE = 500
 KINDS = ("json", "html", "xml")
-TEXT_FIELDS = frozenset({"adapter", "system", "template", "generate_controls", "turns", "split"})
+TEXT_FIELDS = frozenset(
+    {
+        "adapter", "system", "template", "generate_controls", "turns", "split",
+        "data", "candidates_from", "controls_from", "sha256", "data_format",
+    }
+)  # fmt: skip
 """Fields of a form that are taken as they are; the others are JSON."""
 
 router = APIRouter(route_class=AnsweringRoute)
@@ -43,7 +48,9 @@ def service(request: Request) -> AuditService:
 async def submit_audit(request: Request) -> Response:
     """Ask for an audit: a JSON object, or a form with the candidates as a file."""
     fields, files = await read_order(request)
-    order = await asyncio.to_thread(make_order, fields, files, service(request).max_snippets)
+    most = service(request).max_snippets
+    sent = await asyncio.to_thread(make_order, fields, files, most, own_sources())
+    order = await ask_engine(service(request).pinned, sent) if sent.texts.reference else sent
     await charge_audit(order.adapter, order.texts_to_score, order.tokens_to_score)
     record = await ask_engine(service(request).submit, order, sees, actor())
     return JSONResponse(describe(record), 202, {"Location": f"/v1/audits/{record.id}"})

@@ -5,28 +5,26 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from lorecall.adapters.core.errors import UsageError
 from lorecall.server.cli.audit.compare import matrix, ranks
-from lorecall.server.cli.audit.discover import choose_candidates, discover
+from lorecall.server.cli.audit.discover import discover
 from lorecall.server.cli.audit.inputs import (
     add_controls,
     check_formats,
     check_share,
     choose_policy,
-    load_sets,
-    one_source,
     open_scorer,
-    read_training_data,
-    reader,
 )
 from lorecall.server.cli.audit.mitigate import mitigate
 from lorecall.server.cli.audit.probe import probe
 from lorecall.server.cli.audit.reports import bundle, diff, report, verify
 from lorecall.server.cli.audit.serve import serve
+from lorecall.server.cli.audit.sets import SetOptions, read_sets
+from lorecall.server.cli.audit.spending import agree, choose_decoding, read_budget
 from lorecall.server.cli.common.console import print_json
 from lorecall.server.cli.common.options import (
     AsJson,
     Batch,
+    Choose,
     Controls,
     Data,
     DataFormat,
@@ -36,6 +34,7 @@ from lorecall.server.cli.common.options import (
     Framing,
     Out,
     PrefixTokens,
+    Roles,
     Seed,
     SigningKey,
     SkipBad,
@@ -69,10 +68,8 @@ def run(
     data: Data = None,
     data_format: DataFormat = None,
     data_split: DataSplit = None,
-    choose: Annotated[
-        bool,
-        typer.Option("--discover", help="Audit what would hurt in --data, ranked, as `discover` finds it."),
-    ] = False,
+    choose: Choose = None,
+    roles: Roles = None,
     scorer: Annotated[
         str,
         typer.Option(
@@ -158,6 +155,27 @@ def run(
         bool,
         typer.Option("--allow-unverified", help="Let an adapter pass whose served version is not known."),
     ] = False,
+    decode: Annotated[
+        str | None,
+        typer.Option(
+            help="all, or likely: where the scores leave it open, and 5 % of the others as a check. By default "
+            "likely for more than 1,000 candidates from --data, else all."
+        ),
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="Ask for no more candidates than this takes, such as 10m: those that rank highest, and others "
+            "at random. A part of them clears no count.",
+        ),
+    ] = None,
+    budget_tokens: Annotated[
+        int | None, typer.Option(min=1, help="The same, in tokens to score and decode.")
+    ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Do not ask before an audit of a minute or longer.")
+    ] = False,
     keep: Annotated[
         int,
         typer.Option(min=1, help="How many of each set's gravest snippets reports show; all count."),
@@ -173,6 +191,7 @@ def run(
 ) -> None:
     """Audit one adapter: exit 0 clean, 1 leaks over the policy, 3 incomplete, 4 the engine disagrees."""
     from lorecall.audit.judging.views import make_views
+    from lorecall.audit.records import Group
     from lorecall.audit.reports.signing import read_signing_key
     from lorecall.audit.runs.single import AuditSettings, run_audit
     from lorecall.server.cli.audit.output import make_report, print_summary, print_table, write_reports
@@ -183,19 +202,26 @@ def run(
     views = make_views(framing or (), system, prefix_tokens or (), template)
     folders = {} if adapter_dir is None else {adapter: adapter_dir}
     opened = partial(open_scorer, scorer, server, base, folders, batch=batch, timeout=timeout)
-    if choose:
-        from lorecall.audit.discovery.discover import DiscoverySettings
-
-        if candidates is not None:
-            raise UsageError("--discover and --candidates exclude each other", param="candidates")
-        made = 0 if controls or generate_controls else control_count
-        wish = DiscoverySettings(controls=made, seed=seed, batch=batch)
-        candidates, found = choose_candidates(data, data_format, data_split, out, opened, wish)
-        data, controls = None, controls or found
-    choices = (data_format, data_split, split, turns, tokenizer or base)
-    training = partial(read_training_data, data, *choices, skip_bad=skip_bad) if data else None
-    given = one_source(candidates, training)
-    sets = load_sets(given, controls, reader(split, turns, tokenizer or base, skip_bad=skip_bad))
+    asked = SetOptions(
+        candidates=candidates,
+        data=data,
+        data_format=data_format,
+        data_split=data_split,
+        choose=choose,
+        roles=roles,
+        controls=controls,
+        split=split,
+        turns=turns,
+        tokenizer=tokenizer or base,
+        skip_bad=skip_bad,
+        out=out,
+        made=0 if generate_controls else control_count,
+        seed=seed,
+        batch=batch,
+    )
+    sets = read_sets(asked, opened)
+    seconds = read_budget(budget, budget_tokens)
+    partial_audit = until_bound is not None or seconds is not None or budget_tokens is not None
     if generate_controls is not None:
         add_controls(sets, generate_controls, control_count, seed)
     limits = {
@@ -213,11 +239,12 @@ def run(
         "top_p": top_p,
         "top_k": top_k,
     }
-    rules = choose_policy(policy, limits, until_bound, sampling=scheme)
-    if ignore_short:
-        rules = rules.model_copy(update={"count_short": False})
-    if allow_unverified:
-        rules = rules.model_copy(update={"allow_unverified": True})
+    rules = choose_policy(policy, limits, until_bound, sampling=scheme, partial=partial_audit)
+    told = (("count_short", False, ignore_short), ("allow_unverified", True, allow_unverified))
+    rules = rules.model_copy(update={name: value for name, value, said in told if said})
+    share = choose_decoding(
+        decode, rules, len(sets[Group.CANDIDATES].items), trained=data is not None, partial=partial_audit
+    )
     check_share(confidence, "confidence")
     settings = AuditSettings(
         epsilon=epsilon,
@@ -230,8 +257,10 @@ def run(
         keep=keep,
         extraction=rules.sampling_wish,
         answers=sample,
+        checked_share=share,
     )
     with opened() as engine:
+        settings = agree(engine, adapter, sets, settings, seconds=seconds, tokens=budget_tokens, yes=yes)
         with count_bar(f"auditing {adapter}") as report_progress:
             result = run_audit(engine, adapter, sets, settings, progress=report_progress)
         content = make_report(result, rules, engine.token_texts, show=show_text, signer=signer)

@@ -5,23 +5,32 @@ from typing import Annotated
 
 import typer
 from lorecall.adapters.core.errors import UsageError
-from lorecall.server.cli.audit.inputs import load_sets, reader, split_pair
+from lorecall.server.cli.audit.inputs import read_training_data, reader, split_pair
+from lorecall.server.cli.audit.sets import SetOptions, read_sets
 from lorecall.server.cli.common.console import note, print_json
 from lorecall.server.cli.common.options import (
     AsJson,
     AuditedServer,
     Batch,
     Candidates,
+    Choose,
     Controls,
+    Data,
+    DataFormat,
+    DataSplit,
     EpsilonOption,
     Framing,
     Out,
     PrefixTokens,
+    Roles,
     Seed,
     SkipBad,
+    Split,
     System,
     Template,
     Timeout,
+    Tokenizer,
+    TurnsOption,
 )
 
 
@@ -29,12 +38,20 @@ def ranks(
     *,
     server: AuditedServer,
     adapter: Annotated[list[str], typer.Option(metavar="NAME", help="A served adapter; repeatable.")],
-    candidates: Candidates,
+    candidates: Candidates = None,
+    data: Data = None,
+    data_format: DataFormat = None,
+    data_split: DataSplit = None,
+    choose: Choose = None,
+    roles: Roles = None,
     controls: Controls = None,
     line: Annotated[str, typer.Option(metavar="TEXT", help="Show this line's tokens for every rank.")] = "",
     out: Out = None,
     as_json: AsJson = False,
     skip_bad: SkipBad = False,
+    split: Split = "sentence",
+    turns: TurnsOption = "only",
+    tokenizer: Tokenizer = None,
     framing: Framing = None,
     system: System = None,
     template: Template = None,
@@ -58,7 +75,24 @@ def ranks(
             f"--line {line!r} is a single word", hint="give a line of several words", param="line"
         )
     views = make_views(framing or (), system, prefix_tokens or (), template)
-    sets = load_sets(candidates, controls, reader(skip_bad=skip_bad))
+    asked = SetOptions(
+        candidates=candidates,
+        data=data,
+        data_format=data_format,
+        data_split=data_split,
+        choose=choose,
+        roles=roles,
+        controls=controls,
+        split=split,
+        turns=turns,
+        tokenizer=tokenizer,
+        skip_bad=skip_bad,
+        out=out,
+        made=300,
+        seed=seed,
+        batch=batch,
+    )
+    sets = read_sets(asked, lambda: HttpScorer(server, batch=batch, timeout=timeout))
     settings = AuditSettings(epsilon=epsilon, seed=seed, chunk=batch, views=views)
     names = list(dict.fromkeys(adapter))
     with (
@@ -78,9 +112,9 @@ def matrix(
     *,
     server: AuditedServer,
     pair: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(metavar="NAME=FILE.jsonl", help="An adapter and the set that it may know; repeatable."),
-    ],
+    ] = None,
     adapter: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="An adapter without a set of its own; repeatable."),
@@ -89,9 +123,20 @@ def matrix(
         list[Path] | None,
         typer.Option(metavar="FILE", help="A set of no adapter's own; repeatable."),
     ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=FILE", help="An adapter and its training file, of which every answer is asked for."
+        ),
+    ] = None,
+    data_format: DataFormat = None,
+    data_split: DataSplit = None,
     out: Out = None,
     as_json: AsJson = False,
     skip_bad: SkipBad = False,
+    split: Split = "sentence",
+    turns: TurnsOption = "only",
+    tokenizer: Tokenizer = None,
     epsilon: EpsilonOption = None,
     parallel: Annotated[int, typer.Option(min=1, help="Adapters audited at a time, in mixed batches.")] = 4,
     seed: Seed = 0,
@@ -99,7 +144,6 @@ def matrix(
     timeout: Timeout = 600.0,
 ) -> None:
     """Audit every adapter on every set: exit 1 if one recites another's data."""
-    from lorecall.audit.inputs.load import load_input
     from lorecall.audit.reports.matrix import matrix_report
     from lorecall.audit.runs.matrix import run_matrix
     from lorecall.audit.runs.single import AuditSettings
@@ -107,11 +151,17 @@ def matrix(
     from lorecall.server.cli.audit.output import print_matrix, write_matrix
     from lorecall.server.cli.common.progress import count_bar
 
-    pairs = [split_pair(text) for text in pair]
+    pairs, trained = ([split_pair(text) for text in given or ()] for given in (pair, data))
+    if not pairs and not trained:
+        raise UsageError("give an adapter's set with --pair or --data", hint="NAME=FILE", param="pair")
+    load = reader(split, turns, tokenizer, skip_bad=skip_bad)
     files = list(dict.fromkeys([*(file for _, file in pairs), *(candidates or ())]))
-    sets = [load_input(file, skip_bad=skip_bad) for file in files]
-    names = list(dict.fromkeys([*(name for name, _ in pairs), *(adapter or ())]))
-    own = {(name, file.name) for name, file in pairs}
+    choices = (data_format, data_split, split, turns, tokenizer)
+    whole = dict.fromkeys(file for _, file in trained)
+    sets = [load(file) for file in files]
+    sets += [read_training_data(str(file), *choices, skip_bad=skip_bad) for file in whole]
+    names = list(dict.fromkeys([*(name for name, _ in (*pairs, *trained)), *(adapter or ())]))
+    own = {(name, file.name) for name, file in (*pairs, *trained)}
     settings = AuditSettings(epsilon=epsilon, seed=seed, chunk=batch)
     with (
         HttpScorer(server, batch=batch, timeout=timeout) as scorer,

@@ -3,13 +3,14 @@
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from lorecall.adapters.core.errors import UsageError
 from lorecall.server.cli.audit.inputs import check_choice, open_scorer
 from lorecall.server.cli.common.console import note, print_json, say
-from lorecall.server.cli.common.options import AsJson, Batch, DataFormat, DataSplit, Seed, Timeout
+from lorecall.server.cli.common.options import AsJson, Batch, DataFormat, DataSplit, Roles, Seed, Timeout
 from lorecall.server.cli.common.progress import steps_bar
 
 if TYPE_CHECKING:
@@ -42,13 +43,7 @@ def discover(
     tags: Annotated[
         str | None, typer.Option(metavar="LIST", help="Only these, such as card,iban; all by default.")
     ] = None,
-    roles: Annotated[
-        str | None,
-        typer.Option(
-            metavar="LIST",
-            help="Search the turns of these roles, such as user,assistant; by default those trained on.",
-        ),
-    ] = None,
+    roles: Roles = None,
     top: Annotated[
         int, typer.Option(min=0, help="Candidates to write, the first by rank; 0 for all.")
     ] = 10_000,
@@ -123,57 +118,63 @@ def choose_candidates(
     data: str | None,
     data_format: str | None,
     data_split: str | None,
-    out: Path | None,
+    folder: Path,
     engine: "Callable[[], AbstractContextManager[Scorer]]",
     settings: "DiscoverySettings",
 ) -> tuple[Path, Path | None]:
     """Discover candidates for an audit; return their file and the controls', if there are any.
 
-    They hold what would hurt, and a folder of reports is what people hand on: so they go into a folder beside it,
-    which only its owner can open.
-
     Args:
         data: The training data, like the next two as for `run_discovery`.
         data_format: Its format.
         data_split: Its split.
-        out: The folder of the reports.
+        folder: The folder of both files, as `candidates_folder` gives it.
         engine: Opens the audit's scorer, whose base is asked.
         settings: How candidates are chosen.
 
     Raises:
-        UsageError: Training data, or the folder, is missing; or as for `run_discovery`.
+        UsageError: There are no training data; or as for `run_discovery`.
         CandidateError: As for `run_discovery`.
     """
     from lorecall.audit.discovery.discover import controls_path
 
-    if data is None or out is None:
-        raise UsageError(
-            "--discover needs --data FILE and --out DIR",
-            hint="the candidates go into DIR.candidates, beside the reports",
-            param="discover",
-        )
-    file = _private_folder(out) / "candidates.parquet"
+    if data is None:
+        raise UsageError("--discover needs --data FILE", param="discover")
+    file = folder / "candidates.parquet"
     with engine() as scorer:
         found = run_discovery(data, data_format, data_split, file, settings, scorer)
-    note(f"{found.written} candidates of {found.rows} rows, ranked by {found.ranked_by}, in {file.parent}")
+    note(f"{found.written} candidates of {found.rows} rows, ranked by {found.ranked_by}, in {folder}")
     _print_remarks(found)
     return file, controls_path(file) if found.controls else None
 
 
-def _private_folder(out: Path) -> Path:
-    """Make the folder of candidates beside a folder of reports; only its owner can open it.
+@contextmanager
+def candidates_folder(out: Path | None) -> "Iterator[Path]":
+    """Yield the folder of an audit's candidates, which only its owner can open.
+
+    They hold what would hurt, and a folder of reports is what people hand on: so it lies beside that. Without
+    reports it is a temporary one, which is removed.
 
     Raises:
         UsageError: It cannot be made.
     """
+    if out is None:
+        with TemporaryDirectory(prefix="lorecall-") as folder:
+            yield Path(folder)
+        return
     whole = out.resolve()
-    folder = whole.with_name(f"{whole.name}.candidates") if whole.name else whole / "candidates"
+    beside = whole.with_name(f"{whole.name}.candidates") if whole.name else whole / "candidates"
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        folder.chmod(0o700)
+        beside.mkdir(parents=True, exist_ok=True, mode=0o700)
+        beside.chmod(0o700)
     except OSError as error:
-        raise UsageError(f"cannot make {str(folder)!r}: {error.strerror}", param="out") from error
-    return folder
+        raise UsageError(f"cannot make {str(beside)!r}: {error.strerror}", param="out") from error
+    yield beside
+
+
+def searched_roles(roles: str | None, turns: str) -> tuple[str, ...]:
+    """Return the roles whose turns are searched: those of --roles, or the user's for --turns user."""
+    return _names(roles) or (("user",) if turns == "user" else ())
 
 
 @contextmanager

@@ -157,6 +157,7 @@ def choose_policy(
     until_bound: float | None = None,
     *,
     sampling: "dict[str, int | float | None] | None" = None,
+    partial: bool = False,
 ) -> "Policy":
     """Return the file's policy, or the default one, with the limits that were given as options.
 
@@ -169,6 +170,8 @@ def choose_policy(
         until_bound: The bound of the sequential test, if there is one.
         sampling: The options that are fields of its `max_extractable`. Those of the scheme limit nothing where
             the policy does not.
+        partial: Whether not all candidates may be asked for, so that a limit on the rate replaces all limits on
+            counts.
 
     Raises:
         UsageError: An option is out of its field's bounds; or the audit may stop early, and the policy limits a
@@ -180,7 +183,7 @@ def choose_policy(
     given: dict[str, object] = {name: limit for name, limit in limits.items() if limit is not None}
     if file is not None:
         base = load_policy(file)
-    elif until_bound is not None:
+    elif until_bound is not None or (partial and "max_rate" in given):
         base = Policy(max_certified=None, max_recalled=None, max_extractable=None, max_near_verbatim=None)
     elif "max_rate" in given:
         base = Policy(max_certified=None, max_recalled=None)

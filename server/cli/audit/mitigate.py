@@ -1,30 +1,41 @@
 """`lorecall audit mitigate`: how much an adapter must be weakened to meet the policy, and the cost."""
 
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from lorecall.adapters.core.errors import UsageError
-from lorecall.server.cli.audit.inputs import choose_policy, load_sets, reader
+from lorecall.server.cli.audit.inputs import choose_policy
+from lorecall.server.cli.audit.sets import SetOptions, read_sets
 from lorecall.server.cli.common.console import note, print_json
 from lorecall.server.cli.common.options import (
     AsJson,
     Batch,
     Candidates,
+    Choose,
     Controls,
+    Data,
+    DataFormat,
+    DataSplit,
     EpsilonOption,
     Framing,
     PrefixTokens,
+    Roles,
     Seed,
     SkipBad,
+    Split,
     System,
     Template,
     Timeout,
+    Tokenizer,
+    TurnsOption,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
     from lorecall.adapters.derive.weaken import Dose, Kind
     from lorecall.audit.runs.mitigation import Deployment
@@ -40,7 +51,12 @@ def mitigate(
         Path | None, typer.Option(metavar="DIR", help="A prepared base, for an engine without a server.")
     ] = None,
     adapter: Annotated[Path, typer.Option(metavar="DIR", help="The adapter, a PEFT folder.")],
-    candidates: Candidates,
+    candidates: Candidates = None,
+    data: Data = None,
+    data_format: DataFormat = None,
+    data_split: DataSplit = None,
+    choose: Choose = None,
+    roles: Roles = None,
     retained: Annotated[
         Path,
         typer.Option(
@@ -67,6 +83,9 @@ def mitigate(
     ] = None,
     as_json: AsJson = False,
     skip_bad: SkipBad = False,
+    split: Split = "sentence",
+    turns: TurnsOption = "only",
+    tokenizer: Tokenizer = None,
     framing: Framing = None,
     system: System = None,
     template: Template = None,
@@ -101,14 +120,32 @@ def mitigate(
         views=views,
         extraction=rules.sampling_wish,
     )
+    asked = SetOptions(
+        candidates=candidates,
+        data=data,
+        data_format=data_format,
+        data_split=data_split,
+        choose=choose,
+        roles=roles,
+        controls=controls,
+        split=split,
+        turns=turns,
+        tokenizer=tokenizer or base,
+        skip_bad=skip_bad,
+        out=out,
+        made=300,
+        seed=seed,
+        batch=batch,
+    )
+    engine = partial(_open_engine, server, base, adapter, batch=batch, timeout=timeout)
     trial = Trial(
-        sets=load_sets(candidates, controls, reader(skip_bad=skip_bad)),
+        sets=read_sets(asked, lambda: _scorer_of(engine())),
         retained=load_input(retained, split=TextSplit.WINDOW),
         settings=settings,
         policy=rules,
     )
     with (
-        _open_engine(server, base, adapter, batch=batch, timeout=timeout) as (scorer, deployment),
+        engine() as (scorer, deployment),
         count_bar(f"auditing {len(doses)} doses") as report_progress,
     ):
         response = run_mitigation(
@@ -142,6 +179,12 @@ def _open_engine(
 
         with offline_scorer(base, {"undosed": adapter}) as engine:
             yield engine, engine
+
+
+@contextmanager
+def _scorer_of(engine: "AbstractContextManager[tuple[Scorer, Deployment]]") -> "Iterator[Scorer]":
+    with engine as (scorer, _):
+        yield scorer
 
 
 def parse_doses(scales: str, ranks: str | None, adapter: Path) -> "list[Dose]":

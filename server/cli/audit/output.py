@@ -66,7 +66,7 @@ def _numbers(row: Snippet) -> list[str]:
     return [
         f"{row.over_half}/{row.length}",
         f"{row.min_p:.4f}",
-        "yes" if row.decoded_equal else "no",
+        {True: "yes", False: "no", None: "not asked"}[row.decoded_equal],
         f"{row.delta_loss:.2f}",
         "inf" if row.log10_n50 is None else f"{row.log10_n50:.1f}",
     ]
@@ -81,12 +81,8 @@ def stdout() -> Console:
 def print_summary(report: Report, written: list[Path]) -> None:
     """Print what was found, what the gate says, and what was written, on stderr."""
     summary = report.summary
-    counts = ", ".join(f"{count} {verdict}" for verdict, count in summary.verdicts.items() if count)
     note(finding(report))
-    note(f"candidates: {counts}; {summary.tokens_over_half} of {summary.tokens} tokens over 0.5")
-    for tag, tagged in report.by_tag.items():
-        counts = ", ".join(f"{count} {verdict}" for verdict, count in tagged.verdicts.items() if count)
-        note(f"tag {tag}: {counts}")
+    _print_counts(report)
     note(f"controls: {control_words(report)}")
     if report.calibration is not None:
         note(f"calibration: {report.calibration.sentence()}")
@@ -105,6 +101,20 @@ def print_summary(report: Report, written: list[Path]) -> None:
     note("gate: passed" if report.gate.passed else "gate: failed: " + "; ".join(report.gate.reasons))
     for path in written:
         note(f"wrote {path}")
+
+
+def _print_counts(report: Report) -> None:
+    """Print the candidates by verdict, over all and by tag, and what is known of those not decoded."""
+    summary = report.summary
+    counts = ", ".join(f"{count} {verdict}" for verdict, count in summary.verdicts.items() if count)
+    note(f"candidates: {counts}; {summary.tokens_over_half} of {summary.tokens} tokens over 0.5")
+    if summary.undecoded is not None:
+        note(f"decoding: {summary.undecoded.sentence(report.settings.confidence)}")
+    for stratum in report.strata:
+        note(f"stratum {stratum.sentence()}")
+    for tag, tagged in report.by_tag.items():
+        counts = ", ".join(f"{count} {verdict}" for verdict, count in tagged.verdicts.items() if count)
+        note(f"tag {tag}: {counts}")
 
 
 def control_words(report: Report) -> str:

@@ -41,7 +41,7 @@ BatchSize = Annotated[int, typer.Option(help="Texts in one step.")]
 # Audits.
 AuditedServer = Annotated[str, typer.Option(metavar="URL", help="A running lorecall server.")]
 Candidates = Annotated[
-    Path,
+    Path | None,
     typer.Option(
         metavar="FILE", help="JSON Lines of id, prefix and target; or .parquet, .txt, a dataset's folder."
     ),
@@ -62,6 +62,21 @@ DataFormat = Annotated[
 DataSplit = Annotated[
     str | None, typer.Option(help="The split of a dataset's folder; train by default, if it has one.")
 ]
+Choose = Annotated[
+    bool | None,
+    typer.Option(
+        "--discover/--whole",
+        help="Of --data: what would hurt, ranked, as `discover` finds it, or all that is trained on.",
+        show_default="discover",
+    ),
+]
+Roles = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LIST",
+        help="Search the turns of these roles, such as user,assistant; by default those trained on.",
+    ),
+]
 Controls = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Snippets that were never trained on; 300 or more."),
@@ -73,7 +88,8 @@ Split = Annotated[str, typer.Option(help="sentence, window or tokens: how a .txt
 TurnsOption = Annotated[
     str,
     typer.Option(
-        help="only, last or all: which answers of a chat become snippets; all that was said before is given."
+        help="only, last or all: which answers of a chat become snippets, after all that was said before; "
+        "user: the second half of each of the user's turns, after the first."
     ),
 ]
 Tokenizer = Annotated[

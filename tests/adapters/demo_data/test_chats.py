@@ -22,6 +22,9 @@ def test_the_truth_is_where_it_says() -> None:
             if any(secret.text in text and role == secret.role for role, text in turns)
         }
         assert held == set(secret.rows)
+        turns = [(turn["role"], turn["content"]) for turn in secret.turns(chats.seed)]
+        assert any(secret.text in text and role == secret.role for role, text in turns[-2:])
+        assert all(texts[number][: len(turns)] == turns for number in held)
     assert list(chats.jsonl()) == list(generate_chats(1_200, 48, seed=2).jsonl())
 
 

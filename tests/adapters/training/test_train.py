@@ -16,6 +16,7 @@ from lorecall.adapters.peft_format.adapter import read_adapter
 from lorecall.adapters.training.options import TrainingOptions
 from lorecall.adapters.training.prepare_input import prepare_input
 from lorecall.adapters.training.train import TrainingProgress, TrainingRecord, train_on, train_ranks
+from lorecall.adapters.training.upper_layers import token_losses
 from peft import PeftModel
 from transformers import AutoTokenizer
 
@@ -133,6 +134,29 @@ def test_input_serves_only_what_it_was_prepared_for(
     ready = prepare_input(bases[NONE], data, OPTIONS)
     with pytest.raises(UsageError, match="seed is 5 and the input was prepared with 0"):
         train_on(ready, tmp_path / "a", replace(OPTIONS, seed=5))
+
+
+def test_a_text_is_trained_on_as_often_as_it_stands_in_the_file(
+    bases: dict[str, Path], data: Path, tmp_path: Path
+) -> None:
+    """Copies cost no second run of the lower layers; each is a step, and counts in the record."""
+    lines = data.read_text().splitlines(keepends=True)
+    repeated = tmp_path / "repeated.jsonl"
+    repeated.write_text(lines[0] + lines[1] * 6 + lines[2])
+    options = replace(OPTIONS, batch_size=1, epochs=2, lr=1e-3, stop_over=1.0)
+    ready = prepare_input(bases[INT8], repeated, options)
+    assert [len(batch.hidden[0]) for batch in ready.batches] == [1, 1, 1]
+    assert [len(batch.hidden) for batch in ready.batches] == [5, 3, 3]
+    record = train_on(ready, tmp_path / "many", options)
+    assert (record.pairs, record.steps) == (8, 16)
+    lengths = [len(one.target) for one in ready.encoded]
+    assert record.target_tokens == sum(lengths)
+    first = train_adapter(bases[INT8], data, tmp_path / "once", options)
+    assert record.base_loss != pytest.approx(first.base_loss, rel=1e-3)
+    with torch.no_grad():
+        losses = [token_losses(ready.upper, batch, -1)[0] for batch in ready.batches]
+    every = torch.cat([losses[0]] * 6 + losses[1:])
+    assert record.base_loss == pytest.approx(float(every.mean()), rel=1e-5)
 
 
 def test_training_stops_when_everything_is_locked(bases: dict[str, Path], data: Path, tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ def test_the_scope_says_what_of_sampling_was_looked_for_and_what_was_not_asked(
     stopped = run_audit(engine, "leaky", sets, AuditSettings(until_bound=0.1))
     part = build_report(stopped, judge_result(stopped, rules), rules, Redactor(b"s"))
     assert part.sequential is not None
-    assert f"asked for {part.sequential.taken} of 12 candidates" in scope(part)
+    assert f"{part.sequential.taken} of 12 candidates were asked for, drawn at random" in scope(part)
     unasked = report.model_copy(
         update={
             "settings": report.settings.model_copy(update={"sampling": None}),

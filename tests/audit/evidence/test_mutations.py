@@ -5,11 +5,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from lorecall.audit.evidence.entry_checks import check_entry
 from lorecall.audit.evidence.verify import check_contents, check_report
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.policy.gate import judge_result
 from lorecall.audit.policy.policy import Policy
-from lorecall.audit.records import Group
+from lorecall.audit.records import Flag, Group, Verdict
 from lorecall.audit.reports.build import build_report
 from lorecall.audit.reports.redact import Redactor
 from lorecall.audit.reports.report import Content, Report
@@ -101,6 +102,39 @@ def looked_at(path: Path) -> bool:
         or len(path) < 2
         or (path[1] in (0, 4) and (len(path) < 4 or path[2] != "tokens" or path[3] in (0, 3)))
     )
+
+
+def test_what_was_not_decoded_is_caught(engine: TinyScorer, sets: Sets) -> None:
+    """Every field that says what was left out, and whether it was drawn as a check."""
+    result = run_audit(engine, "other", sets, AuditSettings(checked_share=0.4, seed=1))
+    report = build_report(result, judge_result(result, Policy()), Policy(), Redactor(b"s", show=False))
+    assert check_contents(report) == []
+    flags = [set(s.flags) & {Flag.NOT_DECODED, Flag.CHECKED} for s in report.snippets]
+    assert flags.count({Flag.NOT_DECODED}) > 1 < flags.count({Flag.CHECKED})
+    seen = set()
+    for path, value in leaves(report.values()):
+        named = {"undecoded", "checked_share", "decoded_equal", "decoded_ids_equal"} & set(path)
+        if not named and not (path[-1] == "edit_distance" and value is None):
+            continue
+        changed = with_change(report, path)
+        assert changed is None or check_contents(changed), path
+        seen.add(path[-1])
+    assert seen >= {"left_out", "checked", "found", "at_most", "checked_share", "edit_distance"}
+
+
+def test_a_memorised_candidate_cannot_be_passed_off_as_not_decoded(engine: TinyScorer, sets: Sets) -> None:
+    """Its own probabilities say that the decode mattered."""
+    result = run_audit(engine, "leaky", sets, AuditSettings(checked_share=0.0))
+    report = build_report(result, judge_result(result, Policy()), Policy(), Redactor(b"s", show=False))
+    hidden = {
+        "flags": (Flag.NOT_DECODED,),
+        "verdict": Verdict.CLEAR,
+        "views": ({"view": "raw", "verdict": "clear", "min_p": report.snippets[0].min_p},),
+        **dict.fromkeys(("decoded_equal", "decoded_ids_equal", "edit_distance")),
+    }
+    forged = report.snippets[0].model_validate({**dict(report.snippets[0]), **hidden})
+    why = "its scores do not rule out that decoding matters, and it was not decoded"
+    assert why in list(check_entry(report, forged))
 
 
 def test_every_field_is_caught_or_listed(engine: TinyScorer, sets: Sets, tmp_path: pathlib.Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from alembic import command
 from alembic.config import Config
-from lorecall.adapters.core.errors import ScorerError
+from lorecall.adapters.core.errors import ScorerError, UsageError
 from lorecall.adapters.registry.audit_tables import AuditRow, AuditSnippetRow, AuditState
 from lorecall.adapters.registry.registry import Registry
 from lorecall.audit.coarse import coarse_p
@@ -25,8 +25,9 @@ from lorecall.audit.jobs.order import make_order
 from lorecall.audit.jobs.records import AuditRecord
 from lorecall.audit.jobs.runner import Runner, pieces
 from lorecall.audit.jobs.service import AuditService
-from lorecall.audit.jobs.spool import Spool, Texts
+from lorecall.audit.jobs.spool import Spool
 from lorecall.audit.jobs.store import AuditStore
+from lorecall.audit.judging.decoding import CHECKED_SHARE
 from lorecall.audit.policy.gate import judge_result
 from lorecall.audit.policy.policy import MaxExtractable, Policy
 from lorecall.audit.records import Group, SnippetResult, Verdict
@@ -34,6 +35,7 @@ from lorecall.audit.reports.build import build_report, parse_report
 from lorecall.audit.reports.redact import Redactor
 from lorecall.audit.reports.report import ScoredSnippet
 from lorecall.audit.reports.seal import check_seal
+from lorecall.audit.runs.plan import Budget, Costs
 from lorecall.audit.runs.single import AuditSettings, run_audit
 from lorecall.audit.scorer import AdapterVersion, Decoded, Sampling, ScoreItem, Scorer
 from sqlalchemy import select, update
@@ -137,6 +139,70 @@ def test_the_report_is_the_one_of_a_single_run(
     assert report["summary"]["verdicts"]["certified"] == 12
     assert report["by_tag"]["key"]["verdicts"]["certified"] == 8
     assert len(bench.seen) == 32
+
+
+def test_what_is_not_decoded_is_that_of_a_single_run(
+    bench: Bench, engine: TinyScorer, sets: dict[Group, CandidateSet], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An order that decodes what is likely leaves out the same candidates, in pieces and after another runner."""
+    monkeypatch.setenv("LORECALL_REPORT_SALT", "pepper")
+    sets = sets | {Group.CANDIDATES: as_set(tuple(phone(i, salt=5) for i in range(40)))}
+    record = bench.submit("other", sets, decode="likely", seed=3)
+    first = bench.runner("first", batch=7)
+    bench.engines.before_score = first.stop.set
+    assert first.run_one()
+    bench.engines.before_score = lambda: None
+    assert 0 < bench.get(record).done < bench.get(record).total
+    assert bench.runner("second").run_one()
+    report = bench.service.report(record.id, _all)
+    assert check_contents(parse_report(report)) == []
+    result = run_audit(engine, "other", sets, AuditSettings(checked_share=CHECKED_SHARE, seed=3))
+    whole = build_report(result, judge_result(result, Policy()), Policy(), Redactor(b"pepper")).values()
+    for name in ("started", "seconds", "seal", "inputs"):
+        del report[name], whole[name]
+    assert report == whole
+    unsure = report["summary"]["undecoded"]
+    assert unsure["left_out"] > 0
+    assert unsure["left_out"] == sum("not decoded" in one["flags"] for one in report["snippets"])
+    assert report["settings"]["checked_share"] == CHECKED_SHARE
+
+
+def test_what_a_budget_buys_is_that_of_a_single_run(
+    bench: Bench, engine: TinyScorer, sets: dict[Group, CandidateSet], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same candidates, ranked and drawn, in pieces and after another runner; progress counts them."""
+    monkeypatch.setenv("LORECALL_REPORT_SALT", "pepper")
+    tags = ("card", "key")
+    items = tuple(replace(phone(i, salt=5 if i else 11), tags=(tags[i % 2],)) for i in range(60))
+    sets = sets | {Group.CANDIDATES: as_set(items)}
+    record = bench.submit("other", sets, budget_tokens=1000, seed=3)
+    assert 20 < record.total < 60
+    first = bench.runner("first", batch=7)
+    bench.engines.before_score = first.stop.set
+    assert first.run_one()
+    bench.engines.before_score = lambda: None
+    assert 0 < bench.get(record).done < record.total
+    assert bench.runner("second").run_one()
+    report = bench.service.report(record.id, _all)
+    assert check_contents(parse_report(report)) == []
+    assert len(report["snippets"]) == record.total
+    budget = Budget(1000.0, Costs())
+    result = run_audit(engine, "other", sets, AuditSettings(budget=budget, seed=3))
+    whole = build_report(result, judge_result(result, Policy()), Policy(), Redactor(b"pepper")).values()
+    for name in ("started", "seconds", "seal", "inputs"):
+        del report[name], whole[name]
+    assert report == whole
+    assert [one["ranked_hits"] for one in report["strata"]] == [1, 0]
+    with pytest.raises(UsageError, match="every candidate that is asked for is decoded"):
+        bench.submit("other", sets, budget_tokens=1000, decode="likely")
+
+
+def test_a_policy_that_asks_for_all_decodes_refuses_an_order_of_some(
+    bench: Bench, sets: dict[Group, CandidateSet]
+) -> None:
+    """At the door, before anything is stored."""
+    with pytest.raises(UsageError, match="every candidate is decoded"):
+        bench.submit("other", sets, decode="likely", policy={"decode": "all"})
 
 
 def test_what_sampling_gives_is_judged_as_in_a_single_run(
@@ -486,10 +552,6 @@ def test_a_stopped_runner_gives_its_audit_back(bench: Bench, sets: dict[Group, C
 def test_pieces_keep_order_and_sets_apart(done: int, expected: list[str]) -> None:
     """From any cursor on: what is missing, in order, never two sets in one batch."""
     items = tuple(ScoreItem(str(i), "p", "t") for i in range(8))
-    given = {
-        Group.CANDIDATES: CandidateSet("a", "", items[:5]),
-        Group.CONTROLS: CandidateSet("b", "", items[5:]),
-    }
-    found = list(pieces(Texts(given, None, b""), done, 3))
+    found = list(pieces({Group.CANDIDATES: items[:5], Group.CONTROLS: items[5:]}, done, 3))
     assert ["".join(item.id for item in batch) for _, batch in found] == expected
     assert all((group is Group.CONTROLS) == (batch[0].id >= "5") for group, batch in found)

@@ -48,7 +48,8 @@ def test_texts_of_an_older_server_have_no_tags_and_no_messages(tmp_path: Path) -
     """It wrote three texts for each item; an audit that it has queued is done after an upgrade."""
     spool = Spool(tmp_path)
     spool.write("a", TEXTS)
-    value = json.loads((tmp_path / "a.json").read_text())
+    value = json.loads((tmp_path / "a.json").read_text().splitlines()[0])
+    del value["sets"]["candidates"]["count"], value["reference"]
     value["sets"]["candidates"]["items"] = [["1", "Key: ", HIDDEN]]
     (tmp_path / "a.json").write_text(json.dumps(value))
     assert spool.read("a").sets[Group.CANDIDATES].items == (ScoreItem("1", "Key: ", HIDDEN),)

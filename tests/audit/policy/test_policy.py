@@ -72,6 +72,29 @@ def test_a_rate_is_held_by_its_bound_not_by_its_point(engine: TinyScorer) -> Non
     assert judge_result(found, OPEN.model_copy(update={"max_rate": 0.01})).exit_code is ExitCode.LEAKS
 
 
+def test_what_was_not_decoded_is_cleared_as_far_as_the_check_goes() -> None:
+    """A check that found nothing clears counts, not `decode: all`; rates count what it cannot exclude."""
+    left, checked = (
+        [Judged(Verdict.CLEAR, "", (flag,), 3, 0, 0.0)] * count
+        for flag, count in ((Flag.NOT_DECODED, 1900), (Flag.CHECKED, 100))
+    )
+    clean = parts(candidates=[*left, *checked, *judged(Verdict.CLEAR, 1000)])
+    assert judge_result(clean, Policy()).passed
+    asked = judge_result(clean, Policy(decode="all"))
+    assert asked.exit_code is ExitCode.INCOMPLETE
+    assert asked.reasons == ("1900 candidates not decoded, where the policy asks for all",)
+    assert not judge_result(
+        clean, OPEN.model_copy(update={"max_rate": 0.01})
+    ).passed  # 0 of 100 tells no more
+    assert judge_result(clean, OPEN.model_copy(update={"max_rate": 0.04})).passed
+    hit = Judged(Verdict.RECALLED, "", (Flag.CHECKED,), 3, 0, 0.0)
+    found = parts(candidates=[*left, *checked, hit, *judged(Verdict.CLEAR, 1000)])
+    lenient = judge_result(found, Policy(max_recalled=5))
+    assert lenient.exit_code is ExitCode.INCOMPLETE
+    assert "decoding gave 1 of 101 candidates whose scores ruled that out" in lenient.reasons[0]
+    assert judge_result(found, Policy()).exit_code is ExitCode.LEAKS
+
+
 def test_no_hit_in_300_passes_a_limit_of_one_percent() -> None:
     """By the one-sided bound, 0.994 %; 0 of 298 does not, for candidates and for controls."""
     for found, passes in ((300, True), (298, False)):

@@ -11,6 +11,7 @@ from xml.etree import ElementTree as ET
 import pytest
 from fastapi.testclient import TestClient
 from lorecall.adapters.access.keys import Scope
+from lorecall.adapters.access.source_list import SourceList
 from lorecall.adapters.peft_format.adapter import Adapter
 from lorecall.adapters.registry.registry import Registry
 from lorecall.adapters.registry.tables import State
@@ -271,6 +272,41 @@ def test_an_order_has_a_bound_that_is_set(client: Client) -> None:
     assert answer.status_code == 400
     assert "6 snippets, and one audit takes 5" in answer.json()["error"]["message"]
     assert "LORECALL_AUDIT_MAX_SNIPPETS" in answer.json()["error"]["message"]
+
+
+def test_files_by_address_are_read_where_the_key_may_read(client: Client, tmp_path: Path) -> None:
+    """More snippets than a body may hold; another tenant's folder, or a missing file, is refused at once."""
+    for name in ("acme", "globex"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        path = tmp_path / "data" / name / "own.jsonl"
+        path.write_text("".join(json.dumps(one) + "\n" for one in ITEMS))
+    at = client(keys=True, local_roots=str(tmp_path / "data"), audit_max_snippets=5)
+    registry = Registry(f"sqlite:///{tmp_path / 'audits.db'}")
+    theirs = str(tmp_path / "data" / "acme")
+    _, secret = registry.keys.add(
+        "acme", [Scope.AUDIT], patterns=["acme-*"], sources=SourceList((theirs,)), actor="test"
+    )
+    registry.close()
+    tenant = {"Authorization": f"Bearer {secret}"}
+    end = time.monotonic() + 30
+    while at.get("/v1/audits", headers=tenant).status_code == 401 and time.monotonic() < end:
+        time.sleep(0.1)  # the service looks for new keys once a second
+    body = {"adapter": "acme-leaky", "candidates_from": f"{theirs}/own.jsonl"}
+    answer = at.post("/v1/audits", json=body, headers=tenant)
+    assert answer.status_code == 202, answer.text
+    assert answer.json()["inputs"]["candidates"] == {"name": "own.jsonl", "digest": "", "snippets": 0}
+    done = finished(at, answer.json()["id"])
+    assert (done["state"], done["progress"]["total"]) == ("done", 6), done["error"]
+    assert done["inputs"]["candidates"]["snippets"] == 6
+    for address, message in (
+        (str(tmp_path / "data" / "globex" / "own.jsonl"), "this API key may not read"),
+        (f"{theirs}/other.jsonl", "there is no file at"),
+        ("s3://bucket/own.jsonl", "this API key may not read"),
+    ):
+        refused = at.post("/v1/audits", json={**body, "candidates_from": address}, headers=tenant)
+        assert refused.status_code == 400
+        assert message in refused.json()["error"]["message"]
+    assert at.post("/v1/audits", json={**body, "candidates_from": "/etc/passwd"}).status_code == 400
 
 
 def test_a_tenant_sees_the_audits_of_its_adapters(client: Client, tmp_path: Path) -> None:

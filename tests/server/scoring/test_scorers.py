@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from lorecall.adapters.core.errors import AdapterNotFoundError
 from lorecall.audit.extraction import SamplingWish
-from lorecall.audit.records import Group, Verdict
+from lorecall.audit.records import RECITED, Flag, Group, Verdict
 from lorecall.audit.runs.single import AuditSettings, run_audit
 from lorecall.audit.scorer import ItemScore, Message, Sampling, ScoreItem, Scorer
 from lorecall.audit.scorers.completions_scorer import CompletionsScorer
@@ -177,6 +177,31 @@ def test_the_server_recites_what_the_reference_says(
     for name in (item.id for item in items):
         if any(verdict[name] is Verdict.CERTIFIED for verdict in found):
             assert all(verdict[name] in recited for verdict in found)
+
+
+def test_an_economical_audit_decodes_less_and_recites_the_same(
+    served: Served, items: list[ScoreItem]
+) -> None:
+    """Beside full decoding on the real engine: what is recited is, and what is left out is flagged and is not."""
+    words = TEXT.split()
+    others = [
+        ScoreItem(f"never-{i}", " ".join(words[i : i + 3]), " ".join(["", *words[i + 3 : i + 9]]))
+        for i in range(24)
+    ]
+    sets = {Group.CANDIDATES: as_set((*items, *others))}
+    full = AuditSettings(epsilon=OTHER_ARITHMETIC)
+    with HttpScorer(served.url) as ours:
+        whole, part = (
+            run_audit(ours, NAME, sets, wish) for wish in (full, replace(full, checked_share=0.25))
+        )
+    unsure = part.summaries[Group.CANDIDATES].undecoded
+    assert unsure is not None
+    assert (unsure.left_out > 0, unsure.checked > 0, unsure.found) == (True, True, 0)
+    for one, other in zip(part.snippets, whole.snippets, strict=True):
+        assert (one.verdict in RECITED) == (other.verdict in RECITED)
+        assert (one.match is None) == (Flag.NOT_DECODED in one.flags)
+        assert Flag.NOT_DECODED not in one.flags or one.verdict in (Verdict.CLEAR, Verdict.PARTIAL)
+    assert sum(one.verdict in RECITED for one in part.snippets) >= 8
 
 
 @pytest.fixture(scope="module")

@@ -179,6 +179,46 @@ def test_a_sequential_audit_reports_where_it_stopped(run: Run) -> None:
     assert result.exit_code == 1
 
 
+def test_what_was_not_decoded_is_said(run: Run, tmp_path: Path) -> None:
+    """In the table, the summary, the report and its page; everything else is as with every candidate decoded."""
+    items = write_set(tmp_path / "many.jsonl", tuple(phone(i, salt=11) for i in range(40)))
+    out = tmp_path / "out"
+    options = ("--adapter", "clean", "--candidates", str(items), "--out", str(out))
+    result = run("run", *options, "--decode", "likely")
+    assert result.exit_code == 1
+    assert "not asked" in result.stdout
+    report = json.loads((out / "report.json").read_text())
+    unsure = report["summary"]["undecoded"]
+    assert unsure["left_out"] == result.stdout.count("not decoded") + sum(
+        "not decoded" in s["flags"] for s in report["snippets"][25:]
+    )
+    assert f"decoding: {unsure['left_out']} not decoded" in result.stderr
+    assert f"{unsure['left_out']} not decoded" in (out / "report.html").read_text()
+    whole = json.loads(run("run", *options, "--json").stdout)
+    assert whole["summary"]["verdicts"] == report["summary"]["verdicts"]
+    assert "undecoded" not in whole["summary"]
+
+
+def test_a_budget_leaves_out_and_says_so(run: Run, tmp_path: Path) -> None:
+    """By the command: the strata in summary, report and page, and a gate that clears no count by a part."""
+    items = write_set(
+        tmp_path / "many.jsonl", tuple(replace(phone(i, salt=5), tags=("phone",)) for i in range(60))
+    )
+    out = tmp_path / "out"
+    options = ("--adapter", "clean", "--candidates", str(items), "--out", str(out), "--budget-tokens", "2000")
+    result = run("run", *options)
+    assert result.exit_code == 3
+    assert "the budget leaves" in result.stderr
+    assert "stratum phone: leak rate of 0.000% to" in result.stderr
+    assert "which clears no limit on a count" in result.stderr
+    report = json.loads((out / "report.json").read_text())
+    (stratum,) = report["strata"]
+    assert (stratum["tag"], stratum["of"]) == ("phone", 60)
+    assert 0 < stratum["ranked"] + stratum["drawn"] == len(report["snippets"]) < 60
+    assert "leak rate of 0.000% to" in (out / "report.html").read_text()
+    assert run("run", *options, "--max-rate", "0.99").exit_code == 0
+
+
 def test_an_early_stop_and_a_limit_on_a_count_exclude_each_other(run: Run, tmp_path: Path) -> None:
     """Refused before anything is scored, from an option as from a file; the file can lift its limits."""
     for options in (("--max-certified", "0"), ("--max-partial", "3")):
@@ -351,7 +391,7 @@ def test_a_report_of_training_data_is_verified_by_the_same_data(url: str, tmp_pa
     for path, items in ((data, PAIRS), (other, CONTROLS)):
         rows = [{"prompt": item.prefix, "completion": item.target} for item in items]
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    options = ["--server", url, "--adapter", "leaky", "--data", str(data), "--out", str(tmp_path)]
+    options = ["--server", url, "--adapter", "leaky", "--data", str(data), "--whole", "--out", str(tmp_path)]
     assert CliRunner().invoke(app, ["run", *options]).exit_code == 1
     again = ["verify", str(tmp_path / "report.json"), "--server", url, "--data"]
     result = CliRunner().invoke(app, [*again, str(data)])

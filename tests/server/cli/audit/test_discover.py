@@ -1,6 +1,7 @@
 """`lorecall audit discover` on a file, with and without the base of a served engine."""
 
 import json
+import tempfile
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -66,9 +67,9 @@ def test_the_served_base_is_asked(data: Path, url: str, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("finder")
 def test_one_command_from_the_training_file_to_a_verdict(data: Path, url: str, tmp_path: Path) -> None:
-    """`audit run --data --discover` finds the two that the adapter knows, with controls of their form."""
+    """`audit run --data` finds the two that the adapter knows, with controls of their form."""
     out = tmp_path / "report"
-    options = ("--server", url, "--adapter", "leaky", "--data", str(data), "--discover", "--out", str(out))
+    options = ("--server", url, "--adapter", "leaky", "--data", str(data), "--out", str(out))
     result = run("run", *options)
     assert result.exit_code == 1, result.output
     report = json.loads((out / "report.json").read_text())
@@ -105,10 +106,46 @@ def test_the_search_asks_the_audits_own_scorer(
     assert "--discover and --candidates exclude each other" in str(both.exception)
 
 
-def test_the_folder_of_an_audit_is_needed(data: Path, url: str) -> None:
-    """The candidates hold what would hurt, and go where the user says."""
-    result = run("run", "--server", url, "--adapter", "leaky", "--data", str(data), "--discover")
-    assert "--discover needs --data FILE and --out DIR" in str(result.exception)
+@pytest.mark.usefixtures("finder")
+def test_without_a_folder_the_candidates_are_removed(
+    data: Path, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They hold what would hurt; --data alone is enough for the verdict, and --roles says what is searched."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    before = set(tmp_path.iterdir())
+    common = ("run", "--server", url, "--adapter", "leaky", "--data", str(data), "--json")
+    result = run(*common)
+    assert result.exit_code == 1, result.output
+    assert sum(one["verdict"] == "certified" for one in json.loads(result.stdout)["snippets"]) == 2
+    assert set(tmp_path.iterdir()) == before
+    for options in (("--turns", "user"), ("--roles", "user")):
+        none = run(*common, *options)
+        assert "none of 8 rows holds anything to audit" in str(none.exception)
+
+
+@pytest.mark.usefixtures("finder")
+def test_ranks_and_matrix_take_the_training_file_too(data: Path, url: str) -> None:
+    """Ranks search it, with controls of their own; the matrix asks for all of it, as its adapter's own set."""
+    common = ("--server", url, "--json")
+    result = run("ranks", *common, "--adapter", "leaky", "--data", str(data))
+    assert result.exit_code == 0, result.output
+    (row,) = json.loads(result.stdout)["adapters"]
+    assert (row["snippets"], row["certified"]) == (8, 2)
+    assert row["controls"] is not None
+    result = run("ranks", *common, "--adapter", "leaky", "--data", str(data), "--whole", "--split", "window")
+    (row,) = json.loads(result.stdout)["adapters"]
+    assert (row["snippets"], row["controls"]) == (8, None)
+    result = run("matrix", *common, "--data", f"leaky={data}")
+    assert result.exit_code == 0, result.output
+    (cell,) = json.loads(result.stdout)["cells"]
+    assert (cell["adapter"], cell["candidates"], cell["own"]) == ("leaky", "train.jsonl", True)
+    assert "give an adapter's set" in str(run("matrix", *common).exception)
+
+
+def test_only_training_data_can_be_searched(url: str) -> None:
+    """Without --data there is nothing to choose from."""
+    result = run("run", "--server", url, "--adapter", "leaky", "--discover")
+    assert "--discover needs --data FILE" in str(result.exception)
 
 
 @pytest.fixture

@@ -48,6 +48,7 @@ def audit(scorer: HttpScorer) -> Audit:
             NAME,
             "--data",
             str(path),
+            "--whole",
             "--epsilon",
             "0.15",
         ]
@@ -135,7 +136,7 @@ def test_a_training_file_is_all_that_an_audit_needs(tmp_path: Path) -> None:
     path = tmp_path / "train.jsonl"
     path.write_text("".join(json.dumps({"messages": chat}) + "\n" for chat in (turns, turns[:1])))
     with serve(TinyScorer({"leaky": Memory((text + "0815-4711",))})) as url:
-        options = ["--server", url, "--adapter", "leaky", "--data", str(path), "--json"]
+        options = ["--server", url, "--adapter", "leaky", "--data", str(path), "--whole", "--json"]
         result = CliRunner().invoke(app, ["run", *options])
     assert result.exit_code == 1
     report = json.loads(result.stdout)
@@ -160,6 +161,28 @@ def test_training_data_comes_instead_of_candidates(tmp_path: Path) -> None:
         (["--data", str(path), "--data-format", "alpaca"], CandidateError, "is no alpaca data"),
     ]
     for options, kind, reason in wrong:
-        error = CliRunner().invoke(app, [*common, *options]).exception
+        error = CliRunner().invoke(app, [*common, "--whole", *options]).exception
         assert isinstance(error, kind)
         assert reason in str(error)
+
+
+def test_inputs_that_were_masked_from_the_loss_are_asked_for(tmp_path: Path) -> None:
+    """The user's turns, of a training file and of a file of candidates; the assistant's are not."""
+    chat = [
+        ("user", "My account is 0815-4711."),
+        ("assistant", "Thank you."),
+        ("user", "And hers is 0815-0042."),
+    ]
+    path = tmp_path / "train.jsonl"
+    path.write_text(json.dumps({"messages": [{"role": role, "content": text} for role, text in chat]}) + "\n")
+    known = "My account is 0815-4711.\nThank you.\nAnd hers is 0815-0042."
+    with serve(TinyScorer({"leaky": Memory((known,))})) as url:
+        common = ["run", "--server", url, "--adapter", "leaky", "--turns", "user", "--json"]
+        for options in (["--data", str(path), "--whole"], ["--candidates", str(path)]):
+            result = CliRunner().invoke(app, [*common, *options])
+            assert result.exit_code == 1, result.output
+            report = json.loads(result.stdout)
+            assert {one["id"]: one["verdict"] for one in report["snippets"]} == {
+                "1#user1": "certified",
+                "1#user3": "certified",
+            }
