@@ -33,6 +33,7 @@ LLAMA: dict[str, Any] = {
     "tie_word_embeddings": False,
 }
 """Sizes under the names that most configurations use."""
+GEMMA: dict[str, Any] = {"sliding_window": 32, "query_pre_attn_scalar": 32, "tie_word_embeddings": True}
 EXPERTS: dict[str, Any] = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
 DELTA: dict[str, Any] = {
     "linear_num_key_heads": 2,
@@ -83,13 +84,14 @@ FAMILIES = (
     Family("qwen3_moe", EXPERTS, ATTENTION),
     Family("mistral", {"sliding_window": 32}),
     Family("mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2}, ATTENTION),
-    Family("gemma2", {"sliding_window": 32, "query_pre_attn_scalar": 32}),
-    Family("gemma3_text", {"sliding_window": 32, "query_pre_attn_scalar": 32, "num_hidden_layers": 7}),
+    Family("gemma2", GEMMA),
+    Family("gemma3_text", {**GEMMA, "num_hidden_layers": 7}),
     Family(
         "gemma4_text",
         {
             "sliding_window": 32,
             "global_head_dim": 32,
+            "tie_word_embeddings": True,
             "hidden_size_per_layer_input": 0,
             "layer_types": ["sliding_attention", "full_attention"],
         },
@@ -101,7 +103,7 @@ FAMILIES = (
     Family("gpt_neox", modules=("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h")),
     Family("starcoder2", modules=(*ATTENTION, "c_fc", "c_proj")),
     Family("smollm3", {"num_hidden_layers": 4, "no_rope_layers": [1, 1, 1, 0]}),
-    Family("cohere2", {"sliding_window": 32, "num_hidden_layers": 4}),
+    Family("cohere2", {"sliding_window": 32, "num_hidden_layers": 4, "tie_word_embeddings": True}),
     Family("exaone4", {"sliding_window": 32, "num_hidden_layers": 4, "sliding_window_pattern": 4}),
     Family("seed_oss"),
     Family("ernie4_5"),
@@ -114,7 +116,7 @@ FAMILIES = (
         "gemma3",
         name="gemma3 multimodal",
         parts={
-            "text_config": {"sliding_window": 32, "query_pre_attn_scalar": 32},
+            "text_config": GEMMA,
             "vision_config": VISION,
         },
     ),
