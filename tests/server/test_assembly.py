@@ -28,7 +28,7 @@ def test_the_settings_say_where_adapters_may_come_from(tmp_path: Path, *, keyed:
     facts = read_base_facts(spoiling.write_base(tmp_path / "base"))
     registry = Registry(f"sqlite:///{tmp_path / 'registry.db'}")
     try:
-        sources = make_pipeline(registry, facts, engine, settings, keyed=keyed)._sources
+        sources = make_pipeline(registry, facts, engine, settings, frozenset(), keyed=keyed)._sources
         for source in ("hf://acme/model@v1", "s3://bucket/acme/model", str(models / "acme")):
             sources.check(source)
         for source in (

@@ -49,6 +49,7 @@ def cpu_fixes() -> tuple[str, ...]:
         "lorecall.server.engine.cpu.lora_patch",
         "lorecall.server.engine.cpu.target_scores",
         "lorecall.server.engine.cpu.kept_memory",
+        "lorecall.server.engine.cpu.moe_experts",
     )
 
 
@@ -59,6 +60,7 @@ def common_fixes() -> tuple[str, ...]:
         "lorecall.server.engine.common.interrupted_start",
         "lorecall.server.engine.common.spool",
         "lorecall.server.engine.common.tiers",
+        "lorecall.server.engine.common.adapted_modules",
         "lorecall.server.engine.common.lora_labels",
         "lorecall.server.engine.common.fair_slots",
         "lorecall.server.engine.common.rank_patterns",

@@ -56,7 +56,13 @@ def test_a_quantised_directory_says_how(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "match"),
     [(None, "no config.json"), ("{", "not a model configuration"), ("[]", "not a model configuration"),
-     ('{"architectures": ["BertModel"]}', "not a causal language model"),
+     ('{"architectures": ["BertModel"]}', "BertModel, which is no decoder that writes text"),
+     ('{"architectures": ["T5ForConditionalGeneration"]}', "T5ForConditionalGeneration, which is no decoder"),
+     ('{"architectures": []}', "none stated, which is no decoder"),
+     ('{"architectures": ["GPT2LMHeadModel"]}', "no safetensors"),
+     ('{"architectures": ["Gemma3ForConditionalGeneration"], "text_config": {}}', "no safetensors"),
+     ('{"architectures": ["Gemma3ForConditionalGeneration"], "text_config": {"quantization_config": {"a": 4}}}',
+      "multimodal and quantised already"),
      ('{"architectures": ["LlamaForCausalLM"]}', "no safetensors")],
 )  # fmt: skip
 def test_a_directory_that_is_no_model_is_refused(tmp_path: Path, config: str | None, match: str) -> None:

@@ -12,6 +12,7 @@ from lorecall.adapters.core.errors import BaseModelError
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
+from tests.families.models import FAMILIES, build_source
 from tests.tiny import build_tiny_base
 
 
@@ -150,3 +151,12 @@ def test_missing_weights_are_not_made_up(plain: str, tmp_path: Path) -> None:
     save_file(weights, partial / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(BaseModelError, match=r"layers\.1\.mlp\.up_proj"):
         prepare_base(tmp_path / "base", str(partial), "none")
+
+
+def test_a_family_that_runs_in_bfloat16_alone_is_prepared_in_it(tmp_path: Path) -> None:
+    """The CPU's kernel for the gated delta rule takes nothing else, and ended the engine at the first request."""
+    family = next(family for family in FAMILIES if str(family) == "qwen3_next")
+    source = build_source(family, tmp_path / "source")
+    manifest = prepare_base(tmp_path / "base", str(source), "int8").manifest
+    assert (manifest.dtype, manifest.scheme) == ("bfloat16", INT8)
+    assert "bfloat16 alone" in manifest.reason

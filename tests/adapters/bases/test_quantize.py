@@ -1,16 +1,19 @@
 """Quantised models have the formats and the accuracy that their schemes promise."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
+from lorecall.adapters.bases.prepare import prepare_base
 from lorecall.adapters.bases.quantize import INT4, INT8, NONE, group_size, quantize_model
 from lorecall.adapters.bases.served_model import load_served_model
 from lorecall.adapters.core.errors import BaseModelError
 from safetensors import safe_open
 from torch import nn
 
+from tests.families.models import FAMILIES, build_source
 from tests.tiny import build_tiny_base
 
 LAYER = "model.layers.0.mlp.up_proj"
@@ -105,3 +108,27 @@ def test_progress_counts_every_layer_once() -> None:
         nn.Sequential(nn.Linear(32, 32), nn.Linear(32, 32)), INT8, lambda done, of: seen.append((done, of))
     )
     assert seen == [(1, 2), (2, 2)]
+
+
+@pytest.mark.parametrize("kind", ["mixtral", "qwen3_moe", "gpt_oss"])
+def test_the_experts_of_a_mixture_are_left_and_listed(kind: str, tmp_path: Path) -> None:
+    """Every matrix of the layers is quantised or under `ignore`, and what is loaded again is what was saved."""
+    family = next(family for family in FAMILIES if str(family) == kind)
+    source = build_source(family, tmp_path / "source")
+    prepare_base(tmp_path / "plain", str(source), "none")
+    for scheme in ("int8", "int4"):
+        base = tmp_path / scheme
+        prepare_base(base, str(source), scheme)
+        config = json.loads((base / "config.json").read_text())["quantization_config"]
+        patterns = [pattern.removeprefix("re:") for pattern in config["ignore"]]
+        for tensor, (dtype, shape) in layout(base).items():
+            module = tensor.removesuffix(".weight")
+            if ".layers." in tensor and len(shape) > 1 and dtype == "F32" and "_scale" not in tensor:
+                assert any(re.match(pattern, module) for pattern in patterns), tensor
+                assert "expert" in tensor or "gate" in tensor or "router" in tensor
+            elif tensor.endswith("q_proj.weight"):
+                assert not any(re.match(pattern, module) for pattern in patterns)
+    plain = dict(load_served_model(tmp_path / "plain").named_parameters())
+    loaded = dict(load_served_model(tmp_path / "int8").named_parameters())
+    for name, value in plain.items():
+        torch.testing.assert_close(loaded[name], value, rtol=0, atol=0 if "expert" in name else 0.02)

@@ -7,14 +7,18 @@ from pathlib import Path
 import pytest
 from lorecall.adapters.bases.prepare import BASE_MANIFEST, read_base_manifest
 from lorecall.adapters.core.errors import BaseModelError
+from lorecall.server.bench import verify_base
+from lorecall.server.cli import base
 from lorecall.server.cli.main import app
 from typer.testing import CliRunner, Result
 
+from tests.families.models import FAMILIES, build_source
+from tests.packed4 import build_packed_base
 from tests.tiny import build_tiny_base
 
 
-def prepare(*arguments: str) -> Result:
-    return CliRunner().invoke(app, ["base", "prepare", *arguments])
+def prepare(*arguments: str, verify: str = "--no-verify") -> Result:
+    return CliRunner().invoke(app, ["base", "prepare", *arguments, verify])
 
 
 @pytest.fixture(scope="module")
@@ -28,12 +32,13 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_a_base_is_prepared_once(source: str, tmp_path: Path) -> None:
     """The first run says what it made and why, the second that it was there; stderr stays empty."""
     out = tmp_path / "base"
-    arguments = ("--from", source, "--quantize", "int8", "--out", str(out))
+    arguments = ("--from", source, "--quantize", "int8", "--out", str(out), "--no-verify")
     command = [str(Path(sys.executable).parent / "lorecall"), "base", "prepare", *arguments]
     first = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (first.returncode, first.stderr) == (0, "")
     assert first.stdout.startswith(f"Prepared {out}: tiny-lm, int8-w8a8\n")
     assert "asked for" in first.stdout
+    assert first.stdout.endswith("  not verified     --no-verify\n")
     assert read_base_manifest(out).digest in first.stdout
     again = prepare(*arguments)
     assert (again.exit_code, again.stdout) == (0, first.stdout.replace("Prepared", "Reused"))
@@ -66,3 +71,47 @@ def test_bad_input_exits_with_2(tmp_path: Path, arguments: tuple[str, ...], mess
     assert message in str(result.exception)
     assert result.exception.exit_code == 2
     assert not (tmp_path / "out").exists()
+
+
+def test_what_cannot_be_verified_says_why(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On by default up to a size; asked for where it is impossible, it is an error and nothing is made."""
+    monkeypatch.setattr(base, "VERIFIED_BELOW", 1000)
+    result = CliRunner().invoke(app, ["base", "prepare", "--from", source, "--out", str(tmp_path / "base")])
+    assert "not verified     0.0B parameters: --verify asks for it" in result.stdout
+    packed, _ = build_packed_base(tmp_path, "gptq")
+    result = prepare("--from", str(packed), "--out", str(tmp_path / "packed"), verify="--verify")
+    assert isinstance(result.exception, BaseModelError)
+    assert "cannot verify it here: there is no reference for gptq" in str(result.exception)
+    assert not (tmp_path / "packed").exists()
+
+
+@pytest.mark.engine
+def test_a_verified_base_says_how_near_it_is(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine's numbers are transformers'; a reused base is not asked again, one that was not verified is."""
+    out = tmp_path / "base"
+    arguments = ("--from", source, "--quantize", "int8", "--out", str(out))
+    assert prepare(*arguments).exit_code == 0
+    result = prepare(*arguments, verify="--verify")
+    assert result.stdout.startswith("Reused")
+    assert "nats of transformers' on average" in result.stdout
+    found = read_base_manifest(out).verified
+    assert found is not None
+    assert 0 < found["mean"] < found["allowed"]
+    assert found["tokens"] > 500
+    monkeypatch.setattr(verify_base, "verify_base", None)  # would fail if it were asked again
+    assert prepare(*arguments, verify="--verify").exit_code == 0
+
+
+@pytest.mark.engine
+def test_a_family_that_the_engine_computes_wrongly_is_refused(tmp_path: Path) -> None:
+    """LFM2: wrong numbers without a word. The refusal says by how much; nothing is left on disk."""
+    family = next(family for family in FAMILIES if str(family) == "lfm2")
+    source = build_source(family, tmp_path / "lfm2")
+    result = prepare("--from", str(source), "--out", str(tmp_path / "base"), verify="--verify")
+    assert isinstance(result.exception, BaseModelError)
+    assert "the engine computes this model wrongly" in str(result.exception)
+    assert [path.name for path in tmp_path.iterdir()] == ["lfm2"]
