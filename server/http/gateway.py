@@ -32,7 +32,7 @@ STREAMED = re.compile(r"/v1/adapters/[^/]+/archive|/v1/audits")
 
 
 async def before_scrape(scope: Scope, serving: Serving) -> None:
-    """Ask the engine where its adapters sit, if this is a scrape; one that is gone leaves the gauges as they are."""
+    """Ask the engine where its adapters sit, if this is a scrape; one that is gone is no error."""
     if path_of(scope).rstrip("/") != METRICS_PATH:
         return
     try:
