@@ -25,6 +25,7 @@ from lorecall.server.audits.engines import OwnEngine
 from lorecall.server.audits.wiring import make_audits, make_limits
 from lorecall.server.auth.engine_guard import guard_engine
 from lorecall.server.auth.keyring import KeyGuard, check_exposure, is_loopback
+from lorecall.server.engine.common.served_modules import WHY, linear_only
 from lorecall.server.http.state import Serving
 from lorecall.server.lifecycle.control_plane import ControlPlane
 from lorecall.server.lifecycle.engine_set import Capacity, EngineSet
@@ -32,7 +33,7 @@ from lorecall.server.lifecycle.follower import Follower
 from lorecall.server.lifecycle.served_models import VersionedModels
 from lorecall.server.observability.metering import meter
 from lorecall.server.observability.metrics import Metrics
-from lorecall.server.scoring.score import EngineScoring
+from lorecall.server.scoring.score import EngineScoring, fast_scores
 from lorecall.server.settings import ServerSettings
 from prometheus_client import REGISTRY
 
@@ -63,7 +64,7 @@ async def build_serving(
     config = engine_client.vllm_config
     scoring = EngineScoring(
         engine_client,
-        fixed_token_scores=config.device_config.device_type == "cpu",
+        **fast_scores(config),
         by_priority=config.scheduler_config.policy == "priority",
         chat_params=served_chat(args),
     )
@@ -199,12 +200,21 @@ def base_facts(model: str, names: frozenset[str]) -> BaseFacts:
     return read_base_facts(directory, [model, *names])
 
 
+def served_modules(vllm_config: Any, facts: BaseFacts) -> tuple[frozenset[str] | None, str]:
+    """Return the last parts of the names of the modules that get adapters, None for all; and why no others."""
+    stated = getattr(vllm_config.lora_config, "target_modules", None)
+    on_cpu = vllm_config.device_config.device_type == "cpu"
+    if stated or on_cpu:
+        return (frozenset(stated) if stated else None), ""
+    return frozenset(linear_only([module.rpartition(".")[2] for module in facts.modules])), WHY
+
+
 def make_pipeline(
     registry: Registry, facts: BaseFacts, engine_client: Any, settings: ServerSettings, *, keyed: bool
 ) -> AdapterPipeline:
     """Return the pipeline that fetches, stores, validates and registers adapters."""
     lora = engine_client.vllm_config.lora_config
-    modules = getattr(lora, "target_modules", None)
+    modules, why = served_modules(engine_client.vllm_config, facts)
     policy = SourcePolicy(
         allowed=settings.allowed_sources(keyed=keyed),
         barred=SourceList((str(settings.store.absolute()), *filter(None, [settings.shared]))),
@@ -213,7 +223,8 @@ def make_pipeline(
     )
     limits = AdapterLimits(
         max_rank=lora.max_lora_rank if lora is not None else 0,
-        served_modules=frozenset(modules) if modules else None,
+        served_modules=modules,
+        why_not_served=why,
         half=str(getattr(lora, "lora_dtype", "")) not in ("torch.float32", "torch.bfloat16"),
     )
     store = Store(settings.store, max_bytes=settings.max_adapter_bytes)

@@ -7,7 +7,7 @@ import pytest
 from lorecall.adapters.core.refusals import RefusedError
 from lorecall.adapters.registry.registry import Registry
 from lorecall.adapters.validation.base_facts import read_base_facts
-from lorecall.server.assembly import make_pipeline
+from lorecall.server.assembly import make_pipeline, served_modules
 from lorecall.server.settings import ServerSettings
 
 from tests.adapters import spoiling
@@ -24,7 +24,9 @@ def test_the_settings_say_where_adapters_may_come_from(tmp_path: Path, *, keyed:
         local_roots=str(models),
         shared="memory://shelf/of",
     )
-    engine = SimpleNamespace(vllm_config=SimpleNamespace(lora_config=None))
+    engine = SimpleNamespace(
+        vllm_config=SimpleNamespace(lora_config=None, device_config=SimpleNamespace(device_type="cpu"))
+    )
     facts = read_base_facts(spoiling.write_base(tmp_path / "base"))
     registry = Registry(f"sqlite:///{tmp_path / 'registry.db'}")
     try:
@@ -39,3 +41,28 @@ def test_the_settings_say_where_adapters_may_come_from(tmp_path: Path, *, keyed:
                 sources.check(source)
     finally:
         registry.close()
+
+
+@pytest.mark.parametrize(
+    ("device", "stated", "served"),
+    [("cpu", None, None), ("cuda", None, False), ("cpu", ["q_proj"], True), ("cuda", ["q_proj"], True)],
+)
+def test_a_gpu_refuses_what_it_puts_no_adapter_on(
+    device: str,
+    stated: list[str] | None,
+    served: bool | None,  # noqa: FBT001  # a parameter
+    tmp_path: Path,
+) -> None:
+    """An adapter of lm_head is refused with the reason, before the engine would refuse it without one."""
+    facts = read_base_facts(spoiling.write_base(tmp_path / "base"))
+    config = SimpleNamespace(
+        lora_config=SimpleNamespace(target_modules=stated), device_config=SimpleNamespace(device_type=device)
+    )
+    modules, why = served_modules(config, facts)
+    if served is None:
+        assert modules is None
+        return
+    assert modules is not None
+    assert "q_proj" in modules
+    assert not {"lm_head", "embed_tokens"} & modules
+    assert ("vllm#51594" in why) is (stated is None)

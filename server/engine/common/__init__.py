@@ -1,3 +1,11 @@
 """Fixes of vLLM for every platform, how they are applied and checked, and the engine's environment."""
 
-__all__ = ["deployment", "environment", "interrupted_start", "plugin", "version_names"]
+__all__ = [
+    "deployment",
+    "environment",
+    "interrupted_start",
+    "plugin",
+    "running",
+    "served_modules",
+    "version_names",
+]
