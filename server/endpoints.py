@@ -33,7 +33,8 @@ class LorecallEndpoints:
     def attach_router(self, app: FastAPI) -> None:
         """Add our routes to the app; one with the same path as vLLM's comes before it."""
         leave_modules()
-        app.include_router(logprobs.router(app))
+        if read_settings().default_logprobs != "off":
+            app.include_router(logprobs.router(app))
         app.include_router(adapters.router)
         app.include_router(keys.router)
         app.include_router(audits.router)

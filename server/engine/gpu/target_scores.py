@@ -132,7 +132,7 @@ def score_step(
         if chunk is not None:
             chunks.append(chunk)
         if end >= prompt_len:
-            finished[req_id] = waiting.pop(req_id).scores  # type: ignore[assignment]  # take_chunk has made it
+            finished[req_id] = waiting.pop(req_id).scores
     if chunks:
         score_chunks(logits_of, hidden_states, chunks)
     return finished
