@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 BASE_MANIFEST = "lorecall-base.json"
 SCHEMA_VERSION = 1
-QUANTIZE = {"none": quantize.NONE, "int8": quantize.INT8, "int4": quantize.INT4}
+QUANTIZE = {"none": quantize.NONE, "int8": quantize.INT8, "int4": quantize.INT4, "fp8": quantize.FP8}
 _DIGESTED = ("config.json", "*.safetensors", "tokenizer*", "*.jinja")
 _TOOLS = ("lorecall", "torch", "transformers", "compressed-tensors")
 
@@ -127,7 +127,7 @@ def prepare_base(
     Args:
         out: The directory to make.
         source: As in `find_base`; None is the default base.
-        scheme: "auto", "int8", "int4" or "none".
+        scheme: "auto", "int8", "int4", "fp8" or "none".
         force: Build again even if an earlier result could be reused.
         on_step: Called with (name of the step, done, total) for a progress display.
 
@@ -181,7 +181,8 @@ def _choose(source: BaseFiles, scheme: str) -> Choice:
                 param="quantize",
             )
         return Choice(present, "the source is quantised already", "auto")
-    return choose_scheme(detect_capabilities(), QUANTIZE.get(scheme))
+    weights = sum(file.stat().st_size for file in source.files if file.suffix in (".safetensors", ".gguf"))
+    return choose_scheme(detect_capabilities(), QUANTIZE.get(scheme), weights)
 
 
 def _build(work: Path, source: BaseFiles, choice: Choice, on_step: Callable[[str, int, int], None]) -> None:

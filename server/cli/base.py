@@ -26,7 +26,7 @@ def prepare(
     quantize: Annotated[
         str,
         typer.Option(
-            metavar="auto|int8|int4|none", help="The scheme; auto chooses by this machine's hardware."
+            metavar="auto|int8|int4|fp8|none", help="The scheme; auto chooses by this machine's hardware."
         ),
     ] = "auto",
     force: Annotated[bool, typer.Option("--force", help="Make it again if it exists already.")] = False,

@@ -106,13 +106,22 @@ def check_scheme(model: str) -> None:
     """Refuse a base whose kernel this machine lacks: vLLM would load it and crash on the first request.
 
     Raises:
-        BaseModelError: The base is INT4 and the CPU library has no INT4 kernel.
+        BaseModelError: The base is INT4 and the CPU library has no INT4 kernel, or it is FP8 and this is a CPU.
     """
     import torch
     from vllm.platforms import current_platform
 
     config = Path(model) / "config.json"
-    if not current_platform.is_cpu() or not config.is_file() or "pack-quantized" not in config.read_text():
+    if not current_platform.is_cpu() or not config.is_file():
+        return
+    stated = config.read_text()
+    if '"float-quantized"' in stated:
+        raise BaseModelError(
+            f"{model} is FP8, and vLLM has no kernel for it on a CPU",
+            hint="prepare an INT8 base: lorecall base prepare --quantize int8 --out DIR",
+            param="base",
+        )
+    if "pack-quantized" not in stated:
         return
     current_platform.import_kernels()
     if not hasattr(torch.ops._C, "cpu_gemm_wna16"):

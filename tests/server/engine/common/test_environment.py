@@ -8,7 +8,7 @@ from unittest import mock
 import pytest
 import torch
 from lorecall.adapters.bases.prepare import BaseManifest
-from lorecall.adapters.core.errors import AdapterError
+from lorecall.adapters.core.errors import AdapterError, BaseModelError
 from lorecall.server.engine.common import environment
 from lorecall.server.engine.common.environment import plugin_names, rank_limit, served_dtype
 from vllm import platforms
@@ -90,3 +90,11 @@ def test_every_installed_plugin_is_named() -> None:
         environment.prepare_environment()
         named = os.environ["VLLM_PLUGINS"].split(",")
     assert {"lora_filesystem_resolver", "lora_hf_hub_resolver", "lorecall"} <= set(named)
+
+
+def test_a_cpu_refuses_fp8_before_the_start(tmp_path: Path) -> None:
+    """VLLM has no kernel for it there; the hint names a scheme that it has."""
+    (tmp_path / "config.json").write_text('{"quantization_config": {"format": "float-quantized"}}')
+    with pytest.raises(BaseModelError, match="is FP8") as caught:
+        environment.check_scheme(str(tmp_path))
+    assert "--quantize int8" in (caught.value.hint or "")
