@@ -82,7 +82,7 @@ def prepare_input(base: Path, data: Path, options: TrainingOptions) -> TrainingI
     from transformers import AutoTokenizer  # noqa: PLC0415
 
     encoded = encode(AutoTokenizer.from_pretrained(base), dataset.pairs)
-    model = load_served_model(base)
+    model = load_served_model(base).to(device_of(options.device))
     layers = parse_layers(options.layers, len(decoder_layers(model)))
     adapted_modules(model, options)  # refuses a wrong rank or module before the long computation
     upper = UpperPart(model, min(layers))
@@ -96,6 +96,20 @@ def prepare_input(base: Path, data: Path, options: TrainingOptions) -> TrainingI
     ]
     before = measure(upper, batches)
     return TrainingInput(manifest, dataset.digest, encoded, model, layers, upper, batches, before, options)
+
+
+def device_of(name: str) -> str:
+    """Return the device to train on: "cuda" or "cpu".
+
+    Raises:
+        UsageError: "cuda" was asked for, and there is none.
+    """
+    import torch  # noqa: PLC0415
+
+    there = torch.cuda.is_available()
+    if name == "cuda" and not there:
+        raise UsageError("PyTorch finds no CUDA GPU here", hint="train with --device cpu", param="device")
+    return "cuda" if there and name != "cpu" else "cpu"
 
 
 def adapted_modules(model: Any, options: TrainingOptions) -> tuple[str, ...]:
