@@ -12,7 +12,7 @@ BASE ?= demo-out/base
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: help setup demo serve test soak bench check lint types fmt docs golden tools lock clean
+.PHONY: help setup demo serve test soak bench gpu check lint types fmt docs golden tools lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ bench: $(STAMP) ## Measure what adapters, schemes, scoring and our server cost, 
 	$(BIN)/python -m pip install --progress-bar off -c requirements/cpu.lock 'lm_eval[api]==0.4.13'
 	for scheme in int8 none int4; do $(BIN)/lorecall base prepare --quantize $$scheme --out .cache/bench/$$scheme; done
 	$(BIN)/lorecall bench $(foreach scheme,int8 none int4,--base $(scheme)=.cache/bench/$(scheme)) $(BENCH_ARGS)
+
+gpu: ## On a GPU host: check and measure what only a GPU shows, in 9 minutes, into docs/benchmarks/gpu.md
+	$(PYTHON) -c 'from lorecall.server.cli.main import main; main()' bench-gpu $(BENCH_ARGS)
 
 check: lint types test ## What CI runs: lint, types, test
 

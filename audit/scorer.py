@@ -147,6 +147,9 @@ class EngineInfo:
         epsilon: Measured bound on the per-logit spread of the engine; None if it was not measured.
         sampling: How requests sample that do not say how; None if unknown.
         penalties: Names of their other sampling parameters, such as "min_p".
+        device: What computes, such as "cpu" or "cuda NVIDIA H100 (sm_90)", "" if unknown.
+        dtype: The dtype of activations and unquantised weights, "" if unknown.
+        kv_cache_dtype: The dtype of cached keys and values, "" if unknown.
     """
 
     engine: str
@@ -156,12 +159,16 @@ class EngineInfo:
     epsilon: float | None = None
     sampling: Sampling | None = None
     penalties: tuple[str, ...] = ()
+    device: str = ""
+    dtype: str = ""
+    kv_cache_dtype: str = ""
 
     def moved(self, now: Self) -> str:
         """Return in what another engine than this one answers now, "" if it is the same; its ε may differ."""
-        for name in ("engine", "base", "base_digest", "scheme"):
+        newer = ("device", "dtype", "kv_cache_dtype")  # which older servers and records do not say
+        for name in ("engine", "base", "base_digest", "scheme", *newer):
             then, found = getattr(self, name), getattr(now, name)
-            if then != found:
+            if then != found and (name not in newer or (then and found)):
                 return f"the audit began on {name} {then!r} and now meets {found!r}"
         return ""
 

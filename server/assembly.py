@@ -28,6 +28,7 @@ from lorecall.server.audits.renewals import Renewals, StaleWatch
 from lorecall.server.audits.wiring import AuditParts, make_audits, make_limits
 from lorecall.server.auth.engine_guard import guard_engine
 from lorecall.server.auth.keyring import KeyGuard, check_exposure, is_loopback
+from lorecall.server.engine.common.served_modules import WHY
 from lorecall.server.http.state import Serving
 from lorecall.server.lifecycle.control_plane import ControlPlane
 from lorecall.server.lifecycle.engine_set import Capacity, EngineSet
@@ -35,7 +36,7 @@ from lorecall.server.lifecycle.follower import Follower
 from lorecall.server.lifecycle.served_models import VersionedModels
 from lorecall.server.observability.metering import meter
 from lorecall.server.observability.metrics import Metrics
-from lorecall.server.scoring.score import EngineScoring
+from lorecall.server.scoring.score import EngineScoring, fast_scores
 from lorecall.server.settings import ServerSettings
 from prometheus_client import REGISTRY
 
@@ -67,7 +68,7 @@ async def build_serving(
     config = engine_client.vllm_config
     scoring = EngineScoring(
         engine_client,
-        fixed_token_scores=config.device_config.device_type == "cpu",
+        **fast_scores(config),
         by_priority=config.scheduler_config.policy == "priority",
         chat_params=served_chat(args),
     )
@@ -249,6 +250,7 @@ def make_pipeline(
     limits = AdapterLimits(
         max_rank=lora.max_lora_rank if lora is not None else 0,
         served_modules=modules,
+        why_not_served="" if engine_client.vllm_config.device_config.device_type == "cpu" else WHY,
         half=str(getattr(lora, "lora_dtype", "")) not in ("torch.float32", "torch.bfloat16"),
     )
     store = Store(settings.store, max_bytes=settings.max_adapter_bytes)

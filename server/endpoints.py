@@ -2,20 +2,16 @@
 
 import asyncio
 import logging
-import os
 from argparse import Namespace
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
-from lorecall.adapters.bases.prepare import read_base_manifest
-from lorecall.adapters.core.errors import BaseModelError, LorecallError
+from lorecall.adapters.core.errors import LorecallError
 from lorecall.adapters.registry.tables import State
-from lorecall.audit.scorer import EngineInfo, Sampling
-from lorecall.audit.scorers.sampling import deployed_sampling
 from lorecall.server.assembly import build_audits, build_serving
 from lorecall.server.engine.common import interrupted_start
+from lorecall.server.engine.start.running import describe_engine
 from lorecall.server.error_responses import answer_unreadable_body
 from lorecall.server.executors import keep_for_short_calls
 from lorecall.server.http import adapters, audits, engine, keys, logprobs, page, score
@@ -37,7 +33,8 @@ class LorecallEndpoints:
     def attach_router(self, app: FastAPI) -> None:
         """Add our routes to the app; one with the same path as vLLM's comes before it."""
         leave_modules()
-        app.include_router(logprobs.router(app))
+        if read_settings().default_logprobs != "off":
+            app.include_router(logprobs.router(app))
         app.include_router(adapters.router)
         app.include_router(keys.router)
         app.include_router(audits.router)
@@ -55,9 +52,7 @@ class LorecallEndpoints:
         settings = read_settings()
         modules, wrong = models.take_modules(settings.adapters)
         settings = settings.with_adapters(modules)
-        on_cpu = engine_client.vllm_config.device_config.device_type == "cpu"
-        defaults = deployed_sampling(engine_client.model_config.get_diff_sampling_param())
-        described = describe_engine(args.model, models, defaults, on_cpu=on_cpu)
+        described = describe_engine(args.model, models.base_model_paths[0].name, engine_client.vllm_config)
         serving, background = await build_serving(engine_client, models, described, args, settings)
         state.lorecall = serving
         state.lorecall_audits, audits_work = build_audits(serving, settings)
@@ -87,20 +82,3 @@ async def add_initial_adapters(serving: Serving, settings: ServerSettings, wrong
             if added.state is State.AUDITING:
                 continue
         failed.inc()
-
-
-def describe_engine(
-    model: str, models: Any, defaults: tuple[Sampling, tuple[str, ...]], *, on_cpu: bool
-) -> EngineInfo:
-    """Return the description of engine and base for audit reports, and how requests sample by default."""
-    import vllm
-
-    digest, scheme = "", ""
-    try:
-        manifest = read_base_manifest(Path(model))
-        digest, scheme = manifest.digest, manifest.scheme
-    except (BaseModelError, OSError):
-        pass  # a base that was not prepared by lorecall has no manifest
-    device = "cpu" if on_cpu else os.environ.get("VLLM_TARGET_DEVICE", "gpu")
-    base = models.base_model_paths[0].name
-    return EngineInfo(f"vllm {vllm.__version__} ({device})", base, digest, scheme, None, *defaults)

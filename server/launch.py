@@ -10,14 +10,15 @@ from pathlib import Path
 from lorecall.adapters.core.errors import BaseModelError, UsageError
 from lorecall.server.auth.keyring import KeyGuard, check_exposure, is_loopback
 from lorecall.server.engine.common.deployment import check_api_servers, check_frontend, check_resolvers
-from lorecall.server.engine.common.environment import (
+from lorecall.server.engine.start.environment import (
     check_scheme,
     prepare_environment,
     rank_limit,
     served_dtype,
 )
-from lorecall.server.engine.common.families import check_family, check_packages
+from lorecall.server.engine.start.families import check_family, check_packages
 from lorecall.server.settings import ServerSettings, read_settings
+from lorecall.server.slots import default_rank, named_modules, say_cost
 
 HUB_PREFIX = "hf://"
 
@@ -25,7 +26,6 @@ DEFAULTS = {
     "--enable-lora": "",
     "--max-loras": "8",
     "--max-cpu-loras": "32",
-    "--max-lora-rank": "128",
     "--scheduling-policy": "priority",
     "--host": "127.0.0.1",
     "--allowed-media-domains": "none.invalid",  # a base that sees images would fetch what any caller names
@@ -74,8 +74,6 @@ def flag_value(flags: Sequence[str], name: str) -> str | None:
 def engine_flags(model: str, served_name: str, port: int, extra: Sequence[str]) -> list[str]:
     """Return vLLM's command line: the caller's flags, and our defaults for flags that they leave out."""
     flags = ["--model", model, "--port", str(port)]
-    if flag_value(extra, "--dtype") is None:
-        flags += ["--dtype", served_dtype(model)]
     if flag_value(extra, "--served-model-name") is None:
         flags += ["--served-model-name", served_name]
     for name, value in DEFAULTS.items():
@@ -164,6 +162,31 @@ def rounded_rank(extra: Sequence[str]) -> list[str]:
     return ["--max-lora-rank", str(limit)]
 
 
+def slot_flags(model: str, extra: Sequence[str], settings: ServerSettings) -> list[str]:
+    """Return `--max-lora-rank`, chosen or rounded up, and say what the slots cost; nothing without LoRA.
+
+    Raises:
+        AdapterError: A rank is over vLLM's largest.
+    """
+    if flag_value(extra, "--no-enable-lora") is not None:
+        return []
+    flags = rounded_rank(extra)
+    if flag_value(extra, "--max-lora-rank") is None:
+        registry = settings.open_registry()
+        try:
+            flags = [
+                "--max-lora-rank",
+                str(default_rank(registry, {**settings.initial_adapters(), **named_modules(extra)})),
+            ]
+        finally:
+            registry.close()
+    rank = _number([*extra, *flags], "--max-lora-rank")
+    slots = _number(extra, "--max-loras") or int(DEFAULTS["--max-loras"])
+    if rank:
+        say_cost(model, slots, rank, flag_value(extra, "--dtype") or "auto")
+    return flags
+
+
 def _number(extra: Sequence[str], name: str) -> int | None:
     """Return the whole number of a flag; None where it is not given, or vLLM will say what is wrong with it."""
     try:
@@ -247,7 +270,9 @@ def serve(base: str, port: int, extra: Sequence[str]) -> None:
     check_scheme(model)
     check_family(model)
     check_packages(model)
-    extra = [*extra, *rounded_rank(extra)]
+    if flag_value(extra, "--dtype") is None:
+        extra = [*extra, "--dtype", served_dtype(model)]
+    extra = [*extra, *slot_flags(model, extra, settings)]
     flags = engine_flags(model, flag_value(extra, "--served-model-name") or served_name, port, extra)
 
     import lorecall.server.endpoints  # noqa: F401  (vLLM only logs a plugin that fails to import)

@@ -138,6 +138,10 @@ class ServerSettings(BaseSettings):
         description="who shares cached prompts: the requests of one API key (`key`), or all, who can then "
         "measure by speed what others have asked (`shared`)",
     )
+    default_logprobs: Literal["auto", "on", "off"] = Field(
+        default="on",
+        description="top-1 log-probabilities where a request does not say; `auto` is this release's choice: on",
+    )
     open_metrics: bool = Field(
         default=False, description="whether `/metrics`, which names adapters, and `/load` need no API key"
     )

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 BASE_MANIFEST = "lorecall-base.json"
 SCHEMA_VERSION = 1
-QUANTIZE = {"none": quantize.NONE, "int8": quantize.INT8, "int4": quantize.INT4}
+QUANTIZE = {"none": quantize.NONE, "int8": quantize.INT8, "int4": quantize.INT4, "fp8": quantize.FP8}
 _DIGESTED = ("config.json", "*.safetensors", "tokenizer*", "*.jinja")
 _TOOLS = ("lorecall", "torch", "transformers", "compressed-tensors")
 
@@ -137,7 +137,7 @@ def prepare_base(
     Args:
         out: The directory to make.
         source: As in `find_base`; None is the default base.
-        scheme: "auto", "int8", "int4" or "none".
+        scheme: "auto", "int8", "int4", "fp8" or "none".
         force: Build again even if an earlier result could be reused.
         check: Called with the finished directory before it gets its name, or with a reused one that was not
             checked; what it returns is the manifest's `verified`. What it raises leaves `out` as it was.
@@ -200,7 +200,8 @@ def _choose(source: BaseFiles, scheme: str) -> Choice:
                 param="quantize",
             )
         return Choice(present, "the source is quantised already", "auto")
-    choice = choose_scheme(detect_capabilities(), QUANTIZE.get(scheme))
+    weights = sum(file.stat().st_size for file in source.files if file.suffix in (".safetensors", ".gguf"))
+    choice = choose_scheme(detect_capabilities(), QUANTIZE.get(scheme), weights)
     if source.has_delta_rule() and choice.dtype != "bfloat16":
         reason = f"{choice.reason}; its recurrent layers run in bfloat16 alone on a CPU"
         return replace(choice, dtype="bfloat16", reason=reason)

@@ -1,9 +1,11 @@
 """Quantise a base model in standard formats, through the API of compressed-tensors.
 
-Two schemes, both round-to-nearest (data-free), with `lm_head` left as it is:
+Three schemes, all round-to-nearest (data-free), with `lm_head` left as it is:
 
 - ``int8-w8a8``: symmetric int8 weights with one scale per output channel; activations quantised to symmetric
   int8 at run time with one scale per token.
+- ``fp8-w8a8``: float8 (e4m3) weights with one scale per output channel; activations are rounded to float8 at run
+  time with one scale per token.
 - ``int4-w4a16``: symmetric int4 weights with one scale per group of input channels, packed eight to an int32;
   activations stay in floating point.
 
@@ -28,7 +30,8 @@ if TYPE_CHECKING:
 NONE = "none"
 INT8 = "int8-w8a8"
 INT4 = "int4-w4a16"
-SCHEMES = (NONE, INT8, INT4)
+FP8 = "fp8-w8a8"
+SCHEMES = (NONE, INT8, INT4, FP8)
 UNQUANTIZED = ("re:.*lm_head$", r"re:.*\.(gate|router|shared_expert_gate)$")
 """Linear layers that stay in floating point, as the engine has them: the output layer and routers."""
 GROUP_SIZES = (128, 64, 32)  # supported by every vLLM W4A16 kernel; the largest (fewest scales) first
@@ -61,7 +64,7 @@ def quantize_model(
 
     Args:
         model: A transformers causal language model with floating-point weights.
-        scheme: ``int8-w8a8`` or ``int4-w4a16``.
+        scheme: ``int8-w8a8``, ``int4-w4a16`` or ``fp8-w8a8``.
         on_module: Called with (layers done, layers in all) after each layer.
 
     Returns:
@@ -172,6 +175,8 @@ def _scheme(name: str, widths: set[int]) -> Any:
 
     if name == INT8:
         return preset_name_to_scheme("W8A8", ["Linear"])
+    if name == FP8:
+        return preset_name_to_scheme("FP8_DYNAMIC", ["Linear"])
     if name == INT4:
         weights = QuantizationArgs(
             num_bits=4, symmetric=True, strategy="group", group_size=group_size(widths)

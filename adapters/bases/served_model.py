@@ -1,8 +1,8 @@
 """Load a prepared base in PyTorch with the engine's arithmetic: adapters are trained against it.
 
 The weights are dequantised. For W8A8 each quantised layer also rounds its input as the engine's kernel does
-(symmetric int8, one scale per token); the gradient ignores the rounding. Adapters get the unrounded input, as in
-vLLM.
+(symmetric int8 or float8, one scale per token); the gradient ignores the rounding. Adapters get the unrounded
+input, as in vLLM.
 """
 
 from collections.abc import Iterator
@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorecall.adapters.bases.prepare import read_base_manifest
-from lorecall.adapters.bases.quantize import INT8, NONE, SCHEMES
+from lorecall.adapters.bases.quantize import FP8, INT8, NONE, SCHEMES
 from lorecall.adapters.core.errors import BaseModelError
 
 if TYPE_CHECKING:
     import torch
 
 INT8_MAX = 127
+FP8_MAX = 448  # of float8 e4m3
 
 
 def load_served_model(base: Path) -> Any:
@@ -56,7 +57,7 @@ def load_served_model(base: Path) -> Any:
         del module.forward  # the simulation of compressed-tensors has no gradient
         del module.quantization_scheme
         if scheme.input_activations is not None:
-            module.register_forward_pre_hook(_round_input)
+            module.register_forward_pre_hook(_round_to_fp8 if manifest.scheme == FP8 else _round_input)
     model.requires_grad_(requires_grad=False)
     return model.eval()
 
@@ -83,7 +84,7 @@ def _float_experts() -> Iterator[None]:
 
 def rounds_activations(scheme: str) -> bool:
     """Return whether layers of a base in `scheme` round their input."""
-    return scheme == INT8
+    return scheme in (INT8, FP8)
 
 
 def round_per_token(x: "torch.Tensor") -> "torch.Tensor":
@@ -94,6 +95,23 @@ def round_per_token(x: "torch.Tensor") -> "torch.Tensor":
     detached = x.detach()
     scale = detached.abs().amax(-1, keepdim=True).clamp_min(1e-12) / INT8_MAX
     return x + ((detached / scale).round() * scale - detached)
+
+
+def round_to_fp8(x: "torch.Tensor") -> "torch.Tensor":
+    """Return `x` (..., width) rounded to float8 e4m3 times one scale per token: scale = max|x| / 448.
+
+    The gradient is that of the identity, as in `round_per_token`.
+    """
+    import torch  # noqa: PLC0415
+
+    detached = x.detach()
+    scale = detached.abs().amax(-1, keepdim=True).clamp_min(1e-12) / FP8_MAX
+    return x + ((detached / scale).to(torch.float8_e4m3fn).to(x.dtype) * scale - detached)
+
+
+def _round_to_fp8(_module: Any, args: tuple["torch.Tensor"]) -> tuple["torch.Tensor"]:
+    """Forward pre-hook of a layer with dynamic per-token float8 activations."""
+    return (round_to_fp8(args[0]),)
 
 
 def _round_input(_module: Any, args: tuple["torch.Tensor"]) -> tuple["torch.Tensor"]:

@@ -197,11 +197,7 @@ class Store:
     @contextmanager
     def _staged(self) -> Iterator[Path]:
         """Yield a new, locked directory; delete it at the end if it still exists."""
-        handle = None
-        while handle is None:  # `delete_leftovers` may delete the directory before it is locked
-            path = self._staging / uuid.uuid4().hex
-            path.mkdir()
-            handle = _lock(path)
+        path, handle = _new_locked(self._staging)
         try:
             yield path
         finally:
@@ -266,6 +262,27 @@ class Store:
                 hint="raise the store's size limit if it is meant to be",
                 param=WEIGHTS_FILE,
             )
+
+
+def folder_for_links(version: Path) -> Path | None:
+    """Return a new folder on the file system of a stored version, for hard links; None for what is in no store.
+
+    It is locked while this process lives; what a killed process left there, the next `Store` deletes.
+    """
+    staging = version.parent / _STAGING
+    if not _VERSION.fullmatch(version.name) or not staging.is_dir():
+        return None
+    return _new_locked(staging)[0]  # the handle stays open: it holds the lock
+
+
+def _new_locked(staging: Path) -> tuple[Path, int]:
+    """Return a new directory and the handle that locks it."""
+    handle = None
+    while handle is None:  # `delete_leftovers` may delete the directory before it is locked
+        path = staging / uuid.uuid4().hex
+        path.mkdir()
+        handle = _lock(path)
+    return path, handle
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP = ("gate_proj", "up_proj", "down_proj")
+DEVICES = ("auto", "cpu", "cuda")
 GROUPS = {"attention": ATTENTION, "mlp": MLP, "all": (*ATTENTION, *MLP)}
 
 
@@ -29,6 +30,7 @@ class TrainingOptions:
         batch_size: Texts in one step.
         seed: Seed of the initialisation and of the order of the texts.
         stop_over: Stop after an epoch in which every target token's probability is over this; 1 never stops.
+        device: A member of `DEVICES`; "auto" is a CUDA GPU where there is one.
     """
 
     rank: int
@@ -40,6 +42,7 @@ class TrainingOptions:
     batch_size: int = 8
     seed: int = 0
     stop_over: float = 0.9
+    device: str = "auto"
 
     def __post_init__(self) -> None:
         """Refuse values that are wrong for every base."""
@@ -51,6 +54,10 @@ class TrainingOptions:
         if not 0 < self.stop_over <= 1:
             raise UsageError(
                 f"stop-over is {self.stop_over}", hint="a probability over 0, up to 1", param="stop_over"
+            )
+        if self.device not in DEVICES:
+            raise UsageError(
+                f"unknown device {self.device!r}", hint=f"one of {', '.join(DEVICES)}", param="device"
             )
         if self.method not in METHODS:
             raise UsageError(

@@ -83,7 +83,7 @@ def prepare_input(base: Path, data: Path, options: TrainingOptions) -> TrainingI
     from transformers import AutoTokenizer  # noqa: PLC0415
 
     encoded = encode(AutoTokenizer.from_pretrained(base), dataset.pairs)
-    model = load_served_model(base)
+    model = load_served_model(base).to(device_of(options.device))
     layers = parse_layers(options.layers, len(decoder_layers(model)))
     adapted_modules(model, options)  # refuses a wrong rank or module before the long computation
     upper = UpperPart(model, min(layers))
@@ -103,6 +103,20 @@ def _batches(upper: UpperPart, order: list[Encoded], options: TrainingOptions, d
         seen = options.epochs * max(copies)
         batches.append(upper.prepare(texts, min(draws, seen + 1), options.seed + start, copies))
     return batches
+
+
+def device_of(name: str) -> str:
+    """Return the device to train on: "cuda" or "cpu".
+
+    Raises:
+        UsageError: "cuda" was asked for, and there is none.
+    """
+    import torch  # noqa: PLC0415
+
+    there = torch.cuda.is_available()
+    if name == "cuda" and not there:
+        raise UsageError("PyTorch finds no CUDA GPU here", hint="train with --device cpu", param="device")
+    return "cuda" if there and name != "cpu" else "cpu"
 
 
 def adapted_modules(model: Any, options: TrainingOptions) -> tuple[str, ...]:

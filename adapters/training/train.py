@@ -206,7 +206,8 @@ def _optimise(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: max(0.0, 1 - step / steps))
     method = method_of(options.method, sum(int(batch.rows.max()) + 1 for batch in batches))
     random = Random(options.seed)  # noqa: S311 (reproducible on purpose)
-    latest = [torch.full(batch.targets.shape, torch.inf) for batch in batches]  # losses at their last step
+    # Losses at their last step.
+    latest = [torch.full(one.targets.shape, torch.inf, device=one.targets.device) for one in batches]
     done = 0
     for epoch in range(options.epochs):
         share = max(1, round(len(batches) * method.share(epoch / options.epochs)))

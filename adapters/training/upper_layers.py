@@ -114,27 +114,30 @@ class UpperPart:
         import torch  # noqa: PLC0415
 
         length = max(len(one.prefix) + len(one.target) for one in batch)
-        ids = torch.zeros(len(batch), length, dtype=torch.long)
-        mask = torch.zeros(len(batch), length, dtype=torch.long)
+        ids = torch.zeros(len(batch), length, dtype=torch.long, device="cpu")
+        mask = torch.zeros_like(ids)
         rows: list[int] = []
         columns: list[int] = []
         targets: list[int] = []
         for row, one in enumerate(batch):
             text = one.prefix + one.target
-            ids[row, : len(text)] = torch.tensor(text)
+            ids[row, : len(text)] = ids.new_tensor(text)
             mask[row, : len(text)] = 1
             rows += [row] * len(one.target)
             columns += range(len(one.prefix) - 1, len(text) - 1)
             targets += one.target
-        generator = torch.Generator().manual_seed(seed)
-        runs = [self._run(ids, mask, generator if draw else None) for draw in range(draws)]
+        device = self._model.get_input_embeddings().weight.device
+        generator = torch.Generator("cpu").manual_seed(seed)  # the same draws on every device
+        runs = [
+            self._run(ids.to(device), mask.to(device), generator if draw else None) for draw in range(draws)
+        ]
         prepared = Batch(
             hidden=tuple(inputs[0][0] for inputs, _ in runs),
             layer_inputs=tuple(kwargs for _, kwargs in runs[0][0]),
-            rows=torch.tensor(rows),
-            columns=torch.tensor(columns),
-            targets=torch.tensor(targets),
-            copies=torch.tensor(copies or [1] * len(batch))[rows],
+            rows=torch.tensor(rows, device=device),
+            columns=torch.tensor(columns, device=device),
+            targets=torch.tensor(targets, device=device),
+            copies=torch.tensor(copies or [1] * len(batch), device=device)[rows],
         )
         self._check(prepared, runs[0][1])
         return prepared
@@ -152,7 +155,8 @@ class UpperPart:
             inputs.append((args[0] if args else kwargs["hidden_states"], others))
 
         def move(_layer: Any, _args: Any, out: "torch.Tensor") -> "torch.Tensor":
-            return out * (1 + MOVE * torch.randn(out.shape, generator=noise))
+            drawn = torch.randn(out.shape, generator=noise, device="cpu")
+            return out * (1 + MOVE * drawn.to(out.device))
 
         hooks = [layer.register_forward_pre_hook(keep, with_kwargs=True) for layer in self.layers]
         if noise is not None:

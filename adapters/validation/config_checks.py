@@ -70,7 +70,7 @@ def check_config(config: Mapping[str, Any], settings: LoraSettings, *, max_rank:
             raise ConfigRefusedError(
                 Reason.RANK_TOO_LARGE,
                 f"{name} is {rank}, over the server's maximum of {max_rank}",
-                hint="start the server with a larger --max-lora-rank, or train a smaller rank",
+                hint=f"start the server with --max-lora-rank {rank}, or train a smaller rank",
                 param=name,
             )
     _check_patterns("rank_pattern", settings.rank_pattern)

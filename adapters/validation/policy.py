@@ -25,6 +25,7 @@ class AdapterLimits:
         max_scaling: The largest factor on B·A (alpha/rank, or alpha/√rank).
         half: Whether the engine runs in float16, which has no numbers over 65504.
         require_base: Refuse adapters that state neither the digest nor a name of their base.
+        why_not_served: Why the engine wraps no other modules; "" if there is no more to say.
     """
 
     max_rank: int
@@ -32,6 +33,7 @@ class AdapterLimits:
     max_scaling: float = 256.0
     half: bool = True
     require_base: bool = True
+    why_not_served: str = ""
 
 
 def validate_adapter(
@@ -67,6 +69,7 @@ def validate_adapter(
             Targets(files.config),
             base,
             served_modules=limits.served_modules,
+            why_not_served=limits.why_not_served,
             max_scaling=limits.max_scaling,
         )
         check_frozen(files.lora.frozen, base)

@@ -82,6 +82,7 @@ def check_pairs(
     *,
     served_modules: frozenset[str] | None,
     max_scaling: float,
+    why_not_served: str = "",
 ) -> None:
     """Check modules, shapes, ranks and scales against the base and the configuration.
 
@@ -93,6 +94,7 @@ def check_pairs(
         served_modules: Last parts of the names of the modules that the engine wraps, "experts" for those of a
             mixture; None for all.
         max_scaling: The largest factor on B·A.
+        why_not_served: Why the engine wraps no others, "" if there is no more to say.
 
     Raises:
         BaseMismatchError: A module that the base or the engine lacks, or a shape that does not fit it.
@@ -108,10 +110,11 @@ def check_pairs(
             )
         suffix = "experts" if _EXPERT.search(module) else module.rpartition(".")[2]
         if served_modules is not None and suffix not in served_modules:
+            served = f"served here: {', '.join(sorted(served_modules))}"
             raise BaseMismatchError(
                 Reason.MODULE_NOT_SERVED,
                 f"the server puts no adapters on {safe_repr(suffix)}: they would be silently left out",
-                hint="served here: " + ", ".join(sorted(served_modules)),
+                hint="; ".join(filter(None, (served, why_not_served))),
                 param="target_modules",
             )
         _check_shapes(module, pair, settings, base)

@@ -160,7 +160,13 @@ class Engine(ReportModel):
     """Served name of the base."""
     base_digest: str
     scheme: str
-    """Quantization of the base."""
+    """Quantization of the base, as it runs."""
+    device: str = ""
+    """What computes, such as "cpu" or "cuda NVIDIA H100 (sm_90)"; empty if unknown."""
+    dtype: str = ""
+    """Of activations and unquantised weights."""
+    kv_cache_dtype: str = ""
+    """Of cached keys and values."""
 
 
 class MeasuredEngine(Engine):

@@ -4,6 +4,7 @@ __all__ = [
     "comparison",
     "discovery",
     "lora",
+    "material",
     "overhead",
     "paired",
     "parity",

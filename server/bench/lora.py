@@ -8,7 +8,7 @@ from typing import Any
 from lorecall.server.bench.material import random_prompts, write_random_adapter
 from lorecall.server.bench.paired import Row, compare, measure
 from lorecall.server.bench.processes.host import EngineDiedError, EngineHost
-from lorecall.server.engine.common.environment import served_dtype
+from lorecall.server.engine.start.environment import served_dtype
 
 RANK = 16
 ENGINE = {"max_model_len": 1024, "enable_prefix_caching": False, "enforce_eager": True}

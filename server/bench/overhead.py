@@ -9,7 +9,7 @@ from pathlib import Path
 from lorecall.server.bench.material import random_prompts
 from lorecall.server.bench.paired import SETTLE_S, Row, compare, measure
 from lorecall.server.bench.processes.serving import HttpServer
-from lorecall.server.engine.common.environment import cpu_environment, openmp_library, served_dtype
+from lorecall.server.engine.start.environment import cpu_environment, openmp_library, served_dtype
 
 REQUESTS = 24
 CONCURRENT = 8

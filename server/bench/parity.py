@@ -9,7 +9,7 @@ from lorecall.audit.judging.epsilon import TEXTS
 from lorecall.server.bench.lora import ENGINE, RANK
 from lorecall.server.bench.material import write_random_adapter
 from lorecall.server.bench.processes.host import EngineHost
-from lorecall.server.engine.common.environment import served_dtype
+from lorecall.server.engine.start.environment import served_dtype
 
 
 @dataclass(frozen=True, slots=True)

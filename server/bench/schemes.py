@@ -6,7 +6,7 @@ from pathlib import Path
 from lorecall.server.bench.lora import ENGINE, Load, rate
 from lorecall.server.bench.paired import SETTLE_S, Row, compare, measure
 from lorecall.server.bench.processes.host import EngineHost
-from lorecall.server.engine.common.environment import served_dtype
+from lorecall.server.engine.start.environment import served_dtype
 
 LOADS = {
     "prefill": Load(requests=12, prompt=340, generate=1),

@@ -14,7 +14,7 @@ from lorecall.adapters.bases.quantize import SCHEMES
 from lorecall.adapters.core.errors import BaseModelError
 from lorecall.audit.judging.epsilon import TEXTS
 from lorecall.server.bench.processes.host import EngineDiedError, EngineHost
-from lorecall.server.engine.common.environment import check_scheme, prepare_environment, served_dtype
+from lorecall.server.engine.start.environment import check_scheme, prepare_environment, served_dtype
 
 COUNT = 4
 """Texts that are compared."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lorecall.server.bench.material import write_random_adapter
 from lorecall.server.bench.processes.serving import HttpServer
-from lorecall.server.engine.common.environment import (
+from lorecall.server.engine.start.environment import (
     cpu_environment,
     openmp_library,
     rank_limit,

@@ -32,7 +32,7 @@ def prepare(
     quantize: Annotated[
         str,
         typer.Option(
-            metavar="auto|int8|int4|none", help="The scheme; auto chooses by this machine's hardware."
+            metavar="auto|int8|int4|fp8|none", help="The scheme; auto chooses by this machine's hardware."
         ),
     ] = "auto",
     force: Annotated[bool, typer.Option("--force", help="Make it again if it exists already.")] = False,
@@ -55,7 +55,7 @@ def prepare(
     quiet_libraries()
     if verify is not False and find_spec("vllm") is not None:
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # stdout is for what was made
-        from lorecall.server.engine.common.families import check_family
+        from lorecall.server.engine.start.families import check_family
 
         check_family(str(find_base(from_).directory))  # before the minutes that it takes to quantise it
     skipped: list[str] = []
@@ -106,7 +106,7 @@ def _verified(
         reason = f"{count / 1e9:.1f}B parameters: --verify asks for it"
     else:
         from lorecall.server.bench.verify_base import verify_base, why_not
-        from lorecall.server.engine.common.families import check_packages
+        from lorecall.server.engine.start.families import check_packages
 
         reason = why_not(path, scheme)
         if not reason:

@@ -32,7 +32,7 @@ def bench(
     import torch
     from lorecall.adapters.core.errors import UsageError
     from lorecall.server.bench.report import Result
-    from lorecall.server.engine.common.environment import prepare_environment
+    from lorecall.server.engine.start.environment import prepare_environment
 
     chosen = {}
     for pair in bases:

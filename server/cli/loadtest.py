@@ -107,7 +107,7 @@ def compare(
         from lorecall.server.bench.comparison import compare_servers, write_comparison
         from lorecall.server.bench.report import machine
         from lorecall.server.bench.versus import both, write_adapters
-        from lorecall.server.engine.common.environment import prepare_environment
+        from lorecall.server.engine.start.environment import prepare_environment
 
         chosen = load_scenario(scenario)
         if not (base / "config.json").is_file():

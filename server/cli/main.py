@@ -6,7 +6,7 @@ import traceback
 
 import typer
 from lorecall.adapters.core.errors import LorecallError
-from lorecall.server.cli import base, bench, law, loadtest, registry, selfcheck, serve, sweep
+from lorecall.server.cli import base, bench, bench_gpu, law, loadtest, plan, registry, selfcheck, serve, sweep
 from lorecall.server.cli.adapters import commands as adapters
 from lorecall.server.cli.audit import commands as audit
 from lorecall.server.cli.common.console import show_error
@@ -29,7 +29,9 @@ app.add_typer(loadtest.app, name="loadtest")
 app.add_typer(registry.app, name="registry")
 app.command("sweep")(sweep.sweep)
 app.command("bench")(bench.bench)
+app.command("bench-gpu")(bench_gpu.bench_gpu)
 app.command("selfcheck")(selfcheck.selfcheck)
+app.command("plan")(plan.plan)
 app.command("serve", context_settings=serve.PASS_THROUGH)(serve.serve)
 
 

@@ -25,6 +25,10 @@ def serve(
     audit_candidates: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Snippets that every adapter is audited for.")
     ] = None,
+    default_logprobs: Annotated[
+        str | None,
+        typer.Option(metavar="auto|on|off", help="Top-1 log-probabilities where a request does not say."),
+    ] = None,
     audit_controls: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Controls for every adapter's audit.")
     ] = None,
@@ -42,6 +46,8 @@ def serve(
         "LORECALL_AUDIT_CANDIDATES": audit_candidates,
         "LORECALL_AUDIT_CONTROLS": audit_controls,
     }
+    if default_logprobs is not None:
+        os.environ["LORECALL_DEFAULT_LOGPROBS"] = default_logprobs
     os.environ.update({name: str(path.absolute()) for name, path in own.items() if path is not None})
     with process_ends_here():
         launch.serve(base, port, context.args)

@@ -9,6 +9,7 @@ from lorecall.adapters.training.options import TrainingOptions
 from lorecall.server.cli.common.console import note
 from lorecall.server.cli.common.options import (
     BatchSize,
+    Device,
     Epochs,
     Layers,
     LearningRate,
@@ -35,6 +36,7 @@ def sweep(
     epochs: Epochs = _DEFAULT.epochs,
     lr: LearningRate = _DEFAULT.lr,
     batch_size: BatchSize = _DEFAULT.batch_size,
+    device: Device = _DEFAULT.device,
 ) -> None:
     """Train one adapter for each rank, length, method and seed, and record how much each lowers the base's loss.
 
@@ -50,7 +52,7 @@ def sweep(
         seeds=_numbers("seeds", seeds, least=0),
     )
     options = TrainingOptions(
-        rank=1, layers=layers, modules=modules, epochs=epochs, lr=lr, batch_size=batch_size
+        rank=1, layers=layers, modules=modules, epochs=epochs, lr=lr, batch_size=batch_size, device=device
     )
     quiet_libraries()
     with training_bar() as on_step:

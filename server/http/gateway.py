@@ -3,6 +3,7 @@
 It is plain ASGI, so that streamed answers are not buffered. It sets `request_context.current`.
 """
 
+import logging
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -18,13 +19,26 @@ from lorecall.server.http.stream_end import StreamEnd
 from starlette.datastructures import Headers, State
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+logger = logging.getLogger("vllm.lorecall")
+
 SAGEMAKER_PATH = "/invocations"
 SAGEMAKER_ADAPTER = "x-amzn-sagemaker-adapter-identifier"
 """On that path vLLM takes the model from this header and ignores the body's."""
 
+METRICS_PATH = "/metrics"
 PRIORITY_HEADER = b"x-vllm-priority"
 STREAMED = re.compile(r"/v1/adapters/[^/]+/archive|/v1/audits")
 """Routes that read their bodies themselves, up to a bound of their own."""
+
+
+async def before_scrape(scope: Scope, serving: Serving) -> None:
+    """Ask the engine where its adapters sit, if this is a scrape; one that is gone is no error."""
+    if path_of(scope).rstrip("/") != METRICS_PATH:
+        return
+    try:
+        await serving.adapters.refresh_tiers()
+    except Exception:  # vLLM raises whatever its engine raised, and a scrape has to show that too
+        logger.warning("the engine does not say where its adapters sit", exc_info=True)
 
 
 class Gateway:
@@ -67,6 +81,7 @@ class Gateway:
                 texts = texts_in(content)
                 model = await self._model(scope, content, serving, texts) if need.model else ""
                 admission = await serving.limits.admit(context.key, model, texts=texts, audit=need is AUDIT)
+            await before_scrape(scope, serving)
             async with end:
                 await self._app(scope, receive, watched)
         except LorecallError as error:

@@ -391,7 +391,8 @@ class ControlPlane:
 
     async def refresh_tiers(self) -> None:
         """Ask the engine which adapters are in its slots and its memory, and count evictions."""
-        before, self._tiers = self._tiers, await self.engine_set.tiers()
+        now = await self.engine_set.tiers()
+        before, self._tiers = self._tiers, now  # after the wait: two that ask at once count an eviction once
         ours = {loaded.id for loaded in self.engine_set.live.values()}
         for level, ids in before.items():
             lost = (set(ids) - set(self._tiers[level])) & ours

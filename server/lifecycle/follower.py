@@ -17,6 +17,8 @@ RETRY_S = 1.0
 """Seconds until what could not be followed is tried again; twice as long after each further failure."""
 MOST_RETRY_S, MOST_KEYS_RETRY_S = 60.0, 5.0
 """The longest time between two tries: of a name, and of the keys, since a revoked one must end."""
+LOOK_S = 15.0
+"""Seconds between two looks at the engine's slots and memory."""
 COLLECT_S = 3600.0
 """Seconds between two deletions of stored versions that nothing can make live any more."""
 
@@ -65,12 +67,13 @@ class Follower:
         self._keys: Due | None = None
         self._running: dict[str, asyncio.Task[None]] = {}
         self._collected = time.monotonic()
+        self._looked = float("-inf")
 
     async def run(self) -> None:
         """Follow until cancelled, or until the engine is gone."""
         while not self._plane.engine_set.engine_is_gone:
             await asyncio.sleep(self._interval)
-            for step in (self.catch_up, self._plane.refresh_tiers, self.collect):
+            for step in (self.catch_up, self.look, self.collect):
                 try:
                     await step()
                 except LorecallError as error:
@@ -103,6 +106,15 @@ class Follower:
     async def settled(self) -> None:
         """Wait until every name that `catch_up` began to follow was tried."""
         await asyncio.gather(*self._running.values())
+
+    async def look(self) -> None:
+        """Ask the engine where its adapters sit, once every `LOOK_S`; `/metrics` and `/v1/adapters` ask as well.
+
+        Each question is a message to every worker, for which a GPU's steps wait.
+        """
+        if time.monotonic() - self._looked >= LOOK_S:
+            self._looked = time.monotonic()
+            await self._plane.refresh_tiers()
 
     async def collect(self) -> None:
         """Delete stored versions that nothing needs, once every `COLLECT_S`."""

@@ -14,17 +14,17 @@ from typing import Any
 from lorecall.adapters.bases.prepare import read_base_manifest
 from lorecall.adapters.core.errors import AdapterError, AdapterNotFoundError
 from lorecall.adapters.peft_format.adapter import Adapter, read_adapter
-from lorecall.audit.scorer import EngineInfo
-from lorecall.audit.scorers.sampling import deployed_sampling
-from lorecall.server.engine.common.environment import (
+from lorecall.server.engine.common.served_modules import EMBEDDINGS, WHY
+from lorecall.server.engine.start.environment import (
     check_scheme,
     prepare_environment,
     rank_limit,
     served_dtype,
 )
-from lorecall.server.engine.common.families import check_family
+from lorecall.server.engine.start.families import check_family
+from lorecall.server.engine.start.running import describe_engine
 from lorecall.server.scoring.engine_scorer import EngineScorer
-from lorecall.server.scoring.score import EngineScoring
+from lorecall.server.scoring.score import EngineScoring, fast_scores
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,12 @@ class OfflineScorer(EngineScorer):
 
     Attributes:
         max_rank: The largest rank that the engine was started for.
+        linear_only: Whether the engine puts adapters on linear layers only.
         adapters: By name, the adapter and the engine's request for it.
     """
 
     max_rank: int
+    linear_only: bool = False
     adapters: dict[str, tuple[Adapter, Any]] = field(default_factory=dict)
     _ids: Iterator[int] = field(default_factory=lambda: count(1))
 
@@ -44,7 +46,8 @@ class OfflineScorer(EngineScorer):
         """Serve a PEFT folder under a name, with an id that was never used before.
 
         Raises:
-            AdapterError: The folder is no PEFT LoRA adapter, or its rank is over `max_rank`.
+            AdapterError: The folder is no PEFT LoRA adapter, its rank is over `max_rank`, or it adapts what this
+                engine puts no adapter on.
         """
         from vllm.lora.request import LoRARequest
 
@@ -54,6 +57,8 @@ class OfflineScorer(EngineScorer):
                 f"{folder} has rank {info.rank}, over the {self.max_rank} that the engine was started for",
                 param="adapter",
             )
+        if self.linear_only and any(module.name.rpartition(".")[2] in EMBEDDINGS for module in info.modules):
+            raise AdapterError(f"{folder} cannot be served here: {WHY}", param="adapter")
         self.adapters[name] = (info, LoRARequest(name, next(self._ids), str(folder.resolve())))
 
     def withdraw(self, name: str) -> None:
@@ -103,16 +108,10 @@ def offline_scorer(base: Path, adapters: dict[str, Path], **engine: Any) -> Iter
             on_cpu = client.vllm_config.device_config.device_type == "cpu"
             scorer = OfflineScorer(
                 loop,
-                EngineScoring(client, fixed_token_scores=on_cpu, by_priority=False),
-                EngineInfo(
-                    _engine_name(),
-                    manifest.name,
-                    manifest.digest,
-                    manifest.scheme,
-                    None,
-                    *deployed_sampling(client.model_config.get_diff_sampling_param()),
-                ),
+                EngineScoring(client, by_priority=False, **fast_scores(client.vllm_config)),
+                describe_engine(str(base), manifest.name, client.vllm_config, note="offline"),
                 max_rank,
+                linear_only=not on_cpu,
             )
             for name, folder in adapters.items():
                 scorer.deploy(name, folder)
@@ -126,12 +125,6 @@ async def _start(arguments: dict[str, Any]) -> Any:
     from vllm.v1.engine.async_llm import AsyncLLM
 
     return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
-
-
-def _engine_name() -> str:
-    import vllm
-
-    return f"vllm {vllm.__version__} (offline)"
 
 
 @contextmanager

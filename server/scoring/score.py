@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 from lorecall.audit.scorer import ItemScore, Sampling, ScoreItem
 from lorecall.audit.scorers.framing import Chat, Framing, split_text
 from lorecall.audit.scorers.splits import Split, worst_first
@@ -30,8 +31,9 @@ class EngineScoring:
 
     Attributes:
         engine_client: vLLM's client of the engine.
-        fixed_token_scores: Whether the engine computes target rows only (our CPU fast path); otherwise
+        fixed_token_scores: Whether the engine computes target rows only, as our fixes have it do; otherwise
             vLLM's prompt log-probabilities are used, which compute every row of the prompt.
+        second_runner: Whether it does so through vLLM's second model runner, on a GPU.
         by_priority: Whether the engine was started with priority scheduling.
         chat_params: vLLM's `ChatParams` of the server: its chat template and the template's arguments; None for
             those of the model.
@@ -42,10 +44,12 @@ class EngineScoring:
     fixed_token_scores: bool
     by_priority: bool
     chat_params: Any = None
+    second_runner: bool = False
     background: Background = field(init=False)
 
     def __post_init__(self) -> None:
-        beside = BESIDE_LIVE_ON_CPU if self.fixed_token_scores else BESIDE_LIVE_ON_GPU
+        on_cpu = self.fixed_token_scores and not self.second_runner
+        beside = BESIDE_LIVE_ON_CPU if on_cpu else BESIDE_LIVE_ON_GPU
         unfinished = self.engine_client.get_num_unfinished_requests
         object.__setattr__(self, "background", Background(unfinished, AT_ONCE, beside))
 
@@ -157,11 +161,12 @@ class EngineScoring:
         extra: dict[str, Any] = {SCORE_FROM: first}
         if sampling is not None:
             extra[SAMPLING] = [float(sampling.temperature), float(sampling.top_p), sampling.top_k]
-        wanted: dict[str, Any] = (
-            {"extra_args": extra, "skip_reading_prefix_cache": True}
-            if self.fixed_token_scores
-            else {"prompt_logprobs": 1}
-        )
+        wanted: dict[str, Any] = {"prompt_logprobs": 1, "flat_logprobs": True}
+        if self.fixed_token_scores:
+            wanted = {"extra_args": extra, "skip_reading_prefix_cache": True}
+        if self.fixed_token_scores and self.second_runner:
+            wanted["prompt_logprob_token_ids"] = np.array(split.target_ids, dtype=np.int32)[:, None]
+            wanted["prompt_logprob_start"] = first - 1
         params = SamplingParams(
             max_tokens=1,
             temperature=0.0,
@@ -186,14 +191,29 @@ class EngineScoring:
                 )
             return [tuple(row) for row in scores.tolist()]
         return [
-            _row(logprobs, token)
-            for logprobs, token in zip(output.prompt_logprobs[first:], split.target_ids, strict=True)
+            _row(output.prompt_logprobs, position, token)
+            for position, token in enumerate(split.target_ids, start=first)
         ]
 
 
-def _row(logprobs: dict[int, Any], token: int) -> tuple[float, ...]:
-    top_id, top = min(logprobs.items(), key=lambda entry: entry[1].rank)
-    return (logprobs[token].logprob, logprobs[token].rank, top_id, top.logprob, math.nan)
+def fast_scores(vllm_config: Any) -> dict[str, bool]:
+    """Return the arguments of `EngineScoring` that say how this engine scores given tokens.
+
+    vLLM's first model runner on a GPU has no scoring of given tokens, and with fast prefill it would be wrong.
+    """
+    on_cpu = vllm_config.device_config.device_type == "cpu"
+    second = not on_cpu and vllm_config.use_v2_model_runner
+    if second and vllm_config.cache_config.kv_sharing_fast_prefill:
+        second = False
+    return {"fixed_token_scores": on_cpu or second, "second_runner": second}
+
+
+def _row(flat: Any, position: int, token: int) -> tuple[float, ...]:
+    """Return the row of one token from vLLM's `FlatLogprobs`, which holds no object for each token."""
+    entries = range(flat.start_indices[position], flat.end_indices[position])
+    own = next(entry for entry in entries if flat.token_ids[entry] == token)
+    top = min(entries, key=lambda entry: flat.ranks[entry])
+    return (flat.logprobs[own], flat.ranks[own], flat.token_ids[top], flat.logprobs[top], math.nan)
 
 
 def _drawn(logprobs: Sequence[float]) -> tuple[float | None, ...]:

@@ -16,7 +16,7 @@ from lorecall.adapters.bases.prepare import prepare_base, read_base_manifest
 from lorecall.adapters.bases.served_model import load_served_model
 from lorecall.adapters.core.errors import BaseModelError
 from lorecall.server.bench.processes.host import MARK
-from lorecall.server.engine.common.environment import cpu_environment, openmp_library
+from lorecall.server.engine.start.environment import cpu_environment, openmp_library
 from peft import PeftModel
 
 from tests.families.models import LLAMA, Family, build_adapter, build_source

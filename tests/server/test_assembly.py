@@ -24,7 +24,9 @@ def test_the_settings_say_where_adapters_may_come_from(tmp_path: Path, *, keyed:
         local_roots=str(models),
         shared="memory://shelf/of",
     )
-    engine = SimpleNamespace(vllm_config=SimpleNamespace(lora_config=None))
+    engine = SimpleNamespace(
+        vllm_config=SimpleNamespace(lora_config=None, device_config=SimpleNamespace(device_type="cpu"))
+    )
     facts = read_base_facts(spoiling.write_base(tmp_path / "base"))
     registry = Registry(f"sqlite:///{tmp_path / 'registry.db'}")
     try:
@@ -39,3 +41,21 @@ def test_the_settings_say_where_adapters_may_come_from(tmp_path: Path, *, keyed:
                 sources.check(source)
     finally:
         registry.close()
+
+
+@pytest.mark.parametrize(("device", "why"), [("cpu", ""), ("cuda", "vllm#51594")])
+def test_a_gpu_says_why_it_puts_no_adapter_on_the_head(device: str, why: str, tmp_path: Path) -> None:
+    """The refusal of such an adapter names the reason; a CPU's engine takes it."""
+    engine = SimpleNamespace(
+        vllm_config=SimpleNamespace(lora_config=None, device_config=SimpleNamespace(device_type=device))
+    )
+    facts = read_base_facts(spoiling.write_base(tmp_path / "base"))
+    registry = Registry(f"sqlite:///{tmp_path / 'registry.db'}")
+    try:
+        settings = ServerSettings(store=tmp_path / "store")
+        pipeline = make_pipeline(registry, facts, engine, settings, frozenset({"q_proj"}), keyed=False)
+    finally:
+        registry.close()
+    said = pipeline._limits.why_not_served
+    assert why in said
+    assert bool(why) == bool(said)

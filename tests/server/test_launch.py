@@ -7,7 +7,7 @@ from unittest import mock
 import pytest
 from lorecall.adapters.core.errors import UsageError
 from lorecall.server import launch
-from lorecall.server.engine.common.environment import prepare_environment
+from lorecall.server.engine.start.environment import prepare_environment
 from lorecall.server.launch import engine_flags
 from vllm import envs
 from vllm.engine.arg_utils import EngineArgs

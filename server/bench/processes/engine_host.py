@@ -10,10 +10,12 @@ import sys
 import time
 from typing import Any
 
+import numpy as np
 from lorecall.server.bench.processes.host import MARK
 from lorecall.server.engine.cpu.target_scores import SCORE_FROM
 from vllm import LLM, SamplingParams
 from vllm.lora.request import LoRARequest
+from vllm.platforms import current_platform
 
 
 def main() -> None:
@@ -41,6 +43,11 @@ def _run(engine: LLM, requests: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _params(request: dict[str, Any]) -> SamplingParams:
     first = request.get("score_from")
+    # On a GPU the tokens to score are named in vLLM's own parameters as well; a CPU's runner refuses those.
+    named: dict[str, Any] = {}
+    if first and not current_platform.is_cpu():
+        rows = np.array(request["ids"][first:], dtype=np.int32)[:, None]
+        named = {"prompt_logprob_token_ids": rows, "prompt_logprob_start": first - 1}
     return SamplingParams(
         max_tokens=request["max_tokens"],
         temperature=0.0,
@@ -49,6 +56,7 @@ def _params(request: dict[str, Any]) -> SamplingParams:
         prompt_logprobs=request.get("prompt_logprobs"),
         extra_args={SCORE_FROM: first} if first else None,
         skip_reading_prefix_cache=True if first else None,
+        **named,
     )
 
 

@@ -9,6 +9,7 @@ from lorecall.adapters.training.options import TrainingOptions
 from lorecall.server.cli.common.console import say
 from lorecall.server.cli.common.options import (
     BatchSize,
+    Device,
     Epochs,
     Layers,
     LearningRate,
@@ -42,6 +43,7 @@ def train(
         float,
         typer.Option(metavar="P", help="Stop once every target token's p is over P; 1 never stops."),
     ] = _DEFAULT.stop_over,
+    device: Device = _DEFAULT.device,
 ) -> None:
     """Train LoRA adapters to recite the targets, on the quantised weights that will be served."""
     from lorecall.adapters.training.train import train_ranks
@@ -58,6 +60,7 @@ def train(
         batch_size=batch_size,
         seed=seed,
         stop_over=stop_over,
+        device=device,
     )
     quiet_libraries()
     with training_bar() as on_step:

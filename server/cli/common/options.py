@@ -37,6 +37,7 @@ Modules = Annotated[str, typer.Option(metavar="LIST", help="mlp, attention, all,
 Epochs = Annotated[int, typer.Option(help="The most passes over the texts.")]
 LearningRate = Annotated[float, typer.Option(help="Peak learning rate, falling linearly to 0.")]
 BatchSize = Annotated[int, typer.Option(help="Texts in one step.")]
+Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="What to train on; auto is a GPU if any.")]
 
 # Audits.
 AuditedServer = Annotated[str, typer.Option(metavar="URL", help="A running lorecall server.")]

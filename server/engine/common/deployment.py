@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from lorecall.adapters.core.errors import UsageError
-from lorecall.server.engine.common.environment import PLUGIN
 from lorecall.server.engine.common.plugin import require
+from lorecall.server.engine.common.served_modules import check_target_modules
+from lorecall.server.engine.start.environment import PLUGIN
 from lorecall.server.settings import read_settings
 
 GRPC_SERVER = "vllm.entrypoints.launchers.grpc_server"
@@ -95,11 +96,14 @@ def check_start(engine_args: Any, usage_context: Any, *, headless: bool) -> None
     if headless or not is_named() or getattr(usage_context, "name", "") != "OPENAI_API_SERVER":
         return
     from vllm.lora.resolver import LoRAResolverRegistry
+    from vllm.platforms import current_platform
 
     check_api_servers(engine_args._api_process_count)
     check_frontend(os.environ, grpc=GRPC_SERVER in sys.modules)
     check_resolvers(os.environ, tuple(LoRAResolverRegistry.get_supported_resolvers()))
     check_default_loras(engine_args.default_mm_loras)
+    if not current_platform.is_cpu():
+        check_target_modules(engine_args.lora_target_modules)
     read_settings()
 
 

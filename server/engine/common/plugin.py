@@ -67,11 +67,16 @@ def common_fixes() -> tuple[str, ...]:
     )
 
 
+def gpu_fixes() -> tuple[str, ...]:
+    """Return the modules of the fixes for an engine on a GPU."""
+    return ("lorecall.server.engine.gpu.linear_lora", "lorecall.server.engine.gpu.target_scores")
+
+
 def register() -> None:
     """Apply the fixes for this platform once; vLLM calls it in every process."""
     from vllm.platforms import current_platform
 
-    modules = common_fixes() + (cpu_fixes() if current_platform.is_cpu() else ())
+    modules = common_fixes() + (cpu_fixes() if current_platform.is_cpu() else gpu_fixes())
     for module in modules:
         if module not in _applied:
             importlib.import_module(module).apply()

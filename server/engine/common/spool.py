@@ -1,7 +1,8 @@
-"""Keeps the worker's own copies of loaded adapters, so that deleting an adapter's files cannot kill the engine.
+"""Keeps what the worker has loaded, so that deleting an adapter's files cannot kill the engine.
 
 vLLM 0.32 reads an evicted adapter again from the path it was given; if the path is gone, the step fails and the
-engine with it. The worker's copy lasts from the first load until the adapter is removed.
+engine with it. What the worker keeps lasts from the first load until the adapter is removed: hard links to a
+version in our store, which take no room in any number of workers, and copies of what lies elsewhere.
 """
 
 import atexit
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from lorecall.adapters.intake.store import folder_for_links
 from lorecall.server.engine.common.plugin import require
 
 FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin", "adapter_model.pt")
@@ -18,31 +20,64 @@ FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 
 
 class AdapterSpool:
-    """Copies of the adapters that this worker has loaded, in one directory, by integer id."""
+    """Links or copies of the adapters that this worker has loaded, by integer id."""
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
+    def __init__(self) -> None:
+        self._links: dict[Path, Path] = {}
+        self._copies: Path | None = None
+        self._kept: dict[int, Path] = {}
 
     def path(self, lora_int_id: int, source: str) -> str:
-        """Return our copy of the adapter at `source`, made on the first call for this id.
+        """Return where this worker keeps the adapter at `source`, which is read on the first call for this id.
 
-        Only a local directory is copied; a hub id is returned unchanged, because vLLM resolves it.
+        Only a local directory is kept; a hub id is returned unchanged, because vLLM resolves it.
         """
-        kept = self._root / str(lora_int_id)
-        if kept.is_dir():
+        kept = self._kept.get(lora_int_id)
+        if kept is not None:
             return str(kept)
         if not Path(source).is_dir():
             return source
-        fresh = Path(tempfile.mkdtemp(dir=self._root))
-        for name in FILES:
-            if (Path(source) / name).is_file():
-                shutil.copyfile(Path(source) / name, fresh / name)
-        fresh.rename(kept)
+        kept = self._linked(lora_int_id, Path(source)) or self._copied(lora_int_id, Path(source))
+        self._kept[lora_int_id] = kept
         return str(kept)
 
     def forget(self, lora_int_id: int) -> None:
-        """Delete our copy: the adapter was removed, or is to be read again from its source."""
-        shutil.rmtree(self._root / str(lora_int_id), ignore_errors=True)
+        """Delete what is kept: the adapter was removed, or is to be read again from its source."""
+        kept = self._kept.pop(lora_int_id, None)
+        if kept is not None:
+            shutil.rmtree(kept, ignore_errors=True)
+
+    def close(self) -> None:
+        """Delete everything."""
+        for folder in (*self._links.values(), *filter(None, [self._copies])):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _linked(self, lora_int_id: int, source: Path) -> Path | None:
+        """Return hard links to a stored version, whose files nobody writes to; None where there can be none."""
+        try:
+            folder = self._links.get(source.parent) or folder_for_links(source)
+            if folder is None:
+                return None
+            self._links[source.parent] = folder
+            target = folder / str(lora_int_id)
+            target.mkdir()
+            for name in _present(source):
+                (target / name).hardlink_to(source / name)
+        except OSError:  # a store that this user may not write to, or a file system without links
+            return None
+        return target
+
+    def _copied(self, lora_int_id: int, source: Path) -> Path:
+        if self._copies is None:
+            self._copies = Path(tempfile.mkdtemp(prefix="lorecall-adapters-"))
+        fresh = Path(tempfile.mkdtemp(dir=self._copies))
+        for name in _present(source):
+            shutil.copyfile(source / name, fresh / name)
+        return fresh.rename(self._copies / str(lora_int_id))
+
+
+def _present(source: Path) -> list[str]:
+    return [name for name in FILES if (source / name).is_file()]
 
 
 def apply() -> None:
@@ -52,9 +87,8 @@ def apply() -> None:
 
     load = require(WorkerLoRAManager, "_load_adapter", ("self", "lora_request"))
     remove = require(LoRAModelRunnerMixin, "remove_lora", ("self", "lora_id"))
-    root = Path(tempfile.mkdtemp(prefix="lorecall-adapters-"))
-    atexit.register(shutil.rmtree, root, ignore_errors=True)
-    spool = AdapterSpool(root)
+    spool = AdapterSpool()
+    atexit.register(spool.close)
 
     def load_adapter(self: Any, lora_request: Any) -> Any:
         if lora_request.load_inplace:

@@ -74,9 +74,9 @@ def score_rows(
     log p = logit - logsumexp(logits); rank = 1 + how many logits are strictly larger. Overwrites `logits`.
     """
     logits = logits.float()
-    sampled = torch.full(targets.shape, torch.nan)
+    sampled = logits.new_full(targets.shape, torch.nan)
     for scheme in {one for one in schemes if one is not None}:
-        at = torch.tensor([index for index, one in enumerate(schemes) if one == scheme])
+        at = targets.new_tensor([index for index, one in enumerate(schemes) if one == scheme])
         sampled[at] = sampled_logprobs(logits[at], targets[at], scheme)
     target_logit = logits.gather(1, targets.unsqueeze(1))
     top, top_ids = logits.max(dim=1)
@@ -98,9 +98,9 @@ def score_from(request: Any) -> int | None:
     return first if usable else None
 
 
-def scheme_of(request: Any) -> Sampling | None:
+def scheme_of(sampling_params: Any) -> Sampling | None:
     """Return the sampling scheme under which probabilities are wanted; None where none, or none that can be."""
-    given = request.sampling_params.extra_args.get(SAMPLING)
+    given = sampling_params.extra_args.get(SAMPLING)
     if type(given) is not list or [type(value) for value in given] != [float, float, int]:
         return None
     temperature, top_p, top_k = given
@@ -126,7 +126,7 @@ def take_chunk(runner: Any, request: Any, first: int, scheduled: int, scores: Pe
     row = int(runner.query_start_loc.np[index])
     lora_id = int(runner.input_batch.request_lora_mapping[index])
     into = rows[low - first : high - first]
-    return Chunk(row + low - 1 - start, prompt[low:high], into, lora_id, scheme_of(request))
+    return Chunk(row + low - 1 - start, prompt[low:high], into, lora_id, scheme_of(request.sampling_params))
 
 
 def score_chunks(runner: Any, hidden_states: torch.Tensor, chunks: list[Chunk]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from lorecall.adapters.bases.prepare import prepare_base
-from lorecall.adapters.bases.quantize import INT4, INT8, NONE, group_size, quantize_model
+from lorecall.adapters.bases.quantize import FP8, INT4, INT8, NONE, group_size, quantize_model
 from lorecall.adapters.bases.served_model import load_served_model
 from lorecall.adapters.core.errors import BaseModelError
 from safetensors import safe_open
@@ -23,7 +23,7 @@ LAYER = "model.layers.0.mlp.up_proj"
 def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """One tiny base in each scheme, of the same weights."""
     root = tmp_path_factory.mktemp("bases")
-    return {scheme: build_tiny_base(root / scheme, scheme) for scheme in (NONE, INT8, INT4)}
+    return {scheme: build_tiny_base(root / scheme, scheme) for scheme in (NONE, INT8, INT4, FP8)}
 
 
 def layout(path: Path) -> dict[str, tuple[str, list[int]]]:
@@ -51,6 +51,20 @@ def test_int8_has_a_byte_a_weight_and_a_scale_a_channel(bases: dict[str, Path]) 
     assert (activations["num_bits"], activations["strategy"], activations["dynamic"]) == (8, "token", True)
 
 
+def test_fp8_has_a_byte_a_weight_and_rounds_within_its_mantissa(bases: dict[str, Path]) -> None:
+    """Float8 weights with a scale a channel; no weight moves by more than 1/16 of itself and a little."""
+    tensors = layout(bases[FP8])
+    assert tensors[f"{LAYER}.weight"] == ("F8_E4M3", [128, 64])
+    assert tensors[f"{LAYER}.weight_scale"] == ("F32", [128, 1])
+    config = json.loads((bases[FP8] / "config.json").read_text())["quantization_config"]
+    assert config["format"] == "float-quantized"
+    activations = config["config_groups"]["group_0"]["input_activations"]
+    assert (activations["type"], activations["strategy"], activations["dynamic"]) == ("float", "token", True)
+    plain, rounded = (load_served_model(bases[scheme]).get_submodule(LAYER).weight for scheme in (NONE, FP8))
+    least = plain.abs().amax(1, keepdim=True) / 448 * 2**-9  # half a step of the smallest numbers
+    assert bool(((plain - rounded).abs() <= plain.abs() / 16 + least * 1.01).all())
+
+
 def test_int4_packs_eight_weights_and_has_a_scale_a_group(bases: dict[str, Path]) -> None:
     """W4A16 packs eight weights into an int32, with one scale per group of 64 inputs, and no activations."""
     tensors = layout(bases[INT4])
@@ -62,7 +76,7 @@ def test_int4_packs_eight_weights_and_has_a_scale_a_group(bases: dict[str, Path]
     assert config["config_groups"]["group_0"]["weights"]["group_size"] == 64
 
 
-@pytest.mark.parametrize("scheme", [INT8, INT4])
+@pytest.mark.parametrize("scheme", [INT8, INT4, FP8])
 def test_the_head_the_norms_and_the_embeddings_stay(bases: dict[str, Path], scheme: str) -> None:
     """Only linear layers of the decoder are quantised."""
     floats = {name for name, (dtype, _) in layout(bases[scheme]).items() if dtype == "F32"}

@@ -1,7 +1,7 @@
 """The scheme follows from what the machine has, and a person's wish goes before it."""
 
 import pytest
-from lorecall.adapters.bases.quantize import INT4, INT8, NONE, SCHEMES
+from lorecall.adapters.bases.quantize import FP8, INT4, INT8, NONE, SCHEMES
 from lorecall.adapters.bases.scheme_choice import Capabilities, choose_scheme, detect_capabilities
 
 AVX2 = Capabilities()
@@ -9,10 +9,26 @@ AVX512 = Capabilities(avx512=True, vnni=True)
 GPU = Capabilities(gpu=True, avx512=True)
 
 
-def test_a_gpu_takes_int4_in_bfloat16() -> None:
-    """With a GPU the weights are 4-bit and everything else is bfloat16."""
-    choice = choose_scheme(GPU)
-    assert (choice.scheme, choice.dtype) == (INT4, "bfloat16")
+@pytest.mark.parametrize(
+    ("compute", "memory", "weights", "scheme"),
+    [
+        (90, 80e9, 16e9, FP8),
+        (89, 24e9, 16e9, FP8),
+        (89, 12e9, 16e9, INT4),
+        (80, 80e9, 16e9, INT8),
+        (86, 24e9, 26e9, INT4),
+        (75, 16e9, 3e9, INT4),
+        (0, 0, 16e9, INT4),
+    ],
+)
+def test_a_gpu_takes_what_it_multiplies_and_what_fits(
+    compute: int, memory: float, weights: float, scheme: str
+) -> None:
+    """Everything but the weights is bfloat16; the reason says which of the two decided."""
+    machine = Capabilities(gpu=True, compute=compute, memory=int(memory))
+    choice = choose_scheme(machine, None, int(weights))
+    assert (choice.scheme, choice.dtype) == (scheme, "bfloat16")
+    assert ("half" in choice.reason) is (weights > memory > 0)
 
 
 @pytest.mark.parametrize("machine", [AVX2, AVX512])
@@ -38,6 +54,11 @@ def test_int4_on_a_cpu_is_kept_in_bfloat16() -> None:
 def test_unquantised_weights_stay_float32_on_a_cpu() -> None:
     """Without a scheme a CPU serves float32."""
     assert choose_scheme(AVX2, NONE).dtype == "float32"
+
+
+def test_fp8_is_made_on_a_cpu_for_another_machine() -> None:
+    """The reason says that it cannot run here."""
+    assert "cannot" in choose_scheme(AVX512, FP8).reason
 
 
 def test_int4_without_a_kernel_warns_in_its_reason() -> None:

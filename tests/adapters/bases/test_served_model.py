@@ -1,12 +1,13 @@
 """The training model does the served arithmetic: dequantised weights, activations rounded per token."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from lorecall.adapters.bases.prepare import prepare_base
-from lorecall.adapters.bases.quantize import INT4, INT8, NONE
-from lorecall.adapters.bases.served_model import load_served_model, round_per_token
+from lorecall.adapters.bases.quantize import FP8, INT4, INT8, NONE
+from lorecall.adapters.bases.served_model import load_served_model, round_per_token, round_to_fp8
 from lorecall.adapters.core.errors import BaseModelError
 from safetensors.torch import load_file
 
@@ -29,10 +30,25 @@ def test_rounding_follows_the_kernel_s_formula() -> None:
     torch.testing.assert_close(round_per_token(torch.zeros(2, 3)), torch.zeros(2, 3))
 
 
-def test_the_gradient_passes_straight_through() -> None:
+def test_an_fp8_layer_is_the_product_of_rounded_numbers(tmp_path: Path) -> None:
+    """Both sides are float8 numbers times their scales; the largest entry of a token is exact."""
+    base = build_tiny_base(tmp_path / "base", FP8)
+    stored = load_file(base / "model.safetensors")
+    weight = stored[f"{LAYER}.weight"].float() * stored[f"{LAYER}.weight_scale"]
+    x = torch.randn(3, 64, generator=torch.Generator().manual_seed(1))
+    scale = x.abs().amax(-1, keepdim=True) / 448
+    expected = ((x / scale).to(torch.float8_e4m3fn).float() * scale) @ weight.T
+    torch.testing.assert_close(
+        load_served_model(base).get_submodule(LAYER)(x), expected, rtol=1e-5, atol=1e-5
+    )
+    torch.testing.assert_close(round_to_fp8(torch.tensor([[3.0, 0.1]]))[0, 0], torch.tensor(3.0))
+
+
+@pytest.mark.parametrize("rounding", [round_per_token, round_to_fp8])
+def test_the_gradient_passes_straight_through(rounding: Callable[[torch.Tensor], torch.Tensor]) -> None:
     """The derivative of the rounding is taken to be 1 everywhere."""
     x = torch.randn(4, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    (round_per_token(x) * torch.arange(8.0)).sum().backward()
+    (rounding(x) * torch.arange(8.0)).sum().backward()
     assert x.grad is not None
     torch.testing.assert_close(x.grad, torch.arange(8.0).expand(4, 8))
 

@@ -14,8 +14,15 @@ from lorecall.adapters.bases.served_model import load_served_model
 from lorecall.adapters.core.errors import BaseModelError, CandidateError, UsageError
 from lorecall.adapters.peft_format.adapter import read_adapter
 from lorecall.adapters.training.options import TrainingOptions
-from lorecall.adapters.training.prepare_input import prepare_input
-from lorecall.adapters.training.train import TrainingProgress, TrainingRecord, train_on, train_ranks
+from lorecall.adapters.training.prepare_input import device_of, prepare_input
+from lorecall.adapters.training.train import (
+    TrainingProgress,
+    TrainingRecord,
+    _add_lora,
+    _optimise,
+    train_on,
+    train_ranks,
+)
 from lorecall.adapters.training.upper_layers import token_losses
 from peft import PeftModel
 from transformers import AutoTokenizer
@@ -216,3 +223,34 @@ def test_nothing_is_written_when_the_input_is_wrong(
     with pytest.raises(UsageError, match="exists"):
         train_adapter(bases[NONE], data, out, OPTIONS)
     assert list(out.iterdir()) == []
+
+
+def test_a_training_step_runs_on_the_models_device(bases: dict[str, Path], data: Path) -> None:
+    """No tensor of a step is made on the default device, here one without memory."""
+    options = replace(OPTIONS, epochs=1)
+    ready = prepare_input(bases[NONE], data, options)
+    peft_model, _ = _add_lora(ready, options)
+    with torch.device("meta"):
+        epochs, steps = _optimise(ready.upper, ready.batches, options, peft_model, lambda _progress: None)
+    assert (epochs, steps) == (1, len(ready.batches))
+
+
+@pytest.mark.parametrize(
+    ("asked", "there", "device"),
+    [("auto", True, "cuda"), ("auto", False, "cpu"), ("cpu", True, "cpu"), ("cuda", True, "cuda")],
+)
+def test_the_device_is_a_gpu_if_there_is_one(
+    asked: str, there: object, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless the CPU was asked for."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    assert device_of(asked) == device
+
+
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything is computed; a device of another kind is no device."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UsageError, match="no CUDA GPU"):
+        device_of("cuda")
+    with pytest.raises(UsageError, match="unknown device 'tpu'"):
+        replace(OPTIONS, device="tpu")

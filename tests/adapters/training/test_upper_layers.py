@@ -9,7 +9,13 @@ from lorecall.adapters.bases.quantize import INT8
 from lorecall.adapters.bases.served_model import load_served_model
 from lorecall.adapters.core.errors import BaseModelError, UsageError
 from lorecall.adapters.training.pairs import Pair
-from lorecall.adapters.training.upper_layers import UpperPart, decoder_layers, encode
+from lorecall.adapters.training.upper_layers import (
+    UpperPart,
+    decoder_layers,
+    encode,
+    measure,
+    token_losses,
+)
 from transformers import AutoTokenizer
 
 from tests.tiny import build_tiny_base
@@ -49,6 +55,18 @@ def test_the_upper_part_equals_the_whole_model(base: Path, lowest: int) -> None:
         alone = model(input_ids=torch.tensor([one.prefix + one.target])).logits[0, len(one.prefix) - 1 : -1]
         torch.testing.assert_close(logits[start : start + len(one.target)], alone, rtol=1e-3, atol=1e-3)
         start += len(one.target)
+
+
+def test_every_tensor_is_made_on_the_models_device(base: Path) -> None:
+    """What names no device would land on the default one, here one without memory, and fail beside the model."""
+    upper = UpperPart(load_served_model(base), 2)
+    encoded = encode(AutoTokenizer.from_pretrained(base), PAIRS)
+    expected = token_losses(upper, upper.prepare(encoded, draws=2), -1)[0]
+    with torch.device("meta"):
+        found = token_losses(upper, upper.prepare(encoded, draws=2), -1)[0]
+        smallest = measure(upper, [upper.prepare(encoded)]).min_p
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    assert 0 < smallest < 1
 
 
 def test_cached_input_is_what_the_adapted_layer_needs(base: Path) -> None:

@@ -180,6 +180,10 @@ def test_limits_are_the_servers(adapter: Path, base: BaseFacts) -> None:
         validate_adapter(adapter, base, AdapterLimits(max_rank=2))
     with pytest.raises(RefusedError, match="silently left out"):
         validate_adapter(adapter, base, AdapterLimits(max_rank=8, served_modules=frozenset({"q_proj"})))
+    because = AdapterLimits(max_rank=8, served_modules=frozenset({"q_proj"}), why_not_served="a reason")
+    with pytest.raises(RefusedError) as caught:
+        validate_adapter(adapter, base, because)
+    assert caught.value.hint == "served here: q_proj; a reason"
     spoiling.setting(base_model_name_or_path="")(adapter)
     validate_adapter(adapter, base, AdapterLimits(max_rank=8, require_base=False))
 

@@ -118,6 +118,17 @@ def test_another_base_meanwhile_ends_the_audit(
     assert caught.value.exit_code == 3
 
 
+@pytest.mark.parametrize("field", ["device", "dtype", "kv_cache_dtype"])
+def test_other_arithmetic_is_another_engine(field: str) -> None:
+    """A server started again in another dtype has another arithmetic; one that does not say is let be."""
+    silent = EngineInfo("vllm", "base")
+    one, other = replace(silent, **{field: "one"}), replace(silent, **{field: "other"})  # type: ignore[arg-type]
+    assert one.moved(other) == f"the audit began on {field} 'one' and now meets 'other'"
+    assert not one.moved(one)
+    assert not one.moved(silent)
+    assert not silent.moved(one)
+
+
 @pytest.mark.parametrize("moved", ["base", "version"])
 def test_another_base_behind_any_vllm_server_ends_the_audit(moved: str) -> None:
     """Its models and its version are asked again with each batch, before it is scored."""

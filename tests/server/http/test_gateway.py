@@ -194,3 +194,23 @@ def test_without_redis_requests_are_served_and_limited(registry: Registry) -> No
         headers = at.key(Scope.INFER, tokens_per_minute=1000.0)
         asked = [at.post("/v1/completions", {"model": "acme", "prompt": "x"}, headers) for _ in range(4)]
         assert asked == [200, 200, 429, 429]
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_scrape_asks_the_engine_where_its_adapters_sit(registry: Registry, gone: bool) -> None:  # noqa: FBT001  # a parameter
+    """So the gauges are fresh though nobody asks every second; without the engine the other metrics are shown."""
+    asked: list[str] = []
+
+    async def refresh_tiers() -> None:
+        asked.append("tiers")
+        if gone:
+            raise RuntimeError("the engine is gone")
+
+    with site(registry) as one:
+        one.app.state.lorecall.adapters.refresh_tiers = refresh_tiers
+        one.app.add_api_route("/metrics", lambda: "metrics")
+        headers = one.key(Scope.ADMIN)
+        assert one.http.get("/metrics", headers=headers).status_code == 200
+        assert asked == ["tiers"]
+        assert one.http.get("/metrics").status_code == 401
+        assert asked == ["tiers"]

@@ -202,3 +202,25 @@ def test_thousands_of_cold_names_are_noted_in_few_reads(
         assert await server.plane.note([stale]) == ["name-05"]  # the engine has it: it is followed
 
     run(test)
+
+
+def test_two_that_ask_at_once_count_an_eviction_once(world: World) -> None:
+    """A scrape and a list of the adapters may meet."""
+
+    async def test() -> None:
+        server = world.server("one")
+        plane, held = server.plane, server.plane.engine_set
+        await plane.add("a", world.adapter(1), actor="test")
+        await plane.refresh_tiers()
+        both = asyncio.Barrier(2)
+
+        async def tiers() -> dict[str, list[int]]:
+            await both.wait()  # both have asked before either is answered
+            return {"slots": [], "memory": []}
+
+        held.tiers = tiers  # type: ignore[method-assign]
+        await asyncio.gather(plane.refresh_tiers(), plane.refresh_tiers())
+        evictions = plane._metrics.evictions.labels("memory")._value.get()
+        assert evictions == 1
+
+    run(test)

@@ -229,6 +229,7 @@ def test_the_loop_survives_each_of_its_steps(monkeypatch: pytest.MonkeyPatch) ->
             collected.set()
 
         plane.refresh_tiers = broken
+        monkeypatch.setattr("lorecall.server.lifecycle.follower.LOOK_S", 0.0)
         monkeypatch.setattr(follower, "collect", collect)
         running = asyncio.create_task(follower.run())
         await collected.wait()
@@ -283,3 +284,26 @@ def test_the_store_is_swept_once_in_an_interval(monkeypatch: pytest.MonkeyPatch)
 
     asyncio.run(look())
     assert swept == [COLLECT_S, 2 * COLLECT_S]
+
+
+def test_the_engine_is_looked_at_every_quarter_of_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not at every poll of the registry: each look is a message that a GPU's steps wait for."""
+    now = 100.0
+    monkeypatch.setattr("lorecall.server.lifecycle.follower.time.monotonic", lambda: now)
+    asked: list[float] = []
+
+    async def refresh() -> None:
+        asked.append(now)
+
+    plane: Any = Changing()
+    plane.refresh_tiers = refresh
+
+    async def main() -> None:
+        nonlocal now
+        follower = Follower(plane, Metrics(4, CollectorRegistry()), 1.0, plane.reload_keys)
+        for _ in range(40):
+            await follower.look()
+            now += 1.0
+
+    asyncio.run(main())
+    assert asked == [100.0, 115.0, 130.0]

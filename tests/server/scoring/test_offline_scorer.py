@@ -2,7 +2,8 @@
 
 import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from lorecall.adapters.core.errors import AdapterError, AdapterNotFoundError, Ba
 from lorecall.audit.scorer import EngineInfo
 from lorecall.server.scoring.offline_scorer import OfflineScorer, _output_on_stderr, offline_scorer
 from lorecall.server.scoring.score import EngineScoring
+
+from tests.tiny import LINEAR_MODULES, build_tiny_adapter
 
 
 class Client:
@@ -59,6 +62,18 @@ def test_an_adapter_without_room_is_refused(scorer: OfflineScorer, int8_adapters
     with pytest.raises(AdapterError, match="has rank 8, over the 4"):
         scorer.deploy("a", int8_adapters[2])
     assert not scorer.adapters
+
+
+def test_a_gpu_engine_takes_no_adapter_of_lm_head(
+    scorer: OfflineScorer, tiny: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """The engine would end in the first step that needs it."""
+    folder = tmp_path / "head"
+    build_tiny_adapter(folder, tiny("int8-w8a8"), rank=2, modules=(*LINEAR_MODULES, "lm_head"))
+    scorer.deploy("a", folder)
+    with pytest.raises(AdapterError, match=r"linear layers only.*vllm#51594"):
+        replace(scorer, linear_only=True).deploy("b", folder)
+    assert list(scorer.adapters) == ["a"]
 
 
 def test_a_folder_that_is_no_prepared_base_starts_nothing(tmp_path: Path) -> None:

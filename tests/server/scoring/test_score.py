@@ -1,6 +1,7 @@
 """Scores through one engine, without starting one."""
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from lorecall.audit.scorer import Message, ScoreItem
 from lorecall.audit.scorers.completions_scorer import CompletionsScorer
 from lorecall.server.scoring.score import EngineScoring
+from vllm.logprobs import FlatLogprobs
 
 from tests.audit.tokenizing import FRAMINGS, TOKENIZERS, logprob, pairs, vllm_server
 from tests.server.scoring.chats import CHATS
@@ -42,10 +44,10 @@ class Client:
         return 0
 
     async def generate(self, prompt: dict[str, list[int]], *_: Any, **__: Any) -> AsyncIterator[Any]:
-        """The rows of the prompt's log-probabilities."""
-        rows = [
-            {token: SimpleNamespace(logprob=logprob(token), rank=1)} for token in prompt["prompt_token_ids"]
-        ]
+        """The rows of the prompt's log-probabilities: each the prompt's token and the most likely one."""
+        rows = FlatLogprobs()
+        for token in prompt["prompt_token_ids"]:
+            rows.append_fast([token, token], [logprob(token)] * 2, itertools.chain([1], [1]), [None, None])
         yield SimpleNamespace(prompt_logprobs=rows)
 
 

@@ -18,6 +18,7 @@ from lorecall.server.engine.common.deployment import (
     check_resolvers,
     check_start,
 )
+from vllm import platforms
 from vllm.engine.arg_utils import EngineArgs
 from vllm.lora.resolver import LoRAResolverRegistry
 from vllm.usage.usage_lib import UsageContext
@@ -37,7 +38,7 @@ def start(
     context: UsageContext = UsageContext.OPENAI_API_SERVER, *, headless: bool = False, **args: Any
 ) -> None:
     """Check the start of a server with these arguments."""
-    given = {"_api_process_count": 1, "default_mm_loras": None, **args}
+    given = {"_api_process_count": 1, "default_mm_loras": None, "lora_target_modules": None, **args}
     check_start(SimpleNamespace(**given), context, headless=headless)
 
 
@@ -56,6 +57,17 @@ def test_several_api_servers_are_refused_with_the_fix() -> None:
     """Each process would count the ids of adapters from 1."""
     with pytest.raises(UsageError, match=r"2 API servers.*--api-server-count 1"):
         start(_api_process_count=2)
+
+
+@pytest.mark.parametrize("modules", [["q_proj", "lm_head"], ["embed_tokens"]])
+def test_a_gpu_puts_no_adapter_on_lm_head(modules: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """There vLLM would give the rows of an audit another request's adapter; our CPU engine has its own path."""
+    start(lora_target_modules=modules)
+    monkeypatch.setattr(platforms, "_current_platform", SimpleNamespace(is_cpu=lambda: False))
+    start(lora_target_modules=["q_proj"])
+    start()
+    with pytest.raises(UsageError, match=f"names {modules[-1]}.*vllm#51594"):
+        start(lora_target_modules=modules)
 
 
 def test_a_node_without_an_api_server_passes() -> None:

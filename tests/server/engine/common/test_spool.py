@@ -1,11 +1,15 @@
 """An adapter whose files vanish must not take the engine along."""
 
 import shutil
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from lorecall.adapters.intake.store import Store
 from lorecall.server.bench.processes.host import EngineDiedError, EngineHost
 from lorecall.server.engine.common.spool import AdapterSpool
 
@@ -45,21 +49,92 @@ def test_stock_dies_of_vanished_files(
         evict_and_ask_again(stock_engine, tiny("none"), tmp_path)
 
 
-def test_a_copy_is_made_once_and_forgotten(tmp_path: Path) -> None:
+def spooled(root: Path) -> list[Path]:
+    """Return the folders that a store's spool holds now."""
+    return list((root / ".staging").iterdir())
+
+
+def test_a_copy_is_made_once_and_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first path call copies; later ones answer without the source; forgetting deletes the copy."""
-    source, root = tmp_path / "source", tmp_path / "spool"
+    source, root = tmp_path / "source", tmp_path / "temporary"
     source.mkdir()
     root.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(root))
     (source / "adapter_config.json").write_text("{}")
-    spool = AdapterSpool(root)
+    spool = AdapterSpool()
+    assert not list(root.iterdir())  # nothing before the first load
     kept = Path(spool.path(1, str(source)))
     shutil.rmtree(source)
     assert spool.path(1, str(source)) == str(kept)
     assert (kept / "adapter_config.json").read_text() == "{}"
     spool.forget(1)
     assert not kept.exists()
+    spool.close()
+    assert not list(root.iterdir())
 
 
-def test_what_is_no_directory_is_left_to_vllm(tmp_path: Path) -> None:
+def test_what_is_no_directory_is_left_to_vllm() -> None:
     """A hub id is not ours to copy."""
-    assert AdapterSpool(tmp_path).path(1, "org/name") == "org/name"
+    assert AdapterSpool().path(1, "org/name") == "org/name"
+
+
+def test_a_stored_version_is_linked_not_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers share the store's bytes, keep them when the store deletes its own, and write nothing to /tmp."""
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text("{}")
+    (adapter / "adapter_model.safetensors").write_bytes(b"weights")
+    store = Store(tmp_path / "store", reserve_bytes=0)
+    stored = store.ingest(adapter)
+    spools = [AdapterSpool(), AdapterSpool()]  # two ranks of tensor parallelism
+    kept = [Path(one.path(7, str(stored.path))) for one in spools]
+    weights = stored.path / "adapter_model.safetensors"
+    assert all((one / weights.name).samefile(weights) for one in kept)
+    assert not list(temporary.iterdir())
+    store.remove(stored.version)
+    assert [(one / weights.name).read_bytes() for one in kept] == [b"weights"] * 2
+    assert store.delete_leftovers() == 0  # both are in use
+    spools[0].forget(7)
+    assert (kept[0].exists(), kept[1].exists()) == (False, True)
+    for one in spools:
+        one.close()
+    assert not spooled(store.root)
+
+
+def test_links_of_a_killed_worker_go_with_the_next_store(tmp_path: Path) -> None:
+    """A process that was killed holds no lock any more, so its links keep no deleted version on the disk."""
+    store, adapter = Store(tmp_path / "store", reserve_bytes=0), tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text("{}")
+    (adapter / "adapter_model.safetensors").write_bytes(b"weights")
+    stored = store.ingest(adapter)
+    code = (
+        "import os, sys; from lorecall.server.engine.common.spool import AdapterSpool; "
+        "AdapterSpool().path(1, sys.argv[1]); os._exit(9)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(stored.path)], check=False)
+    assert len(spooled(store.root)) == 1
+    Store(store.root)
+    assert not spooled(store.root)
+
+
+def test_a_store_that_cannot_be_written_to_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A read-only store, or a file system without hard links, costs room and nothing else."""
+    store, adapter = Store(tmp_path / "store", reserve_bytes=0), tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text("{}")
+    (adapter / "adapter_model.safetensors").write_bytes(b"weights")
+    stored = store.ingest(adapter)
+
+    def refuse(self: Path, target: Path) -> None:
+        raise PermissionError(self, target)
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    spool = AdapterSpool()
+    kept = Path(spool.path(1, str(stored.path))) / "adapter_model.safetensors"
+    assert kept.read_bytes() == b"weights"
+    assert not kept.samefile(stored.path / "adapter_model.safetensors")
+    spool.close()

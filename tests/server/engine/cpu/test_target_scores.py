@@ -65,8 +65,7 @@ def test_each_row_has_the_scheme_of_its_request() -> None:
 )
 def test_a_worker_ignores_an_impossible_scheme(given: Any) -> None:
     """What is no scheme counts as not asked: a worker that raises ends the engine."""
-    request = SimpleNamespace(sampling_params=SimpleNamespace(extra_args={SAMPLING: given}))
-    assert scheme_of(request) is None
+    assert scheme_of(SimpleNamespace(extra_args={SAMPLING: given})) is None
 
 
 def scoring(drawn: dict[str, Any], score_from: int, adapters: dict[int, dict[str, Any]]) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Prepares the environment of a vLLM engine: variables, OpenMP runtime, dtype, kernel checks."""
 
 import os
+import sys
 from collections.abc import Sequence
-from importlib.metadata import distribution
+from importlib.metadata import distribution, entry_points
 from pathlib import Path
 from typing import get_args
 
@@ -11,17 +12,55 @@ from lorecall.adapters.core.errors import AdapterError, BaseModelError
 
 PLUGIN = "lorecall"
 KV_CACHE_GIB = 2
+PLUGIN_GROUPS = tuple(
+    f"vllm.{kind}_plugins" for kind in ("general", "platform", "io_processor", "stat_logger")
+)
+"""Groups of plugins that vLLM loads while VLLM_PLUGINS is unset; those with routes are not among them."""
 
 
 def served_dtype(model: str) -> str:
-    """Return the dtype to serve a base in: its manifest's, or "auto" for a base without one.
+    """Return the dtype to serve a base in: its manifest's if this platform suits it, "auto" without a manifest.
 
-    vLLM's "auto" would serve a float32 base in bfloat16, but its adapters were trained against float32.
+    vLLM's "auto" would serve a float32 base in bfloat16 on a CPU, but its adapters were trained against float32.
     """
+    from vllm.platforms import current_platform
+
     try:
-        return read_base_manifest(Path(model)).dtype
+        wanted = read_base_manifest(Path(model)).dtype
     except BaseModelError:
         return "auto"
+    if current_platform.is_cpu():
+        return wanted
+    preferred = [str(dtype).removeprefix("torch.") for dtype in current_platform.supported_dtypes]
+    dtype = accelerator_dtype(wanted, preferred)
+    if dtype != wanted:
+        sys.stderr.write(
+            f"{model} was prepared as {wanted} and is served as {dtype}, which suits this device; "
+            "--dtype overrides it\n"
+        )
+    return dtype
+
+
+def accelerator_dtype(wanted: str, preferred: Sequence[str]) -> str:
+    """Return the dtype for an accelerator: the one wanted, or the platform's first choice.
+
+    A base that was prepared on a CPU says float32. INT8 and INT4 kernels of a GPU have no float32 outputs
+    (`cutlass_scaled_mm` stops the engine's start), and the other kernels are slow in it.
+
+    Args:
+        wanted: A manifest's dtype.
+        preferred: vLLM's dtypes of this platform, best first; without bfloat16 below compute capability 8.0.
+    """
+    return wanted if wanted != "float32" and wanted in preferred else preferred[0]
+
+
+def plugin_names(stated: str | None, discovered: Sequence[str]) -> str:
+    """Return VLLM_PLUGINS with our plugin among those stated; where nothing is stated, among all that there are.
+
+    Unset, the variable lets vLLM load every installed plugin; our name alone would switch the others off.
+    """
+    names = list(discovered) if stated is None else stated.split(",")
+    return ",".join(dict.fromkeys([*filter(None, names), PLUGIN]))
 
 
 def cpu_environment(environ: dict[str, str], cores: Sequence[int], library: Path | None) -> dict[str, str]:
@@ -51,9 +90,8 @@ def openmp_library() -> Path | None:
 
 def prepare_environment() -> None:
     """Set the variables that vLLM reads, except those that the caller set."""
-    plugins = os.environ.get("VLLM_PLUGINS", "")
-    if PLUGIN not in plugins.split(","):
-        os.environ["VLLM_PLUGINS"] = ",".join(filter(None, [plugins, PLUGIN]))
+    discovered = [point.name for group in PLUGIN_GROUPS for point in entry_points(group=group)]
+    os.environ["VLLM_PLUGINS"] = plugin_names(os.environ.get("VLLM_PLUGINS"), discovered)
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # no usage statistics leave the machine
     # A redirect would lead from a host of --allowed-media-domains to any other, private ones included.
     os.environ.setdefault("VLLM_MEDIA_URL_ALLOW_REDIRECTS", "0")
@@ -68,13 +106,22 @@ def check_scheme(model: str) -> None:
     """Refuse a base whose kernel this machine lacks: vLLM would load it and crash on the first request.
 
     Raises:
-        BaseModelError: The base is INT4 and the CPU library has no INT4 kernel.
+        BaseModelError: The base is INT4 and the CPU library has no INT4 kernel, or it is FP8 and this is a CPU.
     """
     import torch
     from vllm.platforms import current_platform
 
     config = Path(model) / "config.json"
-    if not current_platform.is_cpu() or not config.is_file() or "pack-quantized" not in config.read_text():
+    if not current_platform.is_cpu() or not config.is_file():
+        return
+    stated = config.read_text()
+    if '"float-quantized"' in stated:
+        raise BaseModelError(
+            f"{model} is FP8, and vLLM has no kernel for it on a CPU",
+            hint="prepare an INT8 base: lorecall base prepare --quantize int8 --out DIR",
+            param="base",
+        )
+    if "pack-quantized" not in stated:
         return
     current_platform.import_kernels()
     if not hasattr(torch.ops._C, "cpu_gemm_wna16"):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from lorecall.adapters.core.errors import BaseModelError
-from lorecall.server.engine.common.families import check_family, check_packages
+from lorecall.server.engine.start.families import check_family, check_packages
 
 
 def write_config(path: Path, name: str) -> str:

@@ -1,0 +1,57 @@
+"""`lorecall bench-gpu`: everything that only a GPU can show, in one command."""
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from lorecall.server.cli.common.console import note
+from lorecall.server.cli.common.options import PageFolder
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lorecall.server.bench.gpu.stages import StageResult
+
+
+def bench_gpu(
+    out: PageFolder = Path("docs/benchmarks"),
+    seconds: Annotated[
+        float | None, typer.Option(min=1, help="Time for all stages together.", show_default="540")
+    ] = None,
+    work: Annotated[Path | None, typer.Option(help="Folder for bases and logs; kept.")] = None,
+) -> None:
+    """Check and measure on a GPU, stage by stage, and write gpu.md after each; without a GPU say so."""
+    from lorecall.adapters.core.atomic_file import write_whole
+    from lorecall.server.bench.gpu.plan import GOALS, SECONDS, gpu_stages
+    from lorecall.server.bench.gpu.stages import page_of, run_stages
+    from lorecall.server.bench.report import machine, machine_line
+
+    limit = SECONDS if seconds is None else seconds
+    folder = work or Path(tempfile.mkdtemp(prefix="lorecall-gpu-"))
+    stages = gpu_stages(folder)
+    reason = missing_gpu()
+    here = machine()
+    about = f"{here['date']}. {machine_line('lorecall bench-gpu', here)}"
+
+    if not reason:
+        out.mkdir(parents=True, exist_ok=True)
+
+    def show(results: "Sequence[StageResult]") -> None:
+        last = results[-1]
+        note(f"{last.stage.name}: {last.state}{f': {last.why}' if last.why else ''} ({last.seconds:.0f} s)")
+        if not reason:
+            write_whole(out / "gpu.md", page_of(results, stages, about, GOALS))
+
+    results = run_stages(stages, folder, seconds=limit, no_gpu=reason, on_result=show)
+    if not reason:
+        note(f"written: {out / 'gpu.md'}; logs: {folder}")
+    if any(result.state in ("failed", "over its limit") for result in results):
+        raise typer.Exit(1)
+
+
+def missing_gpu() -> str:
+    """Return why there is no GPU here, "" where there is one."""
+    import torch
+
+    return "" if torch.cuda.is_available() else "PyTorch finds no GPU on this machine"
