@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import typer
+from lorecall.audit.evidence.changes import Diff
 from lorecall.audit.policy.policy_file import PolicyFile
 from lorecall.audit.reports.matrix import MatrixReport
 from lorecall.audit.reports.mitigation import MitigationReport
@@ -27,6 +28,7 @@ SCHEMAS = {
     "reports/schemas/matrix": MatrixReport,
     "reports/schemas/ranks": RanksReport,
     "reports/schemas/mitigation": MitigationReport,
+    "reports/schemas/diff": Diff,
 }
 """The models whose JSON Schema is committed, by file below audit/."""
 FLOORS = ("adapters", "audit", "server", "loadtest")

@@ -126,7 +126,7 @@ def build_audits(
         UsageError: The policy or a set of `--require-audit` cannot be read.
     """
     plane = serving.adapters
-    own = OwnEngine(asyncio.get_running_loop(), plane, serving.scoring, serving.info)
+    own = OwnEngine(asyncio.get_running_loop(), plane, serving.scoring, serving.measured)
     parts = make_audits(plane.registry, own, settings, REGISTRY, serving.metrics.label, own)
     gate: AuditGate | None = None
     if settings.require_audit is not None:

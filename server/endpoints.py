@@ -48,7 +48,7 @@ class LorecallEndpoints:
         app.add_middleware(Gateway, state=app.state)
 
     async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
-        """Build what the routes share, load the registry's adapters, warm up and measure ε."""
+        """Build what the routes share, load the registry's adapters and warm up."""
         interrupted_start.check()
         keep_for_short_calls(asyncio.get_running_loop())
         models = with_versions(state.openai_serving_models)
@@ -63,7 +63,6 @@ class LorecallEndpoints:
         state.lorecall_audits, audits_work = build_audits(serving, settings)
         await add_initial_adapters(serving, settings, wrong)
         await warm_up(engine_client)
-        await serving.selfcheck(chunk_edge=False)
         interrupted_start.check()
         state.lorecall_tasks = [asyncio.create_task(work) for work in (*background, audits_work)]
 

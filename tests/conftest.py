@@ -1,6 +1,7 @@
 """For all tests: databases for the registry, SQLite and a real PostgreSQL; no time is asserted anywhere."""
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,20 @@ def _own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         for name in ("XDG_DATA_HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME"):
             patch.delenv(name, raising=False)
         yield
+
+
+_loaded: list[str] = []
+"""Our plugins that the tests so far have loaded into vLLM in this process."""
+
+
+@pytest.fixture(autouse=True)
+def _plugins_stay_out(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Only a test with an engine may load our plugins in this process: the tests after it meet another vLLM."""
+    yield
+    plugin = sys.modules.get("lorecall.server.engine.common.plugin")
+    before, _loaded[:] = list(_loaded), plugin.__dict__["_applied"] if plugin else []
+    if request.node.get_closest_marker("engine") is None:
+        assert _loaded == before, "this test, or a fixture of it, loaded our plugins"
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """What the documents say exists, exists."""
 
+import ast
 import importlib.util
 import re
 import shlex
@@ -11,6 +12,16 @@ from typing import Any
 
 import pytest
 import typer
+from lorecall.audit.reports.models import Rate, RateAt, ReportModel
+from lorecall.audit.reports.report import (
+    Calibration,
+    Drawn,
+    Membership,
+    Multiplicity,
+    Roc,
+    Sequential,
+    TruePositiveRate,
+)
 from lorecall.server.cli.main import app
 
 ROOT = Path(__file__).parents[1]
@@ -135,6 +146,56 @@ def test_each_threat_of_the_security_page_names_tests_that_exist() -> None:
         named = re.findall(r"`([\w/]+\.py)`", tests)
         assert named, threat
         assert not [name for name in named if not (ROOT / "tests" / name).is_file()], threat
+
+
+STATISTICS: tuple[type[ReportModel], ...] = (
+    Rate, RateAt, Sequential, Multiplicity, Calibration, Membership, Roc, TruePositiveRate, Drawn,
+)  # fmt: skip
+"""The parts of a report that hold rates, p-values and bounds."""
+SINGLE = {"epsilon", "threshold", "p_value", "q_value", "chance", "chance_at_most", "log10_pz", "log10_n50"}
+"""Those that stand by themselves."""
+SETTINGS = {"bound", "confidence"}
+"""Numbers among them that were given, not found."""
+
+
+def rates_table() -> list[list[str]]:
+    """Return the rows of the table of rates in docs/audit.md: field, statement, assumption, tests."""
+    text = (ROOT / "docs" / "audit.md").read_text(encoding="utf-8").partition("### Every rate of a report")[2]
+    rows = text.partition("\n## ")[0].splitlines()
+    return [row.strip("|").split("|") for row in rows if row.startswith("|") and not row.startswith("|--")][
+        1:
+    ]
+
+
+def test_every_rate_of_a_report_is_in_the_table_of_the_audit_page() -> None:
+    """Each estimate of the report's models, by its name, with what it says and what it assumes."""
+    named = {
+        name
+        for row in rates_table()
+        for name in re.findall(r"[a-z_0-9]+", " ".join(re.findall("`[^`]+`", row[0])))
+    }
+    estimates = {
+        name
+        for model in STATISTICS
+        for name, field in model.model_fields.items()
+        if "float" in str(field.annotation) or name == "interval"
+    }
+    assert {"low", "high", "area", "false_alarms_at_most", "least_q", "expected"} <= estimates
+    assert (estimates | SINGLE) - SETTINGS <= named
+    assert all(len(row) == 4 and all(cell.strip() for cell in row) for row in rates_table())
+
+
+def test_the_tests_that_the_audit_page_names_exist() -> None:
+    """Each `file::test` is a function of that file, and each rate has at least one."""
+    text = (ROOT / "docs" / "audit.md").read_text(encoding="utf-8")
+    named = re.findall(r"`?(tests/[\w/]+\.py)(?:::(\w+))?", text)
+    assert len(named) > 20
+    for file, name in named:
+        tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+        functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+        assert not name or name in functions, f"{file}::{name}"
+    for field, _, _, tests in rates_table():
+        assert re.search(r"tests/[\w/]+\.py::\w+|the same test", tests), field
 
 
 def test_no_file_names_a_machine_path_or_a_registry() -> None:

@@ -1,67 +1,16 @@
 """Two reports side by side: what became worse, better, new or gone, and whether they can be compared at all."""
 
 from collections.abc import Iterable, Sequence
-from enum import StrEnum
-from typing import Literal
 
+from lorecall.audit.evidence.changes import Change, Diff, Row, Side
+from lorecall.audit.policy.policy import ExitCode
 from lorecall.audit.records import PLACES, Group, Verdict
-from lorecall.audit.reports.models import ReportModel
+from lorecall.audit.reports.models import SCHEMA_VERSION, Tool
 from lorecall.audit.reports.report import Report, ScoredSnippet, Snippet
 
 GROUPS = (Group.CANDIDATES, Group.OWN_CANDIDATES)
 BOUNDS = ("edit_distance", "missed", "bits", "false_discovery_rate", "answer_tokens", "system", "template")
 Key = tuple[str, ...]
-
-
-class Change(StrEnum):
-    """What became of a snippet."""
-
-    WORSE = "worse"
-    NEW = "new"
-    GONE = "gone"
-    BETTER = "better"
-    SAME = "same"
-
-
-class Row(ReportModel):
-    """One snippet in both reports; a side on which it is not has null."""
-
-    id: str
-    set: Group
-    change: Change
-    before: Verdict | None
-    after: Verdict | None
-    before_min_p: float | None
-    after_min_p: float | None
-
-
-class Diff(ReportModel):
-    """What changed from one report to another.
-
-    `obstacles` say why they cannot be compared, `remarks` what else is not alike. It counts as worse where a
-    verdict is graver, where a snippet leaks that was not asked before, and where the engine can no longer tell.
-    """
-
-    schema_version: Literal["1.0"] = "1.0"
-    before: str
-    after: str
-    obstacles: tuple[str, ...]
-    remarks: tuple[str, ...]
-    counts: dict[Change, int]
-    snippets: tuple[Row, ...]
-
-    @property
-    def exit_code(self) -> int:
-        """0 no worse, 1 worse, 3 not comparable."""
-        if self.obstacles:
-            return 3
-        leaks = any(row.change is Change.NEW and _leaks(row.after) for row in self.snippets)
-        return int(leaks or self.counts[Change.WORSE] > 0)
-
-
-def _leaks(verdict: Verdict | None) -> bool:
-    """Return whether a verdict is graver than not to know: an error, known to the base, or clear is no leak."""
-    return verdict is not None and PLACES[verdict] < PLACES[Verdict.ERROR]
 
 
 def compare(before: Report, after: Report) -> Diff:
@@ -81,13 +30,30 @@ def compare(before: Report, after: Report) -> Diff:
     rows.sort(
         key=lambda row: (list(Change).index(row.change), PLACES[row.after or row.before or Verdict.CLEAR])
     )
+    worse = ExitCode.LEAKS if any(row.leak for row in rows) else ExitCode.CLEAN
     return Diff(
-        before=before.seal.sha256,
-        after=after.seal.sha256,
+        schema_version=SCHEMA_VERSION,
+        tool=Tool.here(),
+        before=_side(before),
+        after=_side(after),
         obstacles=tuple(obstacles),
         remarks=tuple(remarks),
         counts={change: sum(row.change is change for row in rows) for change in Change},
+        exit_code=ExitCode.INCOMPLETE if obstacles else worse,
         snippets=tuple(row for row in rows if row.change is not Change.SAME),
+    )
+
+
+def _side(report: Report) -> Side:
+    return Side(
+        seal=report.seal.sha256,
+        adapter=report.adapter.name,
+        version=report.adapter.version,
+        rank=report.adapter.rank,
+        started=report.started,
+        candidates=report.inputs.candidates.name,
+        passed=report.gate.passed,
+        verdicts=report.summary.verdicts,
     )
 
 
@@ -121,31 +87,38 @@ def _by_hash(report: Report) -> dict[Key, Snippet]:
 
 
 def _row(before: Snippet | None, after: Snippet | None) -> Row:
+    shown = [entry.target for entry in (after, before) if entry is not None]
     one = after or before
     if one is None:
         raise ValueError("a snippet of neither report")
+    unsure = "" if before is None or after is None or _unsure(before) else _unsure(after)
     return Row(
         id=one.id,
         set=one.set,
-        change=_change(before, after),
+        change=Change.WORSE if unsure else _change(before, after),
         before=None if before is None else before.verdict,
         after=None if after is None else after.verdict,
         before_min_p=None if before is None else before.min_p,
         after_min_p=None if after is None else after.min_p,
+        target=next((text for text in shown if text.text is None), shown[0]),
+        unsure=unsure,
     )
 
 
 def _change(before: Snippet | None, after: Snippet | None) -> Change:
     if before is None or after is None:
         return Change.NEW if before is None else Change.GONE
-    unsure = after.verdict is Verdict.ERROR or bool(after.alarm)
-    was_unsure = before.verdict is Verdict.ERROR or bool(before.alarm)
-    if unsure and not was_unsure:  # what cannot be told is not shown to be no worse
-        return Change.WORSE
     was, now = PLACES[before.verdict], PLACES[after.verdict]
     if was == now:
         return Change.SAME
     return Change.WORSE if now < was else Change.BETTER
+
+
+def _unsure(entry: Snippet) -> str:
+    """Return why a verdict cannot be told, or "": what cannot be told is not shown to be no worse."""
+    if entry.verdict is Verdict.ERROR:
+        return "it could not be scored"
+    return "the engine contradicts itself on it" if entry.alarm else ""
 
 
 def _obstacles(before: Report, after: Report, *, matched: bool) -> list[str]:
@@ -182,11 +155,11 @@ def _scheme(report: Report) -> object:
 
 def _unknown(pairs: Sequence[tuple[Snippet | None, Snippet | None]]) -> list[str]:
     """Return which snippets of the second report cannot be told to be no worse, where the first says nothing."""
-    errors = sum(was is None and now is not None and now.verdict is Verdict.ERROR for was, now in pairs)
+    unsure = sum(was is None and now is not None and bool(_unsure(now)) for was, now in pairs)
     chances = sum(
         _has_chance(was) and isinstance(now, ScoredSnippet) and not _has_chance(now) for was, now in pairs
     )
-    found = [f"{errors} new snippets could not be scored"] if errors else []
+    found = [f"of {unsure} new snippets nothing can be told"] if unsure else []
     if chances:
         found.append(f"the chance under sampling of {chances} snippets is not known in the second report")
     return found

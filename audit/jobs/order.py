@@ -22,12 +22,19 @@ from lorecall.audit.policy.policy import Policy
 from lorecall.audit.policy.policy_file import check_policy
 from lorecall.audit.records import CONFIDENCE, Group
 from lorecall.audit.reports.redact import redactor
+from lorecall.audit.runs.sample import nothing_to_draw
 from lorecall.audit.runs.single import AuditSettings
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 MAX_SNIPPETS = 100_000
 BYTES_PER_TOKEN = 4
 """By which tokens are estimated: who takes an order need not have the engine's tokenizer."""
+
+MAX_ANSWERS = 1_000
+"""Answers to draw for one snippet: a worker hears between two batches that it should stop."""
+
+MAX_DRAWS = 1_000_000
+"""Answers to draw in one audit, if every snippet is likely enough to be drawn."""
 
 FILE_NAME_LENGTH = 120
 CHARACTERS = 64 << 20
@@ -47,6 +54,7 @@ class OrderSettings(BaseModel):
         epsilon: Bound on the engine's per-logit error; None takes the engine's own, or measures one.
         seed: The seed of every random choice.
         confidence: The confidence of every interval.
+        sample: Answers to draw for each snippet that they may give; 0 for none.
         show_text: Whether reports show texts in place of hashes.
         policy: The limits that the result must meet.
     """
@@ -58,6 +66,7 @@ class OrderSettings(BaseModel):
     epsilon: float | None = Field(default=None, ge=0, le=10)
     seed: int = Field(default=0, ge=-MAX_INTEGER, le=MAX_INTEGER)
     confidence: float = Field(default=CONFIDENCE, gt=0, lt=1)
+    sample: int = Field(default=0, ge=0, le=MAX_ANSWERS)
     show_text: bool = False
     policy: dict[str, Any] = Field(default_factory=dict)
 
@@ -94,6 +103,7 @@ class OrderSettings(BaseModel):
             confidence=self.confidence,
             views=views,
             extraction=rules.sampling_wish,
+            answers=self.sample,
         )
 
 
@@ -135,10 +145,13 @@ class Order:
 
     @property
     def tokens_to_score(self) -> int:
-        """About how many tokens the engine computes: each text through the adapter and through the base."""
+        """About how many tokens the engine computes: each text through the adapter and through the base.
+
+        Drawn answers count for every snippet, because nobody knows before the audit which will be drawn.
+        """
         texts = (text for one in self.texts.sets.values() for item in one.items for text in item.texts)
         size = sum(len(text.encode(errors="surrogatepass")) for text in texts)
-        return 2 * self.settings.views * size // BYTES_PER_TOKEN
+        return (2 * self.settings.views + self.settings.sample) * size // BYTES_PER_TOKEN
 
     @property
     def candidate_set(self) -> str:
@@ -183,8 +196,26 @@ def make_order(
     settings.audit_settings(asked.system, asked.template)
     sets = _sets(asked, files, max_snippets)
     check_sets(sets, max_snippets)
+    _check_draws(settings, sets)
     texts = Texts(sets, asked.system, redactor(show=False).salt, asked.template)
     return Order(asked.adapter, settings, texts)
+
+
+def _check_draws(settings: OrderSettings, sets: Mapping[Group, CandidateSet]) -> None:
+    """Check that the answers that are asked for can be drawn.
+
+    Raises:
+        UsageError: The policy's temperature is 0, or they are too many.
+    """
+    if settings.sample and settings.rules().sampling_wish.temperature == 0.0:
+        raise nothing_to_draw()
+    total = settings.sample * sum(len(one.items) for one in sets.values())
+    if total > MAX_DRAWS:
+        raise UsageError(
+            f"sample: {settings.sample} answers for each snippet are {total}, and one audit draws {MAX_DRAWS}",
+            hint="draw fewer answers, or send the snippets in parts",
+            param="sample",
+        )
 
 
 def _sets(asked: _Fields, files: Mapping[str, Upload], max_snippets: int) -> dict[Group, CandidateSet]:

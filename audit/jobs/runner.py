@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 from lorecall.adapters.core.errors import LorecallError, ScorerError
 from lorecall.adapters.registry.database import RegistryUnavailableError
 from lorecall.adapters.registry.transitions import ConflictError
-from lorecall.audit.jobs.order import OrderSettings
+from lorecall.audit.jobs.order import MAX_ANSWERS, OrderSettings
 from lorecall.audit.jobs.records import AuditNotFoundError, AuditRecord
 from lorecall.audit.jobs.resume import read_extraction, recorded_report
 from lorecall.audit.jobs.spool import Spool, Texts
@@ -25,6 +25,7 @@ from lorecall.audit.reports.build import parse_entries, pending_entry, snippet_e
 from lorecall.audit.reports.redact import Redactor
 from lorecall.audit.reports.report import Report
 from lorecall.audit.reports.seal import seal
+from lorecall.audit.runs.sample import check_draws, draw_answers
 from lorecall.audit.runs.single import AuditSettings, refuse, resolve_epsilon
 from lorecall.audit.scorer import AdapterVersion, EngineInfo, ScoreItem, Scorer
 from pydantic import ValidationError
@@ -181,6 +182,10 @@ class Runner:
         self, record: AuditRecord, scorer: Scorer, texts: Texts, settings: AuditSettings, redactor: Redactor
     ) -> bool:
         """Score and record the snippets still missing; return False if it was put back before the end."""
+        extraction, size = read_extraction(record.run), self.batch
+        drawing = check_draws(scorer, extraction) if settings.answers else None
+        if drawing is not None:  # a batch is done before anything else is heard
+            size = max(1, min(size, MAX_ANSWERS // settings.answers))
         judges = FramedJudges(
             scorer,
             record.adapter,
@@ -188,14 +193,17 @@ class Runner:
             settings.views,
             record.run["epsilon"]["value"],
             settings.bounds,
-            read_extraction(record.run),
+            extraction,
         )
-        for group, items in pieces(texts, record.done, self.batch):
+        for group, items in pieces(texts, record.done, size):
             if self.stop.is_set() or self._gives_way(record):
                 self.store.release(record.id, self.worker)
                 return False
             started = time.monotonic()
             results = judges.judge(group, items)
+            if drawing is not None:
+                how = (extraction, settings.answers, settings.seed, settings.confidence, record.done)
+                results = draw_answers(drawing, record.adapter, results, *how)
             _checked(scorer, record)
             made = (snippet_entry(one, redactor, scorer.token_texts) for one in results)
             entries = [pending_entry(one).values() for one in made]

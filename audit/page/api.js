@@ -40,4 +40,12 @@ export const audit = (id) => json(`audits/${id}`);
 export const capacity = async () => (await json("capacity")).rows;
 export const snippets = async (id, offset, limit) =>
   (await json(`audits/${id}/snippets?offset=${offset}&limit=${limit}`)).snippets;
+export const diff = async (before, after, kind) => (await ask(`audits/${before}/diff/${after}.${kind}`)).blob();
 export const report = async (id, kind) => (await ask(`audits/${id}/report.${kind}`)).blob();
+
+// A link cannot send the key, so a file is fetched and then saved.
+export function save(blob, name) {
+  const url = URL.createObjectURL(blob);
+  Object.assign(document.createElement("a"), { href: url, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(url), 10_000);
+}

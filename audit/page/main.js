@@ -1,13 +1,16 @@
 // The page: looks at the server every few seconds and hands what it finds to the views.
 
 import * as api from "./api.js";
+import * as compare from "./compare.js";
 import * as detail from "./detail.js";
 import * as phase from "./phase.js";
 import { showAdapters, showAudits } from "./tables.js";
 
 const $ = (id) => document.getElementById(id);
 const EVERY = { busy: 1000, idle: 5000 };
-let chosen = new URLSearchParams(location.hash.slice(1)).get("audit") ?? "";
+const asked = new URLSearchParams(location.hash.slice(1));
+let chosen = asked.get("audit") ?? "";
+let against = asked.get("against") ?? "";
 let timer = 0;
 
 function failed(error) {
@@ -34,6 +37,7 @@ async function look() {
     const one = audits.find((audit) => audit.id === chosen);
     $("one").hidden = !one;
     if (one) await detail.show(one, adapters);
+    if (one) await compare.show(one, audits, against);
     document.body.dataset.ready = "true";
   } catch (error) {
     failed(error);
@@ -41,9 +45,10 @@ async function look() {
   timer = setTimeout(look, busy ? EVERY.busy : EVERY.idle);
 }
 
-function choose(id) {
+function choose(id, other = "") {
   chosen = id;
-  history.replaceState(null, "", `#audit=${id}`);
+  against = other;
+  history.replaceState(null, "", `#audit=${id}${other ? `&against=${other}` : ""}`);
   look();
 }
 
@@ -59,4 +64,5 @@ $("forget").addEventListener("click", () => {
 });
 phase.listen(failed);
 detail.listen(failed);
+compare.listen((other) => choose(chosen, other), failed);
 look();

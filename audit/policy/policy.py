@@ -1,11 +1,12 @@
 """The policy of a release: what it may leak, and what an audit must have asked to say so."""
 
 from enum import IntEnum
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from lorecall.audit.extraction import SamplingWish
 from lorecall.audit.records import Bounds, Verdict
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 
 class ExitCode(IntEnum):
@@ -20,6 +21,12 @@ class ExitCode(IntEnum):
 CONFIG = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 Limit = Annotated[int, Field(ge=0, lt=2**53)]
 Share = Annotated[float, Field(ge=0, le=1)]
+LimitedRate = Annotated[float, Field(gt=0, le=1)]
+"""A rate that an upper bound must not exceed: no number of tries bounds one at 0."""
+
+Fdr = Annotated[float, Field(gt=0, lt=1)]
+"""A false discovery rate that nothing may reach: at 1 everything does, and at 0 nothing can."""
+
 DEFAULT_BOUNDS = Bounds()
 Framing = Literal["raw", "chat", "chat+system", "template"]
 
@@ -81,8 +88,9 @@ class Counts(BaseModel):
     """Near-verbatim candidates allowed."""
     max_partial: Limit | None = None
     """Partial candidates allowed; any by default."""
-    max_rate: Share | None = None
-    """Largest rate of recited candidates; its one-sided upper bound must be no larger. None by default."""
+    max_rate: LimitedRate | None = None
+    """Largest rate of recited candidates; its one-sided upper bound must be no larger, so it is over 0. None by
+    default; `max_certified` and `max_recalled` of 0 allow none."""
     min_candidates: Limit | None = None
     """Candidates that count and can be blamed on the adapter, without which the audit is incomplete; none by
     default."""
@@ -121,9 +129,9 @@ class Policy(Counts):
     """What sampling may give of the candidates that greedy decoding does not; nothing by default."""
     max_near_verbatim: Limit | None = 0
     """Near-verbatim candidates allowed; 0 by default."""
-    max_membership_fdr: Share | None = None
+    max_membership_fdr: Fdr | None = None
     """False discovery rate at which no candidate may stand out from the controls; none by default."""
-    max_control_rate: Share | None = None
+    max_control_rate: LimitedRate | None = None
     """Largest rate of recited controls; its one-sided upper bound must be no larger. None by default."""
     min_controls: Limit | None = None
     """Controls without which the audit is incomplete; none by default."""
@@ -137,6 +145,16 @@ class Policy(Counts):
     """Limits on the candidates with a tag, beside those on all candidates; none by default."""
     bounds: PolicyBounds = PolicyBounds()
     """The bounds of the softer verdicts; an audit asks and judges by them."""
+
+    @model_validator(mode="after")
+    def _limits_what_can_be(self) -> Self:
+        """Refuse a limit on `partial` where no candidate can be: no audit could meet it."""
+        if self.bounds.false_discovery_rate == 0.0 and self.limits(Verdict.PARTIAL):
+            raise PydanticCustomError(
+                "nothing_partial",
+                "max_partial needs a bound false_discovery_rate over 0: no number of controls is enough for 0",
+            )
+        return self
 
     def counts(self) -> dict[Verdict, int | None]:
         """Return how many candidates of each verdict are allowed; None for any number."""

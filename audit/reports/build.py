@@ -5,7 +5,6 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lorecall.adapters.core.atomic_file import write_whole
 from lorecall.adapters.core.canonical_json import exact
 from lorecall.adapters.core.errors import UsageError
 from lorecall.audit import records
@@ -311,11 +310,6 @@ def parse_entries(values: Sequence[object]) -> list[Snippet]:
         pydantic.ValidationError: One of them does not fit.
     """
     return ENTRIES.validate_python(values)
-
-
-def write_json(report: Report, path: Path) -> None:
-    """Write a report as JSON."""
-    write_whole(path, report.to_json())
 
 
 def read_report(path: Path) -> Report:

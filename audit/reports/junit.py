@@ -1,10 +1,8 @@
 """The report as JUnit XML, which CI systems show: one test case for each snippet and one for the gate."""
 
 import re
-from pathlib import Path
 from xml.etree import ElementTree as ET
 
-from lorecall.adapters.core.atomic_file import write_whole
 from lorecall.audit.policy.policy import ExitCode
 from lorecall.audit.records import GIVEN, Group
 from lorecall.audit.reports.report import Report, Snippet
@@ -26,42 +24,52 @@ def render_junit(report: Report) -> str:
     for group in Group:
         snippets = [s for s in report.snippets if s.set is group]
         if snippets:
-            suite = _suite(root, f"{adapter} {group}")
+            suite = add_suite(root, f"{adapter} {group}")
             for snippet in snippets:
-                _case(suite, snippet)
-            _count(suite)
-    gate = _suite(root, f"{adapter} gate")
-    case = ET.SubElement(gate, "testcase", classname="lorecall.gate", name="policy")
-    if not report.gate.passed:
-        kind = "failure" if report.gate.exit_code is ExitCode.LEAKS else "error"
-        ET.SubElement(case, kind, message=_clean("; ".join(report.gate.reasons)))
-    _count(gate)
-    ET.indent(root)
-    return ET.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+                _snippet_case(suite, snippet)
+            count_results(suite)
+    gate = add_suite(root, f"{adapter} gate")
+    failed = "failure" if report.gate.exit_code is ExitCode.LEAKS else "error"
+    add_case(gate, "gate", "policy", "" if report.gate.passed else failed, "; ".join(report.gate.reasons))
+    count_results(gate)
+    return suites_text(root)
 
 
-def write_junit(report: Report, path: Path) -> None:
-    """Write the report as JUnit XML."""
-    write_whole(path, render_junit(report))
+def _snippet_case(suite: ET.Element, snippet: Snippet) -> None:
+    problem = snippet.error or snippet.alarm
+    if problem:
+        add_case(suite, snippet.set, snippet.id, "error", problem)
+    elif snippet.verdict in GIVEN:
+        add_case(
+            suite, snippet.set, snippet.id, "failure", f"{snippet.verdict}, min p {snippet.min_p or 0.0:.4f}"
+        )
+    else:
+        add_case(suite, snippet.set, snippet.id)
 
 
-def _suite(root: ET.Element, name: str) -> ET.Element:
+def add_suite(root: ET.Element, name: str) -> ET.Element:
+    """Add an empty test suite, and return it."""
     return ET.SubElement(root, "testsuite", name=_clean(name))
 
 
-def _case(suite: ET.Element, snippet: Snippet) -> None:
-    case = ET.SubElement(suite, "testcase", classname=f"lorecall.{snippet.set}", name=_clean(snippet.id))
-    problem = snippet.error or snippet.alarm
-    if problem:
-        ET.SubElement(case, "error", message=_clean(problem))
-    elif snippet.verdict in GIVEN:
-        ET.SubElement(case, "failure", message=f"{snippet.verdict}, min p {snippet.min_p or 0.0:.4f}")
+def add_case(suite: ET.Element, kind: str, name: str, result: str = "", message: str = "") -> None:
+    """Add a test case of class `lorecall.<kind>`: passed, or with "failure", "error" or "skipped" and why."""
+    case = ET.SubElement(suite, "testcase", classname=f"lorecall.{kind}", name=_clean(name))
+    if result:
+        ET.SubElement(case, result, message=_clean(message))
 
 
-def _count(suite: ET.Element) -> None:
+def count_results(suite: ET.Element) -> None:
+    """State how many cases a suite has, and how many of each result."""
     suite.set("tests", str(len(suite)))
-    for kind in ("failure", "error"):
-        suite.set(f"{kind}s", str(len(suite.findall(f"testcase/{kind}"))))
+    for result, attribute in (("failure", "failures"), ("error", "errors"), ("skipped", "skipped")):
+        suite.set(attribute, str(len(suite.findall(f"testcase/{result}"))))
+
+
+def suites_text(root: ET.Element) -> str:
+    """Return the text of the XML file."""
+    ET.indent(root)
+    return ET.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
 
 
 def _clean(text: str) -> str:

@@ -27,12 +27,17 @@ def check_draws(scorer: object, extraction: Extraction) -> DrawingScorer:
             f"{type(scorer).__name__} cannot draw answers", hint="leave --sample out", param="sample"
         )
     if extraction.sampling.temperature == 0.0:
-        raise UsageError(
-            "at temperature 0 there is nothing to draw",
-            hint="give --temperature, or leave --sample out",
-            param="sample",
-        )
+        raise nothing_to_draw()
     return scorer
+
+
+def nothing_to_draw() -> UsageError:
+    """Return the error of draws from a scheme that always gives the same answer."""
+    return UsageError(
+        "sample: at temperature 0 there is nothing to draw",
+        hint="give a temperature (--temperature, or max_extractable of the policy), or leave sample out",
+        param="sample",
+    )
 
 
 def draw_answers(
@@ -43,6 +48,7 @@ def draw_answers(
     answers: int,
     seed: int,
     confidence: float,
+    first: int = 0,
 ) -> list[SnippetResult]:
     """Return the snippets, each that is expected often enough with what so many drawn answers gave.
 
@@ -54,13 +60,14 @@ def draw_answers(
         answers: How many are drawn for each snippet.
         seed: Of the draws; the same seed gives the same answers on an engine without noise.
         confidence: Of the interval that the number seen should lie in.
+        first: The place of the first of these snippets among all of the audit, of which the seeds are made.
 
     Raises:
         ScorerError: The engine could not be reached.
     """
     return [
         _drawn(scorer, model, snippet, extraction, answers, seed_of(seed, number), confidence)
-        for number, snippet in enumerate(snippets)
+        for number, snippet in enumerate(snippets, first)
     ]
 
 

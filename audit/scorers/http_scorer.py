@@ -108,10 +108,12 @@ class HttpScorer:
     def info(self) -> EngineInfo:
         """Return what `GET /v1/engine` says; from then on decoding yields to live traffic.
 
+        The first call of an audit has the server measure its ε, if it has not yet.
+
         Raises:
             ScorerError: It is no lorecall server, or another engine or base than before answers.
         """
-        response = self.client.send("GET", "/v1/engine")
+        response = self.client.send("GET", f"/v1/engine?measure={'true' if self._info is None else 'false'}")
         if response.status_code == HTTPStatus.NOT_FOUND:
             raise ScorerError(
                 f"{self.client.server} answers, but has no /v1/engine",

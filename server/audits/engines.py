@@ -45,13 +45,13 @@ class OwnEngine:
         loop: The server's event loop.
         plane: This server's adapters.
         scoring: Teacher-forced scores through the engine.
-        engine: Says what the engine is.
+        engine: Says what the engine is, with its ε.
     """
 
     loop: asyncio.AbstractEventLoop
     plane: ControlPlane
     scoring: EngineScoring
-    engine: Callable[[], EngineInfo]
+    engine: Callable[[], Coroutine[Any, Any, EngineInfo]]
 
     def adapter(self, name: str) -> AdapterVersion:
         """Return the live version of a name, loaded if need be. Raises AdapterNotFoundError."""
@@ -63,7 +63,7 @@ class OwnEngine:
         lease = self._wait(self._hold(name))
         try:
             live = self.plane.engine_set.live
-            yield LiveScorer(self.loop, self.scoring, self.engine(), lease.loaded, live=live)
+            yield LiveScorer(self.loop, self.scoring, self._wait(self.engine()), lease.loaded, live=live)
         finally:
             self.loop.call_soon_threadsafe(lease.release)
 
@@ -72,7 +72,7 @@ class OwnEngine:
         """Open a scorer that holds a version which waits for its audit, loaded for that long."""
         lease = self._wait(self._hold_candidate(name, version))
         try:
-            yield LoadedVersionScorer(self.loop, self.scoring, self.engine(), lease.loaded)
+            yield LoadedVersionScorer(self.loop, self.scoring, self._wait(self.engine()), lease.loaded)
         finally:
             self.loop.call_soon_threadsafe(lease.release)
 

@@ -11,6 +11,8 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from lorecall.adapters.core.errors import UsageError
+from lorecall.audit.evidence.changes import Diff, render_diff, render_diff_junit
+from lorecall.audit.evidence.diff import compare
 from lorecall.audit.jobs.order import FIELDS, Upload, make_order
 from lorecall.audit.jobs.service import AuditService, describe
 from lorecall.audit.reports.build import parse_report
@@ -25,6 +27,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 MAX_BODY = 64 << 20
 LISTED = 1000
 PAGE = 500
+KINDS = ("json", "html", "xml")
 TEXT_FIELDS = frozenset({"adapter", "system", "template", "generate_controls", "turns", "split"})
 """Fields of a form that are taken as they are; the others are JSON."""
 
@@ -90,10 +93,7 @@ async def show_snippets(
 @router.get("/v1/audits/{audit_id}/report.{kind}")
 async def show_report(audit_id: str, kind: str, request: Request) -> Response:
     """Return the report of an audit that is done: json, html, or xml (JUnit)."""
-    if kind not in ("json", "html", "xml"):
-        raise UsageError(
-            f"no report.{kind[:20]}", hint="report.json, report.html or report.xml", param="kind"
-        )
+    _check_kind(kind)
     values = await asyncio.to_thread(service(request).report, audit_id, sees)
     if kind == "json":
         return JSONResponse(values)
@@ -101,6 +101,33 @@ async def show_report(audit_id: str, kind: str, request: Request) -> Response:
     if kind == "html":
         return HTMLResponse(await asyncio.to_thread(render_report, report))
     return Response(await asyncio.to_thread(render_junit, report), media_type="application/xml")
+
+
+@router.get("/v1/audits/{audit_id}/diff/{other}.{kind}")
+async def show_diff_as(audit_id: str, other: str, kind: str, request: Request) -> Response:
+    """Return what changed from one audit to another that are both done: json, html, or xml (JUnit)."""
+    _check_kind(kind)
+    found = await asyncio.to_thread(_diff, service(request), audit_id, other)
+    if kind == "json":
+        return JSONResponse(found.values())
+    if kind == "html":
+        return HTMLResponse(await asyncio.to_thread(render_diff, found))
+    return Response(await asyncio.to_thread(render_diff_junit, found), media_type="application/xml")
+
+
+@router.get("/v1/audits/{audit_id}/diff/{other}")
+async def show_diff(audit_id: str, other: str, request: Request) -> Response:
+    """Return what changed from one audit to another, as JSON."""
+    return await show_diff_as(audit_id, other, "json", request)
+
+
+def _diff(audits: AuditService, before: str, after: str) -> Diff:
+    return compare(*(parse_report(audits.report(one, sees)) for one in (before, after)))
+
+
+def _check_kind(kind: str) -> None:
+    if kind not in KINDS:
+        raise UsageError(f"no format {kind[:20]!r}", hint=f"one of {', '.join(KINDS)}", param="kind")
 
 
 @router.post("/v1/audits/{audit_id}/cancel")

@@ -1,6 +1,5 @@
 """`/v1/engine`: what the engine is, and its self-check; `/v1/models`: all models, a page of them, or one."""
 
-import asyncio
 import dataclasses
 from typing import Annotated
 
@@ -11,14 +10,17 @@ from lorecall.server.error_responses import AnsweringRoute
 from lorecall.server.http.state import serving
 
 router = APIRouter(route_class=AnsweringRoute)
-_one_at_a_time = asyncio.Lock()
 
 
 @router.get("/v1/engine")
-async def show_engine(raw_request: Request) -> Response:
-    """Return engine, base, digest, scheme, measured ε, and the priority of background requests."""
+async def show_engine(raw_request: Request, *, measure: bool = False) -> Response:
+    """Return engine, base, digest, scheme, ε, and the priority of background requests.
+
+    ε is null until somebody measured it; `measure=true` does so if nobody has, which takes some seconds.
+    """
     state = serving(raw_request)
-    body = {**dataclasses.asdict(state.info()), "background_priority": state.scoring.background_priority}
+    info = await state.measured() if measure else state.info()
+    body = {**dataclasses.asdict(info), "background_priority": state.scoring.background_priority}
     return JSONResponse(body)
 
 
@@ -45,6 +47,5 @@ async def show_model(name: str, raw_request: Request) -> Response:
 @router.get("/v1/engine/selfcheck")
 async def selfcheck(raw_request: Request, *, chunk_edge: bool = True) -> Response:
     """Measure ε now, over the base and every live adapter."""
-    async with _one_at_a_time:
-        found = await serving(raw_request).selfcheck(chunk_edge=chunk_edge)
+    found = await serving(raw_request).selfcheck(chunk_edge=chunk_edge)
     return JSONResponse(found.as_json())

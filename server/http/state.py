@@ -1,5 +1,6 @@
 """The object on `app.state` that our routes share; it is made once the engine is up."""
 
+import asyncio
 import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,7 +34,7 @@ class Serving:
         models: vLLM's list of served models.
         adapters: The control plane.
         scoring: Teacher-forced scores through the engine.
-        engine: What the engine is; its epsilon is the largest that was measured since the start.
+        engine: What the engine is; its epsilon is the largest that was measured since the start, None before.
         keys: The valid API keys.
         metrics: Our metrics.
         limits: The rate limits of keys and models.
@@ -41,6 +42,7 @@ class Serving:
         max_upload_bytes: The largest archive that may be uploaded.
         max_body_bytes: The largest body of any other request.
         max_items: The most texts in one request to a model.
+        measuring: Held while ε is measured.
     """
 
     models: VersionedModels
@@ -54,13 +56,25 @@ class Serving:
     max_upload_bytes: int = 8 << 30
     max_body_bytes: int = 64 << 20
     max_items: int = 4096
+    measuring: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def info(self) -> EngineInfo:
         """Return the engine's description, with the ε measured so far."""
         return self.engine
 
+    async def measured(self) -> EngineInfo:
+        """Return the engine's description with an ε, which is measured when the first audit asks for it."""
+        async with self.measuring:
+            if self.engine.epsilon is None:
+                await self._check(chunk_edge=False)
+        return self.engine
+
     async def selfcheck(self, *, chunk_edge: bool) -> SelfCheck:
         """Measure ε over the base and every adapter that can be scored; `info` reports the largest so far."""
+        async with self.measuring:
+            return await self._check(chunk_edge=chunk_edge)
+
+    async def _check(self, *, chunk_edge: bool) -> SelfCheck:
         engine_set = self.adapters.engine_set
         held = [Lease(one) for _, one in sorted(engine_set.live.items()) if not one.info.refusal]
         try:

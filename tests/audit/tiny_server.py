@@ -25,7 +25,7 @@ def refusal(status: int, message: str, code: str) -> Answer:
 
 def get(scorer: TinyScorer, path: str) -> Answer:
     """Answer a GET."""
-    if path == "/v1/engine":
+    if path.partition("?")[0] == "/v1/engine":
         return 200, asdict(scorer.info())
     if path == "/v1/models":
         return 200, {"data": [{"id": scorer.info().base, "max_model_len": scorer.max_bytes}]}

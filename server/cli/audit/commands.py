@@ -213,8 +213,6 @@ def run(
         "top_p": top_p,
         "top_k": top_k,
     }
-    if chance is not None:
-        check_share(chance, "chance")
     rules = choose_policy(policy, limits, until_bound, sampling=scheme)
     if ignore_short:
         rules = rules.model_copy(update={"count_short": False})

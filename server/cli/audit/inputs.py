@@ -171,10 +171,11 @@ def choose_policy(
             the policy does not.
 
     Raises:
-        UsageError: The audit may stop early, and the policy limits a count: a sample cannot show that it is met.
+        UsageError: An option is out of its field's bounds; or the audit may stop early, and the policy limits a
+            count: a sample cannot show that it is met.
     """
     from lorecall.audit.policy.policy import MaxExtractable, Policy
-    from lorecall.audit.policy.policy_file import load_policy
+    from lorecall.audit.policy.policy_file import check_policy, load_policy
 
     given: dict[str, object] = {name: limit for name, limit in limits.items() if limit is not None}
     if file is not None:
@@ -188,8 +189,8 @@ def choose_policy(
     scheme = {name: value for name, value in (sampling or {}).items() if value is not None}
     if scheme:
         extractable = base.max_extractable or MaxExtractable(count=None)
-        given["max_extractable"] = extractable.model_copy(update=scheme)
-    policy = base.model_copy(update=given)
+        given["max_extractable"] = extractable.model_dump() | scheme
+    policy = check_policy(base.model_dump() | given | {"schema_version": 1}, "of the options")
     if until_bound is not None and policy.limits_counts:
         raise UsageError(
             "--until-bound may stop after a part of the candidates, and the policy limits what may be found",

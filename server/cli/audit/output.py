@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 
 from lorecall.adapters.core.atomic_file import write_whole
 from lorecall.adapters.core.errors import UsageError
+from lorecall.audit.evidence.changes import Diff, render_diff, render_diff_junit
 from lorecall.audit.records import Verdict
-from lorecall.audit.reports.build import write_json
 from lorecall.audit.reports.html import by_gravity, drawn_words, finding, render_report
-from lorecall.audit.reports.junit import write_junit
+from lorecall.audit.reports.junit import render_junit
 from lorecall.audit.reports.matrix import MatrixCell, MatrixReport, render_matrix
 from lorecall.audit.reports.mitigation import MitigationReport, render_mitigation
 from lorecall.audit.reports.models import ReportModel
@@ -157,22 +157,38 @@ def write_reports(report: Report, out: Path, formats: tuple[str, ...]) -> list[P
     Raises:
         UsageError: The folder cannot be written.
     """
-    folder = make_folder(out)
-    writers = {
-        "json": ("report.json", write_json),
-        "html": ("report.html", _write_html),
-        "junit": ("report.xml", write_junit),
+    texts = {
+        "json": report.to_json,
+        "html": lambda: render_report(report),
+        "junit": lambda: render_junit(report),
     }
+    return _write_formats(texts, out, "report", formats)
+
+
+def write_diff(diff: Diff, out: Path, formats: tuple[str, ...]) -> list[Path]:
+    """Write a comparison of two reports in each format.
+
+    Raises:
+        UsageError: The folder cannot be written.
+    """
+    texts = {
+        "json": diff.to_json,
+        "html": lambda: render_diff(diff),
+        "junit": lambda: render_diff_junit(diff),
+    }
+    return _write_formats(texts, out, "diff", formats)
+
+
+def _write_formats(
+    texts: "dict[str, Callable[[], str]]", out: Path, name: str, formats: tuple[str, ...]
+) -> list[Path]:
+    folder, ends = make_folder(out), {"json": "json", "html": "html", "junit": "xml"}
     written = []
-    for name in dict.fromkeys(formats):
-        file, writer = writers[name]
-        writer(report, folder / file)
-        written.append(folder / file)
+    for kind in dict.fromkeys(formats):
+        path = folder / f"{name}.{ends[kind]}"
+        write_whole(path, texts[kind]())
+        written.append(path)
     return written
-
-
-def _write_html(report: Report, path: Path) -> None:
-    write_whole(path, render_report(report))
 
 
 def make_folder(out: Path) -> Path:

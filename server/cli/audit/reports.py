@@ -14,6 +14,7 @@ from lorecall.server.cli.common.options import (
     DataFormat,
     DataSplit,
     Formats,
+    Out,
     PublicKey,
     Seed,
     Split,
@@ -100,6 +101,8 @@ def diff(
     before: Annotated[Path, typer.Argument(metavar="A.json", help="The report of what is live.")],
     after: Annotated[Path, typer.Argument(metavar="B.json", help="The report of what may follow it.")],
     *,
+    out: Out = None,
+    formats: Formats = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare two reports: exit 0 if the second is no worse, 1 if it is, 3 if they cannot be compared."""
@@ -107,7 +110,9 @@ def diff(
     from lorecall.audit.evidence.diff import compare
     from lorecall.audit.reports.build import read_report
     from lorecall.audit.reports.seal import check_seal
+    from lorecall.server.cli.audit.output import write_diff
 
+    wanted = check_formats(formats)
     reports = [read_bundle(one)[0] if is_bundle(one) else read_report(one) for one in (before, after)]
     for path, report_of in zip((before, after), reports, strict=True):
         for problem in check_seal(report_of):
@@ -118,12 +123,14 @@ def diff(
     if as_json:
         print_json(found.values())
     for row in () if as_json else found.snippets:
-        typer.echo(f"{row.change}: {row.id}: {row.before or 'not asked'}, then {row.after or 'not asked'}")
+        typer.echo(f"{row.change}: {row.id}: {row.words()}")
     for obstacle in found.obstacles:
         note(f"not comparable: {obstacle}")
     for remark in found.remarks:
         note(f"remark: {remark}")
     note(", ".join(f"{count} {change}" for change, count in found.counts.items()))
+    for path in write_diff(found, out, wanted) if out else ():
+        note(f"wrote {path}")
     raise typer.Exit(found.exit_code)
 
 

@@ -1,15 +1,21 @@
 """Two reports side by side."""
 
+import json
 from dataclasses import replace
 from typing import Any
+from xml.etree import ElementTree as ET
 
-from lorecall.audit.evidence.diff import Change, Diff, compare
+import jsonschema
+import pytest
+from lorecall.audit.evidence.changes import Change, Diff, render_diff, render_diff_junit
+from lorecall.audit.evidence.diff import compare
 from lorecall.audit.extraction import SamplingWish
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.policy.gate import judge_result
 from lorecall.audit.policy.policy import Policy
 from lorecall.audit.records import Bounds, Group
 from lorecall.audit.reports.build import build_report
+from lorecall.audit.reports.models import json_schema
 from lorecall.audit.reports.redact import Redactor
 from lorecall.audit.reports.report import Content, Report
 from lorecall.audit.reports.seal import seal
@@ -21,10 +27,17 @@ Sets = dict[Group, CandidateSet]
 
 
 def audit(
-    engine: TinyScorer, name: str, sets: Sets, salt: bytes = b"s", settings: AuditSettings | None = None
+    engine: TinyScorer,
+    name: str,
+    sets: Sets,
+    salt: bytes = b"s",
+    settings: AuditSettings | None = None,
+    *,
+    show: bool = False,
 ) -> Report:
     result = run_audit(engine, name, sets, settings or AuditSettings())
-    return build_report(result, judge_result(result, Policy()), Policy(), Redactor(salt))
+    redactor = Redactor(salt, show)
+    return build_report(result, judge_result(result, Policy()), Policy(), redactor, engine.token_texts)
 
 
 def test_a_leak_that_was_not_there_is_worse(engine: TinyScorer, sets: Sets) -> None:
@@ -63,6 +76,8 @@ def test_what_the_engine_cannot_tell_any_more_is_worse(engine: TinyScorer, sets:
     after = audit(engine, "other", sets)
     assert (compare(before, after).counts[Change.WORSE], compare(before, after).exit_code) == (12, 1)
     assert compare(after, before).exit_code == 0
+    alarmed = compare(before, with_first(before, alarm="the engine contradicts itself"))
+    assert (alarmed.exit_code, alarmed.snippets[0].unsure) == (1, "the engine contradicts itself on it")
 
 
 def test_other_bounds_and_another_base_are_not_comparable(engine: TinyScorer, sets: Sets) -> None:
@@ -118,5 +133,75 @@ def test_a_new_snippet_that_could_not_be_scored_is_not_comparable(engine: TinySc
     engine.max_bytes = 5
     errors = audit(engine, "other", sets)
     found = compare(before, errors)
-    assert "4 new snippets could not be scored" in found.obstacles
+    assert "of 4 new snippets nothing can be told" in found.obstacles
     assert found.exit_code == 3
+
+
+def cases(diff: Diff) -> dict[str, dict[str, str]]:
+    """{suite: {case: its result}}, and the counts that each suite states are those of its cases."""
+    found: dict[str, dict[str, str]] = {}
+    for suite in ET.fromstring(render_diff_junit(diff)):  # noqa: S314  our own output
+        results = {one.get("name", ""): one[0].tag if len(one) else "passed" for one in suite}
+        assert suite.get("tests") == str(len(results))
+        for name in ("failure", "error"):
+            assert suite.get(f"{name}s") == str(list(results.values()).count(name))
+        assert suite.get("skipped") == str(list(results.values()).count("skipped"))
+        found[suite.get("name", "")] = results
+    return found
+
+
+def test_ci_shows_each_snippet_that_changed(engine: TinyScorer, sets: Sets) -> None:
+    """Worse ones and new leaks fail; better ones, and new and clear ones pass; an obstacle is an error."""
+    clean, leaky = audit(engine, "other", sets), audit(engine, "leaky", sets)
+    worse = cases(compare(clean, leaky))
+    assert worse["leaky diff"] == {"comparable": "passed", "no worse": "failure"}
+    assert set(worse["leaky candidates"].values()) == {"failure"}
+    assert len(worse["leaky candidates"]) == 12
+    better = cases(compare(leaky, clean))
+    assert better["other diff"] == {"comparable": "passed", "no worse": "passed"}
+    assert set(better["other candidates"].values()) == {"passed"}
+    assert cases(compare(leaky, leaky)) == {"leaky diff": {"comparable": "passed", "no worse": "passed"}}
+    some = replace(sets[Group.CANDIDATES], digest="c" * 64, items=tuple(sets[Group.CANDIDATES].items[:8]))
+    fewer = {**sets, Group.CANDIDATES: some}
+    grown = cases(compare(audit(engine, "leaky", fewer), leaky))
+    assert list(grown["leaky candidates"].values()) == ["failure"] * 4
+    clear = cases(compare(audit(engine, "other", fewer), clean))
+    assert list(clear["other candidates"].values()) == ["passed"] * 4
+    shrunk = cases(compare(leaky, audit(engine, "leaky", fewer)))
+    assert shrunk["leaky diff"]["comparable"] == "error"
+    assert list(shrunk["leaky candidates"].values()) == ["skipped"] * 4
+
+
+def test_the_comparison_fits_its_schema(engine: TinyScorer, sets: Sets) -> None:
+    """As written, with every kind of change in it; and no field beside those."""
+    diff = compare(audit(engine, "other", sets), audit(engine, "leaky", sets))
+    validator = jsonschema.Draft202012Validator(json_schema(Diff))
+    values = json.loads(diff.to_json())
+    validator.validate(values)
+    assert values["exit_code"] == 1
+    with pytest.raises(jsonschema.ValidationError):
+        validator.validate({**values, "more": 1})
+
+
+def test_a_comparison_shows_a_text_only_where_both_reports_do(engine: TinyScorer, sets: Sets) -> None:
+    """One side that is redacted keeps the text out of the JSON, the page and the XML."""
+    target = sets[Group.CANDIDATES].items[0].target
+    hidden, shown = audit(engine, "other", sets), audit(engine, "leaky", sets, show=True)
+    both = compare(audit(engine, "other", sets, show=True), shown)
+    assert target in both.to_json()
+    assert target in render_diff(both)
+    for diff in (compare(hidden, shown), compare(shown, hidden)):
+        assert target not in diff.to_json() + render_diff(diff) + render_diff_junit(diff)
+
+
+def test_the_page_of_a_comparison_says_what_changed(engine: TinyScorer, sets: Sets) -> None:
+    """One file of the reports' look: the answer, both audits, a row for each snippet that changed."""
+    page = render_diff(compare(audit(engine, "other", sets), audit(engine, "leaky", sets)))
+    assert "12 snippets are worse than before" in page
+    assert page.count('<tbody data-verdict="worse"') == 12
+    assert "src=" not in page
+    same = audit(engine, "leaky", sets)
+    assert "<tbody" not in render_diff(compare(same, same))
+    engine.engine = replace(engine.engine, base_digest="c" * 64)
+    other = render_diff(compare(same, audit(engine, "leaky", sets)))
+    assert "Not comparable: the base is another in the second report" in other

@@ -9,7 +9,7 @@ import pytest
 from lorecall.adapters.core.errors import CandidateError, LorecallError, UsageError
 from lorecall.audit.inputs import parsed
 from lorecall.audit.jobs import order
-from lorecall.audit.jobs.order import make_order
+from lorecall.audit.jobs.order import MAX_ANSWERS, make_order
 from lorecall.audit.records import Group
 from lorecall.audit.scorer import ScoreItem
 
@@ -167,6 +167,10 @@ def test_controls_are_given_or_made() -> None:
         (asked(epsilon=-1), "epsilon"),
         (asked(epsilon="nan"), "epsilon"),
         (asked(confidence=1), "confidence"),
+        (asked(sample=-1), "sample"),
+        (asked(sample=1.5), "sample"),
+        (asked(sample=MAX_ANSWERS + 1), "sample"),
+        (asked(sample=1, policy={"max_extractable": {"temperature": 0}}), "sample"),
         (asked(policy={"max_nothing": 1}), "policy"),
         (asked(policy=[HIDDEN]), "policy"),
         (asked(generate_controls="magic"), "generate_controls"),
@@ -224,6 +228,17 @@ def test_what_an_audit_costs_is_known_before_it_runs() -> None:
     more = make_order(asked(**many, **views), {})
     assert (more.texts_to_score, more.tokens_to_score) == (12, 6 * one.tokens_to_score)
     assert more.settings.views == len(more.settings.audit_settings(None, None).views)
+
+
+def test_drawn_answers_have_a_bound_and_a_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all snippets together; each answer costs its prompt and itself."""
+    two = [ITEM, {**ITEM, "id": "2"}]
+    size = make_order(asked(candidates=two), {}).tokens_to_score // 2
+    assert make_order(asked(candidates=two, sample=10), {}).tokens_to_score == pytest.approx(12 * size, abs=6)
+    monkeypatch.setattr(order, "MAX_DRAWS", 20)
+    assert make_order(asked(candidates=two, sample=10), {}).settings.audit_settings(None, None).answers == 10
+    with pytest.raises(UsageError, match="11 answers for each snippet are 22, and one audit draws 20"):
+        make_order(asked(candidates=two, sample=11), {})
 
 
 def test_two_sources_of_one_set_are_refused() -> None:

@@ -1,5 +1,6 @@
 """Audits that were asked for are done as `run_audit` would, in pieces, whoever does which piece."""
 
+import contextlib
 import json
 import logging
 import threading
@@ -31,9 +32,10 @@ from lorecall.audit.policy.policy import MaxExtractable, Policy
 from lorecall.audit.records import Group, SnippetResult, Verdict
 from lorecall.audit.reports.build import build_report, parse_report
 from lorecall.audit.reports.redact import Redactor
+from lorecall.audit.reports.report import ScoredSnippet
 from lorecall.audit.reports.seal import check_seal
 from lorecall.audit.runs.single import AuditSettings, run_audit
-from lorecall.audit.scorer import AdapterVersion, ScoreItem, Scorer
+from lorecall.audit.scorer import AdapterVersion, Decoded, Sampling, ScoreItem, Scorer
 from sqlalchemy import select, update
 
 from tests.audit.conftest import as_set, phone
@@ -155,6 +157,77 @@ def test_what_sampling_gives_is_judged_as_in_a_single_run(
     assert bench.get(record).run["extraction"]["sampling"] == {"temperature": 0.9, "top_p": 1.0, "top_k": 0}
 
 
+class Killed(BaseException):
+    """Nothing catches it, as nothing catches kill -9."""
+
+
+class DiesDrawing(Torn):
+    """Dies in the first and each third request for answers after it."""
+
+    requests = 0
+
+    def draw(self, *args: Any) -> list[Decoded]:
+        """Answers, or death."""
+        self.requests += 1
+        if self.requests % 3 == 1:
+            raise Killed
+        return super().draw(*args)
+
+
+def test_drawn_answers_are_those_of_a_single_run(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each snippet in its place, in batches, by runners that die while they draw: the same report."""
+    monkeypatch.setenv("LORECALL_REPORT_SALT", "pepper")
+    bench.engines.engine = DiesDrawing(0.2)
+    items = (*(phone(n) for n in range(2, 6)), ITEM, replace(ITEM, id="again"))
+    sets = {
+        Group.CANDIDATES: as_set(items),
+        Group.CONTROLS: as_set(tuple(phone(n, salt=3) for n in range(4))),
+    }
+    record = bench.submit("a", sets, sample=25, seed=7)
+    lives = 0
+    while bench.get(record).state in (AuditState.QUEUED, AuditState.RUNNING):
+        lives += 1
+        with contextlib.suppress(Killed):
+            replace(bench.runner(f"w{lives}", batch=3), lease=timedelta(seconds=0.3)).run_one()
+    assert lives > 1
+    report = parse_report(bench.service.report(record.id, _all))
+    result = run_audit(Torn(0.2), "a", sets, AuditSettings(answers=25, seed=7))
+    whole = build_report(result, judge_result(result, Policy()), Policy(), Redactor(b"pepper"))
+    assert (report.snippets, report.gate, report.settings) == (whole.snippets, whole.gate, whole.settings)
+    drawn = [one.drawn for one in report.snippets if isinstance(one, ScoredSnippet) and one.drawn]
+    assert [one.answers for one in drawn] == [25, 25]
+    assert drawn[0].seen != drawn[1].seen  # seeds of their own
+    assert all(one.seen > 0 for one in drawn)
+    assert bench.get(record).settings["sample"] == 25
+
+
+def test_many_answers_make_small_batches(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a worker soon hears that it should stop: after at most as many answers as one snippet may have."""
+    monkeypatch.setattr("lorecall.audit.jobs.runner.MAX_ANSWERS", 40)
+    bench.engines.engine = Torn(0.2)
+    sets = {Group.CANDIDATES: as_set(tuple(phone(n) for n in range(2, 9)))}
+    sizes: list[int] = []
+    record = bench.submit("a", sets, sample=20)
+    runner = replace(bench.runner(), seen=lambda results: sizes.append(len(results)))
+    assert runner.run_one()
+    assert sizes == [2, 2, 2, 1]
+    assert bench.get(record).state is AuditState.DONE
+
+
+def test_an_engine_that_decodes_greedily_has_nothing_to_draw(bench: Bench) -> None:
+    """Its default temperature is known only when the audit begins: then the audit fails and says why."""
+    bench.engines.engine = Torn(0.2)
+    engine = bench.engines.engine.engine
+    bench.engines.engine.engine = replace(engine, sampling=Sampling(temperature=0.0))
+    record = bench.submit("a", {Group.CANDIDATES: as_set((ITEM,))}, sample=5)
+    assert bench.runner().run_one()
+    found = bench.get(record)
+    assert (found.state, found.error) == (
+        AuditState.FAILED,
+        "sample: at temperature 0 there is nothing to draw",
+    )
+
+
 def as_stored_by_schema_1(bench: Bench, audit_id: str, *, shown: bool) -> None:
     """Give a finished audit the form that an older server left behind: exact numbers, token ids, a template."""
     with bench.service.store._database.change() as session:
@@ -269,9 +342,6 @@ def test_an_audit_goes_on_where_a_dead_runner_stopped(bench: Bench, sets: dict[G
     """Runners that die without a word, one after the other: each snippet is recorded once."""
     record = bench.submit("leaky", sets)
     deaths = iter(range(100))
-
-    class Killed(BaseException):
-        """Nothing catches it, as nothing catches kill -9."""
 
     def die_now_and_then() -> None:
         if next(deaths) % 5 == 4:

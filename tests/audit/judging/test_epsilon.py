@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lorecall.audit.judging.epsilon import FACTOR, FLOOR, bound, gap_moves, measure_epsilon
+from lorecall.audit.judging.epsilon import ENOUGH, FACTOR, FLOOR, bound, gap_moves, measure_epsilon
 from lorecall.audit.scorer import ItemScore, ScoreItem
 
 from tests.audit.conftest import memory_of
@@ -54,6 +54,14 @@ def test_noise_of_a_known_size_is_bounded_and_not_wildly(pairs: tuple[ScoreItem,
     """Two runs may differ by twice the noise in each logit, so ε lies between the noise and a bit over that."""
     found = measure_epsilon(Noisy({"a": memory_of(pairs)}), "a", pairs[:count], 0, 64)
     assert NOISE <= found <= 2.0 * NOISE * FACTOR
+
+
+def test_a_further_gap_moves_by_more_than_two_epsilon_no_more_often_than_stated() -> None:
+    """20,000 simulated measures of m moves with heavy tails, and one more: over 2ε in at most 1 in m + 1."""
+    moves = np.abs(np.random.default_rng(19).standard_cauchy((20_000, ENOUGH + 1)))
+    over = float(np.mean([last > 2.0 * bound(first) for *first, last in moves.tolist()]))
+    stated = 1.0 / (ENOUGH + 1)
+    assert 0.5 * stated < over <= stated + 3.0 * math.sqrt(stated / 20_000)
 
 
 def test_the_move_of_the_log_odds_is_found(pairs: tuple[ScoreItem, ...]) -> None:

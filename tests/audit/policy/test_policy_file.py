@@ -1,7 +1,8 @@
 """Policies in YAML."""
 
+import re
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import get_args
 
@@ -9,11 +10,16 @@ import jsonschema
 import pytest
 from lorecall.adapters.core.errors import UsageError
 from lorecall.audit.extraction import SamplingWish
+from lorecall.audit.jobs.order import make_order
 from lorecall.audit.judging.views import FRAMINGS
+from lorecall.audit.policy.gate import judge_result
 from lorecall.audit.policy.policy import Framing, MaxExtractable, Policy, PolicyBounds, TagLimits
 from lorecall.audit.policy.policy_file import PolicyFile, check_policy, load_policy
-from lorecall.audit.records import Bounds
+from lorecall.audit.records import Bounds, Verdict
 from lorecall.audit.reports.models import json_schema
+from pydantic import ValidationError
+
+from tests.audit.policy.test_policy import judged, parts, standing_out
 
 Write = Callable[[str, str | bytes], Path]
 
@@ -38,6 +44,48 @@ def test_the_schema_names_every_field_of_a_policy() -> None:
     schema = json_schema(PolicyFile)
     jsonschema.Draft202012Validator.check_schema(schema)
     assert set(schema["properties"]) == {"schema_version", *Policy.model_fields}
+
+
+NEVER_MET: list[tuple[dict[str, object], str]] = [
+    ({"max_membership_fdr": 1}, "max_membership_fdr: Input should be less than 1"),
+    ({"max_membership_fdr": 0.0}, "max_membership_fdr: Input should be greater than 0"),
+    ({"max_rate": 0}, "max_rate: Input should be greater than 0"),
+    ({"by_tag": [{"tags": ["pii"], "max_rate": 0.0}]}, "by_tag.0.max_rate: Input should be greater than 0"),
+    ({"max_control_rate": 0.0}, "max_control_rate: Input should be greater than 0"),
+    ({"max_partial": 0, "bounds": {"false_discovery_rate": 0.0}}, "max_partial needs a bound false_disc"),
+]
+
+
+@pytest.mark.parametrize(("limits", "message"), NEVER_MET, ids=str)
+def test_a_limit_that_no_audit_can_meet_is_refused_by_each_way_in(
+    limits: dict[str, object], message: str
+) -> None:
+    """From a file, in a request, and to code; the bound is the model's, so its schema has it, too."""
+    with pytest.raises(UsageError, match=re.escape(message)):
+        check_policy({"schema_version": 1, **limits}, "'p.yaml'")
+    with pytest.raises(UsageError, match=re.escape(message)) as refused:
+        make_order({"adapter": "a", "candidates": [{"prefix": "a b", "target": "c d"}], "policy": limits}, {})
+    assert refused.value.param == "policy"
+    with pytest.raises(ValidationError):
+        Policy.model_validate(limits)
+    if "bounds" not in limits:  # a schema holds no two fields against each other
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({"schema_version": 1, **limits}, json_schema(PolicyFile))
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [{"max_membership_fdr": 0.999}, {"max_rate": 1}, {"max_control_rate": 1}, {"bounds": {"bits": 0}},
+     {"bounds": {"false_discovery_rate": 0}}, {"bounds": {"false_discovery_rate": 1}, "max_partial": 0}],
+    ids=str,
+)  # fmt: skip
+def test_the_ends_that_can_be_met_are_taken(limits: dict[str, object]) -> None:
+    """And met, by an audit in which every one of 500 candidates and controls is clear."""
+    policy = check_policy({"schema_version": 1, **limits}, "of a test")
+    clear = parts(candidates=judged(Verdict.CLEAR, 500), controls=judged(Verdict.CLEAR, 500))
+    assert judge_result(
+        replace(standing_out(1.0), summaries=clear.summaries, bounds=policy.bounds.bounds()), policy
+    ).passed
 
 
 def test_bounds_framings_and_limits_by_tag_are_in_the_file(write: Write) -> None:

@@ -13,7 +13,7 @@ from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.policy.gate import judge_result
 from lorecall.audit.policy.policy import Policy
 from lorecall.audit.records import Group
-from lorecall.audit.reports.build import build_report, parse_report, read_report, write_json
+from lorecall.audit.reports.build import build_report, parse_report, read_report
 from lorecall.audit.reports.models import json_schema
 from lorecall.audit.reports.redact import Redactor
 from lorecall.audit.reports.report import Report, ScoredSnippet
@@ -154,6 +154,15 @@ def test_true_positive_rates_are_in_the_report_of_enough_controls(
     assert parse_report(report.values()) == report
 
 
+def test_so_many_tests_have_so_many_false_alarms_at_most(engine: TinyScorer, sets: Sets) -> None:
+    """12 candidates, and 20 controls without a recitation: 12 times the upper bound of their rate, by hand."""
+    report = report_of(engine, sets)
+    assert report.multiplicity.tests == report.summary.recited.of == 12
+    assert report.multiplicity.false_alarms_at_most == pytest.approx(12 * (1 - 0.05 ** (1 / 20)))
+    alone = report_of(engine, {Group.CANDIDATES: sets[Group.CANDIDATES]})
+    assert alone.multiplicity.false_alarms_at_most is None
+
+
 def test_numbers_of_a_redacted_report_are_coarse(engine: TinyScorer, sets: Sets) -> None:
     """Two digits of a probability, on its side of one half; powers of ten of a rank; two digits of a loss."""
     shown = report_of(engine, sets, show=True).snippets
@@ -172,7 +181,7 @@ def test_numbers_of_a_redacted_report_are_coarse(engine: TinyScorer, sets: Sets)
 def test_a_written_report_reads_back_the_same(engine: TinyScorer, sets: Sets, tmp_path: Path) -> None:
     """JSON keeps every number, so a report can be rendered again."""
     report = report_of(engine, sets)
-    write_json(report, tmp_path / "report.json")
+    (tmp_path / "report.json").write_text(report.to_json(), "utf-8")
     assert read_report(tmp_path / "report.json") == report
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import jsonschema
 import pytest
 from lorecall.adapters.core.errors import UsageError
+from lorecall.audit.evidence.changes import Diff
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.records import Group
 from lorecall.audit.reports.matrix import MatrixReport, matrix_report
@@ -28,6 +29,7 @@ KINDS: dict[str, type[ReportModel]] = {
     "matrix": MatrixReport,
     "ranks": RanksReport,
     "mitigation": MitigationReport,
+    "diff": Diff,
 }
 
 

@@ -25,12 +25,11 @@ def test_p_values_by_hand() -> None:
 def test_a_stranger_gets_a_small_p_value_no_more_often_than_it_says(level: float) -> None:
     """Three statistics are looked at, with ties as of a clear snippet's 0 bits, and P(p <= t) <= t still."""
     rng = np.random.default_rng(7)
-    small = 0
+    shares = []
     for _ in range(SIMULATIONS):
         drawn = np.maximum(draw(rng, 60), 0.0)
-        small += int(np.count_nonzero(conformal_p_values(drawn[:20], drawn[20:]) <= level))
-    # 8,000 p-values in 400 independent groups of 20: three standard errors of a fully dependent group at most
-    assert small / (SIMULATIONS * 20) <= level + 3 * np.sqrt(level * (1 - level) / SIMULATIONS)
+        shares.append(np.mean(conformal_p_values(drawn[:20], drawn[20:]) <= level))
+    assert np.mean(shares) <= level + 3 * np.std(shares) / np.sqrt(SIMULATIONS)
 
 
 @pytest.mark.parametrize("members", [0, 10])
@@ -73,6 +72,17 @@ def test_true_positive_rates_are_at_the_threshold_of_the_controls() -> None:
     """Of 1,000 controls, ten may lie above it at 1 %, one at 0.1 %."""
     found = roc([995.5, 989.5, 998.5, 5.0], [float(i) for i in range(1000)])
     assert [(at.false_positive_rate, at.rate.hits) for at in found.rates] == [(0.01, 3), (0.001, 1)]
+
+
+@pytest.mark.parametrize("controls", [100, 320, 1000])
+def test_a_stranger_crosses_the_line_as_often_as_stated(controls: int) -> None:
+    """Where k of n controls lie over the line, a further stranger does so with probability (k + 1) / (n + 1)."""
+    rng = np.random.default_rng(13)
+    found = [roc(rng.standard_normal(50), rng.standard_normal(controls)) for _ in range(SIMULATIONS)]
+    for place, at in enumerate(found[0].rates):
+        shares = [one.rates[place].rate.hits / 50 for one in found]
+        stated = (np.floor(at.false_positive_rate * controls) + 1) / (controls + 1)
+        assert abs(np.mean(shares) - stated) <= 3 * np.std(shares) / np.sqrt(SIMULATIONS)
 
 
 def test_the_interval_of_a_perfect_score_has_a_width() -> None:

@@ -59,7 +59,11 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 def engine(loop: asyncio.AbstractEventLoop, plane: Any) -> OwnEngine:
     scoring: Any = None
-    return OwnEngine(loop, plane, scoring, lambda: EngineInfo("tiny", "base"))
+
+    async def measured() -> EngineInfo:
+        return EngineInfo("tiny", "base")
+
+    return OwnEngine(loop, plane, scoring, measured)
 
 
 def settle(loop: asyncio.AbstractEventLoop) -> None:

@@ -33,6 +33,7 @@ from lorecall.server.auth.scopes import (
         ("DELETE", "/adapters/a", ADAPTERS),
         ("POST", "/v1/audits", AUDITS),
         ("GET", "/v1/audits/a/report.html", AUDITS),
+        ("GET", "/v1/audits/a/diff/b.html", AUDITS),
         ("DELETE", "/v1/audits/a", AUDITS),
         ("GET", "/v1/capacity", AUDITS),
         ("GET", "/audit/", OPEN),

@@ -14,10 +14,12 @@ from lorecall.adapters.access.keys import Scope
 from lorecall.adapters.peft_format.adapter import Adapter
 from lorecall.adapters.registry.registry import Registry
 from lorecall.adapters.registry.tables import State
+from lorecall.audit.evidence.diff import compare
 from lorecall.audit.jobs.order import make_order
 from lorecall.audit.jobs.service import AuditService
 from lorecall.audit.jobs.spool import Spool
 from lorecall.audit.jobs.store import AuditStore
+from lorecall.audit.reports.build import parse_report
 from lorecall.audit.scorer import AdapterVersion
 from lorecall.audit.scorers.remote_engine import HttpEngine
 from lorecall.server.audits.app import make_app
@@ -125,6 +127,7 @@ def test_candidates_as_a_file(client: Client) -> None:
         "policy": '{"max_certified": 6}',
         "framing": ["raw", "chat"],
         "seed": "3",
+        "sample": "20",
     }
     answer = at.post("/v1/audits", data=form, files={"candidates": ("phones.jsonl", lines)})
     assert answer.status_code == 202, answer.text
@@ -136,6 +139,9 @@ def test_candidates_as_a_file(client: Client) -> None:
     }
     assert done["gate"]["passed"] is True
     assert (done["settings"]["framing"], done["settings"]["seed"]) == (["raw", "chat"], 3)
+    drawn = [one["drawn"] for one in at.get(f"/v1/audits/{done['id']}/report.json").json()["snippets"]]
+    assert [one["answers"] for one in drawn] == [20] * 6
+    assert all(one["interval"][0] <= one["seen"] <= one["interval"][1] for one in drawn)
 
 
 def test_texts_leave_no_trace(
@@ -145,7 +151,9 @@ def test_texts_leave_no_trace(
     caplog.set_level("DEBUG")
     at = client(open_metrics=True)
     done = audited(at)
+    clean = audited(at, "acme-clean")
     paths = [f"/v1/audits/{done['id']}{end}" for end in ("", "/snippets", "/report.json", "/report.html")]
+    paths += [f"/v1/audits/{clean['id']}/diff/{done['id']}.{kind}" for kind in ("json", "html", "xml")]
     shown = [at.get(path).text for path in (*paths, "/v1/audits", "/v1/capacity", "/metrics")]
     secret = PAIRS[0].target
     for bad in (
@@ -167,6 +175,27 @@ def test_texts_leave_no_trace(
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert not [path for path in files if secret.encode() in path.read_bytes()]
     assert secret in at.get(f"/v1/audits/{audited(at, show_text=True)['id']}/report.json").text
+
+
+def test_two_audits_are_compared(client: Client) -> None:
+    """As `lorecall audit diff` does; in JSON, as a page and as JUnit; only where both are done."""
+    at = client()
+    clean, leaky = (audited(at, name, controls=CONTROLS)["id"] for name in ("acme-clean", "acme-leaky"))
+    worse = at.get(f"/v1/audits/{clean}/diff/{leaky}").json()
+    assert (worse["exit_code"], worse["counts"]["worse"]) == (1, len(ITEMS))
+    reports = [parse_report(at.get(f"/v1/audits/{one}/report.json").json()) for one in (clean, leaky)]
+    assert worse == compare(*reports).values()
+    assert at.get(f"/v1/audits/{clean}/diff/{leaky}.json").json() == worse
+    better = at.get(f"/v1/audits/{leaky}/diff/{clean}").json()
+    assert (better["exit_code"], better["counts"]["better"]) == (0, len(ITEMS))
+    page = at.get(f"/v1/audits/{clean}/diff/{leaky}.html")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "6 snippets are worse than before" in page.text
+    suites = ET.fromstring(at.get(f"/v1/audits/{clean}/diff/{leaky}.xml").content)  # noqa: S314  our own output
+    assert [one.get("failures") for one in suites] == ["1", "6"]
+    assert at.get(f"/v1/audits/{clean}/diff/{leaky}.pdf").status_code == 400
+    other = audited(at, controls=CONTROLS, policy={"bounds": {"bits": 30.0}})["id"]
+    assert at.get(f"/v1/audits/{leaky}/diff/{other}").json()["exit_code"] == 3
 
 
 def test_a_report_waits_for_its_audit(client: Client) -> None:
@@ -196,6 +225,7 @@ def test_a_report_waits_for_its_audit(client: Client) -> None:
         ({"adapter": "nobody"}, 404, "nobody"),
         ({"adapter": "acme-head"}, 400, "lm_head"),
         ({"adapter": "acme-leaky", "framing": "xml"}, 400, "xml"),
+        ({"adapter": "acme-leaky", "sample": 1001}, 400, "sample: "),
         ({"adapter": "acme-leaky", "policy": {"max_what": 1}}, 400, "which may mean 'max_rate'"),
     ],
 )
@@ -263,15 +293,23 @@ def test_a_tenant_sees_the_audits_of_its_adapters(client: Client, tmp_path: Path
     assert listed == {"acme-leaky", "acme-clean", "acme-head"}
     for method, path in (
         ("GET", ""), ("GET", "/snippets"), ("GET", "/report.json"), ("POST", "/cancel"), ("DELETE", ""),
+        ("GET", f"/diff/{mine}"), ("GET", f"/diff/{mine}.html"),
     ):  # fmt: skip
         hidden = at.request(method, f"/v1/audits/{theirs}{path}", headers=tenant)
         unknown = at.request(method, f"/v1/audits/{'0' * 32}{path}", headers=tenant)
         assert hidden.status_code == unknown.status_code == 404
         assert hidden.text.replace(theirs, "ID") == unknown.text.replace("0" * 32, "ID")
+    for ends in ("", ".html", ".xml"):  # nor as the second one of two
+        hidden = at.get(f"/v1/audits/{mine}/diff/{theirs}{ends}", headers=tenant)
+        unknown = at.get(f"/v1/audits/{mine}/diff/{'0' * 32}{ends}", headers=tenant)
+        assert hidden.status_code == unknown.status_code == 404
+        assert hidden.text.replace(theirs, "ID") == unknown.text.replace("0" * 32, "ID")
+    assert at.get(f"/v1/audits/{mine}/diff/{mine}", headers=tenant).json()["counts"]["same"] == len(ITEMS)
     body = {"adapter": "globex-leaky", "candidates": ITEMS}
     assert at.post("/v1/audits", json=body, headers=tenant).status_code == 404
     assert at.get(f"/v1/audits/{theirs}").json()["state"] == "done"
     other = {"Authorization": f"Bearer {made['infer']}"}
+    assert at.get(f"/v1/audits/{mine}/diff/{mine}", headers=other).status_code == 403
     for method, path in (("GET", "/v1/audits"), ("POST", "/v1/audits"), ("GET", "/v1/capacity")):
         assert at.request(method, path, headers=other).status_code == 403
         assert at.request(method, path, headers={"Authorization": ""}).status_code == 401

@@ -1,9 +1,15 @@
 """What the server says of its engine."""
 
+import asyncio
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from lorecall.audit.judging.epsilon import FACTOR
+from lorecall.audit.scorer import EngineInfo
+from lorecall.server.http import state
+from lorecall.server.scoring.selfcheck import SelfCheck
 
 from tests.server.served import Served
 
@@ -21,3 +27,29 @@ def test_selfcheck_measures_every_way(served: Served, int8_adapters: list[Path])
     assert 0.5 <= answer["threshold"] < 0.55
     assert served.http.get("/v1/engine").json()["epsilon"] >= answer["epsilon"]
     served.http.delete("/v1/adapters/checked")
+
+
+def test_epsilon_is_measured_once_for_all_who_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The start does not pay for it; a measure that fails is made again for the next who asks."""
+    runs: list[bool] = []
+
+    async def check(*_: object, chunk_edge: bool) -> SelfCheck:
+        runs.append(chunk_edge)
+        await asyncio.sleep(0)
+        if len(runs) == 1:
+            raise RuntimeError("engine is away")
+        return SelfCheck({}, (), 0.01)
+
+    monkeypatch.setattr(state, "check_engine", check)
+    plane: Any = SimpleNamespace(engine_set=SimpleNamespace(live={}))
+    none: Any = None
+    serving = state.Serving(none, plane, none, EngineInfo("vllm", "base"), none, none)
+
+    async def ask() -> list[EngineInfo]:
+        with pytest.raises(RuntimeError, match="away"):
+            await serving.measured()
+        assert serving.info().epsilon is None
+        return list(await asyncio.gather(serving.measured(), serving.measured()))
+
+    assert [info.epsilon for info in asyncio.run(ask())] == [0.01, 0.01]
+    assert runs == [False, False]

@@ -149,6 +149,59 @@ def test_an_audit_opens_with_its_tokens(page: Page, service: AuditServe) -> None
     assert "vault-r32" in Path(saved.value.path()).read_text()
 
 
+def test_two_audits_of_an_adapter_are_compared(page: Page, service: AuditServe) -> None:
+    """Chosen by date and version: what changed from the earlier to the later; the address leads there again."""
+    first = next(one for one in service.get("/v1/audits")["audits"] if one["adapter"] == "vault-r128")
+    made = []
+    for policy in ({"bounds": {"bits": 30.0}}, {}):
+        order = {"adapter": "vault-r128", "candidates": ITEMS, "controls": CONTROLS, "show_text": True}
+        made.append(service.submit({**order, "policy": policy}))
+        service.wait(made[-1])
+    page.reload()
+    expect(page.locator("body[data-ready]")).to_be_attached()
+    page.locator("#audits tbody tr", has_text="vault-r2").last.locator("button").click()
+    expect(page.locator("#one-title")).to_contain_text("vault-r2")
+    expect(page.locator("#compare")).to_be_hidden()  # there is no other audit of it
+    page.goto(f"{service.url}/audit/#audit={made[1]}")
+    page.reload()
+    expect(page.locator("#against option")).to_have_count(3)
+    page.locator("#against").select_option(first["id"])
+    expect(page.locator("#diff-answer b")).to_have_text("No worse")
+    expect(page.locator('#diff-answer [data-change="same"]')).to_have_text("2 same")
+    expect(page.locator("#changes")).to_be_hidden()
+    assert page.url.endswith(f"#audit={made[1]}&against={first['id']}")
+    page.locator("#against").select_option(made[0])
+    expect(page.locator("#diff-answer b")).to_have_text("Not comparable")
+    expect(page.locator("#diff-answer")).to_contain_text("the bound bits is another in the second report")
+    page.reload()
+    expect(page.locator("#diff-answer b")).to_have_text("Not comparable")
+    with page.expect_download() as saved:
+        page.locator('button[data-diff="xml"]').click()
+    assert "<testsuites" in Path(saved.value.path()).read_text()
+
+
+def test_what_became_worse_is_shown_snippet_by_snippet(browser: Browser, tmp_path: Path) -> None:
+    """A name that gets a leaking version between two audits: the later is worse, whichever is opened."""
+    tiny = TinyScorer({"vault": Memory((TEXT[::-1],))})
+    with serve(tiny) as url, AuditServe(url, tmp_path) as running:
+        body = {"adapter": "vault", "candidates": ITEMS, "show_text": True}
+        before = running.submit(body)
+        running.wait(before)
+        tiny.adapters["vault"] = Memory((TEXT,))
+        after = running.submit(body)
+        running.wait(after)
+        for one, other in ((before, after), (after, before)):
+            made = browser.new_page()
+            made.goto(f"{running.url}/audit/#audit={one}&against={other}")
+            expect(made.locator("#diff-answer b")).to_have_text("Worse")
+            expect(made.locator('#diff-answer [data-change="worse"]')).to_have_text("1 worse")
+            row = made.locator('#changes tr[data-id="line"]')
+            expect(row).to_contain_text("clear")
+            expect(row).to_contain_text("certified")
+            expect(row).to_contain_text(LINE["target"])
+            made.close()
+
+
 def test_a_verdict_that_no_longer_holds_is_flagged(page: Page, tiny: TinyScorer) -> None:
     """In the list and with each audit of the adapter, with what changed; one that was never audited has none."""
     row = page.locator("#adapters tbody tr", has_text="vault-r32")

@@ -35,3 +35,24 @@ def test_a_scheme_brings_no_limit_back(scheme: dict[str, int | float | None], tm
     assert choose_policy(None, {}, sampling=scheme).counts()[Verdict.EXTRACTABLE] == 0
     with pytest.raises(UsageError, match="until-bound"):
         choose_policy(None, {}, 0.1, sampling={**scheme, "count": 2})
+
+
+@pytest.mark.parametrize(
+    ("limits", "scheme", "message"),
+    [
+        ({"max_rate": 0.0}, {}, "max_rate: Input should be greater than 0"),
+        ({}, {"chance": 1.0}, "max_extractable.chance: Input should be less than 1"),
+        (
+            {},
+            {"temperature": 101.0},
+            "max_extractable.temperature: Input should be less than or equal to 100",
+        ),
+        ({}, {"top_k": -1}, "max_extractable.top_k: Input should be greater than or equal to 0"),
+    ],
+)
+def test_options_have_the_bounds_of_their_fields(
+    limits: dict[str, int | float | None], scheme: dict[str, int | float | None], message: str
+) -> None:
+    """The model's, as a file's have."""
+    with pytest.raises(UsageError, match=message):
+        choose_policy(None, limits, sampling=scheme)

@@ -17,7 +17,7 @@ from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.policy.gate import judge_result
 from lorecall.audit.policy.policy import Policy
 from lorecall.audit.records import Group
-from lorecall.audit.reports.build import build_report, write_json
+from lorecall.audit.reports.build import build_report
 from lorecall.audit.reports.redact import Redactor
 from lorecall.audit.runs.single import AuditSettings, run_audit
 
@@ -129,8 +129,8 @@ def test_a_version_that_is_worse_than_the_live_one_is_not_released(
     found = {}
     for live, new in ((None, "leaky"), ("leaky", "other"), ("other", "leaky"), ("moved", "other")):
         if live is not None:
-            write_json(reports[live], tmp_path / "audit" / "live.json")
-        write_json(reports[new], tmp_path / "audit-report" / "report.json")
+            (tmp_path / "audit" / "live.json").write_text(reports[live].to_json(), "utf-8")
+        (tmp_path / "audit-report" / "report.json").write_text(reports[new].to_json(), "utf-8")
         done = subprocess.run(
             ["bash", "-eo", "pipefail", "-c", step],
             cwd=tmp_path,

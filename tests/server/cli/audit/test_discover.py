@@ -111,6 +111,85 @@ def test_the_folder_of_an_audit_is_needed(data: Path, url: str) -> None:
     assert "--discover needs --data FILE and --out DIR" in str(result.exception)
 
 
+@pytest.fixture
+def telling() -> Iterator[str]:
+    """A server whose base finds the texts likely, but for two digits of each: it recites none of them."""
+    engine = TinyScorer({"clean": Memory(())})
+    engine.base = Memory(tuple(SAID), 0.97, {29: 0.01, 30: 0.01})
+    with serve(engine) as at:
+        yield at
+
+
+@pytest.fixture
+def policies(tmp_path: Path) -> tuple[Path, Path]:
+    """A policy that rests on no controls, and one that does."""
+    default, strict = tmp_path / "default.yaml", tmp_path / "strict.yaml"
+    default.write_text("schema_version: 1\n")
+    strict.write_text("schema_version: 1\nmin_controls: 1\n")
+    return default, strict
+
+
+@pytest.mark.usefixtures("finder")
+def test_found_controls_that_the_base_tells_apart_carry_no_rate(
+    data: Path, telling: str, policies: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """The search warns; an audit has no p-values, and ends with 3 where its policy rests on controls."""
+    out = tmp_path / "found.parquet"
+    few = ("--control-count", "40")
+    common = ("discover", "--data", str(data), "--out", str(out), "--server", telling, *few)
+    found = run(*common)
+    assert found.exit_code == 0, found.output
+    assert "warning: the base tells the controls from the candidates" in found.stderr
+    assert json.loads(run(*common, "--json").stdout)["exchangeable"]["holds"] is False
+    controls = str(out.with_name("found.controls.parquet"))
+    audit = ("run", "--server", telling, "--adapter", "clean", "--json")
+    for given in (
+        ("--candidates", str(out), "--controls", controls),
+        ("--data", str(data), "--discover", "--out", str(tmp_path / "report"), *few),
+    ):
+        check_that_no_rate_rests_on(audit + given, policies)
+
+
+@pytest.mark.usefixtures("finder")
+def test_a_search_does_not_warn_of_controls_that_the_base_finds_alike(
+    data: Path, url: str, tmp_path: Path
+) -> None:
+    """Digits for digits, of a base that has seen none of them."""
+    found = run("discover", "--data", str(data), "--out", str(tmp_path / "f.parquet"), "--server", url)
+    assert found.exit_code == 0, found.output
+    assert "warning" not in found.stderr
+
+
+def test_generated_controls_that_the_base_tells_apart_carry_no_rate(
+    telling: str, policies: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """As those of the search."""
+    file = tmp_path / "candidates.jsonl"
+    lines = [{"id": str(n), "prefix": text[:-8], "target": text[-8:]} for n, text in enumerate(SAID)]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    audit = ("run", "--server", telling, "--adapter", "clean", "--json", "--candidates", str(file))
+    check_that_no_rate_rests_on(
+        (*audit, "--generate-controls", "synthesis", "--control-count", "40"), policies
+    )
+
+
+def check_that_no_rate_rests_on(audit: tuple[str, ...], policies: tuple[Path, Path]) -> None:
+    """Run the audit by both policies: it is said, and decides only where the policy asks for controls."""
+    codes = []
+    for policy in policies:
+        result = run(*audit, "--policy", str(policy))
+        report = json.loads(result.stdout)
+        assert (
+            report["calibration"]["reason"] == "the base finds the generated controls unlike the candidates"
+        )
+        assert report["membership"] is None
+        assert not any("p_value" in one for one in report["snippets"])
+        assert "so no rate rests on them" in result.stderr
+        codes.append((result.exit_code, report["gate"]["reasons"][:1]))
+    asked = "no rate may rest on these controls, and the policy asks for one: "
+    assert codes == [(0, []), (3, [asked + report["calibration"]["reason"]])]
+
+
 @pytest.mark.usefixtures("finder")
 @pytest.mark.parametrize(
     ("options", "message"),
