@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from datetime import datetime
 from typing import Any
 
 from lorecall.adapters.registry.audit_tables import AuditRow, AuditState
@@ -49,11 +50,12 @@ class LastAudits:
             query = select(AuditRow.adapter, AuditRow.version).where(AuditRow.renews == terms)
             return frozenset((row[0], row[1]) for row in session.execute(query))
 
-    def open_renewals(self) -> int:
-        """Return how many renewals wait or run."""
+    def open_renewals(self) -> tuple[tuple[str, datetime, datetime | None], ...]:
+        """Return (id, when it was ordered, until when a worker holds it) of each renewal that waits or runs."""
+        columns = (AuditRow.id, AuditRow.created_at, AuditRow.lease_until)
         with self.database.read() as session:
-            query = select(func.count()).where(AuditRow.state.in_(OPEN), AuditRow.renews != "")
-            return session.scalars(query).one()
+            query = select(*columns).where(AuditRow.state.in_(OPEN), AuditRow.renews != "")
+            return tuple((row[0], row[1], row[2]) for row in session.execute(query))
 
 
 def _newest(names: Sequence[str]) -> Select[Any]:

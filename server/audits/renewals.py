@@ -4,20 +4,26 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 
 from lorecall.adapters.core.errors import AdapterError, AdapterNotFoundError
 from lorecall.adapters.registry.registry import Registry
 from lorecall.audit.jobs.last_audits import LastAudits
+from lorecall.audit.jobs.records import AuditNotFoundError
 from lorecall.audit.jobs.stale import Cause, Staleness
+from lorecall.audit.jobs.store import ACTOR
 from lorecall.audit.scorer import AdapterVersion
 from lorecall.server.audits.admission import AuditGate
 
 logger = logging.getLogger("lorecall.audit")
 
 AT_ONCE = 4
-"""Renewals that wait or run at a time, of all servers on a registry: each keeps its texts on disk."""
+"""Renewals of one server that wait or run at a time: each keeps its texts on disk."""
+LOST_AFTER = timedelta(days=1)
+"""After how long a renewal that nobody works on, and whose texts are not here, is ordered anew."""
 SHARE = 0.05
 """Share of the time that may go into looking for stale verdicts, however many adapters and changes there are."""
 
@@ -43,13 +49,24 @@ class Renewals:
             stale: The live version of each name whose verdict is stale.
             terms: The digest of what is served now: a version gets one renewal for it, however that ends.
         """
-        free = AT_ONCE - self.audits.open_renewals()
+        free = AT_ONCE - self._open()
         if free <= 0:
             return 0
         had = self.audits.renewed(terms)
         wanted = (one for one in sorted(stale.items()) if one not in had)
         ordered = (name for name, version in wanted if self._order(name, version, terms))
         return sum(1 for _ in islice(ordered, free))
+
+    def _open(self) -> int:
+        """Return how many renewals wait or run; one that was lost with its server's texts is removed."""
+        audits, now, count = self.gate.audits, datetime.now(UTC), 0
+        for audit_id, ordered, held_until in self.audits.open_renewals():
+            if audits.spool.has(audit_id) or (held_until is not None and held_until > now):
+                count += 1
+            elif ordered < now - LOST_AFTER:
+                with suppress(AuditNotFoundError):  # another server was quicker
+                    audits.store.remove(audit_id, ACTOR)
+        return count
 
     def _order(self, name: str, version: str, terms: str) -> bool:
         try:

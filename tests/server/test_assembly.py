@@ -1,14 +1,25 @@
 """A server is wired as its settings say."""
 
+from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from lorecall.adapters.core.refusals import RefusedError
+from lorecall.adapters.registry.audit_tables import AuditState
 from lorecall.adapters.registry.registry import Registry
 from lorecall.adapters.validation.base_facts import read_base_facts
-from lorecall.server.assembly import make_pipeline
+from lorecall.audit.jobs.order import make_order
+from lorecall.audit.policy.policy import Policy
+from lorecall.audit.scorer import AdapterVersion, EngineInfo
+from lorecall.server.assembly import make_pipeline, watch_verdicts
+from lorecall.server.audits.admission import AuditGate
+from lorecall.server.audits.wiring import make_audits
+from lorecall.server.observability.metrics import AdapterLabels
 from lorecall.server.settings import ServerSettings
+from prometheus_client import CollectorRegistry
 
 from tests.adapters import spoiling
 
@@ -59,3 +70,41 @@ def test_a_gpu_says_why_it_puts_no_adapter_on_the_head(device: str, why: str, tm
     said = pipeline._limits.why_not_served
     assert why in said
     assert bool(why) == bool(said)
+
+
+@pytest.mark.parametrize("renewing", [False, True])
+def test_stale_verdicts_are_watched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, renewing: bool
+) -> None:
+    """The list asks for them, the worker's rounds count them, and order renewals where the setting says so."""
+    (tmp_path / "policy.yaml").write_text("schema_version: 1\n")
+    monkeypatch.setenv("LORECALL_REQUIRE_AUDIT", str(tmp_path / "policy.yaml"))
+    monkeypatch.setenv("LORECALL_REAUDIT_STALE", str(renewing))
+    settings, series = ServerSettings(store=tmp_path / "store"), CollectorRegistry()
+    registry = Registry(f"sqlite:///{tmp_path / 'registry.db'}")
+    engines: Any = SimpleNamespace(adapter=lambda name: AdapterVersion(name, "v1", 8, 8000))
+    parts = make_audits(registry, engines, settings, series, AdapterLabels(9), keyed=False)
+    order = make_order({"adapter": "acme", "candidates": [{"id": "1", "prefix": "a", "target": "b"}]}, {})
+    asked = parts.service.submit(order, lambda _name: True, "ann")
+    parts.service.store.claim("w", timedelta(seconds=60), lambda _id: True)
+    parts.service.store.begin(asked.id, "w", {"engine": asdict(EngineInfo("vllm 1", "base"))})
+    parts.service.store.finish(asked.id, "w", {})
+    registry.stage("acme", "v1", source="x", actor="ann")
+    live = {"acme": "v1"}
+    plane: Any = SimpleNamespace(registry=registry, live_versions=lambda: live, registered=live.__contains__)
+    serving: Any = SimpleNamespace(adapters=plane, info=lambda: EngineInfo("vllm 2", "base"))
+    gate = AuditGate(parts.service, Policy(max_partial=0), order.texts.sets)
+    watch_verdicts(serving, parts, gate, settings)
+    parts.worker._refresh()
+    said = {"acme": ["engine changed: from vllm 1 to vllm 2"], "never": None}
+    shown = plane.staleness.shown({"acme": "v1", "never": "v2"})
+    assert {name: why and why[:1] for name, why in shown.items()} == said
+    counted = {
+        reason: series.get_sample_value("lorecall_audit_stale", {"reason": reason})
+        for reason in ("engine", "policy", "base")
+    }
+    assert counted == {"engine": 1, "policy": 1, "base": 0}
+    assert [one.renews != "" for one in parts.service.store.audits(state=AuditState.QUEUED)] == [
+        True
+    ] * renewing
+    registry.close()

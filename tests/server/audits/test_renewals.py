@@ -226,6 +226,31 @@ def test_a_renewal_gives_way_to_what_somebody_waits_for(server: Server) -> None:
     assert not runner.run_one()
 
 
+def test_renewals_that_were_lost_with_their_server_stop_no_others(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without their texts nobody can do them: they take nobody's place, and are ordered anew after a while."""
+    names = [f"clean-{number}" for number in range(AT_ONCE + 2)]
+    for name in names:
+        server.add(name)
+    server.release = "vllm 0.33.0 (cpu)"
+    server.look(server.watch())
+    lost = server.service.store.audits(state=AuditState.QUEUED)
+    for one in lost:
+        server.service.spool.remove(one.id)
+    server.look(server.watch())
+    assert len(server.service.store.audits(state=AuditState.QUEUED)) == AT_ONCE + 2
+    assert server.work() == 2
+    monkeypatch.setattr(module, "LOST_AFTER", timedelta(0))
+    server.look(server.watch())
+    server.look(server.watch())
+    assert server.work() == AT_ONCE
+    watch = server.watch()
+    server.look(watch)
+    assert watch.counts == {}
+    assert {one.id for one in server.service.store.tombstones()} == {one.id for one in lost}
+
+
 def test_what_cannot_be_audited_does_not_keep_the_others_waiting(server: Server) -> None:
     """An adapter that was removed meanwhile, and one whose prompt scores are not its own."""
     for name in ("clean-0", "clean-1", "clean-2"):

@@ -133,6 +133,7 @@ def test_a_stale_verdict_is_renewed(pair: Pair, int8_adapters: list[Path]) -> No
     for server in (pair.a, pair.b):
         shown = server.http.get(f"/v1/adapters/{name}").json()
         assert (shown["stale"], shown["live_version"]) == ([], added["version"])
-        assert 'lorecall_audit_stale{reason="policy"} 0.0' in server.http.get("/metrics").text
+    none_stale = 'lorecall_audit_stale{reason="policy"} 0.0'
+    assert wait_for(lambda: none_stale in pair.b.http.get("/metrics").text)
     assert len(pair.b.http.get(f"/v1/audits?adapter={name}").json()["audits"]) == 2
     pair.b.http.delete(f"/v1/adapters/{name}")
