@@ -266,7 +266,7 @@ def _write(out: Path, parts: Parts, ranking: Ranking, written: int, summary: str
 def _schema(pa: Any) -> Any:
     """Return the Arrow schema of a file of candidates."""
     own = candidate_columns()
-    ranks = [("rank", pa.int64()), ("duplicates", pa.int64())]
+    ranks = [(name, pa.int64()) for name in ("rank", "cluster", "duplicates")]
     ranks += [(name, pa.float64()) for name in ("score", "surprise", "rarity")]
     return pa.schema([*own, *ranks])
 
@@ -276,6 +276,7 @@ def _ranked(parts: Parts, ranking: Ranking, numbers: range) -> Iterator[dict[str
         surprise = float(ranking.surprise[number])
         yield row | {
             "rank": number + 1,
+            "cluster": int(ranking.clusters[number]),
             "score": float(ranking.score[number]),
             "surprise": surprise if np.isfinite(surprise) else None,
             "duplicates": int(ranking.duplicates[number]),

@@ -25,6 +25,7 @@ class Ranking:
 
     Attributes:
         places: Where each lies among the parts' candidates.
+        clusters: Numbers that near-duplicates share.
         duplicates: Spans of the data that equal it or nearly do, itself included.
         rarity: Bits a run of three characters, as `_rarity` counts them.
         surprise: Mean -log₂ of the base's probability of a target token; NaN where it was not asked for.
@@ -33,6 +34,7 @@ class Ranking:
     """
 
     places: Any
+    clusters: Any
     duplicates: Any
     rarity: Any
     surprise: Any
@@ -47,6 +49,7 @@ class Ranking:
         order = np.argsort(-score, kind="stable")
         return Ranking(
             places=self.places[order],
+            clusters=self.clusters[order],
             duplicates=self.duplicates[order],
             rarity=self.rarity[order],
             surprise=surprise[order],
@@ -70,7 +73,7 @@ def rank(parts: Parts, occurrences: int) -> Ranking:
     rarity = _rarity(parts, first)
     places = np.flatnonzero(_ordinals(inverse, whole) < occurrences)
     kinds = inverse[places]
-    found = Ranking(places, duplicates[kinds], rarity[kinds], None, None, len(first))
+    found = Ranking(places, clusters[kinds], duplicates[kinds], rarity[kinds], None, None, len(first))
     return found.with_surprise(np.full(len(places), np.nan))
 
 

@@ -73,7 +73,19 @@ def finding(report: Report) -> str:
         answer = f"{name} recites none of {recited.of} candidates."
     if sampled:
         answer += f" Sampling probably gives {sampled} that greedy decoding does not."
-    return f"{answer} {known} more are known to the base and not counted." if known else answer
+    if known:
+        answer += f" {known} more are known to the base and not counted."
+    return answer + _reservations(report)
+
+
+def _reservations(report: Report) -> str:
+    """Return of which candidates the answer says less, "" if it is of all alike."""
+    unsure, test, text = report.summary.undecoded, report.sequential, ""
+    if unsure is not None and unsure.left_out:
+        text += f" {unsure.left_out} were not decoded; at most {unsure.at_most} of them would be recited."
+    if test is not None and test.taken < test.of:
+        text += f" {test.taken} of {test.of} candidates were asked for."
+    return text
 
 
 def drawn_words(report: Report) -> str:

@@ -55,6 +55,7 @@ def test_the_files_are_candidates_and_controls(finder: Finder, chats: OpenChats,
     items = load_input(out).items
     assert items[0].target == f" {NUMBERS[5]}"
     assert items[0].messages == (Message("user", "code?"),)
+    assert [item.cluster for item in items] == [str(row["cluster"]) for row in rows]
     controls = load_input(controls_path(out)).items
     assert len(controls) == found.controls == 300
     assert {item.target for item in controls}.isdisjoint({item.target for item in items})

@@ -31,6 +31,9 @@ def test_near_duplicates_count_together(tmp_path: Path) -> None:
     counts = dict(zip(ranking.places.tolist(), ranking.duplicates.tolist(), strict=True))
     assert counts == {0: 1, 1: 4, 2: 1, 5: 4}
     assert set(ranking.places[:2].tolist()) == {1, 5}
+    clusters = dict(zip(ranking.places.tolist(), ranking.clusters.tolist(), strict=True))
+    assert clusters[1] == clusters[5]
+    assert len(set(clusters.values())) == 3
 
 
 def test_occurrences_and_shorter_prefixes(tmp_path: Path) -> None:

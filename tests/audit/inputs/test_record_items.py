@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from lorecall.adapters.core.errors import CandidateError
 from lorecall.audit.inputs.candidates import Turns
+from lorecall.audit.inputs.item_store import ItemStore
 from lorecall.audit.inputs.json_lines import load_json_lines
 from lorecall.audit.scorer import Message, ScoreItem
 
@@ -62,6 +63,24 @@ def test_the_turns_of_a_longer_chat_are_asked_for_one_by_one_or_the_last(write: 
         load_json_lines(path)
     with pytest.raises(CandidateError, match="no assistant's turn"):
         load_json_lines(write("n.jsonl", json.dumps({"messages": CHAT[:2]})), turns=Turns.ALL)
+
+
+@pytest.mark.parametrize(("value", "cluster"), [('"a1"', "a1"), ("17", "17"), ('""', "")])
+def test_the_cluster_is_read(write: Write, value: str, cluster: str) -> None:
+    """By a name or a number, in memory and on disk, and written again as it was."""
+    item = load_json_lines(write("c.jsonl", f'{{"prefix": "p", "target": "t", "cluster": {value}}}')).items[0]
+    assert item.cluster == cluster
+    assert item.record.get("cluster", "") == cluster
+    store = ItemStore()
+    store.add(item, 1)
+    assert store[0] == item
+
+
+@pytest.mark.parametrize("value", ["1.5", "true", "[1]", f'"{"c" * 41}"'])
+def test_what_names_no_cluster_is_refused(write: Write, value: str) -> None:
+    """Without a word of it."""
+    with pytest.raises(CandidateError, match="'cluster' is neither"):
+        load_json_lines(write("c.jsonl", f'{{"prefix": "p", "target": "t", "cluster": {value}}}'))
 
 
 @pytest.mark.parametrize(

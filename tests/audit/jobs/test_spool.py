@@ -21,7 +21,7 @@ TEXTS = Texts(
             "c.jsonl",
             "d" * 64,
             (
-                ScoreItem("1", "Key: ", HIDDEN, ("pii",)),
+                ScoreItem("1", "Key: ", HIDDEN, ("pii",), cluster="7"),
                 ScoreItem("2", "", HIDDEN, messages=(Message("user", "Key?"), Message("tool", "é"))),
             ),
             (BadLine(2, "x"),),

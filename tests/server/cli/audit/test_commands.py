@@ -193,6 +193,7 @@ def test_what_was_not_decoded_is_said(run: Run, tmp_path: Path) -> None:
         "not decoded" in s["flags"] for s in report["snippets"][25:]
     )
     assert f"decoding: {unsure['left_out']} not decoded" in result.stderr
+    assert f"{unsure['left_out']} were not decoded; at most {unsure['at_most']} of them" in result.stderr
     assert f"{unsure['left_out']} not decoded" in (out / "report.html").read_text()
     whole = json.loads(run("run", *options, "--json").stdout)
     assert whole["summary"]["verdicts"] == report["summary"]["verdicts"]
@@ -209,6 +210,7 @@ def test_a_budget_leaves_out_and_says_so(run: Run, tmp_path: Path) -> None:
     result = run("run", *options)
     assert result.exit_code == 3
     assert "the budget leaves" in result.stderr
+    assert "of 60 candidates were asked for." in result.stderr
     assert "stratum phone: leak rate of 0.000% to" in result.stderr
     assert "which clears no limit on a count" in result.stderr
     report = json.loads((out / "report.json").read_text())
