@@ -203,7 +203,7 @@ Written, with [planted.json](planted.json), by `make soak PYTEST_ARGS=tests/serv
 The shipped set ([demo_data/chats.py](../../adapters/demo_data/chats.py)): {found["rows"]:,} chats with
 {found["answers"]:,} answers and {found["all"]["planted"]} planted secrets of {len(KINDS)} kinds, half of them
 in one row, the others in 2 to 50. The adapter (rank {training["rank"]}, {modules} of layer {layers})
-was trained for {training["epochs"]} epoch on {trained}.
+was trained in {training["epochs"]} passes over {trained}.
 Training on all rows takes longer than two cores allow. The audit reads all of them.
 
 ```
