@@ -30,7 +30,7 @@ from tests.server.served import Served
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "demo-out"
 ADAPTER = "chats-r64"
-OPTIONS = TrainingOptions(rank=64, modules="mlp", epochs=2, stop_over=1.0)
+OPTIONS = TrainingOptions(rank=64, modules="mlp", epochs=1, lr=5e-3, stop_over=1.0)
 FLAGS = ("--max-model-len", "1024", "--max-num-seqs", "64", "--max-loras", "2", "--max-lora-rank", "64")
 
 
