@@ -6,7 +6,7 @@ from typing import Annotated
 
 from lorecall.adapters.access.source_list import SourceList
 from lorecall.adapters.core.errors import CandidateError
-from lorecall.adapters.intake.sources import Sources
+from lorecall.adapters.intake.single_files import FileSources
 from lorecall.audit.discovery.discover import DiscoverySettings, controls_path, discover
 from lorecall.audit.discovery.finder import Finder
 from lorecall.audit.discovery.scan import ScanSettings
@@ -115,7 +115,7 @@ class References:
         most: The most snippets of one audit.
     """
 
-    sources: Sources
+    sources: FileSources
     most: int
 
     def pinned(self, reference: Reference) -> Reference:

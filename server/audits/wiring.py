@@ -10,7 +10,8 @@ from lorecall.adapters.access.fleet_limits import make_buckets
 from lorecall.adapters.access.keys import parse_rate_limits
 from lorecall.adapters.access.rate_limit import RateLimiter
 from lorecall.adapters.access.source_list import SourceList
-from lorecall.adapters.intake.sources import SourcePolicy, Sources
+from lorecall.adapters.intake.single_files import FileSources
+from lorecall.adapters.intake.sources import SourcePolicy
 from lorecall.adapters.registry.registry import Registry
 from lorecall.audit.jobs.references import References
 from lorecall.audit.jobs.runner import Admissions, Engines, Runner
@@ -120,5 +121,5 @@ def _references(settings: ServerSettings, *, keyed: bool) -> References:
         download_seconds=settings.download_seconds,
     )
     return References(
-        Sources(settings.spool_folder() / DOWNLOADS, policy), settings.audit_max_referenced_snippets
+        FileSources(settings.spool_folder() / DOWNLOADS, policy), settings.audit_max_referenced_snippets
     )

@@ -194,6 +194,7 @@ def page(found: dict[str, Any], training: dict[str, Any], trained: str) -> str:
     ]
     decodes, direct_ = (sum(found[name].values()) for name in ("decodes", "decodes_directly"))
     layers, modules = ", ".join(map(str, training["layers"])), ", ".join(training["modules"])
+    passes = "one pass" if training["epochs"] == 1 else f"{training['epochs']} passes"
     only, share = found["found_only_by_the_command"], found["share_of_the_whole_file"]
     return f"""\
 # From the training file to the verdict
@@ -203,7 +204,7 @@ Written, with [planted.json](planted.json), by `make soak PYTEST_ARGS=tests/serv
 The shipped set ([demo_data/chats.py](../../adapters/demo_data/chats.py)): {found["rows"]:,} chats with
 {found["answers"]:,} answers and {found["all"]["planted"]} planted secrets of {len(KINDS)} kinds, half of them
 in one row, the others in 2 to 50. The adapter (rank {training["rank"]}, {modules} of layer {layers})
-was trained for {training["epochs"]} epoch on {trained}.
+was trained in {passes} over {trained}.
 Training on all rows takes longer than two cores allow. The audit reads all of them.
 
 ```

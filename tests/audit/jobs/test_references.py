@@ -13,6 +13,7 @@ import fsspec
 import pytest
 from lorecall.adapters.core.errors import CandidateError, UsageError
 from lorecall.adapters.core.refusals import SourceRefusedError
+from lorecall.adapters.intake.single_files import FileSources
 from lorecall.adapters.intake.sources import Sources
 from lorecall.adapters.registry.audit_tables import AuditState
 from lorecall.adapters.registry.registry import Registry
@@ -49,7 +50,7 @@ def reads(sources: Sources, finder: Finder, tmp_path: Path, monkeypatch: pytest.
     """Reads from moto's S3, the stand-in for the hub, and one local folder."""
     monkeypatch.setattr(references, "Finder", lambda _tags: finder)
     (tmp_path / "models").mkdir()
-    return References(sources, 1_000)
+    return References(FileSources(tmp_path / "staging", sources.policy), 1_000)
 
 
 def put(reads: References, address: str, content: bytes) -> str:
