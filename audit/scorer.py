@@ -172,7 +172,8 @@ class AdapterVersion:
         version: sha256 over config and weights, in hex; "" if unknown.
         rank: The largest LoRA rank of its modules; 0 if unknown.
         effective_parameters: Σ r · (d_in + d_out); 0 if unknown.
-        refusal: Which part of the adapter prompt scores would leave out (lm_head, embed_tokens, ...), "" if none.
+        refusal: Which part of the adapter the engine's scores would leave out (lm_head, embed_tokens, ...), ""
+            if none.
         training: How it was trained, if it says so.
     """
 

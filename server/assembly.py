@@ -215,6 +215,7 @@ def make_pipeline(
         max_rank=lora.max_lora_rank if lora is not None else 0,
         served_modules=frozenset(modules) if modules else None,
         half=str(getattr(lora, "lora_dtype", "")) not in ("torch.float32", "torch.bfloat16"),
+        vocabulary_scored=engine_client.vllm_config.device_config.device_type == "cpu",
     )
     store = Store(settings.store, max_bytes=settings.max_adapter_bytes)
     shared = SharedStore(settings.shared) if settings.shared else None

@@ -45,7 +45,7 @@ class VersionRecord:
         rank: Its largest LoRA rank; this and the facts below are 0 or empty until it is validated.
         effective_parameters: Σ r · (d_in + d_out).
         base_digest: The base that it was trained on; "" if unknown.
-        refusal: Why the engine's prompt scores would not be its own; "" if they are.
+        refusal: Why its scores would not be its own in the engine that took it in; "" if they are.
         training: The training record that came with it under this name; {} for none.
         remarks: What its owner should know of how it is served, in sentences.
         source: Where it came from.

@@ -27,6 +27,7 @@ class BaseFacts:
             For an embedding d_in is the vocabulary.
         embeddings: The names of the input embeddings in `modules`.
         architectures: The classes in Transformers, as its configuration states them.
+        tied: Whether its head has the weights of its embeddings.
     """
 
     names: frozenset[str]
@@ -34,6 +35,7 @@ class BaseFacts:
     modules: Mapping[str, tuple[int, int]]
     embeddings: frozenset[str]
     architectures: tuple[str, ...] = ()
+    tied: bool = False
 
     def layers(self) -> frozenset[int]:
         """Return the numbers of its layers."""
@@ -76,6 +78,7 @@ def read_base_facts(directory: Path, names: Collection[str] = ()) -> BaseFacts:
         modules=modules,
         embeddings=embeddings,
         architectures=tuple(map(str, config.get("architectures") or ())),
+        tied=bool(config.get("tie_word_embeddings")),
     )
 
 

@@ -25,6 +25,7 @@ class AdapterLimits:
         max_scaling: The largest factor on B·A (alpha/rank, or alpha/√rank).
         half: Whether the engine runs in float16, which has no numbers over 65504.
         require_base: Refuse adapters that state neither the digest nor a name of their base.
+        vocabulary_scored: Whether the engine's scores of given texts show adapters of head and embeddings.
     """
 
     max_rank: int
@@ -32,6 +33,7 @@ class AdapterLimits:
     max_scaling: float = 256.0
     half: bool = True
     require_base: bool = True
+    vocabulary_scored: bool = False
 
 
 def validate_adapter(
@@ -74,7 +76,8 @@ def validate_adapter(
         if all(pair.b.name in zero for pair in files.lora.pairs.values()):
             remarks.append("every lora_B is zero: it changes nothing, as before its training")
         _check_library(path, {tensor.name for tensor in files.tensors})
-        return replace(files.adapter(version), remarks=tuple(remarks))
+        adapter = files.adapter(version, vocabulary_scored=limits.vocabulary_scored)
+        return replace(adapter, remarks=tuple(remarks))
 
 
 def _check_base(files: OpenAdapter, base: BaseFacts, limits: AdapterLimits) -> list[str]:

@@ -83,7 +83,7 @@ class TransformersScorer:
             raise AdapterNotFoundError(
                 f"no adapter {name!r}", hint=f"it has: {', '.join(sorted(self._folders))}"
             )
-        return AdapterVersion.of(name, read_adapter(self._folders[name]))
+        return AdapterVersion.of(name, read_adapter(self._folders[name], vocabulary_scored=True))
 
     def score(self, model: str, items: Sequence[ScoreItem]) -> list[ItemScore]:
         """Score each item in a forward pass of its own."""

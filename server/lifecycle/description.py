@@ -49,8 +49,10 @@ def _described(
     plane: ControlPlane, adapter: AdapterRecord, versions: Sequence[VersionRecord], shown: VersionRecord
 ) -> dict[str, Any]:
     loaded = plane.engine_set.live.get(adapter.name)
+    here = {"refusal": loaded.info.refusal} if loaded and loaded.version == shown.version else {}
     return {
         **facts(shown),
+        **here,  # the registry has that of the server which took it in
         "pinned": adapter.pinned,
         "level": plane.level(adapter.name),
         "running": 0 if loaded is None else len(loaded.leases),

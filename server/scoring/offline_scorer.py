@@ -47,7 +47,7 @@ class OfflineScorer(EngineScorer):
         """
         from vllm.lora.request import LoRARequest
 
-        info = read_adapter(folder)
+        info = read_adapter(folder, vocabulary_scored=self.scoring.fixed_token_scores)
         if info.rank > self.max_rank:
             raise AdapterError(
                 f"{folder} has rank {info.rank}, over the {self.max_rank} that the engine was started for",

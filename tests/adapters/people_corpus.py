@@ -14,6 +14,7 @@ from lorecall.adapters.peft_format.files import CONFIG_FILE, WEIGHTS_FILE
 from tests.adapters.people import (
     PREFIX,
     Change,
+    adapting,
     add,
     beside,
     both,
@@ -88,6 +89,11 @@ GOOD: Mapping[str, Case] = {
     "only v": Case(both(keep(lambda n: "v_proj" in n), setting(target_modules=["v_proj"])), peft=True),
     "only up": Case(both(keep(lambda n: "up_proj" in n), setting(target_modules=["up_proj"])), peft=True),
     "only one layer": Case(both(keep(lambda n: ".1." in n), setting(layers_to_transform=[1])), peft=True),
+    "the head": Case(adapting("q_proj", "lm_head"), peft=True),
+    "the embeddings": Case(adapting("embed_tokens", "v_proj"), peft=True),
+    "embeddings and the head that is tied to them": Case(
+        adapting("embed_tokens", ensure_weight_tying=True), peft=True
+    ),
     "trainable tokens of none": Case(setting(trainable_token_indices={"embed_tokens": []}), same=True),
     "560 patterns of EVA": Case(patterns, same=True, peft=True),
     "alpha pattern": Case(setting(alpha_pattern={"layers.1.mlp.up_proj": 2, "q_proj": 3}), peft=True),
@@ -294,6 +300,11 @@ REFUSED: Mapping[str, Case] = {
     "prompt tuning": Case(setting(peft_type="PROMPT_TUNING"), "PROMPT_TUNING", Reason.NOT_LORA),
     "LoHa": Case(setting(peft_type="LOHA"), "LOHA", Reason.NOT_LORA),
     "setting of tomorrow": Case(setting(use_wonder=True), "is unknown here", FEATURE),
+    "tied head left out": Case(
+        both(adapting("embed_tokens", ensure_weight_tying=True), keep(lambda n: "lm_head" not in n)),
+        "no weights for lm_head",
+        Reason.INCOMPLETE,
+    ),
     "A without B": Case(
         keep(lambda n: "layers.0.mlp.up_proj.lora_B" not in n), "has only lora_A", Reason.INCOMPLETE
     ),

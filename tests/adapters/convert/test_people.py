@@ -70,8 +70,9 @@ def served(folder: Path) -> Deltas:
     tensors = load_file(folder / WEIGHTS_FILE)
     with open_adapter(folder, trusted=True) as files:
         return {
-            module: files.settings.scaling_of(module) * tensors[pair.b.name] @ tensors[pair.a.name]
+            module: update.T if pair.of_embedding else update
             for module, pair in files.lora.pairs.items()
+            for update in [files.settings.scaling_of(module) * tensors[pair.b.name] @ tensors[pair.a.name]]
         }
 
 
