@@ -199,6 +199,14 @@ def base_facts(model: str, names: frozenset[str]) -> BaseFacts:
     return read_base_facts(directory, [model, *names])
 
 
+def renders_jinja(engine_client: Any) -> bool:
+    """Return whether vLLM renders this base's chats by a Jinja template: not those of gpt-oss and of Mistral."""
+    from vllm.utils.mistral import is_mistral_tokenizer
+
+    harmony = engine_client.model_config.hf_config.model_type == "gpt_oss"
+    return not harmony and not is_mistral_tokenizer(engine_client.get_tokenizer())
+
+
 def make_pipeline(
     registry: Registry, facts: BaseFacts, engine_client: Any, settings: ServerSettings, *, keyed: bool
 ) -> AdapterPipeline:
@@ -219,4 +227,6 @@ def make_pipeline(
     )
     store = Store(settings.store, max_bytes=settings.max_adapter_bytes)
     shared = SharedStore(settings.shared) if settings.shared else None
-    return AdapterPipeline(Sources(settings.store / STAGING, policy), store, registry, facts, limits, shared)
+    templates = settings.adapter_templates if renders_jinja(engine_client) else "none"
+    sources = Sources(settings.store / STAGING, policy)
+    return AdapterPipeline(sources, store, registry, facts, limits, shared, templates)

@@ -71,6 +71,12 @@ class ServerSettings(BaseSettings):
         description="prefixes of the addresses that adapters may be added from, such as "
         "`hf://acme/*,s3://bucket/prefix/`; an API key may have a narrower list of its own",
     )
+    adapter_templates: Literal["operator", "all", "none"] = Field(
+        default="operator",
+        description="whose chat templates are used, each for the chats of the adapter that it comes with: those "
+        "of adapters that the operator adds (by a key with `admin`, at the start, or on a server without keys), "
+        "all, or none; a template is a program that runs here, in a sandbox that limits its time, not its memory",
+    )
     base_names: str = Field(
         default="",
         description="further names of the base, separated by commas, that adapters may state as the model they "

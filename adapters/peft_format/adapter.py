@@ -41,6 +41,7 @@ class Adapter:
         base_digest: Digest of the prepared base that it was trained on; "" if unknown.
         training: Its training record, as `read_training` gives it; {} without one.
         remarks: What its owner should know of how it is served, in sentences; () for nothing.
+        chat_template: The Jinja template that its chats are rendered with; "" for the base's.
     """
 
     path: Path
@@ -52,6 +53,7 @@ class Adapter:
     base_digest: str = ""
     training: dict[str, Any] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
+    chat_template: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from lorecall.adapters.validation.names import check_name
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.records import Group
 from lorecall.audit.scorers.batches import batches
-from lorecall.server.auth.request_context import manages
+from lorecall.server.auth.request_context import manages, operates
 from lorecall.server.executors import download, on_disk, take_in
 from lorecall.server.lifecycle.engine_set import EngineSet, LoadedVersion
 from lorecall.server.observability.metrics import AdapterSample, Metrics
@@ -136,9 +136,10 @@ class ControlPlane:
         self._adding.add(name)
         try:
             if isinstance(source, str):
-                take = partial(self.intake.add, name, source, actor=actor, asker=asker, our_own=our_own)
+                take = partial(self.intake.add, name, source, asker=asker, our_own=our_own)
             else:
-                take = partial(self.intake.add_upload, name, source, actor=actor)
+                take = partial(self.intake.add_upload, name, source)
+            take = partial(take, actor=actor, operator=operates())
             return await self._add(name, take, actor=actor, pin=pin, candidates=candidates or {})
         finally:
             self._adding.discard(name)

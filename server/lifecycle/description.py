@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from lorecall.adapters.peft_format.companions import template_digest
 from lorecall.adapters.registry.records import AdapterRecord, EventRecord, VersionRecord, shown_version
 from lorecall.server.auth.request_context import manages, sees
 from lorecall.server.lifecycle.control_plane import ControlPlane
@@ -74,6 +75,7 @@ def facts(record: VersionRecord) -> dict[str, Any]:
         "effective_parameters": record.effective_parameters,
         "refusal": record.refusal,
         "remarks": record.remarks,
+        "chat_template": template_digest(record.chat_template),
         "base_digest": record.base_digest,
         "source": record.source if manages() else None,
     }

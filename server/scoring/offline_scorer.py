@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from threading import Thread
@@ -14,6 +14,12 @@ from typing import Any
 from lorecall.adapters.bases.prepare import read_base_manifest
 from lorecall.adapters.core.errors import AdapterError, AdapterNotFoundError
 from lorecall.adapters.peft_format.adapter import Adapter, read_adapter
+from lorecall.adapters.peft_format.companions import (
+    NO_COMPANIONS,
+    Companions,
+    own_template,
+    read_companions,
+)
 from lorecall.audit.scorer import EngineInfo
 from lorecall.audit.scorers.sampling import deployed_sampling
 from lorecall.server.engine.common.environment import (
@@ -32,10 +38,12 @@ class OfflineScorer(EngineScorer):
 
     Attributes:
         max_rank: The largest rank that the engine was started for.
+        tokenizer: What the base's tokenizer's files say.
         adapters: By name, the adapter and the engine's request for it.
     """
 
     max_rank: int
+    tokenizer: Companions = NO_COMPANIONS
     adapters: dict[str, tuple[Adapter, Any]] = field(default_factory=dict)
     _ids: Iterator[int] = field(default_factory=lambda: count(1))
 
@@ -48,6 +56,8 @@ class OfflineScorer(EngineScorer):
         from vllm.lora.request import LoRARequest
 
         info = read_adapter(folder, vocabulary_scored=self.scoring.fixed_token_scores)
+        template = own_template(read_companions(folder, follow_links=True), self.tokenizer)
+        info = replace(info, chat_template=template)
         if info.rank > self.max_rank:
             raise AdapterError(
                 f"{folder} has rank {info.rank}, over the {self.max_rank} that the engine was started for",
@@ -111,6 +121,7 @@ def offline_scorer(base: Path, adapters: dict[str, Path], **engine: Any) -> Iter
                     *deployed_sampling(client.model_config.get_diff_sampling_param()),
                 ),
                 max_rank,
+                read_companions(base, follow_links=True),
             )
             for name, folder in adapters.items():
                 scorer.deploy(name, folder)

@@ -11,7 +11,7 @@ from lorecall.adapters.peft_format.files import CONFIG_FILE, WEIGHTS_FILE
 from safetensors.torch import load_file, save_file
 
 from tests.adapters.spoiling import setting
-from tests.tiny import build_tiny_adapter
+from tests.tiny import build_tiny_adapter, build_tokenizer
 
 PREFIX = "base_model.model."
 Tensors = dict[str, torch.Tensor]
@@ -114,6 +114,17 @@ def mlx(*, scale: bool = True, wrapped: str = "", kind: str = "lora") -> Change:
         written = {"fine_tune_type": kind, "lora_parameters": parameters, "num_layers": 2}
         written["model"] = config["base_model_name_or_path"]
         (folder / CONFIG_FILE).write_text(json.dumps(written))
+
+    return change
+
+
+def tokenizer(*more: str) -> Change:
+    """The base's tokenizer beside it, as a trainer saves it, with these tokens added."""
+
+    def change(folder: Path) -> None:
+        ours = build_tokenizer()
+        ours.add_tokens(list(more))
+        ours.save_pretrained(folder)
 
     return change
 

@@ -31,6 +31,7 @@ from tests.adapters.people import (
     scaled,
     sharded,
     text,
+    tokenizer,
     without,
     zero_b,
 )
@@ -99,6 +100,7 @@ GOOD: Mapping[str, Case] = {
     "alpha pattern": Case(setting(alpha_pattern={"layers.1.mlp.up_proj": 2, "q_proj": 3}), peft=True),
     "large and small values": Case(scaled(256.0), same=True, peft=True),
     "checkpoints beside it": Case(checkpoints, same=True, peft=True),
+    "the base's tokenizer beside it": Case(tokenizer(), same=True, peft=True),
     "optimizer and logs beside it": Case(
         both(beside("optimizer.pt", b"x"), beside("runs/events.out", b"x"), beside("README.md", b"# x")),
         same=True,
@@ -138,8 +140,23 @@ REMARKED: Mapping[str, Case] = {
     ),
     "untrained": Case(zero_b, "every lora_B is zero", peft=True),
     "tokenizer beside it": Case(beside("tokenizer.json"), "not used: tokenizer.json", same=True, peft=True),
+    "tokens added to its tokenizer": Case(
+        beside("added_tokens.json", b'{"<a>": 512, "<b>": 513, "<c>": 514}'),
+        "3 tokens were added to its tokenizer",
+        same=True,
+        peft=True,
+    ),
+    "a tokenizer with one token more": Case(tokenizer("<tool>"), "1 token was added", same=True, peft=True),
     "chat template beside it": Case(
-        beside("chat_template.jinja", b"x"), "not used: chat_template.jinja", same=True, peft=True
+        beside("chat_template.jinja", b"{{ messages[0].content }}"),
+        "not used: its chat template (chat_template.jinja)",
+        same=True,
+        peft=True,
+    ),
+    "chat template of older trainers": Case(
+        beside("tokenizer_config.json", b'{"chat_template": [{"name": "default", "template": "{{ 1 }}"}]}'),
+        "not used: its chat template (tokenizer_config.json)",
+        same=True,
     ),
 }
 CONVERTED: Mapping[str, Case] = {
