@@ -29,6 +29,7 @@ from lorecall.server.http.state import Serving
 from lorecall.server.lifecycle.control_plane import ControlPlane
 from lorecall.server.lifecycle.engine_set import Capacity, EngineSet
 from lorecall.server.lifecycle.follower import Follower
+from lorecall.server.lifecycle.load_checks import LoadChecks
 from lorecall.server.lifecycle.served_models import VersionedModels
 from lorecall.server.observability.metering import meter
 from lorecall.server.observability.metrics import Metrics
@@ -80,6 +81,9 @@ async def build_serving(
         settings.max_adapter_bytes,
         settings.max_body_bytes,
         settings.max_items,
+    )
+    plane.load_checks = LoadChecks(
+        scoring.known_text, settings.load_checks, lambda: serving.engine.epsilon or 0.0, metrics
     )
     await serving.limits.limiter.check()
     follower = Follower(plane, metrics, settings.poll_seconds, guard.reload)

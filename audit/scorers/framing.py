@@ -31,7 +31,7 @@ def framed(item: ScoreItem, framing: str, system: str | None) -> tuple[Chat, str
 
 
 def render_chat(tokenizer: Any, messages: Chat, template: str = "") -> str:
-    """Return the text of messages by a chat template, by default the tokenizer's, with the assistant's turn opened.
+    """Return the text of messages, with the assistant's turn opened, by a chat template or the tokenizer's own.
 
     Raises:
         ValueError: If there is no chat template, or it refuses the messages.

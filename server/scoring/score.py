@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from lorecall.audit.judging.epsilon import known_items
 from lorecall.audit.scorer import ItemScore, Sampling, ScoreItem
 from lorecall.audit.scorers.framing import Chat, Framing, framed, split_text
 from lorecall.audit.scorers.splits import Split, worst_first
@@ -78,6 +79,13 @@ class EngineScoring:
         finally:
             for task in tasks:
                 task.cancel()
+
+    async def known_text(self, lora_request: Any) -> tuple[float, ...]:
+        """Return the log-probabilities of the tokens of one known text, in the background."""
+        tokenizer = self.engine_client.get_tokenizer()
+        split = split_text(tokenizer, known_items()[0], "raw", None)[0]
+        async with self.background.turn():
+            return tuple(row[0] for row in await self._rows(split, lora_request))
 
     async def at_once(self, splits: Sequence[Split], loras: Sequence[Any]) -> list[ItemScore]:
         """Return the scores of each split, all of them in the engine at once, beside whatever else runs there."""
