@@ -146,9 +146,9 @@ class ServerSettings(BaseSettings):
         default=0.1,
         ge=0,
         le=1,
-        description="share of the loads of an adapter into the engine after its first one, after which a short text "
-        "is scored and compared with the first answer; one that answers otherwise is loaded anew, and is not served "
-        "if it still does; 0 for none",
+        description="share of an adapter's loads into the engine, after its first one here, after which a short "
+        "text is scored and compared with the first answer; an adapter that answers otherwise is loaded anew, "
+        "and is not served if it still does; 0 for none",
     )
     require_audit: FilePath | None = Field(
         default=None, description="the policy that an adapter's audit must meet; `--require-audit` sets it"

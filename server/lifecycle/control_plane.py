@@ -401,7 +401,7 @@ class ControlPlane:
             task.add_done_callback(self._checking.discard)
 
     async def _check_loads(self, checks: LoadChecks, loaded: Sequence[LoadedVersion]) -> None:
-        """Check versions that the engine has loaded; one that answers as another is loaded anew when asked for."""
+        """Check versions that the engine has loaded; one that answers as another is loaded anew on demand."""
         for one in loaded:
             try:
                 if await checks.differs(one):

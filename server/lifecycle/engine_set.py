@@ -297,7 +297,7 @@ class EngineSet:
         return loaded
 
     async def expel(self, loaded: LoadedVersion) -> None:
-        """Remove a version that must answer no more: what runs on it is cut. Returns once the engine is rid of it."""
+        """Remove a version that must answer no more, and wait until it is gone: what runs on it is cut."""
         if self.live.get(loaded.name) is not loaded:
             return
         del self.live[loaded.name]

@@ -1,4 +1,4 @@
-"""A version that the engine loads again is compared with what it answered at first, and is not served if it differs."""
+"""A version that the engine loads again is compared with its first answer, and is not served if it differs."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
