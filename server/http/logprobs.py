@@ -35,7 +35,7 @@ def default_completion_logprobs(request: CompletionRequest, raw: Any) -> None:
 
 
 def default_response_logprobs(request: ResponsesRequest) -> None:
-    """Ask for top-1 log-probabilities unless the caller set `include` ([] and null turn them off) or `top_logprobs`."""
+    """Ask for top-1 log-probabilities unless the caller set `include` ([] turns them off) or `top_logprobs`."""
     if not {"include", "top_logprobs"} & request.model_fields_set:
         request.include = ["message.output_text.logprobs"]
         request.top_logprobs = 1

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 from lorecall.audit.scorer import Message, Sampling, ScoreItem
 from lorecall.audit.scorers.framing import Framing
+from lorecall.server.auth.request_context import sees
 from lorecall.server.error_responses import AnsweringRoute
 from lorecall.server.http.state import Serving, serving
 from pydantic import BaseModel, ConfigDict, Field
@@ -73,8 +74,10 @@ async def score(request: ScoreRequest, raw_request: Request) -> Response:
     items = [item.item() for item in request.items]
     scheme = None if request.sampling is None else Sampling(**request.sampling.model_dump())
     template = model.chat_template
-    if request.chat_template_of:
-        template = (await state.model(request.chat_template_of)).chat_template
+    if of := request.chat_template_of:
+        if sees(of) and state.adapters.known(of):
+            await state.adapters.loaded(of)
+        template = (await state.model(of)).chat_template
     work = state.scoring.score(items, model.lora_request, request.framing, request.system, scheme, template)
     scores = await state.adapters.engine_set.finish(model.lora_request, work)
     return JSONResponse(score_body(state, name, model.version, scores))
