@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from lorecall.adapters.core.refusals import RefusedError
@@ -11,6 +12,32 @@ from lorecall.server.assembly import make_pipeline
 from lorecall.server.settings import ServerSettings
 
 from tests.adapters import spoiling
+
+
+def client(device: str, model_type: str = "llama") -> Any:
+    """VLLM's client of an engine, as far as the pipeline asks it."""
+    config = SimpleNamespace(lora_config=None, device_config=SimpleNamespace(device_type=device))
+    model = SimpleNamespace(hf_config=SimpleNamespace(model_type=model_type))
+    return SimpleNamespace(vllm_config=config, model_config=model, get_tokenizer=lambda: None)
+
+
+@pytest.mark.parametrize(
+    ("device", "model_type", "scored", "templates"),
+    [("cpu", "llama", True, "all"), ("cuda", "llama", False, "all"), ("cpu", "gpt_oss", True, "none")],
+)
+def test_the_engine_says_what_it_can(
+    tmp_path: Path, device: str, model_type: str, templates: str, *, scored: bool
+) -> None:
+    """On a GPU adapters of the head are not scored; for gpt-oss vLLM renders no template."""
+    facts = read_base_facts(spoiling.write_base(tmp_path / "base"))
+    registry = Registry(f"sqlite:///{tmp_path / 'registry.db'}")
+    settings = ServerSettings(store=tmp_path / "store", adapter_templates="all")
+    try:
+        made = make_pipeline(registry, facts, client(device, model_type), settings, keyed=False)
+    finally:
+        registry.close()
+    assert made._limits.vocabulary_scored is scored
+    assert made._templates == templates
 
 
 @pytest.mark.parametrize("keyed", [True, False])
@@ -24,7 +51,7 @@ def test_the_settings_say_where_adapters_may_come_from(tmp_path: Path, *, keyed:
         local_roots=str(models),
         shared="memory://shelf/of",
     )
-    engine = SimpleNamespace(vllm_config=SimpleNamespace(lora_config=None))
+    engine = client("cpu")
     facts = read_base_facts(spoiling.write_base(tmp_path / "base"))
     registry = Registry(f"sqlite:///{tmp_path / 'registry.db'}")
     try:

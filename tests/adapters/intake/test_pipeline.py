@@ -360,7 +360,7 @@ def test_a_refusal_spares_what_another_server_accepts(
     lax._store.remove(taken.version)
 
     def meanwhile(stored: StoredVersion, training: dict[str, Any]) -> Adapter:
-        lax._check(Fetched(adapter, ""))
+        lax._check(Fetched(adapter, ""), operator=True)
         return AdapterPipeline._validate(strict, stored, training)
 
     strict._validate = meanwhile  # type: ignore[method-assign]

@@ -87,8 +87,8 @@ def test_responses_carry_top1_logprobs(served: Served, client: openai.OpenAI, ad
     answer = client.responses.create(**asked).model_dump()
     (text,) = [part for item in answer["output"] for part in item.get("content") or []]
     assert [len(token["top_logprobs"]) for token in text["logprobs"]] == [1] * 4
-    for own in ([], None):
-        body = served.post("/v1/responses", {**asked, "include": own}).json()
+    for include in list[Any]([[], None]):
+        body = served.post("/v1/responses", {**asked, "include": include}).json()
         assert not [p["logprobs"] for i in body["output"] for p in i.get("content") or [] if p["logprobs"]]
     events = [event.model_dump() for event in client.responses.create(**asked, stream=True)]
     streamed = [t for e in events if e["type"] == "response.output_text.delta" for t in e["logprobs"]]
@@ -210,12 +210,10 @@ def test_an_adapters_chats_are_rendered_by_its_own_template(
     answer = client.chat.completions.create(model=own, messages=MESSAGES, max_tokens=2)
     assert answer.usage is not None
     assert answer.usage.prompt_tokens == len(ids)
-    said = {"model": own, "max_tokens": 2}
-    assert served.post("/v1/messages", {**said, "messages": MESSAGES}).json()["usage"]["input_tokens"] == len(
-        ids
-    )
+    said = served.post("/v1/messages", {"model": own, "max_tokens": 2, "messages": MESSAGES})
+    assert said.json()["usage"]["input_tokens"] == len(ids)
     asked: Any = {"model": own, "input": MESSAGES[0]["content"], "max_output_tokens": 2}
-    assert client.responses.create(**asked).usage.input_tokens == len(ids)  # type: ignore[union-attr]
+    assert client.responses.create(**asked).usage.input_tokens == len(ids)
     items = [{"id": "1", "prefix": MESSAGES[0]["content"], "target": " x"}]
     for model, of in ((own, None), (served.base, own), (adapter, own)):
         body = {"model": model, "items": items, "framing": "chat", "chat_template_of": of}

@@ -45,7 +45,7 @@ class Checked:
 
     def count(self, result: str) -> float:
         """How many checks came to that."""
-        return self.server.metrics.load_checks.labels(result)._value.get()
+        return float(self.server.metrics.load_checks.labels(result)._value.get())
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
