@@ -99,6 +99,10 @@ GOOD: Mapping[str, Case] = {
     "560 patterns of EVA": Case(patterns, same=True, peft=True),
     "alpha pattern": Case(setting(alpha_pattern={"layers.1.mlp.up_proj": 2, "q_proj": 3}), peft=True),
     "large and small values": Case(scaled(256.0), same=True, peft=True),
+    "over float16, for an engine of float32": Case(
+        lambda d: save(d, {n: t * (7e4 if "0.mlp.up_proj.lora_A" in n else 1) for n, t in load(d).items()}),
+        peft=True,
+    ),
     "checkpoints beside it": Case(checkpoints, same=True, peft=True),
     "the base's tokenizer beside it": Case(tokenizer(), same=True, peft=True),
     "optimizer and logs beside it": Case(
@@ -292,6 +296,11 @@ REFUSED: Mapping[str, Case] = {
     ),
     "merged model": Case(
         both(without(WEIGHTS_FILE, CONFIG_FILE), beside("model.safetensors"), beside("config.json")),
+        "a whole model",
+        MISSING,
+    ),
+    "merged model in shards": Case(
+        both(without(WEIGHTS_FILE), beside("model-00001-of-00002.safetensors"), beside("config.json")),
         "a whole model",
         MISSING,
     ),
