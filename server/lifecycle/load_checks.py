@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from lorecall.adapters.core.errors import AdapterError
-from lorecall.server.lifecycle.engine_set import Lease, LoadedVersion
+from lorecall.server.lifecycle.engine_set import Lease, LoadedVersion, ReplacedError
 from lorecall.server.observability.metrics import Metrics
 
 logger = logging.getLogger("vllm.lorecall")
@@ -59,6 +59,8 @@ class LoadChecks:
         lease = Lease(loaded, asyncio.current_task())
         try:
             found = await lease.wait(self._score(loaded.lora_request))
+        except ReplacedError:
+            return False
         finally:
             lease.release()
         if not known:
