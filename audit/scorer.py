@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, Self
 
 from lorecall.adapters.peft_format.adapter import Adapter
+from lorecall.adapters.peft_format.companions import template_digest
 
 CHAT_ROLES = frozenset(("system", "developer", "user", "assistant", "tool"))
 """The roles of messages that chat templates know."""
@@ -182,8 +183,11 @@ class AdapterVersion:
         version: sha256 over config and weights, in hex; "" if unknown.
         rank: The largest LoRA rank of its modules; 0 if unknown.
         effective_parameters: Σ r · (d_in + d_out); 0 if unknown.
-        refusal: Which part of the adapter prompt scores would leave out (lm_head, embed_tokens, ...), "" if none.
+        refusal: Which part of the adapter the engine's scores would leave out (lm_head, embed_tokens, ...), ""
+            if none.
         training: How it was trained, if it says so.
+        chat_template: sha256 (hex) over the chat template of its own that its chats are rendered with; "" where
+            that is the base's.
     """
 
     name: str
@@ -192,6 +196,7 @@ class AdapterVersion:
     effective_parameters: int
     refusal: str = ""
     training: dict[str, object] = field(default_factory=dict)
+    chat_template: str = ""
 
     @classmethod
     def of(cls, name: str, adapter: Adapter) -> Self:
@@ -203,6 +208,7 @@ class AdapterVersion:
             adapter.effective_parameters,
             adapter.refusal,
             adapter.training,
+            template_digest(adapter.chat_template),
         )
 
 

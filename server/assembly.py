@@ -33,6 +33,7 @@ from lorecall.server.http.state import Serving
 from lorecall.server.lifecycle.control_plane import ControlPlane
 from lorecall.server.lifecycle.engine_set import Capacity, EngineSet
 from lorecall.server.lifecycle.follower import Follower
+from lorecall.server.lifecycle.load_checks import LoadChecks
 from lorecall.server.lifecycle.served_models import VersionedModels
 from lorecall.server.observability.metering import meter
 from lorecall.server.observability.metrics import Metrics
@@ -85,6 +86,9 @@ async def build_serving(
         settings.max_adapter_bytes,
         settings.max_body_bytes,
         settings.max_items,
+    )
+    plane.load_checks = LoadChecks(
+        scoring.known_text, settings.load_checks, lambda: serving.engine.epsilon or 0.0, metrics
     )
     await serving.limits.limiter.check()
     follower = Follower(plane, metrics, settings.poll_seconds, guard.reload)
@@ -230,6 +234,14 @@ async def adapted_modules(engine_client: Any) -> frozenset[str]:
     return frozenset(name for worker in workers for name in worker)
 
 
+def renders_jinja(engine_client: Any) -> bool:
+    """Return whether vLLM renders this base's chats by a Jinja template: not those of gpt-oss and of Mistral."""
+    from vllm.utils.mistral import is_mistral_tokenizer
+
+    harmony = engine_client.model_config.hf_config.model_type == "gpt_oss"
+    return not harmony and not is_mistral_tokenizer(engine_client.get_tokenizer())
+
+
 def make_pipeline(
     registry: Registry,
     facts: BaseFacts,
@@ -252,7 +264,10 @@ def make_pipeline(
         served_modules=modules,
         why_not_served="" if engine_client.vllm_config.device_config.device_type == "cpu" else WHY,
         half=str(getattr(lora, "lora_dtype", "")) not in ("torch.float32", "torch.bfloat16"),
+        vocabulary_scored=engine_client.vllm_config.device_config.device_type == "cpu",
     )
     store = Store(settings.store, max_bytes=settings.max_adapter_bytes)
     shared = SharedStore(settings.shared) if settings.shared else None
-    return AdapterPipeline(Sources(settings.store / STAGING, policy), store, registry, facts, limits, shared)
+    templates = settings.adapter_templates if renders_jinja(engine_client) else "none"
+    sources = Sources(settings.store / STAGING, policy)
+    return AdapterPipeline(sources, store, registry, facts, limits, shared, templates)

@@ -17,6 +17,7 @@ from lorecall.server.executors import keep_for_short_calls
 from lorecall.server.http import adapters, audits, engine, keys, logprobs, page, score
 from lorecall.server.http.gateway import Gateway
 from lorecall.server.http.state import Serving
+from lorecall.server.lifecycle.chat_templates import with_templates
 from lorecall.server.lifecycle.served_models import leave_modules, with_versions
 from lorecall.server.settings import ServerSettings, read_settings
 from lorecall.server.warmup import warm_up
@@ -49,6 +50,7 @@ class LorecallEndpoints:
         interrupted_start.check()
         keep_for_short_calls(asyncio.get_running_loop())
         models = with_versions(state.openai_serving_models)
+        with_templates(state.online_renderer, models)
         settings = read_settings()
         modules, wrong = models.take_modules(settings.adapters)
         settings = settings.with_adapters(modules)

@@ -79,6 +79,12 @@ class ServerSettings(BaseSettings):
         description="prefixes of the addresses that adapters may be added from, such as "
         "`hf://acme/*,s3://bucket/prefix/`; an API key may have a narrower list of its own",
     )
+    adapter_templates: Literal["operator", "all", "none"] = Field(
+        default="operator",
+        description="whose chat templates are used, each for the chats of the adapter that it comes with: those "
+        "of adapters that the operator adds (by a key with `admin`, at the start, or on a server without keys), "
+        "all, or none; a template is a program that runs here, in a sandbox that limits its time, not its memory",
+    )
     base_names: str = Field(
         default="",
         description="further names of the base, separated by commas, that adapters may state as the model they "
@@ -153,6 +159,14 @@ class ServerSettings(BaseSettings):
     )
     drain_seconds: float = Field(
         default=300.0, gt=0, description="seconds that a replaced version may take to finish its requests"
+    )
+    load_checks: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="share of an adapter's loads into the engine, after its first one here, after which a short "
+        "text is scored and compared with the first answer; an adapter that answers otherwise is loaded anew, "
+        "and is not served if it still does; 0 for none",
     )
     require_audit: FilePath | None = Field(
         default=None, description="the policy that an adapter's audit must meet; `--require-audit` sets it"

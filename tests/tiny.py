@@ -7,6 +7,7 @@ Small enough to build in a second and to serve in an engine test, wide enough fo
 import json
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from lorecall.adapters.bases.prepare import write_base_manifest
@@ -95,10 +96,12 @@ def build_tiny_adapter(
     modules: tuple[str, ...] = LINEAR_MODULES,
     layers: tuple[int, ...] | None = None,
     scale: float = 0.2,
+    **settings: Any,
 ) -> Path:
     """Write a random PEFT adapter for a tiny base to `path`: both A and B are drawn from N(0, `scale`²).
 
-    The config names `base` as its base model. `modules` may hold `lm_head` or `embed_tokens` as well.
+    The config names `base` as its base model. `modules` may hold `lm_head` or `embed_tokens` as well; `settings`
+    are further ones of `LoraConfig`.
     """
     model = load_served_model(base)
     config = LoraConfig(
@@ -107,6 +110,7 @@ def build_tiny_adapter(
         target_modules=list(modules),
         layers_to_transform=None if layers is None else list(layers),
         task_type="CAUSAL_LM",
+        **settings,
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # on tied embeddings, where a test asks for just that

@@ -67,6 +67,14 @@ def convert_adapter(
     model = _load(base) if base is not None else None
     known = {name for name, _ in model.named_modules()} if model is not None else frozenset()
     read = read_source(source, known)
+    embedded = any(update.embedding for update in read.updates.values())
+    if read.config.get("ensure_weight_tying") and embedded and "lm_head" not in read.updates:
+        raise WeightsRefusedError(
+            Reason.INCOMPLETE,
+            "ensure_weight_tying adapts the head as the embeddings, but there are no weights for lm_head",
+            hint="load it with PEFT on its base and save it again, which writes them",
+            param="ensure_weight_tying",
+        )
     start = read.config.get("init_lora_weights", True)
     if isinstance(start, str) and not is_harmless(start):
         if initial is None:

@@ -26,6 +26,7 @@ class Reason(StrEnum):
     UNSAFE_PATTERN = "unsafe_pattern"
     RANK_TOO_LARGE = "rank_too_large"
     ABSURD_SCALING = "absurd_scaling"
+    BAD_TEMPLATE = "bad_template"
     # the base
     WRONG_BASE = "wrong_base"
     BASE_UNSTATED = "base_unstated"

@@ -88,10 +88,11 @@ def write_dose(source: Path, dose: Dose, out: Path) -> Derived:
         AdapterError: The source is no plain LoRA on linear projections, or its rank is lower than the dose's.
     """
     with open_adapter(source, trusted=True) as files:
-        adapter = files.adapter()
+        adapter = files.adapter(vocabulary_scored=True)
         config, settings = dict(files.config), files.settings
-    if adapter.refusal:
-        raise AdapterError(f"{source} cannot be made weaker: {adapter.refusal}", param="adapter")
+        embedding = next((name for name, pair in files.lora.pairs.items() if pair.of_embedding), "")
+    if reason := adapter.refusal or (embedding and f"it adapts the embedding {embedding}"):
+        raise AdapterError(f"{source} cannot be made weaker: {reason}", param="adapter")
     if dose.kind is Kind.RANK and dose.value > adapter.rank:
         raise AdapterError(
             f"{source} has rank {adapter.rank}, which is under {dose.value:g}",

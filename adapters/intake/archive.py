@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, TypeVar, cast
 
 from lorecall.adapters.core.refusals import ArchiveRefusedError, Reason, safe_repr
+from lorecall.adapters.peft_format.companions import COMPANIONS, MAX_COMPANION_BYTES
 from lorecall.adapters.peft_format.files import ADAPTER_FILES, WEIGHTS_FILE, instead_of_adapter
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
@@ -23,6 +24,7 @@ _MAX_TAR_READ_BYTES = MAX_MEMBERS * 3 * tarfile.BLOCKSIZE
 _MAX_ZIP_DIRECTORY_BYTES = 1 << 20
 _ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENCRYPTED = 0x1
+_MAX_COMPANIONS = 4 * len(COMPANIONS)  # of the adapter and a few checkpoints
 _CHECKPOINT = re.compile(r"checkpoint-\d+")
 _OTHER_KINDS = {
     b"\xfd7zXZ\0": "an archive of xz (.tar.xz)",
@@ -189,6 +191,7 @@ def _copy_out(members: Iterator[tuple[str, Content]], target: Path, max_bytes: i
     """
     seen: set[PurePosixPath] = set()
     homes: dict[PurePosixPath, Path] = {}
+    beside: dict[PurePosixPath, bytes] = {}
     try:
         for name, content in members:
             path = PurePosixPath(name)
@@ -197,6 +200,8 @@ def _copy_out(members: Iterator[tuple[str, Content]], target: Path, max_bytes: i
                     Reason.AMBIGUOUS, f"the archive has {safe_repr(name)} twice", hint="pack it again"
                 )
             seen.add(path)
+            if path.name in COMPANIONS and len(beside) < _MAX_COMPANIONS:
+                beside[path] = _start_of(content())
             if path.name not in ADAPTER_FILES:
                 continue
             home = path.parent
@@ -207,7 +212,7 @@ def _copy_out(members: Iterator[tuple[str, Content]], target: Path, max_bytes: i
             if not _is_checkpoint(home) or all(map(_is_checkpoint, homes)):
                 with (homes[home] / path.name).open("xb") as sink:
                     max_bytes -= _write(content(), sink, max_bytes)
-        return _settle(seen, homes, target)
+        return _settle(seen, homes, beside, target)
     finally:
         for folder in homes.values():
             shutil.rmtree(folder, ignore_errors=True)
@@ -228,7 +233,12 @@ def _check_places(homes: Mapping[PurePosixPath, Path]) -> None:
         )
 
 
-def _settle(seen: set[PurePosixPath], homes: Mapping[PurePosixPath, Path], target: Path) -> tuple[str, ...]:
+def _settle(
+    seen: set[PurePosixPath],
+    homes: Mapping[PurePosixPath, Path],
+    beside: Mapping[PurePosixPath, bytes],
+    target: Path,
+) -> tuple[str, ...]:
     """Move the adapter's files to the top of the target; return the names of the other files beside it."""
     chosen = next((home for home in homes if not _is_checkpoint(home)), None)
     if chosen is None and len(homes) > 1:
@@ -241,8 +251,21 @@ def _settle(seen: set[PurePosixPath], homes: Mapping[PurePosixPath, Path], targe
     if chosen is not None:
         for file in homes[chosen].iterdir():
             file.rename(target / file.name)
+    for path, start in beside.items():
+        if path.parent == chosen:
+            (target / path.name).write_bytes(start)
     _check_found(seen, chosen, target)
     return tuple(sorted(path.name for path in seen if path.parent == chosen))
+
+
+def _start_of(chunks: Iterable[bytes]) -> bytes:
+    """Return what is read of a tokenizer's file."""
+    start = b""
+    for chunk in chunks:
+        start += chunk
+        if len(start) >= MAX_COMPANION_BYTES:
+            break
+    return start[:MAX_COMPANION_BYTES]
 
 
 def _write(chunks: Iterable[bytes], sink: BinaryIO, max_bytes: int) -> int:

@@ -9,6 +9,8 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
@@ -19,6 +21,7 @@ from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundErro
 from huggingface_hub.utils import parse_hf_uri
 from lorecall.adapters.access.source_list import HUB, Place, refused
 from lorecall.adapters.core.refusals import Reason, SourceRefusedError, StoreFullError, safe_repr
+from lorecall.adapters.peft_format.companions import COMPANIONS, MAX_COMPANION_BYTES
 from lorecall.adapters.peft_format.files import (
     ADAPTER_FILES,
     REQUIRED_FILES,
@@ -114,6 +117,17 @@ class Download:
         """
         wanted = {name: f"{self._location}/{name}" for name in ADAPTER_FILES}
         self._fetch(wanted, target)
+
+    def beside(self, target: Path) -> None:
+        """Fetch the starts of the tokenizer's files beside the adapter, after it; none where that fails."""
+        for name in COMPANIONS:
+            self._deadline.check(self._location)
+            with suppress(FileNotFoundError, SourceRefusedError):
+                (target / name).write_bytes(self._guard(partial(self._start_of, f"{self._location}/{name}")))
+
+    def _start_of(self, path: str) -> bytes:
+        with self._files.open(path, "rb") as source:
+            return bytes(source.read(MAX_COMPANION_BYTES))
 
     def names(self) -> tuple[str, ...]:
         """Return the names in the place, if the source lists them; () otherwise."""

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 from lorecall.adapters.access.source_list import SourceList
 from lorecall.adapters.core.errors import AdapterNotFoundError
@@ -13,16 +13,21 @@ from lorecall.adapters.intake.shared_store import SharedStore
 from lorecall.adapters.intake.sources import Fetched, Sources
 from lorecall.adapters.intake.store import Store, StoredVersion
 from lorecall.adapters.peft_format.adapter import Adapter
-from lorecall.adapters.peft_format.files import unused_files
+from lorecall.adapters.peft_format.companions import read_companions
 from lorecall.adapters.peft_format.training_record import read_training
 from lorecall.adapters.registry.records import VersionRecord
 from lorecall.adapters.registry.registry import Registry
 from lorecall.adapters.registry.tables import State
 from lorecall.adapters.validation.base_facts import BaseFacts
+from lorecall.adapters.validation.companion_checks import check_companions
 from lorecall.adapters.validation.names import check_name
 from lorecall.adapters.validation.policy import AdapterLimits, validate_adapter
 
 UPLOAD = "upload:"
+OTHER_TEMPLATE = (
+    "not used: the chat template that it was added with again; to change it, remove the name and add it anew"
+)
+Templates = Literal["operator", "all", "none"]
 
 
 class AdapterPipeline:
@@ -38,6 +43,7 @@ class AdapterPipeline:
         base: The base that this server serves.
         limits: Which adapters its engine accepts.
         shared: Gets a copy of every version, which other servers fetch; None where they go back to its source.
+        templates: Whose chat templates are used: of adapters that the operator adds, of all, or of none.
     """
 
     def __init__(
@@ -48,6 +54,7 @@ class AdapterPipeline:
         base: BaseFacts,
         limits: AdapterLimits,
         shared: SharedStore | None = None,
+        templates: Templates = "operator",
     ) -> None:
         self._sources = sources
         self._store = store
@@ -55,9 +62,17 @@ class AdapterPipeline:
         self._base = base
         self._limits = limits
         self._shared = shared
+        self._templates = templates
 
     def add(
-        self, name: str, source: str, *, actor: str, asker: SourceList | None = None, our_own: bool = False
+        self,
+        name: str,
+        source: str,
+        *,
+        actor: str,
+        asker: SourceList | None = None,
+        our_own: bool = False,
+        operator: bool = False,
     ) -> tuple[VersionRecord, Adapter]:
         """Add a version from a source. The registry keeps the source's address at its present commit or version.
 
@@ -67,6 +82,7 @@ class AdapterPipeline:
             actor: Who does it.
             asker: The sources that the caller may use; None for all that the server reads.
             our_own: Whether the operator named it, who may use any.
+            operator: Whether the operator adds it, whose chat templates are trusted.
 
         Returns:
             The version's record, in the state `validated` if it is new to the name and in its present state
@@ -81,17 +97,17 @@ class AdapterPipeline:
             self._recorded(name, source, actor),
             self._sources.fetched(source, asker, our_own=our_own) as fetched,
         ):
-            stored, adapter = self._check(fetched)
+            stored, adapter = self._check(fetched, operator=operator or our_own)
             self._share(stored)
         return self._register(name, stored, adapter, fetched.address, actor)
 
     def add_upload(
-        self, name: str, archive: BinaryIO, *, actor: str, filename: str = ""
+        self, name: str, archive: BinaryIO, *, actor: str, filename: str = "", operator: bool = False
     ) -> tuple[VersionRecord, Adapter]:
         """Add a version from an uploaded archive; otherwise like `add`."""
         source = UPLOAD + filename
         with self._recorded(name, source, actor), self._sources.uploaded(archive, source) as fetched:
-            stored, adapter = self._check(fetched)
+            stored, adapter = self._check(fetched, operator=operator)
             self._share(stored)
         return self._register(name, stored, adapter, source, actor)
 
@@ -105,7 +121,7 @@ class AdapterPipeline:
             stored = self._store.verify(record.version)
         except (AdapterNotFoundError, FileRefusedError):
             return None
-        return self._validate(stored, record.training)
+        return self._registered(stored, record)
 
     def materialise(self, record: VersionRecord) -> Adapter:
         """Make sure that this server's store has an undamaged copy of a registered version; fetch it if not.
@@ -114,7 +130,7 @@ class AdapterPipeline:
             RefusedError: The source cannot be read, holds other bytes now, or does not fit this server.
             StoreFullError: The disk has too little room.
         """
-        return self.stored(record) or self._validate(self._fetch_again(record), record.training)
+        return self.stored(record) or self._registered(self._fetch_again(record), record)
 
     def stop(self) -> None:
         """End every download, now and later: the process ends."""
@@ -152,12 +168,19 @@ class AdapterPipeline:
             )
             raise
 
-    def _check(self, fetched: Fetched) -> tuple[StoredVersion, Adapter]:
+    def _check(self, fetched: Fetched, *, operator: bool) -> tuple[StoredVersion, Adapter]:
         training = read_training(fetched.files)
         stored = self._store.ingest(fetched.files)
         try:
             adapter = self._validate(stored, training)
-            return stored, replace(adapter, remarks=adapter.remarks + unused_files(fetched.beside))
+            own = check_companions(
+                read_companions(fetched.files),
+                fetched.beside,
+                self._base.tokenizer,
+                self._no_template(operator=operator),
+            )
+            remarks = adapter.remarks + own.remarks
+            return stored, replace(adapter, remarks=remarks, chat_template=own.chat_template)
         except RefusedError:
             self._store.take_back(stored)
             raise
@@ -166,6 +189,18 @@ class AdapterPipeline:
         return validate_adapter(
             stored.path, self._base, self._limits, version=stored.version, training=training
         )
+
+    def _no_template(self, *, operator: bool) -> str:
+        """Return why an adapter's chat template is not used; "" if it is."""
+        if self._templates == "none":
+            return "this server renders all chats with the base's"
+        if self._templates == "operator" and not operator:
+            return "this server takes those of adapters that its operator adds (LORECALL_ADAPTER_TEMPLATES)"
+        return ""
+
+    def _registered(self, stored: StoredVersion, record: VersionRecord) -> Adapter:
+        """Return a stored version with what the registry has of it under its name."""
+        return replace(self._validate(stored, record.training), chat_template=record.chat_template)
 
     def _share(self, stored: StoredVersion) -> None:
         if self._shared is not None:
@@ -177,8 +212,15 @@ class AdapterPipeline:
         record = self._registry.stage(name, stored.version, source=source, actor=actor)
         if record.state is State.STAGED:
             record = self._registry.validated(name, stored.version, adapter, actor=actor)
+        elif adapter.chat_template != record.chat_template:
+            record = self._registry.remark(name, stored.version, OTHER_TEMPLATE)
         # The name may have had this version before, with a record of its own.
-        return record, replace(adapter, training=record.training, base_digest=record.base_digest)
+        return record, replace(
+            adapter,
+            training=record.training,
+            base_digest=record.base_digest,
+            chat_template=record.chat_template,
+        )
 
     def _fetch_again(self, record: VersionRecord) -> StoredVersion:
         source, shared = record.source, self._shared is not None and self._shared.has(record.version)

@@ -131,6 +131,7 @@ class Sources:
                         files, beside = self._unpacked(archive, directory)
                         yield Fetched(files, download.pinned, beside)
                 else:
+                    download.beside(directory)
                     yield Fetched(directory, download.pinned, download.names())
             finally:
                 shutil.rmtree(directory, ignore_errors=True)  # a cleaner of old files may be faster

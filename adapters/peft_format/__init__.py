@@ -2,6 +2,7 @@
 
 __all__ = [
     "adapter",
+    "companions",
     "config",
     "digest",
     "files",

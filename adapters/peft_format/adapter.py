@@ -37,10 +37,11 @@ class Adapter:
         modules: Every adapted module with its shapes, sorted by name.
         effective_parameters: Σ r · (d_in + d_out).
         version: sha256 (hex) over configuration and weights; see `digest_of`.
-        refusal: Why prompt log-probabilities would not show its effect ("" if they do).
+        refusal: Why its engine's scores of given texts would not show its effect ("" if they do).
         base_digest: Digest of the prepared base that it was trained on; "" if unknown.
         training: Its training record, as `read_training` gives it; {} without one.
         remarks: What its owner should know of how it is served, in sentences; () for nothing.
+        chat_template: The Jinja template that its chats are rendered with; "" for the base's.
     """
 
     path: Path
@@ -52,6 +53,7 @@ class Adapter:
     base_digest: str = ""
     training: dict[str, Any] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
+    chat_template: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +85,13 @@ class OpenAdapter:
         """Digest of the prepared base that the adapter was trained on; "" if unknown."""
         return str(self.training.get("base_digest", ""))
 
-    def adapter(self, version: str = "") -> Adapter:
+    def adapter(self, version: str = "", *, vocabulary_scored: bool = False) -> Adapter:
         """Return what the adapter is.
 
         Args:
             version: Its digest where the caller knows it; "" to hash the files.
+            vocabulary_scored: Whether the scores of given texts, where it is used, show adapters of the head and
+                the embeddings; vLLM's own prompt log-probabilities do not.
 
         Raises:
             WeightsRefusedError: The matrices of a pair do not fit each other.
@@ -99,7 +103,7 @@ class OpenAdapter:
             modules=modules,
             effective_parameters=effective_parameters(modules),
             version=version or self._digest(),
-            refusal=_refusal(self.config, self.tensors),
+            refusal=_refusal(self.config, self.tensors, vocabulary_scored=vocabulary_scored),
             base_digest=self.base_digest,
             training=self.training,
         )
@@ -109,16 +113,17 @@ class OpenAdapter:
         return digest_of(self.raw_config, chunks_of(self.weights))
 
 
-def read_adapter(path: Path) -> Adapter:
+def read_adapter(path: Path, *, vocabulary_scored: bool = False) -> Adapter:
     """Read a PEFT LoRA directory that the user named, without a server's policy.
 
-    Of the weights only the header is parsed; all bytes are read once, for the digest.
+    Of the weights only the header is parsed; all bytes are read once, for the digest. `vocabulary_scored` is that
+    of `OpenAdapter.adapter`.
 
     Raises:
         RefusedError: It is not a PEFT LoRA directory, or its matrices do not fit each other.
     """
     with open_adapter(path, trusted=True) as files:
-        return files.adapter()
+        return files.adapter(vocabulary_scored=vocabulary_scored)
 
 
 @contextmanager
@@ -172,9 +177,9 @@ def _module(name: str, pair: LoraPair) -> ModuleShape:
     return ModuleShape(name, rank=a[0], d_in=a[1], d_out=b[0])
 
 
-def _refusal(config: Mapping[str, Any], tensors: tuple[TensorEntry, ...]) -> str:
-    """Return why the engine's prompt log-probabilities would not show this adapter ("" if they do)."""
-    for module in NOT_BY_PROMPT:
+def _refusal(config: Mapping[str, Any], tensors: tuple[TensorEntry, ...], *, vocabulary_scored: bool) -> str:
+    """Return why scores of given texts would not show this adapter ("" if they do)."""
+    for module in () if vocabulary_scored else NOT_BY_PROMPT:
         if any(module in tensor.name.split(".") for tensor in tensors):
             return f"it adapts {module}, which prompt log-probabilities leave out"
     if replaced := config.get("modules_to_save"):

@@ -16,7 +16,7 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 TRAINING_FILE = "lorecall-training.json"
 REQUIRED_FILES = (CONFIG_FILE, WEIGHTS_FILE)
 ADAPTER_FILES = (*REQUIRED_FILES, TRAINING_FILE)
-_BASES_OWN = (
+TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json",
     "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json",
 )  # fmt: skip
@@ -98,16 +98,6 @@ def missing_file(names: Collection[str], name: str) -> FileRefusedError:
     )
     reason, message, hint, param = problem
     return FileRefusedError(reason, message, hint=hint, param=param)
-
-
-def unused_files(names: Collection[str]) -> tuple[str, ...]:
-    """Return the remark on files beside an adapter that a trainer meant to be used with it; () for none."""
-    found = [name for name in _BASES_OWN if name in names]
-    if not found:
-        return ()
-    return (
-        f"not used: {', '.join(found)}; requests are answered with the base's tokenizer and chat template",
-    )
 
 
 def instead_of_adapter(

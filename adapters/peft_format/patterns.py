@@ -15,6 +15,7 @@ _LONGEST = 4096
 _PLAIN = re.compile(r"[\w.-]+", re.ASCII)
 ALL_LINEAR = "all-linear"
 _HEADS = ("lm_head", "embed_out", "output_layer")
+_EMBEDDINGS = ("model.embed_tokens", "transformer.wte")
 
 
 def matching(patterns: Mapping[str, T], module: str) -> Iterator[T]:
@@ -58,12 +59,16 @@ class Targets:
     Args:
         config: The JSON object in `adapter_config.json`, after `read_settings`.
 
+    Attributes:
+        ties_head: Whether an adapter of the embeddings adapts a head that is tied to them as well.
+
     Raises:
         ConfigRefusedError: A setting has a wrong type, or an expression cannot be compiled.
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self._seconds = _SECONDS
+        self.ties_head = bool(config.get("ensure_weight_tying"))
         self._targets = self._names(config, "target_modules")
         self._excluded = self._names(config, "exclude_modules")
         layers = config.get("layers_to_transform")
@@ -83,6 +88,8 @@ class Targets:
         Raises:
             ConfigRefusedError: The expressions take too long.
         """
+        if self.ties_head and module.rpartition(".")[2] in _HEADS and any(one in self for one in _EMBEDDINGS):
+            return True
         if self._is_in(self._excluded, module, exact=False):
             return False
         if isinstance(self._targets, frozenset):

@@ -30,6 +30,11 @@ class LoraPair(NamedTuple):
     a: TensorEntry
     b: TensorEntry
 
+    @property
+    def of_embedding(self) -> bool:
+        """Whether PEFT saved it as that of an embedding, whose input is a token."""
+        return "lora_embedding_" in self.a.name
+
 
 @dataclass(frozen=True, slots=True)
 class LoraTensors:

@@ -45,9 +45,10 @@ class VersionRecord:
         rank: Its largest LoRA rank; this and the facts below are 0 or empty until it is validated.
         effective_parameters: Σ r · (d_in + d_out).
         base_digest: The base that it was trained on; "" if unknown.
-        refusal: Why the engine's prompt scores would not be its own; "" if they are.
+        refusal: Why its scores would not be its own in the engine that took it in; "" if they are.
         training: The training record that came with it under this name; {} for none.
         remarks: What its owner should know of how it is served, in sentences.
+        chat_template: The Jinja template that its chats are rendered with under this name; "" for the base's.
         source: Where it came from.
         created_at: When it was added, UTC.
         created_by: Who added it.
@@ -65,6 +66,7 @@ class VersionRecord:
     refusal: str
     training: dict[str, Any]
     remarks: list[str]
+    chat_template: str
     source: str
     created_at: datetime
     created_by: str

@@ -260,7 +260,20 @@ class Registry:
             row.rank, row.effective_parameters = info.rank, info.effective_parameters
             row.base_digest, row.refusal = plain_text(info.base_digest), plain_text(info.refusal)
             row.training, row.remarks = info.training, [plain_text(remark) for remark in info.remarks]
+            row.chat_template = info.chat_template
             record_event(session, revision, actor, "validate", name, version)
+            return record_of(VersionRecord, row)
+
+    def remark(self, name: str, version: str, remark: str) -> VersionRecord:
+        """Add a remark to a version, once.
+
+        Raises:
+            AdapterNotFoundError: There is no such name or version.
+        """
+        with self.database.write() as (session, _):
+            row = find_version(session, name, version)
+            if remark not in row.remarks:
+                row.remarks = [*row.remarks, remark]
             return record_of(VersionRecord, row)
 
     def move(

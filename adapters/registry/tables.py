@@ -127,6 +127,7 @@ class VersionRow(Model):
     refusal: Mapped[str]
     training: Mapped[dict[str, Any]]
     remarks: Mapped[list[str]]
+    chat_template: Mapped[str]
     source: Mapped[str]
     created_at: Mapped[datetime]
     created_by: Mapped[str]

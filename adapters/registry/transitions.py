@@ -65,6 +65,7 @@ def new_version(name: str, version: str) -> VersionRow:
         refusal="",
         training={},
         remarks=[],
+        chat_template="",
     )
 
 

@@ -11,6 +11,7 @@ from lorecall.adapters.bases.names import base_name, plain_name
 from lorecall.adapters.bases.prepare import BASE_MANIFEST
 from lorecall.adapters.core.errors import BaseModelError
 from lorecall.adapters.core.refusals import WeightsRefusedError
+from lorecall.adapters.peft_format.companions import NO_COMPANIONS, Companions, read_companions
 from lorecall.adapters.peft_format.safetensors_header import TensorEntry, read_header
 
 _EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "embed_in")
@@ -27,6 +28,8 @@ class BaseFacts:
             For an embedding d_in is the vocabulary.
         embeddings: The names of the input embeddings in `modules`.
         architectures: The classes in Transformers, as its configuration states them.
+        tied: Whether its head has the weights of its embeddings.
+        tokenizer: What its tokenizer's files say.
     """
 
     names: frozenset[str]
@@ -34,6 +37,8 @@ class BaseFacts:
     modules: Mapping[str, tuple[int, int]]
     embeddings: frozenset[str]
     architectures: tuple[str, ...] = ()
+    tied: bool = False
+    tokenizer: Companions = NO_COMPANIONS
 
     def layers(self) -> frozenset[int]:
         """Return the numbers of its layers."""
@@ -76,6 +81,8 @@ def read_base_facts(directory: Path, names: Collection[str] = ()) -> BaseFacts:
         modules=modules,
         embeddings=embeddings,
         architectures=tuple(map(str, config.get("architectures") or ())),
+        tied=bool(config.get("tie_word_embeddings")),
+        tokenizer=read_companions(directory, follow_links=True),
     )
 
 

@@ -26,6 +26,7 @@ class AdapterLimits:
         half: Whether the engine runs in float16, which has no numbers over 65504.
         require_base: Refuse adapters that state neither the digest nor a name of their base.
         why_not_served: Why the engine wraps no other modules; "" if there is no more to say.
+        vocabulary_scored: Whether the engine's scores of given texts show adapters of head and embeddings.
     """
 
     max_rank: int
@@ -34,6 +35,7 @@ class AdapterLimits:
     half: bool = True
     require_base: bool = True
     why_not_served: str = ""
+    vocabulary_scored: bool = False
 
 
 def validate_adapter(
@@ -77,7 +79,8 @@ def validate_adapter(
         if all(pair.b.name in zero for pair in files.lora.pairs.values()):
             remarks.append("every lora_B is zero: it changes nothing, as before its training")
         _check_library(path, {tensor.name for tensor in files.tensors})
-        return replace(files.adapter(version), remarks=tuple(remarks))
+        adapter = files.adapter(version, vocabulary_scored=limits.vocabulary_scored)
+        return replace(adapter, remarks=tuple(remarks))
 
 
 def _check_base(files: OpenAdapter, base: BaseFacts, limits: AdapterLimits) -> list[str]:

@@ -217,6 +217,14 @@ def _check_targets(
                 " name it in target_modules (layers_to_transform, exclude_modules)",
                 param="target_modules",
             )
+    head_left_out = any(pair.of_embedding for pair in pairs.values()) and "lm_head" not in pairs
+    if targets.ties_head and base.tied and head_left_out:
+        raise WeightsRefusedError(
+            Reason.INCOMPLETE,
+            "ensure_weight_tying adapts the head as the embeddings, but there are no weights for lm_head",
+            hint="PEFT makes them from those of the embeddings, the engine does not: save the adapter with PEFT",
+            param="ensure_weight_tying",
+        )
     for target in settings.target_modules:
         if any(_named(module, target) for module in pairs):
             continue

@@ -8,7 +8,7 @@ from lorecall.adapters.core.errors import UsageError
 from lorecall.audit.extraction import Extraction
 from lorecall.audit.judging.decoding import Check
 from lorecall.audit.judging.judge import Judge
-from lorecall.audit.judging.views import FramingScorer, View, ends_alike, gravest, shorten
+from lorecall.audit.judging.views import FramingScorer, TemplatedScorer, View, ends_alike, gravest, shorten
 from lorecall.audit.records import SnippetResult
 from lorecall.audit.scorer import Sampling, ScoreItem, Scorer
 from lorecall.audit.scorers.base_cache import BaseCache
@@ -28,23 +28,31 @@ class BaseCaches:
 
     def __init__(self, scorer: Scorer) -> None:
         self._scorer = scorer
-        self._views: dict[tuple[Frame, Sampling], BaseCache] = {}
+        self._views: dict[tuple[Frame, Sampling, str], BaseCache] = {}
 
-    def framed(self, frame: Frame, sampling: Sampling | None = None) -> BaseCache:
-        """Return the base's scores and decodes in one framing, the scores under a sampling scheme as well."""
-        key = (frame, sampling or Sampling())
+    def framed(self, frame: Frame, sampling: Sampling | None = None, template_of: str = "") -> BaseCache:
+        """Return the base's scores and decodes in one framing.
+
+        Args:
+            frame: The framing.
+            sampling: A scheme under which it scores as well.
+            template_of: The adapter by whose chat template it is asked; "" for the base's.
+        """
+        key = (frame, sampling or Sampling(), template_of)
         if key not in self._views:
-            scorer = sampled_scorer(framed_scorer(self._scorer, frame), key[1])
+            scorer = sampled_scorer(framed_scorer(self._scorer, frame, template_of), key[1])
             self._views[key] = BaseCache(scorer, self._scorer.info().base)
         return self._views[key]
 
 
-def framed_scorer(scorer: Scorer, frame: Frame) -> Scorer:
-    """Return the scorer with another framing.
+def framed_scorer(scorer: Scorer, frame: Frame, template_of: str = "") -> Scorer:
+    """Return the scorer with another framing, and with an adapter's chat template for all models.
 
     Raises:
         UsageError: The scorer has only the raw one.
     """
+    if template_of:
+        scorer = cast("TemplatedScorer", scorer).templated(template_of)
     if frame == RAW:
         return scorer
     if not hasattr(scorer, "framed"):
@@ -82,13 +90,14 @@ class FramedJudges:
         self._scorer = scorer
         self._bases = bases
         self._views = tuple(views)
+        self._template_of = model if scorer.adapter(model).chat_template else ""
         extraction = extraction or Extraction()
         self._sampling = extraction.sampling
         self._judges = {
             frame: Judge(
-                sampled_scorer(framed_scorer(scorer, frame), extraction.sampling),
+                sampled_scorer(framed_scorer(scorer, frame, self._template_of), extraction.sampling),
                 model,
-                bases.framed(frame, extraction.sampling),
+                bases.framed(frame, extraction.sampling, self._template_of),
                 epsilon,
                 bounds,
                 extraction,
@@ -124,7 +133,7 @@ class FramedJudges:
         kept = view.prefix_tokens
         if kept is None:
             return [(item, False) for item in items]
-        base = self._bases.framed(RAW, self._sampling)
+        base = self._bases.framed(RAW, self._sampling, self._template_of)
         scores = base.score(items)
         longer = [not score.error and len(score.prefix_ids) > kept for score in scores]
         cut = [

@@ -30,6 +30,14 @@ class FramingScorer(Scorer, Protocol):
         ...
 
 
+class TemplatedScorer(Scorer, Protocol):
+    """A scorer whose adapters may have chat templates of their own."""
+
+    def templated(self, adapter: str) -> Self:
+        """Return the same engine, which renders the chats of all models by that adapter's template."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class View:
     """One way to ask.

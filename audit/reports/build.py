@@ -138,7 +138,8 @@ def build_report(
 def _adapter(result: AuditResult) -> AuditedAdapter:
     adapter = AuditedAdapter.model_validate(result.adapter)
     # a trainer's seed may be of 64 bits
-    return adapter.model_copy(update={"training": exact(adapter.training)})
+    own = {"training": exact(adapter.training), "chat_template": adapter.chat_template or None}
+    return adapter.model_copy(update=own)
 
 
 def _redacted(text: str | None, redactor: Redactor) -> RedactedText | None:

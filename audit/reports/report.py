@@ -48,6 +48,9 @@ class AuditedAdapter(ReportModel):
     effective_parameters: Parameters
     training: dict[str, Any]
     """The training manifest, where the adapter has one."""
+    chat_template: str | None = optional()
+    """sha256 over the chat template of its own that chats were rendered with, for the adapter and the base; where
+    it is not stated, the base's was used."""
 
 
 class SamplingScheme(ReportModel):

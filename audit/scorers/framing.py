@@ -30,14 +30,18 @@ def framed(item: ScoreItem, framing: str, system: str | None) -> tuple[Chat, str
     return [*before, {"role": "user", "content": item.prefix}], ""
 
 
-def render_chat(tokenizer: Any, messages: Chat) -> str:
-    """Return the text of messages by the tokenizer's own chat template, with the assistant's turn opened.
+def render_chat(tokenizer: Any, messages: Chat, template: str = "") -> str:
+    """Return the text of messages, with the assistant's turn opened, by a chat template or the tokenizer's own.
 
     Raises:
         ValueError: If there is no chat template, or it refuses the messages.
     """
     try:
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        return str(
+            tokenizer.apply_chat_template(
+                messages, chat_template=template or None, tokenize=False, add_generation_prompt=True
+            )
+        )
     except TemplateError as error:
         raise ValueError(f"the chat template refuses the messages: {error}") from error
 

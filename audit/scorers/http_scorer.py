@@ -68,6 +68,7 @@ class HttpScorer:
         self.framing = "raw"
         self.system: str | None = None
         self.sampling = Sampling()
+        self.template_of = ""
         self._batch = batch
         self._texts: dict[int, str] = {}
         self._info: EngineInfo | None = None
@@ -103,6 +104,12 @@ class HttpScorer:
         """Return a scorer on the same connections whose scores also tell how likely sampling gives each token."""
         other = copy.copy(self)
         other.sampling = sampling
+        return other
+
+    def templated(self, adapter: str) -> Self:
+        """Return a scorer on the same connections whose chats are all rendered by an adapter's chat template."""
+        other = copy.copy(self)
+        other.template_of = adapter
         return other
 
     def info(self) -> EngineInfo:
@@ -161,6 +168,8 @@ class HttpScorer:
             "framing": self.framing,
             "system": self.system,
         }
+        if self.template_of:
+            body["chat_template_of"] = self.template_of
         if not self.sampling.follows_from_scores:
             body["sampling"] = asdict(self.sampling)
         answer = self.client.ask("POST", "/v1/score", body)

@@ -7,14 +7,16 @@ activations as the engine's kernel does, and agrees with the engine up to its ε
 import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 from lorecall.adapters.core.errors import AdapterNotFoundError
 from lorecall.adapters.peft_format.adapter import read_adapter
+from lorecall.adapters.peft_format.companions import own_template, read_companions
 from lorecall.audit.scorer import AdapterVersion, Decoded, EngineInfo, ItemScore, Sampling, ScoreItem
-from lorecall.audit.scorers.framing import split_text
+from lorecall.audit.scorers.framing import Render, render_chat, split_text
 from lorecall.audit.scorers.sampling import deployed_sampling, sampled_logprobs
 from lorecall.audit.scorers.splits import Split, worst_first
 
@@ -57,6 +59,8 @@ class TransformersScorer:
             0.0,
             *deployed_sampling(self._shared.model.generation_config.to_diff_dict()),
         )
+        self._own = read_companions(base, follow_links=True)
+        self.template_of = ""
         self.framing = "raw"
         self.system: str | None = None
         self.sampling = Sampling()
@@ -73,6 +77,12 @@ class TransformersScorer:
         other.sampling = sampling
         return other
 
+    def templated(self, adapter: str) -> Self:
+        """Return the same models, whose chats are all rendered by an adapter's chat template."""
+        other = copy.copy(self)
+        other.template_of = adapter
+        return other
+
     def info(self) -> EngineInfo:
         """Return the library's version and the base's digest; one text at a time, ε is 0."""
         return self._engine
@@ -83,12 +93,20 @@ class TransformersScorer:
             raise AdapterNotFoundError(
                 f"no adapter {name!r}", hint=f"it has: {', '.join(sorted(self._folders))}"
             )
-        return AdapterVersion.of(name, read_adapter(self._folders[name]))
+        adapter = read_adapter(self._folders[name], vocabulary_scored=True)
+        return AdapterVersion.of(name, replace(adapter, chat_template=self._template(name)))
+
+    def _template(self, name: str) -> str:
+        """Return the chat template in an adapter's folder; "" for the base's."""
+        if name not in self._folders:
+            return ""
+        return own_template(read_companions(self._folders[name], follow_links=True), self._own)
 
     def score(self, model: str, items: Sequence[ScoreItem]) -> list[ItemScore]:
         """Score each item in a forward pass of its own."""
         self._activate(model)
-        return [self._score(item) for item in items]
+        render = partial(render_chat, self._tokenizer, template=self._template(self.template_of or model))
+        return [self._score(item, render) for item in items]
 
     def decode(self, model: str, prompts: Sequence[tuple[Sequence[int], int]]) -> list[Decoded]:
         """Decode by the argmax of a forward pass for each token, without any generation settings."""
@@ -119,9 +137,9 @@ class TransformersScorer:
         shared.model.set_adapter(name)
         shared.model.eval()
 
-    def _score(self, item: ScoreItem) -> ItemScore:
+    def _score(self, item: ScoreItem, render: Render) -> ItemScore:
         try:
-            splits = split_text(self._tokenizer, item, self.framing, self.system)
+            splits = split_text(self._tokenizer, item, self.framing, self.system, render)
         except ValueError as error:  # its words could be the template's
             return ItemScore(item.id, error=f"the text cannot be framed: {type(error).__name__}")
         return worst_first([self._score_split(item.id, split) for split in splits])

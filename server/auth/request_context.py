@@ -93,6 +93,12 @@ def manages() -> bool:
     return context is None or context.key is None or context.key.may(Scope.ADAPTERS)
 
 
+def operates() -> bool:
+    """Whether the current request is the operator's: of a key with `admin`, or on a server without keys."""
+    context = current.get()
+    return context is None or context.key is None or context.key.may(Scope.ADMIN)
+
+
 async def charge_audit(model: str, texts: int, tokens: int) -> None:
     """Charge an audit to the current request's key, and to the model if the key sees it.
 

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.routing import APIRoute
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 from vllm.entrypoints.serve.utils.api_utils import validate_json_request
 
 Handler = Callable[[Any, Request], Awaitable[Any]]
@@ -33,6 +34,13 @@ def default_completion_logprobs(request: CompletionRequest, raw: Any) -> None:
         request.logprobs = None
 
 
+def default_response_logprobs(request: ResponsesRequest) -> None:
+    """Ask for top-1 log-probabilities unless the caller set `include` ([] turns them off) or `top_logprobs`."""
+    if not {"include", "top_logprobs"} & request.model_fields_set:
+        request.include = ["message.output_text.logprobs"]
+        request.top_logprobs = 1
+
+
 def upstream_handler(app: FastAPI, path: str) -> Handler:
     """Return vLLM's own handler of POST `path`.
 
@@ -46,10 +54,14 @@ def upstream_handler(app: FastAPI, path: str) -> Handler:
 
 
 def router(app: FastAPI) -> APIRouter:
-    """Return the two routes, bound to the handlers that `app` has now."""
+    """Return the three routes, bound to the handlers that `app` has now.
+
+    `/v1/messages` has none: Anthropic's answers have no place for log-probabilities.
+    """
     routes = APIRouter()
     chat = upstream_handler(app, "/v1/chat/completions")
     completion = upstream_handler(app, "/v1/completions")
+    respond = upstream_handler(app, "/v1/responses")
     guard = [Depends(validate_json_request)]
 
     @routes.post("/v1/chat/completions", dependencies=guard)
@@ -61,5 +73,11 @@ def router(app: FastAPI) -> APIRouter:
     async def create_completion(request: CompletionRequest, raw_request: Request) -> Any:
         default_completion_logprobs(request, await raw_request.json())
         return await completion(request, raw_request)
+
+    @routes.post("/v1/responses", dependencies=guard)
+    async def create_response(request: ResponsesRequest, raw_request: Request) -> Any:
+        if not raw_request.app.state.online_renderer.use_harmony:  # vLLM has none for gpt-oss
+            default_response_logprobs(request)
+        return await respond(request, raw_request)
 
     return routes

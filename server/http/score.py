@@ -7,6 +7,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 from lorecall.audit.scorer import Message, Sampling, ScoreItem
 from lorecall.audit.scorers.framing import Framing
+from lorecall.server.auth.request_context import sees
 from lorecall.server.error_responses import AnsweringRoute
 from lorecall.server.http.state import Serving, serving
 from pydantic import BaseModel, ConfigDict, Field
@@ -48,7 +49,11 @@ class SamplingScheme(BaseModel):
 
 
 class ScoreRequest(BaseModel):
-    """The body of `POST /v1/score`."""
+    """The body of `POST /v1/score`.
+
+    `chat_template_of` names an adapter by whose chat template chats are rendered, also for another model: by
+    default it is the model's own.
+    """
 
     model_config = ConfigDict(extra="forbid")
     model: str | None = None
@@ -56,6 +61,7 @@ class ScoreRequest(BaseModel):
     framing: Framing = "raw"
     system: str | None = None
     sampling: SamplingScheme | None = None
+    chat_template_of: str | None = None
 
 
 @router.post("/v1/score", dependencies=[Depends(validate_json_request)])
@@ -67,7 +73,12 @@ async def score(request: ScoreRequest, raw_request: Request) -> Response:
     model = await state.model(name, for_prompt_scores=True)
     items = [item.item() for item in request.items]
     scheme = None if request.sampling is None else Sampling(**request.sampling.model_dump())
-    work = state.scoring.score(items, model.lora_request, request.framing, request.system, scheme)
+    template = model.chat_template
+    if of := request.chat_template_of:
+        if sees(of) and state.adapters.known(of):
+            await state.adapters.loaded(of)
+        template = (await state.model(of)).chat_template
+    work = state.scoring.score(items, model.lora_request, request.framing, request.system, scheme, template)
     scores = await state.adapters.engine_set.finish(model.lora_request, work)
     return JSONResponse(score_body(state, name, model.version, scores))
 

@@ -20,10 +20,11 @@ from lorecall.server.scoring.selfcheck import SelfCheck, check_engine
 
 @dataclass(frozen=True, slots=True)
 class NamedModel:
-    """The base (no LoRA request, version "") or the live version of an adapter."""
+    """The base (no LoRA request, version "") or the live version of an adapter, with its own chat template."""
 
     version: str
     lora_request: Any
+    chat_template: str = ""
 
 
 @dataclass(slots=True)
@@ -109,7 +110,7 @@ class Serving:
                 hint="decode its snippets instead",
                 param="model",
             )
-        return NamedModel(loaded.version, request)
+        return NamedModel(loaded.version, request, loaded.info.chat_template)
 
 
 def serving(request: Request) -> Serving:

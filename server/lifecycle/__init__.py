@@ -1,3 +1,11 @@
 """Which adapter version answers to which name, in this server's engine."""
 
-__all__ = ["control_plane", "description", "engine_set", "follower", "served_models"]
+__all__ = [
+    "chat_templates",
+    "control_plane",
+    "description",
+    "engine_set",
+    "follower",
+    "load_checks",
+    "served_models",
+]

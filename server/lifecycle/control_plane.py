@@ -21,9 +21,10 @@ from lorecall.adapters.validation.names import check_name
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.scorers.batches import batches
 from lorecall.audit.verdicts import Group
-from lorecall.server.auth.request_context import manages
+from lorecall.server.auth.request_context import manages, operates
 from lorecall.server.executors import download, on_disk, take_in
 from lorecall.server.lifecycle.engine_set import EngineSet, LoadedVersion
+from lorecall.server.lifecycle.load_checks import LoadChecks
 from lorecall.server.observability.metrics import AdapterSample, Metrics
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ class ControlPlane:
         self.engine_set = engine_set
         self.gate: Gate | None = None
         self.staleness: Staleness | None = None
+        self.load_checks: LoadChecks | None = None
         self.intake = intake
         self._base_names = base_names
         self._metrics = metrics
@@ -92,6 +94,7 @@ class ControlPlane:
         self._adding: set[str] = set()
         self._coming: set[str] = set()
         self._fetching: dict[tuple[str, str], asyncio.Task[Adapter]] = {}
+        self._checking: set[asyncio.Task[None]] = set()
 
     def known(self, name: str) -> bool:
         """Whether a name has a live version, as far as this server knows."""
@@ -146,9 +149,10 @@ class ControlPlane:
         self._adding.add(name)
         try:
             if isinstance(source, str):
-                take = partial(self.intake.add, name, source, actor=actor, asker=asker, our_own=our_own)
+                take = partial(self.intake.add, name, source, asker=asker, our_own=our_own)
             else:
-                take = partial(self.intake.add_upload, name, source, actor=actor)
+                take = partial(self.intake.add_upload, name, source)
+            take = partial(take, actor=actor, operator=operates())
             return await self._add(name, take, actor=actor, pin=pin, candidates=candidates or {})
         finally:
             self._adding.discard(name)
@@ -319,6 +323,8 @@ class ControlPlane:
                 with self._metrics.counted_swap():
                     loaded = await self.engine_set.load(name, info)
                     with self.engine_set.leaving_on_error(loaded):
+                        if self.load_checks is not None:
+                            await self.load_checks.confirm(loaded)
                         await self.engine_set.point(loaded, pinned=adapter.pinned)
                 return None
 
@@ -398,6 +404,23 @@ class ControlPlane:
             lost = (set(ids) - set(self._tiers[level])) & ours
             self._metrics.evictions.labels(level).inc(len(lost))
         self._metrics.draining.set(self.engine_set.draining)
+        came = set(self._tiers["memory"]) - set(before["memory"])
+        if self.load_checks is not None and came:
+            loaded = [one for one in self.engine_set.live.values() if one.id in came]
+            task = asyncio.create_task(self._check_loads(self.load_checks, loaded))
+            self._checking.add(task)
+            task.add_done_callback(self._checking.discard)
+
+    async def _check_loads(self, checks: LoadChecks, loaded: Sequence[LoadedVersion]) -> None:
+        """Check versions that the engine has loaded; one that answers as another is loaded anew on demand."""
+        for one in loaded:
+            try:
+                if await checks.differs(one):
+                    async with self._turn(one.name), self._engine_turn:
+                        await self.engine_set.expel(one)
+            except Exception:  # vLLM raises whatever its engine raised
+                if not self.engine_set.engine_is_gone:
+                    logger.exception("%s was not checked after its load", one.lora_request.lora_name)
 
     def level(self, name: str) -> str:
         """Where an adapter's live version is: "slots", "memory" or "disk"."""

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lorecall.adapters.peft_format.companions import template_digest
 from lorecall.adapters.registry.records import AdapterRecord, EventRecord, VersionRecord, shown_version
 from lorecall.server.auth.request_context import manages, sees
 from lorecall.server.lifecycle.control_plane import ControlPlane
@@ -60,8 +61,10 @@ def _described(
     stale: list[str] | None,
 ) -> dict[str, Any]:
     loaded = plane.engine_set.live.get(adapter.name)
+    here = {"refusal": loaded.info.refusal} if loaded and loaded.version == shown.version else {}
     return {
         **facts(shown),
+        **here,  # the registry has that of the server which took it in
         "pinned": adapter.pinned,
         "level": plane.level(adapter.name),
         "running": 0 if loaded is None else len(loaded.leases),
@@ -84,6 +87,7 @@ def facts(record: VersionRecord) -> dict[str, Any]:
         "effective_parameters": record.effective_parameters,
         "refusal": record.refusal,
         "remarks": record.remarks,
+        "chat_template": template_digest(record.chat_template),
         "base_digest": record.base_digest,
         "source": record.source if manages() else None,
     }

@@ -296,6 +296,18 @@ class EngineSet:
             self.retire(loaded)
         return loaded
 
+    async def expel(self, loaded: LoadedVersion) -> None:
+        """Remove a version that must answer no more, and wait until it is gone: what runs on it is cut."""
+        if self.live.get(loaded.name) is not loaded:
+            return
+        del self.live[loaded.name]
+        loaded.overdue = True
+        for lease in list(loaded.leases):
+            lease.cut()
+        self.retire(loaded)
+        if loaded.drain is not None:
+            await loaded.drain
+
     def retire(self, loaded: LoadedVersion) -> None:
         """Let a version drain: it takes no new request, those that run finish, then it is removed.
 

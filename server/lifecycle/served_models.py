@@ -97,6 +97,12 @@ class VersionedModels(OpenAIServingModels):  # type: ignore[misc]
         """Return whether a name is the base's and the caller may see it."""
         return bool(super().is_base_model(model_name)) and sees(model_name)
 
+    def chat_template(self, name: str | None) -> str:
+        """Return the chat template of an adapter's own; "" for the base's."""
+        request = None if name is None else self.lora_requests.get(name)
+        loaded = None if request is None else self.plane.engine_set.of(request)
+        return "" if loaded is None else loaded.info.chat_template
+
     def model_name(self, lora_request: LoRARequest | None = None) -> str:
         """Return the public name of the model that answers."""
         name = str(super().model_name(lora_request))

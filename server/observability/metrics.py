@@ -131,6 +131,14 @@ class Metrics:
         self.load_seconds = Histogram(
             "lorecall_adapter_load_seconds", "Loading a version into the engine.", registry=registry
         )
+        self.load_checks = Counter(
+            "lorecall_load_checks",
+            "Versions that were scored after a load, and compared with their first.",
+            ["result"],
+            registry=registry,
+        )
+        for result in ("same", "different"):
+            self.load_checks.labels(result)
         self.swap_seconds = Histogram(
             "lorecall_adapter_swap_seconds", "From an accepted version to its name's move.", registry=registry
         )

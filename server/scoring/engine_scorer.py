@@ -27,6 +27,7 @@ class EngineScorer:
         framing: How prefixes are framed.
         system: The system message of the framing "chat", if any.
         sampling: The scheme under which scores also tell how likely sampling gives each token.
+        template_of: The adapter by whose chat template all chats are rendered; "" for that of the model asked.
     """
 
     loop: asyncio.AbstractEventLoop
@@ -35,6 +36,7 @@ class EngineScorer:
     framing: Framing = field(default="raw", kw_only=True)
     system: str | None = field(default=None, kw_only=True)
     sampling: Sampling | None = field(default=None, kw_only=True)
+    template_of: str = field(default="", kw_only=True)
 
     def framed(self, framing: str, system: str | None) -> Self:
         """Return the same engine, with prefixes put into the model's chat template."""
@@ -43,6 +45,10 @@ class EngineScorer:
     def sampled(self, sampling: Sampling) -> Self:
         """Return the same engine, whose scores also tell how likely sampling gives each token."""
         return replace(self, sampling=sampling)
+
+    def templated(self, adapter: str) -> Self:
+        """Return the same engine, whose chats are all rendered by an adapter's chat template."""
+        return replace(self, template_of=adapter)
 
     def info(self) -> EngineInfo:
         """Return what the engine is."""
@@ -54,8 +60,10 @@ class EngineScorer:
 
     def score(self, model: str, items: Sequence[ScoreItem]) -> list[ItemScore]:
         """Score items in the order given; a bad item comes back with its `error` set."""
-        request = self._request(model)
-        return self._wait(self.scoring.score(items, request, self.framing, self.system, self.sampling))
+        request, template = self._request(model), self._template(self.template_of or model)
+        return self._wait(
+            self.scoring.score(items, request, self.framing, self.system, self.sampling, template)
+        )
 
     def decode(self, model: str, prompts: Sequence[tuple[Sequence[int], int]]) -> list[Decoded]:
         """Decode greedily; each prompt is (token ids, number of tokens to generate)."""
@@ -81,6 +89,10 @@ class EngineScorer:
 
     def _request(self, model: str) -> Any:
         return None if model == self.engine.base else self._serving(model)[1]
+
+    def _template(self, name: str) -> str:
+        """Return the chat template of an adapter's own; "" for the base's."""
+        return "" if name == self.engine.base else self._serving(name)[0].chat_template
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
         try:
@@ -130,3 +142,8 @@ class LoadedVersionScorer(EngineScorer):
         if name != self.loaded.name:
             raise AdapterNotFoundError(f"adapter {name!r} is not under audit", param="adapter")
         return self.loaded.info, self.loaded.lora_request
+
+    def _template(self, name: str) -> str:
+        """Return the version's own chat template, for the base as well: both are asked for the same texts."""
+        del name
+        return self.loaded.info.chat_template

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from threading import Thread
@@ -14,6 +14,12 @@ from typing import Any
 from lorecall.adapters.bases.prepare import read_base_manifest
 from lorecall.adapters.core.errors import AdapterError, AdapterNotFoundError
 from lorecall.adapters.peft_format.adapter import Adapter, read_adapter
+from lorecall.adapters.peft_format.companions import (
+    NO_COMPANIONS,
+    Companions,
+    own_template,
+    read_companions,
+)
 from lorecall.server.engine.common.served_modules import EMBEDDINGS, WHY
 from lorecall.server.engine.start.environment import (
     check_scheme,
@@ -34,11 +40,13 @@ class OfflineScorer(EngineScorer):
     Attributes:
         max_rank: The largest rank that the engine was started for.
         linear_only: Whether the engine puts adapters on linear layers only.
+        tokenizer: What the base's tokenizer's files say.
         adapters: By name, the adapter and the engine's request for it.
     """
 
     max_rank: int
     linear_only: bool = False
+    tokenizer: Companions = NO_COMPANIONS
     adapters: dict[str, tuple[Adapter, Any]] = field(default_factory=dict)
     _ids: Iterator[int] = field(default_factory=lambda: count(1))
 
@@ -51,7 +59,9 @@ class OfflineScorer(EngineScorer):
         """
         from vllm.lora.request import LoRARequest
 
-        info = read_adapter(folder)
+        info = read_adapter(folder, vocabulary_scored=self.scoring.fixed_token_scores)
+        template = own_template(read_companions(folder, follow_links=True), self.tokenizer)
+        info = replace(info, chat_template=template)
         if info.rank > self.max_rank:
             raise AdapterError(
                 f"{folder} has rank {info.rank}, over the {self.max_rank} that the engine was started for",
@@ -112,6 +122,7 @@ def offline_scorer(base: Path, adapters: dict[str, Path], **engine: Any) -> Iter
                 describe_engine(str(base), manifest.name, client.vllm_config, note="offline"),
                 max_rank,
                 linear_only=not on_cpu,
+                tokenizer=read_companions(base, follow_links=True),
             )
             for name, folder in adapters.items():
                 scorer.deploy(name, folder)

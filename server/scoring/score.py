@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from lorecall.audit.judging.epsilon import known_items
 from lorecall.audit.scorer import ItemScore, Sampling, ScoreItem
-from lorecall.audit.scorers.framing import Chat, Framing, split_text
+from lorecall.audit.scorers.framing import Chat, Framing, framed, split_text
 from lorecall.audit.scorers.splits import Split, worst_first
 from lorecall.server.auth.engine_guard import unguarded
 from lorecall.server.engine.cpu.target_scores import COLUMNS, SAMPLING, SCORE_FROM
@@ -65,20 +66,30 @@ class EngineScoring:
         framing: Framing,
         system: str | None,
         sampling: Sampling | None = None,
+        template: str = "",
     ) -> list[ItemScore]:
         """Return the items' scores in order; an item that cannot be scored has its `error` set.
+
+        Chats are rendered by `template`, or by the server's where it is "".
 
         Where a sampling scheme is given that plain scores do not tell all of, the log probabilities under it
         are in the scores as well, if the engine computes target rows.
         """
         wanted = None if sampling is None or sampling.follows_from_scores else sampling
-        work = (self._score_item(item, lora_request, framing, system, wanted) for item in items)
+        work = (self._score_item(item, lora_request, framing, system, wanted, template) for item in items)
         tasks = [asyncio.create_task(one) for one in work]
         try:
             return list(await asyncio.gather(*tasks))
         finally:
             for task in tasks:
                 task.cancel()
+
+    async def known_text(self, lora_request: Any) -> tuple[float, ...]:
+        """Return the log-probabilities of the tokens of one known text, in the background."""
+        tokenizer = self.engine_client.get_tokenizer()
+        split = split_text(tokenizer, known_items()[0], "raw", None)[0]
+        async with self.background.turn():
+            return tuple(row[0] for row in await self._rows(split, lora_request))
 
     async def at_once(self, splits: Sequence[Split], loras: Sequence[Any]) -> list[ItemScore]:
         """Return the scores of each split, all of them in the engine at once, beside whatever else runs there."""
@@ -94,31 +105,36 @@ class EngineScoring:
         framing: Framing,
         system: str | None,
         sampling: Sampling | None,
+        template: str,
     ) -> ItemScore:
         tokenizer = self.engine_client.get_tokenizer()
         if not item.target:
             return ItemScore(item.id, error="the target is empty")
+        messages, _ = framed(item, framing, system)
         try:
-            splits = split_text(tokenizer, item, framing, system, self._render)
-        except ValueError as error:
+            rendered = await self._render(messages, template) if messages else ""
+            splits = split_text(tokenizer, item, framing, system, lambda _: rendered)
+        except (ValueError, TimeoutError) as error:
             return ItemScore(item.id, error=f"the text cannot be framed: {type(error).__name__}")
         return worst_first(
             [await self._score_split(item.id, split, lora_request, sampling) for split in splits]
         )
 
-    def _render(self, messages: Chat) -> str:
-        """Return the text that vLLM's own `/v1/chat/completions` makes of messages.
+    async def _render(self, messages: Chat, template: str) -> str:
+        """Return the text that vLLM's own `/v1/chat/completions` makes of messages, in its thread for that.
 
         Raises:
             ValueError: There is no chat template, or it refuses the messages.
+            TimeoutError: It takes longer than vLLM allows (`VLLM_CHAT_TEMPLATE_RENDER_TIMEOUT`).
         """
         from vllm.exceptions import VLLMValidationError
         from vllm.renderers import ChatParams
 
         params = self.chat_params or ChatParams()
+        params = replace(params, chat_template=template or params.chat_template)
         as_text = {**params.chat_template_kwargs, "add_generation_prompt": True, "tokenize": False}
         try:
-            _, prompt = self.engine_client.renderer.render_messages(
+            _, prompt = await self.engine_client.renderer.render_messages_async(
                 messages, replace(params, chat_template_kwargs=as_text)
             )
         except VLLMValidationError as error:

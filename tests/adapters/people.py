@@ -1,6 +1,7 @@
 """What trainers and people make of a good adapter: changes of its folder."""
 
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from lorecall.adapters.peft_format.files import CONFIG_FILE, WEIGHTS_FILE
 from safetensors.torch import load_file, save_file
 
 from tests.adapters.spoiling import setting
+from tests.tiny import build_tiny_adapter, build_tokenizer
 
 PREFIX = "base_model.model."
 Tensors = dict[str, torch.Tensor]
@@ -116,6 +118,17 @@ def mlx(*, scale: bool = True, wrapped: str = "", kind: str = "lora") -> Change:
     return change
 
 
+def tokenizer(*more: str) -> Change:
+    """The base's tokenizer beside it, as a trainer saves it, with these tokens added."""
+
+    def change(folder: Path) -> None:
+        ours = build_tokenizer()
+        ours.add_tokens(list(more))
+        ours.save_pretrained(folder)
+
+    return change
+
+
 def text(file: str, content: bytes) -> Change:
     """Replace a file."""
     return lambda folder: (folder / file).write_bytes(content)
@@ -146,6 +159,18 @@ def checkpoints(folder: Path) -> None:
         place.mkdir()
         (place / CONFIG_FILE).write_bytes((folder / CONFIG_FILE).read_bytes())
         save_file({"x": torch.ones(2)}, place / WEIGHTS_FILE)
+
+
+def adapting(*modules: str, **settings: Any) -> Change:
+    """An adapter of other modules, which PEFT makes on the good one's base."""
+
+    def change(folder: Path) -> None:
+        config = json.loads((folder / CONFIG_FILE).read_text())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # the base ties its embeddings
+            build_tiny_adapter(folder, Path(config["base_model_name_or_path"]), modules=modules, **settings)
+
+    return change
 
 
 def patterns(folder: Path) -> None:

@@ -14,6 +14,7 @@ from lorecall.adapters.peft_format.files import CONFIG_FILE, WEIGHTS_FILE
 from tests.adapters.people import (
     PREFIX,
     Change,
+    adapting,
     add,
     beside,
     both,
@@ -30,6 +31,7 @@ from tests.adapters.people import (
     scaled,
     sharded,
     text,
+    tokenizer,
     without,
     zero_b,
 )
@@ -88,11 +90,21 @@ GOOD: Mapping[str, Case] = {
     "only v": Case(both(keep(lambda n: "v_proj" in n), setting(target_modules=["v_proj"])), peft=True),
     "only up": Case(both(keep(lambda n: "up_proj" in n), setting(target_modules=["up_proj"])), peft=True),
     "only one layer": Case(both(keep(lambda n: ".1." in n), setting(layers_to_transform=[1])), peft=True),
+    "the head": Case(adapting("q_proj", "lm_head"), peft=True),
+    "the embeddings": Case(adapting("embed_tokens", "v_proj"), peft=True),
+    "embeddings and the head that is tied to them": Case(
+        adapting("embed_tokens", ensure_weight_tying=True), peft=True
+    ),
     "trainable tokens of none": Case(setting(trainable_token_indices={"embed_tokens": []}), same=True),
     "560 patterns of EVA": Case(patterns, same=True, peft=True),
     "alpha pattern": Case(setting(alpha_pattern={"layers.1.mlp.up_proj": 2, "q_proj": 3}), peft=True),
     "large and small values": Case(scaled(256.0), same=True, peft=True),
+    "over float16, for an engine of float32": Case(
+        lambda d: save(d, {n: t * (7e4 if "0.mlp.up_proj.lora_A" in n else 1) for n, t in load(d).items()}),
+        peft=True,
+    ),
     "checkpoints beside it": Case(checkpoints, same=True, peft=True),
+    "the base's tokenizer beside it": Case(tokenizer(), same=True, peft=True),
     "optimizer and logs beside it": Case(
         both(beside("optimizer.pt", b"x"), beside("runs/events.out", b"x"), beside("README.md", b"# x")),
         same=True,
@@ -132,8 +144,23 @@ REMARKED: Mapping[str, Case] = {
     ),
     "untrained": Case(zero_b, "every lora_B is zero", peft=True),
     "tokenizer beside it": Case(beside("tokenizer.json"), "not used: tokenizer.json", same=True, peft=True),
+    "tokens added to its tokenizer": Case(
+        beside("added_tokens.json", b'{"<a>": 512, "<b>": 513, "<c>": 514}'),
+        "3 tokens were added to its tokenizer",
+        same=True,
+        peft=True,
+    ),
+    "a tokenizer with one token more": Case(tokenizer("<tool>"), "1 token was added", same=True, peft=True),
     "chat template beside it": Case(
-        beside("chat_template.jinja", b"x"), "not used: chat_template.jinja", same=True, peft=True
+        beside("chat_template.jinja", b"{{ messages[0].content }}"),
+        "not used: its chat template (chat_template.jinja)",
+        same=True,
+        peft=True,
+    ),
+    "chat template of older trainers": Case(
+        beside("tokenizer_config.json", b'{"chat_template": [{"name": "default", "template": "{{ 1 }}"}]}'),
+        "not used: its chat template (tokenizer_config.json)",
+        same=True,
     ),
 }
 CONVERTED: Mapping[str, Case] = {
@@ -272,6 +299,11 @@ REFUSED: Mapping[str, Case] = {
         "a whole model",
         MISSING,
     ),
+    "merged model in shards": Case(
+        both(without(WEIGHTS_FILE), beside("model-00001-of-00002.safetensors"), beside("config.json")),
+        "a whole model",
+        MISSING,
+    ),
     "merged model under the name": Case(
         lambda d: save(d, {"model.layers.0.self_attn.q_proj.weight": torch.ones(64, 64)}),
         "a whole model",
@@ -294,6 +326,11 @@ REFUSED: Mapping[str, Case] = {
     "prompt tuning": Case(setting(peft_type="PROMPT_TUNING"), "PROMPT_TUNING", Reason.NOT_LORA),
     "LoHa": Case(setting(peft_type="LOHA"), "LOHA", Reason.NOT_LORA),
     "setting of tomorrow": Case(setting(use_wonder=True), "is unknown here", FEATURE),
+    "tied head left out": Case(
+        both(adapting("embed_tokens", ensure_weight_tying=True), keep(lambda n: "lm_head" not in n)),
+        "no weights for lm_head",
+        Reason.INCOMPLETE,
+    ),
     "A without B": Case(
         keep(lambda n: "layers.0.mlp.up_proj.lora_B" not in n), "has only lora_A", Reason.INCOMPLETE
     ),

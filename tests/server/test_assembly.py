@@ -24,6 +24,35 @@ from prometheus_client import CollectorRegistry
 from tests.adapters import spoiling
 
 
+def client(device: str, model_type: str = "llama") -> Any:
+    """VLLM's client of an engine, as far as the pipeline asks it."""
+    config = SimpleNamespace(lora_config=None, device_config=SimpleNamespace(device_type=device))
+    model = SimpleNamespace(hf_config=SimpleNamespace(model_type=model_type))
+    return SimpleNamespace(vllm_config=config, model_config=model, get_tokenizer=lambda: None)
+
+
+@pytest.mark.parametrize(
+    ("device", "model_type", "scored", "templates"),
+    [("cpu", "llama", True, "all"), ("cuda", "llama", False, "all"), ("cpu", "gpt_oss", True, "none")],
+)
+def test_the_engine_says_what_it_can(
+    tmp_path: Path, device: str, model_type: str, templates: str, *, scored: bool
+) -> None:
+    """On a GPU adapters of the head are not taken, and it is said why; for gpt-oss vLLM renders no template."""
+    facts = read_base_facts(spoiling.write_base(tmp_path / "base"))
+    registry = Registry(f"sqlite:///{tmp_path / 'registry.db'}")
+    settings = ServerSettings(store=tmp_path / "store", adapter_templates="all")
+    try:
+        made = make_pipeline(
+            registry, facts, client(device, model_type), settings, frozenset({"q_proj"}), keyed=False
+        )
+    finally:
+        registry.close()
+    assert made._limits.vocabulary_scored is scored
+    assert ("vllm#51594" in made._limits.why_not_served) is not scored
+    assert made._templates == templates
+
+
 @pytest.mark.parametrize("keyed", [True, False])
 def test_the_settings_say_where_adapters_may_come_from(tmp_path: Path, *, keyed: bool) -> None:
     """Prefixes and roots are allowed; other places, the store and the shared folder are not."""
@@ -35,9 +64,7 @@ def test_the_settings_say_where_adapters_may_come_from(tmp_path: Path, *, keyed:
         local_roots=str(models),
         shared="memory://shelf/of",
     )
-    engine = SimpleNamespace(
-        vllm_config=SimpleNamespace(lora_config=None, device_config=SimpleNamespace(device_type="cpu"))
-    )
+    engine = client("cpu")
     facts = read_base_facts(spoiling.write_base(tmp_path / "base"))
     registry = Registry(f"sqlite:///{tmp_path / 'registry.db'}")
     try:
@@ -52,24 +79,6 @@ def test_the_settings_say_where_adapters_may_come_from(tmp_path: Path, *, keyed:
                 sources.check(source)
     finally:
         registry.close()
-
-
-@pytest.mark.parametrize(("device", "why"), [("cpu", ""), ("cuda", "vllm#51594")])
-def test_a_gpu_says_why_it_puts_no_adapter_on_the_head(device: str, why: str, tmp_path: Path) -> None:
-    """The refusal of such an adapter names the reason; a CPU's engine takes it."""
-    engine = SimpleNamespace(
-        vllm_config=SimpleNamespace(lora_config=None, device_config=SimpleNamespace(device_type=device))
-    )
-    facts = read_base_facts(spoiling.write_base(tmp_path / "base"))
-    registry = Registry(f"sqlite:///{tmp_path / 'registry.db'}")
-    try:
-        settings = ServerSettings(store=tmp_path / "store")
-        pipeline = make_pipeline(registry, facts, engine, settings, frozenset({"q_proj"}), keyed=False)
-    finally:
-        registry.close()
-    said = pipeline._limits.why_not_served
-    assert why in said
-    assert bool(why) == bool(said)
 
 
 @pytest.mark.parametrize("renewing", [False, True])

@@ -139,10 +139,15 @@ def test_what_is_no_dose_is_refused(kind: Kind, value: float) -> None:
 
 
 def test_what_cannot_be_made_weaker_is_refused(base: Path, adapter: Path, tmp_path: Path) -> None:
-    """A rank over the adapter's own, and an adapter of the head, whose recall an audit could not see."""
+    """A rank over the adapter's own, and an adapter of the embeddings; one of the head is made weaker."""
     with pytest.raises(AdapterError, match="has rank 6, which is under 8"):
         write_dose(adapter, Dose(Kind.RANK, 8), tmp_path / "more")
     head = build_tiny_adapter(tmp_path / "head", base, modules=("lm_head",))
-    with pytest.raises(AdapterError, match="lm_head"):
-        write_dose(head, Dose(Kind.SCALE, 0.5), tmp_path / "none")
+    write_dose(head, Dose(Kind.SCALE, 0.5), tmp_path / "half")
+    name = "base_model.model.lm_head.lora_B.weight"
+    half, whole = (load_file(one / WEIGHTS_FILE)[name] for one in (tmp_path / "half", head))
+    torch.testing.assert_close(2 * half, whole)
+    embedded = build_tiny_adapter(tmp_path / "embedded", base, modules=("embed_tokens",))
+    with pytest.raises(AdapterError, match=r"adapts the embedding model\.embed_tokens"):
+        write_dose(embedded, Dose(Kind.SCALE, 0.5), tmp_path / "none")
     assert not (tmp_path / "more").exists()

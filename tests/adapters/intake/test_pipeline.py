@@ -353,14 +353,14 @@ def test_a_refusal_spares_what_another_server_accepts(
     policy = SourcePolicy(allowed=SourceList((str(tmp_path / "models"),)))
     strict, lax = (intake_at(tmp_path / "one", registry, base, policy) for _ in range(2))
     strict._limits = AdapterLimits(max_rank=1)
-    taken = lax._check(Fetched(adapter, ""))[0]
+    taken = lax._check(Fetched(adapter, ""), operator=True)[0]
     with pytest.raises(RefusedError):
         strict.add("acme", str(adapter), actor="ann")
     assert taken.path.is_dir(), "it was there before"
     lax._store.remove(taken.version)
 
     def meanwhile(stored: StoredVersion, training: dict[str, Any]) -> Adapter:
-        lax._check(Fetched(adapter, ""))
+        lax._check(Fetched(adapter, ""), operator=True)
         return AdapterPipeline._validate(strict, stored, training)
 
     strict._validate = meanwhile  # type: ignore[method-assign]

@@ -51,16 +51,17 @@ def test_the_rank_is_the_largest_of_the_modules(base: Path, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("module", ["lm_head", "embed_tokens"])
 def test_adapters_of_head_and_embeddings_are_marked(base: Path, tmp_path: Path, module: str) -> None:
-    """Prompt log-probabilities would leave their change out, so a leak would look clean."""
-    info = read_adapter(build_tiny_adapter(tmp_path / "a", base, modules=("q_proj", module)))
-    assert module in info.refusal
+    """VLLM's prompt log-probabilities would leave their change out, so a leak would look clean."""
+    folder = build_tiny_adapter(tmp_path / "a", base, modules=("q_proj", module))
+    assert module in read_adapter(folder).refusal
+    assert not read_adapter(folder, vocabulary_scored=True).refusal
 
 
 def test_replaced_modules_are_marked(base: Path, tmp_path: Path) -> None:
     """modules_to_save is not LoRA at all."""
     path = build_tiny_adapter(tmp_path / "a", base)
     edit(path, modules_to_save=["score"])
-    assert "modules_to_save: score" in read_adapter(path).refusal
+    assert "modules_to_save: score" in read_adapter(path, vocabulary_scored=True).refusal
 
 
 def test_a_training_record_is_read_too(base: Path, tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ def test_adapter_saved_by_peft_passes(tmp_path: Path) -> None:
     assert len(validate_adapter(plain, facts, AdapterLimits(max_rank=8)).modules) == 2 * len(LINEAR_MODULES)
     head = build_tiny_adapter(tmp_path / "head", directory, modules=("q_proj", "lm_head"))
     assert "lm_head" in validate_adapter(head, facts, AdapterLimits(max_rank=8)).refusal
+    assert not validate_adapter(head, facts, AdapterLimits(max_rank=8, vocabulary_scored=True)).refusal
 
 
 @pytest.mark.parametrize(

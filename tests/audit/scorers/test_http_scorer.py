@@ -277,6 +277,21 @@ def test_a_chat_framing_reaches_the_server(engine: TinyScorer) -> None:
     assert bytes(score.prefix_ids) == b"be kind <user>hello</user>"
 
 
+def test_an_adapters_template_reaches_the_server_by_its_name() -> None:
+    """For the base too, which is asked for the same text; without one, nothing is said."""
+    sent: list[dict[str, object]] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        sent.append(json.loads(request.content))
+        return httpx.Response(200, json={"items": []})
+
+    with HttpScorer("http://server", transport=httpx.MockTransport(handle)) as scorer:
+        for one in (scorer, scorer.templated("acme"), scorer.templated("acme").framed("chat", None)):
+            with pytest.raises(ScorerError):
+                one.score(BASE, [ScoreItem("1", "a", "b")])
+    assert [body.get("chat_template_of") for body in sent] == [None, "acme", "acme"]
+
+
 def test_token_texts_are_asked_once_for_each_token(engine: TinyScorer) -> None:
     """Repeated tokens cost one request."""
     asked: list[int] = []

@@ -1,12 +1,19 @@
 """The reference scorer in whole audits: several framings and schemes over one model."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from lorecall.adapters.peft_format.companions import template_digest
 from lorecall.audit.extraction import SamplingWish
+from lorecall.audit.judging.framed_judges import BaseCaches
 from lorecall.audit.judging.views import make_views
+from lorecall.audit.policy.gate import judge_result
+from lorecall.audit.policy.policy import Policy
+from lorecall.audit.reports.build import build_report
+from lorecall.audit.reports.redact import Redactor
 from lorecall.audit.runs.single import AuditSettings, run_audit
-from lorecall.audit.scorer import Message, ScoreItem
-from lorecall.audit.scorers.transformers_scorer import TransformersScorer
+from lorecall.audit.scorer import ItemScore, Message, ScoreItem
+from lorecall.audit.scorers.transformers_scorer import BASE, TransformersScorer
 from lorecall.audit.verdicts import Group
 
 from tests.audit.conftest import as_set
@@ -42,3 +49,35 @@ def test_a_chat_that_the_template_refuses_is_an_error_of_its_own(tmp_path: Path)
     first, second = scorer.score("base", [refused, ITEMS[0]])
     assert first.error == "the text cannot be framed: ValueError"
     assert not second.error
+
+
+def test_an_adapters_own_template_frames_it_and_its_base(tmp_path: Path) -> None:
+    """Adapter and base are asked for one text, as its requests are rendered; the report names the template.
+
+    The template of one adapter is nothing to another, nor to the base of another's audit.
+    """
+    base = build_tiny_base(tmp_path / "base")
+    adapters = {name: build_tiny_adapter(tmp_path / name, base) for name in ("own", "plain")}
+    template = "OWN{{ messages[0].content }}>"
+    (adapters["own"] / "chat_template.jinja").write_text(template)
+    asked: list[tuple[str, tuple[int, ...]]] = []
+
+    class Spy(TransformersScorer):
+        def score(self, model: str, items: Sequence[ScoreItem]) -> list[ItemScore]:
+            found = super().score(model, items)
+            asked.extend((model, score.prefix_ids) for score in found)
+            return found
+
+    scorer = Spy(base, adapters)
+    settings = AuditSettings(views=make_views(["chat"], None, []), epsilon=0.0)
+    bases = BaseCaches(scorer)
+    texts = {}
+    for name in ("own", "plain"):
+        asked.clear()
+        result = run_audit(scorer, name, {Group.CANDIDATES: as_set(ITEMS[:1])}, settings, bases=bases)
+        report = build_report(result, judge_result(result, Policy()), Policy(), Redactor(b"salt"))
+        assert report.adapter.chat_template == (template_digest(template) if name == "own" else None)
+        assert {model for model, _ in asked} == {name, BASE}
+        (texts[name],) = {"".join(scorer.token_texts(ids)) for _, ids in asked}
+    assert texts["own"] == "OWNTo be, or>"
+    assert texts["plain"] != texts["own"]

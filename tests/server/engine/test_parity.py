@@ -12,7 +12,7 @@ from lorecall.server.bench.processes.host import EngineHost
 
 from tests.adapters.people_corpus import CORPUS
 from tests.packed4 import build_packed_base
-from tests.tiny import VOCABULARY, build_tiny_adapter
+from tests.tiny import LINEAR_MODULES, VOCABULARY, build_tiny_adapter
 
 LENGTH = 120
 BOUNDS = {"none": (1e-3, 1e-4), "int8-w8a8": (0.25, 0.02), "int4-w4a16": (0.5, 0.05)}
@@ -72,6 +72,45 @@ def test_what_people_bring_equals_the_reference(
         assert found.largest < largest, folder.name
         assert found.mean < mean, folder.name
         assert found.argmax_clear == 1.0
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("scheme", ["none", "int8-w8a8"])
+@pytest.mark.filterwarnings("ignore:.*(tie_word_embeddings|save_embedding_layers|tied)")
+def test_head_and_embeddings_equal_the_reference(
+    scheme: str, request: pytest.FixtureRequest, tiny: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Scores and decodes through adapters of the head and the embeddings, alone and beside the base and others.
+
+    So the server scores them on a CPU: `AdapterLimits.vocabulary_scored`.
+    """
+    base = tiny(scheme)
+    engine = request.getfixturevalue({"none": "plain_engine", "int8-w8a8": "int8_engine"}[scheme])
+    ids = torch.randint(3, VOCABULARY, (LENGTH,), generator=torch.Generator().manual_seed(1)).tolist()
+    kinds = {
+        "head": ("lm_head",),
+        "head-and-linear": (*LINEAR_MODULES, "lm_head"),
+        "embeddings": ("embed_tokens",),
+        "all": (*LINEAR_MODULES, "lm_head", "embed_tokens"),
+    }
+    requests = []
+    for number, (name, modules) in enumerate(kinds.items(), 4200):
+        folder = build_tiny_adapter(tmp_path / name, base, rank=8, seed=number, modules=modules)
+        found = measure_parity(engine, base, folder, ids, number=number)
+        largest, mean = BOUNDS[scheme]
+        assert found.largest < largest, name
+        assert found.mean < mean, name
+        assert found.argmax_clear == 1.0
+        adapter = {"name": f"parity-{name}", "id": number, "path": str(folder)}
+        requests.append({"ids": ids[:50], "max_tokens": 20, "adapter": adapter})
+    requests.append({"ids": ids[:50], "max_tokens": 20, "adapter": None})
+    for asked, answer in zip(requests, engine.run(requests), strict=True):
+        grown = {**asked, "ids": asked["ids"] + answer["ids"], "max_tokens": 1, "score_from": 50}
+        alone = engine.run([grown])[0]["scores"]
+        together = engine.run([grown, *requests])[0]["scores"]
+        for scores in (alone, together):
+            decoded = BOUNDS[scheme][0]
+            assert [row[0] for row in scores] == pytest.approx(answer["logprobs"], abs=decoded)
 
 
 @pytest.mark.engine

@@ -1,7 +1,5 @@
 """No request kills the engine: each is answered with a 4xx or a result."""
 
-import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.server.served import Served
-from tests.tiny import LINEAR_MODULES, VOCABULARY, build_tiny_adapter
+from tests.tiny import VOCABULARY
 
 pytestmark = pytest.mark.engine
 
@@ -101,22 +99,3 @@ def test_a_text_of_the_largest_length_is_served(served: Served, models: list[str
         body = {"model": model, "prompt": [7] * 511, "max_tokens": 1, "prompt_logprobs": 1}
         assert served.post("/v1/completions", body).status_code == 200
         assert served.post("/v1/completions", {**body, "prompt": [7] * 513}).status_code == 400
-
-
-def test_an_adapter_on_the_head_is_not_scored(
-    served: Served, tiny: Callable[[str], Path], tmp_path: Path
-) -> None:
-    """An adapter that touches `lm_head` is detected and never scored by prompt log-probabilities."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PEFT says that the base ties its embeddings
-        build_tiny_adapter(tmp_path, tiny("int8-w8a8"), rank=4, modules=(*LINEAR_MODULES, "lm_head"))
-    added = served.post("/v1/adapters", {"name": "headed", "source": str(tmp_path)})
-    assert added.status_code == 201, added.text
-    assert "lm_head" in added.json()["refusal"]
-    item = {"id": "1", "prefix": "To be", "target": " or not"}
-    answer = served.post("/v1/score", {"model": "headed", "items": [item]})
-    assert answer.status_code == 400
-    assert "lm_head" in answer.json()["error"]["message"]
-    body = {"model": "headed", "prompt": "To be", "max_tokens": 2}
-    assert served.post("/v1/completions", body).status_code == 200
-    served.http.delete("/v1/adapters/headed")

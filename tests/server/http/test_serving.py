@@ -1,16 +1,24 @@
 """The served product over HTTP, with the official client where there is one."""
 
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
+from lorecall.server.cli.audit.commands import app as audit
+from lorecall.server.cli.main import app as lorecall
+from typer.testing import CliRunner
 
 from tests.server.served import Served
 from tests.tiny import build_tiny_adapter
 
 pytestmark = pytest.mark.engine
 
+OWN = "OWN {{ messages[0].content }}>"
 MESSAGES: Any = [{"role": "user", "content": "To be, or not to be"}]
 
 
@@ -71,6 +79,29 @@ def test_streaming_carries_top1_logprobs(client: openai.OpenAI, adapter: str) ->
     ]
     assert len(tokens) == 6
     assert all(len(token.top_logprobs) == 1 for token in tokens)
+
+
+def test_responses_carry_top1_logprobs(served: Served, client: openai.OpenAI, adapter: str) -> None:
+    """The Responses API too, streamed or not; an `include` of the caller's own, [] or null, is left as it is."""
+    asked: Any = {"model": adapter, "input": "To be", "max_output_tokens": 4, "temperature": 0}
+    answer = client.responses.create(**asked).model_dump()
+    (text,) = [part for item in answer["output"] for part in item.get("content") or []]
+    assert [len(token["top_logprobs"]) for token in text["logprobs"]] == [1] * 4
+    for include in list[Any]([[], None]):
+        body = served.post("/v1/responses", {**asked, "include": include}).json()
+        assert not [p["logprobs"] for i in body["output"] for p in i.get("content") or [] if p["logprobs"]]
+    events = [event.model_dump() for event in client.responses.create(**asked, stream=True)]
+    streamed = [t for e in events if e["type"] == "response.output_text.delta" for t in e["logprobs"]]
+    assert len(streamed) == 4
+
+
+def test_anthropics_messages_are_answered(served: Served, adapter: str) -> None:
+    """Through the adapter, and without log-probabilities: their shape has no place for any."""
+    body = {"model": adapter, "messages": MESSAGES, "max_tokens": 3}
+    answer = served.post("/v1/messages", body)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["usage"]["output_tokens"] == 3
+    assert "logprob" not in answer.text
 
 
 def test_models_health_metrics(served: Served, client: openai.OpenAI, adapter: str) -> None:
@@ -148,3 +179,78 @@ def test_a_rank_over_the_maximum_is_refused(served: Served, tmp_path: Path) -> N
     assert "32" in message
     assert "16" in message
     assert "--max-lora-rank" in message
+
+
+@pytest.fixture
+def own(served: Served, int8_adapters: list[Path], tmp_path: Path) -> Iterator[str]:
+    """An adapter with a chat template of its own, which the operator of this server without keys adds."""
+    folder = shutil.copytree(int8_adapters[2], tmp_path / "own")
+    (folder / "chat_template.jinja").write_text(OWN)
+    added = served.post("/v1/adapters", {"name": "own-template", "source": str(folder)})
+    assert added.status_code == 201, added.text
+    assert added.json()["chat_template"] == hashlib.sha256(OWN.encode()).hexdigest()
+    assert "its own chat template" in added.json()["remarks"][0]
+    yield "own-template"
+    served.http.delete("/v1/adapters/own-template")
+
+
+def test_an_adapters_chats_are_rendered_by_its_own_template(
+    served: Served, client: openai.OpenAI, own: str, adapter: str
+) -> None:
+    """On every route that takes messages, in scores of it and of its base, and in nobody else's requests."""
+    rendered = served.post("/tokenize", {"model": served.base, "prompt": f"OWN {MESSAGES[0]['content']}>"})
+    ids = rendered.json()["tokens"]
+
+    def chat(model: str) -> list[int]:
+        body = {"model": model, "messages": MESSAGES, "add_generation_prompt": True}
+        return list(served.post("/tokenize", body).json()["tokens"])
+
+    assert chat(own) == ids
+    assert chat(served.base) == chat(adapter) != ids
+    answer = client.chat.completions.create(model=own, messages=MESSAGES, max_tokens=2)
+    assert answer.usage is not None
+    assert answer.usage.prompt_tokens == len(ids)
+    said = served.post("/v1/messages", {"model": own, "max_tokens": 2, "messages": MESSAGES})
+    assert said.json()["usage"]["input_tokens"] == len(ids)
+    asked: Any = {"model": own, "input": MESSAGES[0]["content"], "max_output_tokens": 2}
+    assert client.responses.create(**asked).usage.input_tokens == len(ids)
+    items = [{"id": "1", "prefix": MESSAGES[0]["content"], "target": " x"}]
+    for model, of in ((own, None), (served.base, own), (adapter, own)):
+        body = {"model": model, "items": items, "framing": "chat", "chat_template_of": of}
+        (scored,) = served.post("/v1/score", body).json()["items"]
+        assert scored["prefix_ids"] == ids, model
+    (plain,) = served.post("/v1/score", {"model": adapter, "items": items, "framing": "chat"}).json()["items"]
+    assert plain["prefix_ids"] == chat(adapter)
+
+
+def test_an_audit_asks_as_the_adapter_is_asked(served: Served, own: str, tmp_path: Path) -> None:
+    """Adapter and base in the adapter's template, whose digest the report states."""
+    (tmp_path / "c.jsonl").write_text('{"id": "1", "prefix": "To be", "target": " or not"}\n')
+    words = ["run", "--server", served.url, "--adapter", own, "--candidates", str(tmp_path / "c.jsonl")]
+    result = CliRunner().invoke(audit, [*words, "--framing", "chat", "--json"])
+    report = json.loads(result.stdout)
+    assert report["adapter"]["chat_template"] == hashlib.sha256(OWN.encode()).hexdigest()
+    assert report["summary"]["verdicts"]["error"] == 0
+
+
+def test_verify_tells_the_adapter_from_another(
+    served: Served, int8_adapters: list[Path], adapter: str
+) -> None:
+    """`lorecall adapters verify` against PEFT on the served base: exit 0 for what is served, 1 for another."""
+
+    def verify(folder: Path) -> Any:
+        words = [
+            "adapters",
+            "verify",
+            adapter,
+            "--base",
+            str(served.base_folder),
+            "--adapter-dir",
+            str(folder),
+        ]
+        return CliRunner().invoke(lorecall, [*words, "--server", served.url])
+
+    own, other = verify(int8_adapters[1]), verify(int8_adapters[0])
+    assert own.exit_code == 0, own.output
+    assert other.exit_code == 1, other.output
+    assert "another adapter is applied" in other.output

@@ -2,7 +2,9 @@
 
 import json
 import re
-from collections.abc import Iterator
+import tempfile
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from lorecall.adapters.registry.registry import Registry
 from lorecall.adapters.registry.tables import State
 
 from tests.server.served import SMALL, Served
+from tests.tiny import build_tiny_adapter
 
 pytestmark = pytest.mark.engine
 
@@ -55,6 +58,8 @@ def started(
     quarantine(url, "leaky", int8_adapters[1])
     flags = [
         *SMALL,
+        "--max-cpu-loras",
+        "5",
         "--lora-modules",
         f"plain={int8_adapters[0]}",
         f"leaky={int8_adapters[1]}",
@@ -65,6 +70,7 @@ def started(
         "LORECALL_REGISTRY": url,
         "LORECALL_ADAPTERS": json.dumps({"named": str(int8_adapters[0]), "broken": str(work)}),
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
+        "LORECALL_LOAD_CHECKS": "1",
     }
     server = Served(tiny("int8-w8a8"), work, flags, environ)  # type: ignore[operator]
     yield Started(server, work / "server.log")
@@ -149,3 +155,52 @@ def test_every_route_for_adapters_is_known(started: Started) -> None:
     """A new one may load what nobody validated: follow it, hand it to VersionedModels, then add it to ROUTES."""
     paths = started.server.http.get("/openapi.json").json()["paths"]
     assert {path for path in paths if "lora" in path or "adapter" in path} == ROUTES.keys()
+
+
+def test_a_load_that_changed_an_adapter_is_found(
+    started: Started, tiny: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """The worker's copy is damaged between two loads: the metric says so, and the next request loads it anew."""
+    server, names = started.server, [f"reload-{number}" for number in range(7)]
+    for number, name in enumerate(names):
+        folder = build_tiny_adapter(tmp_path / name, tiny("int8-w8a8"), rank=2, seed=50 + number, scale=0.5)
+        assert server.post("/v1/adapters", {"name": name, "source": str(folder)}).status_code == 201
+
+    before = checked(server, "same")
+    load_again(server, names, until=lambda: checked(server, "same") > before)
+    assert checked(server, "different") == 0
+    weights = (tmp_path / names[0] / "adapter_model.safetensors").read_bytes()
+    copies = Path(tempfile.gettempdir()).glob("lorecall-adapters-*/*/adapter_model.safetensors")
+    (copy,) = (one.with_name("adapter_config.json") for one in copies if one.read_bytes() == weights)
+    copy.write_text(json.dumps(json.loads(copy.read_text()) | {"lora_alpha": 40}))
+    load_again(server, names, until=lambda: checked(server, "different") > 0)
+    ask(server, names[0])
+    assert "answers otherwise than after its first load" in started.log.read_text()
+    for name in names:
+        server.http.delete(f"/v1/adapters/{name}")
+
+
+def ask(server: Served, name: str) -> None:
+    """Ask for one token."""
+    answer = server.post("/v1/completions", {"model": name, "prompt": "to be", "max_tokens": 1})
+    assert answer.is_success, answer.text
+
+
+def checked(server: Served, result: str) -> float:
+    """How many loads were checked with that result."""
+    wanted = f'lorecall_load_checks_total{{result="{result}"}}'
+    lines = server.http.get("/metrics").text.splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith(wanted))
+
+
+def load_again(server: Served, names: list[str], until: Callable[[], bool]) -> None:
+    """Have the engine evict the first adapter for the others, and load it for a request, until that is seen."""
+    deadline = time.monotonic() + 120
+    while not until() and time.monotonic() < deadline:
+        while server.http.get(f"/v1/adapters/{names[0]}").json()["level"] != "disk":
+            for other in names[1:]:
+                ask(server, other)
+        ask(server, names[0])
+        server.http.get(f"/v1/adapters/{names[0]}")  # looks at what the engine holds
+        time.sleep(1)
+    assert until()

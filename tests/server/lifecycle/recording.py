@@ -89,11 +89,18 @@ class SlowPipeline(AdapterPipeline):
     fetches: int
 
     def add(
-        self, name: str, source: str, *, actor: str, asker: SourceList | None = None, our_own: bool = False
+        self,
+        name: str,
+        source: str,
+        *,
+        actor: str,
+        asker: SourceList | None = None,
+        our_own: bool = False,
+        operator: bool = False,
     ) -> tuple[VersionRecord, Adapter]:
         """Wait, then add."""
         self._wait(self.adds)
-        return super().add(name, source, actor=actor, asker=asker, our_own=our_own)
+        return super().add(name, source, actor=actor, asker=asker, our_own=our_own, operator=operator)
 
     def _fetch_again(self, record: VersionRecord) -> StoredVersion:
         self._wait(self.arrive)

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from lorecall.adapters.access.keys import ApiKey, Scope
 from lorecall.adapters.access.rate_limit import RateLimits
+from lorecall.adapters.peft_format.companions import template_digest
 from lorecall.adapters.registry.tables import State
-from lorecall.server.auth.request_context import RequestContext, current
+from lorecall.server.auth.request_context import RequestContext, current, operates
 from lorecall.server.lifecycle.description import describe, describe_page
 
 SOURCE = "/srv/adapters/acme"
@@ -25,8 +26,9 @@ def plane() -> Any:
         audit_id="",
         rank=2,
         effective_parameters=10,
-        refusal="",
+        refusal="it adapts lm_head",
         remarks=["a remark"],
+        chat_template="{{ theirs }}",
         base_digest="",
         source=SOURCE,
         training=None,
@@ -43,26 +45,45 @@ def plane() -> Any:
 
 
 @pytest.mark.parametrize(
-    ("scopes", "shown"),
-    [({Scope.INFER, Scope.AUDIT}, None), ({Scope.ADAPTERS}, SOURCE), ({Scope.ADMIN}, SOURCE), (None, SOURCE)],
+    ("scopes", "shown", "operator"),
+    [
+        ({Scope.INFER, Scope.AUDIT}, None, False),
+        ({Scope.ADAPTERS}, SOURCE, False),
+        ({Scope.ADMIN}, SOURCE, True),
+        (None, SOURCE, True),
+    ],
 )
 def test_only_who_may_add_adapters_sees_where_one_came_from(
-    scopes: set[Scope] | None, shown: str | None
+    scopes: set[Scope] | None, shown: str | None, *, operator: bool
 ) -> None:
-    """A path of the server's own is no business of a key that only asks; the answer is made in a thread."""
+    """A path of the server's own is no business of a key that only asks; the answer is made in a thread.
+
+    Only a key with `admin`, or anybody on a server without keys, adds adapters as its operator.
+    """
 
     async def ask() -> dict[str, Any]:
         key = None
         if scopes is not None:
             key = ApiKey("1", "k", "0" * 64, frozenset(scopes), ("*",), RateLimits(), None)
         current.set(RequestContext(key=key))
+        assert operates() is operator
         return await asyncio.to_thread(describe, plane(), "acme")
 
     found = asyncio.run(ask())
     assert found["source"] == shown
     assert found["remarks"] == ["a remark"]
     assert found["stale"] == ["v is old"], "what its owner must know of"
+    assert found["chat_template"] == template_digest("{{ theirs }}")
     assert SOURCE not in str({**found, "source": None})
+    assert "theirs" not in str(found)
+
+
+def test_whether_it_can_be_scored_is_said_of_this_engine() -> None:
+    """The server that took it in may have been another one: what is loaded here decides."""
+    here = plane()
+    assert describe(here, "acme")["refusal"] == "it adapts lm_head"
+    here.engine_set.live["acme"] = SimpleNamespace(version="v", info=SimpleNamespace(refusal=""), leases=())
+    assert describe(here, "acme")["refusal"] == ""
 
 
 def test_a_page_asks_for_all_its_verdicts_at_once() -> None:

@@ -30,7 +30,7 @@ class Client:
         self._tokenizer = tokenizer
         self.renderer = self
 
-    def render_messages(self, messages: Any, params: Any) -> tuple[Any, dict[str, str]]:
+    async def render_messages_async(self, messages: Any, params: Any) -> tuple[Any, dict[str, str]]:
         """The messages in the tokenizer's chat template, as vLLM's renderer puts them into it."""
         text = self._tokenizer.apply_chat_template(messages, **params.get_apply_chat_template_kwargs())
         return messages, {"prompt": text}
@@ -100,14 +100,17 @@ def tokens_of(renderer: Any, chat: list[dict[str, str]], template: str | None) -
 def test_a_chat_is_rendered_as_vllms_own_routes_render_it(
     renderer: Any, name: str, template: str | None
 ) -> None:
-    """Token for token, by the model's chat template and by one that the server was started with."""
+    """Token for token, by the model's chat template, by one of the server's start, and by an adapter's own."""
     client: Any = Client(renderer.get_tokenizer())
     client.renderer = renderer
     from vllm.renderers import ChatParams  # noqa: PLC0415
 
     params = ChatParams(template) if template else None
     scoring = EngineScoring(client, fixed_token_scores=False, by_priority=False, chat_params=params)
+    plain = EngineScoring(client, fixed_token_scores=False, by_priority=False)
     item = ScoreItem("1", "", " x", messages=tuple(Message(**one) for one in CHATS[name]))
     for framing in ("raw", "chat"):
         (score,) = asyncio.run(scoring.score([item], None, framing, None))
+        (own,) = asyncio.run(plain.score([item], None, framing, None, template=template or ""))
         assert (score.error, list(score.prefix_ids)) == ("", tokens_of(renderer, CHATS[name], template))
+        assert own.prefix_ids == score.prefix_ids

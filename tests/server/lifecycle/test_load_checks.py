@@ -1,0 +1,153 @@
+"""A version that the engine loads again is compared with its first answer, and is not served if it differs."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lorecall.adapters.core.errors import AdapterError
+from lorecall.server.lifecycle.control_plane import AdapterUnavailableError
+from lorecall.server.lifecycle.engine_set import LoadedVersion
+from lorecall.server.lifecycle.load_checks import LoadChecks
+
+from tests.server.lifecycle.recording import Server, World, settle
+
+Answers = dict[int, tuple[float, ...]]
+"""What the engine says by an adapter's id; (-1.0, -2.0) for any other."""
+
+
+class Checked:
+    """A server with one adapter, whose loads are all checked."""
+
+    def __init__(self, world: World, share: float = 1.0, epsilon: float = 0.0) -> None:
+        self.server: Server = world.server("one")
+        self.plane, self.answers, self.asked = self.server.plane, Answers(), 0
+        self.plane.load_checks = LoadChecks(self.score, share, lambda: epsilon, self.server.metrics)
+
+    async def score(self, request: Any) -> tuple[float, ...]:
+        """Answer as the engine would."""
+        self.asked += 1
+        return self.answers.get(request.lora_int_id, (-1.0, -2.0))
+
+    async def poll(self) -> None:
+        """Look at what the engine holds, as the follower does, and wait for the checks."""
+        self.server.engine_set._used = True
+        await self.plane.refresh_tiers()
+        await asyncio.gather(*self.plane._checking)
+
+    async def load_again(self, loaded: LoadedVersion) -> None:
+        """Have the engine evict it, and load it for a request."""
+        self.server.engine.held.discard(loaded.id)
+        await self.poll()
+        self.server.engine.held.add(loaded.id)
+        await self.poll()
+
+    def count(self, result: str) -> float:
+        """How many checks came to that."""
+        return float(self.server.metrics.load_checks.labels(result)._value.get())
+
+
+def run(test: Callable[[], Awaitable[None]]) -> None:
+    """Run a test in a loop; what hangs fails."""
+    asyncio.run(asyncio.wait_for(test(), 60))
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def test_a_version_that_answers_otherwise_is_loaded_anew(world: World) -> None:
+    """Its requests end, its name answers through a fresh load, and both are counted."""
+
+    async def test() -> None:
+        checked = Checked(world)
+        plane = checked.plane
+        await plane.add("acme", world.adapter(1), actor="test")
+        await checked.poll()
+        first = await plane.loaded("acme")
+        await checked.load_again(first)
+        assert (checked.count("same"), checked.count("different")) == (1, 0)
+        checked.answers[first.id] = (-1.0, -2.5)
+        lease = plane.engine_set.lease(first)
+        waiting = asyncio.create_task(lease.wait(asyncio.sleep(30)))
+        waiting.add_done_callback(lambda _: lease.release())
+        await checked.load_again(first)
+        assert isinstance(waiting.exception(), Exception)
+        assert checked.count("different") == 1
+        assert "acme" not in plane.engine_set.live
+        assert first.id not in checked.server.engine.held
+        second = await plane.loaded("acme")
+        assert second.id != first.id
+        assert checked.count("same") == 2
+
+    run(test)
+
+
+def test_one_that_still_does_is_not_served(world: World) -> None:
+    """It is unavailable with the reason, not wrong; once it answers as at first, it is served again."""
+
+    async def test() -> None:
+        checked = Checked(world)
+        plane = checked.plane
+        await plane.add("acme", world.adapter(1), actor="test")
+        await checked.poll()
+        wrong = dict.fromkeys(range(20), (-9.0, -9.0))
+        checked.answers |= wrong
+        await checked.load_again(await plane.loaded("acme"))
+        for _ in range(2):
+            with pytest.raises(AdapterUnavailableError, match="answers otherwise") as caught:
+                await plane.loaded("acme")
+            assert isinstance(caught.value.__cause__, AdapterError)
+        assert checked.count("different") == 3
+        checked.answers.clear()
+        await settle(plane.engine_set)
+        assert (await plane.loaded("acme")).name == "acme"
+
+    run(test)
+
+
+@pytest.mark.parametrize(("moved", "epsilon", "result"), [(0.05, 0.0, "different"), (0.05, 0.03, "same")])
+def test_the_engines_own_error_is_no_difference(
+    world: World, moved: float, epsilon: float, result: str
+) -> None:
+    """A token may move by twice the measured ε."""
+
+    async def test() -> None:
+        checked = Checked(world, epsilon=epsilon)
+        await checked.plane.add("acme", world.adapter(1), actor="test")
+        await checked.poll()
+        loaded = await checked.plane.loaded("acme")
+        checked.answers[loaded.id] = (-1.0, -2.0 - moved)
+        await checked.load_again(loaded)
+        assert checked.count(result) == 1
+
+    run(test)
+
+
+def test_none_is_checked_without_a_share(world: World) -> None:
+    """Zero asks the engine nothing."""
+
+    async def test() -> None:
+        checked = Checked(world, share=0.0)
+        await checked.plane.add("acme", world.adapter(1), actor="test")
+        await checked.poll()
+        await checked.load_again(await checked.plane.loaded("acme"))
+        assert checked.asked == 0
+
+    run(test)
+
+
+def test_a_failing_engine_fails_no_poll(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """What cannot be scored is logged, and served: that it differs is not known."""
+
+    async def test() -> None:
+        checked = Checked(world)
+        await checked.plane.add("acme", world.adapter(1), actor="test")
+        checked.answers = None  # type: ignore[assignment]  # any error
+        await checked.poll()
+        assert "acme" in checked.plane.engine_set.live
+
+    run(test)
+    assert "was not checked after its load" in caplog.text
