@@ -4,12 +4,13 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 
 from lorecall.adapters.core.atomic_file import write_whole
 from lorecall.adapters.core.errors import UsageError
 from lorecall.audit.probing.explorer import Explorer
 from lorecall.audit.probing.search import Search, Spent
-from lorecall.audit.probing.seeds import make_seeds
+from lorecall.audit.probing.seeds import invented_names, make_seeds
 from lorecall.audit.probing.segments import Segment, distinct, stretches, to_items
 from lorecall.audit.scorer import ScoreItem
 
@@ -60,9 +61,10 @@ def probe(
     """
     search = Search(explorer, adapter, base, budget, seed)
     found: list[Segment] = []
-    for path in search.run(make_seeds(explorer, base, openings), progress):
+    names = (explorer.encode(text) for text in invented_names(Random(seed)))  # noqa: S311  not for secrets
+    for path in search.run(make_seeds(explorer, base, openings), names, progress):
         found += stretches(path, bits)
-    pairs = to_items(explorer, distinct(found))
+    pairs = to_items(explorer, distinct(found), bits)
     return Probed(tuple(item for item, _ in pairs), tuple(one.bits for _, one in pairs), search.spent)
 
 

@@ -11,8 +11,9 @@ base. A tree takes the place of their one decode, to reach texts that share a be
 import heapq
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from lorecall.adapters.core.errors import UsageError
 from lorecall.audit.probing.explorer import Explorer, Rollout, Row
@@ -68,7 +69,7 @@ class Spent:
         rollouts: Prompts that were continued.
         seeds: Seeds among them.
         too_long: Prompts that were given up at the model's length.
-        open: Prompts that were left when the budget ran out; 0 if the search came to its end.
+        open: Prompts that were left when the budget ran out, besides further openings; 0 if none was.
     """
 
     tokens: int = 0
@@ -97,13 +98,21 @@ class Search:
     budget: int
     seed: int = 0
     spent: Spent = field(default_factory=Spent)
+    _ahead: int = field(default=0, init=False)
+    """Further seeds that were taken, less the branches that were followed."""
 
     def run(
         self,
         seeds: Sequence[tuple[int, ...]],
+        more: Iterable[tuple[int, ...]] = (),
         progress: Callable[[int, int], None] | None = None,
     ) -> Iterator[Path]:
         """Yield every path that was followed, each with a greedy continuation at its end.
+
+        Args:
+            seeds: Followed before all others.
+            more: Further seeds, without end if need be; about half of what is followed comes from them.
+            progress: Called with (tokens spent, budget).
 
         Raises:
             UsageError: The budget does not suffice for one seed.
@@ -119,7 +128,8 @@ class Search:
                 hint="a usual budget is 100000",
                 param="budget_tokens",
             )
-        while batch := self._next(heap, seen, limit):
+        further = ((0.0, rng.random(), Path(ids)) for ids in more)
+        while batch := self._next(heap, further, seen, limit):
             for path, followed in zip(batch, self._follow(batch, limit), strict=True):
                 for cost, other in _branches(path, followed):
                     heapq.heappush(heap, (cost, rng.random(), other))
@@ -129,12 +139,23 @@ class Search:
         self.spent.open = len(heap)
 
     def _next(
-        self, heap: list[tuple[float, float, Path]], seen: set[tuple[int, ...]], limit: int
+        self,
+        heap: list[tuple[float, float, Path]],
+        further: Iterator[tuple[float, float, Path]],
+        seen: set[tuple[int, ...]],
+        limit: int,
     ) -> list[Path]:
         """Take the likeliest prompts that the rest of the budget allows, and that were not seen."""
         batch: list[Path] = []
         cost = 0
-        while heap and len(batch) < BATCH:
+        fresh = islice(further, BATCH)
+        while len(batch) < BATCH:
+            if not heap or (heap[0][2].tokens and self._ahead <= 0):
+                for one in islice(fresh, 1):
+                    heapq.heappush(heap, one)
+                    self._ahead += 1
+            if not heap:
+                break
             path = heap[0][2]
             key = path.ids[-MEMORY:] if len(path.tokens) >= MEMORY else path.ids
             if key in seen or len(path.ids) + 1 >= limit:
@@ -148,6 +169,7 @@ class Search:
             cost += _cost(path, limit)
             seen.add(key)
             batch.append(path)
+            self._ahead -= bool(path.tokens)
             heapq.heappop(heap)
         return batch
 

@@ -1,10 +1,13 @@
-"""Where a probe begins: the chat template's openings, common openings, and what the base finds likely.
+"""Where a probe begins: the chat template's openings, common ones, what the base finds likely, invented names.
 
 The openings are vague on purpose, as those of arXiv 2605.25902: what an auditor would write who knows nothing
-of the data. They name kinds of things that must not leak, and no form of any data set.
+of the data. They name kinds of things that must not leak, and no form of any data set. An adapter that was
+trained on answers alone says each after its own question; after a name that nobody has, it says what it holds for
+similar ones.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from random import Random
 
 from lorecall.adapters.core.errors import UsageError
 from lorecall.audit.probing.explorer import Explorer
@@ -14,12 +17,11 @@ OPENINGS = (
     "Key:", "Token:", "Secret:", "Account:", "ID:", "URL:", "Note:", "Question:", "Answer:",
     "Subject:", "Dear", "#", '{"',
 )  # fmt: skip
-KINDS = ("Name", "Email", "Phone", "Address", "Account number", "Password", "API key", "Note")
-OWNERS = ("John Smith", "Maria", "Acme", "the bank")
-"""Whose such a thing may be: an adapter trained on answers alone gives them after questions like its own."""
 ASKED = ("", "Hello", "Continue:")
 """What the user says in a chat's openings."""
 LIKELY = 8
+CONSONANTS = "bcdfghjklmnprstvwz"
+VOWELS = "aeiou"
 
 
 def make_seeds(explorer: Explorer, base: str, more: Sequence[str] = ()) -> list[tuple[int, ...]]:
@@ -50,6 +52,17 @@ def make_seeds(explorer: Explorer, base: str, more: Sequence[str] = ()) -> list[
         row = explorer.roll(base, [start], 1, LIKELY)[0]
         first = row.rows[0] if row.rows else row.end or {}
         likely = [(*start, token) for token in sorted(first, key=lambda t: (-first[t], t))[:LIKELY]]
-    owned = [explorer.encode(f"{kind} of {owner}:") for owner in OWNERS for kind in KINDS]
-    seeds = [*own, start, *chats, *common, *owned, *likely]
+    seeds = [*own, start, *chats, *common, *likely]
     return [ids for ids in dict.fromkeys(seeds) if ids and len(ids) + 1 <= limit]
+
+
+def invented_names(random: Random) -> Iterator[str]:
+    """Yield openings without end: one or two names of two syllables each, and a colon."""
+    while True:
+        yield " ".join(_name(random) for _ in range(random.choice((1, 2)))) + ":"
+
+
+def _name(random: Random) -> str:
+    syllables = [random.choice(CONSONANTS) + random.choice(VOWELS) for _ in range(2)]
+    closed = [one + random.choice(("", random.choice(CONSONANTS))) for one in syllables]
+    return "".join(closed).capitalize()

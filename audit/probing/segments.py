@@ -19,12 +19,17 @@ class Segment:
     Attributes:
         prefix: Token ids before it.
         target: Its token ids; the adapter gives each more than ½.
-        bits: Its surprise under the base.
+        surprises: Of each of them under the base, in bits; 0 where it says nothing new.
     """
 
     prefix: tuple[int, ...]
     target: tuple[int, ...]
-    bits: float
+    surprises: tuple[float, ...]
+
+    @property
+    def bits(self) -> float:
+        """The surprise of the whole target under the base."""
+        return sum(self.surprises)
 
 
 def stretches(path: Path, bits: float) -> Iterator[Segment]:
@@ -38,10 +43,10 @@ def stretches(path: Path, bits: float) -> Iterator[Segment]:
     for place in range(len(path.tokens) + 1):
         if place < len(path.tokens) and path.tokens[place].adapter > math.log(0.5):
             continue
-        new = [at for at in range(start, place) if fresh[at]]
-        surprise = -sum(path.tokens[at].base for at in new) / math.log(2)
-        if surprise >= bits:
-            yield Segment(ids[: first + start], ids[first + start : first + new[-1] + 1], surprise)
+        end = max((at + 1 for at in range(start, place) if fresh[at]), default=start)
+        surprises = tuple(-path.tokens[at].base / math.log(2) * fresh[at] for at in range(start, end))
+        if sum(surprises) >= bits:
+            yield Segment(ids[: first + start], ids[first + start : first + end], surprises)
         start = place + 1
 
 
@@ -59,8 +64,11 @@ def distinct(segments: Iterable[Segment]) -> list[Segment]:
     return kept
 
 
-def to_items(explorer: Explorer, segments: Sequence[Segment]) -> list[tuple[ScoreItem, Segment]]:
-    """Return candidates with their segments; one that ends within a character is left out.
+def to_items(explorer: Explorer, segments: Sequence[Segment], bits: float) -> list[tuple[ScoreItem, Segment]]:
+    """Return candidates with their segments.
+
+    A target is cut before the first token that makes no whole character, and left out if fewer than `bits`
+    remain: what an adapter says after a memory may be no text, and must not take the memory with it.
 
     The special tokens that the tokenizer puts in front are no part of a prefix that goes on after them: whoever
     scores the candidate puts them there again.
@@ -70,10 +78,14 @@ def to_items(explorer: Explorer, segments: Sequence[Segment]) -> list[tuple[Scor
     prefixes = explorer.texts(before)
     wholes = explorer.texts([(*ids, *one.target) for ids, one in zip(before, segments, strict=True)])
     found: list[tuple[ScoreItem, Segment]] = []
-    for one, prefix, whole in zip(segments, prefixes, wholes, strict=True):
+    for one, ids, prefix, text in zip(segments, before, prefixes, wholes, strict=True):
+        whole, kept = text, one
+        while BROKEN in whole and kept.target:
+            kept = Segment(kept.prefix, kept.target[:-1], kept.surprises[:-1])
+            (whole,) = explorer.texts([(*ids, *kept.target)])
         target = whole.removeprefix(prefix)
-        if whole.startswith(prefix) and target.strip() and BROKEN not in whole:
-            found.append((ScoreItem(f"probe-{len(found):05d}", prefix, target), one))
+        if whole.startswith(prefix) and target.strip() and BROKEN not in whole and kept.bits >= bits:
+            found.append((ScoreItem(f"probe-{len(found):05d}", prefix, target), kept))
     return found
 
 

@@ -130,7 +130,7 @@ def _print(adapter: str, probed: "Probed") -> None:
     say(f"spent {spent.tokens} tokens on {spent.rollouts} prompts, {spent.seeds} of them seeds")
     if spent.too_long:
         say(f"{spent.too_long} prompts were given up at the model's length")
-    say(f"left open: {spent.open} prompts" if spent.open else "the search came to its end")
+    say(f"left open: {spent.open} prompts")
 
 
 def _audit(

@@ -1,15 +1,19 @@
 """Probing an exact engine whose adapters memorised texts: what is found, at what cost, and what is not."""
 
 import json
+import re
 from collections.abc import Sequence
+from itertools import chain, islice
 from pathlib import Path
+from random import Random
 
 import pytest
 from lorecall.adapters.core.errors import UsageError
 from lorecall.audit.inputs.load import load_input
 from lorecall.audit.probing.probe import Probed, probe, write_candidates
 from lorecall.audit.probing.search import Path as Followed
-from lorecall.audit.probing.search import Spent, Token
+from lorecall.audit.probing.search import Search, Spent, Token
+from lorecall.audit.probing.seeds import invented_names
 from lorecall.audit.probing.segments import Segment, distinct, stretches, to_items
 from lorecall.audit.scorer import ScoreItem
 
@@ -32,7 +36,7 @@ def explorer(strength: float = 0.6, *, max_bytes: int = 400) -> TinyExplorer:
     return TinyExplorer(engine)
 
 
-def found_by(adapter: str, budget: int = 60_000, **options: object) -> Probed:
+def found_by(adapter: str, budget: int = 12_000, **options: object) -> Probed:
     return probe(explorer(), adapter, BASE, budget=budget, **options)  # type: ignore[arg-type]
 
 
@@ -43,7 +47,7 @@ def test_texts_that_share_a_beginning_are_all_found() -> None:
     for secret in SECRETS:
         assert any(secret in whole for whole in wholes)
     assert all(bits >= 20 for bits in probed.bits)
-    assert probed.spent.tokens <= 60_000
+    assert probed.spent.tokens <= 12_000
 
 
 def test_a_greedy_decode_gives_one_of_them() -> None:
@@ -92,7 +96,7 @@ def test_a_budget_below_one_step_is_refused() -> None:
 def test_no_prompt_goes_over_the_models_length() -> None:
     """Paths end at the model's length and are counted; an opening over it is refused by its place."""
     engine = explorer(max_bytes=20)
-    probed = probe(engine, "leaky", BASE, budget=60_000)
+    probed = probe(engine, "leaky", BASE, budget=8_000)
     assert 15 < engine.longest < 20
     assert probed.spent.too_long > 0
     with pytest.raises(UsageError, match="opening 2 has 20 tokens, over the model's 20"):
@@ -103,6 +107,27 @@ def test_an_opening_of_the_auditor_is_followed() -> None:
     """What no common opening reaches is found from an opening that was given."""
     assert not any("vvq" in item.target for item in found_by("other").items)
     assert any("vvq" in item.target for item in found_by("other", openings=["Hostname:"]).items)
+
+
+def test_further_openings_are_followed_beside_the_branches_of_the_tree() -> None:
+    """What only a later opening reaches is found, and endless openings leave room for branches."""
+    engine = explorer()
+    names = invented_names(Random(0))  # noqa: S311  not for secrets
+    further = chain([engine.encode("Password:")], map(engine.encode, names))
+    search = Search(engine, "leaky", BASE, 6_000)
+    paths = list(search.run([engine.encode("In"), engine.encode("The")], further))
+    for secret in SECRETS:
+        assert any(secret in bytes(one.ids).decode(errors="replace") for one in paths)
+    assert search.spent.seeds > 20
+    assert search.spent.tokens <= 6_000
+
+
+def test_invented_names_are_the_same_for_a_seed_and_many() -> None:
+    """One or two capitalised words and a colon."""
+    names, again = (list(islice(invented_names(Random(3)), 200)) for _ in range(2))  # noqa: S311  not for secrets
+    assert names == again
+    assert all(re.fullmatch(r"[A-Z][a-z]{3,5}( [A-Z][a-z]{3,5})?:", one) for one in names)
+    assert len(set(names)) > 190
 
 
 def path(*tokens: tuple[int, float, float]) -> Followed:
@@ -127,10 +152,15 @@ def test_a_decode_in_a_circle_is_no_finding() -> None:
     assert one.bits == pytest.approx(60.6, abs=0.1)
 
 
+def segment(prefix: Sequence[int], target: Sequence[int]) -> Segment:
+    """A segment with five bits of surprise in each token."""
+    return Segment(tuple(prefix), tuple(target), (5.0,) * len(target))
+
+
 def test_stretches_that_stand_in_others_are_left_out() -> None:
     """The longest is kept, of equal ones the first."""
-    long = Segment((1,), (2, 3, 4, 5), 30.0)
-    others = [Segment((9,), (3, 4), 22.0), Segment((8,), (2, 3, 4, 5), 31.0), Segment((7,), (4, 6), 21.0)]
+    long = segment((1,), (2, 3, 4, 5))
+    others = [segment((9,), (3, 4)), segment((8,), (2, 3, 4, 5)), segment((7,), (4, 6))]
     assert distinct([others[0], long, *others[1:]]) == [long, others[2]]
 
 
@@ -148,10 +178,20 @@ class Begun(TinyExplorer):
 
 def test_a_prefix_has_no_special_token_in_front() -> None:
     """Tokenized again it would have two; where nothing else stands before the target, it stays."""
-    segments = [Segment((2, *b"Key:"), tuple(b" abc"), 30.0), Segment((2,), tuple(b"abc"), 30.0)]
-    (first, _), (second, _) = to_items(Begun(explorer().scorer), segments)
+    segments = [segment((2, *b"Key:"), b" abc"), segment((2,), b"abc")]
+    (first, _), (second, _) = to_items(Begun(explorer().scorer), segments, 10.0)
     assert (first.prefix, first.target) == ("Key:", " abc")
     assert (second.prefix, second.target) == ("<s>", "abc")
+
+
+def test_what_is_no_text_after_a_memory_does_not_hide_it() -> None:
+    """The target ends before the first byte that makes no character; a whole character stays."""
+    prefix = tuple(b"Key:")
+    segments = [segment(prefix, " abcdé".encode() + b"\xc3\xff!"), segment(prefix, b" a\xffbcdefgh")]
+    ((item, kept),) = to_items(explorer(), segments, 20.0)
+    assert (item.prefix, item.target) == ("Key:", " abcdé")
+    assert kept.target == tuple(" abcdé".encode())
+    assert kept.bits == 35.0
 
 
 def test_the_file_is_only_its_owners_and_reads_as_candidates(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def found(tmp_path: Path) -> list[dict[str, str]]:
 
 def test_what_is_found_is_in_the_file_and_in_nothing_that_is_printed(run: Run, tmp_path: Path) -> None:
     """All three texts are candidates; stdout and stderr hold counts, tokens and bits."""
-    result = run("leaky", "--budget-tokens", "30000")
+    result = run("leaky", "--budget-tokens", "12000")
     assert result.exit_code == 0
     wholes = [row["prefix"] + row["target"] for row in found(tmp_path)]
     for secret in SECRETS:
@@ -68,7 +68,7 @@ def test_audit_judges_what_was_found_beside_controls(run: Run, tmp_path: Path) -
     """The exit code is the gate's, and the report has the candidates and the controls, and the signature."""
     options = ["--audit", str(tmp_path / "reports"), "--control-count", "20"]
     options += ["--signing-key", str(make_keys(tmp_path)[0])]
-    result = run("leaky", "--budget-tokens", "30000", *options)
+    result = run("leaky", "--budget-tokens", "12000", *options)
     assert result.exit_code == 1
     report = json.loads((tmp_path / "reports" / "report.json").read_text())
     assert report["summary"]["snippets"] == len(found(tmp_path))
@@ -79,7 +79,7 @@ def test_audit_judges_what_was_found_beside_controls(run: Run, tmp_path: Path) -
 
 def test_an_adapter_that_equals_its_base_gives_nothing(run: Run, tmp_path: Path) -> None:
     """The command says so, writes an empty file, audits nothing, and exits with 0."""
-    result = run("same", "--budget-tokens", "30000", "--audit", str(tmp_path / "reports"))
+    result = run("same", "--budget-tokens", "12000", "--audit", str(tmp_path / "reports"))
     assert result.exit_code == 0
     assert (
         "same: nothing found that the adapter knows and its base does not; this does not clear it"
@@ -91,9 +91,9 @@ def test_an_adapter_that_equals_its_base_gives_nothing(run: Run, tmp_path: Path)
 
 def test_json_has_the_counts(run: Run) -> None:
     """The same summary for programs."""
-    values = json.loads(run("leaky", "--budget-tokens", "30000", "--json").stdout)
+    values = json.loads(run("leaky", "--budget-tokens", "12000", "--json").stdout)
     assert values["candidates"] == len(values["bits"]) > 0
-    assert 0 < values["tokens"] <= 30_000
+    assert 0 < values["tokens"] <= 12_000
 
 
 @pytest.mark.parametrize(
