@@ -38,20 +38,34 @@ def adapter(served: Served, int8_adapters: list[Path]) -> Iterator[str]:
     served.http.delete("/v1/adapters/killed")
 
 
+def counts(database: Path) -> tuple[int, int]:
+    """The audit's cursor, and the snippets that are stored."""
+    with sqlite3.connect(database) as opened:
+        (done,) = opened.execute("SELECT done FROM audits").fetchone()
+        (written,) = opened.execute("SELECT count(*) FROM audit_snippets").fetchone()
+    return done, written
+
+
+def wait_for(database: Path, done: int) -> None:
+    """Wait until so many snippets are done, or all are."""
+    while counts(database)[0] < min(done, len(CANDIDATES) + len(CONTROLS)):
+        time.sleep(0.05)
+
+
 def test_killed_at_random_points_it_goes_on(served: Served, adapter: str, tmp_path: Path) -> None:
     """Killed six times while it audits (SIGKILL), it ends: each snippet once, and its texts are gone."""
     rng = random.Random(20261123)  # noqa: S311  not for secrets
     environ = {"LORECALL_AUDIT_BATCH": "2", "LORECALL_AUDIT_LEASE_SECONDS": "0.5"}
+    database = tmp_path / "audits.db"
     with AuditServe(served.url, tmp_path, environ) as service:
         body = {"adapter": adapter, "candidates": CANDIDATES, "controls": CONTROLS}
         audit_id = service.submit(body)
         cursors: list[int] = []
         while len(cursors) < KILLS:
-            time.sleep(rng.uniform(0.0, 0.8))
+            wait_for(database, max(cursors, default=0) + rng.randint(0, 14))
+            time.sleep(rng.uniform(0.0, 0.4))
             service.kill()
-            with sqlite3.connect(tmp_path / "audits.db") as database:
-                (done,) = database.execute("SELECT done FROM audits").fetchone()
-                (written,) = database.execute("SELECT count(*) FROM audit_snippets").fetchone()
+            done, written = counts(database)
             assert done == written, "the cursor and the snippets were committed together"
             cursors.append(done)
             service.start()
