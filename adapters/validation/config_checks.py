@@ -65,12 +65,15 @@ def check_config(config: Mapping[str, Any], settings: LoraSettings, *, max_rank:
     _check_features(config)
     ranks = [("r", settings.rank)]
     ranks += [(f"rank_pattern[{safe_repr(key)}]", rank) for key, rank in settings.rank_pattern.items()]
+    stated = (
+        "; lorecall adapters convert writes the ranks that its weights have" if settings.rank_pattern else ""
+    )
     for name, rank in ranks:
         if rank > max_rank:
             raise ConfigRefusedError(
                 Reason.RANK_TOO_LARGE,
                 f"{name} is {rank}, over the server's maximum of {max_rank}",
-                hint=f"start the server with --max-lora-rank {rank}, or train a smaller rank",
+                hint=f"start the server with --max-lora-rank {rank}, or train a smaller rank{stated}",
                 param=name,
             )
     _check_patterns("rank_pattern", settings.rank_pattern)

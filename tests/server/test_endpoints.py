@@ -8,7 +8,7 @@ from fastapi.routing import APIRoute
 from lorecall.server.endpoints import LorecallEndpoints
 from vllm.entrypoints.openai.models.serving import OpenAIServingModels
 
-PATHS = ("/v1/chat/completions", "/v1/completions")
+PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
 
 
 @pytest.mark.parametrize(("setting", "routes"), [(None, 2), ("on", 2), ("auto", 2), ("off", 1)])
@@ -28,4 +28,4 @@ def test_top1_logprobs_are_a_setting(
         app.post(path)(upstream)
     LorecallEndpoints().attach_router(app)
     found = [route.path for route in app.routes if isinstance(route, APIRoute)]
-    assert [found.count(path) for path in PATHS] == [routes, routes]
+    assert [found.count(path) for path in PATHS] == [routes] * len(PATHS)

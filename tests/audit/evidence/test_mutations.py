@@ -28,6 +28,7 @@ SIGNATURE_ONLY = {
     "tool/version", "started", "seconds", "epsilon_source", "text/salt_id", "settings/seed",
     "adapter/name", "adapter/version", "adapter/rank", "adapter/effective_parameters",
     "engine/engine", "engine/base", "engine/base_digest", "engine/scheme",
+    "engine/device", "engine/dtype", "engine/kv_cache_dtype",
     "inputs/candidates/name", "inputs/candidates/digest", "inputs/candidates/bad_lines",
     "inputs/candidates/generated",
     "inputs/controls/name", "inputs/controls/digest", "inputs/controls/bad_lines", "inputs/controls/generated",

@@ -8,6 +8,7 @@ import pytest
 from lorecall.server.lifecycle.chat_templates import TemplateRenderer, with_templates
 
 from tests.tiny import build_tiny_base
+from tests.unplugged import unplugged
 
 pytestmark = pytest.mark.filterwarnings("ignore:max_tokens is deprecated")
 
@@ -24,14 +25,15 @@ def renderer(tmp_path_factory: pytest.TempPathFactory) -> TemplateRenderer:
     from vllm.renderers.online_renderer import OnlineRenderer  # noqa: PLC0415
 
     base = build_tiny_base(tmp_path_factory.mktemp("base"))
-    config = EngineArgs(model=str(base), dtype="float32", max_model_len=1024).create_engine_config()
     options: dict[str, Any] = {"request_logger": None, "chat_template": None}
-    plain = OnlineRenderer(
-        config.model_config,
-        renderer_from_config(config),
-        chat_template_content_format="auto",
-        **options,
-    )
+    with unplugged():
+        config = EngineArgs(model=str(base), dtype="float32", max_model_len=1024).create_engine_config()
+        plain = OnlineRenderer(
+            config.model_config,
+            renderer_from_config(config),
+            chat_template_content_format="auto",
+            **options,
+        )
     templates = {"own": OWN, "slow": SLOW, "escape": ESCAPE}
     models: Any = SimpleNamespace(chat_template=lambda name: templates.get(name, ""))
     return with_templates(plain, models)

@@ -17,6 +17,7 @@ from vllm.logprobs import FlatLogprobs
 from tests.audit.tokenizing import FRAMINGS, TOKENIZERS, logprob, pairs, vllm_server
 from tests.server.scoring.chats import CHATS
 from tests.tiny import build_tiny_base
+from tests.unplugged import unplugged
 
 HISTORY = (Message("user", "To be?"), Message("assistant", "é 日本"), Message("user", "slings"))
 
@@ -72,13 +73,11 @@ def test_our_server_and_any_vllm_server_score_the_same_tokens(
 @pytest.fixture(scope="module")
 def renderer(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """VLLM's own renderer over a tiny base, without an engine and our plugins."""
-    from vllm import plugins  # noqa: PLC0415  it takes seconds to import
-    from vllm.engine.arg_utils import EngineArgs  # noqa: PLC0415
+    from vllm.engine.arg_utils import EngineArgs  # noqa: PLC0415  it takes seconds to import
     from vllm.renderers import renderer_from_config  # noqa: PLC0415
 
     base = build_tiny_base(tmp_path_factory.mktemp("base"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plugins, "plugins_loaded", True)
+    with unplugged():
         arguments = EngineArgs(model=str(base), dtype="float32", max_model_len=1024)
         return renderer_from_config(arguments.create_engine_config())
 
