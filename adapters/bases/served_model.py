@@ -45,7 +45,7 @@ def load_served_model(base: Path) -> Any:
         config.quantization_config["dequantize"] = True
     with _float_experts():
         model, info = AutoModelForCausalLM.from_pretrained(
-            base, config=config, dtype=torch.float32, output_loading_info=True
+            base, config=config, dtype=torch.float32, output_loading_info=True, **_attention(config)
         )
     if info["missing_keys"]:
         missing = ", ".join(sorted(info["missing_keys"])[:5])
@@ -112,6 +112,11 @@ def round_to_fp8(x: "torch.Tensor") -> "torch.Tensor":
 def _round_to_fp8(_module: Any, args: tuple["torch.Tensor"]) -> tuple["torch.Tensor"]:
     """Forward pre-hook of a layer with dynamic per-token float8 activations."""
     return (round_to_fp8(args[0]),)
+
+
+def _attention(config: Any) -> dict[str, str]:
+    """Return the choice of attention: PyTorch's fused one, the default, leaves out a cap on logits (Gemma 2)."""
+    return {"attn_implementation": "eager"} if getattr(config, "attn_logit_softcapping", None) else {}
 
 
 def _round_input(_module: Any, args: tuple["torch.Tensor"]) -> tuple["torch.Tensor"]:

@@ -139,7 +139,7 @@ FAMILIES = (
     ),
     Family(
         "lfm2",
-        {"block_dim": 64, "conv_dim": 64, "conv_dim_out": 64},  # as published ones state; vLLM reads them
+        {"block_dim": 64, "conv_dim": 64, "conv_dim_out": 64, "num_attention_heads": 2},  # vLLM reads them
         modules=("q_proj", "k_proj", "v_proj", "w1", "w2", "w3"),
         wrong=("none", "int8"),
         why="vLLM's numbers depend on the other requests of the batch; `base prepare` refuses it",
