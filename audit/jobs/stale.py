@@ -65,7 +65,8 @@ class Terms:
 def reasons(audit: LastAudit, live: str, now: Terms) -> dict[Cause, str]:
     """Return why the verdict of an audit is stale, one sentence for each cause; empty where it holds.
 
-    Nothing is said of a policy where none admits adapters now, and of a device or dtype that one side does not say.
+    Nothing is said of a policy where none admits adapters now, nor of a device or dtype that one side does not
+    state.
 
     Args:
         audit: The audit.
