@@ -28,10 +28,11 @@ def compare(before: Report, after: Report) -> Diff:
         lost = sum(row.change is Change.GONE and row.set is Group.CANDIDATES for row in rows)
         if lost and not left_out:
             obstacles.append(f"{lost} snippets of the first report were not asked for in the second")
+    worse = any(row.leak for row in rows)
+    obstacles += [] if worse else _undecoded(after)
     rows.sort(
         key=lambda row: (list(Change).index(row.change), PLACES[row.after or row.before or Verdict.CLEAR])
     )
-    worse = ExitCode.LEAKS if any(row.leak for row in rows) else ExitCode.CLEAN
     return Diff(
         schema_version=SCHEMA_VERSION,
         tool=Tool.here(),
@@ -40,7 +41,7 @@ def compare(before: Report, after: Report) -> Diff:
         obstacles=tuple(obstacles),
         remarks=tuple(remarks),
         counts={change: sum(row.change is change for row in rows) for change in Change},
-        exit_code=ExitCode.INCOMPLETE if obstacles else worse,
+        exit_code=ExitCode.INCOMPLETE if obstacles else ExitCode.LEAKS if worse else ExitCode.CLEAN,
         snippets=tuple(row for row in rows if row.change is not Change.SAME),
     )
 
@@ -157,6 +158,17 @@ def _obstacles(before: Report, after: Report, *, matched: bool) -> list[str]:
     return found
 
 
+def _undecoded(after: Report) -> list[str]:
+    """Return why it is open whether what was not decoded leaks: of the second report's check something did."""
+    said = after.summary.undecoded
+    if said is None or not said.left_out or not said.found:
+        return []
+    given = f"decoding gave {said.found} of {said.checked} snippets whose scores ruled that out"
+    return [
+        f"{given}, so up to {said.at_most} of {said.left_out} that the second report did not decode may leak"
+    ]
+
+
 def _scheme(report: Report) -> object:
     """Return what is drawn, and how often; who said so is no part of it."""
     scheme = report.settings.sampling
@@ -177,6 +189,11 @@ def _unknown(pairs: Sequence[tuple[Snippet | None, Snippet | None]]) -> list[str
 
 def _has_chance(entry: Snippet | None) -> bool:
     return isinstance(entry, ScoredSnippet) and (entry.chance is not None or entry.chance_at_most is not None)
+
+
+def _computes(report: Report) -> tuple[str, ...]:
+    """Return what an engine computes on, and in; "" where an older release did not say."""
+    return report.engine.device, report.engine.dtype, report.engine.kv_cache_dtype
 
 
 def _own(report: Report) -> str:
@@ -210,10 +227,18 @@ def _remarks(before: Report, after: Report) -> list[str]:
         != after.inputs.candidates.digest,
         "the controls are others, which decide what is partial": controls[0] != controls[1],
         "the engine is another": before.engine.engine != after.engine.engine,
+        "the engine's device or dtypes are others": any(
+            was and now and was != now for was, now in zip(_computes(before), _computes(after), strict=True)
+        ),
+        "the adapter's chat template is another": before.adapter.chat_template != after.adapter.chat_template,
         "the engine's error, and with it the line, is another": before.epsilon != after.epsilon,
         "the policy is another": before.gate.policy != after.gate.policy,
         "the gate passed the first and fails the second": before.gate.passed and not after.gate.passed,
         "not all candidates were asked for": bool(before.sequential or after.sequential),
+        "not all candidates were decoded: the others are told by their scores alone": any(
+            report.summary.undecoded is not None and report.summary.undecoded.left_out
+            for report in (before, after)
+        ),
         "one report holds the gravest snippets only": any(
             getattr(report.omitted, group) for report in (before, after) for group in GROUPS
         ),

@@ -83,12 +83,15 @@ def rescore(
     Both scorings may be off by ε in each logit, so a token's log-odds may move by 4ε.
 
     Raises:
-        UsageError: The served adapter has another version, the base is another, or nothing could be sampled.
+        UsageError: The served adapter has another version or chat template, the base is another, or nothing could
+            be sampled.
         AdapterNotFoundError: The adapter is not served any more.
     """
     name = report.adapter.name
+    served = scorer.adapter(name)
     for what, now, then in (
-        (f"adapter {name!r}", scorer.adapter(name).version, report.adapter.version),
+        (f"adapter {name!r}", served.version, report.adapter.version),
+        (f"the chat template of {name!r}", served.chat_template, report.adapter.chat_template or ""),
         ("the base", scorer.info().base_digest, report.engine.base_digest),
     ):
         if now != then:

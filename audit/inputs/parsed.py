@@ -134,7 +134,8 @@ def parse_records(
         if bound is not None and (len(parsed.store) > bound.snippets or characters > bound.characters):
             raise CandidateError(
                 f"more than {bound.snippets} snippets, or {bound.characters} characters of text",
-                hint="send them in parts; the server's LORECALL_AUDIT_MAX_SNIPPETS bounds the snippets",
+                hint="give them in parts; the server's LORECALL_AUDIT_MAX_SNIPPETS bounds what is sent, and "
+                "LORECALL_AUDIT_MAX_REFERENCED_SNIPPETS what is named by address",
                 param="candidates",
             )
     return parsed

@@ -370,6 +370,7 @@ def check_sets(sets: Mapping[Group, CandidateSet], max_snippets: int = MAX_SNIPP
     if total > max_snippets:
         raise CandidateError(
             f"{total} snippets, and one audit takes {max_snippets}",
-            hint="send them in parts; the server's LORECALL_AUDIT_MAX_SNIPPETS is the bound",
+            hint="give them in parts; the server's LORECALL_AUDIT_MAX_SNIPPETS bounds what is sent, and "
+            "LORECALL_AUDIT_MAX_REFERENCED_SNIPPETS what is named by address",
             param="candidates",
         )

@@ -28,9 +28,16 @@ class Cause(StrEnum):
     VERSION = "version"
     BASE = "base"
     ENGINE = "engine"
+    DEVICE = "device"
+    DTYPE = "dtype"
+    KV_CACHE = "kv_cache"
     QUANTIZATION = "quantization"
     SAMPLING = "sampling"
     POLICY = "policy"
+
+
+NEWER = frozenset((Cause.DEVICE, Cause.DTYPE, Cause.KV_CACHE))
+"""What older servers and records do not say, so that nothing is known to have changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +65,8 @@ class Terms:
 def reasons(audit: LastAudit, live: str, now: Terms) -> dict[Cause, str]:
     """Return why the verdict of an audit is stale, one sentence for each cause; empty where it holds.
 
-    Nothing is said of a policy where none admits adapters now.
+    Nothing is said of a policy where none admits adapters now, nor of a device or dtype that one side does not
+    state.
 
     Args:
         audit: The audit.
@@ -70,7 +78,9 @@ def reasons(audit: LastAudit, live: str, now: Terms) -> dict[Cause, str]:
     return {
         cause: f"{cause} changed: from {_shown(then[cause])} to {_shown(found[cause])}"
         for cause in Cause
-        if cause in found and then[cause] != found[cause]
+        if cause in found
+        and then[cause] != found[cause]
+        and (cause not in NEWER or (then[cause] and found[cause]))
     }
 
 
@@ -109,6 +119,9 @@ def _engine_parts(engine: EngineInfo) -> dict[Cause, str]:
     return {
         Cause.BASE: engine.base_digest or engine.base,
         Cause.ENGINE: engine.engine,
+        Cause.DEVICE: engine.device,
+        Cause.DTYPE: engine.dtype,
+        Cause.KV_CACHE: engine.kv_cache_dtype,
         Cause.QUANTIZATION: engine.scheme or "unknown",
         Cause.SAMPLING: ", ".join([*words, *engine.penalties]),
     }
@@ -118,7 +131,7 @@ def _recorded(audit: LastAudit) -> dict[Cause, str]:
     try:
         parts = _engine_parts(_ENGINE.validate_python(audit.run.get("engine")))
     except ValidationError:
-        parts = dict.fromkeys((Cause.BASE, Cause.ENGINE, Cause.QUANTIZATION, Cause.SAMPLING), UNREADABLE)
+        parts = dict.fromkeys(set(Cause) - {Cause.VERSION, Cause.POLICY}, UNREADABLE)
     return {**parts, Cause.POLICY: _policy_digest(json.dumps(audit.settings.get("policy", {})))}
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from lorecall.adapters.core.errors import AdapterNotFoundError
 from lorecall.audit.scorer import AdapterVersion, EngineInfo, Scorer
-from lorecall.audit.scorers.http_client import HttpClient
-from lorecall.audit.scorers.http_scorer import HttpScorer
+from lorecall.audit.scorers.http_client import HttpClient, read_json
+from lorecall.audit.scorers.http_scorer import HttpScorer, parse
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +39,12 @@ class HttpEngine:
             yield scorer
 
     def info(self) -> EngineInfo:
-        """Return what the server says that its engine is. Raises ScorerError."""
-        with HttpScorer(self.server, timeout=self.timeout) as scorer:
-            return scorer.info()
+        """Return what the server says that its engine is, with the ε measured so far. Raises ScorerError.
+
+        Unlike `HttpScorer.info` it has nothing measured: a list of adapters asks for it.
+        """
+        with HttpClient(self.server, timeout=self.timeout) as client:
+            return parse(EngineInfo, read_json(client.send("GET", "/v1/engine")), "/v1/engine")
 
     def adapters(self) -> list[dict[str, Any]]:
         """Return the entries of the server's `GET /v1/adapters`."""

@@ -8,13 +8,11 @@ may look after every snippet and stop at any. When all are taken, only the true 
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 from lorecall.adapters.core.errors import UsageError
 from lorecall.audit.estimates import Outcome
-from lorecall.audit.records import SnippetResult
-from lorecall.audit.verdicts import RECITED, Verdict
 from scipy.special import betaln, gammaln
 
 USUAL = 0.01
@@ -46,11 +44,6 @@ class SequentialTest:
         # weight near the bound, which lets a clean adapter be cleared with fewer snippets.
         self._prior = (1.0, 1.0 / (bound or USUAL))
         self.outcome = Outcome(bound, confidence, of, 0, 0, 0.0, 1.0, batch=batch)
-
-    def add(self, results: Sequence[SnippetResult]) -> Outcome:
-        """Count the next snippets."""
-        hits = sum(result.verdict in RECITED for result in results)
-        return self.count(len(results), hits, sum(result.verdict is Verdict.ERROR for result in results))
 
     def count(self, taken: int, hits: int, errors: int = 0) -> Outcome:
         """Count the next `taken` snippets, `hits` of them recited.

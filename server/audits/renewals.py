@@ -13,6 +13,7 @@ from lorecall.adapters.core.errors import AdapterError, AdapterNotFoundError
 from lorecall.adapters.registry.registry import Registry
 from lorecall.audit.jobs.last_audits import LastAudits
 from lorecall.audit.jobs.records import AuditNotFoundError
+from lorecall.audit.jobs.spool import SpoolError
 from lorecall.audit.jobs.stale import Cause, Staleness
 from lorecall.audit.jobs.store import ACTOR
 from lorecall.audit.scorer import AdapterVersion
@@ -75,12 +76,11 @@ class Renewals:
                 name, version, record.rank, record.effective_parameters, record.refusal, record.training
             )
             return self.gate.audits.renew(self.gate.order(name), adapter, terms)
-        except (
-            AdapterNotFoundError,
-            AdapterError,
-        ) as error:  # it was removed, or prompt scores are not its own
+        except (AdapterNotFoundError, AdapterError) as error:  # removed, or prompt scores are not its own
             logger.debug("the stale verdict on %s cannot be renewed: %s", name, error.message)
-            return False
+        except SpoolError as error:  # such as a full disk, which must not keep other audits waiting
+            logger.warning("the stale verdict on %s is not renewed now: %s", name, error.message)
+        return False
 
 
 @dataclass(slots=True)

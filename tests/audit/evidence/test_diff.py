@@ -21,7 +21,8 @@ from lorecall.audit.reports.signing import seal
 from lorecall.audit.runs.single import AuditSettings, run_audit
 from lorecall.audit.verdicts import Bounds, Group
 
-from tests.audit.tiny_scorer import TinyScorer
+from tests.audit.conftest import as_set, memory_of, phone
+from tests.audit.tiny_scorer import Memory, TinyScorer
 
 Sets = dict[Group, CandidateSet]
 
@@ -181,6 +182,38 @@ def cases(diff: Diff) -> dict[str, dict[str, str]]:
         assert suite.get("skipped") == str(list(results.values()).count("skipped"))
         found[suite.get("name", "")] = results
     return found
+
+
+def test_what_was_not_decoded_is_said_and_shown_to_be_no_worse_only_by_the_check() -> None:
+    """An engine that recites after other words although its scores rule that out: the check finds it."""
+    items = tuple(phone(i) for i in range(60))
+    known = Memory(tuple(f"{item.prefix}sure, it is {item.target}\n" for item in items))
+    engine, sets = TinyScorer({"leaky": known, "clean": memory_of(())}), {Group.CANDIDATES: as_set(items)}
+    part = AuditSettings(checked_share=0.2)
+    leaky, few = audit(engine, "leaky", sets), audit(engine, "leaky", sets, settings=part)
+    clean, clear = audit(engine, "clean", sets), audit(engine, "clean", sets, settings=part)
+    said = "not all candidates were decoded: the others are told by their scores alone"
+    unsure = compare(leaky, few)
+    assert (unsure.exit_code, said in unsure.remarks) == (3, True)
+    assert "that the second report did not decode may leak" in unsure.obstacles[0]
+    assert (compare(clean, few).exit_code, compare(clean, few).obstacles) == (1, ())
+    assert (compare(clean, clear).exit_code, said in compare(clean, clear).remarks) == (0, True)
+    assert said not in compare(clean, clean).remarks
+
+
+def test_another_device_or_template_is_said(engine: TinyScorer, sets: Sets) -> None:
+    """They may move scores, and keep nothing from being compared."""
+    unstated = audit(engine, "leaky", sets)
+    engine.engine = replace(engine.engine, kv_cache_dtype="bfloat16")
+    before = audit(engine, "leaky", sets)
+    engine.engine = replace(engine.engine, kv_cache_dtype="fp8")
+    found = compare(before, audit(engine, "leaky", sets))
+    assert (found.exit_code, "the engine's device or dtypes are others" in found.remarks) == (0, True)
+    assert "the engine's device or dtypes are others" not in compare(unstated, before).remarks
+    content = before.values() | {"adapter": before.adapter.values() | {"chat_template": "d" * 64}}
+    del content["seal"]
+    found = compare(before, seal(Content.model_validate(content)))
+    assert "the adapter's chat template is another" in found.remarks
 
 
 def test_ci_shows_each_snippet_that_changed(engine: TinyScorer, sets: Sets) -> None:

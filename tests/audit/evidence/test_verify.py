@@ -151,12 +151,15 @@ def test_moves_within_the_reports_epsilon_are_allowed(pairs: tuple[ScoreItem, ..
 def test_what_cannot_be_scored_again_is_a_usage_error(
     report: Report, engine: TinyScorer, pairs: tuple[ScoreItem, ...]
 ) -> None:
-    """Another version of the adapter, or a file without the report's snippets."""
+    """Another version or chat template of the adapter, or a file without the report's snippets."""
     with pytest.raises(UsageError, match="no snippet"):
         rescore(report, engine, [], 5, seed=0)
     other = changed(report, "adapter", "version", to="f" * 64)
     with pytest.raises(UsageError, match="not what was audited"):
         rescore(other, engine, pairs, 5, seed=0)
+    templated = changed(report, "adapter", "chat_template", to="f" * 64)
+    with pytest.raises(UsageError, match="the chat template of 'leaky' is not what was audited"):
+        rescore(templated, engine, pairs, 5, seed=0)
 
 
 @pytest.mark.parametrize(

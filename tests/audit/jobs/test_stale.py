@@ -21,7 +21,18 @@ from sqlalchemy import event
 from tests.audit.jobs.conftest import Clock
 
 V1, V2 = "1" * 64, "2" * 64
-ENGINE = EngineInfo("vllm 0.32.0 (cpu)", "smollm2", "b" * 64, "int8-w8a8", 0.01, Sampling(0.6), ("x",))
+ENGINE = EngineInfo(
+    "vllm 0.32.0 (cpu)",
+    "smollm2",
+    "b" * 64,
+    "int8-w8a8",
+    0.01,
+    Sampling(0.6),
+    ("x",),
+    device="cpu",
+    dtype="bfloat16",
+    kv_cache_dtype="bfloat16",
+)
 LEASE = timedelta(seconds=60)
 
 
@@ -52,6 +63,13 @@ def recorded(
             Cause.SAMPLING,
             "sampling changed: from temperature 0.6, top-p 1, top-k off, x to temperature 1, top-p 1, top-k 2",
         ),
+        (
+            {"device": "cuda NVIDIA H100 (sm_90)"},
+            Cause.DEVICE,
+            "device changed: from cpu to cuda NVIDIA H100 (sm_90)",
+        ),
+        ({"dtype": "float16"}, Cause.DTYPE, "dtype changed: from bfloat16 to float16"),
+        ({"kv_cache_dtype": "fp8"}, Cause.KV_CACHE, "kv_cache changed: from bfloat16 to fp8"),
     ],
 )
 def test_each_fact_of_the_engine_makes_a_verdict_stale(now: dict[str, Any], cause: Cause, said: str) -> None:
@@ -64,6 +82,13 @@ def test_what_does_not_matter_makes_no_verdict_stale() -> None:
     now = replace(ENGINE, epsilon=0.5, base="another-name")
     assert reasons(recorded(), V1, Terms.of(now, None)) == {}
     assert Terms.of(now, None).digest == Terms.of(ENGINE, None).digest
+
+
+def test_what_an_older_release_did_not_record_makes_no_verdict_stale() -> None:
+    """It said nothing of the device and the dtypes; nor may an older server beside an audit service."""
+    older = replace(ENGINE, device="", dtype="", kv_cache_dtype="")
+    assert reasons(recorded(older), V1, Terms.of(ENGINE, None)) == {}
+    assert reasons(recorded(), V1, Terms.of(older, None)) == {}
 
 
 def test_a_base_without_a_digest_is_known_by_its_name() -> None:

@@ -14,6 +14,7 @@ from lorecall.audit.scorer import EngineInfo, Message, ScoreItem
 from lorecall.audit.scorers.completions_scorer import CompletionsScorer
 from lorecall.audit.scorers.http_client import HttpClient
 from lorecall.audit.scorers.http_scorer import HttpScorer
+from lorecall.audit.scorers.remote_engine import HttpEngine
 from lorecall.audit.verdicts import Group
 
 from tests.audit.tiny_scorer import BASE, TinyScorer
@@ -39,6 +40,26 @@ def test_an_audit_over_http_is_the_audit_in_memory(
     assert over_http.snippets == in_memory.snippets
     assert over_http.adapter == in_memory.adapter
     assert over_http.engine == in_memory.engine
+
+
+def test_a_description_of_another_engine_measures_nothing(
+    engine: TinyScorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A list of adapters asks for it; the first call of an audit's scorer measures ε."""
+    asked: list[str] = []
+    send = HttpClient.send
+
+    def recorded(self: HttpClient, method: str, path: str, **content: Any) -> httpx.Response:
+        asked.append(path)
+        return send(self, method, path, **content)
+
+    monkeypatch.setattr(HttpClient, "send", recorded)
+    with serve(engine) as url:
+        assert HttpEngine(url).info() == engine.info()
+        assert asked == ["/v1/engine"]
+        with HttpScorer(url) as scorer:
+            scorer.info()
+    assert asked[1:] == ["/v1/engine?measure=true"]
 
 
 def test_decoding_sends_no_penalties_and_keeps_the_order(engine: TinyScorer) -> None:

@@ -16,7 +16,7 @@ from lorecall.audit.jobs.last_audits import LastAudits
 from lorecall.audit.jobs.order import make_order
 from lorecall.audit.jobs.runner import Runner
 from lorecall.audit.jobs.service import AuditService
-from lorecall.audit.jobs.spool import Spool
+from lorecall.audit.jobs.spool import Spool, SpoolError
 from lorecall.audit.jobs.stale import Cause, Staleness, Terms
 from lorecall.audit.jobs.store import AuditStore
 from lorecall.audit.policy.policy import Policy
@@ -173,6 +173,25 @@ def test_an_adapter_that_fails_when_renewed_stays_live_and_is_reported(server: S
     assert server.series.get_sample_value("lorecall_audit_renewal_passed", labels) == 0
     server.look(watch)
     assert server.work() == 0
+
+
+def test_a_full_disk_keeps_no_audit_from_being_done(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A renewal whose texts cannot be kept is left out, and ordered when something changes again."""
+
+    def full(*_: object) -> None:
+        raise SpoolError("the texts of an audit cannot be kept: No space left on device")
+
+    server.add("clean-0")
+    server.release = "vllm 0.33.0 (cpu)"
+    watch = server.watch()
+    with monkeypatch.context() as patch:
+        patch.setattr(Spool, "write", full)
+        server.look(watch)
+    assert watch.counts == {Cause.ENGINE: 1}
+    assert server.work() == 0
+    server.add("clean-1")
+    server.look(watch)
+    assert [one.adapter for one in server.service.store.audits(state=AuditState.QUEUED)] == ["clean-0"]
 
 
 @pytest.mark.parametrize("end", ["failed", "cancelled"])
