@@ -102,8 +102,8 @@ def test_head_and_embeddings_equal_the_reference(
         assert found.mean < mean, name
         assert found.argmax_clear == 1.0
         adapter = {"name": f"parity-{name}", "id": number, "path": str(folder)}
-        requests.append({"ids": ids[:50], "max_tokens": 20, "adapter": adapter})
-    requests.append({"ids": ids[:50], "max_tokens": 20, "adapter": None})
+        requests.append({"ids": ids[:50], "max_tokens": 20, "logprobs": 0, "adapter": adapter})
+    requests.append({"ids": ids[:50], "max_tokens": 20, "logprobs": 0, "adapter": None})
     for asked, answer in zip(requests, engine.run(requests), strict=True):
         grown = {**asked, "ids": asked["ids"] + answer["ids"], "max_tokens": 1, "score_from": 50}
         alone = engine.run([grown])[0]["scores"]

@@ -2,7 +2,6 @@
 
 import json
 import re
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -170,9 +169,11 @@ def test_a_load_that_changed_an_adapter_is_found(
     load_again(server, names, until=lambda: checked(server, "same") > before)
     assert checked(server, "different") == 0
     weights = (tmp_path / names[0] / "adapter_model.safetensors").read_bytes()
-    copies = Path(tempfile.gettempdir()).glob("lorecall-adapters-*/*/adapter_model.safetensors")
+    copies = server.store.glob(".staging/*/*/adapter_model.safetensors")
     (copy,) = (one.with_name("adapter_config.json") for one in copies if one.read_bytes() == weights)
-    copy.write_text(json.dumps(json.loads(copy.read_text()) | {"lora_alpha": 40}))
+    damaged = json.loads(copy.read_text()) | {"lora_alpha": 40}
+    copy.unlink()  # it is a link to the store's own file, which stays as it is
+    copy.write_text(json.dumps(damaged))
     load_again(server, names, until=lambda: checked(server, "different") > 0)
     ask(server, names[0])
     assert "answers otherwise than after its first load" in started.log.read_text()
