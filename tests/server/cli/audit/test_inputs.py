@@ -1,7 +1,7 @@
 """`lorecall audit run --data`: training files of each format, through a real engine and their own histories."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,11 @@ Audit = Callable[[Path, object], Report]
 
 
 @pytest.fixture(scope="module")
-def scorer(served: Served, int8_adapters: list[Path]) -> HttpScorer:
+def scorer(served: Served, int8_adapters: list[Path]) -> Iterator[HttpScorer]:
     """The server's scorer, with this module's adapter served."""
     assert served.post("/v1/adapters", {"name": NAME, "source": str(int8_adapters[1])}).status_code == 201
-    return HttpScorer(served.url)
+    with HttpScorer(served.url) as opened:
+        yield opened
 
 
 @pytest.fixture
