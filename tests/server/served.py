@@ -17,7 +17,12 @@ class Served(HttpServer):
         self, base: Path, work: Path, flags: Sequence[str] = SMALL, environ: dict[str, str] | None = None
     ) -> None:
         self.store, self.log = work / "store", work / "server.log"
-        own = {"LORECALL_STORE": str(self.store), "VLLM_CPU_KVCACHE_SPACE": "1", **(environ or {})}
+        own = {
+            "LORECALL_STORE": str(self.store),
+            "LORECALL_LOAD_CHECKS": "0",  # at random, it would count as a running request
+            "VLLM_CPU_KVCACHE_SPACE": "1",
+            **(environ or {}),
+        }
         super().__init__(base, self.log, flags, environ=own)
         self.base = self.model
         self.base_folder = base

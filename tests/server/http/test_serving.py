@@ -23,9 +23,10 @@ MESSAGES: Any = [{"role": "user", "content": "To be, or not to be"}]
 
 
 @pytest.fixture(scope="module")
-def client(served: Served) -> openai.OpenAI:
+def client(served: Served) -> Iterator[openai.OpenAI]:
     """The official client on our server."""
-    return openai.OpenAI(base_url=f"{served.url}/v1", api_key="none")
+    with openai.OpenAI(base_url=f"{served.url}/v1", api_key="none") as opened:
+        yield opened
 
 
 @pytest.fixture(scope="module")
@@ -83,16 +84,16 @@ def test_streaming_carries_top1_logprobs(client: openai.OpenAI, adapter: str) ->
 
 def test_responses_carry_top1_logprobs(served: Served, client: openai.OpenAI, adapter: str) -> None:
     """The Responses API too, streamed or not; an `include` of the caller's own, [] or null, is left as it is."""
-    asked: Any = {"model": adapter, "input": "To be", "max_output_tokens": 4, "temperature": 0}
+    asked: Any = {"model": adapter, "input": "To be", "max_output_tokens": 12, "temperature": 0}
     answer = client.responses.create(**asked).model_dump()
     (text,) = [part for item in answer["output"] for part in item.get("content") or []]
-    assert [len(token["top_logprobs"]) for token in text["logprobs"]] == [1] * 4
+    assert [len(token["top_logprobs"]) for token in text["logprobs"]] == [1] * 12
     for include in list[Any]([[], None]):
         body = served.post("/v1/responses", {**asked, "include": include}).json()
         assert not [p["logprobs"] for i in body["output"] for p in i.get("content") or [] if p["logprobs"]]
     events = [event.model_dump() for event in client.responses.create(**asked, stream=True)]
     streamed = [t for e in events if e["type"] == "response.output_text.delta" for t in e["logprobs"]]
-    assert len(streamed) == 4
+    assert 0 < len(streamed) <= 12, "a token that ends no character comes with the next"
 
 
 def test_anthropics_messages_are_answered(served: Served, adapter: str) -> None:
