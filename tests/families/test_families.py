@@ -36,9 +36,9 @@ def test_a_family_is_served_as_transformers_computes_it(
 def test_every_family_and_the_table_of_them(engines: Engines, tmp_path: Path) -> None:
     """What is right and what is not is what the rows of `FAMILIES` say; the run writes docs/models.md.
 
-    LORECALL_FAMILIES names those to run, with commas; the rows of the others stay as they are.
+    FAMILIES names those to run, with commas; the rows of the others stay as they are.
     """
-    chosen = {name for name in os.environ.get("LORECALL_FAMILIES", "").split(",") if name}
+    chosen = {name for name in os.environ.get("FAMILIES", "").split(",") if name}
     wrong = {}
     for family in FAMILIES:
         if chosen and str(family) not in chosen:
