@@ -253,6 +253,7 @@ def make_pipeline(
 ) -> AdapterPipeline:
     """Return the pipeline that fetches, stores, validates and registers adapters of these modules."""
     lora = engine_client.vllm_config.lora_config
+    on_cpu = engine_client.vllm_config.device_config.device_type == "cpu"
     policy = SourcePolicy(
         allowed=settings.allowed_sources(keyed=keyed),
         barred=SourceList((str(settings.store.absolute()), *filter(None, [settings.shared]))),
@@ -262,9 +263,9 @@ def make_pipeline(
     limits = AdapterLimits(
         max_rank=lora.max_lora_rank if lora is not None else 0,
         served_modules=modules,
-        why_not_served="" if engine_client.vllm_config.device_config.device_type == "cpu" else WHY,
+        why_not_served="" if on_cpu else WHY,
         half=str(getattr(lora, "lora_dtype", "")) not in ("torch.float32", "torch.bfloat16"),
-        vocabulary_scored=engine_client.vllm_config.device_config.device_type == "cpu",
+        vocabulary_scored=on_cpu,
     )
     store = Store(settings.store, max_bytes=settings.max_adapter_bytes)
     shared = SharedStore(settings.shared) if settings.shared else None
