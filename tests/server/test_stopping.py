@@ -60,7 +60,12 @@ def test_sigterm_ends_the_server_and_its_engine(
             [*command, "--port", str(free_port()), *SMALL],
             stdout=sink,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "LORECALL_STORE": str(tmp_path / "store"), "VLLM_CPU_KVCACHE_SPACE": "1"},
+            env={
+                **os.environ,
+                "LORECALL_STORE": str(tmp_path / "store"),
+                "VLLM_CPU_KVCACHE_SPACE": "1",
+                "VLLM_LOGGING_LEVEL": "INFO",  # the moments are lines of this level
+            },
             start_new_session=True,
         )
     try:
