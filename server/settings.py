@@ -125,6 +125,11 @@ class ServerSettings(BaseSettings):
         "the rates of keys and models together; empty: each process counts by itself, as it does while Redis "
         "does not answer; `concurrent` is by process always",
     )
+    access_log: bool = Field(
+        default=True,
+        description="write one line of JSON for each request to stdout, in the place of uvicorn's: time, request "
+        "id, key, model, version, status, tokens, seconds; never a text",
+    )
     max_items: int = Field(
         default=4096,
         ge=1,

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from lorecall.adapters.core.errors import AdapterError, LorecallError, UsageError
+from lorecall.adapters.core.tracing import span
 from lorecall.adapters.peft_format.adapter import Adapter
 from lorecall.server.observability.metrics import Metrics
 
@@ -97,6 +98,11 @@ class Lease:
     def lora_request(self) -> Any:
         """The engine's request for the version."""
         return self.loaded.lora_request
+
+    @property
+    def version(self) -> str:
+        """The version's digest."""
+        return self.loaded.version
 
     def release(self) -> None:
         """End the hold; a second call does nothing."""
@@ -254,7 +260,8 @@ class EngineSet:
         self._used = True
         started = time.perf_counter()
         try:
-            await self._engine.add_lora(request)
+            with span("load", adapter=name, version=info.version):
+                await self._engine.add_lora(request)
         except BaseException as error:
             self._removed.add(int(request.lora_int_id))  # the engine may hold it nevertheless: see `tiers`
             if not isinstance(error, Exception):
