@@ -416,7 +416,9 @@ class ControlPlane:
         for one in loaded:
             try:
                 if await checks.differs(one):
-                    async with self._turn(one.name):  # not the engine's: a client that reads slowly holds its lease
+                    async with self._turn(
+                        one.name
+                    ):  # not the engine's: a client that reads slowly holds its lease
                         await self.engine_set.expel(one)
             except Exception:  # vLLM raises whatever its engine raised
                 if not self.engine_set.engine_is_gone:
