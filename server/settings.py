@@ -287,7 +287,7 @@ class ServerSettings(BaseSettings):
     def initial_adapters(self) -> dict[str, str]:
         """Return the adapters to serve from the start: name to absolute path or address."""
         return {
-            name: source if "://" in source else str(Path(source).expanduser().absolute())
+            name: source if "://" in source else str(from_home(source).absolute())
             for name, source in self.adapters.items()
         }
 
@@ -312,6 +312,11 @@ class ServerSettings(BaseSettings):
         """Return (origin, secret) of each key with every scope."""
         secret = self.admin_key.get_secret_value()
         return (("LORECALL_ADMIN_KEY", secret),) if secret else ()
+
+
+def from_home(path: str) -> Path:
+    """Return a path whose `~` may stand for a home; "~nobody" of no such user stays as it is."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111  whose own raises a RuntimeError there
 
 
 def _prefixes(listed: str) -> tuple[str, ...]:

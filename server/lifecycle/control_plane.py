@@ -417,7 +417,8 @@ class ControlPlane:
         for one in loaded:
             try:
                 if await checks.differs(one):
-                    async with self._turn(one.name), self._engine_turn:
+                    # Not the engine's turn as well: a client that reads slowly may hold its lease for long.
+                    async with self._turn(one.name):
                         await self.engine_set.expel(one)
             except Exception:  # vLLM raises whatever its engine raised
                 if not self.engine_set.engine_is_gone:
