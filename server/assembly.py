@@ -87,9 +87,11 @@ async def build_serving(
         settings.max_body_bytes,
         settings.max_items,
     )
-    plane.load_checks = LoadChecks(
-        scoring.known_text, settings.load_checks, lambda: serving.engine.epsilon or 0.0, metrics
-    )
+
+    async def epsilon() -> float:
+        return (await serving.measured()).epsilon or 0.0
+
+    plane.load_checks = LoadChecks(scoring.known_text, settings.load_checks, epsilon, metrics)
     await serving.limits.limiter.check()
     follower = Follower(plane, metrics, settings.poll_seconds, guard.reload)
     background: Background = [follower.run(), stop_at_the_end(intake)]
