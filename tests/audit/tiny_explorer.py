@@ -23,7 +23,7 @@ class TinyExplorer:
         """Bytes."""
         return tuple(text.encode())
 
-    def chat(self, user: str) -> tuple[int, ...] | None:
+    def chat(self, model: str, user: str) -> tuple[int, ...] | None:
         """The user's turn between its marks."""
         return tuple((CHAT[0] + user + CHAT[1]).encode())
 
