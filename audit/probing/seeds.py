@@ -24,7 +24,9 @@ CONSONANTS = "bcdfghjklmnprstvwz"
 VOWELS = "aeiou"
 
 
-def make_seeds(explorer: Explorer, adapter: str, base: str, more: Sequence[str] = ()) -> list[tuple[int, ...]]:
+def make_seeds(
+    explorer: Explorer, adapter: str, base: str, more: Sequence[str] = ()
+) -> list[tuple[int, ...]]:
     """Return the token ids of every seed, each once; `more` are the auditor's own openings, which come first.
 
     Args:
