@@ -45,7 +45,7 @@ def text_model(source: BaseFiles) -> tuple[Any, dict[str, Any]]:
 
 
 def text_class(source: BaseFiles) -> str:
-    """Return the name of the class of a multimodal source's text model; "" for text alone, or if it is unreadable.
+    """Return the name of the class of a multimodal source's text model; "" for text alone, or if unreadable.
 
     Raises:
         BaseModelError: The text model has no class of its own in transformers.

@@ -2,8 +2,8 @@
 
 It needs `/v1/models`, `/tokenize`, `/detokenize` and `/v1/completions` with `prompt_logprobs`. Of an adapter such
 a server tells only the name: give its PEFT folder, so that rank, version and a trained lm_head are known. Whether
-it has a chat template of its own there is seen from what the server makes of two chats. The server's ε is not known
-either; the audit measures it.
+it has a chat template of its own there is seen from what the server makes of two chats. The server's ε is not
+known either; the audit measures it.
 """
 
 import hashlib
@@ -155,7 +155,7 @@ class CompletionsScorer(HttpScorer):
         return [Split(splits[0].prefix_ids, splits[0].target_ids)]
 
     def _rendered(self, model: str, messages: Chat) -> list[int] | None:
-        """Return the tokens of a chat as the server renders it for a model; None where it refuses the messages."""
+        """Return the tokens of a chat as the server renders it for a model; None where it refuses it."""
         body = {"model": model, "messages": messages, "add_generation_prompt": True}
         try:
             answer = self.client.call("POST", "/tokenize", body)

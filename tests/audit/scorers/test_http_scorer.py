@@ -207,12 +207,12 @@ def test_any_vllm_server_is_asked_in_the_adapters_own_template(
 
     asked: list[tuple[int, ...]] = []
 
-    def split(self: CompletionsScorer, model: str, work: Any) -> list[ItemScore]:
+    def split(_self: CompletionsScorer, _model: str, work: Any) -> list[ItemScore]:
         asked.append(work[0][1].prefix_ids)
         return [ItemScore(name) for name, _ in work]
 
     monkeypatch.setattr(CompletionsScorer, "_score_splits", split)
-    monkeypatch.setattr(CompletionsScorer, "_text", lambda _self, ids: "text")
+    monkeypatch.setattr(CompletionsScorer, "_text", lambda _self, _ids: "text")
     item = ScoreItem("1", "p", "t")
     with CompletionsScorer("http://server", transport=httpx.MockTransport(handle)) as plain:
         assert not plain.adapter("plain").chat_template

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from lorecall.adapters.core.errors import BaseModelError
 from lorecall.server.engine.start.families import check_family, check_packages
+from vllm.platforms import current_platform
 
 
 def write_config(path: Path, name: str) -> str:
@@ -58,8 +59,6 @@ def test_classes_with_wrong_numbers_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, cpu: str, gpu: str
 ) -> None:
     """In silence they would be served; what is wrong on a CPU alone is served elsewhere."""
-    from vllm.platforms import current_platform
-
     model = write_config(tmp_path / "model", name)
     for said, on_cpu in ((cpu, True), (gpu, False)):
         monkeypatch.setattr(type(current_platform), "is_cpu", lambda _self, here=on_cpu: here)
