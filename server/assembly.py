@@ -28,7 +28,7 @@ from lorecall.server.audits.renewals import Renewals, StaleWatch
 from lorecall.server.audits.wiring import AuditParts, make_audits, make_limits
 from lorecall.server.auth.engine_guard import guard_engine
 from lorecall.server.auth.keyring import KeyGuard, check_exposure, is_loopback
-from lorecall.server.engine.common.served_modules import WHY
+from lorecall.server.engine.common.served_modules import why_not_served
 from lorecall.server.http.state import Serving
 from lorecall.server.lifecycle.control_plane import ControlPlane
 from lorecall.server.lifecycle.engine_set import Capacity, EngineSet
@@ -265,7 +265,7 @@ def make_pipeline(
     limits = AdapterLimits(
         max_rank=lora.max_lora_rank if lora is not None else 0,
         served_modules=modules,
-        why_not_served="" if on_cpu else WHY,
+        why_not_served=why_not_served(on_cpu=on_cpu),
         half=str(getattr(lora, "lora_dtype", "")) not in ("torch.float32", "torch.bfloat16"),
         vocabulary_scored=on_cpu,
     )
