@@ -78,7 +78,7 @@ tools: ## Fetch what the tests run beside Python: PostgreSQL and Redis from Debi
 	@bash requirements/apt.sh
 	@bash helm/tools.sh
 
-lock: $(STAMP) ## Rewrite requirements/cpu.lock from what .venv holds now
+lock: $(STAMP) ## Rewrite requirements/*.lock from what .venv holds now
 	$(BIN)/python requirements/lock.py
 
 clean: ## Remove caches, build output and the demo's results (not .venv)

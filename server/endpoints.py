@@ -19,6 +19,7 @@ from lorecall.server.http.gateway import Gateway
 from lorecall.server.http.state import Serving
 from lorecall.server.lifecycle.chat_templates import with_templates
 from lorecall.server.lifecycle.served_models import leave_modules, with_versions
+from lorecall.server.observability.access_log import write_access_log
 from lorecall.server.settings import ServerSettings, read_settings
 from lorecall.server.warmup import warm_up
 
@@ -34,7 +35,10 @@ class LorecallEndpoints:
     def attach_router(self, app: FastAPI) -> None:
         """Add our routes to the app; one with the same path as vLLM's comes before it."""
         leave_modules()
-        if read_settings().default_logprobs != "off":
+        settings = read_settings()
+        if settings.access_log:
+            write_access_log()
+        if settings.default_logprobs != "off":
             app.include_router(logprobs.router(app))
         app.include_router(adapters.router)
         app.include_router(keys.router)

@@ -32,6 +32,9 @@ DEFAULTS = {
 }
 """Engine flags that we set unless the caller did; "" means a flag without a value."""
 
+OTHER_ACCESS_LOG = "--disable-uvicorn-access-log"
+"""Our own access log says more, and no query."""
+
 OTHER_SERVERS = {
     "--headless": "on nodes without an API server: VLLM_PLUGINS=lorecall vllm serve --headless",
     "--data-parallel-multi-port-external-lb": "start one server for each rank, with --data-parallel-rank",
@@ -273,6 +276,8 @@ def serve(base: str, port: int, extra: Sequence[str]) -> None:
     if flag_value(extra, "--dtype") is None:
         extra = [*extra, "--dtype", served_dtype(model)]
     extra = [*extra, *slot_flags(model, extra, settings)]
+    if settings.access_log and flag_value(extra, OTHER_ACCESS_LOG) is None:
+        extra = [*extra, OTHER_ACCESS_LOG]
     flags = engine_flags(model, flag_value(extra, "--served-model-name") or served_name, port, extra)
 
     import lorecall.server.endpoints  # noqa: F401  (vLLM only logs a plugin that fails to import)

@@ -83,7 +83,7 @@ class ServerSettings(BaseSettings):
         default="operator",
         description="whose chat templates are used, each for the chats of the adapter that it comes with: those "
         "of adapters that the operator adds (by a key with `admin`, at the start, or on a server without keys), "
-        "all, or none; a template is a program that runs here, in a sandbox that limits its time, not its memory",
+        "all, or none; a template is a program that runs here, in a sandbox that bounds neither its memory nor what a stuck one keeps busy",
     )
     base_names: str = Field(
         default="",
@@ -124,6 +124,11 @@ class ServerSettings(BaseSettings):
         description="address of a Redis, such as `redis://:password@host:6379/0`, in which all processes count "
         "the rates of keys and models together; empty: each process counts by itself, as it does while Redis "
         "does not answer; `concurrent` is by process always",
+    )
+    access_log: bool = Field(
+        default=True,
+        description="write one line of JSON for each request to stdout, in the place of uvicorn's: time, request "
+        "id, key, model, version, status, tokens, seconds; never a text",
     )
     max_items: int = Field(
         default=4096,
@@ -282,7 +287,7 @@ class ServerSettings(BaseSettings):
     def initial_adapters(self) -> dict[str, str]:
         """Return the adapters to serve from the start: name to absolute path or address."""
         return {
-            name: source if "://" in source else str(Path(source).expanduser().absolute())
+            name: source if "://" in source else str(from_home(source).absolute())
             for name, source in self.adapters.items()
         }
 
@@ -307,6 +312,11 @@ class ServerSettings(BaseSettings):
         """Return (origin, secret) of each key with every scope."""
         secret = self.admin_key.get_secret_value()
         return (("LORECALL_ADMIN_KEY", secret),) if secret else ()
+
+
+def from_home(path: str) -> Path:
+    """Return a path whose `~` may stand for a home; "~nobody" of no such user stays as it is."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111  whose own raises a RuntimeError there
 
 
 def _prefixes(listed: str) -> tuple[str, ...]:

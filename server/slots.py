@@ -9,11 +9,13 @@ from pathlib import Path
 from lorecall.adapters.capacity.plan import slot_bytes
 from lorecall.adapters.capacity.sizes import BYTES, slot_widths
 from lorecall.adapters.core.errors import LorecallError
+from lorecall.adapters.core.strict_json import parse_object
 from lorecall.adapters.peft_format.config import read_settings
-from lorecall.adapters.peft_format.files import CONFIG_FILE
+from lorecall.adapters.peft_format.files import CONFIG_FILE, read_json_bytes
 from lorecall.adapters.registry.registry import Registry
 from lorecall.adapters.validation.base_facts import read_base_facts
 from lorecall.server.engine.start.environment import rank_limit
+from lorecall.server.settings import from_home
 
 WITHOUT_ADAPTERS = 32
 """The rank of the slots where no adapter is known, or one whose rank is not."""
@@ -31,15 +33,14 @@ def default_rank(registry: Registry, named: Mapping[str, str]) -> int:
         registry: Its adapters are served, and any version of theirs may go live again.
         named: Adapters that the command line and the settings name: name to directory or address.
 
-    Raises:
-        AdapterError: One has a rank over vLLM's largest.
     """
     ranks = [rank for rank in registered_ranks(registry) if rank]
     for source in named.values():
         try:
-            config = read_settings(json.loads((Path(source) / CONFIG_FILE).read_text()))
-            ranks.append(max([config.rank, *config.rank_pattern.values()]))
-        except (LorecallError, OSError, ValueError):  # an address, or what is refused when it is added
+            raw = read_json_bytes(from_home(source), CONFIG_FILE)
+            config = read_settings(parse_object(raw, CONFIG_FILE))
+            ranks.append(rank_limit([config.rank, *config.rank_pattern.values()]))
+        except (LorecallError, ValueError):  # an address, or what is refused when it is added
             ranks.append(WITHOUT_ADAPTERS)
     limit = rank_limit(ranks or [WITHOUT_ADAPTERS])
     why = (

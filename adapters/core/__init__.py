@@ -9,4 +9,5 @@ __all__ = [
     "field_errors",
     "refusals",
     "strict_json",
+    "tracing",
 ]

@@ -104,14 +104,43 @@ class Database:
             yield connection
 
     def _migrate(self) -> None:
-        config = Config()
-        config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+        config = _config()
         with _translated(), self._begin() as connection:
             if connection.dialect.name == "postgresql":  # one server at a time; on SQLite the BEGIN locks
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
             _check_known(config, connection)
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
+
+
+def schema_revisions(url: str) -> tuple[str | None, str]:
+    """Return a database's schema revision, None where it has none yet, and the newest that this release knows.
+
+    Nothing is migrated or made.
+
+    Raises:
+        UsageError: The URL is of another kind.
+        RegistryUnavailableError: The database cannot be reached.
+        NewerRegistryError: Its schema is newer than this release.
+    """
+    config = _config()
+    newest = str(ScriptDirectory.from_config(config).get_current_head())
+    engine = _create_engine(url)
+    file = engine.url.database if engine.dialect.name == "sqlite" else None
+    if file is not None and not Path(file).exists():
+        return None, newest
+    try:
+        with _translated(), engine.connect() as connection:
+            _check_known(config, connection)
+            return MigrationContext.configure(connection).get_current_revision(), newest
+    finally:
+        engine.dispose()
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    return config
 
 
 def _check_known(config: Config, connection: Connection) -> None:

@@ -12,6 +12,7 @@ from itertools import islice
 from typing import Any, Protocol, TypeVar
 
 from lorecall.adapters.core.errors import LorecallError, ScorerError, UsageError
+from lorecall.adapters.core.tracing import span
 from lorecall.adapters.registry.database import RegistryUnavailableError
 from lorecall.adapters.registry.transitions import ConflictError
 from lorecall.audit.jobs.order import (
@@ -119,7 +120,10 @@ class Runner:
         if record is None:
             return False
         try:
-            with self._held(record):
+            with (
+                self._held(record),
+                span("audit", audit=record.id, adapter=record.adapter, version=record.version),
+            ):
                 self._do(record)
         except LOST as error:
             logger.info("audit %s stops here: %s", record.id, error.message)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lorecall.adapters.core.errors import UsageError
+from lorecall.adapters.core.tracing import span
 from lorecall.adapters.registry.records import VersionRecord
 from lorecall.audit.estimates import CONFIDENCE, Membership, Roc
 from lorecall.audit.inputs.candidates import CandidateSet
@@ -69,7 +70,8 @@ class AuditGate:
             own: What its uploader sent, as `check` returned it.
         """
         version = AdapterVersion(record.name, record.version, record.rank, record.effective_parameters)
-        await asyncio.to_thread(self.audits.admit, self.order(record.name, own), version)
+        with span("gate", adapter=record.name, version=record.version):
+            await asyncio.to_thread(self.audits.admit, self.order(record.name, own), version)
 
     def order(self, name: str, own: Mapping[Group, CandidateSet] | None = None) -> Order:
         """Return the order of an audit of the operator's snippets, and of what an uploader sent."""

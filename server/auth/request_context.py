@@ -27,6 +27,10 @@ class Lease(Protocol):
     def lora_request(self) -> Any:
         """The engine's request for the version."""
 
+    @property
+    def version(self) -> str:
+        """The version's digest."""
+
     def release(self) -> None:
         """Give the version back; a second call does nothing."""
 

@@ -6,11 +6,24 @@ import traceback
 
 import typer
 from lorecall.adapters.core.errors import LorecallError
-from lorecall.server.cli import base, bench, bench_gpu, law, loadtest, plan, registry, selfcheck, serve, sweep
+from lorecall.server.cli import (
+    base,
+    bench,
+    bench_gpu,
+    doctor,
+    law,
+    loadtest,
+    plan,
+    registry,
+    selfcheck,
+    serve,
+    sweep,
+)
 from lorecall.server.cli.adapters import commands as adapters
 from lorecall.server.cli.audit import commands as audit
 from lorecall.server.cli.common.console import show_error
 from lorecall.server.cli.common.ending import INTERNAL, exit_code
+from lorecall.server.engine.start.torch_companions import check_companions
 
 TRACEBACK = "LORECALL_TRACEBACK"
 
@@ -31,6 +44,7 @@ app.command("sweep")(sweep.sweep)
 app.command("bench")(bench.bench)
 app.command("bench-gpu")(bench_gpu.bench_gpu)
 app.command("selfcheck")(selfcheck.selfcheck)
+app.command("doctor")(doctor.doctor)
 app.command("plan")(plan.plan)
 app.command("serve", context_settings=serve.PASS_THROUGH)(serve.serve)
 
@@ -51,6 +65,11 @@ def main() -> None:
     except Exception as error:
         if os.environ.get(TRACEBACK):
             raise
+        try:
+            check_companions()
+        except LorecallError as reason:
+            show_error(reason)
+            sys.exit(reason.exit_code)
         # Its message could quote a text, so only its kind and place are shown.
         last = traceback.extract_tb(error.__traceback__)[-1]
         print(  # noqa: T201

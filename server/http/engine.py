@@ -11,6 +11,9 @@ from lorecall.server.http.state import serving
 
 router = APIRouter(route_class=AnsweringRoute)
 
+MAX_LISTED = 1_000_000
+"""The most models that one page may be asked to have."""
+
 
 @router.get("/v1/engine")
 async def show_engine(raw_request: Request, *, measure: bool = False) -> Response:
@@ -27,7 +30,7 @@ async def show_engine(raw_request: Request, *, measure: bool = False) -> Respons
 @router.get("/v1/models")
 async def list_models(
     raw_request: Request,
-    limit: Annotated[int | None, Query(ge=1)] = None,
+    limit: Annotated[int | None, Query(ge=1, le=MAX_LISTED)] = None,
     after: Annotated[str | None, Query(max_length=256)] = None,
 ) -> Response:
     """Return the models that the caller may use, as vLLM lists them: all, or a page of those that follow one."""

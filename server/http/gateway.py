@@ -6,9 +6,11 @@ It is plain ASGI, so that streamed answers are not buffered. It sets `request_co
 import logging
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from lorecall.adapters.core.errors import AdapterNotFoundError, LorecallError, UsageError
+from lorecall.adapters.core.tracing import span, trace_headers
 from lorecall.server.auth.limits import texts_in
 from lorecall.server.auth.middleware import check_caller, path_of, refuse
 from lorecall.server.auth.request_context import RequestContext, current
@@ -16,6 +18,8 @@ from lorecall.server.auth.scopes import ADAPTERS, AUDIT
 from lorecall.server.http.body import parse_body, read_body
 from lorecall.server.http.state import Serving
 from lorecall.server.http.stream_end import StreamEnd
+from lorecall.server.observability.access_log import REQUEST_ID, AccessLine, replaced, request_id
+from opentelemetry.trace import SpanKind
 from starlette.datastructures import Headers, State
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -41,6 +45,19 @@ async def before_scrape(scope: Scope, serving: Serving) -> None:
         logger.warning("the engine does not say where its adapters sit", exc_info=True)
 
 
+@dataclass(slots=True)
+class _Outcome:
+    """How a request ended.
+
+    Attributes:
+        model: The model that it named; "" if it named none that the caller may see.
+        status: The answer's status.
+    """
+
+    model: str = ""
+    status: int = 500
+
+
 class Gateway:
     """Checks each request's key, scope, model and limits, and leases its adapter version until it ends.
 
@@ -54,18 +71,51 @@ class Gateway:
         self._state = state
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request, or refuse it."""
+        """Serve one request, or refuse it; trace it, and write its line into the access log."""
         if scope["type"] not in ("http", "websocket") or scope.get("method") == "OPTIONS":
             await self._app(scope, receive, send)
             return
-        serving: Serving = self._state.lorecall
-        context, admission, model, status = RequestContext(limits=serving.limits), None, "", 500
+        method, path, identity = (
+            scope.get("method", "WEBSOCKET"),
+            path_of(scope),
+            request_id(scope["headers"]),
+        )
+        context, line = (
+            RequestContext(limits=self._serving.limits),
+            AccessLine(method, path, identity.decode()),
+        )
+        with span("request", headers=Headers(scope=scope), kind=SpanKind.SERVER) as here:
+            sent = [(name.encode(), value.encode()) for name, value in (trace_headers() or {}).items()]
+            headers = replaced(scope["headers"], (REQUEST_ID, identity), *sent)
+            found = _Outcome()
+            try:
+                await self._serve({**scope, "headers": headers}, receive, send, context, found)
+            finally:
+                line.write(context, found.model, found.status)
+                here.set_attributes(
+                    {
+                        "http.request.method": method,
+                        "url.path": path,
+                        "http.response.status_code": found.status,
+                        "gen_ai.request.model": found.model,
+                        "lorecall.key": context.actor,
+                        "lorecall.request_id": identity.decode(),
+                    }
+                )
+
+    @property
+    def _serving(self) -> Serving:
+        return self._state.lorecall  # type: ignore[no-any-return]  # starlette's State
+
+    async def _serve(
+        self, scope: Scope, receive: Receive, send: Send, context: RequestContext, found: "_Outcome"
+    ) -> None:
+        serving, admission = self._serving, None
         token, end = current.set(context), StreamEnd(path_of(scope), context, send)
 
         async def watched(message: Message) -> None:
-            nonlocal status
             if message["type"] == "http.response.start":
-                status = message["status"]
+                found.status = message["status"]
             await end.send(message)
 
         try:
@@ -79,22 +129,24 @@ class Gateway:
             if scope["type"] == "http" and (need.model or (need is ADAPTERS and scope["method"] != "GET")):
                 content = parse_body(body)
                 texts = texts_in(content)
-                model = await self._model(scope, content, serving, texts) if need.model else ""
-                admission = await serving.limits.admit(context.key, model, texts=texts, audit=need is AUDIT)
+                found.model = await self._model(scope, content, serving, texts) if need.model else ""
+                admission = await serving.limits.admit(
+                    context.key, found.model, texts=texts, audit=need is AUDIT
+                )
             await before_scrape(scope, serving)
             async with end:
                 await self._app(scope, receive, watched)
         except LorecallError as error:
             serving.metrics.refusals.labels(error.code).inc()
-            status = error.status
+            found.status = error.status
             await refuse(error, scope, receive, send)
         finally:
             context.release()
             current.reset(token)
             if admission is not None:
                 await admission.finish(context.tokens)
-                if model:
-                    serving.metrics.count_request(model, status)
+                if found.model:
+                    serving.metrics.count_request(found.model, found.status)
 
     async def _model(self, scope: Scope, content: Mapping[str, Any], serving: Serving, texts: int) -> str:
         """Return the name of the model that a request names, whatever its content type says, once it is loaded.

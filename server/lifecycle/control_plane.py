@@ -11,6 +11,7 @@ from weakref import WeakValueDictionary
 from lorecall.adapters.access.source_list import SourceList
 from lorecall.adapters.core.errors import AdapterNotFoundError, LorecallError
 from lorecall.adapters.core.refusals import RefusedError
+from lorecall.adapters.core.tracing import span
 from lorecall.adapters.intake.pipeline import AdapterPipeline
 from lorecall.adapters.peft_format.adapter import Adapter
 from lorecall.adapters.registry.records import AdapterRecord, VersionRecord, shown_version
@@ -203,7 +204,7 @@ class ControlPlane:
             ConflictError: The version is in no state to go live.
         """
         name = record.name
-        with self._metrics.counted_swap():
+        with self._metrics.counted_swap(), span("swap", adapter=name, version=record.version):
             info = info or await self._files(record)
             async with self._turn(name):
                 try:
@@ -416,7 +417,8 @@ class ControlPlane:
         for one in loaded:
             try:
                 if await checks.differs(one):
-                    async with self._turn(one.name), self._engine_turn:
+                    # Not the engine's turn as well: a client that reads slowly may hold its lease for long.
+                    async with self._turn(one.name):
                         await self.engine_set.expel(one)
             except Exception:  # vLLM raises whatever its engine raised
                 if not self.engine_set.engine_is_gone:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from lorecall.adapters.core.errors import AdapterError, LorecallError, UsageError
+from lorecall.adapters.core.tracing import span
 from lorecall.adapters.peft_format.adapter import Adapter
 from lorecall.server.observability.metrics import Metrics
 
@@ -97,6 +98,11 @@ class Lease:
     def lora_request(self) -> Any:
         """The engine's request for the version."""
         return self.loaded.lora_request
+
+    @property
+    def version(self) -> str:
+        """The version's digest."""
+        return self.loaded.version
 
     def release(self) -> None:
         """End the hold; a second call does nothing."""
@@ -254,7 +260,8 @@ class EngineSet:
         self._used = True
         started = time.perf_counter()
         try:
-            await self._engine.add_lora(request)
+            with span("load", adapter=name, version=info.version):
+                await self._engine.add_lora(request)
         except BaseException as error:
             self._removed.add(int(request.lora_int_id))  # the engine may hold it nevertheless: see `tiers`
             if not isinstance(error, Exception):
@@ -301,9 +308,7 @@ class EngineSet:
         if self.live.get(loaded.name) is not loaded:
             return
         del self.live[loaded.name]
-        loaded.overdue = True
-        for lease in list(loaded.leases):
-            lease.cut()
+        _cut(loaded)
         self.retire(loaded)
         if loaded.drain is not None:
             await loaded.drain
@@ -365,20 +370,18 @@ class EngineSet:
 
     async def _drain(self, loaded: LoadedVersion) -> None:
         """Remove a version once it is idle. `load` cancels this while it waits, and then starts it no more."""
-        if not await idle_within(loaded, self.capacity.drain_seconds):
+        if not loaded.overdue and not await idle_within(loaded, self.capacity.drain_seconds):
             logger.warning(
                 "%s did not drain in %g s: the requests that run on it end with an error",
                 loaded.lora_request.lora_name,
                 self.capacity.drain_seconds,
             )
-            loaded.overdue = True
+            _cut(loaded)
+        if loaded.overdue and not await idle_within(loaded, CUT_SECONDS):
             for lease in list(loaded.leases):
-                lease.cut()
-            if not await idle_within(loaded, CUT_SECONDS):
-                for lease in list(loaded.leases):
-                    if lease.task is not None:
-                        lease.task.cancel()
-                await loaded.idle.wait()
+                if lease.task is not None:
+                    lease.task.cancel()
+            await loaded.idle.wait()
         del self._draining[loaded.name, loaded.version]
         self._removed.add(loaded.id)
         await self._remove(loaded.id)
@@ -391,6 +394,13 @@ class EngineSet:
             await self._engine.remove_lora(lora_id)
         except Exception:  # vLLM raises whatever the worker raised
             logger.exception("the engine did not remove adapter %d; it is asked again", lora_id)
+
+
+def _cut(loaded: LoadedVersion) -> None:
+    """Cut what runs on a version, and what begins on it from now on."""
+    loaded.overdue = True
+    for lease in list(loaded.leases):
+        lease.cut()
 
 
 async def idle_within(loaded: LoadedVersion, seconds: float) -> bool:

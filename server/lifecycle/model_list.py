@@ -1,7 +1,7 @@
 """The list of `GET /v1/models` as JSON: each card is made once, so that a list of thousands costs little."""
 
 from collections.abc import Callable, Iterable, Mapping
-from itertools import islice
+from itertools import chain, islice
 
 from vllm.entrypoints.serve.engine.protocol import ModelCard
 
@@ -44,21 +44,22 @@ def list_json(
         bases: The base's cards.
         adapters: The adapters' cards as JSON, in their order.
         visible: Whether the caller sees a name.
-        after: The id of a model: those that follow it; None for all.
+        after: The id of a model: those that follow it; None or "" for all.
         limit: How many at most; None for all. With either, the list says whether there are more.
     """
-    first = [card for card in bases if visible(card.id)]
-    places = {card.id: place for place, card in enumerate(first, start=1)}
-    past = (
-        len(first) if after is not None and after not in places else 0
-    )  # an adapter: it follows all of them
-    cards = [_json(card) for card in first[places.get(after or "", past) :]]
-    names = (name for name in adapters if (not past or name > str(after)) and visible(name))
-    wanted = None if limit is None else max(0, limit + 1 - len(cards))
-    cards += [adapters[name] for name in islice(names, wanted)]
-    more = limit is not None and len(cards) > limit
-    paged = f',"has_more":{str(more).lower()}'.encode() if after is not None or limit is not None else b""
-    return b'{"object":"list","data":[' + b",".join(cards[:limit]) + b"]" + paged + b"}"
+    shown = [(card.id, _json(card)) for card in bases if visible(card.id)]
+    is_base = [name for name, _ in shown]
+    if after in is_base:
+        shown = shown[is_base.index(after) + 1 :]
+    elif after:  # an adapter, which may be gone by now: the names follow in their order
+        shown, adapters = [], {name: card for name, card in adapters.items() if name > after}
+    names = filter(visible, adapters)
+    following = chain((card for _, card in shown), (adapters[name] for name in names))
+    cards = list(islice(following, limit))
+    paged = b""
+    if after is not None or limit is not None:
+        paged = b',"has_more":' + (b"false" if next(following, None) is None else b"true")
+    return b'{"object":"list","data":[' + b",".join(cards) + b"]" + paged + b"}"
 
 
 def _json(card: ModelCard) -> bytes:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self, TypeVar
 
 from lorecall.adapters.core.errors import AdapterNotFoundError, LorecallError, ScorerError
+from lorecall.adapters.core.tracing import span, trace_headers
 from lorecall.adapters.peft_format.adapter import Adapter
 from lorecall.audit.scorer import AdapterVersion, Decoded, EngineInfo, ItemScore, Sampling, ScoreItem
 from lorecall.audit.scorers.framing import Framing
@@ -61,13 +62,15 @@ class EngineScorer:
     def score(self, model: str, items: Sequence[ScoreItem]) -> list[ItemScore]:
         """Score items in the order given; a bad item comes back with its `error` set."""
         request, template = self._request(model), self._template(self.template_of or model)
-        return self._wait(
-            self.scoring.score(items, request, self.framing, self.system, self.sampling, template)
-        )
+        with span("score", model=model, items=len(items)):
+            return self._wait(
+                self.scoring.score(items, request, self.framing, self.system, self.sampling, template)
+            )
 
     def decode(self, model: str, prompts: Sequence[tuple[Sequence[int], int]]) -> list[Decoded]:
         """Decode greedily; each prompt is (token ids, number of tokens to generate)."""
-        return self._wait(self._decode_all(prompts, self._request(model)))
+        with span("decode", model=model, items=len(prompts)):
+            return self._wait(self._decode_all(prompts, self._request(model)))
 
     def draw(
         self, model: str, prompt: tuple[Sequence[int], int], answers: int, sampling: Sampling, seed: int
@@ -118,6 +121,7 @@ class EngineScorer:
                 params,
                 f"audit-{uuid.uuid4().hex}",
                 lora_request=lora,
+                trace_headers=trace_headers(),
                 priority=self.scoring.background_priority,
             )
             answer = [output async for output in stream][-1].outputs[0]

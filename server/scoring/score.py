@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from lorecall.adapters.core.tracing import trace_headers
 from lorecall.audit.judging.epsilon import known_items
 from lorecall.audit.scorer import ItemScore, Sampling, ScoreItem
 from lorecall.audit.scorers.framing import Chat, Framing, framed, split_text
@@ -196,6 +197,7 @@ class EngineScoring:
             params,
             f"score-{uuid.uuid4().hex}",
             lora_request=lora_request,
+            trace_headers=trace_headers(),
             priority=self.background_priority,
         )
         output = [answer async for answer in stream][-1]

@@ -12,6 +12,7 @@ from lorecall.adapters.training.options import TrainingOptions
 from lorecall.adapters.training.train import train_ranks
 from lorecall.server.bench.processes.host import EngineHost
 
+from tests.otlp import Collector, collecting
 from tests.server.served import SMALL, Served
 from tests.tiny import build_tiny_adapter, build_tiny_base
 
@@ -126,15 +127,27 @@ def served(tiny: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture(scope="session")
-def guarded(tiny: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def collector() -> Iterator[Collector]:
+    """Where the spans of the server `guarded` arrive."""
+    with collecting() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def guarded(
+    tiny: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory, collector: Collector
+) -> Iterator[Served]:
     """A server with an admin key, which its client sends; a replaced version gets a tenth of a second."""
     admin = "the-admin-key-of-these-tests-0123456789"
     environ = {
         "LORECALL_ADMIN_KEY": admin,
         "LORECALL_DRAIN_SECONDS": "0.1",
         "LORECALL_LOCAL_ROOTS": str(tmp_path_factory.getbasetemp()),
+        "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",
+        "OTEL_BSP_SCHEDULE_DELAY": "200",
     }
     flags = ("--max-model-len", "2048", *SMALL[2:], "--enable-scale-out")
+    flags = (*flags, "--otlp-traces-endpoint", collector.address)
     server = Served(tiny("int8-w8a8"), tmp_path_factory.mktemp("guarded"), flags, environ)
     server.http.headers["Authorization"] = f"Bearer {admin}"
     yield server

@@ -82,6 +82,8 @@ def test_initial_adapters_are_folders_or_addresses(monkeypatch: pytest.MonkeyPat
     both = settings.with_adapters({"c": "/there", "b": "hf://org/adapter"})
     assert both.initial_adapters() == {"a": str(tmp_path / "here"), "b": "hf://org/adapter", "c": "/there"}
     assert both.roots(keyed=True) == ()
+    nobody = ServerSettings(adapters={"a": "~nobody-of-that-name/x"})
+    assert nobody.initial_adapters() == {"a": str(tmp_path / "~nobody-of-that-name" / "x")}
 
 
 def test_stale_verdicts_are_renewed_by_a_policy_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

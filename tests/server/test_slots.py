@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from lorecall.adapters.core.errors import AdapterError
 from lorecall.adapters.intake.store import Store
 from lorecall.adapters.peft_format.adapter import read_adapter
+from lorecall.adapters.peft_format.files import CONFIG_FILE
 from lorecall.adapters.registry.registry import Registry
 from lorecall.server.launch import slot_flags
 from lorecall.server.settings import ServerSettings
@@ -41,7 +41,9 @@ def test_without_adapters_it_is_32_and_said(registry: Registry, capsys: pytest.C
     assert "--max-lora-rank N" in shown
 
 
-def test_registered_and_named_adapters_count(registry: Registry, tmp_path: Path) -> None:
+def test_registered_and_named_adapters_count(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The largest of all, rounded up to what vLLM has; an address may hold any rank that is usual."""
     rank = registered(registry, tmp_path, "acme")
     assert rank <= 8
@@ -52,9 +54,19 @@ def test_registered_and_named_adapters_count(registry: Registry, tmp_path: Path)
     spoiling.setting(r=4, rank_pattern={"q_proj": 100})(named)
     assert default_rank(registry, {"named": str(named)}) == 128
     assert default_rank(registry, {"hub": "hf://org/name"}) == 32
-    spoiling.setting(r=9999)(named)
-    with pytest.raises(AdapterError, match="rank 9999"):
-        default_rank(registry, {"named": str(named)})
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert default_rank(registry, {"named": "~/named"}) == 128
+
+
+@pytest.mark.parametrize("text", ['{"r": 9999, "peft_type": "LORA"}', "[" * 100_000, "\udcff", ""])
+def test_one_that_will_be_refused_does_not_stop_the_start(
+    registry: Registry, tmp_path: Path, text: str
+) -> None:
+    """It is refused by its name when it is added; the others are served."""
+    named = spoiling.write_adapter(tmp_path / "named")
+    (named / CONFIG_FILE).write_bytes(text.encode("utf-8", "surrogateescape"))
+    assert default_rank(registry, {"named": str(named)}) == 32
+    assert default_rank(registry, {"named": "~nobody-of-that-name/x", "other": "a\0b"}) == 32
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,11 @@ from urllib.parse import quote
 
 import typer
 from lorecall.adapters.core.errors import LorecallError, UsageError
-from lorecall.audit.scorers.http_client import HttpClient
 from lorecall.server.cli.adapters import keys
 from lorecall.server.cli.adapters.convert import Base, Initial, Rank, convert, converted
 from lorecall.server.cli.adapters.train import train
 from lorecall.server.cli.adapters.verify import verify
-from lorecall.server.cli.common.client import call
+from lorecall.server.cli.common.client import call, client_of
 from lorecall.server.cli.common.console import note, print_json
 from lorecall.server.cli.common.ending import INTERNAL
 from lorecall.server.cli.common.options import LOCAL, AsJson, Server
@@ -70,10 +69,10 @@ def add(
             "an upload carries no snippets", hint="leave out --candidates and --controls", param="candidates"
         )
     if as_plain:
-        with converted(path, base, initial, dora_rank) as archive, HttpClient(server) as client:
+        with converted(path, base, initial, dora_rank) as archive, client_of(server) as client:
             added = client.upload(f"{_path(name)}/archive?pin={str(pin).lower()}", archive)
     elif upload:
-        with HttpClient(server) as client:
+        with client_of(server) as client:
             added = client.upload(f"{_path(name)}/archive?pin={str(pin).lower()}", path)
     else:
         body = {"name": name, "source": str(path.resolve()) if path.exists() else source, "pin": pin}
@@ -104,7 +103,7 @@ def _refusal_code(server: str, audit_id: str) -> int:
 @app.command("list")
 def list_adapters(server: Server = LOCAL, as_json: AsJson = False) -> None:
     """List the adapters of a server."""
-    with HttpClient(server) as client:
+    with client_of(server) as client:
         _show(client.adapters(), as_json=as_json)
 
 

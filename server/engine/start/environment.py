@@ -9,6 +9,7 @@ from typing import get_args
 
 from lorecall.adapters.bases.prepare import read_base_manifest
 from lorecall.adapters.core.errors import AdapterError, BaseModelError
+from lorecall.server.engine.start.torch_companions import check_companions
 
 PLUGIN = "lorecall"
 KV_CACHE_GIB = 2
@@ -89,7 +90,12 @@ def openmp_library() -> Path | None:
 
 
 def prepare_environment() -> None:
-    """Set the variables that vLLM reads, except those that the caller set."""
+    """Set the variables that vLLM reads, except those that the caller set.
+
+    Raises:
+        TorchCompanionError: An installed package does not fit torch; vLLM could not be imported.
+    """
+    check_companions()
     discovered = [point.name for group in PLUGIN_GROUPS for point in entry_points(group=group)]
     os.environ["VLLM_PLUGINS"] = plugin_names(os.environ.get("VLLM_PLUGINS"), discovered)
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # no usage statistics leave the machine

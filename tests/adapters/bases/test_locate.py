@@ -84,7 +84,7 @@ def test_a_file_must_be_gguf(tmp_path: Path) -> None:
     assert find_base(str(file)).gguf == "model.gguf"
 
 
-@pytest.mark.parametrize("spec", ["no-such-directory", "../also/not/there", ""])
+@pytest.mark.parametrize("spec", ["no-such-directory", "../also/not/there", "~nobody-of-that-name/x", ""])
 def test_what_is_neither_path_nor_hub_id_is_refused(spec: str) -> None:
     """A mistyped path is not sent to the hub."""
     with pytest.raises(BaseModelError, match="neither a directory nor a hub id"):

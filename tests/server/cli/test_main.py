@@ -1,6 +1,8 @@
 """How the command ends when something goes wrong that nobody foresaw."""
 
 import errno
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -64,3 +66,14 @@ def test_exit_code_1_is_left_to_commands_that_chose_it(
     with pytest.raises(SystemExit) as ended:
         main.main()
     assert (ended.value.code or 0) == code
+
+
+def test_help_imports_nothing_that_takes_long() -> None:
+    """Whoever asks for help waits for the interpreter, Typer and rich."""
+    look = (
+        "import sys, lorecall.server.cli.main; "
+        "print(*{name.partition('.')[0] for name in sys.modules} & set(sys.argv[1].split(',')))"
+    )
+    slow = "alembic,fastapi,httpx,jinja2,numpy,pydantic,scipy,sqlalchemy,torch,transformers,vllm,yaml"
+    found = subprocess.run([sys.executable, "-c", look, slow], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == []

@@ -1,14 +1,18 @@
 """What the server says of its engine."""
 
 import asyncio
+import json
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 from lorecall.audit.judging.epsilon import FACTOR
 from lorecall.audit.scorer import EngineInfo
-from lorecall.server.http import state
+from lorecall.server.http import engine, state
 from lorecall.server.scoring.selfcheck import SelfCheck
 
 from tests.server.served import Served
@@ -53,3 +57,17 @@ def test_epsilon_is_measured_once_for_all_who_ask(monkeypatch: pytest.MonkeyPatc
 
     assert [info.epsilon for info in asyncio.run(ask())] == [0.01, 0.01]
     assert runs == [False, False]
+
+
+@pytest.mark.parametrize(("limit", "status"), [("7", 200), ("0", 400), ("-1", 400), ("1" + "0" * 30, 400)])
+def test_a_page_of_models_has_a_bound(limit: str, status: int) -> None:
+    """A number beyond it is refused as any other bad one."""
+
+    async def listed(after: str | None, wanted: int | None) -> bytes:
+        return json.dumps(list(islice([after], wanted))).encode()
+
+    app = FastAPI()
+    app.include_router(engine.router)
+    app.state.lorecall = SimpleNamespace(models=SimpleNamespace(listed=listed))
+    client = TestClient(app, raise_server_exceptions=False)
+    assert client.get("/v1/models", params={"limit": limit}).status_code == status

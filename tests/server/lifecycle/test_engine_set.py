@@ -167,6 +167,29 @@ def test_a_request_that_does_not_even_end_is_cancelled(monkeypatch: pytest.Monke
     run(test, drain=0.05)
 
 
+def test_what_is_expelled_does_not_drain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request that does not end by its cut is cancelled, however long a replaced version might take."""
+    monkeypatch.setattr("lorecall.server.lifecycle.engine_set.CUT_SECONDS", 0.05)
+
+    async def test(engine: RecordingEngine, held: EngineSet) -> None:
+        wrong = await put(held, "v1")
+
+        async def request() -> None:
+            lease = held.lease(wrong)
+            try:
+                await asyncio.Event().wait()
+            finally:
+                lease.release()
+
+        running = asyncio.create_task(request())
+        await asyncio.sleep(0)
+        await held.expel(wrong)
+        assert running.cancelled()
+        assert engine.held == set()
+
+    run(test, drain=10_000)
+
+
 def test_a_version_retired_again_has_one_drain() -> None:
     """The drain of the first time is over once the version is taken back: it cuts nobody's request early."""
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from lorecall.adapters.core.errors import AdapterError
 from lorecall.server.lifecycle.control_plane import AdapterUnavailableError
-from lorecall.server.lifecycle.engine_set import LoadedVersion
+from lorecall.server.lifecycle.engine_set import Lease, LoadedVersion, ReplacedError
 from lorecall.server.lifecycle.load_checks import LoadChecks
 
 from tests.server.lifecycle.recording import Server, World, settle
@@ -92,6 +92,31 @@ def test_a_version_that_answers_otherwise_is_loaded_anew(world: World) -> None:
         second = await plane.loaded("acme")
         assert second.id != first.id
         assert checked.count("same") == 2
+
+    run(test)
+
+
+def test_others_are_loaded_while_one_leaves(world: World) -> None:
+    """A client that does not read its answer holds the version, and only that."""
+
+    async def test() -> None:
+        checked = Checked(world)
+        plane = checked.plane
+        await plane.add("acme", world.adapter(1), actor="test")
+        await checked.poll()
+        first = await plane.loaded("acme")
+        checked.answers[first.id] = (-1.0, -2.5)
+        unread = Lease(first)
+        waiting = asyncio.create_task(unread.wait(asyncio.sleep(60)))
+        leaving = asyncio.create_task(checked.load_again(first))
+        await asyncio.wait([waiting])
+        assert isinstance(waiting.exception(), ReplacedError)
+        await plane.add("other", world.adapter(2), actor="test")
+        assert (await plane.loaded("other")).name == "other"
+        assert not leaving.done()
+        unread.release()
+        await leaving
+        assert first.id not in checked.server.engine.held
 
     run(test)
 

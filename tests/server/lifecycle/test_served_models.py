@@ -138,6 +138,11 @@ def test_the_list_comes_in_pages() -> None:
     with key("zeta", "a2"):
         assert page(None, 1) == (["zeta"], True)
         assert page("zeta", 1) == (["a2"], False)
+    with key("a1", "a3"):  # sees no name of the base
+        assert page(None, 1) == (["a1"], True)
+        assert page("a1", 1) == (["a3"], False)
+        assert page("zeta", 1) == ([], False)  # no name that it sees: as any other that is gone
+    assert page("", 2) == (["zeta", "alias"], True)
 
 
 def test_only_the_cards_of_new_versions_are_made_again() -> None:

@@ -1,0 +1,3 @@
+"""What may be wrong with a machine, an installation or a configuration, and what to change."""
+
+__all__ = ["checks", "findings"]
