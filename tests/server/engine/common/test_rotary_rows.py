@@ -23,7 +23,7 @@ def layers(*names: str) -> dict[str, SimpleNamespace]:
 def reordered(model: object, *names: str) -> list[bool]:
     """Return of which layers the rows were turned around."""
     found = layers(*names)
-    reorder_rows(model, found)  # type: ignore[arg-type]
+    reorder_rows(model, found)
     return [bool(layer.lora_b[0, 0] == 4) for layer in found.values()]
 
 
