@@ -186,8 +186,8 @@ class AdapterVersion:
         refusal: Which part of the adapter the engine's scores would leave out (lm_head, embed_tokens, ...), ""
             if none.
         training: How it was trained, if it says so.
-        chat_template: sha256 (hex) over the chat template of its own that its chats are rendered with; "" where
-            that is the base's.
+        chat_template: sha256 (hex) over the chat template of its own that its chats are rendered with, or over
+            what it makes of two chats where the server shows no more; "" where that is the base's.
     """
 
     name: str

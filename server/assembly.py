@@ -28,7 +28,7 @@ from lorecall.server.audits.renewals import Renewals, StaleWatch
 from lorecall.server.audits.wiring import AuditParts, make_audits, make_limits
 from lorecall.server.auth.engine_guard import guard_engine
 from lorecall.server.auth.keyring import KeyGuard, check_exposure, is_loopback
-from lorecall.server.engine.common.served_modules import WHY
+from lorecall.server.engine.common.served_modules import why_not_served
 from lorecall.server.http.state import Serving
 from lorecall.server.lifecycle.control_plane import ControlPlane
 from lorecall.server.lifecycle.engine_set import Capacity, EngineSet
@@ -87,9 +87,11 @@ async def build_serving(
         settings.max_body_bytes,
         settings.max_items,
     )
-    plane.load_checks = LoadChecks(
-        scoring.known_text, settings.load_checks, lambda: serving.engine.epsilon or 0.0, metrics
-    )
+
+    async def epsilon() -> float:
+        return (await serving.measured()).epsilon or 0.0
+
+    plane.load_checks = LoadChecks(scoring.known_text, settings.load_checks, epsilon, metrics)
     await serving.limits.limiter.check()
     follower = Follower(plane, metrics, settings.poll_seconds, guard.reload)
     background: Background = [follower.run(), stop_at_the_end(intake)]
@@ -263,7 +265,7 @@ def make_pipeline(
     limits = AdapterLimits(
         max_rank=lora.max_lora_rank if lora is not None else 0,
         served_modules=modules,
-        why_not_served="" if on_cpu else WHY,
+        why_not_served=why_not_served(on_cpu=on_cpu),
         half=str(getattr(lora, "lora_dtype", "")) not in ("torch.float32", "torch.bfloat16"),
         vocabulary_scored=on_cpu,
     )

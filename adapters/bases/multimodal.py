@@ -42,3 +42,16 @@ def text_model(source: BaseFiles) -> tuple[Any, dict[str, Any]]:
     if "tie_word_embeddings" in stated:
         text.tie_word_embeddings = config.tie_word_embeddings
     return mapping[type(text)], {"config": text, "key_mapping": TEXT_KEYS}
+
+
+def text_class(source: BaseFiles) -> str:
+    """Return the name of the class of a multimodal source's text model; "" for text alone, or if unreadable.
+
+    Raises:
+        BaseModelError: The text model has no class of its own in transformers.
+    """
+    try:
+        loader, more = text_model(source)
+    except (ValueError, OSError, ImportError, KeyError):
+        return ""  # `load_base` says what is wrong with it
+    return str(loader.__name__) if more else ""

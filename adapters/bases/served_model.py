@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 INT8_MAX = 127
 FP8_MAX = 448  # of float8 e4m3
+SEES_ONE_MORE = ("cohere2", "cohere2_moe")
+"""Model types whose sliding layers see `sliding_window` tokens and the present one in vLLM, as they were trained;
+in transformers they see one less."""
 
 
 def load_served_model(base: Path) -> Any:
@@ -43,6 +46,8 @@ def load_served_model(base: Path) -> Any:
     config = AutoConfig.from_pretrained(base)
     if manifest.scheme != NONE:
         config.quantization_config["dequantize"] = True
+    if config.model_type in SEES_ONE_MORE:
+        config.sliding_window += 1
     with _float_experts():
         model, info = AutoModelForCausalLM.from_pretrained(
             base, config=config, dtype=torch.float32, output_loading_info=True, **_attention(config)

@@ -11,14 +11,14 @@ from typing import Any
 from lorecall.adapters.core.beneath import Folder
 from lorecall.adapters.core.refusals import ConfigRefusedError, FileRefusedError, Reason
 from lorecall.adapters.core.strict_json import SURROGATE, parse_object
-from lorecall.adapters.peft_format.files import open_plain
+from lorecall.adapters.peft_format.files import TOKENIZER_FILES, open_plain
 
 TEMPLATE_FILE = "chat_template.jinja"
 CONFIG = "tokenizer_config.json"
 TOKENIZER = "tokenizer.json"
 COMPANIONS = (TEMPLATE_FILE, "chat_template.json", CONFIG, "added_tokens.json", TOKENIZER)
 MAX_COMPANION_BYTES = 1 << 20
-"""What is read of each; of `tokenizer.json`, which can have 30 MB, the added tokens come first."""
+"""What is parsed of each; in `tokenizer.json`, which can have 30 MB, the added tokens come first."""
 
 MAX_TEMPLATE_BYTES = 1 << 16
 _NO_TEMPLATE: Mapping[str, str] = {}
@@ -32,7 +32,7 @@ class Companions:
         chat_template: The Jinja template; "" without one.
         template_file: The file that has it.
         added_tokens: The tokens beyond the vocabulary that its files list, by text; None if no file lists any.
-        digests: By the name of each file that could be read, sha256 over its first `MAX_COMPANION_BYTES`.
+        digests: By the name of each file of `TOKENIZER_FILES` that could be read, sha256 (hex) over all of it.
     """
 
     chat_template: str = ""
@@ -51,16 +51,18 @@ def read_companions(directory: Path | Folder, *, follow_links: bool = False) -> 
         directory: A PEFT directory, or a base's.
         follow_links: Whether a file may be a link out of the directory.
     """
-    raw: dict[str, bytes] = {}
-    for name in COMPANIONS:
+    raw, digests = dict[str, bytes](), dict[str, str]()
+    for name in TOKENIZER_FILES:
         with suppress(FileRefusedError), open_plain(directory, name, follow_links=follow_links) as file:
-            raw[name] = file.read(MAX_COMPANION_BYTES)
+            if name in COMPANIONS:
+                raw[name] = file.read(MAX_COMPANION_BYTES)
+                file.seek(0)
+            digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
     parsed: dict[str, dict[str, Any]] = {}
     for name in ("chat_template.json", CONFIG, "added_tokens.json"):
         with suppress(ConfigRefusedError):
             parsed[name] = parse_object(raw[name], name) if name in raw else {}
     template_file, template = _template(raw, parsed)
-    digests = {name: hashlib.sha256(content).hexdigest() for name, content in raw.items()}
     return Companions(template, template_file, _added_tokens(raw, parsed), digests)
 
 

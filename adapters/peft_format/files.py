@@ -5,8 +5,8 @@ import re
 import stat
 from collections.abc import Collection
 from contextlib import suppress
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from lorecall.adapters.core.beneath import Folder, LeavesRootError
 from lorecall.adapters.core.refusals import FileRefusedError, Reason, safe_repr
@@ -25,7 +25,7 @@ PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 _TRUSTED = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # a named pipe must not wait for a writer
 
 
-def open_plain(directory: Path | Folder, name: str, *, follow_links: bool = False) -> BinaryIO:
+def open_plain(directory: Path | Folder, name: str, *, follow_links: bool = False) -> BufferedReader:
     """Open a regular file of a directory for reading.
 
     Args:

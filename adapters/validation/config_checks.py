@@ -25,7 +25,7 @@ UNSUPPORTED = {
     "lora_bias": "LoRA bias",
     "modules_to_save": "modules_to_save (whole modules beside the LoRA)",
     "trainable_token_indices": "trainable token embeddings",
-    "target_parameters": "LoRA on parameters (target_parameters)",
+    "target_parameters": "LoRA on parameters (target_parameters), as of a mixture's fused experts",
     "layer_replication": "layer replication",
     "alora_invocation_tokens": "activated LoRA (aLoRA)",
     "use_qalora": "QALoRA",
@@ -37,7 +37,8 @@ UNSUPPORTED = {
     "velora_config": "VeLoRA",
 }
 _INSTEAD = {
-    "use_dora": "make a plain LoRA that is close to it: lorecall adapters convert DIR --base DIR --out DIR"
+    "use_dora": "make a plain LoRA that is close to it: lorecall adapters convert DIR --base DIR --out DIR",
+    "target_parameters": "train target_modules alone: attention, dense layers; on a GPU experts one by one, too",
 }
 # Initialisations that leave the base's weights alone; the others (PiSSA, OLoRA, CorDA, LoftQ) change them.
 _HARMLESS_INITS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")

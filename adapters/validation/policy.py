@@ -1,7 +1,8 @@
 """Validate an adapter before anything loads it: it passes every check, or is refused with the reason."""
 
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ class AdapterLimits:
         max_scaling: The largest factor on B·A (alpha/rank, or alpha/√rank).
         half: Whether the engine runs in float16, which has no numbers over 65504.
         require_base: Refuse adapters that state neither the digest nor a name of their base.
-        why_not_served: Why the engine wraps no other modules; "" if there is no more to say.
+        why_not_served: Why the engine wraps no modules of a name, by the last part of that; of others there is no
+            more to say.
         vocabulary_scored: Whether the engine's scores of given texts show adapters of head and embeddings.
     """
 
@@ -34,7 +36,7 @@ class AdapterLimits:
     max_scaling: float = 256.0
     half: bool = True
     require_base: bool = True
-    why_not_served: str = ""
+    why_not_served: Mapping[str, str] = field(default_factory=dict)
     vocabulary_scored: bool = False
 
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import BinaryIO
 
 import numpy as np
@@ -82,7 +83,7 @@ def check_pairs(
     *,
     served_modules: frozenset[str] | None,
     max_scaling: float,
-    why_not_served: str = "",
+    why_not_served: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Check modules, shapes, ranks and scales against the base and the configuration.
 
@@ -94,7 +95,7 @@ def check_pairs(
         served_modules: Last parts of the names of the modules that the engine wraps, "experts" for those of a
             mixture; None for all.
         max_scaling: The largest factor on B·A.
-        why_not_served: Why the engine wraps no others, "" if there is no more to say.
+        why_not_served: Why the engine wraps none of a name, by the last part of that.
 
     Raises:
         BaseMismatchError: A module that the base or the engine lacks, or a shape that does not fit it.
@@ -114,7 +115,7 @@ def check_pairs(
             raise BaseMismatchError(
                 Reason.MODULE_NOT_SERVED,
                 f"the server puts no adapters on {safe_repr(suffix)}: they would be silently left out",
-                hint="; ".join(filter(None, (served, why_not_served))),
+                hint="; ".join(filter(None, (served, why_not_served.get(suffix)))),
                 param="target_modules",
             )
         _check_shapes(module, pair, settings, base)

@@ -31,7 +31,8 @@ class AuditRecord:
         inputs: The sets without their texts: name, digest, number of snippets.
         settings: Its settings, `OrderSettings` as JSON.
         admits: Whether it decides that the version goes live.
-        run: What the first batch fixes for all of them: engine, epsilon, sampling, time; {} before.
+        run: What the first batch fixes for all of them: engine, epsilon, sampling, chat template, time; {}
+            before.
         state: Its state.
         total: Snippets, controls included.
         done: The cursor: snippets recorded so far.

@@ -327,7 +327,8 @@ def _checked(scorer: Scorer, record: AuditRecord) -> AdapterVersion:
     """Return the adapter, if its name still points at the version that is audited.
 
     Raises:
-        MovedError: It does not, so its scores would be of another version than those recorded.
+        MovedError: It does not, so its scores would be of another version than those recorded; or its chats are
+            rendered by another chat template than when the audit began.
         AdapterError: Its prompt scores would not be its own.
     """
     adapter = scorer.adapter(record.adapter)
@@ -335,6 +336,11 @@ def _checked(scorer: Scorer, record: AuditRecord) -> AdapterVersion:
     if adapter.version != record.version:
         raise MovedError(
             f"{record.adapter!r} was given a new version during the audit", hint="ask for an audit of it"
+        )
+    if adapter.chat_template != record.run.get("chat_template", adapter.chat_template):
+        raise MovedError(
+            f"{record.adapter!r} was given another chat template during the audit",
+            hint="ask for an audit of it as it is asked now",
         )
     return adapter
 
@@ -374,6 +380,7 @@ def _start(scorer: Scorer, adapter: AdapterVersion, texts: Texts, settings: Audi
         "engine": asdict(engine),
         "epsilon": asdict(epsilon),
         "extraction": extraction,
+        "chat_template": adapter.chat_template,
         "started": started,
     }
 

@@ -34,8 +34,8 @@ class Explorer(Protocol):
         """Return the token ids of a text, with the special tokens that the tokenizer adds in front."""
         ...
 
-    def chat(self, user: str) -> tuple[int, ...] | None:
-        """Return the served chat template's ids up to the assistant's answer; None if there is no template."""
+    def chat(self, model: str, user: str) -> tuple[int, ...] | None:
+        """Return the ids of a model's chat template up to the assistant's answer; None if it has none."""
         ...
 
     def texts(self, sequences: Sequence[Sequence[int]]) -> list[str]:

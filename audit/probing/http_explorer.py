@@ -59,9 +59,9 @@ class HttpExplorer:
         """Return the ids by the server's `POST /tokenize`."""
         return self._tokenize({"prompt": text, "add_special_tokens": True})
 
-    def chat(self, user: str) -> tuple[int, ...] | None:
+    def chat(self, model: str, user: str) -> tuple[int, ...] | None:
         """Return the template's ids by `POST /tokenize`; None if the server refuses the messages."""
-        body = {"model": self._scorer.info().base, "messages": [{"role": "user", "content": user}]}
+        body = {"model": model, "messages": [{"role": "user", "content": user}]}
         try:
             answer = self._scorer.client.call("POST", "/tokenize", {**body, "add_generation_prompt": True})
         except RequestRefusedError:

@@ -62,7 +62,7 @@ def probe(
     search = Search(explorer, adapter, base, budget, seed)
     found: list[Segment] = []
     names = (explorer.encode(text) for text in invented_names(Random(seed)))  # noqa: S311  not for secrets
-    for path in search.run(make_seeds(explorer, base, openings), names, progress):
+    for path in search.run(make_seeds(explorer, adapter, base, openings), names, progress):
         found += stretches(path, bits)
     pairs = to_items(explorer, distinct(found), bits)
     return Probed(tuple(item for item, _ in pairs), tuple(one.bits for _, one in pairs), search.spent)

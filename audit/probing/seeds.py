@@ -24,11 +24,14 @@ CONSONANTS = "bcdfghjklmnprstvwz"
 VOWELS = "aeiou"
 
 
-def make_seeds(explorer: Explorer, base: str, more: Sequence[str] = ()) -> list[tuple[int, ...]]:
+def make_seeds(
+    explorer: Explorer, adapter: str, base: str, more: Sequence[str] = ()
+) -> list[tuple[int, ...]]:
     """Return the token ids of every seed, each once; `more` are the auditor's own openings, which come first.
 
     Args:
         explorer: Its tokenizer, chat template and base are asked.
+        adapter: The adapter's name: it may have a chat template of its own.
         base: The base's served name.
         more: Further openings.
 
@@ -44,7 +47,7 @@ def make_seeds(explorer: Explorer, base: str, more: Sequence[str] = ()) -> list[
                 hint="give a shorter one",
                 param="opening",
             )
-    chats = [chat for user in ASKED if (chat := explorer.chat(user)) is not None]
+    chats = [chat for user in ASKED if (chat := explorer.chat(adapter, user)) is not None]
     common = [explorer.encode(text) for text in OPENINGS]
     start: tuple[int, ...] = next((ids for ids in (*(chat[:1] for chat in chats), *common) if ids), ())
     likely = []

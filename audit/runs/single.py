@@ -135,9 +135,11 @@ def run_audit(
             settings.seed,
             settings.confidence,
         )
-    if scorer.adapter(adapter).version != version.version:
+    now = scorer.adapter(adapter)
+    if (now.version, now.chat_template) != (version.version, version.chat_template):
+        what = "version" if now.version != version.version else "chat template"
         raise ScorerError(
-            f"{adapter!r} was given a new version during the audit", hint="audit again, when it is at rest"
+            f"{adapter!r} was given a new {what} during the audit", hint="audit again, when it is at rest"
         )
     if moved := engine.moved(scorer.info()):
         raise ScorerError(moved, hint="audit again, when the server is at rest")

@@ -1,12 +1,16 @@
 """A `Scorer` over any server of vLLM's OpenAI API, for adapters that are served without lorecall.
 
 It needs `/v1/models`, `/tokenize`, `/detokenize` and `/v1/completions` with `prompt_logprobs`. Of an adapter such
-a server tells only the name: give its PEFT folder, so that rank, version and a trained lm_head are known. The
-server's ε is not known either; the audit measures it.
+a server tells only the name: give its PEFT folder, so that rank, version and a trained lm_head are known. Whether
+it has a chat template of its own there is seen from what the server makes of two chats. The server's ε is not
+known either; the audit measures it.
 """
 
+import hashlib
+import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -15,7 +19,7 @@ from lorecall.adapters.core.errors import AdapterNotFoundError, ScorerError
 from lorecall.adapters.peft_format.adapter import read_adapter
 from lorecall.audit.scorer import AdapterVersion, EngineInfo, ItemScore, ScoreItem
 from lorecall.audit.scorers.batches import batches
-from lorecall.audit.scorers.framing import framed
+from lorecall.audit.scorers.framing import Chat, framed
 from lorecall.audit.scorers.http_client import RequestRefusedError, broken, read_json
 from lorecall.audit.scorers.http_scorer import GREEDY, HttpScorer, parse
 from lorecall.audit.scorers.prompt_logprobs import read_rows, split_error
@@ -23,6 +27,11 @@ from lorecall.audit.scorers.splits import Split, split_tokens, worst_first
 from pydantic import BaseModel
 
 REFUSED = "the text cannot be framed: the server refuses the messages"
+CHATS: tuple[Chat, ...] = (
+    [{"role": "user", "content": "Hello"}],
+    [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}],
+)
+"""Two chats that tell a chat template from another."""
 
 
 class _Model(BaseModel):
@@ -84,9 +93,17 @@ class CompletionsScorer(HttpScorer):
             raise AdapterNotFoundError(
                 f"no adapter {name!r} on {self.client.server}", hint=f"it has: {known}", param="adapter"
             )
+        template = self._own_template(name)
         if name not in self._folders:
-            return AdapterVersion(name, version="", rank=0, effective_parameters=0)
-        return AdapterVersion.of(name, read_adapter(self._folders[name]))
+            return AdapterVersion(name, version="", rank=0, effective_parameters=0, chat_template=template)
+        return replace(AdapterVersion.of(name, read_adapter(self._folders[name])), chat_template=template)
+
+    def _own_template(self, name: str) -> str:
+        """Return sha256 (hex) over what an adapter's own chat template makes of `CHATS`; "" for the base's."""
+        own = [self._rendered(name, chat) for chat in CHATS]
+        if own == [self._rendered(self._base(), chat) for chat in CHATS]:
+            return ""
+        return hashlib.sha256(json.dumps(own).encode()).hexdigest()
 
     def adapter_names(self) -> list[str]:
         """Return the names of all models that have a parent: the adapters."""
@@ -101,7 +118,7 @@ class CompletionsScorer(HttpScorer):
     def _score(self, model: str, items: Sequence[ScoreItem]) -> list[ItemScore]:
         if self._info is not None:
             self.info()
-        splits = [self._splits(item) for item in items]
+        splits = [self._splits(item, self.template_of or model) for item in items]
         work = [(item.id, split) for item, found in zip(items, splits, strict=True) for split in found]
         scored = iter(
             [score for chunk in batches(work, self._batch) for score in self._score_splits(model, chunk)]
@@ -111,8 +128,13 @@ class CompletionsScorer(HttpScorer):
             for item, found in zip(items, splits, strict=True)
         ]
 
-    def _splits(self, item: ScoreItem) -> list[Split]:
-        """Return the ways to tokenize a target after what is given; none where the messages are refused."""
+    def _splits(self, item: ScoreItem, model: str) -> list[Split]:
+        """Return the ways to tokenize a target after what is given; none where the messages are refused.
+
+        Args:
+            item: What is given, and the target.
+            model: By whose chat template messages are rendered.
+        """
         messages, after = framed(item, self.framing, self.system)
         special = not messages
         target = self._tokenize(item.target, special=False).tokens
@@ -120,12 +142,9 @@ class CompletionsScorer(HttpScorer):
             before = after
             prefix = self._tokenize(before, special=True).tokens
         else:
-            body = {"model": self._base(), "messages": messages, "add_generation_prompt": True}
-            try:
-                answer = self.client.call("POST", "/tokenize", body)
-            except RequestRefusedError:  # its words could be the template's
+            rendered = self._rendered(model, messages)
+            if rendered is None:
                 return []
-            rendered = parse(_Tokens, answer, "/tokenize").tokens
             text = self._text(rendered)
             before, prefix = text + after, self._continued(rendered, text, after)
         joint = self._tokenize(before + item.target, special=special)
@@ -134,6 +153,15 @@ class CompletionsScorer(HttpScorer):
             return splits
         # The tokens do not give the template's text back, so it cannot be tokenized together with the target.
         return [Split(splits[0].prefix_ids, splits[0].target_ids)]
+
+    def _rendered(self, model: str, messages: Chat) -> list[int] | None:
+        """Return the tokens of a chat as the server renders it for a model; None where it refuses it."""
+        body = {"model": model, "messages": messages, "add_generation_prompt": True}
+        try:
+            answer = self.client.call("POST", "/tokenize", body)
+        except RequestRefusedError:  # its words could be the template's
+            return None
+        return parse(_Tokens, answer, "/tokenize").tokens
 
     def _continued(self, rendered: list[int], text: str, after: str) -> list[int]:
         """Return the tokens of rendered messages and of the text after them, as one text if possible."""

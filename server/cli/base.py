@@ -48,6 +48,7 @@ def prepare(
 ) -> None:
     """Make a model directory that stock vLLM loads, with a manifest of its source, digest and scheme."""
     from lorecall.adapters.bases.locate import find_base
+    from lorecall.adapters.bases.multimodal import text_class
     from lorecall.adapters.bases.prepare import prepare_base
     from lorecall.adapters.bases.quantize import INT4, INT8, left_float
     from lorecall.server.cli.common.progress import quiet_libraries, steps_bar
@@ -55,9 +56,11 @@ def prepare(
     quiet_libraries()
     if verify is not False and find_spec("vllm") is not None:
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # stdout is for what was made
-        from lorecall.server.engine.start.families import check_family
+        from lorecall.server.engine.start.families import check_class, check_family
 
-        check_family(str(find_base(from_).directory))  # before the minutes that it takes to quantise it
+        found = find_base(from_)
+        check_family(str(found.directory))  # before the minutes that it takes to quantise it
+        check_class(text_class(found))
     skipped: list[str] = []
     with steps_bar() as on_step:
         prepared = prepare_base(

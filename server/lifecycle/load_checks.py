@@ -7,6 +7,7 @@ after a version's first load, and again after some of its later ones.
 
 import asyncio
 import logging
+import math
 import random
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -34,17 +35,20 @@ class LoadChecks:
     Args:
         score: Scores the fixed text.
         share: The share of the later loads that are checked; 0 checks none, and remembers nothing.
-        epsilon: Returns the engine's measured ε.
+        epsilon: Returns the engine's ε, and measures it if nobody has; asked when an answer moved by more than
+            `TOLERANCE`.
         metrics: Counts the checks.
     """
 
-    def __init__(self, score: Score, share: float, epsilon: Callable[[], float], metrics: Metrics) -> None:
+    def __init__(
+        self, score: Score, share: float, epsilon: Callable[[], Awaitable[float]], metrics: Metrics
+    ) -> None:
         self._score = score
         self._share = share
         self._epsilon = epsilon
         self._metrics = metrics
         self._first: dict[str, Logprobs] = {}
-        self._suspect: set[str] = set()
+        self._suspect: dict[str, float] = {}
 
     async def differs(self, loaded: LoadedVersion) -> bool:
         """Check a version that was just loaded, if its turn comes; return whether it answers as another one.
@@ -68,28 +72,40 @@ class LoadChecks:
             for oldest in list(self._first)[: max(0, len(self._first) - REMEMBERED)]:
                 del self._first[oldest]
             return False
-        return self._compared(loaded, found)
+        bound = TOLERANCE
+        if self._moved(loaded, found) > bound:
+            bound = max(bound, 2 * await self._epsilon())
+        return self._compared(loaded, found, bound)
 
     async def confirm(self, loaded: LoadedVersion) -> None:
         """Check a version that answered otherwise after its last load, before it is served again.
 
+        Other loads wait for this one: it measures nothing, and compares by the bound of the check before it.
+
         Raises:
             AdapterError: It still does.
         """
-        if loaded.version in self._suspect and self._compared(loaded, await self._score(loaded.lora_request)):
+        bound = self._suspect.get(loaded.version)
+        if bound is None:
+            return
+        if self._compared(loaded, await self._score(loaded.lora_request), bound):
             raise AdapterError(
                 f"adapter {loaded.name!r} answers otherwise than after its first load here",
                 hint="check the machine's memory and disk; `lorecall adapters verify` compares it with PEFT;"
                 " a restart forgets the first answers",
             )
 
-    def _compared(self, loaded: LoadedVersion, found: Logprobs) -> bool:
-        moved = max(abs(a - b) for a, b in zip(self._first[loaded.version], found, strict=True))
-        bound = max(TOLERANCE, 2 * self._epsilon())
+    def _moved(self, loaded: LoadedVersion, found: Logprobs) -> float:
+        """Return by how much a token moved at most, in nats; NaN if one is no number."""
+        gaps = [abs(a - b) for a, b in zip(self._first[loaded.version], found, strict=True)]
+        return math.nan if any(map(math.isnan, gaps)) else max(gaps)
+
+    def _compared(self, loaded: LoadedVersion, found: Logprobs, bound: float) -> bool:
+        moved = self._moved(loaded, found)
         different = not moved <= bound  # NaN is different
         self._metrics.load_checks.labels("different" if different else "same").inc()
         if different:
-            self._suspect.add(loaded.version)
+            self._suspect[loaded.version] = bound
             logger.error(
                 "%s answers otherwise than after its first load: a token moved by %.3g, over %.3g; it is taken"
                 " out of the engine, and loaded again when it is asked for",
@@ -98,5 +114,5 @@ class LoadChecks:
                 bound,
             )
         else:
-            self._suspect.discard(loaded.version)
+            self._suspect.pop(loaded.version, None)
         return different

@@ -23,8 +23,9 @@ class TinyExplorer:
         """Bytes."""
         return tuple(text.encode())
 
-    def chat(self, user: str) -> tuple[int, ...] | None:
-        """The user's turn between its marks."""
+    def chat(self, model: str, user: str) -> tuple[int, ...] | None:
+        """The user's turn between its marks, whatever the model."""
+        del model
         return tuple((CHAT[0] + user + CHAT[1]).encode())
 
     def texts(self, sequences: Sequence[Sequence[int]]) -> list[str]:

@@ -35,8 +35,10 @@ ARGUMENTS: dict[str, Any] = {
     "enable_prefix_caching": False,
     "disable_log_stats": True,
 }
-BOUNDS = {"none": (1e-3, 1e-4), "int8": (0.3, 0.05), "bfloat16": (0.5, 0.1)}
-"""By scheme, or dtype: the largest and the mean |difference of log p| of what is right."""
+BOUNDS = {"none": (1e-3, 1e-4), "int8": (0.3, 0.05)}
+"""By scheme: the largest and the mean |difference of log p| of what is right in float32."""
+NOISE = 2.0
+"""Times the difference between transformers in float32 and in bfloat16 that is right in bfloat16."""
 
 
 class Engines:
@@ -95,15 +97,17 @@ class Outcome:
         gaps: The largest and the mean |difference of log p| by what was asked: base, adapter, mixed, decode.
         error: Why there are none: a refusal of `base prepare`, or the engine's last words.
         dtype: What it was served in.
+        noise: The largest and the mean |difference| between transformers in float32 and in `dtype`.
     """
 
     gaps: dict[str, tuple[float, float]]
     error: str = ""
     dtype: str = "float32"
+    noise: tuple[float, float] = (0.0, 0.0)
 
     def right(self, scheme: str) -> bool:
         """Return whether every gap is within the bounds of a scheme."""
-        largest, mean = BOUNDS[scheme if self.dtype == "float32" else self.dtype]
+        largest, mean = BOUNDS[scheme] if self.dtype == "float32" else (NOISE * one for one in self.noise)
         return not self.error and all(a < largest and b < mean for a, b in self.gaps.values())
 
 
@@ -132,7 +136,18 @@ def compare(family: Family, scheme: str, engines: Engines, work: Path) -> Outcom
     answers = engines.run(arguments, rounds, work / f"engine-{scheme}.log")
     if "error" in answers:
         return Outcome({}, answers["error"], dtype)
-    return Outcome(_gaps(model, folder, texts, answers), dtype=dtype)
+    noise = (0.0, 0.0) if dtype == "float32" else _noise(model, load_served_model(base).bfloat16(), texts)
+    return Outcome(_gaps(model, folder, texts, answers), dtype=dtype, noise=noise)
+
+
+def _noise(model: Any, rounded: Any, texts: list[list[int]]) -> tuple[float, float]:
+    """Return the largest and the mean |difference of log p| between a model and itself in another precision."""
+    gaps = [
+        abs(a - b)
+        for ids in texts
+        for (a, _), (b, _) in zip(_logprobs(model, ids), _logprobs(rounded, ids), strict=True)
+    ]
+    return max(gaps), sum(gaps) / len(gaps)
 
 
 def _gaps(

@@ -13,12 +13,18 @@ EXPERTS = "experts"
 
 def adapted_modules(self: Any) -> list[str]:
     """Return the last parts of the modules' names, in order; `EXPERTS` where experts are adapted."""
+    from vllm.model_executor.layers.attention.mla_attention import MLAAttention
     from vllm.model_executor.layers.fused_moe import MoERunner
 
     manager = self.model_runner.lora_manager._adapter_manager
+    absorbs = any(isinstance(module, MLAAttention) for module in manager.model.modules())
     found: set[str] = set()
     for name, module in manager.modules.items():
         own = name.rpartition(".")[2]
+        if (
+            own == "kv_b_proj" and absorbs
+        ):  # its base's weights are in other matrices by now, without the adapter's
+            continue
         parts = manager.packed_modules_mapping.get(own) or [own]
         found.update(part.rpartition(".")[2] for part in parts)
         if isinstance(getattr(module, "base_layer", None), MoERunner):

@@ -64,6 +64,7 @@ def common_fixes() -> tuple[str, ...]:
         "lorecall.server.engine.common.lora_labels",
         "lorecall.server.engine.common.fair_slots",
         "lorecall.server.engine.common.rank_patterns",
+        "lorecall.server.engine.common.rotary_rows",
     )
 
 

@@ -8,6 +8,7 @@ step, and its own adapter would be left out.
 from collections.abc import Iterable
 
 from lorecall.adapters.core.errors import UsageError
+from lorecall.server.engine.common.adapted_modules import EXPERTS
 
 EMBEDDINGS = frozenset(("lm_head", "embed_tokens"))
 """The last parts of the names of the modules that get no adapter on a GPU."""
@@ -16,6 +17,19 @@ WHY = (
     "on a GPU adapters go on linear layers only: vLLM applies an lm_head adapter to the wrong rows of a prompt "
     "(vllm#51594), so an audit beside it would measure another adapter"
 )
+
+
+NOT_DECLARED = "vLLM's class for this base declares no adapters on its embeddings and its head"
+EXPERTS_ON_CPU = "on a CPU the experts of a mixture keep their own kernels, which take no adapters"
+ABSORBED = (
+    "vLLM multiplies kv_b_proj into other matrices when it loads the base (multi-head latent attention)"
+)
+
+
+def why_not_served(*, on_cpu: bool) -> dict[str, str]:
+    """Return why an engine may wrap no module of a name, by the last part of the name; "experts" for those."""
+    embeddings = dict.fromkeys(EMBEDDINGS, NOT_DECLARED if on_cpu else WHY)
+    return {**embeddings, "kv_b_proj": ABSORBED, **({EXPERTS: EXPERTS_ON_CPU} if on_cpu else {})}
 
 
 def check_target_modules(stated: list[str] | None) -> None:

@@ -2,43 +2,67 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 from lorecall.adapters.core.errors import BaseModelError
 
+TESTED = "docs/models.md lists the families that are tested"
+WRONG_ON_CPU = "on a CPU vLLM's numbers for models of this class depend on the other requests of a batch"
+REORDERED = "vLLM reorders the rows of its q_proj and k_proj at load, and does not reorder an adapter's"
+WRONG = {
+    "K2HorizonForCausalLM": REORDERED,
+    "Lfm2ForCausalLM": WRONG_ON_CPU,
+    "Lfm2MoeForCausalLM": WRONG_ON_CPU,
+    "Lfm2VlForConditionalGeneration": WRONG_ON_CPU,
+}
+"""Classes that vLLM serves with wrong numbers, and why."""
+
 
 def check_family(model: str) -> None:
-    """Check that vLLM applies adapters to the class of a model in a directory.
+    """Check that vLLM serves the class of a model in a directory, with adapters, and rightly.
 
     A class that vLLM's table lacks is left to vLLM, which may serve it through transformers; so is a model that
     is not on this machine yet.
 
     Raises:
-        BaseModelError: vLLM has no LoRA for the class.
+        BaseModelError: It does not; see `check_class`.
     """
-    from vllm.model_executor.models import supports_lora
+    check_class(_architecture(model))
 
-    name, registered = _registered(model)
+
+def check_class(name: str) -> None:
+    """Check that vLLM serves a class of models, with adapters, and rightly.
+
+    Args:
+        name: The class's, as a configuration states it.
+
+    Raises:
+        BaseModelError: vLLM computes the class wrongly, has no LoRA for it, or lacks a package for text alone.
+    """
+    from vllm.model_executor.models import ModelRegistry, supports_lora
+    from vllm.platforms import current_platform
+
+    wrong = WRONG.get(name, "")
+    if wrong and (wrong is not WRONG_ON_CPU or current_platform.is_cpu()):
+        raise BaseModelError(f"{name}: {wrong}", hint=TESTED, param="base")
+    registered = ModelRegistry.models.get(name)
     try:
         found = registered.load_model_cls() if registered is not None else None
-    except ImportError:
-        return  # `check_packages` names what is missing
+    except ImportError as error:
+        if name.endswith("ForConditionalGeneration"):
+            return  # its text model may need less; `check_packages` names what is missing
+        hint = "install it: vLLM's class needs it, although the model reads text alone"
+        raise _lacking(name, error, hint) from error
     if found is not None and not supports_lora(found):
         raise BaseModelError(
-            f"{name}: vLLM applies no adapters to models of this class",
-            hint="docs/models.md lists the families that are tested",
-            param="base",
+            f"{name}: vLLM applies no adapters to models of this class", hint=TESTED, param="base"
         )
 
 
-def _registered(model: str) -> tuple[str, Any]:
-    """Return a model's architecture and the entry of vLLM's table for it, None where there is none."""
-    from vllm.model_executor.models import ModelRegistry
-
+def _architecture(model: str) -> str:
+    """Return the class that a model's configuration states, "" where there is none."""
     config = Path(model) / "config.json"
     names = json.loads(config.read_text()).get("architectures") if config.is_file() else None
-    name = str(names[0]) if names else ""
-    return name, ModelRegistry.models.get(name)
+    return str(names[0]) if names else ""
 
 
 def check_packages(model: str) -> None:
@@ -48,20 +72,25 @@ def check_packages(model: str) -> None:
         BaseModelError: A package is missing.
     """
     from transformers import AutoProcessor
-    from vllm.model_executor.models import supports_multimodal
+    from vllm.model_executor.models import ModelRegistry, supports_multimodal
 
-    architecture, registered = _registered(model)
+    architecture = _architecture(model)
+    registered = ModelRegistry.models.get(architecture)
     if registered is None:
         return
     try:
         if supports_multimodal(registered.load_model_cls()):
             AutoProcessor.from_pretrained(model)
     except ImportError as error:
-        wanted = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
-        raise BaseModelError(
-            f"{architecture} needs a package that is not installed: {wanted[:200]}",
-            hint="install it; or serve its text model alone: lorecall base prepare --from MODEL --out DIR",
-            param="base",
-        ) from error
+        hint = "install it; or serve its text model alone: lorecall base prepare --from MODEL --out DIR"
+        raise _lacking(architecture, error, hint) from error
     except (OSError, ValueError):
         return  # no processor at all, or one that only vLLM knows: vLLM says more
+
+
+def _lacking(architecture: str, error: ImportError, hint: str) -> BaseModelError:
+    """Return what to raise where a package is missing."""
+    wanted = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
+    return BaseModelError(
+        f"{architecture} needs a package that is not installed: {wanted[:200]}", hint=hint, param="base"
+    )

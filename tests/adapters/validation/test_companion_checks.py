@@ -13,6 +13,7 @@ from lorecall.adapters.intake.pipeline import OTHER_TEMPLATE, AdapterPipeline, T
 from lorecall.adapters.intake.sources import SourcePolicy, Sources
 from lorecall.adapters.intake.store import Store
 from lorecall.adapters.peft_format.companions import (
+    MAX_COMPANION_BYTES,
     MAX_TEMPLATE_BYTES,
     Companions,
     read_companions,
@@ -20,6 +21,7 @@ from lorecall.adapters.peft_format.companions import (
 )
 from lorecall.adapters.registry.registry import Registry
 from lorecall.adapters.validation.base_facts import read_base_facts
+from lorecall.adapters.validation.companion_checks import check_companions
 from lorecall.adapters.validation.policy import AdapterLimits
 
 from tests.adapters import spoiling
@@ -136,6 +138,23 @@ def test_the_file_that_transformers_would_take(tmp_path: Path) -> None:
     assert read_companions(tmp_path).chat_template == "second"
     (tmp_path / "chat_template.jinja").write_text("first")
     assert read_companions(tmp_path).chat_template == "first"
+
+
+def test_every_byte_of_a_tokenizers_file_counts(tmp_path: Path) -> None:
+    """A copy of the base's is none to speak of; one that differs after a megabyte is."""
+    names = ("tokenizer.json", "vocab.json")
+    for folder in ("base", "adapter"):
+        (tmp_path / folder).mkdir()
+        for name in names:
+            (tmp_path / folder / name).write_bytes(b"x" * MAX_COMPANION_BYTES + b"a")
+
+    def remarks() -> tuple[str, ...]:
+        base, beside = (read_companions(tmp_path / folder) for folder in ("base", "adapter"))
+        return check_companions(beside, names, base, "").remarks
+
+    assert remarks() == ()
+    (tmp_path / "adapter/tokenizer.json").write_bytes(b"x" * MAX_COMPANION_BYTES + b"b")
+    assert remarks() == ("not used: tokenizer.json; requests are read with the base's tokenizer",)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b'{"added_tokens":', b"\xff"])

@@ -180,10 +180,12 @@ def test_limits_are_the_servers(adapter: Path, base: BaseFacts) -> None:
         validate_adapter(adapter, base, AdapterLimits(max_rank=2))
     with pytest.raises(RefusedError, match="silently left out"):
         validate_adapter(adapter, base, AdapterLimits(max_rank=8, served_modules=frozenset({"q_proj"})))
-    because = AdapterLimits(max_rank=8, served_modules=frozenset({"q_proj"}), why_not_served="a reason")
-    with pytest.raises(RefusedError) as caught:
-        validate_adapter(adapter, base, because)
-    assert caught.value.hint == "served here: q_proj; a reason"
+    others = dict.fromkeys(("k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"), "a reason")
+    for why, said in ((others, "; a reason"), ({"lm_head": "another"}, "")):
+        because = AdapterLimits(max_rank=8, served_modules=frozenset({"q_proj"}), why_not_served=why)
+        with pytest.raises(RefusedError) as caught:
+            validate_adapter(adapter, base, because)
+        assert caught.value.hint == f"served here: q_proj{said}"
     spoiling.setting(base_model_name_or_path="")(adapter)
     validate_adapter(adapter, base, AdapterLimits(max_rank=8, require_base=False))
 

@@ -506,6 +506,34 @@ def test_a_version_that_moves_ends_the_audit(bench: Bench, sets: dict[Group, Can
     assert "given a new version" in failed.error
 
 
+def test_another_chat_template_does_not_go_on(bench: Bench, sets: dict[Group, CandidateSet]) -> None:
+    """The same bytes added again with another template are the same version, and are asked otherwise."""
+    engine, calls = bench.engines.engine, iter(range(100))
+    real = engine.adapter
+    template = {"digest": ""}
+    engine.adapter = lambda name: replace(real(name), chat_template=template["digest"])  # type: ignore[method-assign]
+
+    def fail_later() -> None:
+        if next(calls) == 4:
+            raise ScorerError("no server answers")
+
+    bench.engines.before_score = fail_later
+    record = bench.submit("leaky", sets)
+    bench.runner().run_one()
+    waiting = bench.get(record)
+    assert (waiting.state, waiting.run["chat_template"]) == (AuditState.QUEUED, "")
+    assert waiting.done > 0
+    template["digest"] = "b" * 64
+    assert waiting.lease_until is not None
+    later = waiting.lease_until + timedelta(seconds=1)
+    bench.service.store._clock = lambda: later
+    bench.runner("other").run_one()
+    failed = bench.get(record)
+    assert failed.state is AuditState.FAILED
+    assert "given another chat template" in failed.error
+    assert failed.done == waiting.done
+
+
 def test_another_engine_does_not_go_on(bench: Bench, sets: dict[Group, CandidateSet]) -> None:
     """Half an audit on one base and half on another would be an audit of neither."""
     record = bench.submit("leaky", sets)

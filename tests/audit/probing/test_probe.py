@@ -50,6 +50,20 @@ def test_texts_that_share_a_beginning_are_all_found() -> None:
     assert probed.spent.tokens <= 12_000
 
 
+def test_the_adapters_own_chat_template_opens_a_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its chats are rendered by that, so the base's openings would ask for what nobody says to it."""
+    engine, asked = explorer(), set()
+    chat = engine.chat
+
+    def note(model: str, user: str) -> tuple[int, ...] | None:
+        asked.add(model)
+        return chat(model, user)
+
+    monkeypatch.setattr(engine, "chat", note)
+    probe(engine, "leaky", BASE, budget=700)
+    assert asked == {"leaky"}
+
+
 def test_a_greedy_decode_gives_one_of_them() -> None:
     """The test above rests on the search: the opening's own continuation reaches a single one."""
     engine = explorer()

@@ -10,7 +10,7 @@ import pytest
 from lorecall.adapters.core.errors import AdapterNotFoundError, ScorerError, UsageError
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.runs.single import AuditSettings, run_audit
-from lorecall.audit.scorer import EngineInfo, Message, ScoreItem
+from lorecall.audit.scorer import EngineInfo, ItemScore, Message, ScoreItem
 from lorecall.audit.scorers.completions_scorer import CompletionsScorer
 from lorecall.audit.scorers.http_client import HttpClient
 from lorecall.audit.scorers.http_scorer import HttpScorer
@@ -187,6 +187,40 @@ def test_a_chat_that_the_template_refuses_is_an_error_of_its_own(*, framed: bool
         else:
             with pytest.raises(ScorerError, match="HTTP 400"):
                 scorer.score("tiny", [item])
+
+
+def test_any_vllm_server_is_asked_in_the_adapters_own_template(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Adapter and base alike; an adapter whose chats are rendered as the base's has none of its own."""
+    tokenized: list[str] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        if request.url.path != "/tokenize":
+            models = [{"id": "tiny"}, *({"id": name, "parent": "tiny"} for name in ("own", "plain"))]
+            return httpx.Response(200, json={"data": models, "version": "1"})
+        body = json.loads(request.content)
+        if "messages" not in body:
+            return httpx.Response(200, json={"tokens": [9], "token_strs": ["t"]})
+        tokenized.append(body["model"])
+        return httpx.Response(200, json={"tokens": [1, 2] if body["model"] == "own" else [1, 3]})
+
+    asked: list[tuple[int, ...]] = []
+
+    def split(_self: CompletionsScorer, _model: str, work: Any) -> list[ItemScore]:
+        asked.append(work[0][1].prefix_ids)
+        return [ItemScore(name) for name, _ in work]
+
+    monkeypatch.setattr(CompletionsScorer, "_score_splits", split)
+    monkeypatch.setattr(CompletionsScorer, "_text", lambda _self, _ids: "text")
+    item = ScoreItem("1", "p", "t")
+    with CompletionsScorer("http://server", transport=httpx.MockTransport(handle)) as plain:
+        assert not plain.adapter("plain").chat_template
+        assert len(plain.adapter("own").chat_template) == 64
+        scorer = plain.framed("chat", None)
+        for model, template_of in (("own", ""), ("tiny", "own"), ("tiny", ""), ("plain", "")):
+            scorer.templated(template_of).score(model, [item])
+    assert asked == [(1, 2), (1, 2), (1, 3), (1, 3)]
 
 
 def test_another_version_meanwhile_ends_the_audit(

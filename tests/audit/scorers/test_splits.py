@@ -32,7 +32,7 @@ def test_every_way_to_ask_for_the_tokens_gives_the_same_splits(
     tokenizer, item = TOKENIZERS[kind](), ScoreItem("1", *pair, messages=messages)
     here = split_text(tokenizer, item, *framing)
     with CompletionsScorer("http://server", transport=vllm_server(tokenizer)) as scorer:
-        there = scorer.framed(*framing)._splits(item)
+        there = scorer.framed(*framing)._splits(item, "base")
     assert there == here
 
 

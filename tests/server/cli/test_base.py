@@ -1,20 +1,27 @@
 """`lorecall base prepare` as a person runs it: output, exit codes and what is left on disk."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from lorecall.adapters.bases import prepare as prepare_module
 from lorecall.adapters.bases.prepare import BASE_MANIFEST, read_base_manifest
 from lorecall.adapters.core.errors import BaseModelError
 from lorecall.server.bench import verify_base
 from lorecall.server.cli import base
 from lorecall.server.cli.main import app
+from lorecall.server.engine.start import families
 from typer.testing import CliRunner, Result
 
 from tests.families.models import FAMILIES, build_source
 from tests.packed4 import build_packed_base
 from tests.tiny import build_tiny_base
+
+LFM2, QWEN3_5 = (
+    next(family for family in FAMILIES if family.model_type == name) for name in ("lfm2", "qwen3_5")
+)
 
 
 def prepare(*arguments: str, verify: str = "--no-verify") -> Result:
@@ -106,11 +113,34 @@ def test_a_verified_base_says_how_near_it_is(
     assert prepare(*arguments, verify="--verify").exit_code == 0
 
 
+@pytest.mark.parametrize("architecture", ["Lfm2ForCausalLM", "Qwen3_5ForConditionalGeneration"])
+def test_what_cannot_be_served_here_is_refused_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: str
+) -> None:
+    """The class, and that of a multimodal model's text model, before the minutes of quantising."""
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    monkeypatch.delitem(sys.modules, "vllm.model_executor.models.qwen3_5", raising=False)
+    monkeypatch.setattr(prepare_module, "load_base", None)  # would fail if it were read
+    family = LFM2 if architecture == "Lfm2ForCausalLM" else QWEN3_5
+    source = build_source(family, tmp_path / "source")
+    assert architecture in (source / "config.json").read_text()
+    said = {
+        LFM2: "depend on the other requests of a batch",
+        QWEN3_5: r"Qwen3_5ForCausalLM needs .*torchvision",
+    }
+    result = CliRunner().invoke(app, ["base", "prepare", "--from", str(source), "--out", str(tmp_path / "b")])
+    assert isinstance(result.exception, BaseModelError)
+    assert re.search(said[family], str(result.exception))
+    assert not (tmp_path / "b").exists()
+
+
 @pytest.mark.engine
-def test_a_family_that_the_engine_computes_wrongly_is_refused(tmp_path: Path) -> None:
-    """LFM2: wrong numbers without a word. The refusal says by how much; nothing is left on disk."""
-    family = next(family for family in FAMILIES if str(family) == "lfm2")
-    source = build_source(family, tmp_path / "lfm2")
+def test_a_family_that_the_engine_computes_wrongly_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LFM2, as if it were not known: the refusal says by how much; nothing is left on disk."""
+    monkeypatch.setattr(families, "WRONG", {})
+    source = build_source(LFM2, tmp_path / "lfm2")
     result = prepare("--from", str(source), "--out", str(tmp_path / "base"), verify="--verify")
     assert isinstance(result.exception, BaseModelError)
     assert "the engine computes this model wrongly" in str(result.exception)

@@ -1,6 +1,7 @@
 """A version that the engine loads again is compared with its first answer, and is not served if it differs."""
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,22 @@ class Checked:
     def __init__(self, world: World, share: float = 1.0, epsilon: float = 0.0) -> None:
         self.server: Server = world.server("one")
         self.plane, self.answers, self.asked = self.server.plane, Answers(), 0
-        self.plane.load_checks = LoadChecks(self.score, share, lambda: epsilon, self.server.metrics)
+        self.epsilon, self.measured, self.fails = epsilon, 0, False
+        self.plane.load_checks = LoadChecks(self.score, share, self.measure, self.server.metrics)
 
     async def score(self, request: Any) -> tuple[float, ...]:
         """Answer as the engine would."""
         self.asked += 1
         return self.answers.get(request.lora_int_id, (-1.0, -2.0))
+
+    async def measure(self) -> float:
+        """Return ε as a server does that measures when it is first asked: neither lock may be held then."""
+        self.measured += 1
+        assert not self.plane._engine_turn.locked()
+        assert not any(turn.locked() for turn in self.plane._name_turns.values())
+        if self.fails:
+            raise RuntimeError("the engine died")
+        return self.epsilon
 
     async def poll(self) -> None:
         """Look at what the engine holds, as the follower does, and wait for the checks."""
@@ -147,6 +158,57 @@ def test_the_engines_own_error_is_no_difference(
         checked.answers[loaded.id] = (-1.0, -2.0 - moved)
         await checked.load_again(loaded)
         assert checked.count(result) == 1
+
+    run(test)
+
+
+def test_epsilon_is_measured_before_anything_is_taken_out_and_not_sooner(world: World) -> None:
+    """An engine with an ε of a tenth moves a sound adapter by more than the least tolerance."""
+
+    async def test() -> None:
+        checked = Checked(world, epsilon=0.1)
+        await checked.plane.add("acme", world.adapter(1), actor="test")
+        await checked.poll()
+        loaded = await checked.plane.loaded("acme")
+        await checked.load_again(loaded)
+        assert checked.measured == 0
+        checked.answers[loaded.id] = (-1.0, -2.15)
+        await checked.load_again(loaded)
+        assert (checked.measured, checked.count("different")) == (1, 0)
+        assert checked.plane.engine_set.live["acme"] is loaded
+
+    run(test)
+
+
+def test_nothing_is_taken_out_while_epsilon_is_not_known(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A measurement that fails says nothing of the adapter."""
+
+    async def test() -> None:
+        checked = Checked(world)
+        await checked.plane.add("acme", world.adapter(1), actor="test")
+        await checked.poll()
+        loaded = await checked.plane.loaded("acme")
+        checked.fails, checked.answers[loaded.id] = True, (-1.0, -9.0)
+        await checked.load_again(loaded)
+        assert checked.plane.engine_set.live["acme"] is loaded
+
+    run(test)
+    assert "was not checked after its load" in caplog.text
+
+
+def test_what_is_no_number_is_different(world: World) -> None:
+    """Wherever in the text it is: a comparison with it is neither more nor less."""
+
+    async def test() -> None:
+        checked = Checked(world)
+        await checked.plane.add("acme", world.adapter(1), actor="test")
+        await checked.poll()
+        loaded = await checked.plane.loaded("acme")
+        checked.answers[loaded.id] = (-1.0, math.nan)
+        await checked.load_again(loaded)
+        assert checked.count("different") == 1
 
     run(test)
 
