@@ -64,7 +64,9 @@ class AdapterSpool:
             target.mkdir()
             for name in _present(source):
                 (target / name).hardlink_to(source / name)
-        except OSError:  # a store that may not be written to, no links here, or a version that was just deleted
+        except (
+            OSError
+        ):  # a store that may not be written to, no links here, or a version that was just deleted
             if target is not None:
                 shutil.rmtree(target, ignore_errors=True)
             return None
