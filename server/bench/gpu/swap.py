@@ -129,10 +129,11 @@ def largest_gap(server: HttpServer, name: str, prompt: tuple[int, ...], tokens: 
     answer = server.http.post("/v1/completions", json=body)
     answer.raise_for_status()
     rows = answer.json()["choices"][0]["prompt_logprobs"][len(prompt) :]
-    return max(
-        max(one["logprob"] for one in row.values()) - row[str(token)]["logprob"]
+    gaps = (
+        max(float(one["logprob"]) for one in row.values()) - float(row[str(token)]["logprob"])
         for row, token in zip(rows, tokens, strict=True)
     )
+    return max(gaps)
 
 
 def _add(server: HttpServer, name: str, source: str) -> None:

@@ -208,8 +208,14 @@ def test_a_certified_text_that_is_not_decoded_is_counted() -> None:
 
 def test_a_stream_of_two_versions_is_found() -> None:
     """One that is neither version's own: each of them would have chosen another token somewhere."""
-    first, second, both, mixed = (((1,), (number,)) for number in range(4))
-    behind = {first: (0.1, 9.0), second: (7.0, 0.0), both: (0.0, 0.0), mixed: (3.0, 4.0)}
+    streams: list[swap.Stream] = [((1,), (number,)) for number in range(4)]
+    first, second, both, mixed = streams
+    behind: dict[swap.Stream, tuple[float, ...]] = {
+        first: (0.1, 9.0),
+        second: (7.0, 0.0),
+        both: (0.0, 0.0),
+        mixed: (3.0, 4.0),
+    }
     found = swap.judge([first, first, second, both, mixed], behind, swaps=6)
     assert (found.by, found.mixed) == ((2, 1, 1), 1)
     assert found.as_markdown()[-1] == "| 5 | 6 | 2 | 1 | 1 | 1 |"
