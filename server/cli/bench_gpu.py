@@ -1,5 +1,7 @@
 """`lorecall bench-gpu`: everything that only a GPU can show, in one command."""
 
+import signal
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -47,6 +49,7 @@ def bench_gpu(
     from lorecall.server.bench.gpu.stages import page_of, run_stages
     from lorecall.server.bench.report import machine, machine_line
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # or the stage would go on
     limit = SECONDS if seconds is None else seconds
     folder = (work or Path(tempfile.mkdtemp(prefix="lorecall-gpu-"))).absolute()
     stages = gpu_stages(folder, rehearse=rehearse, attention=attention_backend, stretch=limit / SECONDS)
