@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lorecall.server.bench.material import random_prompts, write_random_adapter
+from lorecall.server.bench.material import VOCABULARY, random_prompts, write_random_adapter
 from lorecall.server.bench.paired import Row, compare, measure
 from lorecall.server.bench.processes.host import EngineDiedError, EngineHost
 from lorecall.server.engine.start.environment import served_dtype
@@ -53,9 +53,11 @@ def make_adapters(work: Path, base: Path, count: int, dtype: str) -> list[dict[s
     return [{"name": path.name, "id": n, "path": str(path)} for n, path in enumerate(paths, 1)]
 
 
-def rate(engine: EngineHost, load: Load, adapters: list[dict[str, Any]]) -> float:
+def rate(
+    engine: EngineHost, load: Load, adapters: list[dict[str, Any]], vocabulary: int = VOCABULARY
+) -> float:
     """Return tokens per second of one batch, its requests spread over the adapters; [] is the base."""
-    prompts = random_prompts(load.requests, load.prompt, seed=load.requests)
+    prompts = random_prompts(load.requests, load.prompt, load.requests, vocabulary)
     requests = [
         {
             "ids": ids,

@@ -7,11 +7,15 @@ from typing import Any
 
 MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
+VOCABULARY = 40_000
+"""Token ids of the prompts, unless a base has fewer."""
 
-def random_prompts(count: int, length: int, seed: int, vocabulary: int = 40_000) -> list[list[int]]:
+
+def random_prompts(count: int, length: int, seed: int, vocabulary: int = VOCABULARY) -> list[list[int]]:
     """Return `count` prompts of `length` token ids, the same for the same seed."""
     draw = random.Random(seed)  # noqa: S311  (not for secrets)
-    return [[draw.randrange(1000, vocabulary) for _ in range(length)] for _ in range(count)]
+    low = min(1000, vocabulary // 2)  # special tokens come first
+    return [[draw.randrange(low, vocabulary) for _ in range(length)] for _ in range(count)]
 
 
 def module_widths(config: dict[str, Any]) -> dict[str, tuple[int, int]]:
@@ -31,7 +35,9 @@ def module_widths(config: dict[str, Any]) -> dict[str, tuple[int, int]]:
     }
 
 
-def write_random_adapter(path: Path, base: Path, rank: int, seed: int, dtype: str = "float32") -> Path:
+def write_random_adapter(
+    path: Path, base: Path, rank: int, seed: int, dtype: str = "float32", scale: float = 0.02
+) -> Path:
     """Write a PEFT adapter with small random weights on every linear module of a Llama-like base.
 
     Args:
@@ -40,6 +46,7 @@ def write_random_adapter(path: Path, base: Path, rank: int, seed: int, dtype: st
         rank: LoRA rank.
         seed: Seed of the weights.
         dtype: Their dtype, a name of torch's.
+        scale: The standard deviation of both factors.
     """
     import torch
     from safetensors.torch import save_file
@@ -51,8 +58,8 @@ def write_random_adapter(path: Path, base: Path, rank: int, seed: int, dtype: st
         for module, (d_in, d_out) in module_widths(config).items():
             block = "mlp" if module in ("gate_proj", "up_proj", "down_proj") else "self_attn"
             name = f"base_model.model.model.layers.{layer}.{block}.{module}"
-            tensors[f"{name}.lora_A.weight"] = 0.02 * torch.randn(rank, d_in, generator=generator)
-            tensors[f"{name}.lora_B.weight"] = 0.02 * torch.randn(d_out, rank, generator=generator)
+            tensors[f"{name}.lora_A.weight"] = scale * torch.randn(rank, d_in, generator=generator)
+            tensors[f"{name}.lora_B.weight"] = scale * torch.randn(d_out, rank, generator=generator)
     tensors = {name: tensor.to(getattr(torch, dtype)) for name, tensor in tensors.items()}
     path.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path / "adapter_model.safetensors")

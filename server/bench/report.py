@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -69,12 +70,17 @@ class Result:
             METHOD.format(rounds=self.rounds),
         ]
         for title, rows in self.sections.items():
-            lines += ["", f"## {title}", "", HEADER, *map(_line, rows)]
+            lines += ["", f"## {title}", "", *rows_table(rows)]
         for title, table in self.tables.items():
             lines += ["", f"## {title}", "", *table]
         if self.notes:
             lines += ["", "## Notes", "", *(f"- {note}" for note in self.notes)]
         return "\n".join(lines) + "\n"
+
+
+def rows_table(rows: Sequence[Row]) -> list[str]:
+    """Return the lines of a Markdown table of rows."""
+    return [*HEADER.splitlines(), *map(_line, rows)]
 
 
 def _line(row: Row) -> str:

@@ -8,12 +8,13 @@ same server, and lm-evaluation-harness's `local-completions` log-likelihood wher
 import importlib.util
 import json
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lorecall.server.bench.material import random_prompts
+from lorecall.server.bench.material import VOCABULARY, random_prompts
 from lorecall.server.bench.paired import Row, compare, measure
 from lorecall.server.bench.processes.memory import worker_mib
 from lorecall.server.bench.processes.serving import HttpServer
@@ -39,13 +40,13 @@ class Texts:
     target_tokens: int
 
 
-def make_texts(base: Path, seed: int = 7) -> Texts:
+def make_texts(base: Path, seed: int = 7, items: int = ITEMS) -> Texts:
     """Return random texts whose tokenization has its boundary between prefix and target."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(base)
     pairs, ids, tokens = [], [], 0
-    for words in random_prompts(ITEMS, PREFIX_WORDS + TARGET_WORDS, seed, len(tokenizer)):
+    for words in random_prompts(items, PREFIX_WORDS + TARGET_WORDS, seed, VOCABULARY):
         text = [f" w{number % 9973}" for number in words]
         prefix, target = "".join(text[:PREFIX_WORDS]), "".join(text[PREFIX_WORDS:])
         pairs.append((prefix, target))
@@ -61,10 +62,8 @@ def bench_scoring(base: Path, work: Path, rounds: int) -> tuple[list[Row], list[
     server = HttpServer(base, work / "scoring.log", FLAGS, environ={"LORECALL_STORE": str(work / "store")})
     notes: list[str] = []
     try:
-        head = head_seconds(base, texts.target_tokens)
-        variants: dict[str, Any] = {
-            "limit": lambda: texts.target_tokens / (_prefill(server, texts) + head()),
-            "/v1/score": lambda: texts.target_tokens / _score(server, texts),
+        variants = {
+            **_limit_and_ours(server, base, texts),
             "/v1/completions echo": lambda: texts.target_tokens / _echo(server, texts),
         }
         if importlib.util.find_spec("lm_eval") is None:
@@ -83,18 +82,37 @@ def bench_scoring(base: Path, work: Path, rounds: int) -> tuple[list[Row], list[
     return rows, notes
 
 
-def head_seconds(base: Path, rows: int) -> Any:
-    """Return a function that times the bare `lm_head` product of `rows` rows on this machine."""
+def against_limit(server: HttpServer, base: Path, texts: Texts, rounds: int) -> Row:
+    """Measure `/v1/score` of a server that runs against its limit."""
+    rates = measure(rounds, _limit_and_ours(server, base, texts))
+    return compare(rates, "/v1/score", "limit", f"target tok/s, {len(texts.pairs)} items", 0.90)
+
+
+def _limit_and_ours(server: HttpServer, base: Path, texts: Texts) -> dict[str, Callable[[], float]]:
+    head = head_seconds(base, texts.target_tokens)
+    return {
+        "limit": lambda: texts.target_tokens / (_prefill(server, texts) + head()),
+        "/v1/score": lambda: texts.target_tokens / _score(server, texts),
+    }
+
+
+def head_seconds(base: Path, rows: int) -> Callable[[], float]:
+    """Return a function that times the bare `lm_head` product of `rows` rows on this machine's GPU or CPU."""
     import torch
+
+    gpu = torch.cuda.is_available()
+    kind: dict[str, Any] = {"device": "cuda", "dtype": torch.bfloat16} if gpu else {}
 
     config = json.loads((base / "config.json").read_text())
     width, vocabulary = config["hidden_size"], config["vocab_size"]
-    hidden, head = torch.randn(rows, width), torch.randn(vocabulary, width)
+    hidden, head = torch.randn(rows, width, **kind), torch.randn(vocabulary, width, **kind)
 
     def seconds() -> float:
         start = time.perf_counter()
         for part in hidden.split(256):
             torch.nn.functional.linear(part, head)
+        if gpu:
+            torch.cuda.synchronize()
         return time.perf_counter() - start
 
     return seconds

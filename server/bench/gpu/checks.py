@@ -1,35 +1,93 @@
-"""Two checks on one engine: requests of a mixed batch answer as alone, and what scoring certifies is decoded.
+"""Checks of what an engine computes: against transformers, of mixed batches, and of what scoring certifies."""
 
-Run as `python -m lorecall.server.bench.gpu.checks isolation|decoding --base DIR --out DIR`.
-"""
-
-import argparse
-import sys
-from pathlib import Path
 from typing import Any
 
-from lorecall.adapters.core.atomic_file import write_whole
-from lorecall.server.bench.lora import ENGINE, RANK
+from lorecall.adapters.bases.prepare import QUANTIZE
+from lorecall.audit.judging.epsilon import TEXTS
+from lorecall.server.bench.gpu.setting import Setting
+from lorecall.server.bench.lora import RANK
 from lorecall.server.bench.material import random_prompts, write_random_adapter
-from lorecall.server.bench.processes.host import EngineHost
-from lorecall.server.engine.start.environment import prepare_environment, served_dtype
+from lorecall.server.bench.parity import HEADER, measure_parity, measure_rounding
+from lorecall.server.bench.processes.host import EngineDiedError, EngineHost
+from lorecall.server.bench.verify_base import why_not
 
 ADAPTERS = 4
 PROMPT, GENERATE = 24, 16
+ALONE = 64
+"""Requests of the mixed batch that are asked alone as well, one after the other."""
+
 CERTIFIED = -0.6931
 """log p over which greedy decoding has no other choice: p > 1/2."""
+
+BATCH_INVARIANT = {"VLLM_BATCH_INVARIANT": "1"}
 
 Request = dict[str, Any]
 
 
+def parity(setting: Setting) -> None:
+    """Compare every scheme, alone and through an adapter, with transformers and PEFT; a page that grows.
+
+    Raises:
+        EngineDiedError: No engine of any scheme answered.
+    """
+    from transformers import AutoTokenizer
+
+    lines, done = HEADER.splitlines(), 0
+    setting.notes.append("parity: the engines ran eagerly, which starts faster; there is one for each scheme")
+    for scheme in setting.sizes.schemes:
+        base = setting.base(scheme)
+        if reason := why_not(base, QUANTIZE[scheme]):
+            setting.notes.append(f"{scheme}: not compared: {reason}")
+            continue
+        ids = [token for text in TEXTS for token in AutoTokenizer.from_pretrained(base).encode(text)]
+        adapter = write_random_adapter(setting.work / f"parity-{scheme}", base, RANK, seed=1)
+        try:
+            engine = setting.engine(
+                base, f"parity-{scheme}", enable_lora=True, max_lora_rank=RANK, enforce_eager=True
+            )
+            try:
+                for through, path in (("base", None), (f"adapter of rank {RANK}", adapter)):
+                    lines.append(measure_parity(engine, base, path, ids).as_markdown(scheme, through))
+                    about = f"{through}; no engine, float32 against float64"
+                    lines.append(measure_rounding(base, path, ids).as_markdown(scheme, about))
+            finally:
+                engine.close()
+            done += 1
+        except EngineDiedError as error:
+            setting.notes.append(f"{scheme}: {' '.join(error.message.split())[:300]}".replace("|", "\\|"))
+        setting.page("parity", lines)
+    if done == 0:
+        raise EngineDiedError("no engine answered; the page says why")
+
+
+def one_engine(setting: Setting) -> None:
+    """Run `isolation` and `decoding` on one engine; write a page after each."""
+    engine, adapters, prompts = _start(setting)
+    try:
+        setting.page("isolation", isolation(engine, adapters, prompts).splitlines())
+        setting.notes.clear()
+        setting.page("decoding", decoding(engine, adapters, prompts).splitlines())
+    finally:
+        engine.close()
+
+
+def invariant(setting: Setting) -> None:
+    """Run `isolation` on an engine with VLLM_BATCH_INVARIANT=1, whose answers should have the same bits."""
+    engine, adapters, prompts = _start(setting, environ=BATCH_INVARIANT)
+    try:
+        setting.page("invariant", isolation(engine, adapters, prompts).splitlines())
+    finally:
+        engine.close()
+
+
 def isolation(engine: EngineHost, adapters: list[Request | None], prompts: list[list[int]]) -> str:
-    """Ask each prompt alone and all in one batch; return the lines of a table: the same tokens, largest move."""
+    """Ask all prompts in one batch, and the first alone; return a table: the same tokens, the largest move."""
     requests = [
         {"ids": ids, "max_tokens": GENERATE, "logprobs": 0, "adapter": adapters[number % len(adapters)]}
         for number, ids in enumerate(prompts)
     ]
-    alone = [engine.run([request])[0] for request in requests]
-    together = engine.run(requests)
+    alone = [engine.run([request])[0] for request in requests[:ALONE]]
+    together = engine.run(requests)[:ALONE]
     same = sum(one["ids"] == other["ids"] for one, other in zip(alone, together, strict=True))
     bits = sum(one["logprobs"] == other["logprobs"] for one, other in zip(alone, together, strict=True))
     moves = [
@@ -39,17 +97,17 @@ def isolation(engine: EngineHost, adapters: list[Request | None], prompts: list[
         for a, b in zip(one["logprobs"], other["logprobs"], strict=True)
     ]
     return (
-        "| requests | adapters and base | same tokens as alone | same bits | largest \\|Δ log p\\| |\n"
-        "|---|---|---|---|---|\n"
-        f"| {len(requests)} | {len(adapters)} | {same} | {bits} | {max(moves, default=0.0):.1e} |"
+        "| requests | in a batch of | adapters and base | same tokens | same bits | largest \\|Δ log p\\| |\n"
+        "|---|---|---|---|---|---|\n"
+        f"| {len(alone)} | {len(requests)} | {len(adapters)} | {same} | {bits} | {max(moves, default=0.0):.1e} |"
     )
 
 
 def decoding(engine: EngineHost, adapters: list[Request | None], prompts: list[list[int]]) -> str:
-    """Score what the base decodes through each adapter; where all tokens are certified, it must decode the same.
+    """Score what the base decodes through each adapter; as far as it is certified, it must decode the same.
 
     Returns:
-        The lines of a table.
+        The lines of a table. A text is certified up to its first token of p ≤ 1/2.
     """
     decoded = engine.run([{"ids": ids, "max_tokens": GENERATE, "adapter": None} for ids in prompts])
     targets = [answer["ids"] for answer in decoded]
@@ -66,55 +124,41 @@ def decoding(engine: EngineHost, adapters: list[Request | None], prompts: list[l
             for ids, adapter in zip(prompts, through, strict=True)
         ]
     )
-    certified = broken = 0
+    texts = tokens = broken = 0
     moves = []
     for score, target, answer in zip(scored, targets, answers, strict=True):
         rows = score["scores"]
-        if all(row[0] > CERTIFIED for row in rows):
-            certified += 1
-            broken += answer["ids"] != target
+        certified = next((n for n, row in enumerate(rows) if row[0] <= CERTIFIED), len(rows))
+        texts += certified > 0
+        tokens += certified
+        broken += answer["ids"][:certified] != target[:certified]
         if answer["ids"] == target:
             moves += [abs(row[0] - said) for row, said in zip(rows, answer["logprobs"], strict=True)]
     return (
-        "| snippets | certified | certified and not decoded | tokens compared | largest \\|Δ log p\\| |\n"
-        "|---|---|---|---|---|\n"
-        f"| {len(prompts)} | {certified} | {broken} | {len(moves)} | {max(moves, default=0.0):.1e} |"
+        "| snippets | with certified tokens | such tokens | certified and not decoded | tokens compared "
+        "| largest \\|Δ log p\\| |\n"
+        "|---|---|---|---|---|---|\n"
+        f"| {len(prompts)} | {texts} | {tokens} | {broken} | {len(moves)} | {max(moves, default=0.0):.1e} |"
     )
 
 
-CHECKS = {"isolation": isolation, "decoding": decoding}
-
-
-def main() -> None:
-    """Start an engine, run one check, and write its table as a page."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("check", choices=CHECKS)
-    parser.add_argument("--base", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--snippets", type=int, default=512)
-    given = parser.parse_args()
-    prepare_environment()
+def _start(
+    setting: Setting, environ: dict[str, str] | None = None
+) -> tuple[EngineHost, list[Request | None], list[list[int]]]:
+    """Start an engine over the base that is not quantised; return it, its adapters and the prompts."""
+    base = setting.base("none")
     adapters: list[Request | None] = [None]
     for number in range(1, ADAPTERS + 1):
-        path = write_random_adapter(given.out / f"adapter-{number}", given.base, RANK, seed=number)
-        adapters.append({"name": f"adapter-{number}", "id": number, "path": str(path)})
-    arguments = {
-        **ENGINE,
-        "model": str(given.base),
-        "dtype": served_dtype(str(given.base)),
-        "enable_lora": True,
-        "max_loras": ADAPTERS,
-        "max_lora_rank": RANK,
-    }
-    engine = EngineHost(given.out / "engine.log", arguments)
-    try:
-        prompts = random_prompts(given.snippets, PROMPT, seed=11)
-        table = CHECKS[given.check](engine, adapters, prompts)
-    finally:
-        engine.close()
-    write_whole(given.out / f"{given.check}.md", table + "\n")
-    sys.stdout.write(table + "\n")
-
-
-if __name__ == "__main__":
-    main()
+        path = write_random_adapter(setting.work / f"check-{number}", base, RANK, seed=number)
+        adapters.append({"name": path.name, "id": number, "path": str(path)})
+    prompts = random_prompts(setting.sizes.snippets, PROMPT, 11, setting.vocabulary(base))
+    engine = setting.engine(
+        base,
+        "engine",
+        environ,
+        enable_lora=True,
+        max_loras=ADAPTERS,
+        max_lora_rank=RANK,
+        max_num_seqs=max(setting.sizes.batches),
+    )
+    return engine, adapters, prompts

@@ -9,7 +9,9 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -21,8 +23,8 @@ LOG_LINES = 3
 GRACE_S = 10.0
 """Seconds from SIGTERM to SIGKILL for what a stage has started."""
 
-LEAST_S = 5.0
-"""With less time than this left no stage begins."""
+LEAST_SHARE = 0.5
+"""A stage does not begin when less than this share of its limit is left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +36,14 @@ class Stage:
         shows: What it shows, for the table.
         limit: Seconds that it may take.
         commands: Its commands, run in order until one fails.
+        needs: Top-level modules without which it is skipped.
     """
 
     name: str
     shows: str
     limit: float
     commands: tuple[tuple[str, ...], ...]
+    needs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +88,11 @@ def run_stages(
         left = end - time.monotonic()
         if no_gpu:
             results.append(StageResult(stage, "skipped", why=no_gpu))
-        elif left < min(LEAST_S, stage.limit):
-            results.append(StageResult(stage, "skipped", why=f"the {seconds:g} seconds of the run were over"))
+        elif missing := [name for name in stage.needs if find_spec(name) is None]:
+            results.append(StageResult(stage, "skipped", why=f"not installed here: {', '.join(missing)}"))
+        elif left < LEAST_SHARE * stage.limit:
+            why = f"{max(left, 0):.0f} of {seconds:g} seconds are left, and it may take {stage.limit:.0f}"
+            results.append(StageResult(stage, "skipped", why=why))
         else:
             results.append(_run(stage, work, min(stage.limit, left)))
         on_result(results)
@@ -148,8 +155,10 @@ def _wait(command: Sequence[str], folder: Path, log: int, limit: float) -> int |
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """End a command and all that it has started in its group."""
+    """End a command and all that it has started; engines and servers are in sessions of their own."""
+    started: set[tuple[int, str]] = set()
     for number in (signal.SIGTERM, signal.SIGKILL):
+        started |= _descendants(process.pid)
         try:
             os.killpg(process.pid, number)
         except ProcessLookupError:
@@ -159,6 +168,31 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
         except subprocess.TimeoutExpired:
             continue
     process.wait()
+    for pid, _ in started & set(_parents()):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _descendants(pid: int) -> set[tuple[int, str]]:
+    """Return all processes below one, as (process, start time)."""
+    parents = {one: parent for one, parent in _parents().items() if one[0] != pid}
+    found: set[tuple[int, str]] = set()
+    below = {pid}
+    while below:
+        new = {one for one, parent in parents.items() if parent in below} - found
+        found |= new
+        below = {one[0] for one in new}
+    return found
+
+
+def _parents() -> dict[tuple[int, str], int]:
+    """Return the parent of each process, by (process, start time): a number alone may be given again."""
+    found = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            fields = stat.read_text().rpartition(")")[2].split()
+            found[int(stat.parent.name), fields[19]] = int(fields[1])
+    return found
 
 
 def _last_lines(log: Path) -> str:

@@ -54,6 +54,7 @@ class AdapterSpool:
 
     def _linked(self, lora_int_id: int, source: Path) -> Path | None:
         """Return hard links to a stored version, whose files nobody writes to; None where there can be none."""
+        target: Path | None = None
         try:
             folder = self._links.get(source.parent) or folder_for_links(source)
             if folder is None:
@@ -63,7 +64,11 @@ class AdapterSpool:
             target.mkdir()
             for name in _present(source):
                 (target / name).hardlink_to(source / name)
-        except OSError:  # a store that this user may not write to, or a file system without links
+        except (
+            OSError
+        ):  # a store that may not be written to, no links here, or a version that was just deleted
+            if target is not None:
+                shutil.rmtree(target, ignore_errors=True)
             return None
         return target
 

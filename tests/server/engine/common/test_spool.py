@@ -138,3 +138,32 @@ def test_a_store_that_cannot_be_written_to_is_copied(tmp_path: Path, monkeypatch
     assert kept.read_bytes() == b"weights"
     assert not kept.samefile(stored.path / "adapter_model.safetensors")
     spool.close()
+
+
+def test_a_version_that_is_deleted_while_it_is_linked_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of its files are no adapter: they go, and the version is linked once it is stored again."""
+    store, adapter = Store(tmp_path / "store", reserve_bytes=0), tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text("{}")
+    (adapter / "adapter_model.safetensors").write_bytes(b"weights")
+    stored, link = store.ingest(adapter), Path.hardlink_to
+
+    def link_and_delete(self: Path, target: Path) -> None:
+        link(self, target)
+        store.remove(stored.version)
+
+    spool = AdapterSpool()
+    with monkeypatch.context() as racing:
+        racing.setattr(Path, "hardlink_to", link_and_delete)
+        copied = Path(spool.path(7, str(stored.path)))
+    (links,) = spooled(store.root)
+    assert not list(links.iterdir())
+    assert not list(copied.iterdir())  # vLLM says which file is missing, and `load_adapter` forgets it
+    spool.forget(7)
+    stored = store.ingest(adapter)
+    assert (Path(spool.path(7, str(stored.path))) / "adapter_config.json").samefile(
+        stored.path / "adapter_config.json"
+    )
+    spool.close()
