@@ -1,5 +1,6 @@
 """Fills a registry, a store and a folder of PEFT directories with thousands of adapters, without adding each."""
 
+import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -58,6 +59,14 @@ def link_adapters(made: Sequence[Path], folder: Path, count: int, rank: int) -> 
         version = version_digest(config, target / WEIGHTS_FILE)
         entries.append(Entry(target.name, version, target, rank))
     return entries
+
+
+def unmade(first: int, count: int) -> list[Entry]:
+    """Return entries of which no file exists, for names from `first` to below `count`."""
+    return [
+        Entry(name_of(n), hashlib.sha256(str(n).encode()).hexdigest(), Path("/nowhere"), 8)
+        for n in range(first, count)
+    ]
 
 
 def fill_store(root: Path, entries: Iterable[Entry]) -> None:

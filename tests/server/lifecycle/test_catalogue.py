@@ -1,7 +1,6 @@
 """What a server does for thousands of registered adapters: few statements, whatever their number."""
 
 import asyncio
-import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +9,7 @@ from typing import Any
 
 import pytest
 from lorecall.adapters.registry.registry import Registry
-from lorecall.server.bench.catalogue.filling import Entry, fill_registry, name_of
+from lorecall.server.bench.catalogue.filling import fill_registry, name_of, unmade
 from lorecall.server.lifecycle.control_plane import PAGE
 from lorecall.server.lifecycle.description import describe_page
 from lorecall.server.lifecycle.follower import Follower
@@ -38,14 +37,6 @@ def counted(registry: Registry) -> Iterator[list[str]]:
     event.remove(registry.database._engine, "before_cursor_execute", note)
 
 
-def entries(count: int) -> list[Entry]:
-    """So many adapters, of which no file exists."""
-    return [
-        Entry(name_of(n), hashlib.sha256(str(n).encode()).hexdigest(), Path("/nowhere"), 8)
-        for n in range(count)
-    ]
-
-
 def test_a_start_and_its_pages_take_few_statements_and_an_idle_server_one(
     registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -55,10 +46,10 @@ def test_a_start_and_its_pages_take_few_statements_and_an_idle_server_one(
     world.registry = registry
     plane = world.server("one").plane
     monkeypatch.setattr(plane.engine_set, "capacity", plane.engine_set.capacity.__class__(0, 0, 1.0))
-    fill_registry(registry, entries(2))
+    fill_registry(registry, unmade(0, 2))
     with counted(registry) as short:
         assert len(describe_page(plane, "", 100)[0]) == 2
-    fill_registry(registry, entries(COUNT)[2:])
+    fill_registry(registry, unmade(2, COUNT))
     follower = Follower(plane, Metrics(4, CollectorRegistry()), 1.0, lambda: None)
     with counted(registry) as start:
         asyncio.run(follower.catch_up())
