@@ -5,6 +5,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from lorecall.adapters.intake.store import Store
 from lorecall.adapters.registry.registry import Registry
 from lorecall.server.bench import report
-from lorecall.server.bench.catalogue import comparing, watching
+from lorecall.server.bench.catalogue import comparing
 from lorecall.server.bench.catalogue.comparing import FEW, MANY, STOCK
 from lorecall.server.bench.catalogue.filling import link_adapters, name_of
 from lorecall.server.bench.catalogue.watching import at_rest, cpu_seconds, memory_mib
@@ -64,7 +65,7 @@ class StandIn:
 def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A base, and stand-ins for the servers on it."""
     monkeypatch.setattr(comparing, "HttpServer", StandIn)
-    monkeypatch.setattr(comparing.time, "sleep", lambda _: None)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
     StandIn.started.clear()
     yield build_tiny_base(tmp_path / "base")
     StandIn.started.clear()
@@ -134,7 +135,7 @@ def test_a_server_at_rest_is_watched(tmp_path: Path, monkeypatch: pytest.MonkeyP
         if next(turns) in (2, 5):
             writer.execute("INSERT INTO t VALUES (1)")
 
-    monkeypatch.setattr(watching.time, "sleep", sleep)
+    monkeypatch.setattr(time, "sleep", sleep)
     found = at_rest(os.getpgrp(), 1.0, database)
     writer.close()
     assert found["database writes at rest"] == 2
