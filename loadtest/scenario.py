@@ -4,12 +4,19 @@ import json
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 from lorecall.loadtest.errors import ScenarioError
+
+Mix = Literal["distinct", "uniform", "zipf", "identical", "round-robin"]
+"""How requests choose among the adapters, by the names of Punica's and S-LoRA's papers.
+
+`distinct`: every request asks for another one; `uniform`: each is as likely; `zipf`: a few are popular;
+`identical`: all ask for the first; `round-robin`: they take turns.
+"""
 
 SHIPPED = files("lorecall.loadtest") / "scenarios"
 
@@ -33,7 +40,8 @@ class Traffic:
         output_tokens: Tokens of each answer.
         concurrency: The most requests at a time.
         rate: Arrivals per second (Poisson); None sends the next request when one has ended.
-        zipf: Exponent of the adapters' popularity; 0 makes all equally popular.
+        mix: How requests choose among the adapters.
+        zipf: Exponent of the adapters' popularity in the mix "zipf"; 0 makes all equally popular.
         base_share: Share of requests to the base.
         seed: Of prompts and order.
     """
@@ -43,6 +51,7 @@ class Traffic:
     output_tokens: int
     concurrency: int
     rate: float | None = None
+    mix: Mix = "zipf"
     zipf: float = 1.0
     base_share: float = 0.0
     seed: int = 0
@@ -84,6 +93,34 @@ class Flood:
 
 
 @dataclass(frozen=True, slots=True)
+class Slo:
+    """What an adapter's users may expect, in milliseconds; an adapter is within it if all its requests are.
+
+    Attributes:
+        ttft_ms: The longest time to the first token.
+        tpot_ms: The longest time for each further token, on average over one answer.
+    """
+
+    ttft_ms: float
+    tpot_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """Many registered adapters beside few: `compare` serves both to the same server, with the same hits.
+
+    Attributes:
+        beside: How many the other server has; more than slots.
+        listed: Registered names of the measurement of lists and starts.
+        idle_s: Seconds that the idle server is watched.
+    """
+
+    beside: int = 16
+    listed: int = 10_000
+    idle_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
 class Scenario:
     """One load test."""
 
@@ -94,6 +131,8 @@ class Scenario:
     churn: Churn | None = None
     audit: Audit | None = None
     flood: Flood | None = None
+    slo: Slo | None = None
+    catalogue: Catalogue | None = None
     rounds: int = 5
     engine: tuple[str, ...] = field(default=())
 
@@ -134,6 +173,12 @@ def parse_scenario(body: Any, where: str = "the scenario") -> Scenario:
         place = ".".join(str(part) for part in wrong.absolute_path) or "the top"
         raise ScenarioError(f"{where}, {place}: {wrong.message}", hint="see docs/loadtest.md")
     parts: dict[str, Any] = body
+    traffic, count = parts["traffic"], parts["adapters"]["count"]
+    if traffic.get("mix") == "distinct" and traffic["requests"] > count:
+        raise ScenarioError(
+            f"{where}: {traffic['requests']} distinct requests need as many adapters, and there are {count}",
+            hint="raise adapters.count, or take the mix round-robin",
+        )
     return Scenario(
         name=parts["name"],
         description=" ".join(parts["description"].split()),
@@ -142,6 +187,8 @@ def parse_scenario(body: Any, where: str = "the scenario") -> Scenario:
         churn=Churn(**parts["churn"]) if "churn" in parts else None,
         audit=Audit(**parts["audit"]) if "audit" in parts else None,
         flood=Flood(**parts["flood"]) if "flood" in parts else None,
+        slo=Slo(**parts["slo"]) if "slo" in parts else None,
+        catalogue=Catalogue(**parts["catalogue"]) if "catalogue" in parts else None,
         rounds=parts.get("rounds", 5),
         engine=tuple(parts.get("engine", ())),
     )

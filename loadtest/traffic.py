@@ -28,12 +28,22 @@ class Served:
         began: When the first request was sent, on this machine's monotonic clock, in seconds.
         seconds: How long all of them took.
         errors: The distinct last lines of failed requests' errors.
+        requests: Every request, in the order of their models.
     """
 
     values: dict[str, float]
     began: float
     seconds: float
     errors: tuple[str, ...]
+    requests: tuple["Sent", ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """One request: times in milliseconds, `tpot_ms` the mean from token to token; None where it failed."""
+
+    ttft_ms: float | None
+    tpot_ms: float | None
 
 
 def send(
@@ -105,4 +115,11 @@ def read(result: Path) -> Served:
         min(starts, default=0.0),
         float(body["duration"]),
         tuple(sorted(errors)),
+        tuple(map(_sent, body["ttfts"], body["itls"], body["errors"])),
     )
+
+
+def _sent(ttft: float, itls: Sequence[float], error: str) -> Sent:
+    if error.strip():
+        return Sent(None, None)
+    return Sent(1000 * ttft, 1000 * sum(itls) / len(itls) if itls else 0.0)

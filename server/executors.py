@@ -20,10 +20,13 @@ ADDS = 8
 DOWNLOADS = 8
 DISK = 2
 ENGINES = 16
+TEXTS = 1
+"""One: more would share the interpreter's lock with the loop all the same."""
 
 _adds = ThreadPoolExecutor(ADDS, "lorecall-add")
 _downloads = ThreadPoolExecutor(DOWNLOADS, "lorecall-download")
 _engines = ThreadPoolExecutor(ENGINES, "lorecall-engine")
+_texts = ThreadPoolExecutor(TEXTS, "lorecall-text")
 _disk = ThreadPoolExecutor(DISK, "lorecall-disk")
 
 
@@ -50,6 +53,11 @@ async def on_disk(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
 async def ask_engine(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call what asks an engine and waits: another server's, or this one's, which may load an adapter."""
     return await _on(_engines, partial(call, *args, **kwargs))
+
+
+async def off_loop(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call what computes for long on texts: tokens of many, JSON of a long answer; one after the other."""
+    return await _on(_texts, partial(call, *args, **kwargs))
 
 
 async def _on(pool: ThreadPoolExecutor, call: Callable[[], T]) -> T:

@@ -76,7 +76,7 @@ def pins(lock: str) -> dict[str, str]:
     lines = (ROOT / "requirements" / lock).read_text(encoding="utf-8").splitlines()
     found = [Requirement(line) for line in lines if not line.startswith("#")]
     assert all(str(one.specifier).startswith("==") and "*" not in str(one.specifier) for one in found)
-    names = {canonicalize_name(one.name): str(one.specifier)[2:] for one in found}
+    names: dict[str, str] = {canonicalize_name(one.name): str(one.specifier)[2:] for one in found}
     assert len(names) == len(found)
     return names
 

@@ -1,9 +1,12 @@
 """Fetch, store, validate and register an adapter; loading is the engine's job."""
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from lorecall.adapters.access.source_list import SourceList
@@ -17,7 +20,6 @@ from lorecall.adapters.peft_format.companions import read_companions
 from lorecall.adapters.peft_format.training_record import read_training
 from lorecall.adapters.registry.records import VersionRecord
 from lorecall.adapters.registry.registry import Registry
-from lorecall.adapters.registry.tables import State
 from lorecall.adapters.validation.base_facts import BaseFacts
 from lorecall.adapters.validation.companion_checks import check_companions
 from lorecall.adapters.validation.names import check_name
@@ -27,6 +29,8 @@ UPLOAD = "upload:"
 OTHER_TEMPLATE = (
     "not used: the chat template that it was added with again; to change it, remove the name and add it anew"
 )
+CHECKED = 256
+"""Versions whose facts are remembered, so that an audit's load, a swap and a rollback check them once in all."""
 Templates = Literal["operator", "all", "none"]
 
 
@@ -63,6 +67,7 @@ class AdapterPipeline:
         self._limits = limits
         self._shared = shared
         self._templates = templates
+        self._checked = lru_cache(maxsize=CHECKED)(self._check_files)
 
     def add(
         self,
@@ -186,8 +191,13 @@ class AdapterPipeline:
             raise
 
     def _validate(self, stored: StoredVersion, training: dict[str, Any]) -> Adapter:
+        """Return what a stored version is; its bytes are those of its digest, so they are checked once."""
+        checked = self._checked(stored.path, stored.version, json.dumps(training, sort_keys=True))
+        return replace(checked, training=training)
+
+    def _check_files(self, path: Path, version: str, training: str) -> Adapter:
         return validate_adapter(
-            stored.path, self._base, self._limits, version=stored.version, training=training
+            path, self._base, self._limits, version=version, training=json.loads(training)
         )
 
     def _no_template(self, *, operator: bool) -> str:
@@ -209,10 +219,8 @@ class AdapterPipeline:
     def _register(
         self, name: str, stored: StoredVersion, adapter: Adapter, source: str, actor: str
     ) -> tuple[VersionRecord, Adapter]:
-        record = self._registry.stage(name, stored.version, source=source, actor=actor)
-        if record.state is State.STAGED:
-            record = self._registry.validated(name, stored.version, adapter, actor=actor)
-        elif adapter.chat_template != record.chat_template:
+        record = self._registry.taken_in(name, adapter, source=source, actor=actor)
+        if adapter.chat_template != record.chat_template:
             record = self._registry.remark(name, stored.version, OTHER_TEMPLATE)
         # The name may have had this version before, with a record of its own.
         return record, replace(

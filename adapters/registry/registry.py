@@ -16,9 +16,9 @@ from lorecall.adapters.registry.transitions import (
     find_adapter,
     find_version,
     move_version,
-    new_version,
-    plain_text,
     record_event,
+    stage_version,
+    validate_version,
 )
 from lorecall.adapters.validation.names import check_name
 from sqlalchemy import and_, delete, exists, func, or_, select, tuple_, union
@@ -226,26 +226,7 @@ class Registry:
         """
         check_name(name)
         with self.database.write() as (session, revision):
-            adapter = session.get(AdapterRow, name)
-            if adapter is None:
-                adapter = AdapterRow(name=name, pinned=False, removed=False, revision=revision)
-                session.add(adapter)
-                session.flush()
-            row = session.get(VersionRow, (name, version))
-            if row is None:
-                row = new_version(name, version)
-                session.add(row)
-            elif row.state is not State.RETIRED:
-                return record_of(VersionRecord, row)
-            adapter.removed, adapter.revision = False, revision
-            row.state, row.reason, row.audit_id = State.STAGED, "", ""
-            row.source, row.created_at, row.created_by = (
-                plain_text(source),
-                datetime.now(UTC),
-                plain_text(actor),
-            )
-            record_event(session, revision, actor, "stage", name, version, source=source)
-            return record_of(VersionRecord, row)
+            return record_of(VersionRecord, stage_version(session, revision, name, version, source, actor))
 
     def validated(self, name: str, version: str, info: Adapter, *, actor: str) -> VersionRecord:
         """Record what a staged version is: it passed validation.
@@ -256,12 +237,20 @@ class Registry:
         """
         with self.database.write() as (session, revision):
             row = find_version(session, name, version)
-            move_version(session, row, State.VALIDATED, revision)
-            row.rank, row.effective_parameters = info.rank, info.effective_parameters
-            row.base_digest, row.refusal = plain_text(info.base_digest), plain_text(info.refusal)
-            row.training, row.remarks = info.training, [plain_text(remark) for remark in info.remarks]
-            row.chat_template = info.chat_template
-            record_event(session, revision, actor, "validate", name, version)
+            return record_of(VersionRecord, validate_version(session, revision, row, info, actor))
+
+    def taken_in(self, name: str, info: Adapter, *, source: str, actor: str) -> VersionRecord:
+        """Do `stage` and, of what that staged, `validated`, in one transaction: the adapter is validated already.
+
+        Raises:
+            NameRefusedError: No adapter may have that name.
+        """
+        check_name(name)
+        with self.database.write() as (session, revision):
+            row = stage_version(session, revision, name, info.version, source, actor)
+            if row.state is State.STAGED:
+                session.flush()
+                validate_version(session, revision, row, info, actor)
             return record_of(VersionRecord, row)
 
     def remark(self, name: str, version: str, remark: str) -> VersionRecord:

@@ -6,6 +6,7 @@ from typing import Any
 
 from lorecall.adapters.core.errors import AdapterNotFoundError, LorecallError
 from lorecall.adapters.core.refusals import safe_repr
+from lorecall.adapters.peft_format.adapter import Adapter
 from lorecall.adapters.registry.tables import AdapterRow, EventRow, State, VersionRow
 from sqlalchemy.orm import Session
 
@@ -67,6 +68,42 @@ def new_version(name: str, version: str) -> VersionRow:
         remarks=[],
         chat_template="",
     )
+
+
+def stage_version(
+    session: Session, revision: int, name: str, version: str, source: str, actor: str
+) -> VersionRow:
+    """Return a name's version, made or staged again if it is new or retired; see `Registry.stage`."""
+    adapter = session.get(AdapterRow, name)
+    if adapter is None:
+        adapter = AdapterRow(name=name, pinned=False, removed=False, revision=revision)
+        session.add(adapter)
+        session.flush()
+    row = session.get(VersionRow, (name, version))
+    if row is None:
+        row = new_version(name, version)
+        session.add(row)
+    elif row.state is not State.RETIRED:
+        return row
+    adapter.removed, adapter.revision = False, revision
+    row.state, row.reason, row.audit_id = State.STAGED, "", ""
+    row.source, row.created_at = plain_text(source), datetime.now(UTC)
+    row.created_by = plain_text(actor)
+    record_event(session, revision, actor, "stage", name, version, source=source)
+    return row
+
+
+def validate_version(
+    session: Session, revision: int, row: VersionRow, info: Adapter, actor: str
+) -> VersionRow:
+    """Record what a staged version is, and return it; see `Registry.validated`."""
+    move_version(session, row, State.VALIDATED, revision)
+    row.rank, row.effective_parameters = info.rank, info.effective_parameters
+    row.base_digest, row.refusal = plain_text(info.base_digest), plain_text(info.refusal)
+    row.training, row.remarks = info.training, [plain_text(remark) for remark in info.remarks]
+    row.chat_template = info.chat_template
+    record_event(session, revision, actor, "validate", row.name, row.version)
+    return row
 
 
 def move_version(

@@ -38,11 +38,8 @@ def both(
     Raises:
         LorecallError: One does not start.
     """
-    cores = sorted(os.sched_getaffinity(0))
-    environ = cpu_environment({"VLLM_CPU_KVCACHE_SPACE": "1"}, cores, openmp_library())
-    environ |= {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
-    lora = ("--enable-lora", "--max-loras", str(slots), "--max-lora-rank", str(rank_limit([rank])))
-    same = (*lora, "--dtype", served_dtype(str(base)), "--scheduling-policy", "priority", *flags)
+    environ, same = shared(base, flags, slots, rank)
+    environ |= {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
     with ExitStack() as started:
         own = {**environ, "LORECALL_STORE": str(work / "store")}
         ours = HttpServer(base, work / "ours.log", same, environ=own)
@@ -50,3 +47,18 @@ def both(
         stock = HttpServer(base, work / "stock.log", same, stock=True, environ=environ)
         started.callback(stock.close)
         yield ours, stock
+
+
+def shared(base: Path, flags: Sequence[str], slots: int, rank: int) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Return the variables and the engine arguments of every server that is compared."""
+    cores = sorted(os.sched_getaffinity(0))
+    environ = cpu_environment({"VLLM_CPU_KVCACHE_SPACE": "1"}, cores, openmp_library())
+    lora = ("--enable-lora", "--max-loras", str(slots), "--max-lora-rank", str(rank_limit([rank])))
+    dtype = ("--dtype", served_dtype(str(base)))
+    return environ | {"VLLM_CPU_KVCACHE_SPACE": "1"}, (
+        *lora,
+        *dtype,
+        "--scheduling-policy",
+        "priority",
+        *flags,
+    )

@@ -6,12 +6,13 @@ import shlex
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
+from itertools import count
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from lorecall.adapters.core.atomic_file import write_whole
@@ -19,6 +20,9 @@ from lorecall.server.cli.common.console import note
 from lorecall.server.cli.common.options import LOCAL, AsJson, PageFolder, Server
 from rich.console import Console
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from lorecall.loadtest.scenario import Scenario
 
 app = typer.Typer(help="Load tests: vLLM's own client, adapters that change, audits.", no_args_is_help=True)
 
@@ -101,12 +105,7 @@ def compare(
     """
     with _translated(), _work(None) as work:
         from lorecall.adapters.core.errors import UsageError
-        from lorecall.loadtest.run import METRICS, RunOptions, run
         from lorecall.loadtest.scenario import load_scenario
-        from lorecall.loadtest.target import Target
-        from lorecall.server.bench.comparison import compare_servers, write_comparison
-        from lorecall.server.bench.report import machine
-        from lorecall.server.bench.versus import both, write_adapters
         from lorecall.server.engine.start.environment import prepare_environment
 
         chosen = load_scenario(scenario)
@@ -114,22 +113,75 @@ def compare(
             raise UsageError(f"--base {base} holds no config.json", hint="give the directory of a model")
         prepare_environment()
         signal.signal(signal.SIGTERM, _stop)
-        count, rank = chosen.adapters.count, chosen.adapters.rank
-        sources = write_adapters(base, work, max(count, 2), rank)
-        with ExitStack() as stack:
-            servers = stack.enter_context(both(base, work, chosen.engine, chosen.adapters.slots, rank))
-            targets = [stack.enter_context(Target(one.url)) for one in servers]
-            runs = [
-                _translated()(
-                    partial(run, chosen, target, RunOptions(work / name, str(base), sources, BENCH))
-                )
-                for name, target in zip(("ours", "stock"), targets, strict=True)
-            ]
-            found = compare_servers(rounds or chosen.rounds, METRICS, *runs)
-        command = "lorecall " + shlex.join(sys.argv[1:])
-        page = write_comparison(out, asdict(chosen), found, command, machine())
+        compared = _with_stock if chosen.catalogue is None else _catalogue
+        page = compared(chosen, base, work, out, rounds or chosen.rounds)
     Console().print(page.read_text(encoding="utf-8"), markup=False)
     note(f"written: {page}")
+
+
+def _with_stock(chosen: "Scenario", base: Path, work: Path, out: Path, rounds: int) -> Path:
+    """Compare our server with a stock one; return the page."""
+    from lorecall.loadtest.run import METRICS, RunOptions, run
+    from lorecall.loadtest.target import Target
+    from lorecall.server.bench.comparison import compare_servers, write_comparison
+    from lorecall.server.bench.report import machine
+    from lorecall.server.bench.versus import both, write_adapters
+
+    rank = chosen.adapters.rank
+    sources = write_adapters(base, work, max(chosen.adapters.count, 2), rank)
+    with ExitStack() as stack:
+        servers = stack.enter_context(both(base, work, chosen.engine, chosen.adapters.slots, rank))
+        targets = [stack.enter_context(Target(one.url)) for one in servers]
+        runs = [
+            _translated()(partial(run, chosen, target, RunOptions(work / name, str(base), sources, BENCH)))
+            for name, target in zip(("ours", "stock"), targets, strict=True)
+        ]
+        found = compare_servers(rounds, METRICS, *runs)
+    return write_comparison(out, asdict(chosen), found, _command(), machine())
+
+
+def _catalogue(chosen: "Scenario", base: Path, work: Path, out: Path, rounds: int) -> Path:
+    """Compare a server with all adapters, one with few, and a stock one; return the page."""
+    from lorecall.loadtest.run import METRICS, Measurement, RunOptions, run
+    from lorecall.loadtest.target import Target
+    from lorecall.server.bench.catalogue.comparing import (
+        FEW,
+        Served,
+        catalogue_servers,
+        run_rounds,
+        write_catalogue,
+    )
+    from lorecall.server.bench.report import machine
+    from lorecall.server.bench.versus import shared
+
+    adapters, many = chosen.adapters, chosen.catalogue
+    assert many is not None  # noqa: S101  (`compare` asked)
+    environ, flags = shared(base, chosen.engine, adapters.slots, adapters.rank)
+    sizes = (adapters.count, many.beside, many.listed)
+    with ExitStack() as stack:
+        found = stack.enter_context(catalogue_servers(base, work, sizes, adapters.rank, flags, environ))
+        names = next(iter(found.values())).names
+
+        def runs_of(name: str, one: Served) -> Callable[[], Measurement]:
+            target = stack.enter_context(Target(one.server.url))
+            options = RunOptions(work / name, str(base), served=one.names, bench=BENCH)
+            options = replace(options, instead_of=names) if name == FEW else options
+            rounds_run = count()
+
+            def once() -> Measurement:
+                seed = chosen.traffic.seed + next(rounds_run)
+                with _translated():
+                    return run(replace(chosen, traffic=replace(chosen.traffic, seed=seed)), target, options)
+
+            return once
+
+        runs = {name: runs_of(name, one) for name, one in found.items()}
+        measured = run_rounds(found, rounds, many.idle_s, runs)
+        return write_catalogue(out, asdict(chosen), METRICS, found, measured, _command(), machine())
+
+
+def _command() -> str:
+    return "lorecall " + shlex.join(sys.argv[1:])
 
 
 def _stop(*_: object) -> None:

@@ -21,6 +21,7 @@ from lorecall.audit.reports.junit import render_junit
 from lorecall.server.auth.request_context import actor, charge_audit, own_sources, sees
 from lorecall.server.error_responses import AnsweringRoute
 from lorecall.server.executors import ask_engine
+from lorecall.server.http.long_answers import long_answer
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
@@ -94,7 +95,7 @@ async def show_snippets(
 ) -> Response:
     """Return the entries recorded so far, from a position on."""
     found = await asyncio.to_thread(service(request).snippets, audit_id, sees, offset, limit)
-    return JSONResponse({"offset": offset, "snippets": found})
+    return await long_answer({"offset": offset, "snippets": found})
 
 
 @router.get("/v1/audits/{audit_id}/report.{kind}")
@@ -103,7 +104,7 @@ async def show_report(audit_id: str, kind: str, request: Request) -> Response:
     _check_kind(kind)
     values = await asyncio.to_thread(service(request).report, audit_id, sees)
     if kind == "json":
-        return JSONResponse(values)
+        return await long_answer(values)
     report = await asyncio.to_thread(parse_report, values)
     if kind == "html":
         return HTMLResponse(await asyncio.to_thread(render_report, report))
@@ -116,7 +117,7 @@ async def show_diff_as(audit_id: str, other: str, kind: str, request: Request) -
     _check_kind(kind)
     found = await asyncio.to_thread(_diff, service(request), audit_id, other)
     if kind == "json":
-        return JSONResponse(found.values())
+        return await long_answer(await asyncio.to_thread(found.values))
     if kind == "html":
         return HTMLResponse(await asyncio.to_thread(render_diff, found))
     return Response(await asyncio.to_thread(render_diff_junit, found), media_type="application/xml")

@@ -4,11 +4,12 @@ import dataclasses
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request
-from fastapi.responses import JSONResponse, Response
-from lorecall.audit.scorer import Message, Sampling, ScoreItem
+from fastapi.responses import Response
+from lorecall.audit.scorer import ItemScore, Message, Sampling, ScoreItem
 from lorecall.audit.scorers.framing import Framing
 from lorecall.server.auth.request_context import sees
 from lorecall.server.error_responses import AnsweringRoute
+from lorecall.server.http.long_answers import long_answer
 from lorecall.server.http.state import Serving, serving
 from pydantic import BaseModel, ConfigDict, Field
 from vllm.entrypoints.serve.utils.api_utils import validate_json_request, with_cancellation
@@ -80,14 +81,14 @@ async def score(request: ScoreRequest, raw_request: Request) -> Response:
         template = (await state.model(of)).chat_template
     work = state.scoring.score(items, model.lora_request, request.framing, request.system, scheme, template)
     scores = await state.adapters.engine_set.finish(model.lora_request, work)
-    return JSONResponse(score_body(state, name, model.version, scores))
+    return await long_answer(score_body(state, name, model.version, scores))
 
 
-def score_body(state: Serving, model: str, version: str, scores: list[Any]) -> dict[str, Any]:
-    """Return the answer's JSON object."""
+def score_body(state: Serving, model: str, version: str, scores: list[ItemScore]) -> dict[str, Any]:
+    """Return the answer's JSON object; its items are as they are, and are encoded with the rest."""
     return {
         "model": model,
         "version": version,
         "engine": dataclasses.asdict(state.info()),
-        "items": [dataclasses.asdict(one) for one in scores],
+        "items": scores,
     }

@@ -19,11 +19,11 @@ from lorecall.server.engine.common.plugin import require
 from lorecall.server.engine.common.version_names import engine_name, public_name
 from lorecall.server.lifecycle.control_plane import ControlPlane
 from lorecall.server.lifecycle.engine_set import EngineSet
-from lorecall.server.lifecycle.model_list import AdapterCards, list_json
+from lorecall.server.lifecycle.model_list import AdapterCards, adapter_card, list_json
 from vllm.entrypoints.openai.models.protocol import LoRAModulePath
 from vllm.entrypoints.openai.models.serving import OpenAIServingModels
 from vllm.entrypoints.serve import create_error_response
-from vllm.entrypoints.serve.engine.protocol import ErrorResponse, ModelCard, ModelList, ModelPermission
+from vllm.entrypoints.serve.engine.protocol import ErrorResponse, ModelCard, ModelList
 from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest, UnloadLoRAAdapterRequest
 from vllm.lora.request import LoRARequest
 
@@ -140,10 +140,11 @@ class VersionedModels(OpenAIServingModels):  # type: ignore[misc]
 
     def card(self, name: str, version: str) -> ModelCard:
         """Return the card of an adapter, by its name and version."""
-        parent = self.parents.get(name, self.base_model_paths[0].name)
-        return ModelCard(
-            id=name, root=engine_name(name, version), parent=parent, permission=[ModelPermission()]
-        )
+        return adapter_card(name, version, self.parent(name))
+
+    def parent(self, name: str) -> str:
+        """Return the base's name that an adapter's card shows."""
+        return self.parents.get(name, str(self.base_model_paths[0].name))
 
     async def load_lora_adapter(
         self, request: LoadLoRAAdapterRequest, base_model_name: str | None = None
@@ -276,5 +277,5 @@ def with_versions(models: OpenAIServingModels) -> VersionedModels:
     require(OpenAIServingModels, "resolve_lora", ("self", "lora_name"))
     models.__class__ = VersionedModels
     models.parents = {}
-    models.cards = AdapterCards(models.card)
+    models.cards = AdapterCards(models.parent)
     return models  # type: ignore[no-any-return]

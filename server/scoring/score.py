@@ -15,6 +15,7 @@ from lorecall.audit.scorers.framing import Chat, Framing, framed, split_text
 from lorecall.audit.scorers.splits import Split, worst_first
 from lorecall.server.auth.engine_guard import unguarded
 from lorecall.server.engine.cpu.target_scores import COLUMNS, SAMPLING, SCORE_FROM
+from lorecall.server.executors import off_loop
 from lorecall.server.scoring.throttle import Background
 
 AT_ONCE = 256
@@ -114,7 +115,7 @@ class EngineScoring:
         messages, _ = framed(item, framing, system)
         try:
             rendered = await self._render(messages, template) if messages else ""
-            splits = split_text(tokenizer, item, framing, system, lambda _: rendered)
+            splits = await off_loop(split_text, tokenizer, item, framing, system, lambda _: rendered)
         except (ValueError, TimeoutError) as error:
             return ItemScore(item.id, error=f"the text cannot be framed: {type(error).__name__}")
         return worst_first(

@@ -15,6 +15,7 @@ from lorecall.audit.judging.rule import threshold
 from lorecall.audit.scorer import ItemScore
 from lorecall.audit.scorers.framing import split_text
 from lorecall.audit.scorers.splits import Split
+from lorecall.server.executors import off_loop
 from lorecall.server.scoring.score import EngineScoring
 
 DECODED = 24
@@ -77,7 +78,7 @@ async def check_engine(scoring: EngineScoring, models: dict[str, Any], *, chunk_
     """
     loras = list(models.values())
     tokenizer = scoring.engine_client.get_tokenizer()
-    splits = [split_text(tokenizer, item, "raw", None)[0] for item in known_items()]
+    splits = [(await off_loop(split_text, tokenizer, item, "raw", None))[0] for item in known_items()]
     texts = [_Text(splits[n % len(splits)], loras[n % len(loras)]) for n in range(BATCH)]
     alone = [(await _scores(scoring, [text]))[0] for text in texts[:ALONE]]
     moves: dict[str, list[list[float]]] = {"mixed": [], "reversed": []}

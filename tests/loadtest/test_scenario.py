@@ -24,14 +24,17 @@ def test_every_shipped_scenario_can_be_read_by_its_name(name: str) -> None:
 
 def test_the_shipped_scenarios_are_those_of_the_mission() -> None:
     """Zipf over more adapters than slots, churn, an audit in the background, and a neighbour who takes all."""
-    names = ("zipf", "churn", "background-audit", "noisy-neighbour")
-    zipf, churn, audit, noisy = (load_scenario(name) for name in names)
+    names = ("zipf", "churn", "background-audit", "noisy-neighbour", "catalogue")
+    zipf, churn, audit, noisy, many = (load_scenario(name) for name in names)
     assert zipf.adapters.count > zipf.adapters.slots
     assert zipf.traffic.zipf > 0
     assert churn.churn is not None
     assert audit.audit is not None
     assert noisy.flood is not None
     assert noisy.adapters.count > noisy.adapters.slots
+    assert many.catalogue is not None
+    assert many.adapters.count == 2000
+    assert many.catalogue.beside > many.adapters.slots
 
 
 def test_what_is_left_out_has_its_default() -> None:
@@ -56,6 +59,9 @@ def test_a_file_is_read_before_a_shipped_name(tmp_path: Path) -> None:
     [
         ({"nonsense": 1}, "nonsense"),
         ({"traffic": {**GOOD["traffic"], "requests": 0}}, "traffic.requests"),
+        ({"traffic": {**GOOD["traffic"], "mix": "skewed"}}, "traffic.mix"),
+        ({"traffic": {**GOOD["traffic"], "mix": "distinct"}}, "4 distinct requests need as many adapters"),
+        ({"slo": {"ttft_ms": 100}}, "slo: 'tpot_ms'"),
         ({"traffic": {**GOOD["traffic"], "base_share": 1.5}}, "traffic.base_share"),
         ({"traffic": {"requests": 1}}, "input_tokens"),
         ({"adapters": {"count": "two"}}, "adapters.count"),

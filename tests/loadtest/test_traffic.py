@@ -8,7 +8,7 @@ import pytest
 from lorecall.loadtest.errors import LoadtestError
 from lorecall.loadtest.scenario import Traffic
 from lorecall.loadtest.target import Target
-from lorecall.loadtest.traffic import arguments, read, send
+from lorecall.loadtest.traffic import Sent, arguments, read, send
 
 TRAFFIC = Traffic(requests=3, input_tokens=8, output_tokens=4, concurrency=2, seed=7)
 RESULT: dict[str, Any] = {
@@ -20,6 +20,8 @@ RESULT: dict[str, Any] = {
     **{f"p{p}_{time}_ms": float(p) for p in (50, 99) for time in ("ttft", "itl")},
     **{f"p{p}_e2el_ms": float("nan") for p in (50, 99)},
     "errors": ["", "", "Traceback ...\nConnection refused"],
+    "ttfts": [0.05, 0.07, 0.0],
+    "itls": [[0.01, 0.03], [], []],
     "start_times": [12.5, 12.0, 0.0],
 }
 
@@ -56,6 +58,7 @@ def test_a_result_is_read_with_its_failures(tmp_path: Path) -> None:
     }
     assert (served.began, served.seconds) == (12, 2)
     assert served.errors == ("Connection refused",)
+    assert served.requests == (Sent(50.0, 20.0), Sent(70.0, 0.0), Sent(None, None))
 
 
 @pytest.mark.parametrize("bench", [["false"], ["no-such-command-of-anybody"]])

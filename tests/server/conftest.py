@@ -146,8 +146,8 @@ def guarded(
         "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",
         "OTEL_BSP_SCHEDULE_DELAY": "200",
     }
-    flags = ("--max-model-len", "2048", *SMALL[2:], "--enable-scale-out")
-    flags = (*flags, "--otlp-traces-endpoint", collector.address)
+    traced = ("--otlp-traces-endpoint", collector.address)
+    flags = ("--max-model-len", "2048", *SMALL[2:], "--enable-scale-out", *traced)
     server = Served(tiny("int8-w8a8"), tmp_path_factory.mktemp("guarded"), flags, environ)
     server.http.headers["Authorization"] = f"Bearer {admin}"
     yield server

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from lorecall.adapters.access.source_list import SourceList
 from lorecall.adapters.core.refusals import NameRefusedError, Reason, RefusedError, SourceRefusedError
-from lorecall.adapters.intake import store
+from lorecall.adapters.intake import pipeline, store
 from lorecall.adapters.intake.pipeline import AdapterPipeline
 from lorecall.adapters.intake.shared_store import SharedStore
 from lorecall.adapters.intake.sources import Fetched, SourcePolicy, Sources
@@ -27,7 +27,7 @@ from lorecall.adapters.peft_format.files import CONFIG_FILE, WEIGHTS_FILE
 from lorecall.adapters.registry.registry import Registry
 from lorecall.adapters.registry.tables import State
 from lorecall.adapters.validation.base_facts import BaseFacts, read_base_facts
-from lorecall.adapters.validation.policy import AdapterLimits
+from lorecall.adapters.validation.policy import AdapterLimits, validate_adapter
 
 from tests.adapters import malicious, spoiling
 
@@ -100,6 +100,37 @@ def test_adapter_is_taken_in(intake: AdapterPipeline, registry: Registry, adapte
     assert info.path.parent == intake._store.root
     assert intake.add("acme", str(adapter), actor="bob")[0] == record
     assert [event.action for event in registry.events()] == ["stage", "validate"]
+
+
+def test_a_version_is_checked_once_and_its_copy_every_time(
+    intake: AdapterPipeline, adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What its audit, its load and a rollback need was found at its intake; damage is found."""
+    checked = []
+
+    def counting(path: Path, *args: Any, **kwargs: Any) -> Adapter:
+        checked.append(kwargs["version"])
+        return validate_adapter(path, *args, **kwargs)
+
+    monkeypatch.setattr(pipeline, "validate_adapter", counting)
+    record, info = intake.add("acme", str(adapter), actor="ann")
+    assert [intake.stored(record) for _ in range(3)] == [info] * 3
+    assert checked == [record.version]
+    other = intake.stored(replace(record, training={"seed": 7}))
+    assert other == replace(info, training={"seed": 7})
+    assert len(checked) == 2, "another record may state another base"
+    weights = info.path / WEIGHTS_FILE
+    weights.chmod(0o644)
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    assert intake.stored(record) is None
+
+
+def test_an_intake_is_one_transaction(intake: AdapterPipeline, registry: Registry, adapter: Path) -> None:
+    """Staged and validated at once: no other server sees the one without the other."""
+    before = registry.revision()
+    intake.add("acme", str(adapter), actor="ann")
+    assert registry.revision() == before + 1
+    assert {event.revision for event in registry.events("acme")} == {before + 1}
 
 
 def test_upload_is_the_same_version(intake: AdapterPipeline, adapter: Path) -> None:

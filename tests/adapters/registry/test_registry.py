@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,19 @@ def live(registry: Registry) -> dict[str, VersionRecord]:
     alive = [one for one in found if one.state is State.LIVE]
     assert len({one.name for one in alive}) == len(alive)
     return {one.name: one for one in alive}
+
+
+@pytest.mark.parametrize("before", [None, State.STAGED, State.AUDITING, State.LIVE, State.RETIRED])
+def test_taking_in_is_staging_and_validating(registry: Registry, before: State | None) -> None:
+    """A new version, one that was only staged and a retired one are validated; any other one stays as it is."""
+    if before is not None:
+        bring(registry, "acme", A, before)
+    untouched = registry.version("acme", A) if before in (State.AUDITING, State.LIVE) else None
+    found = registry.taken_in("acme", replace(INFO, version=A), source="here", actor="ann")
+    assert found == registry.version("acme", A)
+    assert found.state is (State.VALIDATED if untouched is None else before)
+    assert untouched in (None, found)
+    assert (found.rank, found.training) == (INFO.rank, INFO.training)
 
 
 def test_a_version_lives(registry: Registry) -> None:

@@ -151,11 +151,11 @@ def test_only_the_cards_of_new_versions_are_made_again() -> None:
     models = models_of(plane)
     made: list[str] = []
 
-    def make(name: str, version: str) -> Any:
+    def parent(name: str) -> str:
         made.append(name)
-        return models.card(name, version)
+        return models.parent(name)
 
-    models.cards = AdapterCards(make)
+    models.cards = AdapterCards(parent)
 
     def roots() -> list[str]:
         return [one["root"] for one in json.loads(asyncio.run(models.listed()))["data"]]

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import threading
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from lorecall.audit.scorer import Message, ScoreItem
+from lorecall.audit.scorer import ItemScore, Message, ScoreItem
 from lorecall.audit.scorers.completions_scorer import CompletionsScorer
 from lorecall.server.scoring.score import EngineScoring
 from vllm.logprobs import FlatLogprobs
@@ -68,6 +69,35 @@ def test_our_server_and_any_vllm_server_score_the_same_tokens(
     with CompletionsScorer("http://server", transport=vllm_server(tokenizer)) as scorer:
         (theirs,) = scorer.framed(*framing).score("base", [item])
     assert ours == theirs
+
+
+def test_the_loop_answers_while_texts_are_tokenised() -> None:
+    """No text has its tokens before a task of the loop had its turn, which came after the call."""
+    answered, tokenizer = threading.Event(), TOKENIZERS["byte-level"]()
+
+    class Waiting:
+        """A tokenizer that waits for the loop."""
+
+        def encode(self, *args: Any, **kwargs: Any) -> Any:
+            assert answered.wait(60), "the loop had no turn"
+            return tokenizer.encode(*args, **kwargs)
+
+        def convert_ids_to_tokens(self, ids: Any) -> Any:
+            return tokenizer.convert_ids_to_tokens(ids)
+
+    async def main() -> list[ItemScore]:
+        client: Any = Client(Waiting())
+        scoring = EngineScoring(client, fixed_token_scores=False, by_priority=False)
+        items = [ScoreItem(str(n), "to be", " or not") for n in range(8)]
+        scores, _ = await asyncio.gather(scoring.score(items, None, "raw", None), health())
+        return scores
+
+    async def health() -> None:
+        for _ in range(3):  # the tasks of all texts have begun by then
+            await asyncio.sleep(0)
+        answered.set()
+
+    assert [score.error for score in asyncio.run(main())] == [""] * 8
 
 
 @pytest.fixture(scope="module")
