@@ -5,7 +5,9 @@ It is plain ASGI, so that streamed answers are not buffered. It sets `request_co
 
 import logging
 import re
+import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 from lorecall.adapters.core.errors import AdapterNotFoundError, LorecallError, UsageError
@@ -16,6 +18,7 @@ from lorecall.server.auth.scopes import ADAPTERS, AUDIT
 from lorecall.server.http.body import parse_body, read_body
 from lorecall.server.http.state import Serving
 from lorecall.server.http.stream_end import StreamEnd
+from lorecall.server.lifecycle.stopping import StoppingError
 from starlette.datastructures import Headers, State
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -26,15 +29,22 @@ SAGEMAKER_ADAPTER = "x-amzn-sagemaker-adapter-identifier"
 """On that path vLLM takes the model from this header and ignores the body's."""
 
 METRICS_PATH = "/metrics"
+SCRAPE_S = 1.0
+"""The least time between two questions to the engine for a scrape: some routers scrape twenty times a second."""
 PRIORITY_HEADER = b"x-vllm-priority"
 STREAMED = re.compile(r"/v1/adapters/[^/]+/archive|/v1/audits")
 """Routes that read their bodies themselves, up to a bound of their own."""
 
 
 async def before_scrape(scope: Scope, serving: Serving) -> None:
-    """Ask the engine where its adapters sit, if this is a scrape; one that is gone is no error."""
-    if path_of(scope).rstrip("/") != METRICS_PATH:
+    """Ask the engine where its adapters sit, if this is a scrape and the last was `SCRAPE_S` ago.
+
+    An engine that is gone is no error.
+    """
+    now = time.monotonic()
+    if path_of(scope).rstrip("/") != METRICS_PATH or now - serving.scraped < SCRAPE_S:
         return
+    serving.scraped = now
     try:
         await serving.adapters.refresh_tiers()
     except Exception:  # vLLM raises whatever its engine raised, and a scrape has to show that too
@@ -54,11 +64,20 @@ class Gateway:
         self._state = state
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request, or refuse it."""
+        """Serve one request, or refuse it; a scrape is answered until the end."""
         if scope["type"] not in ("http", "websocket") or scope.get("method") == "OPTIONS":
             await self._app(scope, receive, send)
             return
         serving: Serving = self._state.lorecall
+        scraped = path_of(scope).rstrip("/") == METRICS_PATH
+        try:
+            with nullcontext() if scraped else serving.stopping.counted():
+                await self._serve(serving, scope, receive, send)
+        except StoppingError as error:
+            serving.metrics.refusals.labels(error.code).inc()
+            await refuse(error, scope, receive, send, close=True)
+
+    async def _serve(self, serving: Serving, scope: Scope, receive: Receive, send: Send) -> None:
         context, admission, model, status = RequestContext(limits=serving.limits), None, "", 500
         token, end = current.set(context), StreamEnd(path_of(scope), context, send)
 
