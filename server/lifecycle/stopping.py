@@ -1,7 +1,7 @@
-"""The end of a server: from SIGTERM on it takes no new request, and those that run have `--shutdown-timeout` to end.
+"""The end of a server: from SIGTERM on it takes no new request, and what runs has `--shutdown-timeout` to finish.
 
-vLLM 0.32 drains its engine only: while it does, its HTTP server takes requests that the engine then turns away, and
-answers them with 200, no text and the finish reason "abort".
+vLLM 0.32 drains its engine only. While it does, its HTTP server takes requests that the engine then turns away,
+and answers them with 200, no text and the finish reason "abort".
 """
 
 import asyncio
@@ -54,7 +54,7 @@ class Stopping:
             self.running -= 1
 
     def drain(self, seconds: float) -> None:
-        """Refuse new requests, and wait until none runs or the time is over; not to be called in the loop's thread."""
+        """Refuse new requests, and wait until none runs or the time is over; not for the thread of the loop."""
         self.begun = True
         end = time.monotonic() + seconds
         while self.running and time.monotonic() < end:

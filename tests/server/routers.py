@@ -7,10 +7,12 @@ The rules are those of the model server protocol of the Gateway API inference ex
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client.parser import text_string_to_metric_families
-from prometheus_client.samples import Sample
+
+if TYPE_CHECKING:
+    from prometheus_client.samples import Sample
 
 INFO = "vllm:lora_requests_info"
 NO_ROOM = 0.0
@@ -58,15 +60,17 @@ def scrape(exposition: str) -> Endpoint:
     loaded = {
         one.labels["adapter_name"]: one for one in samples["vllm:lora_adapter_loaded"] if one.value == 1
     }
+    in_slots, slots = (
+        int(samples[name][0].value)
+        for name in ("vllm:num_gpu_loaded_lora_adapters", "vllm:max_gpu_lora_adapters")
+    )
     return Endpoint(
         _names(latest.get("running_lora_adapters", "")),
         _names(latest.get("waiting_lora_adapters", "")),
         int(latest.get("max_lora") or 0),
         {name: one.labels["level"] for name, one in loaded.items()},
-        *(
-            int(samples[name][0].value)
-            for name in ("vllm:num_gpu_loaded_lora_adapters", "vllm:max_gpu_lora_adapters")
-        ),
+        in_slots,
+        slots,
         len(info),
     )
 

@@ -1,10 +1,11 @@
 """Makes `vllm:lora_requests_info` say what LoRA-aware routers read out of it.
 
 vLLM 0.32 labels it with the engine's names, and ours are `name@version`: here they are the public names. While a
-name moves to another version, the requests on both versions count under the one name. vLLM also lists every adapter
-with a request both as running and as waiting, so that a router counts its slots twice; here it is listed where it
-has a request. And vLLM keeps one series for every mix of adapters that ever ran together: here there is the latest,
-which is the one that routers take.
+name moves to another version, the requests on both versions count under the one name.
+
+vLLM also lists each adapter that has a request both as running and as waiting, so that a router counts its slots
+twice; here it is listed where it has one. And vLLM keeps one series for every mix of adapters that ever ran
+together; here there is the latest, which is the one that routers take.
 """
 
 import functools

@@ -218,9 +218,7 @@ def test_a_scrape_asks_the_engine_where_its_adapters_sit(registry: Registry, gon
         assert one.http.get("/metrics").status_code == 401
         assert asked == ["tiers"]
         assert one.http.get("/metrics", headers=headers).status_code == 200
-        assert asked == [
-            "tiers"
-        ]  # a router scrapes many times a second, and each question costs the engine a step
+        assert asked == ["tiers"]  # routers scrape many times a second; each question costs the engine a step
         one.app.state.lorecall.scraped -= SCRAPE_S
         assert one.http.get("/metrics", headers=headers).status_code == 200
         assert asked == ["tiers"] * 2

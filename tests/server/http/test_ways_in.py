@@ -115,7 +115,7 @@ def test_a_module_is_validated_and_registered(started: Started) -> None:
 
 
 def test_routers_see_the_public_names(started: Started) -> None:
-    """By their own rules: what runs, what is loaded, what fits and what is listed, with no version in any name."""
+    """By their own rules: what runs, what is loaded, what fits and what is listed: no name has a version."""
     http, asked = started.server.http, {"model": "plain", "prompt": "to be", "ignore_eos": True}
     body = {**asked, "max_tokens": 400, "stream": True}
     with http.stream("POST", "/v1/completions", json=body) as answer:

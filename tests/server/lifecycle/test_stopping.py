@@ -19,6 +19,7 @@ class Engine:
         self._stopping = stopping
 
     def shutdown(self, timeout: float | None = None) -> None:
+        """End."""
         self.ended.append((self._stopping.running, timeout))
 
 

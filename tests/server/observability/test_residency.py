@@ -1,11 +1,11 @@
 """What the engine holds, as LoRA-aware routers read it."""
 
+import pytest
 from lorecall.server.engine.common import lora_labels
 from lorecall.server.observability.metrics import Metrics
 from lorecall.server.observability.residency import CPU, GPU, Residency, ResidentAdapter
 from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.exposition import generate_latest
-from pytest import MonkeyPatch
 from vllm.v1.metrics.loggers import PrometheusStatLogger
 from vllm.v1.metrics.stats import LoRARequestStates, SchedulerStats
 
@@ -41,7 +41,7 @@ def test_without_lora_there_is_none() -> None:
     assert b"vllm:" not in generate_latest(registry)
 
 
-def test_routers_read_one_latest_series(monkeypatch: MonkeyPatch) -> None:
+def test_routers_read_one_latest_series(monkeypatch: pytest.MonkeyPatch) -> None:
     """An adapter is listed where it has a request, and mixes of adapters that ran before leave no series."""
     for owner, name in (
         (LoRARequestStates, "_request_update"),
@@ -52,7 +52,7 @@ def test_routers_read_one_latest_series(monkeypatch: MonkeyPatch) -> None:
     registry = CollectorRegistry()
     names = ["max_lora", "waiting_lora_adapters", "running_lora_adapters"]
 
-    def upstream(self: object, scheduler_stats: SchedulerStats, *_others: object) -> None:
+    def upstream(_self: object, scheduler_stats: SchedulerStats, *_others: object) -> None:
         running, waiting = scheduler_stats.running_lora_adapters, scheduler_stats.waiting_lora_adapters
         gauge.labels("2", ",".join(waiting), ",".join(running)).set_to_current_time()
 
