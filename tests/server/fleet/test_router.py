@@ -12,7 +12,7 @@ from tests.server.sessions import Session, asking, generated, scored
 
 pytestmark = pytest.mark.engine
 
-SESSIONS = 6
+SESSIONS = 12  # so many that each server has one, whatever its address
 
 
 @pytest.fixture(params=NAMES)
@@ -56,6 +56,7 @@ def test_a_swap_fails_no_request_and_no_session_goes_back(
 ) -> None:
     """Each session sees the old version and then the new one, whichever server takes the swap."""
     old = version(pair.a, named)
+    before = answered(pair.a, named), answered(pair.b, named)
     with asking(router, ADMIN, named, SESSIONS, scored) as callers:
         swapped = pair.a.post("/v1/adapters", {"name": named, "source": str(int8_adapters[1])}).json()
         new = swapped["version"]
@@ -64,7 +65,8 @@ def test_a_swap_fails_no_request_and_no_session_goes_back(
     assert lost(callers) == []
     assert new != old
     assert {tuple(one.changes) for one in callers} == {(old, new)}
-    assert answered(pair.a, named) > SESSIONS / 2 < answered(pair.b, named)
+    assert answered(pair.a, named) > before[0] + 2
+    assert answered(pair.b, named) > before[1] + 2
     assert [one.tries for one in callers] == [len(one.versions) for one in callers]
 
 
