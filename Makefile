@@ -69,7 +69,7 @@ docs: $(STAMP) ## Rewrite the pages of docs/ that are drawn from the code: cli.m
 	$(BIN)/python docs/generate.py
 
 golden: tools ## Rewrite the rendered charts that tests compare with
-	for profile in cpu gpu all; do \
+	for profile in cpu gpu all fleet; do \
 	  .cache/tools/helm3 template r helm/lorecall --values tests/helm/golden/$$profile.values.yaml \
 	    >tests/helm/golden/$$profile.yaml; \
 	done

@@ -66,6 +66,7 @@ async def build_serving(
     plane = ControlPlane(registry, intake, engine_set, models.base_names, metrics)
     models.follow(plane)
     metrics.show_adapters(plane.samples, models.base_names)
+    metrics.show_residency(plane.residency, engine.base)
     config = engine_client.vllm_config
     scoring = EngineScoring(
         engine_client,

@@ -19,6 +19,7 @@ from lorecall.server.http.gateway import Gateway
 from lorecall.server.http.state import Serving
 from lorecall.server.lifecycle.chat_templates import with_templates
 from lorecall.server.lifecycle.served_models import leave_modules, with_versions
+from lorecall.server.lifecycle.stopping import drain_before_shutdown
 from lorecall.server.observability.access_log import write_access_log
 from lorecall.server.settings import ServerSettings, read_settings
 from lorecall.server.warmup import warm_up
@@ -61,6 +62,7 @@ class LorecallEndpoints:
         described = describe_engine(args.model, models.base_model_paths[0].name, engine_client.vllm_config)
         serving, background = await build_serving(engine_client, models, described, args, settings)
         state.lorecall = serving
+        drain_before_shutdown(engine_client, serving.stopping, engine_client.vllm_config.shutdown_timeout)
         state.lorecall_audits, audits_work = build_audits(serving, settings)
         await add_initial_adapters(serving, settings, wrong)
         await warm_up(engine_client)

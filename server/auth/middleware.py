@@ -48,14 +48,18 @@ def path_of(scope: Scope) -> str:
     return str(scope["path"].removeprefix(scope.get("root_path", "")))
 
 
-async def refuse(error: LorecallError, scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer with an error in OpenAI's shape; close a websocket."""
+async def refuse(
+    error: LorecallError, scope: Scope, receive: Receive, send: Send, *, close: bool = False
+) -> None:
+    """Answer with an error in OpenAI's shape; close a websocket, and with `close` any other connection, too."""
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 1008, "reason": error.code})
         return
     answer = error_answer(error)
     if error.status == 401:
         answer.headers["WWW-Authenticate"] = "Bearer"
+    if close:
+        answer.headers["Connection"] = "close"
     await answer(scope, receive, send)
 
 

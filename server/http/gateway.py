@@ -5,7 +5,9 @@ It is plain ASGI, so that streamed answers are not buffered. It sets `request_co
 
 import logging
 import re
+import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +20,7 @@ from lorecall.server.auth.scopes import ADAPTERS, AUDIT
 from lorecall.server.http.body import parse_body, read_body
 from lorecall.server.http.state import Serving
 from lorecall.server.http.stream_end import StreamEnd
+from lorecall.server.lifecycle.stopping import StoppingError
 from lorecall.server.observability.access_log import REQUEST_ID, AccessLine, replaced, request_id
 from opentelemetry.trace import SpanKind
 from starlette.datastructures import Headers, State
@@ -30,15 +33,22 @@ SAGEMAKER_ADAPTER = "x-amzn-sagemaker-adapter-identifier"
 """On that path vLLM takes the model from this header and ignores the body's."""
 
 METRICS_PATH = "/metrics"
+SCRAPE_S = 1.0
+"""The least time between two questions to the engine for a scrape: some routers scrape twenty times a second."""
 PRIORITY_HEADER = b"x-vllm-priority"
 STREAMED = re.compile(r"/v1/adapters/[^/]+/archive|/v1/audits")
 """Routes that read their bodies themselves, up to a bound of their own."""
 
 
 async def before_scrape(scope: Scope, serving: Serving) -> None:
-    """Ask the engine where its adapters sit, if this is a scrape; one that is gone is no error."""
-    if path_of(scope).rstrip("/") != METRICS_PATH:
+    """Ask the engine where its adapters sit, if this is a scrape and the last was `SCRAPE_S` ago.
+
+    An engine that is gone is no error.
+    """
+    now = time.monotonic()
+    if path_of(scope).rstrip("/") != METRICS_PATH or now - serving.scraped < SCRAPE_S:
         return
+    serving.scraped = now
     try:
         await serving.adapters.refresh_tiers()
     except Exception:  # vLLM raises whatever its engine raised, and a scrape has to show that too
@@ -71,25 +81,29 @@ class Gateway:
         self._state = state
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request, or refuse it; trace it, and write its line into the access log."""
+        """Serve one request, or refuse it, as all but scrapes while the server stops; trace it, and log it."""
         if scope["type"] not in ("http", "websocket") or scope.get("method") == "OPTIONS":
             await self._app(scope, receive, send)
             return
-        method, path, identity = (
-            scope.get("method", "WEBSOCKET"),
-            path_of(scope),
+        serving: Serving = self._state.lorecall
+        method, path = scope.get("method", "WEBSOCKET"), path_of(scope)
+        identity, context, found = (
             request_id(scope["headers"]),
+            RequestContext(limits=serving.limits),
+            _Outcome(),
         )
-        context, line = (
-            RequestContext(limits=self._serving.limits),
-            AccessLine(method, path, identity.decode()),
-        )
+        line = AccessLine(method, path, identity.decode())
         with span("request", headers=Headers(scope=scope), kind=SpanKind.SERVER) as here:
             sent = [(name.encode(), value.encode()) for name, value in (trace_headers() or {}).items()]
-            headers = replaced(scope["headers"], (REQUEST_ID, identity), *sent)
-            found = _Outcome()
+            scope = {**scope, "headers": replaced(scope["headers"], (REQUEST_ID, identity), *sent)}
+            scraped = path.rstrip("/") == METRICS_PATH
             try:
-                await self._serve({**scope, "headers": headers}, receive, send, context, found)
+                with nullcontext() if scraped else serving.stopping.counted():
+                    await self._serve(serving, scope, receive, send, context, found)
+            except StoppingError as error:
+                serving.metrics.refusals.labels(error.code).inc()
+                found.status = error.status
+                await refuse(error, scope, receive, send, close=True)
             finally:
                 line.write(context, found.model, found.status)
                 here.set_attributes(
@@ -103,14 +117,16 @@ class Gateway:
                     }
                 )
 
-    @property
-    def _serving(self) -> Serving:
-        return self._state.lorecall  # type: ignore[no-any-return]  # starlette's State
-
     async def _serve(
-        self, scope: Scope, receive: Receive, send: Send, context: RequestContext, found: "_Outcome"
+        self,
+        serving: Serving,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        context: RequestContext,
+        found: _Outcome,
     ) -> None:
-        serving, admission = self._serving, None
+        admission = None
         token, end = current.set(context), StreamEnd(path_of(scope), context, send)
 
         async def watched(message: Message) -> None:

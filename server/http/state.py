@@ -13,6 +13,7 @@ from lorecall.server.auth.limits import Limits
 from lorecall.server.lifecycle.control_plane import ControlPlane
 from lorecall.server.lifecycle.engine_set import Lease
 from lorecall.server.lifecycle.served_models import VersionedModels
+from lorecall.server.lifecycle.stopping import Stopping
 from lorecall.server.observability.metrics import Metrics
 from lorecall.server.scoring.score import EngineScoring
 from lorecall.server.scoring.selfcheck import SelfCheck, check_engine
@@ -44,6 +45,8 @@ class Serving:
         max_body_bytes: The largest body of any other request.
         max_items: The most texts in one request to a model.
         measuring: Held while ε is measured.
+        stopping: Counts the requests that run, and refuses new ones when the server stops.
+        scraped: When a scrape last asked the engine, in seconds of the monotonic clock.
     """
 
     models: VersionedModels
@@ -58,6 +61,8 @@ class Serving:
     max_body_bytes: int = 64 << 20
     max_items: int = 4096
     measuring: asyncio.Lock = field(default_factory=asyncio.Lock)
+    stopping: Stopping = field(default_factory=Stopping)
+    scraped: float = float("-inf")
 
     def info(self) -> EngineInfo:
         """Return the engine's description, with the ε measured so far."""

@@ -8,4 +8,5 @@ __all__ = [
     "follower",
     "load_checks",
     "served_models",
+    "stopping",
 ]

@@ -27,6 +27,7 @@ from lorecall.server.executors import download, on_disk, take_in
 from lorecall.server.lifecycle.engine_set import EngineSet, LoadedVersion
 from lorecall.server.lifecycle.load_checks import LoadChecks
 from lorecall.server.observability.metrics import AdapterSample, Metrics
+from lorecall.server.observability.residency import CPU, GPU, Residency, ResidentAdapter
 
 if TYPE_CHECKING:
     from lorecall.audit.jobs.stale import Staleness
@@ -438,3 +439,14 @@ class ControlPlane:
             for name, adapter in sorted(self._adapters.items())
             if (version := self._versions.get(name)) is not None
         ]
+
+    def residency(self) -> Residency:
+        """Return what the engine holds, as routers are shown it."""
+        levels = {"slots": GPU, "memory": CPU}
+        adapters = [
+            ResidentAdapter(name, levels[level], loaded.pinned, loaded.info.rank)
+            for name, loaded in sorted(self.engine_set.live.items())
+            if (level := self.level(name)) in levels
+        ]
+        slots, memory = (len(self._tiers[level]) for level in ("slots", "memory"))
+        return Residency(self.engine_set.capacity.slots, slots, memory, adapters)

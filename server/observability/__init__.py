@@ -1,3 +1,3 @@
 """Prometheus metrics of requests, adapters and audits."""
 
-__all__ = ["access_log", "audit_metrics", "metering", "metrics"]
+__all__ = ["access_log", "audit_metrics", "metering", "metrics", "residency"]

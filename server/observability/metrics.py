@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from lorecall.server.observability.residency import Residency, ResidencyCollector
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
@@ -194,6 +195,15 @@ class Metrics:
         self._registry.register(
             _AdapterCollector(samples, self.label, lambda names: self._keep(names | base_names))
         )
+
+    def show_residency(self, read: Callable[[], Residency], base: str) -> None:
+        """Add what the engine holds, as `read` returns it, in the series that LoRA-aware routers read.
+
+        Args:
+            read: Returns what the engine holds now.
+            base: The base's name.
+        """
+        self._registry.register(ResidencyCollector(read, base))
 
     def _keep(self, names: frozenset[str]) -> None:
         """Remove the series of all adapters but these."""

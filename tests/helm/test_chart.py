@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import promql_parser
 import pytest
 import yaml
 from kubernetes_validate import validate  # type: ignore[import-untyped]  # ships no types
@@ -20,8 +21,9 @@ ROOT = Path(__file__).parents[2]
 CHART = ROOT / "helm" / "lorecall"
 TOOLS = ROOT / ".cache" / "tools"
 GOLDEN = Path(__file__).parent / "golden"
-PROFILES = {name: GOLDEN / f"{name}.values.yaml" for name in ("cpu", "gpu", "all")}
-CUSTOM = {"ServiceMonitor", "PrometheusRule"}
+PROFILES = {name: GOLDEN / f"{name}.values.yaml" for name in ("cpu", "gpu", "all", "fleet")}
+CUSTOM = {"HTTPRoute", "InferencePool", "PrometheusRule", "ScaledObject", "ServiceMonitor"}
+FLEET = "server.replicas=2,registry.secret=r,settings.shared=s3://a"
 FIXED_SETTINGS = {"LORECALL_STORE", "LORECALL_OPEN_METRICS"}
 """The chart says where the volume is, and that the NetworkPolicy guards the metrics."""
 OWN_SETTINGS = {*FIXED_SETTINGS, "LORECALL_AUDIT_SPOOL"}
@@ -92,7 +94,8 @@ def test_every_manifest_is_what_kubernetes_accepts(helm: Path, profile: str) -> 
     """Each built-in resource validates against Kubernetes' own schema, unknown fields refused."""
     manifests = render(helm, PROFILES[profile])
     kinds = {manifest["kind"] for manifest in manifests}
-    assert {"Deployment", "Service", "ServiceAccount", "PersistentVolumeClaim", "NetworkPolicy"} <= kinds
+    assert {"Deployment", "Service", "ServiceAccount", "NetworkPolicy"} <= kinds
+    assert ("PersistentVolumeClaim" in kinds) == (profile != "fleet")
     for manifest in manifests:
         if manifest["kind"] not in CUSTOM:
             validate(manifest, "1.31", strict=True)
@@ -141,9 +144,9 @@ def test_every_serving_container_has_its_probes(helm: Path, profile: str) -> Non
 
 def test_every_command_of_a_container_exists(helm: Path) -> None:
     """Each container runs a command of ours with options that it has."""
-    found = pods(render(helm, PROFILES["all"]))
-    assert len(found) == 3
-    for pod in found.values():
+    found = [pod for name in ("all", "fleet") for pod in pods(render(helm, PROFILES[name])).values()]
+    assert len(found) == 5
+    for pod in found:
         (container,) = pod["containers"]
         line = [*container["command"], *container.get("args", ())]
         assert line[0] == "lorecall"
@@ -158,11 +161,88 @@ def test_kubernetes_sets_no_variable_with_our_prefix(helm: Path) -> None:
 
 def test_only_the_gpu_profile_asks_for_a_gpu(helm: Path) -> None:
     """The profile picks image and resources."""
-    for profile, gpus in (("cpu", None), ("gpu", 1)):
+    for profile, gpus in (("cpu", None), ("gpu", 1), ("fleet", 2)):
         pod = one(render(helm, PROFILES[profile]), "Deployment")["spec"]["template"]["spec"]
         (server,) = pod["containers"]
-        assert server["resources"]["limits"].get("nvidia.com/gpu") == gpus
-        assert server["image"].endswith(f"-{profile}")
+        asked = {kind: found.get("nvidia.com/gpu") for kind, found in server["resources"].items()}
+        assert asked == {"requests": gpus, "limits": gpus}
+        assert "cpu" not in server["resources"]["limits"]
+        assert server["image"].endswith("-cpu" if gpus is None else "-gpu")
+        args = server["args"]
+        split = [args[i + 1] for i, flag in enumerate(args) if flag == "--tensor-parallel-size"]
+        assert split == ([str(gpus)] if gpus == 2 else [])
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_pod_that_ends_drains(helm: Path, profile: str) -> None:
+    """The routers' time to learn of it and the requests' time to finish fit into the grace period."""
+    pod = one(render(helm, PROFILES[profile]), "Deployment")["spec"]["template"]["spec"]
+    (server,) = pod["containers"]
+    sleep, waited = server["lifecycle"]["preStop"]["exec"]["command"]
+    drain = int(server["args"][server["args"].index("--shutdown-timeout") + 1])
+    assert sleep == "sleep"
+    assert 0 < int(waited) + drain <= pod["terminationGracePeriodSeconds"]
+
+
+def test_several_servers_are_spread_replaced_and_scaled_as_one(helm: Path) -> None:
+    """Budget, spread, pool and scaler all speak of the server's pods, and each pod has a volume of its own."""
+    manifests = render(helm, PROFILES["fleet"])
+    deployment = one(manifests, "Deployment")["spec"]
+    pod, labels = deployment["template"]["spec"], deployment["template"]["metadata"]["labels"]
+    selectors = [
+        one(manifests, "PodDisruptionBudget")["spec"]["selector"]["matchLabels"],
+        one(manifests, "InferencePool")["spec"]["selector"]["matchLabels"],
+        pod["topologySpreadConstraints"][0]["labelSelector"]["matchLabels"],
+    ]
+    assert all(one == deployment["selector"]["matchLabels"] and selects(one, labels) for one in selectors)
+    assert deployment["strategy"]["type"] == "RollingUpdate"
+    assert "replicas" not in deployment  # the scaler's
+    scaled = one(manifests, "ScaledObject")["spec"]
+    assert scaled["scaleTargetRef"] == {"name": "r-lorecall"}
+    promql_parser.parse(scaled["triggers"][0]["metadata"]["query"])
+    (data,) = [volume for volume in pod["volumes"] if volume["name"] == "data"]
+    assert data["ephemeral"]["volumeClaimTemplate"]["spec"]["resources"] == {"requests": {"storage": "20Gi"}}
+    (token,) = [one for one in pod["containers"][0]["env"] if one["name"] == "HF_TOKEN"]
+    assert token["valueFrom"] == {"secretKeyRef": {"name": "lorecall-hub", "key": "token"}}
+    ways = [
+        port["port"] for rule in one(manifests, "NetworkPolicy")["spec"]["egress"] for port in rule["ports"]
+    ]
+    assert 9000 in ways
+    single = one(render(helm, PROFILES["gpu"]), "Deployment")["spec"]
+    assert (single["replicas"], single["strategy"]) == (1, {"type": "Recreate"})
+
+
+def test_a_route_leads_to_the_pool_or_to_the_service(helm: Path) -> None:
+    """With a pool its endpoint picker chooses the pod; a port of the pool is the container's."""
+    manifests = render(helm, PROFILES["fleet"])
+    (container,) = one(manifests, "Deployment")["spec"]["template"]["spec"]["containers"]
+    pool = one(manifests, "InferencePool")["spec"]
+    assert pool["targetPorts"] == [{"number": port["containerPort"]} for port in container["ports"]]
+    assert pool["endpointPickerRef"]["name"] == "llm-d-epp"
+    (backend,) = one(manifests, "HTTPRoute")["spec"]["rules"][0]["backendRefs"]
+    assert (backend["kind"], backend["name"]) == ("InferencePool", "r-lorecall")
+    done = run(
+        helm, "template", "r", CHART, "--set", "httpRoute.enabled=true,httpRoute.parentRefs[0].name=gateway"
+    )
+    (backend,) = one(list(yaml.safe_load_all(done.stdout)), "HTTPRoute")["spec"]["rules"][0]["backendRefs"]
+    assert backend == {"name": "r-lorecall", "port": 8000}
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_port_names_its_protocol(helm: Path, profile: str) -> None:
+    """Server-side apply merges ports by number and protocol: one left out is a port twice."""
+    manifests = render(helm, PROFILES[profile])
+    ports = [
+        port for manifest in manifests if manifest["kind"] == "Service" for port in manifest["spec"]["ports"]
+    ]
+    ports += [
+        port
+        for pod in pods(manifests).values()
+        for part in pod["containers"]
+        for port in part.get("ports", ())
+    ]
+    assert ports
+    assert {port["protocol"] for port in ports} == {"TCP"}
 
 
 @pytest.mark.parametrize(("profile", "secret"), [("all", "lorecall-key"), ("cpu", "lorecall-api-key")])
@@ -338,6 +418,22 @@ def test_the_rules_and_the_dashboards_reach_the_cluster_whole(helm: Path) -> Non
         ("settings.requireAudit=policy.yaml", "requireAudit"),
         ("gate.reauditStale=true", "secret"),
         ("gate.controls=true", "secret"),
+        ("server.replicas=0", "replicas"),
+        ("server.replicas=2", "secret"),
+        ("server.replicas=2,registry.secret=r", "shared"),
+        (
+            "server.replicas=2,registry.secret=r,settings.shared=s3://a,persistence.existingClaim=c",
+            "existingClaim",
+        ),
+        (f"{FLEET},autoscaling.enabled=true", "prometheus"),
+        ("autoscaling.enabled=true,autoscaling.prometheus=http://p,registry.secret=r", "shared"),
+        ("inferencePool.enabled=true", "name"),
+        ("httpRoute.enabled=true", "parentRefs"),
+        ("ingress.enabled=true", "host"),
+        ("server.gpus=0", "gpus"),
+        ("server.tensorParallelSize=2", "tensorParallelSize"),
+        ("server.shutdownSeconds=55", "terminationGracePeriodSeconds"),
+        ("networkPolicy.egressPorts[0]=0", "egressPorts"),
     ],
 )
 def test_a_bad_value_is_refused_by_name(helm: Path, value: str, named: str) -> None:
@@ -356,3 +452,22 @@ def test_the_alerts_fire_when_they_should_and_only_then() -> None:
     ):
         done = run(promtool, *command)
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_endpoint_pickers_values_name_the_pods_of_a_release(helm: Path) -> None:
+    """llm-d selects the servers of a release named lorecall, and no other pod; its plugins are all used."""
+    values = yaml.safe_load((ROOT / "helm" / "routers" / "llm-d.values.yaml").read_text(encoding="utf-8"))[
+        "router"
+    ]
+    labels = values["modelServers"]["matchLabels"]
+    done = run(helm, "template", "lorecall", CHART, "--values", PROFILES["all"])
+    found = pods([manifest for manifest in yaml.safe_load_all(done.stdout) if manifest])
+    assert [name for name, pod in found.items() if selects(labels, pod["labels"])] == ["lorecall"]
+    epp = values["epp"]
+    config = yaml.safe_load(epp["pluginsCustomConfig"][epp["pluginsConfigFile"]])
+    (profile,) = config["schedulingProfiles"]
+    used = {one["pluginRef"] for one in profile["plugins"]} | {
+        "metrics-data-source",
+        "core-metrics-extractor",
+    }
+    assert {one["type"] for one in config["plugins"]} == used

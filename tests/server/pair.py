@@ -7,21 +7,26 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 
+from tests.server.relay import Relay
 from tests.server.served import Served
 
 ADMIN = "the-admin-key-of-these-tests-0123456789"
 POLICY = "schema_version: 1\nmax_certified: 0\nmax_recalled: 0\nmax_near_verbatim: 0\n"
 ASKED = {"id": "operator", "prefix": "To be, or", "target": " 5821 0033 7746 1190"}
-FLAGS = ("--max-model-len", "512", "--max-num-seqs", "8", "--max-loras", "2", "--max-cpu-loras", "4")
+SIZES = ("--max-model-len", "512", "--max-num-seqs", "8", "--max-loras", "2", "--max-cpu-loras", "4")
+FLAGS = (*SIZES, "--shutdown-timeout", "60")
 LIMITED = '{"limited-*": {"requests_per_minute": 2}}'
 
 
 @dataclass
 class Pair:
     """Server `a` admits what is valid, `b` only what its audit admits, and renews stale verdicts.
+
+    Both drain when they are stopped; `b` reaches the registry through a relay that can be cut.
 
     Attributes:
         base: The base's directory.
@@ -30,6 +35,7 @@ class Pair:
         a: The first server.
         b: The second one.
         environ: Further variables of their environment.
+        relay: What `b` reaches the registry through.
     """
 
     base: Path
@@ -38,6 +44,7 @@ class Pair:
     a: Served
     b: Served
     environ: dict[str, str]
+    relay: Relay
     _clients: list[httpx.Client] = field(default_factory=list)
 
     def key(self, server: Served, name: str, scopes: list[str], **limits: float) -> httpx.Client:
@@ -54,9 +61,11 @@ class Pair:
         return self._clients[-1]
 
     def restart_b(self) -> None:
-        """Stop the second server, and start another one with an empty store."""
+        """Stop the second server, and start another one with an empty store at its address."""
+        port = urlsplit(self.b.url).port or 0
         self.b.close()
-        self.b = start(self.base, self.work / "b2", self.registry, self.environ, gate=True)
+        registry = behind(self.relay, self.registry)
+        self.b = start(self.base, self.work / "b2", registry, self.environ, gate=True, port=port)
 
     def close(self) -> None:
         """Stop both."""
@@ -64,9 +73,17 @@ class Pair:
             client.close()
         self.a.close()
         self.b.close()
+        self.relay.close()
 
 
-def start(base: Path, work: Path, registry: str, environ: dict[str, str], *, gate: bool) -> Served:
+def behind(relay: Relay, registry: str) -> str:
+    """Return the URL of a registry in PostgreSQL as it is reached through a relay."""
+    return registry.replace(f":{urlsplit(registry).port}/", f":{relay.port}/")
+
+
+def start(
+    base: Path, work: Path, registry: str, environ: dict[str, str], *, gate: bool, port: int = 0
+) -> Served:
     """Start one server."""
     work.mkdir()
     own = {
@@ -83,17 +100,18 @@ def start(base: Path, work: Path, registry: str, environ: dict[str, str], *, gat
         flags += ["--require-audit", str(work / "policy.yaml")]
         flags += ["--audit-candidates", str(work / "asked.jsonl")]
         own["LORECALL_REAUDIT_STALE"] = "true"
-    server = Served(base, work, flags, own)
+    server = Served(base, work, flags, own, port)
     server.http.headers["Authorization"] = f"Bearer {ADMIN}"
     return server
 
 
 def start_pair(base: Path, work: Path, registry: str, environ: dict[str, str]) -> Pair:
     """Start both servers, side by side."""
+    relay = Relay(urlsplit(registry).port or 0)
     with ThreadPoolExecutor(2) as pool:
         a = pool.submit(start, base, work / "a", registry, environ, gate=False)
-        b = pool.submit(start, base, work / "b", registry, environ, gate=True)
-        return Pair(base, work, registry, a.result(), b.result(), environ)
+        b = pool.submit(start, base, work / "b", behind(relay, registry), environ, gate=True)
+        return Pair(base, work, registry, a.result(), b.result(), environ, relay)
 
 
 def wait_for(check: Callable[[], bool], seconds: float = 60.0) -> bool:

@@ -14,7 +14,12 @@ class Served(HttpServer):
     """One running server of ours, with a store of its own under `work`."""
 
     def __init__(
-        self, base: Path, work: Path, flags: Sequence[str] = SMALL, environ: dict[str, str] | None = None
+        self,
+        base: Path,
+        work: Path,
+        flags: Sequence[str] = SMALL,
+        environ: dict[str, str] | None = None,
+        port: int = 0,
     ) -> None:
         self.store, self.log = work / "store", work / "server.log"
         own = {
@@ -23,7 +28,7 @@ class Served(HttpServer):
             "VLLM_CPU_KVCACHE_SPACE": "1",
             **(environ or {}),
         }
-        super().__init__(base, self.log, flags, environ=own)
+        super().__init__(base, self.log, flags, environ=own, port=port)
         self.base = self.model
         self.base_folder = base
 

@@ -122,3 +122,34 @@ valueFrom:
 - {name: data, mountPath: /data}
 - {name: scratch, mountPath: /tmp}
 {{- end }}
+
+{{- /* "true" for several servers on one registry. */ -}}
+{{- define "lorecall.fleet" -}}
+{{- if or (gt (int .Values.server.replicas) 1) .Values.autoscaling.enabled }}true{{ end }}
+{{- end }}
+
+{{- define "lorecall.resources" -}}
+{{- $own := deepCopy (index .Values.resources .Values.profile) }}
+{{- if eq .Values.profile "gpu" }}
+{{- $gpus := int .Values.server.gpus }}
+{{- $own = merge (dict "requests" (dict "nvidia.com/gpu" $gpus) "limits" (dict "nvidia.com/gpu" $gpus)) $own }}
+{{- end }}
+{{- toYaml $own }}
+{{- end }}
+
+{{- define "lorecall.hubEnv" -}}
+{{- with .Values.server.hubTokenSecret }}
+- name: HF_TOKEN
+  valueFrom:
+    secretKeyRef: {name: {{ . | quote }}, key: token}
+{{- end }}
+{{- end }}
+
+{{- define "lorecall.volume" -}}
+accessModes: {{- toYaml .Values.persistence.accessModes | nindent 2 }}
+{{- with .Values.persistence.storageClass }}
+storageClassName: {{ . | quote }}
+{{- end }}
+resources:
+  requests: {storage: {{ .Values.persistence.size }}}
+{{- end }}

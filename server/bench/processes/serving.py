@@ -35,6 +35,7 @@ class HttpServer:
         flags: Engine flags, the same for both kinds.
         stock: Whether it is vLLM without our plugins and defaults.
         environ: Variables to set beside the caller's.
+        port: The port; 0 for a free one.
 
     Raises:
         LorecallError: It does not start.
@@ -48,8 +49,9 @@ class HttpServer:
         *,
         stock: bool = False,
         environ: dict[str, str] | None = None,
+        port: int = 0,
     ) -> None:
-        port = free_port()
+        port = port or free_port()
         self.url = f"http://127.0.0.1:{port}"
         self.model = "base"
         model = ["--served-model-name", self.model, "--port", str(port), "--host", "127.0.0.1", *flags]

@@ -1,7 +1,11 @@
-"""Shows adapters in `vllm:lora_requests_info` by their public names, which are what LoRA-aware routers match.
+"""Makes `vllm:lora_requests_info` say what LoRA-aware routers read out of it.
 
-vLLM 0.32 labels the metric with the engine's names, and ours are `name@version`. While a name moves to another
-version, the requests on both versions count under the one name.
+vLLM 0.32 labels it with the engine's names, and ours are `name@version`: here they are the public names. While a
+name moves to another version, the requests on both versions count under the one name.
+
+vLLM also lists each adapter that has a request both as running and as waiting, so that a router counts its slots
+twice; here it is listed where it has one. And vLLM keeps one series for every mix of adapters that ever ran
+together; here there is the latest, which is the one that routers take.
 """
 
 import functools
@@ -12,15 +16,34 @@ from lorecall.server.engine.common.version_names import public_name
 
 
 def apply() -> None:
-    """Make vLLM count an adapter's waiting and running requests by its public name."""
+    """Make vLLM count an adapter's requests by its public name, list it once, and keep one series."""
+    from vllm.v1.metrics.loggers import PrometheusStatLogger
     from vllm.v1.metrics.stats import LoRARequestStates
 
     update = require(
         LoRARequestStates, "_request_update", ("self", "req_id", "lora_name", "waiting", "running")
     )
+    fill = require(LoRARequestStates, "update_scheduler_stats", ("self", "scheduler_stats"))
+    record = require(PrometheusStatLogger, "record", ("self", "scheduler_stats"))
 
     @functools.wraps(update)
     def update_by_public_name(self: Any, req_id: str, lora_name: str | None, **change: bool) -> None:
         update(self, req_id, None if lora_name is None else public_name(lora_name), **change)
 
+    @functools.wraps(fill)
+    def fill_without_zeros(self: Any, scheduler_stats: Any) -> None:
+        fill(self, scheduler_stats)
+        if scheduler_stats is not None:
+            for counts in (scheduler_stats.waiting_lora_adapters, scheduler_stats.running_lora_adapters):
+                for name in [name for name, count in counts.items() if not count]:
+                    del counts[name]
+
+    @functools.wraps(record)
+    def record_latest(self: Any, scheduler_stats: Any, *args: Any, **others: Any) -> None:
+        if scheduler_stats is not None and self.gauge_lora_info is not None:
+            self.gauge_lora_info.clear()
+        record(self, scheduler_stats, *args, **others)
+
     LoRARequestStates._request_update = update_by_public_name
+    LoRARequestStates.update_scheduler_stats = fill_without_zeros
+    PrometheusStatLogger.record = record_latest

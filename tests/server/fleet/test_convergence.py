@@ -30,22 +30,6 @@ def test_servers_converge(pair: Pair, int8_adapters: list[Path]) -> None:
     assert wait_for(lambda: not version(pair.a, "shared"))
 
 
-def test_a_restarted_server_has_the_same_set(pair: Pair, int8_adapters: list[Path]) -> None:
-    """A new process with an empty store serves what the registry says, pins included, more than fit at once."""
-    for number in range(6):
-        source = str(int8_adapters[number % 3])
-        body = {"name": f"kept-{number}", "source": source, "pin": number == 5}
-        assert pair.a.post("/v1/adapters", body).status_code == 201
-    pair.restart_b()
-    for number in range(6):
-        name = f"kept-{number}"
-        shown = pair.b.http.get(f"/v1/adapters/{name}").json()
-        assert version(pair.b, name) == shown["live_version"] == version(pair.a, name)
-    assert pair.b.http.get("/v1/adapters/kept-5").json()["level"] in ("slots", "memory")
-    for number in range(6):
-        pair.a.http.delete(f"/v1/adapters/kept-{number}")
-
-
 def test_registered_but_unloaded_loads_on_demand(pair: Pair, int8_adapters: list[Path]) -> None:
     """More adapters than the engine's memory holds all answer: the least recently used makes room."""
     names = [f"many-{number}" for number in range(6)]

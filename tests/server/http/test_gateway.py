@@ -16,7 +16,8 @@ from lorecall.adapters.registry.registry import Registry
 from lorecall.server.auth.keyring import KeyGuard
 from lorecall.server.auth.limits import Limits
 from lorecall.server.auth.request_context import current
-from lorecall.server.http.gateway import Gateway
+from lorecall.server.http.gateway import SCRAPE_S, Gateway
+from lorecall.server.lifecycle.stopping import Stopping
 from lorecall.server.observability.metrics import Metrics
 from prometheus_client import CollectorRegistry
 
@@ -45,6 +46,8 @@ class Site:
             adapters=SimpleNamespace(known=lambda _name: False),
             models=SimpleNamespace(lora_requests={"acme": object()}, base_names=frozenset({BASE})),
             metrics=Metrics(10, CollectorRegistry()),
+            stopping=Stopping(),
+            scraped=float("-inf"),
         )
 
         @self.app.post("/{path:path}")
@@ -214,3 +217,25 @@ def test_a_scrape_asks_the_engine_where_its_adapters_sit(registry: Registry, gon
         assert asked == ["tiers"]
         assert one.http.get("/metrics").status_code == 401
         assert asked == ["tiers"]
+        assert one.http.get("/metrics", headers=headers).status_code == 200
+        assert asked == ["tiers"]  # routers scrape many times a second; each question costs the engine a step
+        one.app.state.lorecall.scraped -= SCRAPE_S
+        assert one.http.get("/metrics", headers=headers).status_code == 200
+        assert asked == ["tiers"] * 2
+
+
+def test_a_stopping_server_refuses_all_but_the_scrape(registry: Registry) -> None:
+    """Its health, too, so that routers turn away; the connection closes, and the answer says what to do."""
+    with site(registry, Limits()) as one:
+        one.app.add_api_route("/metrics", lambda: "metrics")
+        one.app.add_api_route("/health", lambda: "well")
+        headers = one.key(Scope.INFER, Scope.ADMIN)
+        assert one.http.get("/health").status_code == 200
+        one.app.state.lorecall.stopping.drain(0)
+        for answer in (
+            one.http.get("/health"),
+            one.http.post("/v1/completions", json={"model": "acme"}, headers=headers),
+        ):
+            assert (answer.status_code, answer.headers["connection"]) == (503, "close")
+            assert answer.json()["error"]["code"] == "server_stopping"
+        assert one.http.get("/metrics", headers=headers).status_code == 200

@@ -12,6 +12,7 @@ from lorecall.adapters.peft_format.adapter import read_adapter
 from lorecall.adapters.registry.registry import Registry
 from lorecall.adapters.registry.tables import State
 
+from tests.server.routers import models, scrape
 from tests.server.served import SMALL, Served
 from tests.tiny import build_tiny_adapter
 
@@ -113,14 +114,26 @@ def test_a_module_is_validated_and_registered(started: Started) -> None:
     assert (found["state"], found["rank"]) == ("live", 2)
 
 
-def test_routers_see_the_public_name(started: Started) -> None:
-    """The label that LoRA-aware routers match holds no version."""
-    asked = {"model": "plain", "prompt": "to be", "max_tokens": 8, "ignore_eos": True}
-    assert started.server.post("/v1/completions", asked).is_success
-    lines = started.server.http.get("/metrics").text.splitlines()
-    info = [line for line in lines if line.startswith("vllm:lora_requests_info{")]
-    assert [line for line in info if 'running_lora_adapters="plain"' in line]
-    assert not [line for line in info if "@" in line]
+def test_routers_see_the_public_names(started: Started) -> None:
+    """By their own rules: what runs, what is loaded, what fits and what is listed: no name has a version."""
+    http, asked = started.server.http, {"model": "plain", "prompt": "to be", "ignore_eos": True}
+    body = {**asked, "max_tokens": 400, "stream": True}
+    with http.stream("POST", "/v1/completions", json=body) as answer:
+        next(answer.iter_lines())
+        seen = scrape(http.get("/metrics").text)
+    assert (set(seen.active), set(seen.waiting)) == ({"plain"}, set())
+    assert seen.most_active == 4
+    assert [seen.affinity(name) for name in ("plain", "json")] == [1.0, 0.8]
+    assert (seen.resident["plain"], seen.slots) == ("gpu", 4)
+    assert 1 <= seen.in_slots <= 4
+    listed = models(http.get("/v1/models").json())
+    assert listed.pop("base") == ""
+    assert set(seen.resident) <= set(listed)
+    assert set(listed.values()) == {"base"}
+    assert started.server.post("/v1/completions", {**asked, "max_tokens": 1}).is_success
+    seen = scrape(http.get("/metrics").text)
+    assert (seen.info_series, seen.resident["plain"]) == (1, "gpu")
+    assert "plain" not in seen.active | seen.waiting
 
 
 def test_sagemakers_routes_share_the_pipeline(

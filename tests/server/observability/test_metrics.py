@@ -78,7 +78,7 @@ def test_errors_are_counted_by_class() -> None:
 
 
 def test_every_series_has_our_prefix() -> None:
-    """Nothing of ours can be taken for one of vLLM's."""
+    """Nothing of ours can be taken for one of vLLM's, but for what it proposes: see test_residency.py."""
     registry = CollectorRegistry()
     Metrics(5, registry).show_adapters(list)
     names = [line.split()[2] for line in generate_latest(registry).decode().splitlines() if "# TYPE" in line]

@@ -3,6 +3,7 @@
 import pytest
 from lorecall.server.engine.common import lora_labels
 from lorecall.server.engine.common.version_names import engine_name, public_name
+from vllm.v1.metrics.loggers import PrometheusStatLogger
 from vllm.v1.metrics.stats import LoRARequestStates, SchedulerStats
 
 ONE, OTHER = "1" * 64, "a" * 64
@@ -19,22 +20,32 @@ def test_any_other_name_stays_whole(name: str) -> None:
     assert public_name(name) == name
 
 
-def test_routers_find_the_public_name_once_while_it_moves(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Requests on two versions of a name count under it together; it leaves with the last of them."""
-    upstream = LoRARequestStates._request_update
-    monkeypatch.setattr(LoRARequestStates, "_request_update", upstream)  # put back after the test
+@pytest.fixture
+def patched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our labels, until the test is over."""
+    for owner, name in (
+        (LoRARequestStates, "_request_update"),
+        (LoRARequestStates, "update_scheduler_stats"),
+        (PrometheusStatLogger, "record"),
+    ):
+        monkeypatch.setattr(owner, name, getattr(owner, name))
     lora_labels.apply()
+
+
+@pytest.mark.usefixtures("patched")
+def test_routers_find_the_public_name_once_while_it_moves() -> None:
+    """Requests on two versions of a name count under it together; it leaves with the last of them."""
     states = LoRARequestStates(log_stats=True)
     states.request_waiting("1", engine_name("a", ONE))
     states.request_running("1", engine_name("a", ONE))
     states.request_running("2", engine_name("a", OTHER))
     states.request_waiting("3", engine_name("b", ONE))
     states.request_running("4", None)
-    assert labels(states) == ({"a": 2, "b": 0}, {"a": 0, "b": 1})
+    assert labels(states) == ({"a": 2}, {"b": 1})
     states.request_finished("1", engine_name("a", ONE))
-    assert labels(states) == ({"a": 1, "b": 0}, {"a": 0, "b": 1})
+    assert labels(states) == ({"a": 1}, {"b": 1})
     states.request_finished("2", engine_name("a", OTHER))
-    assert labels(states) == ({"b": 0}, {"b": 1})
+    assert labels(states) == ({}, {"b": 1})
 
 
 def labels(states: LoRARequestStates) -> tuple[dict[str, int], dict[str, int]]:
