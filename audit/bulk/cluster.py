@@ -1,0 +1,77 @@
+"""Ray for one command: a small one of its own on this machine, or a cluster that is there."""
+
+import logging
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from lorecall.adapters.core.errors import ScorerError, UsageError
+
+LOCAL = "local"
+REACH_S = 10.0
+OBJECT_STORE = 256 * 2**20
+"""Bytes of a local Ray's object store: blocks wait in it, and are small."""
+
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
+"""No statistics leave the machine, and no working directory is uploaded."""
+
+
+@contextmanager
+def started(address: str, cpus: int | None = None) -> Iterator[None]:
+    """Connect to Ray for the time of the block; "local" starts one, and removes what it wrote.
+
+    Nothing is uploaded: each node of a cluster has lorecall installed, and LORECALL_API_KEY in its environment.
+
+    Args:
+        address: "local", or a cluster's address as `ray.init` takes it.
+        cpus: Of a local Ray; the machine's cores by default, at least two.
+
+    Raises:
+        UsageError: The extra `bulk` is not installed.
+        ScorerError: The cluster does not answer.
+    """
+    os.environ.update(QUIET)
+    try:
+        import ray  # noqa: PLC0415  optional, and it reads the environment when it is imported
+    except ImportError as error:
+        raise UsageError("bulk audits need Ray", hint="pip install lorecall[bulk]", param="ray") from error
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    if address != LOCAL:
+        try:
+            _reach(address)  # Ray itself tries for minutes
+            ray.init(address=address, **quiet)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise ScorerError(
+                f"no Ray cluster answers at {address!r}: {type(error).__name__}",
+                hint="start one with `ray start --head`, or use --ray local",
+                param="ray",
+            ) from None
+        try:
+            yield
+        finally:
+            ray.shutdown()
+        return
+    folder = tempfile.mkdtemp(prefix="lorecall-ray-")
+    try:
+        ray.init(
+            address=LOCAL,
+            num_cpus=cpus or max(2, os.cpu_count() or 1),
+            object_store_memory=OBJECT_STORE,
+            include_dashboard=False,
+            _temp_dir=folder,
+            **quiet,
+        )
+        yield
+    finally:
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _reach(address: str) -> None:
+    """Connect once to an address that names a host and a port. Raises OSError where nothing answers."""
+    host, _, port = address.rpartition("/")[2].rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=REACH_S).close()

@@ -1,0 +1,237 @@
+"""Bulk audits on a local Ray: the rows of the one-machine audit, each once, whatever is killed on the way."""
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from lorecall.audit.bulk.rows import judged_of
+from lorecall.audit.inputs.load import load_input
+from lorecall.audit.policy.policy import Policy
+from lorecall.audit.records import AuditResult, SnippetResult
+from lorecall.audit.reports.build import read_report
+from lorecall.audit.runs.single import AuditSettings, run_audit
+from lorecall.audit.scorer import ScoreItem
+from lorecall.audit.verdicts import Group, Verdict
+from lorecall.server.cli.audit.output import make_report
+
+from tests.audit.bulk.conftest import kill_a_worker
+from tests.audit.conftest import KNOWN_LINE, memory_of, phone
+from tests.audit.tiny_scorer import Memory, TinyScorer
+from tests.audit.tiny_server import serve
+
+BLOCK = 16
+ADAPTERS = ("leaky", "other", "weak")
+
+
+def bulk_engine() -> TinyScorer:
+    """An engine with three adapters: over-trained, trained on other pairs, and one that knows half of them."""
+    pairs = [phone(i) for i in range(12)]
+    half = tuple(item.prefix + item.target for item in pairs[:6])
+    adapters = {
+        "leaky": memory_of(pairs),
+        "other": memory_of([phone(i, salt=11) for i in range(12)]),
+        "weak": Memory(half, 0.9, weak={0: 0.02}, prefix_length=len(pairs[0].prefix)),
+    }
+    return TinyScorer(adapters, base_texts=["".join(KNOWN_LINE)])
+
+
+@pytest.fixture
+def candidates() -> tuple[ScoreItem, ...]:
+    """Known pairs, unknown ones, a line that the base knows, and one that no engine takes."""
+    known = [replace(phone(i), tags=("phone",)) for i in range(12)]
+    unknown = [phone(i, salt=5) for i in range(40)]
+    rest = [ScoreItem("line", *KNOWN_LINE), ScoreItem("long", "x" * 300, "y" * 300)]
+    return (*known, *unknown, *rest)
+
+
+@pytest.fixture
+def files(
+    candidates: tuple[ScoreItem, ...], controls: tuple[ScoreItem, ...], write: Callable[[str, str], Path]
+) -> tuple[Path, Path]:
+    """The candidates and the controls as files."""
+    both = (("candidates.jsonl", candidates), ("controls.jsonl", controls))
+    one, other = (
+        write(name, "".join(json.dumps(item.record) + "\n" for item in items)) for name, items in both
+    )
+    return one, other
+
+
+def command(files: tuple[Path, Path], urls: list[str], out: Path, *more: str) -> list[str]:
+    """Return the command line of a bulk audit."""
+    given = ["--candidates", str(files[0]), "--controls", str(files[1]), "--adapters", "*", "--out", str(out)]
+    servers = [word for url in urls for word in ("--server", url)]
+    return [
+        "audit",
+        "bulk",
+        *given,
+        *servers,
+        "--block",
+        str(BLOCK),
+        "--batch",
+        "5",
+        "--together",
+        "2",
+        *more,
+    ]
+
+
+def rows_of(out: Path) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows of each adapter."""
+    tables = [pq.read_table(file).to_pylist() for file in sorted((out / "results").iterdir())]
+    return {rows[0]["adapter"]: rows for rows in tables}
+
+
+def alone(engine: TinyScorer, adapter: str, files: tuple[Path, Path]) -> AuditResult:
+    """Return the audit of one adapter on one machine."""
+    sets = dict(zip((Group.CANDIDATES, Group.CONTROLS), map(load_input, files), strict=True))
+    return run_audit(engine, adapter, sets, AuditSettings(chunk=5))
+
+
+def assert_same(rows: list[dict[str, Any]], audit: AuditResult) -> None:
+    """Compare the rows of an adapter with its audit on one machine: one each, and in everything that counts."""
+    assert len(rows) == len(audit.snippets)
+    by_name = {(row["set"], row["id"]): row for row in rows}
+    assert len(by_name) == len(rows)
+    for snippet in audit.snippets:
+        row = by_name[str(snippet.group), snippet.item.id]
+        assert (row["verdict"], row["p_value"], row["q_value"]) == (
+            str(snippet.verdict),
+            snippet.p_value,
+            snippet.q_value,
+        )
+        assert judged_of(row) == snippet.judged()
+        assert row["decoded_equal"] == _decoded(snippet)
+
+
+def _decoded(snippet: SnippetResult) -> bool | None:
+    return None if snippet.match is None else snippet.match.verbatim
+
+
+class Runner:
+    """Runs command lines against servers of this process, and ends what is named in the middle.
+
+    Args:
+        words: The command line.
+        engine: What answers.
+    """
+
+    def __init__(self, words: list[str], engine: TinyScorer) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", "from lorecall.server.cli.main import main; main()", *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.engine = engine
+
+    def after(self, items: int, act: Callable[[], object]) -> list[object]:
+        """Act once, when so many texts were scored; return where the result will be."""
+        done: list[object] = []
+        lock = threading.Lock()
+
+        def look() -> None:
+            with lock:
+                if not done and len(self.engine.scored) >= items:
+                    done.append(act())
+
+        self.engine.before_score = look
+        return done
+
+    def finish(self) -> tuple[int, str]:
+        """Return the exit code and what it printed."""
+        out, err = self.process.communicate()
+        return self.process.returncode, out + err
+
+
+def test_the_rows_are_those_of_one_machine(
+    files: tuple[Path, Path], candidates: tuple[ScoreItem, ...], ray_address: str, tmp_path: Path
+) -> None:
+    """Each pair of adapter and snippet once, with the verdict, p and q of `audit run`; and no text of it."""
+    engine, out = bulk_engine(), tmp_path / "out"
+    with serve(engine) as one, serve(engine) as other:
+        words = command(files, [one, other], out, "--ray", ray_address)
+        code, printed = Runner(words, engine).finish()
+        asked = len(engine.scored)
+        again, _ = Runner(words, engine).finish()
+        changed, why = Runner([*words, "--framing", "chat"], engine).finish()
+    assert code == again == 1, printed
+    assert len(engine.scored) == asked
+    assert (changed, len(why.splitlines())) == (2, 2), why  # the fault, and what to do
+    assert "other inputs or options" in why
+    rows = rows_of(out)
+    assert set(rows) == set(ADAPTERS)
+    for adapter in ADAPTERS:
+        audit = alone(engine, adapter, files)
+        assert_same(rows[adapter], audit)
+        report = read_report(out / "reports" / f"{audit.adapter.version}.json")
+        told = make_report(audit, Policy(), engine.token_texts, show=False, signer=None)
+        assert report.gate == told.gate
+        same = ("summary", "controls", "by_tag", "membership", "calibration", "multiplicity", "inputs")
+        assert [getattr(report, name) for name in same] == [getattr(told, name) for name in same]
+    found = {Verdict(row["verdict"]) for adapter in rows.values() for row in adapter}
+    assert {Verdict.CERTIFIED, Verdict.BASE_KNOWN, Verdict.ERROR, Verdict.CLEAR} <= found
+    assert not (out.with_name("out.candidates") / "blocks" / "00000000.parquet").exists()
+    written = b"".join(file.read_bytes() for file in out.rglob("*") if file.is_file())
+    values = {str(value) for adapter in rows.values() for row in adapter for value in row.values()}
+    for item in candidates[:12]:
+        assert item.target.encode() not in written
+        assert not any(item.target in value or item.prefix in value for value in values)
+
+
+def test_a_killed_worker_loses_and_repeats_nothing(
+    files: tuple[Path, Path], ray_address: str, tmp_path: Path
+) -> None:
+    """Ray starts it again, and its block is done again."""
+    engine, out = bulk_engine(), tmp_path / "out"
+    with serve(engine) as url:
+        running = Runner(command(files, [url], out, "--ray", ray_address), engine)
+        killed = running.after(60, kill_a_worker)
+        code, printed = running.finish()
+    assert killed
+    assert code == 1, printed
+    for adapter in ADAPTERS:
+        assert_same(rows_of(out)[adapter], alone(bulk_engine(), adapter, files))
+
+
+def test_a_killed_driver_goes_on(files: tuple[Path, Path], ray_address: str, tmp_path: Path) -> None:
+    """Blocks that are done are not asked for again, and the rows are the same."""
+    engine, out = bulk_engine(), tmp_path / "out"
+    with serve(engine) as url:
+        words = command(files, [url], out, "--ray", ray_address, "--actors", "1")
+        running = Runner(words, engine)
+        killed = running.after(200, running.process.kill)
+        running.finish()
+        assert killed
+        parts = sorted((out.with_name("out.candidates") / "parts").rglob("0*.parquet"))
+        finished = {row["id"] for file in parts for row in pq.read_table(file).to_pylist()}
+        resumed = bulk_engine()
+        with serve(resumed) as again:
+            code, printed = Runner(command(files, [again], out, "--ray", ray_address), resumed).finish()
+    assert code == 1, printed
+    repeated = {name for model, name in resumed.scored if model in ("leaky", "other")}
+    assert finished
+    assert not finished & repeated
+    for adapter in ADAPTERS:
+        assert_same(rows_of(out)[adapter], alone(bulk_engine(), adapter, files))
+
+
+def test_faults_are_told_in_a_line(files: tuple[Path, Path], tmp_path: Path) -> None:
+    """Before Ray is started: no server, no adapter of that name, and neither a server nor a base."""
+    engine = bulk_engine()
+    with serve(engine) as url:
+        words = command(files, [url], tmp_path / "out")
+        nobody = [word if word != "*" else "none-*" for word in words]
+        lost = [*words, "--ray", "127.0.0.1:1"]
+        faults = [(nobody, "no adapter matches 'none-*'"), (lost, "no Ray cluster answers")]
+        for given, said in faults:
+            code, printed = Runner(given, engine).finish()
+            assert code in (2, 3)
+            assert said in printed
+            assert len(printed.splitlines()) == 2, printed  # the fault, and what to do
