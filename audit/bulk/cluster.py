@@ -15,7 +15,11 @@ REACH_S = 10.0
 OBJECT_STORE = 256 * 2**20
 """Bytes of a local Ray's object store: blocks wait in it, and are small."""
 
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+}
 """No statistics leave the machine, and no working directory is uploaded."""
 
 
@@ -42,7 +46,8 @@ def started(address: str, cpus: int | None = None) -> Iterator[None]:
     if address != LOCAL:
         try:
             _reach(address)  # Ray itself tries for minutes
-            ray.init(address=address, **quiet)
+            with _without_stderr():
+                ray.init(address=address, **quiet)
         except (OSError, ValueError, RuntimeError) as error:
             raise ScorerError(
                 f"no Ray cluster answers at {address!r}: {type(error).__name__}",
@@ -56,14 +61,15 @@ def started(address: str, cpus: int | None = None) -> Iterator[None]:
         return
     folder = tempfile.mkdtemp(prefix="lorecall-ray-")
     try:
-        ray.init(
-            address=LOCAL,
-            num_cpus=cpus or max(2, os.cpu_count() or 1),
-            object_store_memory=OBJECT_STORE,
-            include_dashboard=False,
-            _temp_dir=folder,
-            **quiet,
-        )
+        with _without_stderr():
+            ray.init(
+                address=LOCAL,
+                num_cpus=cpus or max(2, os.cpu_count() or 1),
+                object_store_memory=OBJECT_STORE,
+                include_dashboard=False,
+                _temp_dir=f"{folder}/r",  # Ray opens its own folder to everybody
+                **quiet,
+            )
         yield
     finally:
         ray.shutdown()
@@ -75,3 +81,16 @@ def _reach(address: str) -> None:
     host, _, port = address.rpartition("/")[2].rpartition(":")
     if host and port.isdecimal():
         socket.create_connection((host, int(port)), timeout=REACH_S).close()
+
+
+@contextmanager
+def _without_stderr() -> Iterator[None]:
+    """Drop what is written to stderr meanwhile: a library of Ray's says there which log level it was given."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)

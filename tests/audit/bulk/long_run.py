@@ -20,6 +20,7 @@ from lorecall.server.cli.common.console import say
 SERVER = Path(__file__).with_name("hash_server.py")
 COMMAND = [sys.executable, "-c", "from lorecall.server.cli.main import main; main()", "audit", "bulk"]
 KINDS = {"driver": "audit bulk", "workers": "ray::MapWorker", "test scorer": "hash_server.py"}
+REST = "other processes of Ray"
 EVERY_S = 10.0
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -43,8 +44,9 @@ def write_snippets(path: Path, count: int, kind: str) -> None:
 
 
 def processes() -> dict[str, tuple[float, float]]:
-    """Return resident MiB and CPU seconds so far, by kind of process; everything else of Ray is one kind."""
-    found: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    """Return resident MiB and CPU seconds so far of this process's descendants, by kind; the rest is Ray's."""
+    parents: dict[int, int] = {}
+    found: dict[int, tuple[str, float, float]] = {}
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit():
             continue
@@ -54,13 +56,18 @@ def processes() -> dict[str, tuple[float, float]]:
             fields = (folder / "stat").read_text().rpartition(")")[2].split()
         except OSError:
             continue
-        kind = next((kind for kind, part in KINDS.items() if part in line), "")
-        if not kind and ("lorecall-ray-" in line or line.startswith("ray::")):
-            kind = "other processes of Ray"
-        if kind:
-            found[kind][0] += resident / 2**20
-            found[kind][1] += (int(fields[11]) + int(fields[12])) / TICKS
-    return {kind: (mib, seconds) for kind, (mib, seconds) in found.items()}
+        kind = next((kind for kind, part in KINDS.items() if part in line), REST)
+        parents[int(folder.name)] = int(fields[1])
+        found[int(folder.name)] = (kind, resident / 2**20, (int(fields[11]) + int(fields[12])) / TICKS)
+    sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    for process, (kind, mib, seconds) in found.items():
+        ancestor = parents[process]
+        while ancestor > 1 and ancestor != os.getpid():
+            ancestor = parents.get(ancestor, 0)
+        if ancestor == os.getpid():
+            sums[kind][0] += mib
+            sums[kind][1] += seconds
+    return {kind: (mib, seconds) for kind, (mib, seconds) in sums.items()}
 
 
 def rows_done(parts: Path) -> int:
@@ -79,14 +86,14 @@ def main(count: int, folder: Path) -> None:
     out, clock = folder / "out", time.monotonic()
     given = [word for name in files for word in (f"--{name}", str(folder / f"{name}.parquet"))]
     words = [*COMMAND, *given, "--server", f"http://127.0.0.1:{port}", "--adapters", "*", "--out", str(out)]
-    columns = [*KINDS, "other processes of Ray"]
+    columns = [*KINDS, REST]
     say(f"| seconds | rows | {' | '.join(f'{kind}, MiB' for kind in columns)} |")
     say("|" + "---:|" * (2 + len(columns)))
     spent: dict[str, float] = defaultdict(float)
     with subprocess.Popen([sys.executable, str(SERVER), str(port), "1"]) as server:
         with subprocess.Popen(words, stdout=subprocess.DEVNULL) as audit:
             while audit.poll() is None:
-                time.sleep(EVERY_S)
+                time.sleep(EVERY_S if count < 10**5 else 6 * EVERY_S)
                 now = processes()
                 for kind, (_, seconds) in now.items():
                     spent[kind] = max(spent[kind], seconds)

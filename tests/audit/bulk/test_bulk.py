@@ -1,8 +1,7 @@
 """Bulk audits on a local Ray: the rows of the one-machine audit, each once, whatever is killed on the way."""
 
+import csv
 import json
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,7 +10,11 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from lorecall.adapters.core.errors import UsageError
+from lorecall.adapters.training.options import TrainingOptions
+from lorecall.adapters.training.sweep import COLUMNS, Grid, run_sweep
 from lorecall.audit.bulk.rows import judged_of
+from lorecall.audit.bulk.sweep import sweep_on_ray
 from lorecall.audit.inputs.load import load_input
 from lorecall.audit.policy.policy import Policy
 from lorecall.audit.records import AuditResult, SnippetResult
@@ -21,13 +24,17 @@ from lorecall.audit.scorer import ScoreItem
 from lorecall.audit.verdicts import Group, Verdict
 from lorecall.server.cli.audit.output import make_report
 
-from tests.audit.bulk.conftest import kill_a_worker
+from tests.audit.bulk.processes import finished, kill_a_worker, running
 from tests.audit.conftest import KNOWN_LINE, memory_of, phone
 from tests.audit.tiny_scorer import Memory, TinyScorer
 from tests.audit.tiny_server import serve
+from tests.tiny import build_tiny_base
 
 BLOCK = 16
 ADAPTERS = ("leaky", "other", "weak")
+SWEEP = TrainingOptions(rank=1, epochs=2, batch_size=4)
+GRID = Grid(ranks=(1, 4), lengths=(10, 30))
+MEASURED = ("deltaL", "base_loss", "loss")
 
 
 def bulk_engine() -> TinyScorer:
@@ -114,40 +121,24 @@ def _decoded(snippet: SnippetResult) -> bool | None:
     return None if snippet.match is None else snippet.match.verbatim
 
 
-class Runner:
-    """Runs command lines against servers of this process, and ends what is named in the middle.
+def after(engine: TinyScorer, items: int, act: Callable[[], object]) -> list[object]:
+    """Act once, when an engine was asked for so many texts; return where what it gives will be."""
+    done: list[object] = []
+    lock = threading.Lock()
 
-    Args:
-        words: The command line.
-        engine: What answers.
-    """
+    def look() -> None:
+        with lock:
+            if not done and len(engine.scored) >= items:
+                done.append(act())
 
-    def __init__(self, words: list[str], engine: TinyScorer) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", "from lorecall.server.cli.main import main; main()", *words],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.engine = engine
+    engine.before_score = look
+    return done
 
-    def after(self, items: int, act: Callable[[], object]) -> list[object]:
-        """Act once, when so many texts were scored; return where the result will be."""
-        done: list[object] = []
-        lock = threading.Lock()
 
-        def look() -> None:
-            with lock:
-                if not done and len(self.engine.scored) >= items:
-                    done.append(act())
-
-        self.engine.before_score = look
-        return done
-
-    def finish(self) -> tuple[int, str]:
-        """Return the exit code and what it printed."""
-        out, err = self.process.communicate()
-        return self.process.returncode, out + err
+def run(words: list[str]) -> tuple[int, str]:
+    """Return the exit code of a command line, and what it printed."""
+    with running(words) as process:
+        return finished(process)
 
 
 def test_the_rows_are_those_of_one_machine(
@@ -157,11 +148,12 @@ def test_the_rows_are_those_of_one_machine(
     engine, out = bulk_engine(), tmp_path / "out"
     with serve(engine) as one, serve(engine) as other:
         words = command(files, [one, other], out, "--ray", ray_address)
-        code, printed = Runner(words, engine).finish()
+        code, printed = run(words)
         asked = len(engine.scored)
-        again, _ = Runner(words, engine).finish()
-        changed, why = Runner([*words, "--framing", "chat"], engine).finish()
+        again, _ = run(words)
+        changed, why = run([*words, "--framing", "chat"])
     assert code == again == 1, printed
+    assert len(printed.splitlines()) == len(ADAPTERS) + 1, printed  # nothing of Ray's own
     assert len(engine.scored) == asked
     assert (changed, len(why.splitlines())) == (2, 2), why  # the fault, and what to do
     assert "other inputs or options" in why
@@ -191,9 +183,8 @@ def test_a_killed_worker_loses_and_repeats_nothing(
     """Ray starts it again, and its block is done again."""
     engine, out = bulk_engine(), tmp_path / "out"
     with serve(engine) as url:
-        running = Runner(command(files, [url], out, "--ray", ray_address), engine)
-        killed = running.after(60, kill_a_worker)
-        code, printed = running.finish()
+        killed = after(engine, 60, kill_a_worker)
+        code, printed = run(command(files, [url], out, "--ray", ray_address))
     assert killed
     assert code == 1, printed
     for adapter in ADAPTERS:
@@ -205,19 +196,19 @@ def test_a_killed_driver_goes_on(files: tuple[Path, Path], ray_address: str, tmp
     engine, out = bulk_engine(), tmp_path / "out"
     with serve(engine) as url:
         words = command(files, [url], out, "--ray", ray_address, "--actors", "1")
-        running = Runner(words, engine)
-        killed = running.after(200, running.process.kill)
-        running.finish()
+        with running(words) as process:
+            killed = after(engine, 200, process.kill)
+            finished(process)
         assert killed
         parts = sorted((out.with_name("out.candidates") / "parts").rglob("0*.parquet"))
-        finished = {row["id"] for file in parts for row in pq.read_table(file).to_pylist()}
+        done = {row["id"] for file in parts for row in pq.read_table(file).to_pylist()}
         resumed = bulk_engine()
         with serve(resumed) as again:
-            code, printed = Runner(command(files, [again], out, "--ray", ray_address), resumed).finish()
+            code, printed = run(command(files, [again], out, "--ray", ray_address))
     assert code == 1, printed
     repeated = {name for model, name in resumed.scored if model in ("leaky", "other")}
-    assert finished
-    assert not finished & repeated
+    assert done
+    assert not done & repeated
     for adapter in ADAPTERS:
         assert_same(rows_of(out)[adapter], alone(bulk_engine(), adapter, files))
 
@@ -231,7 +222,35 @@ def test_faults_are_told_in_a_line(files: tuple[Path, Path], tmp_path: Path) -> 
         lost = [*words, "--ray", "127.0.0.1:1"]
         faults = [(nobody, "no adapter matches 'none-*'"), (lost, "no Ray cluster answers")]
         for given, said in faults:
-            code, printed = Runner(given, engine).finish()
+            code, printed = run(given)
             assert code in (2, 3)
             assert said in printed
             assert len(printed.splitlines()) == 2, printed  # the fault, and what to do
+
+
+def cells_of(path: Path) -> list[dict[str, str]]:
+    """Return the lines of a sweep's file, in the order of their cells."""
+    with path.open(encoding="utf-8") as lines:
+        return sorted(csv.DictReader(lines), key=lambda row: (int(row["length"]), int(row["rank"])))
+
+
+@pytest.mark.usefixtures("ray_address")
+def test_a_sweep_has_the_cells_of_one_machine(tmp_path: Path) -> None:
+    """The same keys and, but for rounding, the same losses; what is there is not trained again."""
+    base, data = build_tiny_base(tmp_path / "base"), tmp_path / "data.jsonl"
+    pairs = ({"prefix": f"No {n}:", "target": f"{n * 918273645 % 10**10:010d}"} for n in range(1, 13))
+    data.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    one, other = tmp_path / "one.csv", tmp_path / "other.csv"
+    list(run_sweep(base, data, one, GRID, SWEEP))
+    first, *_, torn = one.read_text().splitlines(keepends=True)
+    other.write_text(first + one.read_text().splitlines(keepends=True)[1] + torn[:9])
+    cells = list(sweep_on_ray(base, data, other, GRID, SWEEP))
+    assert [cell.result is None for cell in cells].count(True) == 1
+    for mine, theirs in zip(cells_of(one), cells_of(other), strict=True):
+        for name in COLUMNS:
+            if name in MEASURED:
+                assert float(mine[name]) == pytest.approx(float(theirs[name]), abs=1e-4)
+            else:
+                assert mine[name] == theirs[name], name
+    with pytest.raises(UsageError, match="fewer than the length 999"):
+        list(sweep_on_ray(base, data, other, Grid(ranks=(1,), lengths=(999,)), SWEEP))
