@@ -7,6 +7,7 @@ import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 from lorecall.adapters.core.errors import ScorerError, UsageError
 
@@ -21,6 +22,13 @@ QUIET = {
     "RAY_BACKEND_LOG_LEVEL": "fatal",
 }
 """No statistics leave the machine, and no working directory is uploaded."""
+
+
+def require() -> None:
+    """Check that the extra `bulk` is installed. Raises UsageError."""
+    missing = next((name for name in ("ray", "pyarrow") if find_spec(name) is None), None)
+    if missing is not None:
+        raise UsageError(f"Ray is needed, and {missing} is not installed", hint="pip install lorecall[bulk]")
 
 
 @contextmanager
@@ -38,10 +46,9 @@ def started(address: str, cpus: int | None = None) -> Iterator[None]:
         ScorerError: The cluster does not answer.
     """
     os.environ.update(QUIET)
-    try:
-        import ray  # noqa: PLC0415  optional, and it reads the environment when it is imported
-    except ImportError as error:
-        raise UsageError("bulk audits need Ray", hint="pip install lorecall[bulk]", param="ray") from error
+    require()
+    import ray  # noqa: PLC0415  optional, and it reads the environment when it is imported
+
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     if address != LOCAL:
         try:

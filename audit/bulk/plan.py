@@ -1,8 +1,11 @@
 """What a bulk audit is about: adapters, settings and blocks, kept beside its blocks so that it can go on."""
 
+import fcntl
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,7 +96,9 @@ def plan_adapters(
 
 
 def save_plan(plan: BulkPlan, sets: Mapping[Group, CandidateSet], folder: Path) -> None:
-    """Write the blocks, and then the plan: where there is a plan, all its blocks are there."""
+    """Write the blocks, and then the plan: where there is a plan, all its blocks were there."""
+    for left in folder.iterdir():  # by an audit that was killed before it had a plan, or is done and gone
+        left.unlink()
     write_blocks(sets, folder, plan.block)
     write_whole(folder / NAME, json.dumps(_PLAN.dump_python(plan, mode="json")), private=True)
 
@@ -120,6 +125,32 @@ def load_plan(folder: Path, asked: str) -> BulkPlan | None:
             param="out",
         )
     return plan
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold a folder for the time of the block, against another audit into the same one; a kill ends that.
+
+    Raises:
+        UsageError: Another one holds it.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        _hold(handle, folder)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _hold(handle: int, folder: Path) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UsageError(
+            f"another bulk audit writes to {str(folder)!r}",
+            hint="wait for it, or use another --out",
+            param="out",
+        ) from None
 
 
 def check_unmoved(plan: BulkPlan, scorer: Scorer) -> None:

@@ -1,7 +1,6 @@
 """The reduce of a bulk audit: from the rows of one adapter to its result, as an audit on one machine gives it."""
 
 import os
-import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -100,7 +99,7 @@ def _rows(plan: BulkPlan, number: int, folders: Folders) -> Iterator[dict[str, A
 def _write(plan: BulkPlan, number: int, folders: Folders, tallies: dict[Group, Tally], path: Path) -> None:
     """Write the rows with their verdicts beside the controls; the file appears whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    part = path.with_name(f".{path.name}.part")  # of a kill it is written over
     adapter, places = plan.adapters[number].adapter, dict.fromkeys(tallies, 0)
     try:
         with pq.ParquetWriter(part, RESULT, compression="zstd") as writer:

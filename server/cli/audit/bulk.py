@@ -133,8 +133,10 @@ def bulk(
     Writes DIR/results/VERSION.parquet, one row for each snippet, and DIR/reports/VERSION.json. Exit codes are
     those of `audit run`, for the worst adapter.
     """
-    from lorecall.audit.bulk.cluster import started
-    from lorecall.audit.bulk.plan import digest_of, load_plan
+    from lorecall.audit.bulk.cluster import require, started
+
+    require()
+    from lorecall.audit.bulk.plan import alone, digest_of, load_plan
     from lorecall.audit.bulk.run import Folders, Pool
     from lorecall.audit.judging.views import make_views
     from lorecall.audit.reports.signing import read_signing_key
@@ -184,11 +186,11 @@ def bulk(
     asked = digest_of({"inputs": inputs, "options": options, "settings": settings})
     make_folder(out)
     engines = _engines(server, base, scorer, adapters, batch=batch, timeout=timeout)
-    with candidates_folder(out) as work, started(ray):
+    with candidates_folder(out) as work, alone(work), started(ray):
         folders = Folders(work / "blocks", work / "parts")
         folders.blocks.mkdir(exist_ok=True, mode=0o700)
         plan = load_plan(folders.blocks, asked)
-        if plan is None:
+        if plan is None or not _can_go_on(plan, folders, out):
             plan = _begin(
                 asked, (candidates, data), inputs, engines, settings, folders.blocks, (together, block)
             )
@@ -307,6 +309,14 @@ def _begin(
         )
         save_plan(plan, sets, blocks)
     return plan
+
+
+def _can_go_on(plan: "BulkPlan", folders: "Folders", out: Path) -> bool:
+    """Return whether all is done, or what is left can be done: somebody may have removed a folder."""
+    from lorecall.audit.bulk.reduce import report_file
+
+    done = all(report_file(out, planned).exists() for planned in plan.adapters)
+    return done or all((folders.blocks / block.file).exists() for block in plan.blocks)
 
 
 def _check(plan: "BulkPlan", engines: _Engines) -> None:

@@ -21,17 +21,19 @@ from lorecall.audit.records import AuditResult, SnippetResult
 from lorecall.audit.reports.build import read_report
 from lorecall.audit.runs.single import AuditSettings, run_audit
 from lorecall.audit.scorer import ScoreItem
+from lorecall.audit.scorers.transformers_scorer import TransformersScorer
 from lorecall.audit.verdicts import Group, Verdict
 from lorecall.server.cli.audit.output import make_report
 
 from tests.audit.bulk.processes import finished, kill_a_worker, running
-from tests.audit.conftest import KNOWN_LINE, memory_of, phone
+from tests.audit.conftest import KNOWN_LINE, as_set, memory_of, phone
 from tests.audit.tiny_scorer import Memory, TinyScorer
 from tests.audit.tiny_server import serve
-from tests.tiny import build_tiny_base
+from tests.tiny import build_tiny_adapter, build_tiny_base
 
 BLOCK = 16
 ADAPTERS = ("leaky", "other", "weak")
+TEXTS = tuple(ScoreItem(f"t{n}", "the quick brown", f" fox {n} jumps over") for n in range(6))
 SWEEP = TrainingOptions(rank=1, epochs=2, batch_size=4)
 GRID = Grid(ranks=(1, 4), lengths=(10, 30))
 MEASURED = ("deltaL", "base_loss", "loss")
@@ -211,6 +213,28 @@ def test_a_killed_driver_goes_on(files: tuple[Path, Path], ray_address: str, tmp
     assert not done & repeated
     for adapter in ADAPTERS:
         assert_same(rows_of(out)[adapter], alone(bulk_engine(), adapter, files))
+
+
+def test_workers_may_have_engines_of_their_own(ray_address: str, tmp_path: Path) -> None:
+    """Without a server: adapters are folders, and the rows are those of that scorer on one machine."""
+    base = build_tiny_base(tmp_path / "base")
+    folders = {name: tmp_path / "adapters" / name for name in ("one", "two")}
+    for seed, folder in enumerate(folders.values()):
+        build_tiny_adapter(folder, base, seed=seed)
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text("".join(json.dumps(item.record) + "\n" for item in TEXTS))
+    given = ["--base", str(base), "--scorer", "transformers", "--adapters", str(tmp_path / "adapters" / "*")]
+    more = ["--candidates", str(texts), "--epsilon", "0.1", "--actors", "1", "--ray", ray_address]
+    code, printed = run(["audit", "bulk", *given, *more, "--out", str(tmp_path / "out")])
+    assert code in (0, 1), printed
+    found = rows_of(tmp_path / "out")
+    scorer = TransformersScorer(base, folders)
+    for name in folders:
+        audit = run_audit(scorer, name, {Group.CANDIDATES: as_set(TEXTS)}, AuditSettings(epsilon=0.1))
+        assert {row["id"]: row["verdict"] for row in found[name]} == {
+            one.item.id: str(one.verdict) for one in audit.snippets
+        }
+        assert {row["version"] for row in found[name]} == {audit.adapter.version}
 
 
 def test_faults_are_told_in_a_line(files: tuple[Path, Path], tmp_path: Path) -> None:
