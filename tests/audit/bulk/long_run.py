@@ -75,17 +75,19 @@ def rows_done(parts: Path) -> int:
     return sum(pq.read_metadata(file).num_rows for file in parts.rglob("*.parquet") if file.name[0] != ".")
 
 
-def main(count: int, folder: Path) -> None:
+def main(count: int, folder: Path, actors: str) -> None:
     """Run the audit and print the table."""
     files = {"candidates": count, "controls": 1_000}
     for name, rows in files.items():
-        write_snippets(folder / f"{name}.parquet", rows, name)
+        if not (folder / f"{name}.parquet").exists():
+            write_snippets(folder / f"{name}.parquet", rows, name)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     out, clock = folder / "out", time.monotonic()
     given = [word for name in files for word in (f"--{name}", str(folder / f"{name}.parquet"))]
     words = [*COMMAND, *given, "--server", f"http://127.0.0.1:{port}", "--adapters", "*", "--out", str(out)]
+    words += ["--actors", actors]
     columns = [*KINDS, REST]
     say(f"| seconds | rows | {' | '.join(f'{kind}, MiB' for kind in columns)} |")
     say("|" + "---:|" * (2 + len(columns)))
@@ -99,6 +101,7 @@ def main(count: int, folder: Path) -> None:
                     spent[kind] = max(spent[kind], seconds)
                 done = rows_done(folder / "out.candidates" / "parts")
                 cells = [f"{now.get(kind, (0.0, 0.0))[0]:,.0f}" for kind in columns]
+                sys.stdout.flush()
                 say(f"| {time.monotonic() - clock:,.0f} | {done:,} | {' | '.join(cells)} |")
         server.terminate()
     (result,) = (out / "results").iterdir()
@@ -109,4 +112,4 @@ def main(count: int, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]))
+    main(int(sys.argv[1]), Path(sys.argv[2]), *(sys.argv[3:] or ["2"]))

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from lorecall.adapters.core.errors import ScorerError
 from lorecall.audit.bulk import worker
@@ -126,7 +127,7 @@ def test_blocks_hold_each_set_whole(tmp_path: Path) -> None:
         Block(2, Group.CANDIDATES, 1),
         Block(3, Group.CONTROLS, 1),
     ]
-    found = [list(read_items(worker.pq.read_table(tmp_path / block.file))) for block in blocks]
+    found = [list(read_items(pq.read_table(tmp_path / block.file))) for block in blocks]
     assert [len(one) for one in found] == [block.rows for block in blocks]
     assert tuple(item for part in found[:3] for _, _, item in part) == items
     assert found[3] == [(0, Group.CONTROLS, few[0])]
