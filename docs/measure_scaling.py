@@ -9,12 +9,13 @@ follow the operations a second, the cost of an item and that of a decoding step;
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -28,7 +29,7 @@ from simulate_scaling import SMOL, scoring_flops
 
 RANKS = {"secrets-r32": 32, "hosts-r32": 32}
 CALIBRATED = "secrets-r32"
-ITEMS, STEPS, REPEATS = 64, (8, 40), 2
+ITEMS, WORDS_ASKED, STEPS = 64, (6, 30), (8, 24)
 WORDS = [
     "river",
     "stone",
@@ -60,27 +61,46 @@ def items(run: int, words: int) -> list[ScoreItem]:
     ]
 
 
-def calibrate(scorer: HttpScorer, run: int) -> dict[str, float]:
-    """Return operations a second, seconds an item, and seconds of a decoding step and before the first."""
+def clocks() -> np.ndarray:
+    """Return seconds passed, and seconds of processors that the engine's processes have used; shape (2,)."""
+    parents, used = {}, {}
+    for folder in Path("/proc").iterdir():
+        with suppress(OSError, ValueError):
+            process = int(folder.name)
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            parents[process] = int(fields[1])
+            if b"VLLM::" in (folder / "cmdline").read_bytes():
+                used[process] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return np.array([time.monotonic(), sum(s for process, s in used.items() if _is_ours(process, parents))])
+
+
+def _is_ours(process: int, parents: dict[int, int]) -> bool:
+    while process > 1 and process != os.getpid():
+        process = parents.get(process, 0)
+    return process > 1
+
+
+def calibrate(scorer: HttpScorer, run: int) -> dict[str, np.ndarray]:
+    """Return seconds an operation and an item, and of a decoding step and before the first; by both clocks."""
     rows, seconds = [], []
-    for words in (6, 60):
+    for words in WORDS_ASKED:
         for model, rank in ((scorer.info().base, 0), (CALIBRATED, RANKS[CALIBRATED])):
-            clock = time.monotonic()
+            begun = clocks()
             scores = scorer.score(model, items(run, words))
-            seconds.append(time.monotonic() - clock)
+            seconds.append(clocks() - begun)
             flops = [scoring_flops(SMOL, rank, len(one.prefix_ids), len(one.target_ids)) for one in scores]
-            rows.append([ITEMS, sum(flops)])
+            rows.append([ITEMS, sum(flops) / 1e9])
     per_item, per_flop = np.linalg.lstsq(np.array(rows), np.array(seconds), rcond=None)[0]
     prompts = [one.prefix_ids for one in scorer.score(CALIBRATED, items(run, 6))]
     took = []
     for steps in STEPS:
-        clock = time.monotonic()
+        begun = clocks()
         scorer.decode(CALIBRATED, [(ids, steps) for ids in prompts])
-        took.append(time.monotonic() - clock)
+        took.append(clocks() - begun)
     step = (took[1] - took[0]) / (STEPS[1] - STEPS[0])
     return {
-        "flops_a_second": 1.0 / float(per_flop),
-        "seconds_an_item": float(per_item),
+        "seconds_a_flop": per_flop / 1e9,
+        "seconds_an_item": per_item,
         "seconds_a_step": step,
         "seconds_before_steps": took[0] - STEPS[0] * step,
     }
@@ -115,7 +135,7 @@ def main() -> None:
         )
         with served(asked.base, asked.adapters, work) as server, HttpScorer(server.url) as scorer:
             calibrate(scorer, 1)  # uncounted
-            parts = [calibrate(scorer, run) for run in range(2, 2 + REPEATS)]
+            parts = [calibrate(scorer, 2)]
             words = [
                 "--candidates",
                 str(work / "candidates.jsonl"),
@@ -124,21 +144,24 @@ def main() -> None:
                 "--adapters",
                 "*",
             ]
+            begun = clocks()
             subprocess.run([*COMMAND, *words, "--out", str(work / "out")], check=False)  # noqa: S603  ours
-            parts += [calibrate(scorer, run) for run in range(9, 9 + REPEATS)]
+            used = (clocks() - begun)[1]
+            parts.append(calibrate(scorer, 3))
             sample = scorer.score(
                 scorer.info().base, [ScoreItem(r["id"], r["prefix"], r["target"]) for r in rows[:ITEMS]]
             )
         results = sorted((work / "out" / "results").iterdir())
         tables = [pq.read_table(file) for file in results]
-        begun = (work / "out.candidates" / "blocks" / "plan.json").stat().st_mtime
-        seconds = min(file.stat().st_mtime for file in results) - begun  # without Ray's start and the reading
-    found = {name: statistics.median(part[name] for part in parts) for name in parts[0]}
-    spread = {name: [min(p[name] for p in parts), max(p[name] for p in parts)] for name in parts[0]}
+        plan = (work / "out.candidates" / "blocks" / "plan.json").stat().st_mtime
+        seconds = min(file.stat().st_mtime for file in results) - plan  # without Ray's start and the reading
+    found = {name: np.mean([part[name] for part in parts], axis=0).tolist() for name in parts[0]}
+    spread = {name: [part[name].tolist() for part in parts] for name in parts[0]}
     told = {
-        "calibrated": found,
-        "spread": spread,
-        "seconds": seconds,
+        "clocks": ["passed", "of the engine's processes"],
+        "mean": found,
+        "each": spread,
+        "seconds": [seconds, used],
         "pairs": sum(table.num_rows for table in tables),
         "adapters": len(tables),
         "prefix_tokens": statistics.mean(len(one.prefix_ids) for one in sample),

@@ -113,7 +113,8 @@ class Run:
     """A bulk audit on the real engine, and what was measured apart from it, on other texts: measure_scaling.py.
 
     Attributes:
-        flops_a_second: While texts are scored.
+        clock: Which seconds these are.
+        seconds_a_flop: While texts are scored.
         seconds_an_item: Of each text, whatever its length.
         seconds_a_step: Of a decoding step of 64 answers.
         seconds_before_steps: Of 64 prompts before the first step.
@@ -124,7 +125,8 @@ class Run:
         seconds: That the audit took, from its plan to its first result.
     """
 
-    flops_a_second: float
+    clock: str
+    seconds_a_flop: float
     seconds_an_item: float
     seconds_a_step: float
     seconds_before_steps: float
@@ -137,9 +139,9 @@ class Run:
     def predicted(self) -> dict[str, float]:
         """Return the seconds that the model gives for the audit, by part."""
         lengths = (self.prefix_tokens, self.target_tokens)
-        asked = {"adapter": (self.pairs, RANK), "base": (self.pairs / self.adapters, 0)}
+        asked = {"adapter": (self.pairs, 32), "base": (self.pairs / self.adapters, 0)}
         scored = {
-            name: count * (self.seconds_an_item + scoring_flops(SMOL, rank, *lengths) / self.flops_a_second)
+            name: count * (self.seconds_an_item + scoring_flops(SMOL, rank, *lengths) * self.seconds_a_flop)
             for name, (count, rank) in asked.items()
         }
         steps = self.target_tokens + 16
@@ -222,14 +224,14 @@ def rates(work: Work, seconds: float) -> dict[str, float]:
 
 def check_rows() -> Iterator[list[str]]:
     """Yield the seconds that the model gives for the measured audit, beside those that it took."""
-    yield ["on two cores, no GPU", "seconds"]
-    parts = MEASURED.predicted()
-    for name, seconds in parts.items():
-        yield [f"predicted: {name}", f"{seconds:,.0f}"]
-    total = sum(parts.values())
-    yield ["predicted in all", f"{total:,.0f}"]
-    yield ["measured", f"{MEASURED.seconds:,.0f}"]
-    yield ["predicted over measured", f"{total / MEASURED.seconds:.2f}"]
+    yield ["two cores, no GPU: seconds", *(run.clock for run in MEASURED)]
+    parts = [run.predicted() for run in MEASURED]
+    for name in parts[0]:
+        yield [f"predicted: {name}", *(f"{part[name]:,.0f}" for part in parts)]
+    totals = [sum(part.values()) for part in parts]
+    yield ["predicted in all", *(f"{total:,.0f}" for total in totals)]
+    yield ["measured", *(f"{run.seconds:,.0f}" for run in MEASURED)]
+    yield ["ratio", *(f"{total / run.seconds:.2f}" for total, run in zip(totals, MEASURED, strict=True))]
 
 
 def plan_rows(base: Base, card: Card) -> Iterator[list[str]]:

@@ -2,7 +2,7 @@
 
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,15 +11,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from lorecall.adapters.core.atomic_file import write_whole
-from lorecall.adapters.core.errors import ScorerError
+from lorecall.adapters.core.errors import ScorerError, UsageError
 from lorecall.audit.bulk.plan import BulkPlan
 from lorecall.audit.bulk.rows import PART
 from lorecall.audit.bulk.spool import Block
 from lorecall.audit.bulk.worker import Asked, Job, Opener, Worker
 from lorecall.audit.runs.single import AuditSettings, Progress, no_progress
 
-ACTOR_CPUS = 0.1
-"""Of an actor that waits for a server: reading blocks needs the cores that Ray counts."""
+ACTOR_CPUS = 0.01
+"""Of an actor that mostly waits for servers: there may be many to a core."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +147,7 @@ def _outcomes(blocks: list[Block], folder: Path, job: Job, pool: Pool) -> Iterat
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    _check_resources(pool, ray.cluster_resources())
     waiting = {block.number: block for block in blocks}
     paths: list[dict[str, Any]] = [{"path": str((folder / block.file).resolve())} for block in blocks]
     rows = ray.data.from_items(paths, override_num_blocks=len(paths)).map_batches(
@@ -169,6 +170,21 @@ def _outcomes(blocks: list[Block], folder: Path, job: Job, pool: Pool) -> Iterat
         ) from None  # its message holds a traceback
     if waiting:
         raise ScorerError(f"{len(waiting)} blocks did not come back", hint="run it again to go on")
+
+
+def _check_resources(pool: Pool, there: Mapping[str, float]) -> None:
+    """Check that Ray can start one worker, for which it would otherwise wait without a word.
+
+    Raises:
+        UsageError: The cluster has too little.
+    """
+    for name, wanted in (("CPU", pool.cpus), ("GPU", pool.gpus)):
+        if there.get(name, 0.0) < wanted:
+            raise UsageError(
+                f"a worker needs {wanted:g} of {name}, and Ray has {there.get(name, 0.0):g} in all",
+                hint="connect to a cluster that has it with --ray ADDRESS",
+                param=name.lower() + "s",
+            )
 
 
 def _complete(

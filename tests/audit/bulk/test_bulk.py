@@ -10,11 +10,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from lorecall.adapters.core.errors import UsageError
 from lorecall.adapters.training.options import TrainingOptions
 from lorecall.adapters.training.sweep import COLUMNS, Grid, run_sweep
 from lorecall.audit.bulk.rows import judged_of
-from lorecall.audit.bulk.sweep import sweep_on_ray
 from lorecall.audit.inputs.load import load_input
 from lorecall.audit.policy.policy import Policy
 from lorecall.audit.records import AuditResult, SnippetResult
@@ -225,7 +223,11 @@ def test_workers_may_have_engines_of_their_own(ray_address: str, tmp_path: Path)
     texts.write_text("".join(json.dumps(item.record) + "\n" for item in TEXTS))
     given = ["--base", str(base), "--scorer", "transformers", "--adapters", str(tmp_path / "adapters" / "*")]
     more = ["--candidates", str(texts), "--epsilon", "0.1", "--actors", "1", "--ray", ray_address]
-    code, printed = run(["audit", "bulk", *given, *more, "--out", str(tmp_path / "out")])
+    words = ["audit", "bulk", *given, *more, "--out", str(tmp_path / "out")]
+    code, printed = run([*words, "--gpus", "1"])
+    assert code == 2
+    assert "a worker needs 1 of GPU, and Ray has 0 in all" in printed
+    code, printed = run(words)
     assert code in (0, 1), printed
     found = rows_of(tmp_path / "out")
     scorer = TransformersScorer(base, folders)
@@ -258,8 +260,7 @@ def cells_of(path: Path) -> list[dict[str, str]]:
         return sorted(csv.DictReader(lines), key=lambda row: (int(row["length"]), int(row["rank"])))
 
 
-@pytest.mark.usefixtures("ray_address")
-def test_a_sweep_has_the_cells_of_one_machine(tmp_path: Path) -> None:
+def test_a_sweep_has_the_cells_of_one_machine(ray_address: str, tmp_path: Path) -> None:
     """The same keys and, but for rounding, the same losses; what is there is not trained again."""
     base, data = build_tiny_base(tmp_path / "base"), tmp_path / "data.jsonl"
     pairs = ({"prefix": f"No {n}:", "target": f"{n * 918273645 % 10**10:010d}"} for n in range(1, 13))
@@ -268,13 +269,29 @@ def test_a_sweep_has_the_cells_of_one_machine(tmp_path: Path) -> None:
     list(run_sweep(base, data, one, GRID, SWEEP))
     first, *_, torn = one.read_text().splitlines(keepends=True)
     other.write_text(first + one.read_text().splitlines(keepends=True)[1] + torn[:9])
-    cells = list(sweep_on_ray(base, data, other, GRID, SWEEP))
-    assert [cell.result is None for cell in cells].count(True) == 1
+    words = [
+        "sweep",
+        "--base",
+        str(base),
+        "--data",
+        str(data),
+        "--epochs",
+        "2",
+        "--batch-size",
+        "4",
+        "--ray",
+        ray_address,
+    ]
+    words += ["--out", str(other), "--ranks", "1,4", "--lengths"]
+    code, printed = run([*words, "10,30"])
+    assert code == 0, printed
+    assert printed.count("there already") == 1
     for mine, theirs in zip(cells_of(one), cells_of(other), strict=True):
         for name in COLUMNS:
             if name in MEASURED:
                 assert float(mine[name]) == pytest.approx(float(theirs[name]), abs=1e-4)
             else:
                 assert mine[name] == theirs[name], name
-    with pytest.raises(UsageError, match="fewer than the length 999"):
-        list(sweep_on_ray(base, data, other, Grid(ranks=(1,), lengths=(999,)), SWEEP))
+    code, printed = run([*words, "999"])
+    assert (code, len(printed.splitlines())) == (2, 2), printed
+    assert "fewer than the length 999" in printed
