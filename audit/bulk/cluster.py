@@ -6,13 +6,16 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
+from typing import Any
 
 from lorecall.adapters.core.errors import ScorerError, UsageError
 
 LOCAL = "local"
+STARTS = 3
 REACH_S = 10.0
+SILENT: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
 OBJECT_STORE = 256 * 2**20
 """Bytes of a local Ray's object store: blocks wait in it, and are small."""
 
@@ -49,38 +52,59 @@ def started(address: str, cpus: int | None = None) -> Iterator[None]:
     require()
     import ray  # noqa: PLC0415  optional, and it reads the environment when it is imported
 
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
-    if address != LOCAL:
-        try:
-            _reach(address)  # Ray itself tries for minutes
-            with _without_stderr():
-                ray.init(address=address, **quiet)
-        except (OSError, ValueError, RuntimeError) as error:
-            raise ScorerError(
-                f"no Ray cluster answers at {address!r}: {type(error).__name__}",
-                hint="start one with `ray start --head`, or use --ray local",
-                param="ray",
-            ) from None
-        try:
-            yield
-        finally:
-            ray.shutdown()
-        return
-    folder = tempfile.mkdtemp(prefix="lorecall-ray-")
-    try:
-        with _without_stderr():
-            ray.init(
-                address=LOCAL,
-                num_cpus=cpus or max(2, os.cpu_count() or 1),
-                object_store_memory=OBJECT_STORE,
-                include_dashboard=False,
-                _temp_dir=f"{folder}/r",  # Ray opens its own folder to everybody
-                **quiet,
-            )
+    with ExitStack() as stack:
+        stack.callback(ray.shutdown)
+        if address == LOCAL:
+            folder = tempfile.mkdtemp(prefix="lorecall-ray-")
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            stack.callback(ray.shutdown)  # before its folder goes
+            _start(folder, cpus or max(2, os.cpu_count() or 1))
+        else:
+            _connect(address)
         yield
-    finally:
-        ray.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start(folder: str, cpus: int) -> None:
+    """Start a Ray below a folder; it gives up by itself after half a minute, which a busy machine may need."""
+    import ray  # noqa: PLC0415
+
+    for attempt in range(STARTS):
+        try:
+            with _without_stderr():
+                ray.init(
+                    address=LOCAL,
+                    num_cpus=cpus,
+                    object_store_memory=OBJECT_STORE,
+                    include_dashboard=False,
+                    _temp_dir=f"{folder}/{attempt}",  # Ray opens its own folder to everybody
+                    **SILENT,
+                )
+        except Exception as error:  # noqa: BLE001  Ray raises no kind of its own
+            ray.shutdown()
+            kind = type(error).__name__
+        else:
+            return
+    raise ScorerError(
+        f"Ray did not start on this machine in {STARTS} tries: {kind}",
+        hint="the machine may be too busy, or its temporary folder full",
+        param="ray",
+    )
+
+
+def _connect(address: str) -> None:
+    """Connect to a cluster. Raises ScorerError where none answers."""
+    import ray  # noqa: PLC0415
+
+    try:
+        _reach(address)  # Ray itself tries for minutes
+        with _without_stderr():
+            ray.init(address=address, **SILENT)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ScorerError(
+            f"no Ray cluster answers at {address!r}: {type(error).__name__}",
+            hint="start one with `ray start --head`, or use --ray local",
+            param="ray",
+        ) from None
 
 
 def _reach(address: str) -> None:

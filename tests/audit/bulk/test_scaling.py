@@ -30,10 +30,11 @@ def test_the_page_has_the_tables_of_the_script(script: ModuleType) -> None:
     assert page.split(BEGIN)[1].split(END)[0] == script.page_tables()
 
 
-def test_the_check_is_within_a_fifth(script: ModuleType) -> None:
-    """The model's seconds for the measured audit, of what was measured apart from it."""
-    predicted = sum(script.MEASURED.predicted().values())
-    assert predicted == pytest.approx(script.MEASURED.seconds, rel=0.2)
+def test_most_checks_are_within_a_fifth(script: ModuleType) -> None:
+    """Of what was measured; the page says how many, and what is off."""
+    ratios = [predicted / measured for _, predicted, measured in script.checks()]
+    assert sum(abs(ratio - 1.0) <= 0.2 for ratio in ratios) >= 0.8 * len(ratios)
+    assert all(abs(ratio - 1.0) <= 0.25 for ratio in ratios)
 
 
 def test_the_parts_of_a_plan(script: ModuleType) -> None:
@@ -42,7 +43,7 @@ def test_the_parts_of_a_plan(script: ModuleType) -> None:
     loads = 1000 * script.LOAD_S / 3600
     assert two["GPUs"] - loads == pytest.approx((one["GPUs"] - loads) / 2)
     assert two["workers"] == pytest.approx(one["workers"] / 2)
-    reading = script.ALL.snippets * script.READ_S / 3600
+    reading = script.ALL.snippets * script.READ_S / 3600  # each driver reads all, once
     many = script.hours(script.ALL, script.EIGHT, script.H100, 64, 4)
     assert many["drivers"] - reading == pytest.approx((one["drivers"] - reading) / 4)
     wide = replace(script.ALL, rank=128)
