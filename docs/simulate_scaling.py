@@ -27,7 +27,7 @@ REDUCE_S = 90e-6
 """CPU seconds for one row to be counted, compared and written with its verdict."""
 READ_S = 81e-6
 """CPU seconds of the driver to read and check one snippet, once for all adapters."""
-ROW_BYTES = 15.0
+ROW_BYTES = 12.3
 """Bytes of a row on disk."""
 REDUCE_BYTES = 250.0
 """Bytes of the driver's memory for each row of the one adapter that is reduced, at the most."""

@@ -3,6 +3,7 @@
 import csv
 import json
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +32,7 @@ from tests.tiny import build_tiny_adapter, build_tiny_base
 
 BLOCK = 16
 ADAPTERS = ("leaky", "other", "weak")
-TEXTS = tuple(ScoreItem(f"t{n}", "the quick brown", f" fox {n} jumps over") for n in range(6))
+TEXTS = tuple(ScoreItem(f"t{n}", "the quick brown", f" fox {n} jumps over") for n in range(40))
 SWEEP = TrainingOptions(rank=1, epochs=2, batch_size=4)
 GRID = Grid(ranks=(1, 4), lengths=(10, 30))
 MEASURED = ("deltaL", "base_loss", "loss")
@@ -214,7 +215,7 @@ def test_a_killed_driver_goes_on(files: tuple[Path, Path], ray_address: str, tmp
 
 
 def test_workers_may_have_engines_of_their_own(ray_address: str, tmp_path: Path) -> None:
-    """Without a server: adapters are folders, and the rows are those of that scorer on one machine."""
+    """The tiny model, one of them killed: adapters are folders, and the rows are those of it on one machine."""
     base = build_tiny_base(tmp_path / "base")
     folders = {name: tmp_path / "adapters" / name for name in ("one", "two")}
     for seed, folder in enumerate(folders.values()):
@@ -222,16 +223,34 @@ def test_workers_may_have_engines_of_their_own(ray_address: str, tmp_path: Path)
     texts = tmp_path / "texts.jsonl"
     texts.write_text("".join(json.dumps(item.record) + "\n" for item in TEXTS))
     given = ["--base", str(base), "--scorer", "transformers", "--adapters", str(tmp_path / "adapters" / "*")]
-    more = ["--candidates", str(texts), "--epsilon", "0.1", "--actors", "1", "--ray", ray_address]
+    more = [
+        "--candidates",
+        str(texts),
+        "--epsilon",
+        "0.1",
+        "--block",
+        "2",
+        "--actors",
+        "1",
+        "--ray",
+        ray_address,
+    ]
     words = ["audit", "bulk", *given, *more, "--out", str(tmp_path / "out")]
     code, printed = run([*words, "--gpus", "1"])
     assert code == 2
     assert "a worker needs 1 of GPU, and Ray has 0 in all" in printed
-    code, printed = run(words)
+    with running(words) as process:
+        while process.poll() is None and not list(
+            (tmp_path / "out.candidates" / "parts").rglob("0*.parquet")
+        ):
+            time.sleep(0.02)
+        kill_a_worker()
+        code, printed = finished(process)
     assert code in (0, 1), printed
     found = rows_of(tmp_path / "out")
     scorer = TransformersScorer(base, folders)
     for name in folders:
+        assert len(found[name]) == len(TEXTS)
         audit = run_audit(scorer, name, {Group.CANDIDATES: as_set(TEXTS)}, AuditSettings(epsilon=0.1))
         assert {row["id"]: row["verdict"] for row in found[name]} == {
             one.item.id: str(one.verdict) for one in audit.snippets

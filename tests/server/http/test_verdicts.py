@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +9,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 from lorecall.adapters.demo_data.generate import shipped
 from lorecall.adapters.derive.weaken import Dose, Kind, write_dose
@@ -21,7 +19,6 @@ from lorecall.audit.scorers.http_scorer import HttpScorer
 from lorecall.server.cli.audit.commands import app
 from typer.testing import CliRunner, Result
 
-from tests.audit.bulk.processes import finished, kill_a_worker, running
 from tests.server.conftest import Trained
 from tests.server.served import Served
 from tests.tiny import LINEAR_MODULES, TEXT, build_tiny_adapter
@@ -196,27 +193,3 @@ def test_an_engine_that_disagrees_with_itself_is_an_alarm(
     assert result.exit_code == ExitCode.ENGINE_DISAGREES, result.output
     assert "the engine contradicts itself" in result.stderr
     assert report["summary"]["recited"]["hits"] == 0
-
-
-def test_a_bulk_audit_gives_the_verdicts_of_one_machine(
-    served: Served, trained: Callable[..., Trained], controls: Path, tmp_path: Path
-) -> None:
-    """On Ray, with a worker killed in the middle: each adapter's rows once, with the verdict of `audit run`."""
-    candidates = trained("secrets-train").data
-    out = tmp_path / "bulk"
-    words = ["--server", served.url, "--candidates", str(candidates), "--controls", str(controls)]
-    bulk = ["audit", "bulk", *words, "--adapters", "verdicts-[sn]*", "--block", "4", "--batch", "4"]
-    parts = out.with_name("bulk.candidates") / "parts"
-    with running([*bulk, "--out", str(out)]) as process:
-        while process.poll() is None and not list(parts.rglob("0*.parquet")):
-            time.sleep(0.05)
-        kill_a_worker()
-        code, printed = finished(process)
-    assert code == 1, printed
-    for adapter in (SECRETS, NORMAL):
-        version = served.http.get(f"/v1/adapters/{adapter}").json()["version"]
-        rows = pq.read_table(out / "results" / f"{version}.parquet").to_pylist()
-        _, report = audit(served, adapter, candidates, "--controls", str(controls))
-        expected = {(entry["set"], entry["id"]): entry["verdict"] for entry in report["snippets"]}
-        assert {(row["set"], row["id"]): row["verdict"] for row in rows} == expected
-        assert len(rows) == len(expected) == 12 + CONTROLS
