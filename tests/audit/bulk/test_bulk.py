@@ -4,13 +4,14 @@ import csv
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 from lorecall.adapters.training.options import TrainingOptions
 from lorecall.adapters.training.sweep import COLUMNS, Grid, run_sweep
 from lorecall.audit.bulk.rows import judged_of
@@ -32,7 +33,7 @@ from tests.tiny import build_tiny_adapter, build_tiny_base
 
 BLOCK = 16
 ADAPTERS = ("leaky", "other", "weak")
-TEXTS = tuple(ScoreItem(f"t{n}", "the quick brown", f" fox {n} jumps over") for n in range(40))
+TEXTS = tuple(ScoreItem(f"t{n}", "the quick brown", f" fox {n} jumps over") for n in range(16))
 SWEEP = TrainingOptions(rank=1, epochs=2, batch_size=4)
 GRID = Grid(ranks=(1, 4), lengths=(10, 30))
 MEASURED = ("deltaL", "base_loss", "loss")
@@ -69,6 +70,15 @@ def files(
         write(name, "".join(json.dumps(item.record) + "\n" for item in items)) for name, items in both
     )
     return one, other
+
+
+@pytest.fixture
+def _one_thread() -> Iterator[None]:
+    """Have torch use one thread: several on so small a model wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def command(files: tuple[Path, Path], urls: list[str], out: Path, *more: str) -> list[str]:
@@ -214,6 +224,7 @@ def test_a_killed_driver_goes_on(files: tuple[Path, Path], ray_address: str, tmp
         assert_same(rows_of(out)[adapter], alone(bulk_engine(), adapter, files))
 
 
+@pytest.mark.usefixtures("_one_thread")
 def test_workers_may_have_engines_of_their_own(ray_address: str, tmp_path: Path) -> None:
     """The tiny model, one of them killed: adapters are folders, and the rows are those of it on one machine."""
     base = build_tiny_base(tmp_path / "base")
@@ -279,6 +290,7 @@ def cells_of(path: Path) -> list[dict[str, str]]:
         return sorted(csv.DictReader(lines), key=lambda row: (int(row["length"]), int(row["rank"])))
 
 
+@pytest.mark.usefixtures("_one_thread")
 def test_a_sweep_has_the_cells_of_one_machine(ray_address: str, tmp_path: Path) -> None:
     """The same keys and, but for rounding, the same losses; what is there is not trained again."""
     base, data = build_tiny_base(tmp_path / "base"), tmp_path / "data.jsonl"
