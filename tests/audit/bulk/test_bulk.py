@@ -3,7 +3,6 @@
 import csv
 import json
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +11,11 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
+from lorecall.adapters.core.errors import UsageError
 from lorecall.adapters.training.options import TrainingOptions
 from lorecall.adapters.training.sweep import COLUMNS, Grid, run_sweep
 from lorecall.audit.bulk.rows import judged_of
+from lorecall.audit.bulk.sweep import sweep_on_ray
 from lorecall.audit.inputs.load import load_input
 from lorecall.audit.policy.policy import Policy
 from lorecall.audit.records import AuditResult, SnippetResult
@@ -33,7 +34,7 @@ from tests.tiny import build_tiny_adapter, build_tiny_base
 
 BLOCK = 16
 ADAPTERS = ("leaky", "other", "weak")
-TEXTS = tuple(ScoreItem(f"t{n}", "the quick brown", f" fox {n} jumps over") for n in range(16))
+TEXTS = tuple(ScoreItem(f"t{n}", "the quick brown", f" fox {n} jumps over") for n in range(6))
 SWEEP = TrainingOptions(rank=1, epochs=2, batch_size=4)
 GRID = Grid(ranks=(1, 4), lengths=(10, 30))
 MEASURED = ("deltaL", "base_loss", "loss")
@@ -226,7 +227,7 @@ def test_a_killed_driver_goes_on(files: tuple[Path, Path], ray_address: str, tmp
 
 @pytest.mark.usefixtures("_one_thread")
 def test_workers_may_have_engines_of_their_own(ray_address: str, tmp_path: Path) -> None:
-    """The tiny model, one of them killed: adapters are folders, and the rows are those of it on one machine."""
+    """The tiny model, without a server: adapters are folders, and the rows are those of one machine."""
     base = build_tiny_base(tmp_path / "base")
     folders = {name: tmp_path / "adapters" / name for name in ("one", "two")}
     for seed, folder in enumerate(folders.values()):
@@ -250,13 +251,7 @@ def test_workers_may_have_engines_of_their_own(ray_address: str, tmp_path: Path)
     code, printed = run([*words, "--gpus", "1"])
     assert code == 2
     assert "a worker needs 1 of GPU, and Ray has 0 in all" in printed
-    with running(words) as process:
-        while process.poll() is None and not list(
-            (tmp_path / "out.candidates" / "parts").rglob("0*.parquet")
-        ):
-            time.sleep(0.02)
-        kill_a_worker()
-        code, printed = finished(process)
+    code, printed = run(words)
     assert code in (0, 1), printed
     found = rows_of(tmp_path / "out")
     scorer = TransformersScorer(base, folders)
@@ -290,8 +285,8 @@ def cells_of(path: Path) -> list[dict[str, str]]:
         return sorted(csv.DictReader(lines), key=lambda row: (int(row["length"]), int(row["rank"])))
 
 
-@pytest.mark.usefixtures("_one_thread")
-def test_a_sweep_has_the_cells_of_one_machine(ray_address: str, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("ray_address", "_one_thread")
+def test_a_sweep_has_the_cells_of_one_machine(tmp_path: Path) -> None:
     """The same keys and, but for rounding, the same losses; what is there is not trained again."""
     base, data = build_tiny_base(tmp_path / "base"), tmp_path / "data.jsonl"
     pairs = ({"prefix": f"No {n}:", "target": f"{n * 918273645 % 10**10:010d}"} for n in range(1, 13))
@@ -300,29 +295,13 @@ def test_a_sweep_has_the_cells_of_one_machine(ray_address: str, tmp_path: Path) 
     list(run_sweep(base, data, one, GRID, SWEEP))
     first, *_, torn = one.read_text().splitlines(keepends=True)
     other.write_text(first + one.read_text().splitlines(keepends=True)[1] + torn[:9])
-    words = [
-        "sweep",
-        "--base",
-        str(base),
-        "--data",
-        str(data),
-        "--epochs",
-        "2",
-        "--batch-size",
-        "4",
-        "--ray",
-        ray_address,
-    ]
-    words += ["--out", str(other), "--ranks", "1,4", "--lengths"]
-    code, printed = run([*words, "10,30"])
-    assert code == 0, printed
-    assert printed.count("there already") == 1
+    cells = list(sweep_on_ray(base, data, other, GRID, SWEEP))
+    assert [cell.result is None for cell in cells].count(True) == 1
     for mine, theirs in zip(cells_of(one), cells_of(other), strict=True):
         for name in COLUMNS:
             if name in MEASURED:
                 assert float(mine[name]) == pytest.approx(float(theirs[name]), abs=1e-4)
             else:
                 assert mine[name] == theirs[name], name
-    code, printed = run([*words, "999"])
-    assert (code, len(printed.splitlines())) == (2, 2), printed
-    assert "fewer than the length 999" in printed
+    with pytest.raises(UsageError, match="fewer than the length 999"):
+        list(sweep_on_ray(base, data, other, Grid(ranks=(1,), lengths=(999,)), SWEEP))
