@@ -128,7 +128,7 @@ def run_sweep(
                 adapter = Path(scratch) / f"{method}-{rank}"
                 record = train_on(ready, adapter, asked, on_step)
                 result = _result(record, read_adapter(adapter).effective_parameters)
-                _append(out, key, result)
+                append_cell(out, key, result)
                 yield Cell(key, result)
 
 
@@ -207,7 +207,7 @@ def _as_text(key: CellKey) -> tuple[str, ...]:
     return tuple(str(value) for value in astuple(key))
 
 
-def _append(path: Path, key: CellKey, result: CellResult) -> None:
+def append_cell(path: Path, key: CellKey, result: CellResult) -> None:
     """Write one line and force it to disk, so that a killed sweep keeps its finished cells."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", newline="", encoding="utf-8") as file:

@@ -79,7 +79,8 @@ def measure_epsilon(scorer: Scorer, model: str, items: Sequence[ScoreItem], seed
     rng = random.Random(seed)  # noqa: S311  not for secrets
     known = known_items()
     size = max(ALONE, batch)
-    sample = [*rng.sample(list(items), min(max(1, size - len(known)), len(items))), *known]
+    drawn = rng.sample(range(len(items)), min(max(1, size - len(known)), len(items)))
+    sample = [*(items[place] for place in drawn), *known]
     sample = (sample * (size // len(sample) + 1))[:size]
     first = [scorer.score(model, [item])[0] for item in sample[:ALONE]]
     moves: list[float] = []

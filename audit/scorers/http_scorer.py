@@ -4,11 +4,12 @@ No message raised here holds a candidate's text: what the server says of a scori
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict
+from functools import cache
 from http import HTTPStatus
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 from urllib.parse import quote
 
 import httpx
@@ -260,6 +261,12 @@ class HttpScorer:
         return [self._texts[token] for token in ids]
 
 
+@cache
+def _reader(kind: Hashable) -> TypeAdapter[Any]:
+    """Return what reads a kind of value; to make one takes longer than to read an answer with it."""
+    return TypeAdapter(cast("type[Any]", kind))
+
+
 def parse(kind: type[T], value: object, path: str) -> T:
     """Read a JSON value as `kind`.
 
@@ -267,7 +274,7 @@ def parse(kind: type[T], value: object, path: str) -> T:
         ScorerError: It is none; the message names the field, never its value.
     """
     try:
-        return TypeAdapter(kind).validate_python(value)
+        return cast("T", _reader(cast("Hashable", kind)).validate_python(value))
     except ValidationError as error:
         where, what = describe_error(error.errors(include_context=False)[0], kind)
         raise broken(path, f"{where or 'the answer'}: {what}") from None  # the cause quotes the answer

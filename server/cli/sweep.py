@@ -1,5 +1,6 @@
 """`lorecall sweep`: train a grid of adapters, for the memory law."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -37,6 +38,12 @@ def sweep(
     lr: LearningRate = _DEFAULT.lr,
     batch_size: BatchSize = _DEFAULT.batch_size,
     device: Device = _DEFAULT.device,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="local|ADDRESS", help="Train the cells in tasks of Ray, lengths and seeds apart."
+        ),
+    ] = None,
 ) -> None:
     """Train one adapter for each rank, length, method and seed, and record how much each lowers the base's loss.
 
@@ -55,8 +62,16 @@ def sweep(
         rank=1, layers=layers, modules=modules, epochs=epochs, lr=lr, batch_size=batch_size, device=device
     )
     quiet_libraries()
-    with training_bar() as on_step:
-        for number, cell in enumerate(run_sweep(base, data, out, grid, options, on_step), start=1):
+    with ExitStack() as stack:
+        if ray is None:
+            cells = run_sweep(base, data, out, grid, options, stack.enter_context(training_bar()))
+        else:
+            from lorecall.audit.bulk.cluster import started
+            from lorecall.audit.bulk.sweep import sweep_on_ray
+
+            stack.enter_context(started(ray))
+            cells = sweep_on_ray(base, data, out, grid, options)
+        for number, cell in enumerate(cells, start=1):
             what = "there already"
             if cell.result is not None:
                 what = (

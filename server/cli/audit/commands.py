@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from lorecall.server.cli.audit.bulk import bulk
 from lorecall.server.cli.audit.compare import matrix, ranks
 from lorecall.server.cli.audit.discover import discover
 from lorecall.server.cli.audit.inputs import (
@@ -273,5 +274,5 @@ def run(
     raise typer.Exit(content.gate.exit_code)
 
 
-for command in (discover, probe, ranks, matrix, mitigate, report, verify, bundle, diff, serve):
+for command in (discover, probe, bulk, ranks, matrix, mitigate, report, verify, bundle, diff, serve):
     app.command()(command)

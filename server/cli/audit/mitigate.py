@@ -1,12 +1,14 @@
 """`lorecall audit mitigate`: how much an adapter must be weakened to meet the policy, and the cost."""
 
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
+from urllib.parse import quote
 
 import typer
-from lorecall.adapters.core.errors import UsageError
+from lorecall.adapters.core.errors import ScorerError, UsageError
 from lorecall.server.cli.audit.inputs import choose_policy
 from lorecall.server.cli.audit.sets import SetOptions, read_sets
 from lorecall.server.cli.common.console import note, print_json
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from lorecall.adapters.derive.weaken import Dose, Kind
     from lorecall.audit.runs.mitigation import Deployment
     from lorecall.audit.scorer import Scorer
+    from lorecall.audit.scorers.http_client import HttpClient
 
 
 def mitigate(
@@ -161,6 +164,36 @@ def mitigate(
     raise typer.Exit(int(response.exit_code))
 
 
+@dataclass(frozen=True, slots=True)
+class ServerDeployment:
+    """Serves folders through `POST /v1/adapters`, by path, so the server must run on this machine.
+
+    Attributes:
+        client: The server's client.
+    """
+
+    client: "HttpClient"
+
+    def deploy(self, name: str, folder: Path) -> None:
+        """Serve a folder under a name.
+
+        Raises:
+            RequestRefusedError: The server refuses it.
+            ScorerError: The server holds it for an audit of its own.
+        """
+        added = self.client.call("POST", "/v1/adapters", {"name": name, "source": str(folder.resolve())})
+        if added["state"] != "live":
+            self.withdraw(name)
+            raise ScorerError(
+                f"the server does not serve {folder.name!r} but keeps it {added['state']}",
+                hint="use a server without --require-audit: this audit asks through the served adapter",
+            )
+
+    def withdraw(self, name: str) -> None:
+        """Take the name out of service."""
+        self.client.call("DELETE", f"/v1/adapters/{quote(name, safe='')}")
+
+
 @contextmanager
 def _open_engine(
     server: str | None, base: Path | None, adapter: Path, *, batch: int, timeout: float
@@ -170,7 +203,6 @@ def _open_engine(
         raise UsageError("give either --server URL or --base DIR", param="server")
     if server is not None:
         from lorecall.audit.scorers.http_scorer import HttpScorer
-        from lorecall.server.cli.audit.deployment import ServerDeployment
 
         with HttpScorer(server, batch=batch, timeout=timeout) as scorer:
             yield scorer, ServerDeployment(scorer.client)

@@ -1,5 +1,6 @@
 """`lorecall audit` against an exact engine behind real HTTP: output, reports and exit codes."""
 
+import importlib.util
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -14,6 +15,7 @@ from lorecall.adapters.core.errors import (
     ScorerError,
     UsageError,
 )
+from lorecall.audit.bulk import cluster
 from lorecall.audit.scorer import ScoreItem
 from lorecall.server.cli.audit.commands import app
 from typer.testing import CliRunner, Result
@@ -487,3 +489,22 @@ def test_a_scheme_that_cannot_be_is_a_usage_error(tmp_path: Path, options: list[
     with serve(Torn(0.2)) as at:
         arguments = ["run", "--server", at, "--adapter", "a", "--candidates", str(path), *options]
         assert isinstance(error_of(CliRunner().invoke(app, arguments)), UsageError)
+
+
+@pytest.mark.parametrize("missing", ["ray", "pyarrow"])
+def test_a_bulk_audit_says_what_to_install(
+    run: Run, missing: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The extra is optional."""
+    found = importlib.util.find_spec
+    monkeypatch.setattr(cluster, "find_spec", lambda name: None if name == missing else found(name))
+    error = error_of(run("bulk", "--adapters", "*", "--out", str(tmp_path / "out")))
+    assert missing in error.message
+    assert "lorecall[bulk]" in error.hint
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_bulk_audit_needs_a_server_or_a_base(run: Run, tmp_path: Path) -> None:
+    """One of them, not both."""
+    error = error_of(run("bulk", "--adapters", "*", "--out", str(tmp_path / "out"), "--base", str(tmp_path)))
+    assert "either --server URL or --base DIR" in error.message
