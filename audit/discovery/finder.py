@@ -63,16 +63,19 @@ class Finder:
             everywhere: Let every recogniser see the whole text. It takes milliseconds a text and finds nothing
                 more; a test compares the two.
         """
-        spans = resolve(self._found(text, everywhere=everywhere))
+        found = list(self._found(text, everywhere=everywhere))
+        spans = resolve(found) if found else []
         return [span for span in spans if not self._tags.isdisjoint(span.tags)]
 
     def _found(self, text: str, *, everywhere: bool) -> Iterator[tuple[Tag, int, int]]:
         if everywhere or "@" in text:
             yield from self._emails(text, everywhere=everywhere)
+        ibans: list[tuple[int, int]] = []
         if everywhere or IBAN_START.search(text):
             results = self._iban.analyze(text, self._iban.supported_entities)
-            yield from ((Tag.IBAN, one.start, one.end) for one in results if one.score == 1.0)
-        yield from self._numbers.find(text, everywhere=everywhere)
+            ibans = [(one.start, one.end) for one in results if one.score == 1.0]
+            yield from ((Tag.IBAN, *place) for place in ibans)
+        yield from self._numbers.find(text, () if everywhere else ibans, everywhere=everywhere)
         yield from self._secrets.find(text, everywhere=everywhere)
 
     def _emails(self, text: str, *, everywhere: bool) -> Iterator[tuple[Tag, int, int]]:
