@@ -116,7 +116,9 @@ class Numbers:
                 return _said(text, low + start, words)
 
             matches = (match.span() for pattern in patterns for match in pattern.finditer(window))
-            if not any(_id_form(window, *span) and (_sure(window, *span) or said(span[0])) for span in matches):
+            if not any(
+                _id_form(window, *span) and (_sure(window, *span) or said(span[0])) for span in matches
+            ):
                 continue
             for one in recogniser.analyze(window, recogniser.supported_entities):
                 place = one.start, one.end
