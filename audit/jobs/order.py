@@ -19,7 +19,7 @@ from lorecall.audit.inputs.controls import Recipe, check_disjoint, make_controls
 from lorecall.audit.inputs.json_lines import read_records
 from lorecall.audit.inputs.load import read_input
 from lorecall.audit.inputs.parsed import Bound
-from lorecall.audit.jobs.references import Address, Reference, Roles
+from lorecall.audit.jobs.references import Address, Addresses, Reference, Roles
 from lorecall.audit.jobs.spool import Texts
 from lorecall.audit.judging.views import make_views
 from lorecall.audit.policy.decoding import DecodeChoice, share_checked
@@ -149,7 +149,7 @@ class _Fields(OrderSettings):
     control_count: int = Field(default=300, ge=1, le=10_000)
     candidates: list[dict[str, Any]] | None = None
     controls: list[dict[str, Any]] | None = None
-    data: Address | None = None
+    data: Addresses | None = None
     candidates_from: Address | None = None
     controls_from: Address | None = None
     sha256: str = Field(default="", pattern="^([0-9a-f]{64})?$")
