@@ -4,7 +4,7 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import replace
 
 from lorecall.audit.inputs.candidates import CandidateSet
-from lorecall.audit.judging.framed_judges import FramedJudges
+from lorecall.audit.judging.journal import Judges
 from lorecall.audit.records import SnippetResult
 from lorecall.audit.runs.plan import Chosen, Plan
 from lorecall.audit.scorer import ScoreItem
@@ -27,7 +27,7 @@ def stratified(plan: Plan, bound: float | None, confidence: float, batch: int) -
 
 
 def ask_planned(
-    judges: FramedJudges,
+    judges: Judges,
     items: Sequence[ScoreItem],
     plan: Plan,
     test: StratifiedTest,
