@@ -19,7 +19,7 @@ from lorecall.audit.judging.journal import Journal, Judges, RecordedJudges
 from lorecall.audit.judging.views import View
 from lorecall.audit.records import AuditResult, Epsilon, SnippetResult
 from lorecall.audit.runs.gravest import Findings
-from lorecall.audit.runs.plan import Budget, Plan, make_plan
+from lorecall.audit.runs.plan import Budget, Plan, cost_of_others, make_plan
 from lorecall.audit.runs.planned import ask_planned, stratified
 from lorecall.audit.runs.sample import check_draws, draw_answers
 from lorecall.audit.scorer import AdapterVersion, EngineInfo, ScoreItem, Scorer
@@ -46,8 +46,8 @@ class AuditSettings:
         views: The ways to ask for each snippet; the gravest verdict counts.
         until_bound: Take the candidates of each tag in random order and stop as soon as its rate of recited ones
             is known to lie below or above this rate; None for all of them.
-        budget: What may be spent on the candidates: those that rank highest are asked for, and others at random.
-            None for any amount.
+        budget: What may be spent, the controls included: the candidates that rank highest are asked for, and
+            others at random. None for any amount.
         answers: Answers to draw for each snippet that they may give, beside the prediction; 0 for none.
         checked_share: Share of the candidates whose decode their scores rule out that are decoded nevertheless; 1
             decodes all.
@@ -74,8 +74,10 @@ class AuditSettings:
 
     def plan(self, sets: Mapping[Group, CandidateSet]) -> Plan | None:
         """Return which candidates are asked for; None where that is all of them, in their order."""
-        items, sequential = sets[Group.CANDIDATES].items, self.until_bound is not None
-        return make_plan(items, self.seed, budget=self.budget, sequential=sequential)
+        items, budget = sets[Group.CANDIDATES].items, self.budget
+        if budget is not None:
+            budget = replace(budget, amount=budget.amount - cost_of_others(sets, budget.costs))
+        return make_plan(items, self.seed, budget=budget, sequential=self.until_bound is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +240,13 @@ def _ask(
     test: StratifiedTest | None = None
     if plan is not None:
         sizes[Group.CANDIDATES] = len(plan.order)
-        test = stratified(plan, settings.until_bound, settings.confidence, settings.chunk)
+        test = stratified(
+            plan,
+            settings.until_bound,
+            settings.confidence,
+            settings.chunk,
+            economical=settings.checked_share < 1.0,
+        )
     total = sum(sizes.values())
     progress(0, total)
     before = 0

@@ -198,7 +198,7 @@ def run(
         rules,
         len(sets[Group.CANDIDATES].items),
         trained=asked.data is not None,
-        partial=partial_audit,
+        sequential=until_bound is not None,
     )
     check_share(confidence, "confidence")
     settings = AuditSettings(
