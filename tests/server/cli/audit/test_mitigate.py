@@ -54,7 +54,10 @@ def test_the_training_file_is_searched_with_as_many_controls_as_asked_for(
 ) -> None:
     """Through a server, once for all doses; what the search finds lies beside the reports."""
     data, retained, out = tmp_path / "train.jsonl", tmp_path / "retained.txt", tmp_path / "out"
-    said = [f"The code of Anna Klein is {20_000_000 + i * 654_321}" for i in range(6)]
+    names = ("Anna", "Bert", "Clara", "David", "Emma", "Fritz")
+    said = [
+        f"The code of {name} Klein is {20_000_000 + len(name) * 654_321 + ord(name[0])}" for name in names
+    ]
     data.write_text("".join(json.dumps({"text": text}) + "\n" for text in said))
     retained.write_text(TEXT * 3)
     engine = TinyScorer({"leaky": Memory(tuple(said[:2]))}, max_bytes=4_000)
