@@ -108,7 +108,7 @@ class Journal:
 
     def record(self, group: Group, results: Sequence[SnippetResult], seconds: float) -> None:
         """Write the results of a batch to the disk."""
-        values = [asdict(replace(one, item=ScoreItem(**NO_TEXT))) for one in results]
+        values = [asdict(replace(one, item=ScoreItem("", "", ""))) for one in results]
         for value in values:
             del value["item"]
         self._append(

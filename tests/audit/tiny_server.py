@@ -137,9 +137,10 @@ def serve(scorer: TinyScorer, *, api_key: str = "") -> Iterator[str]:
             body = json.loads(self.rfile.read(length)) if length else {}
             if api_key and self.headers.get("Authorization") != f"Bearer {api_key}":
                 status, payload = refusal(401, "Unauthorized", "unauthorized")
+            elif method == "POST":
+                status, payload = post(scorer, self.path, body)
             else:
-                given = (self.path, body) if method == "POST" else (self.path,)
-                status, payload = {"GET": get, "POST": post, "DELETE": delete}[method](scorer, *given)
+                status, payload = (get if method == "GET" else delete)(scorer, self.path)
             data = json.dumps(payload).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
