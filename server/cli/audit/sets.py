@@ -86,7 +86,9 @@ class ViewOptions:
 def expanded(command: Callable[..., None]) -> Callable[..., None]:
     """Return a command with the fields of its groups of options, which are dataclasses, as options of its own."""
     own = inspect.signature(command)
-    groups = {name: one.annotation for name, one in own.parameters.items() if is_dataclass(one.annotation)}
+    groups: dict[str, Any] = {
+        name: one.annotation for name, one in own.parameters.items() if is_dataclass(one.annotation)
+    }
     parameters: list[inspect.Parameter] = []
     for name, one in own.parameters.items():
         if name not in groups:

@@ -117,7 +117,7 @@ def test_only_allowed_places_are_read(reads: References, bucket: str, tmp_path: 
     (tmp_path / "models" / "link.jsonl").symlink_to(outside)
     inside = put(reads, f"{bucket}/acme/own.jsonl", LINES)
     limited: dict[str, Any] = {"asker": (f"{bucket}/acme/", str(tmp_path / "models" / "acme"))}
-    assert reads.pinned(Reference(data=inside, **limited)).data is not None
+    assert reads.pinned(Reference(data=(inside,), **limited)).data is not None
     for fields, reason in (
         ({"data": str(outside)}, "this server does not read"),
         ({"data": str(tmp_path / "models" / "link.jsonl")}, "this server does not read"),
@@ -166,7 +166,7 @@ def test_several_training_files_are_one_set(
     (tmp_path / "models" / "second.jsonl").write_bytes(b"".join(lines[1:]))
     both = [put(reads, f"{bucket}/first.jsonl", lines[0]), str(tmp_path / "models" / "second.jsonl")]
     digest = sha256(TEXTS).hexdigest()
-    assert reads.pinned(Reference(data=both)).size == len(TEXTS)
+    assert reads.pinned(Reference(data=tuple(both))).size == len(TEXTS)
     for fields in ({"control_count": 3}, {"whole": True}):
         found = read(reads, tmp_path / "search", data=both, sha256=digest, **fields)[Group.CANDIDATES]
         assert (found.name, found.digest, len(found.items)) == ("first.jsonl and 1 more", digest, 3)
@@ -175,7 +175,7 @@ def test_several_training_files_are_one_set(
     with pytest.raises(CandidateError, match="not "):
         read(reads, tmp_path / "search", data=both[::-1], sha256=digest, whole=True)
     with pytest.raises(SourceRefusedError, match="does not read"):
-        reads.pinned(Reference(data=[*both, str(tmp_path / "outside.jsonl")]))
+        reads.pinned(Reference(data=(*both, str(tmp_path / "outside.jsonl"))))
     other = put(reads, f"{bucket}/chat.jsonl", b'{"messages": [{"role": "assistant", "content": "x"}]}\n')
     with pytest.raises(CandidateError, match="differ in format"):
         read(reads, tmp_path / "search", data=[*both, other])
