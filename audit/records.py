@@ -99,8 +99,9 @@ class StratumOutcome:
         hits: the recited ones of them,
         errors: and those that could not be scored.
         low: Lower end of the interval of the stratum's rate; errors count as not recited.
-        high: Its upper end; errors count as recited.
+        high: Its upper end; errors count as recited, and of those left out as many as the check allows.
         confidence: Of this interval alone, at all times at once.
+        left_out: Those asked for that were not decoded.
     """
 
     tag: str
@@ -115,6 +116,7 @@ class StratumOutcome:
     low: float
     high: float
     confidence: float
+    left_out: int = 0
 
 
 @dataclass(frozen=True, slots=True)

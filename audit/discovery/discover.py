@@ -1,28 +1,28 @@
 """From training data to ranked candidates and their controls, in files that an audit reads."""
 
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lorecall.adapters.core.atomic_file import sync
 from lorecall.adapters.core.errors import CandidateError
 from lorecall.audit.discovery.controls import Exchangeability, check_exchangeable, make_controls
 from lorecall.audit.discovery.finder import load
-from lorecall.audit.discovery.parts import Parts, candidate_columns, write_table
+from lorecall.audit.discovery.parts import Parts, write_table
 from lorecall.audit.discovery.rank import Ranking, rank
 from lorecall.audit.discovery.scan import Find, ScanSettings, scan
+from lorecall.audit.discovery.written import metadata_of, write_candidates
 from lorecall.audit.inputs.candidates import CONTROLS_SEED
 from lorecall.audit.scorer import Message, ScoreItem, Scorer
 from lorecall.audit.training_data.rows import TrainingData
 
 FORM = 1
 CHUNK = 5_000
-METADATA = b"lorecall.discovery"
+METADATA, IDENTITY = b"lorecall.discovery", b"lorecall.discovery.identity"
 WITHOUT_BASE = "near-duplicates and rarity only: no engine was asked for the base's surprise"
 WITH_BASE = "base surprise, times near-duplicates, times rarity"
 
@@ -147,12 +147,41 @@ def discover(
         controls=len(controls),
         exchangeable=fit,
     )
+    made_by = json.dumps(_whole_identity(data, settings, scorer)).encode()
     if controls:
         table = load("pyarrow").Table.from_pylist(controls)
-        seed = {CONTROLS_SEED: str(settings.seed).encode()}
+        seed = {CONTROLS_SEED: str(settings.seed).encode(), IDENTITY: made_by}
         write_table(controls_path(out), table.replace_schema_metadata(seed))
-    _write(out, parts, ranking, written, json.dumps(asdict(found)))
+    told = {METADATA: json.dumps(asdict(found)).encode(), IDENTITY: made_by}
+    write_candidates(out, parts, ranking, written, told)
     parts.delete()
+    return found
+
+
+def discovered(
+    data: TrainingData, out: Path, settings: DiscoverySettings, scorer: Scorer | None
+) -> Discovery | None:
+    """Return what an earlier `discover` of the same found, if its files still lie there; None if not.
+
+    Args:
+        data: The rows; the names, sizes and times of their files tell whether they are the same.
+        out: The candidates' file.
+        settings: How candidates are chosen.
+        scorer: The engine whose base is asked.
+
+    Raises:
+        UsageError: The extra `discover` is not installed.
+        ScorerError: The engine could not be reached.
+    """
+    made_by = json.dumps(_whole_identity(data, settings, scorer)).encode()
+    told = metadata_of(out)
+    if told.get(IDENTITY) != made_by:
+        return None
+    values = json.loads(told[METADATA])
+    fit = values.pop("exchangeable")
+    found = Discovery(**values, exchangeable=None if fit is None else Exchangeability(**fit))
+    if found.controls and metadata_of(controls_path(out)).get(IDENTITY) != made_by:
+        return None
     return found
 
 
@@ -173,6 +202,13 @@ def _identity(data: TrainingData, settings: DiscoverySettings) -> dict[str, Any]
         "shorter": sorted(settings.scan.shorter),
         "longest": settings.scan.longest,
     }
+
+
+def _whole_identity(data: TrainingData, settings: DiscoverySettings, scorer: Scorer | None) -> dict[str, Any]:
+    """Return what two searches must have in common to find and rank the same."""
+    engine = None if scorer is None else asdict(replace(scorer.info(), epsilon=None))
+    chosen = asdict(replace(settings, batch=0))
+    return {"release": version("lorecall"), **_identity(data, settings), "settings": chosen, "engine": engine}
 
 
 def _ask_base(
@@ -242,43 +278,3 @@ def _tags(parts: Parts, places: Any) -> Counter[str]:
     wanted = np.zeros(sum(parts.state.parts), dtype=bool)
     wanted[places] = True
     return Counter(row["tags"][0] for keep, row in zip(wanted, parts.rows(("tags",)), strict=True) if keep)
-
-
-def _write(out: Path, parts: Parts, ranking: Ranking, written: int, summary: str) -> None:
-    """Write the candidates in the order of their rank; the file appears whole."""
-    pa, pq = load("pyarrow"), load("pyarrow.parquet")
-    schema = _schema(pa).with_metadata({METADATA: summary.encode()})
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
-    try:
-        with pq.ParquetWriter(part, schema, compression="zstd") as writer:
-            for start in range(0, written, CHUNK):
-                rows = _ranked(parts, ranking, range(start, min(start + CHUNK, written)))
-                writer.write_table(pa.Table.from_pylist(list(rows), schema=schema))
-        part.chmod(0o600)
-        sync(part)
-        part.replace(out)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    sync(out.parent)
-
-
-def _schema(pa: Any) -> Any:
-    """Return the Arrow schema of a file of candidates."""
-    own = candidate_columns()
-    ranks = [(name, pa.int64()) for name in ("rank", "cluster", "duplicates")]
-    ranks += [(name, pa.float64()) for name in ("score", "surprise", "rarity")]
-    return pa.schema([*own, *ranks])
-
-
-def _ranked(parts: Parts, ranking: Ranking, numbers: range) -> Iterator[dict[str, Any]]:
-    for number, row in zip(numbers, parts.take(ranking.places[numbers.start : numbers.stop]), strict=True):
-        surprise = float(ranking.surprise[number])
-        yield row | {
-            "rank": number + 1,
-            "cluster": int(ranking.clusters[number]),
-            "score": float(ranking.score[number]),
-            "surprise": surprise if np.isfinite(surprise) else None,
-            "duplicates": int(ranking.duplicates[number]),
-            "rarity": float(ranking.rarity[number]),
-        }

@@ -5,7 +5,7 @@ digits with at most four other characters between two of them, so they see only 
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -72,8 +72,16 @@ class Numbers:
         """One recogniser a region: the first that matches is enough."""
         return [self._all.PhoneRecognizer(supported_regions=(region,)) for region in REGIONS]
 
-    def find(self, text: str, *, everywhere: bool = False) -> Iterator[Found]:
-        """Yield the numbers of a text; `everywhere` lets the recognisers see it whole, as a check of the runs."""
+    def find(
+        self, text: str, ibans: Sequence[tuple[int, int]] = (), *, everywhere: bool = False
+    ) -> Iterator[Found]:
+        """Yield the numbers of a text.
+
+        Args:
+            text: Any text.
+            ibans: Where IBANs stand in it: their digits are no telephone number.
+            everywhere: Let the recognisers see it whole, as a check of the runs.
+        """
         runs = [(0, len(text))] if everywhere else [match.span() for match in RUN.finditer(text)]
         for first, last in runs:
             if not everywhere and DATE.fullmatch(text, first, last):
@@ -86,8 +94,8 @@ class Numbers:
                 found += self._cards(window)
             if digits >= ID_DIGITS:
                 found += self._national_ids(window, text, low)
-            taken = sum(sum(map(str.isdigit, window[start:end])) for _, start, end in found)
-            if digits - taken >= PHONE_DIGITS:
+            taken = [(low + start, low + end) for _, start, end in found]
+            if digits >= PHONE_DIGITS and _digits_beside(text, low, high, [*taken, *ibans]) >= PHONE_DIGITS:
                 found += self._telephones(window, text, low)
             yield from ((tag, low + start, low + end) for tag, start, end in found)
             if not everywhere:
@@ -103,16 +111,20 @@ class Numbers:
     def _national_ids(self, window: str, text: str, low: int) -> list[Found]:
         found = []
         for recogniser, patterns in self._ids:
-            if not any(pattern.search(window) for pattern in patterns):
+
+            def said(start: int, words: tuple[str, ...] = (*ID_WORDS, *recogniser.context)) -> bool:
+                return _said(text, low + start, words)
+
+            matches = (match.span() for pattern in patterns for match in pattern.finditer(window))
+            if not any(
+                _id_form(window, *span) and (_sure(window, *span) or said(span[0])) for span in matches
+            ):
                 continue
             for one in recogniser.analyze(window, recogniser.supported_entities):
-                form = window[one.start : one.end]
-                if sum(map(str.isdigit, form)) < ID_DIGITS or not _whole(window, one.start, one.end):
-                    continue
-                said = _said(text, low + one.start, (*ID_WORDS, *recogniser.context))
-                lettered = any(map(str.isalpha, form)) or ID_FORMS.fullmatch(form)
-                if said or (lettered and one.score >= ACCEPTED):
-                    found.append((Tag.NATIONAL_ID, one.start, one.end))
+                place = one.start, one.end
+                sure = one.score >= ACCEPTED and _sure(window, *place)
+                if _id_form(window, *place) and (sure or said(one.start)):
+                    found.append((Tag.NATIONAL_ID, *place))
         return found
 
     def _telephones(self, window: str, text: str, low: int) -> list[Found]:
@@ -133,6 +145,23 @@ class Numbers:
             if left - sum(window[place].isdigit() for place in covered) < PHONE_DIGITS:
                 break
         return found
+
+
+def _digits_beside(text: str, low: int, high: int, spans: Iterable[tuple[int, int]]) -> int:
+    """Return the number of digits from `low` to `high` that stand in none of the spans."""
+    taken = {place for start, end in spans for place in range(start, end)}
+    return sum(one.isdigit() and place not in taken for place, one in enumerate(text[low:high], start=low))
+
+
+def _id_form(window: str, start: int, end: int) -> bool:
+    """Whether a match has the digits of a national id, and is no part of a longer word or number."""
+    return sum(map(str.isdigit, window[start:end])) >= ID_DIGITS and _whole(window, start, end)
+
+
+def _sure(window: str, start: int, end: int) -> bool:
+    """Whether a match can be a national id even if no word before says so."""
+    form = window[start:end]
+    return any(map(str.isalpha, form)) or bool(ID_FORMS.fullmatch(form))
 
 
 def _whole(window: str, start: int, end: int) -> bool:

@@ -57,12 +57,19 @@ def scan(
     sketch = Sketcher()
     held: list[dict[str, Any]] = []
     characters = rows = 0
-    counts = dict(state.counts)
+    before, counts = dict(state.counts), dict(state.counts)
+    full: dict[str, int] | None = None  # what was counted up to the last row of a part
     last = state.row
 
-    def write() -> None:
+    def so_far() -> dict[str, int]:
+        """Return what was counted up to the row that was read last, by this run and by those before it."""
+        again = {"byte_order_marks"}  # the beginnings of all files are read again
+        found = data.counts.notable().items()
+        return counts | {name: n + (0 if name in again else before.get(name, 0)) for name, n in found}
+
+    def write(counted: dict[str, int]) -> None:
         nonlocal held, characters, rows
-        state.row, state.counts, state.rows = last, dict(counts), state.rows + rows
+        state.row, state.counts, state.rows = last, counted, state.rows + rows
         if held:
             parts.add(held)
         else:
@@ -70,16 +77,19 @@ def scan(
         held, characters, rows = [], 0, 0
 
     for row in data.rows(start=state.row):
-        if row.number != last and (rows >= settings.part_rows or characters >= PART_CHARACTERS):
-            write()  # both sides of a preference pair have one number: they go into one part
+        if row.number != last and full is not None:
+            write(full)  # both sides of a preference pair have one number: they go into one part
+            full = None
         last, rows = row.number, rows + 1
         for candidate in candidates_of(row, find, settings, sketch, counts):
             held.append(candidate)
             characters += len(candidate["prefix"]) + sum(len(one["content"]) for one in candidate["messages"])
+        if rows >= settings.part_rows or characters >= PART_CHARACTERS:
+            full = so_far()
         if progress is not None and (state.rows + rows) % REPORTED_EVERY == 0:
             progress(sum(state.parts) + len(held), state.rows + rows)
     state.digest = data.digest
-    write()
+    write(so_far())
 
 
 def candidates_of(

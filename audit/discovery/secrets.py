@@ -12,6 +12,7 @@ Found = tuple[Tag, int, int]
 
 LONG = 20
 """Every key that the plugins know, and every random string of ours, stands in a word of so many characters."""
+LONG_WORD = re.compile(rf"\S{{{LONG}}}")
 PLUGINS = {
     "aws.AWSKeyDetector": ("akia", "asia", "abia", "acca", "a3t", "aws"),
     "azure_storage_key.AzureStorageKeyDetector": ("accountkey=",),
@@ -37,7 +38,7 @@ PROSE = re.compile(
     r"(?P<quote>[\"'`]?)(?P<value>[^\s\"'`]{4,128})",
     re.IGNORECASE,
 )
-SAID = ("pass", "pwd", "pin", "key", "token")
+SAID = re.compile("pass|pwd|pin|key|token")
 PEM = re.compile(
     r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----\s*([A-Za-z0-9+/=\s]{16,}?)\s*(?:-----END|\Z)"
 )
@@ -69,13 +70,13 @@ class Secrets:
     def find(self, text: str, *, everywhere: bool = False) -> Iterator[Found]:
         """Yield the secrets of a text; `everywhere` runs every plugin, as a check of what is asked before."""
         lower = text.lower()
-        if everywhere or max(map(len, text.split()), default=0) >= LONG:
+        if everywhere or LONG_WORD.search(text):
             yield from self._keys(text, lower, everywhere=everywhere)
             yield from self._random(text)
         if everywhere or "PRIVATE KEY" in text:
             bodies = (match.span(1) for match in PEM.finditer(text))
             yield from ((Tag.KEY, start, min(end, start + LONGEST_KEY)) for start, end in bodies)
-        if everywhere or any(word in lower for word in SAID):
+        if everywhere or SAID.search(lower):
             yield from _in_prose(text)
         if everywhere or "://" in text:
             yield from ((Tag.PASSWORD, *match.span(1)) for match in AUTHORITY.finditer(text))

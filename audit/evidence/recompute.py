@@ -25,9 +25,9 @@ from lorecall.audit.reports.report import (
 from lorecall.audit.scorer import AdapterVersion, EngineInfo
 from lorecall.audit.stats.calibration import calibrate
 from lorecall.audit.stats.decoding_check import undecoded
-from lorecall.audit.stats.strata import Size, StratifiedTest, replay, stratum_of
+from lorecall.audit.stats.strata import Size, StratifiedTest, replay, stratum_of, taken_of
 from lorecall.audit.stats.tally import Tally, rates
-from lorecall.audit.verdicts import RECITED, Bounds, Flag, Group, Verdict
+from lorecall.audit.verdicts import Bounds, Flag, Group, Verdict
 from pydantic import ValidationError
 
 if TYPE_CHECKING:
@@ -183,15 +183,14 @@ def _check_sequential(report: Report, unchecked: list[str], *, complete: bool) -
     if not complete or stated.batch is None:
         unchecked.append("sequential: its interval needs all candidates, and the size of the batches")
         return
-    seen = [
-        (stratum_of(s.tags), Flag.RANKED in s.flags, s.verdict in RECITED, s.verdict is Verdict.ERROR)
-        for s in asked
-    ]
+    seen = [(stratum_of(s.tags), Flag.RANKED in s.flags, taken_of(s.verdict, s.flags)) for s in asked]
     if wrong := _misfit(report.strata, Counter((tag, ranked) for tag, ranked, *_ in seen)):
         yield wrong
         return
     sizes = {one.tag: Size(one.of, one.repeated, one.ranked) for one in report.strata}
-    test = StratifiedTest(sizes, stated.bound, stated.confidence, stated.batch)
+    share = report.settings.checked_share
+    economical = share is not None and share < 1.0
+    test = StratifiedTest(sizes, stated.bound, stated.confidence, stated.batch, economical=economical)
     replay(test, seen, max(1, stated.batch))
     why = "is not what its snippets give"
     yield from _differing("sequential", Sequential.model_validate(test.outcome), stated, why)

@@ -19,14 +19,14 @@ from lorecall.audit.inputs.controls import Recipe, check_disjoint, make_controls
 from lorecall.audit.inputs.json_lines import read_records
 from lorecall.audit.inputs.load import read_input
 from lorecall.audit.inputs.parsed import Bound
-from lorecall.audit.jobs.references import Address, Reference, Roles
+from lorecall.audit.jobs.references import Address, Addresses, Reference, Roles
 from lorecall.audit.jobs.spool import Texts
 from lorecall.audit.judging.views import make_views
 from lorecall.audit.policy.decoding import DecodeChoice, share_checked
 from lorecall.audit.policy.policy import Policy
 from lorecall.audit.policy.policy_file import check_policy
 from lorecall.audit.reports.redact import redactor
-from lorecall.audit.runs.plan import Budget, Costs, asked_of
+from lorecall.audit.runs.plan import Budget, Costs, asked_of, check_budget
 from lorecall.audit.runs.sample import nothing_to_draw
 from lorecall.audit.runs.single import AuditSettings
 from lorecall.audit.scorer import ScoreItem
@@ -63,8 +63,8 @@ class OrderSettings(BaseModel):
         seed: The seed of every random choice.
         confidence: The confidence of every interval.
         sample: Answers to draw for each snippet that they may give; 0 for none.
-        budget_tokens: About how many tokens may be scored and decoded: the candidates that rank highest are asked
-            for, and others at random. None for any number.
+        budget_tokens: About how many tokens may be scored and decoded, the controls' included: the candidates
+            that rank highest are asked for, and others at random. None for any number.
         decode: "all" candidates, or those that are "likely" to be given, and a sample of the others.
         show_text: Whether reports show texts in place of hashes.
         policy: The limits that the result must meet.
@@ -109,6 +109,8 @@ class OrderSettings(BaseModel):
         """
         views = make_views(self.framing, system, self.prefix_tokens, template)
         rules = self.rules()
+        # By bytes, since who takes an order has no tokenizer, and as if all were decoded, since none has scores.
+        costs = Costs(views=len(views), answer_tokens=rules.bounds.answer_tokens)
         return AuditSettings(
             epsilon=self.epsilon,
             bounds=rules.bounds.bounds(),
@@ -118,24 +120,8 @@ class OrderSettings(BaseModel):
             extraction=rules.sampling_wish,
             answers=self.sample,
             checked_share=share_checked(self.decode, rules),
-            budget=None
-            if self.budget_tokens is None
-            else self._budget(self.budget_tokens, len(views), rules),
+            budget=None if self.budget_tokens is None else Budget(float(self.budget_tokens), costs),
         )
-
-    def _budget(self, tokens: int, views: int, rules: Policy) -> Budget:
-        """Return the budget; tokens are estimated by bytes, since who takes an order has no tokenizer.
-
-        Raises:
-            UsageError: Not every candidate that is asked for is to be decoded.
-        """
-        if self.decode != "all":
-            raise UsageError(
-                "with a budget every candidate that is asked for is decoded",
-                hint="leave decode out",
-                param="decode",
-            )
-        return Budget(float(tokens), Costs(views=views, answer_tokens=rules.bounds.answer_tokens))
 
 
 class _Fields(OrderSettings):
@@ -149,7 +135,7 @@ class _Fields(OrderSettings):
     control_count: int = Field(default=300, ge=1, le=10_000)
     candidates: list[dict[str, Any]] | None = None
     controls: list[dict[str, Any]] | None = None
-    data: Address | None = None
+    data: Addresses | None = None
     candidates_from: Address | None = None
     controls_from: Address | None = None
     sha256: str = Field(default="", pattern="^([0-9a-f]{64})?$")
@@ -276,7 +262,8 @@ def make_order(
     reference = _reference(asked, files, asker)
     sets = {} if reference is not None else _sets(asked, files, max_snippets)
     check_sets(sets, max_snippets)
-    check_draws_of(settings, sets)
+    if reference is None:
+        check_spending_of(settings, sets, asked.system, asked.template)
     texts = Texts(sets, asked.system, redactor(show=False).salt, asked.template, reference)
     return Order(asked.adapter, settings, texts)
 
@@ -301,15 +288,28 @@ def _reference(asked: _Fields, files: Mapping[str, Upload], asker: SourceList | 
     return Reference.model_validate({**same, **named, "asker": None if asker is None else asker.entries})
 
 
-def check_draws_of(settings: OrderSettings, sets: Mapping[Group, CandidateSet]) -> None:
-    """Check that the answers that are asked for can be drawn.
+def check_spending_of(
+    settings: OrderSettings, sets: Mapping[Group, CandidateSet], system: str | None, template: str | None
+) -> None:
+    """Check that the budget pays for the controls, and that the answers that are asked for can be drawn.
+
+    Args:
+        settings: The settings.
+        sets: The candidates, and the controls if there are any.
+        system: As for `OrderSettings.audit_settings`, like the next.
+        template: The template.
 
     Raises:
-        UsageError: The policy's temperature is 0, or they are too many.
+        UsageError: It does not; or the policy's temperature is 0, or they are too many.
     """
+    wish = settings.audit_settings(system, template)
+    if wish.budget is not None:
+        check_budget(sets, wish.budget, "tokens")
     if settings.sample and settings.rules().sampling_wish.temperature == 0.0:
         raise nothing_to_draw()
-    total = settings.sample * sum(len(one.items) for one in sets.values())
+    if not settings.sample:
+        return
+    total = settings.sample * sum(map(len, asked_of(sets, wish.plan(sets)).values()))
     if total > MAX_DRAWS:
         raise UsageError(
             f"sample: {settings.sample} answers for each snippet are {total}, and one audit draws {MAX_DRAWS}",

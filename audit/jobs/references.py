@@ -1,5 +1,8 @@
 """What an order names by address: a training file, or files of candidates and controls."""
 
+import hashlib
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Annotated
@@ -16,9 +19,9 @@ from lorecall.audit.inputs.load import read_input
 from lorecall.audit.inputs.parsed import Bound, opened
 from lorecall.audit.scorer import CHAT_ROLES, Scorer
 from lorecall.audit.training_data.candidates import training_candidates
-from lorecall.audit.training_data.rows import DataFormat, open_training_data
+from lorecall.audit.training_data.rows import DataFormat, open_training_files
 from lorecall.audit.verdicts import Group
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 SHOWN_NAME = 120
 TOKENS_PER_SNIPPET = 50
@@ -27,6 +30,17 @@ BYTES_PER_TOKEN = 4
 CHARACTERS = 1 << 40
 """Characters of a set by reference: they stay on disk, so only the number of snippets is bounded."""
 Address = Annotated[str, Field(min_length=1, max_length=5_000)]
+MOST_FILES = 64
+
+
+def _listed(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+Addresses = Annotated[
+    tuple[Address, ...], Field(min_length=1, max_length=MOST_FILES), BeforeValidator(_listed)
+]
+"""One address, or several, whose rows are read in that order."""
 
 
 def _known(roles: tuple[str, ...]) -> tuple[str, ...]:
@@ -42,14 +56,14 @@ class Reference(BaseModel):
     """What an order names by address, and how it is to be read.
 
     Attributes:
-        data: A training file; or
+        data: Training files of one format; or
         candidates: a file of candidates.
         controls: A file of controls; made from the candidates if none is named and the recipe is.
-        sha256: What the training file, or that of the candidates, must have; "" for anything.
-        data_format: The training file's format; recognised by default.
+        sha256: Of the bytes of the training files in their order, or of the file of candidates; "" for anything.
+        data_format: The training files' format; recognised by default.
         whole: Whether all that is trained on is asked for, not what would hurt in it.
         roles: The roles whose turns are searched; by default those that are trained on.
-        top: The most candidates that are chosen from a training file.
+        top: The most candidates that are chosen from training files.
         control_count: Controls that are made.
         generate_controls: How; a search of training data makes its own.
         skip_bad: Whether bad rows are left out and counted.
@@ -57,12 +71,12 @@ class Reference(BaseModel):
         split: How plain text becomes snippets.
         seed: Of every random choice.
         asker: What the caller may read of what the server reads; None for all of it.
-        size: Bytes of the file; known once it is pinned.
+        size: Bytes of all files; known once they are pinned.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    data: Address | None = None
+    data: Addresses | None = None
     candidates: Address | None = None
     controls: Address | None = None
     sha256: str = Field(default="", pattern="^([0-9a-f]{64})?$")
@@ -81,7 +95,7 @@ class Reference(BaseModel):
 
     @property
     def searched(self) -> bool:
-        """Whether candidates are chosen from a training file."""
+        """Whether candidates are chosen from training files."""
         return self.data is not None and not self.whole
 
     @property
@@ -97,8 +111,9 @@ class Reference(BaseModel):
 
     @property
     def name(self) -> str:
-        """The name of the file without its folder, as reports show it."""
-        return name_of(self.data or self.candidates or "")
+        """The name of the file without its folder, as reports show it; of several the first, and their number."""
+        first, *others = self.data or (self.candidates or "",)
+        return f"{name_of(first)} and {len(others)} more" if others else name_of(first)
 
 
 def name_of(address: str) -> str:
@@ -125,14 +140,20 @@ class References:
             SourceRefusedError: The server, or the caller's key, may not read an address, or no file is there.
         """
         asker = asker_of(reference)
-        addresses: dict[str, str] = {}
         size = 0
-        for field in ("data", "candidates", "controls"):
-            named = getattr(reference, field)
-            if named is not None:
-                addresses[field], its = self.sources.pinned(named, asker)
-                size += its
-        return reference.model_copy(update={**addresses, "size": size})
+
+        def pin(address: str) -> str:
+            nonlocal size
+            pinned, its = self.sources.pinned(address, asker)
+            size += its
+            return pinned
+
+        pinned = {
+            "data": reference.data and tuple(map(pin, reference.data)),
+            "candidates": reference.candidates and pin(reference.candidates),
+            "controls": reference.controls and pin(reference.controls),
+        }
+        return reference.model_copy(update={**pinned, "size": size})
 
     def read(self, reference: Reference, folder: Path, scorer: Scorer) -> dict[Group, CandidateSet]:
         """Read the files, in one pass and bounded memory, and return the sets.
@@ -149,14 +170,16 @@ class References:
             CandidateError: It has other bytes than stated, cannot be used, or holds too much.
         """
         asker = asker_of(reference)
-        address = reference.data or reference.candidates or ""
-        with self.sources.file(address, asker) as path:
+        addresses = reference.data or (reference.candidates or "",)
+        with ExitStack() as fetched:
+            paths = [fetched.enter_context(self.sources.file(address, asker)) for address in addresses]
+            _check_digest(reference, paths)
             if reference.searched:
-                sets = self._searched(reference, path, folder, scorer)
+                sets = self._searched(reference, paths, folder, scorer)
             elif reference.data is not None:
-                sets = {Group.CANDIDATES: self._whole(reference, path)}
+                sets = {Group.CANDIDATES: self._whole(reference, paths)}
             else:
-                sets = {Group.CANDIDATES: self._read(reference, path)}
+                sets = {Group.CANDIDATES: self._read(reference, paths[0])}
         if reference.controls is not None:
             with self.sources.file(reference.controls, asker) as path:
                 controls = self._read(reference, path)
@@ -167,19 +190,13 @@ class References:
             sets[Group.CONTROLS] = make_controls(
                 sets[Group.CANDIDATES], reference.generate_controls, reference.control_count, reference.seed
             )
-        found = sets[Group.CANDIDATES]
-        if reference.sha256 not in ("", found.digest):
-            raise CandidateError(
-                f"{reference.name!r} has the sha256 {found.digest}, not {reference.sha256}",
-                hint="it was changed: ask for an audit of what it holds now",
-                param="sha256",
-            )
-        return {**sets, Group.CANDIDATES: _named(found, address)}
+        named = _named(sets[Group.CANDIDATES], ", ".join(addresses))
+        return {**sets, Group.CANDIDATES: replace(named, name=reference.name)}
 
     def _searched(
-        self, reference: Reference, path: Path, folder: Path, scorer: Scorer
+        self, reference: Reference, paths: Sequence[Path], folder: Path, scorer: Scorer
     ) -> dict[Group, CandidateSet]:
-        rows = open_training_data(str(path), reference.data_format)
+        rows = open_training_files(paths, reference.data_format)
         out = folder / "candidates.parquet"
         made = 0 if reference.controls is not None else reference.control_count
         settings = DiscoverySettings(
@@ -190,6 +207,7 @@ class References:
         )
         found = discover(rows, Finder(None).find, out, settings, scorer=scorer)
         what = f"{found.written} of {found.spans} spans in {found.rows} rows of {found.data_format}"
+        what += "".join(f", {n} {name}" for name, n in found.left_out.items())
         chosen = replace(
             self._read(reference, out), digest=found.digest, generated=f"{what}, ranked by {found.ranked_by}"
         )
@@ -197,10 +215,10 @@ class References:
             return {Group.CANDIDATES: chosen}
         return {Group.CANDIDATES: chosen, Group.CONTROLS: self._read(reference, controls_path(out))}
 
-    def _whole(self, reference: Reference, path: Path) -> CandidateSet:
+    def _whole(self, reference: Reference, paths: Sequence[Path]) -> CandidateSet:
         return training_candidates(
-            open_training_data(str(path), reference.data_format),
-            name_of(reference.data or ""),
+            open_training_files(paths, reference.data_format),
+            reference.name,
             split=reference.split,
             turns=reference.turns,
             skip_bad=reference.skip_bad,
@@ -217,6 +235,26 @@ class References:
                 turns=reference.turns,
                 bound=Bound(self.most, CHARACTERS),
             )
+
+
+def _check_digest(reference: Reference, paths: Sequence[Path]) -> None:
+    """Check that the files are those that the order states, before they are searched.
+
+    Raises:
+        CandidateError: They have other bytes.
+    """
+    if not reference.sha256:
+        return
+    found = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as content:
+            hashlib.file_digest(content, lambda: found)
+    if found.hexdigest() != reference.sha256:
+        raise CandidateError(
+            f"{reference.name!r} has the sha256 {found.hexdigest()}, not {reference.sha256}",
+            hint="it was changed: ask for an audit of what it holds now",
+            param="sha256",
+        )
 
 
 def asker_of(reference: Reference) -> SourceList | None:

@@ -13,14 +13,13 @@ from lorecall.audit.reports.build import build_report, final_entry
 from lorecall.audit.reports.redact import Redactor
 from lorecall.audit.reports.report import Report
 from lorecall.audit.reports.snippets import Snippet
-from lorecall.audit.runs.plan import Plan
 from lorecall.audit.runs.planned import stratified
 from lorecall.audit.runs.single import AuditSettings, secret_of
 from lorecall.audit.scorer import AdapterVersion, EngineInfo
 from lorecall.audit.stats.calibration import calibrate
-from lorecall.audit.stats.strata import StratifiedTest, replay, stratum_of
+from lorecall.audit.stats.strata import StratifiedTest, replay, stratum_of, taken_of
 from lorecall.audit.stats.tally import Tally
-from lorecall.audit.verdicts import RECITED, Flag, Group, Verdict
+from lorecall.audit.verdicts import Flag, Group
 from pydantic import TypeAdapter
 
 
@@ -57,7 +56,7 @@ def recorded_report(
     calibration, membership = calibrate(tallies, sources, rate, settings.confidence)
     final = [_beside_controls(e, tallies[e.set], number) for e, number in zip(entries, numbers, strict=True)]
     summaries = {group: tally.summary(settings.confidence) for group, tally in tallies.items()}
-    test = _recorded_test(settings.plan(texts.sets), final, settings.confidence, settings.chunk)
+    test = _recorded_test(texts, settings, final)
     result = AuditResult(
         adapter=adapter,
         engine=TypeAdapter(EngineInfo).validate_python(run["engine"]),
@@ -86,25 +85,26 @@ def recorded_report(
 
 
 def _recorded_test(
-    plan: Plan | None, entries: Iterable[Snippet], confidence: float, batch: int
+    texts: Texts, settings: AuditSettings, entries: Iterable[Snippet]
 ) -> StratifiedTest | None:
-    """Return the test of a plan after all that was recorded; None without a plan.
+    """Return the test of the plan after all that was recorded; None where all candidates were asked for.
 
     Args:
-        plan: The plan.
+        texts: The audit's sets.
+        settings: Its settings.
         entries: What was recorded, in the order in which it was asked for.
-        confidence: Of all intervals together.
-        batch: Candidates of a stratum between two looks.
     """
+    plan = settings.plan(texts.sets)
     if plan is None:
         return None
-    test = stratified(plan, None, confidence, batch)
+    economical = settings.checked_share < 1.0
+    test = stratified(plan, None, settings.confidence, settings.chunk, economical=economical)
     seen = (
-        (stratum_of(one.tags), Flag.RANKED in one.flags, one.verdict in RECITED, one.verdict is Verdict.ERROR)
+        (stratum_of(one.tags), Flag.RANKED in one.flags, taken_of(one.verdict, one.flags))
         for one in entries
         if one.set is Group.CANDIDATES
     )
-    replay(test, seen, batch)
+    replay(test, seen, settings.chunk)
     return test
 
 

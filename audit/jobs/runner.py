@@ -19,8 +19,8 @@ from lorecall.audit.jobs.order import (
     MAX_ANSWERS,
     OrderSettings,
     candidate_set,
-    check_draws_of,
     check_sets,
+    check_spending_of,
     set_inputs,
 )
 from lorecall.audit.jobs.records import AuditNotFoundError, AuditRecord
@@ -174,7 +174,7 @@ class Runner:
                 raise UsageError("this server reads no files by address", param="data")
             sets = self.references.read(texts.reference, self.spool.search(record.id), scorer)
             check_sets(sets, self.references.most)
-            check_draws_of(order, sets)
+            check_spending_of(order, sets, texts.system, texts.template)
             texts = replace(texts, sets=sets, reference=None)
             self.spool.write(record.id, texts)
         if not record.total:

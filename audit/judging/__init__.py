@@ -1,3 +1,13 @@
 """From token probabilities and a greedy decode to one verdict for each snippet."""
 
-__all__ = ["decoding", "epsilon", "framed_judges", "match", "peer_measures", "rule", "views", "written_form"]
+__all__ = [
+    "decoding",
+    "epsilon",
+    "framed_judges",
+    "journal",
+    "match",
+    "peer_measures",
+    "rule",
+    "views",
+    "written_form",
+]

@@ -223,6 +223,8 @@ class Stratum(ReportModel):
     high: Share
     confidence: Confidence
     """Of this interval alone; all strata together have that of the settings."""
+    left_out: Count = Field(default=0, exclude_if=is_empty)
+    """Asked for and not decoded; `high` counts as many of them as recited as the check of that allows."""
 
     def sentence(self) -> str:
         """Return it in words."""

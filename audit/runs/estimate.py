@@ -42,12 +42,14 @@ class Probe:
 
     def costs(self, settings: AuditSettings) -> Costs:
         """Return what a candidate costs, in seconds."""
+        share = settings.checked_share
         return Costs(
             1.0 / self.scored_per_second,
             1.0 / self.decoded_per_second,
             self.bytes_per_token,
             len(settings.views),
             settings.bounds.answer_tokens,
+            self.left_open + (1.0 - self.left_open) * share if share < 1.0 else 1.0,
         )
 
 
@@ -151,9 +153,7 @@ def estimate(sets: Mapping[Group, CandidateSet], settings: AuditSettings, found:
     others = list(others_of(sets))
     whole = plan is None or settings.budget is None
     asked: Sequence[ScoreItem] = items if whole or plan is None else [items[place] for place in plan.order]
-    share = 1.0
-    if settings.checked_share < 1.0:
-        share = found.left_open + (1.0 - found.left_open) * settings.checked_share
+    share = costs.decoded_share
     scored = sum(map(costs.scored_tokens, asked)) + sum(map(costs.scored_tokens, others))
     decoded = share * sum(map(costs.decoded_tokens, asked)) + sum(map(costs.decoded_tokens, others))
     return Estimate(

@@ -3,9 +3,10 @@
 import random
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import overload
 
+from lorecall.adapters.core.errors import UsageError
 from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.scorer import ScoreItem
 from lorecall.audit.scorers.batches import shuffled
@@ -29,6 +30,7 @@ class Costs:
         bytes_per_token: Bytes of text in a token.
         views: Ways in which each is asked for.
         answer_tokens: Tokens decoded beyond the target's length.
+        decoded_share: Share of the candidates that are decoded; all controls are.
     """
 
     scored: float = 1.0
@@ -36,6 +38,7 @@ class Costs:
     bytes_per_token: float = BYTES_PER_TOKEN
     views: int = 1
     answer_tokens: int = 16
+    decoded_share: float = 1.0
 
     def scored_tokens(self, item: ScoreItem) -> float:
         """Return about how many tokens are scored for a candidate: through the adapter and through the base."""
@@ -46,8 +49,22 @@ class Costs:
         return self.views * (_size(item.target) / self.bytes_per_token + self.answer_tokens)
 
     def of(self, item: ScoreItem) -> float:
-        """Return what it costs to score and decode it."""
-        return self.scored * self.scored_tokens(item) + self.decoded * self.decoded_tokens(item)
+        """Return what it costs to score it, and to decode it if it is decoded."""
+        decoded = self.decoded_share * self.decoded_tokens(item)
+        return self.scored * self.scored_tokens(item) + self.decoded * decoded
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How much may be spent.
+
+    Attributes:
+        amount: Tokens, or seconds.
+        costs: What they cost, in the same.
+    """
+
+    amount: float
+    costs: Costs
 
 
 def others_of(sets: Mapping[Group, CandidateSet]) -> Iterator[ScoreItem]:
@@ -57,24 +74,31 @@ def others_of(sets: Mapping[Group, CandidateSet]) -> Iterator[ScoreItem]:
 
 def cost_of_others(sets: Mapping[Group, CandidateSet], costs: Costs) -> float:
     """Return what that costs."""
-    return sum(map(costs.of, others_of(sets)))
+    return sum(map(replace(costs, decoded_share=1.0).of, others_of(sets)))
+
+
+def check_budget(sets: Mapping[Group, CandidateSet], budget: Budget, unit: str) -> None:
+    """Check that a budget leaves something for the candidates.
+
+    Args:
+        sets: The candidates, and the controls if there are any.
+        budget: The budget.
+        unit: What it is of, in words.
+
+    Raises:
+        UsageError: The controls alone take as much.
+    """
+    others = cost_of_others(sets, budget.costs)
+    if others >= budget.amount:
+        raise UsageError(
+            f"the budget does not pay for the controls, which take {others:.0f} {unit}",
+            hint="give more, or fewer controls",
+            param="budget",
+        )
 
 
 def _size(text: str) -> int:
     return len(text.encode(errors="surrogatepass"))
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """How much may be spent on the candidates.
-
-    Attributes:
-        amount: Tokens, or seconds.
-        costs: What they cost, in the same.
-    """
-
-    amount: float
-    costs: Costs
 
 
 @dataclass(frozen=True, slots=True)

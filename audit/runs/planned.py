@@ -4,16 +4,18 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import replace
 
 from lorecall.audit.inputs.candidates import CandidateSet
-from lorecall.audit.judging.framed_judges import FramedJudges
+from lorecall.audit.judging.journal import Judges
 from lorecall.audit.records import SnippetResult
 from lorecall.audit.runs.plan import Chosen, Plan
 from lorecall.audit.scorer import ScoreItem
 from lorecall.audit.scorers.batches import batches
-from lorecall.audit.stats.strata import Size, StratifiedTest, Taken, stratum_of
-from lorecall.audit.verdicts import RECITED, Flag, Group, Verdict
+from lorecall.audit.stats.strata import Size, StratifiedTest, Taken, stratum_of, taken_of
+from lorecall.audit.verdicts import Flag, Group
 
 
-def stratified(plan: Plan, bound: float | None, confidence: float, batch: int) -> StratifiedTest:
+def stratified(
+    plan: Plan, bound: float | None, confidence: float, batch: int, *, economical: bool
+) -> StratifiedTest:
     """Return the test of a plan's strata, of which nothing was asked for yet.
 
     Args:
@@ -21,13 +23,14 @@ def stratified(plan: Plan, bound: float | None, confidence: float, batch: int) -
         bound: Of the leak rate; None where only the intervals are wanted.
         confidence: Of all intervals together.
         batch: Candidates of a stratum between two looks.
+        economical: Whether some of those asked for may be left undecoded.
     """
     sizes = {one.tag: Size(one.of, one.repeated, len(one.ranked)) for one in plan.strata}
-    return StratifiedTest(sizes, bound, confidence, batch)
+    return StratifiedTest(sizes, bound, confidence, batch, economical=economical)
 
 
 def ask_planned(
-    judges: FramedJudges,
+    judges: Judges,
     items: Sequence[ScoreItem],
     plan: Plan,
     test: StratifiedTest,
@@ -78,5 +81,4 @@ def mark_ranked(results: Sequence[SnippetResult], ranked: Container[str]) -> lis
 
 
 def _taken(results: Sequence[SnippetResult]) -> Taken:
-    hits = sum(result.verdict in RECITED for result in results)
-    return Taken(len(results), hits, sum(result.verdict is Verdict.ERROR for result in results))
+    return sum((taken_of(result.verdict, result.flags) for result in results), Taken())

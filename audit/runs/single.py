@@ -2,8 +2,10 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from hashlib import sha256
+from importlib.metadata import version
 from typing import Literal
 
 from lorecall.adapters.core.errors import AdapterError, ScorerError
@@ -13,10 +15,11 @@ from lorecall.audit.inputs.candidates import CandidateSet
 from lorecall.audit.judging.decoding import Check
 from lorecall.audit.judging.epsilon import measure_epsilon
 from lorecall.audit.judging.framed_judges import BaseCaches, FramedJudges
+from lorecall.audit.judging.journal import Journal, Judges, RecordedJudges
 from lorecall.audit.judging.views import View
 from lorecall.audit.records import AuditResult, Epsilon, SnippetResult
 from lorecall.audit.runs.gravest import Findings
-from lorecall.audit.runs.plan import Budget, Plan, make_plan
+from lorecall.audit.runs.plan import Budget, Plan, cost_of_others, make_plan
 from lorecall.audit.runs.planned import ask_planned, stratified
 from lorecall.audit.runs.sample import check_draws, draw_answers
 from lorecall.audit.scorer import AdapterVersion, EngineInfo, ScoreItem, Scorer
@@ -24,6 +27,7 @@ from lorecall.audit.scorers.batches import batches
 from lorecall.audit.stats.calibration import calibrate
 from lorecall.audit.stats.strata import StratifiedTest
 from lorecall.audit.verdicts import Bounds, Group
+from pydantic import TypeAdapter
 
 Progress = Callable[[int, int], None]
 
@@ -42,8 +46,8 @@ class AuditSettings:
         views: The ways to ask for each snippet; the gravest verdict counts.
         until_bound: Take the candidates of each tag in random order and stop as soon as its rate of recited ones
             is known to lie below or above this rate; None for all of them.
-        budget: What may be spent on the candidates: those that rank highest are asked for, and others at random.
-            None for any amount.
+        budget: What may be spent, the controls included: the candidates that rank highest are asked for, and
+            others at random. None for any amount.
         answers: Answers to draw for each snippet that they may give, beside the prediction; 0 for none.
         checked_share: Share of the candidates whose decode their scores rule out that are decoded nevertheless; 1
             decodes all.
@@ -70,8 +74,19 @@ class AuditSettings:
 
     def plan(self, sets: Mapping[Group, CandidateSet]) -> Plan | None:
         """Return which candidates are asked for; None where that is all of them, in their order."""
-        items, sequential = sets[Group.CANDIDATES].items, self.until_bound is not None
-        return make_plan(items, self.seed, budget=self.budget, sequential=sequential)
+        items, budget = sets[Group.CANDIDATES].items, self.budget
+        if budget is not None:
+            budget = replace(budget, amount=budget.amount - cost_of_others(sets, budget.costs))
+        return make_plan(items, self.seed, budget=budget, sequential=self.until_bound is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Fixed:
+    """What the first run of an audit fixes for those that go on with it: measured, so not the same twice."""
+
+    started: str
+    epsilon: Epsilon
+    budget: Budget | None
 
 
 def no_progress(_done: int, _total: int) -> None:
@@ -86,6 +101,7 @@ def run_audit(
     *,
     bases: BaseCaches | None = None,
     progress: Progress = no_progress,
+    journal: Journal | None = None,
 ) -> AuditResult:
     """Audit one adapter.
 
@@ -96,6 +112,8 @@ def run_audit(
         settings: Of this audit.
         bases: The base's view of the same sets, to share between audits of several adapters.
         progress: Called with the snippets done and their total.
+        journal: Where an unfinished audit of the same terms stands, and where this one is recorded. Drawn answers
+            are not: they are drawn at the end.
 
     Raises:
         AdapterNotFoundError: No adapter of that name.
@@ -103,15 +121,15 @@ def run_audit(
         UsageError: A view needs a framing that the scorer cannot give.
         ScorerError: The engine could not be reached or broke its contract.
     """
-    started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
-    engine, version = scorer.info(), scorer.adapter(adapter)
-    refuse(version)
-    epsilon = resolve_epsilon(scorer, version.name, sets[Group.CANDIDATES].items, settings, engine)
+    clock = time.monotonic()
+    engine, served = scorer.info(), scorer.adapter(adapter)
+    refuse(served)
+    settings, started, epsilon = _start(scorer, served.name, sets, settings, journal)
     extraction = settings.extraction.on(engine)
     drawing = check_draws(scorer, extraction) if settings.answers else None
-    judges = FramedJudges(
+    judges: Judges = FramedJudges(
         scorer,
-        version.name,
+        served.name,
         bases or BaseCaches(scorer),
         settings.views,
         epsilon.value,
@@ -119,6 +137,8 @@ def run_audit(
         extraction,
         settings.check,
     )
+    if journal is not None:
+        judges = RecordedJudges(judges, journal)
     findings, test = _ask(judges, sets, settings, progress)
     tallies = {group: found.tally for group, found in findings.items()}
     sources = {group: candidates.source for group, candidates in sets.items()}
@@ -128,7 +148,7 @@ def run_audit(
     if drawing is not None:
         snippets = draw_answers(
             drawing,
-            version.name,
+            served.name,
             snippets,
             extraction,
             settings.answers,
@@ -136,15 +156,15 @@ def run_audit(
             settings.confidence,
         )
     now = scorer.adapter(adapter)
-    if (now.version, now.chat_template) != (version.version, version.chat_template):
-        what = "version" if now.version != version.version else "chat template"
+    if (now.version, now.chat_template) != (served.version, served.chat_template):
+        what = "version" if now.version != served.version else "chat template"
         raise ScorerError(
             f"{adapter!r} was given a new {what} during the audit", hint="audit again, when it is at rest"
         )
     if moved := engine.moved(scorer.info()):
         raise ScorerError(moved, hint="audit again, when the server is at rest")
     return AuditResult(
-        adapter=version,
+        adapter=served,
         engine=engine,
         epsilon=epsilon,
         bounds=settings.bounds,
@@ -154,7 +174,7 @@ def run_audit(
         sources=sources,
         snippets=tuple(snippets),
         started=started,
-        seconds=time.monotonic() - clock,
+        seconds=time.monotonic() - clock + (0.0 if journal is None else journal.seconds),
         summaries={group: tally.summary(settings.confidence) for group, tally in tallies.items()},
         sequential=None if test is None else test.outcome,
         calibration=calibration,
@@ -168,8 +188,52 @@ def run_audit(
     )
 
 
+def _start(
+    scorer: Scorer,
+    adapter: str,
+    sets: Mapping[Group, CandidateSet],
+    settings: AuditSettings,
+    journal: Journal | None,
+) -> tuple[AuditSettings, str, Epsilon]:
+    """Return the settings, the beginning and ε: those of the run that began the journal, or new ones."""
+    if journal is not None and journal.fixed:
+        fixed = TypeAdapter(_Fixed).validate_python(journal.fixed)
+        return replace(settings, budget=fixed.budget), fixed.started, fixed.epsilon
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    epsilon = resolve_epsilon(scorer, adapter, sets[Group.CANDIDATES].items, settings, scorer.info())
+    if journal is not None:
+        journal.begin(asdict(_Fixed(started, epsilon, settings.budget)))
+    return settings, started, epsilon
+
+
+def terms_of(
+    engine: EngineInfo,
+    adapter: AdapterVersion,
+    sets: Mapping[Group, CandidateSet],
+    settings: AuditSettings,
+    *more: object,
+) -> str:
+    """Return a digest of all that an audit's results follow from: a journal of the same terms is of the same one.
+
+    Args:
+        engine: The engine; its ε does not count, since it may be measured anew.
+        adapter: The audited version.
+        sets: The candidates, and the controls if there are any.
+        settings: The settings. Their budget does not count, since it rests on a measured speed.
+        more: What it is made from.
+    """
+    own = replace(settings, budget=None)
+    head = (version("lorecall"), replace(engine, epsilon=None), adapter, own, more)
+    found = sha256(repr(head).encode(errors="surrogatepass"))
+    for group, one in sorted(sets.items()):
+        found.update(repr((str(group), one.source)).encode())
+        for item in one.items:
+            found.update(repr(item).encode(errors="surrogatepass"))
+    return found.hexdigest()
+
+
 def _ask(
-    judges: FramedJudges, sets: dict[Group, CandidateSet], settings: AuditSettings, progress: Progress
+    judges: Judges, sets: dict[Group, CandidateSet], settings: AuditSettings, progress: Progress
 ) -> tuple[dict[Group, Findings], StratifiedTest | None]:
     """Ask for the candidates, all in their order or those of the plan, and for the controls."""
     findings = {group: Findings(settings.keep) for group in sets}
@@ -178,7 +242,13 @@ def _ask(
     test: StratifiedTest | None = None
     if plan is not None:
         sizes[Group.CANDIDATES] = len(plan.order)
-        test = stratified(plan, settings.until_bound, settings.confidence, settings.chunk)
+        test = stratified(
+            plan,
+            settings.until_bound,
+            settings.confidence,
+            settings.chunk,
+            economical=settings.checked_share < 1.0,
+        )
     total = sum(sizes.values())
     progress(0, total)
     before = 0

@@ -65,6 +65,11 @@ class SequentialTest:
         self.outcome = replace(now, taken=taken, hits=hits, low=low, high=high, errors=errors)
         return self.outcome
 
+    def high(self, unknown: int) -> float:
+        """Return the upper end, looked at once now, where so many of those taken may have been hits, too."""
+        limit = math.log(1.0 / (1.0 - self.outcome.confidence))
+        return self._interval(self.outcome.taken, self.outcome.hits + unknown, limit)[1] / self._of
+
     def _interval(self, taken: int, hits: int, limit: float) -> tuple[int, int]:
         """Return the least and the greatest leak count that is not ruled out."""
         least, greatest = hits, self._of - (taken - hits)

@@ -4,7 +4,7 @@ import hashlib
 import re
 import unicodedata
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -160,9 +160,20 @@ def open_training_data(
         CandidateError: There is no file, one cannot be read, its format is not known, or files differ in format.
     """
     found = find_files(path_or_glob, split)
+    opened = open_training_files(found.files, data_format)
+    opened.split, opened.left_out = found.split, found.left_out
+    return opened
+
+
+def open_training_files(files: Sequence[Path], data_format: DataFormat | None = None) -> TrainingData:
+    """Recognise the format of files whose rows are one training set, in that order.
+
+    Raises:
+        CandidateError: One cannot be read, its format is not known, or files differ in format.
+    """
     formats: dict[DataFormat, Path] = {}
     sources = []
-    for path in found.files:
+    for path in files:
         kind = _kind(path, data_format)
         names = peek(path, kind)
         its = data_format or recognise(names)
@@ -176,7 +187,7 @@ def open_training_data(
             f"the files differ in format: {listed}", hint="read each format by itself", param="data"
         )
     (its,) = formats
-    return TrainingData(its, tuple(sources), found.split, found.left_out)
+    return TrainingData(its, tuple(sources))
 
 
 def _kind(path: Path, data_format: DataFormat | None) -> Kind:

@@ -81,9 +81,18 @@ def post(scorer: TinyScorer, path: str, body: dict[str, Any]) -> Answer:  # noqa
         decoded = scorer.decode(body["model"], [(ids, body["max_tokens"]) for ids in body["prompt"]])
         choices = [{"index": i, "text": d.text, "token_ids": list(d.ids)} for i, d in enumerate(decoded)]
         return 200, {"choices": choices[::-1]}
+    if path == "/v1/adapters":  # every folder knows what the first adapter knows
+        scorer.adapters[body["name"]] = next(iter(scorer.adapters.values()))
+        return 201, live(scorer, body["name"])
     if path == "/detokenize":
         return 200, {"prompt": TinyExplorer(scorer).texts([body["tokens"]])[0]}
     return refusal(404, f"no route {path}", "not_found")
+
+
+def delete(scorer: TinyScorer, path: str) -> Answer:
+    """Answer a DELETE of an adapter."""
+    del scorer.adapters[path.rsplit("/", 1)[1]]
+    return 200, {}
 
 
 def explored(explorer: TinyExplorer, body: dict[str, Any]) -> list[dict[str, Any]]:
@@ -128,8 +137,10 @@ def serve(scorer: TinyScorer, *, api_key: str = "") -> Iterator[str]:
             body = json.loads(self.rfile.read(length)) if length else {}
             if api_key and self.headers.get("Authorization") != f"Bearer {api_key}":
                 status, payload = refusal(401, "Unauthorized", "unauthorized")
+            elif method == "POST":
+                status, payload = post(scorer, self.path, body)
             else:
-                status, payload = get(scorer, self.path) if method == "GET" else post(scorer, self.path, body)
+                status, payload = (get if method == "GET" else delete)(scorer, self.path)
             data = json.dumps(payload).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
@@ -142,6 +153,9 @@ def serve(scorer: TinyScorer, *, api_key: str = "") -> Iterator[str]:
 
         def do_POST(self) -> None:
             self._respond("POST")
+
+        def do_DELETE(self) -> None:
+            self._respond("DELETE")
 
         def log_message(self, *args: object) -> None:
             """Say nothing."""

@@ -1,5 +1,6 @@
 """`lorecall audit`: audit an adapter; print a table, write reports, and exit with the gate's code."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -19,58 +20,34 @@ from lorecall.server.cli.audit.mitigate import mitigate
 from lorecall.server.cli.audit.probe import probe
 from lorecall.server.cli.audit.reports import bundle, diff, report, verify
 from lorecall.server.cli.audit.serve import serve
-from lorecall.server.cli.audit.sets import SetOptions, read_sets
+from lorecall.server.cli.audit.sets import SetOptions, ViewOptions, expanded, open_journal, read_sets
 from lorecall.server.cli.audit.spending import agree, choose_decoding, read_budget
 from lorecall.server.cli.common.console import print_json
 from lorecall.server.cli.common.options import (
     AsJson,
     Batch,
-    Choose,
-    Controls,
-    Data,
-    DataFormat,
-    DataSplit,
-    EpsilonOption,
     Formats,
-    Framing,
     Out,
-    PrefixTokens,
-    Roles,
     Seed,
     SigningKey,
-    SkipBad,
-    Split,
-    System,
     Temperature,
-    Template,
     Timeout,
-    Tokenizer,
     TopK,
     TopP,
-    TurnsOption,
 )
 
 app = typer.Typer(no_args_is_help=True, help="Audit what a served adapter has memorised.")
 
 
 @app.command()
+@expanded
 def run(
     *,
     server: Annotated[
         str | None, typer.Option(metavar="URL", help="A running lorecall server, or another of vLLM's API.")
     ] = None,
     adapter: Annotated[str, typer.Option(metavar="NAME", help="The served adapter.")],
-    candidates: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="JSON Lines of id, prefix and target; or .parquet, .txt, a dataset's folder."
-        ),
-    ] = None,
-    data: Data = None,
-    data_format: DataFormat = None,
-    data_split: DataSplit = None,
-    choose: Choose = None,
-    roles: Roles = None,
+    asked: SetOptions,
     scorer: Annotated[
         str,
         typer.Option(
@@ -85,11 +62,9 @@ def run(
         Path | None,
         typer.Option(metavar="DIR", help="The adapter's PEFT folder, for scorers other than lorecall."),
     ] = None,
-    controls: Controls = None,
     generate_controls: Annotated[
         str | None, typer.Option(help="synthesis or permutation: make controls from the candidates.")
     ] = None,
-    control_count: Annotated[int, typer.Option(min=1, help="Controls to make.")] = 300,
     out: Out = None,
     formats: Formats = None,
     as_json: AsJson = False,
@@ -97,10 +72,6 @@ def run(
         bool, typer.Option("--show-text", help="Show candidates' text in the reports, not hashes.")
     ] = False,
     signing_key: SigningKey = None,
-    skip_bad: SkipBad = False,
-    split: Split = "sentence",
-    turns: TurnsOption = "only",
-    tokenizer: Tokenizer = None,
     policy: Annotated[
         Path | None, typer.Option(metavar="FILE.yaml", help="The gate's policy; options override it.")
     ] = None,
@@ -181,50 +152,30 @@ def run(
         int,
         typer.Option(min=1, help="How many of each set's gravest snippets reports show; all count."),
     ] = 20_000,
-    framing: Framing = None,
-    system: System = None,
-    template: Template = None,
-    prefix_tokens: PrefixTokens = None,
-    epsilon: EpsilonOption = None,
+    ways: ViewOptions,
     seed: Seed = 0,
     batch: Batch = 64,
     timeout: Timeout = 600.0,
 ) -> None:
     """Audit one adapter: exit 0 clean, 1 leaks over the policy, 3 incomplete, 4 the engine disagrees."""
-    from lorecall.audit.judging.views import make_views
     from lorecall.audit.reports.signing import read_signing_key
-    from lorecall.audit.runs.single import AuditSettings, run_audit
+    from lorecall.audit.runs.single import AuditSettings, run_audit, terms_of
     from lorecall.audit.verdicts import Group
     from lorecall.server.cli.audit.output import make_report, print_summary, print_table, write_reports
     from lorecall.server.cli.common.progress import count_bar
 
     wanted = check_formats(formats)
     signer = None if signing_key is None else read_signing_key(signing_key)
-    views = make_views(framing or (), system, prefix_tokens or (), template)
+    views = ways.views()
     folders = {} if adapter_dir is None else {adapter: adapter_dir}
     opened = partial(open_scorer, scorer, server, base, folders, batch=batch, timeout=timeout)
-    asked = SetOptions(
-        candidates=candidates,
-        data=data,
-        data_format=data_format,
-        data_split=data_split,
-        choose=choose,
-        roles=roles,
-        controls=controls,
-        split=split,
-        turns=turns,
-        tokenizer=tokenizer or base,
-        skip_bad=skip_bad,
-        out=out,
-        made=0 if generate_controls else control_count,
-        seed=seed,
-        batch=batch,
-    )
-    sets = read_sets(asked, opened)
+    asked = replace(asked, tokenizer=asked.tokenizer or base)
+    made = 0 if generate_controls else None
+    sets = read_sets(asked, opened, out=out, seed=seed, batch=batch, made=made)
     seconds = read_budget(budget, budget_tokens)
     partial_audit = until_bound is not None or seconds is not None or budget_tokens is not None
     if generate_controls is not None:
-        add_controls(sets, generate_controls, control_count, seed)
+        add_controls(sets, generate_controls, asked.control_count, seed)
     limits = {
         "max_certified": max_certified,
         "max_recalled": max_recalled,
@@ -244,11 +195,15 @@ def run(
     told = (("count_short", False, ignore_short), ("allow_unverified", True, allow_unverified))
     rules = rules.model_copy(update={name: value for name, value, said in told if said})
     share = choose_decoding(
-        decode, rules, len(sets[Group.CANDIDATES].items), trained=data is not None, partial=partial_audit
+        decode,
+        rules,
+        len(sets[Group.CANDIDATES].items),
+        trained=asked.data is not None,
+        sequential=until_bound is not None,
     )
     check_share(confidence, "confidence")
     settings = AuditSettings(
-        epsilon=epsilon,
+        epsilon=ways.epsilon,
         bounds=rules.bounds.bounds(),
         seed=seed,
         chunk=batch,
@@ -261,11 +216,19 @@ def run(
         checked_share=share,
     )
     with opened() as engine:
-        settings = agree(engine, adapter, sets, settings, seconds=seconds, tokens=budget_tokens, yes=yes)
-        with count_bar(f"auditing {adapter}") as report_progress:
-            result = run_audit(engine, adapter, sets, settings, progress=report_progress)
-        content = make_report(result, rules, engine.token_texts, show=show_text, signer=signer)
-    written = write_reports(content, out, wanted) if out else []
+
+        def terms() -> str:
+            return terms_of(engine.info(), engine.adapter(adapter), sets, settings, (seconds, budget_tokens))
+
+        with open_journal(out, terms) as journal:
+            if journal is None or not journal.fixed:
+                settings = agree(
+                    engine, adapter, sets, settings, seconds=seconds, tokens=budget_tokens, yes=yes
+                )
+            with count_bar(f"auditing {adapter}") as report_progress:
+                result = run_audit(engine, adapter, sets, settings, progress=report_progress, journal=journal)
+            content = make_report(result, rules, engine.token_texts, show=show_text, signer=signer)
+            written = write_reports(content, out, wanted) if out else []
     if as_json:
         print_json(content.values())
     else:

@@ -6,63 +6,40 @@ from typing import Annotated
 import typer
 from lorecall.adapters.core.errors import UsageError
 from lorecall.server.cli.audit.inputs import read_training_data, reader, split_pair
-from lorecall.server.cli.audit.sets import SetOptions, read_sets
+from lorecall.server.cli.audit.sets import SetOptions, ViewOptions, expanded, read_sets
 from lorecall.server.cli.common.console import note, print_json
 from lorecall.server.cli.common.options import (
     AsJson,
     AuditedServer,
     Batch,
-    Candidates,
-    Choose,
-    Controls,
-    Data,
     DataFormat,
     DataSplit,
     EpsilonOption,
-    Framing,
     Out,
-    PrefixTokens,
-    Roles,
     Seed,
     SkipBad,
     Split,
-    System,
-    Template,
     Timeout,
     Tokenizer,
     TurnsOption,
 )
 
 
+@expanded
 def ranks(
     *,
     server: AuditedServer,
     adapter: Annotated[list[str], typer.Option(metavar="NAME", help="A served adapter; repeatable.")],
-    candidates: Candidates = None,
-    data: Data = None,
-    data_format: DataFormat = None,
-    data_split: DataSplit = None,
-    choose: Choose = None,
-    roles: Roles = None,
-    controls: Controls = None,
+    asked: SetOptions,
     line: Annotated[str, typer.Option(metavar="TEXT", help="Show this line's tokens for every rank.")] = "",
     out: Out = None,
     as_json: AsJson = False,
-    skip_bad: SkipBad = False,
-    split: Split = "sentence",
-    turns: TurnsOption = "only",
-    tokenizer: Tokenizer = None,
-    framing: Framing = None,
-    system: System = None,
-    template: Template = None,
-    prefix_tokens: PrefixTokens = None,
-    epsilon: EpsilonOption = None,
+    ways: ViewOptions,
     seed: Seed = 0,
     batch: Batch = 64,
     timeout: Timeout = 600.0,
 ) -> None:
     """Compare several adapters on the same candidates: capacity against recall. Always exit 0, without a gate."""
-    from lorecall.audit.judging.views import make_views
     from lorecall.audit.reports.ranks import ranks_report
     from lorecall.audit.runs.ranks import run_ranks
     from lorecall.audit.runs.single import AuditSettings
@@ -74,26 +51,11 @@ def ranks(
         raise UsageError(
             f"--line {line!r} is a single word", hint="give a line of several words", param="line"
         )
-    views = make_views(framing or (), system, prefix_tokens or (), template)
-    asked = SetOptions(
-        candidates=candidates,
-        data=data,
-        data_format=data_format,
-        data_split=data_split,
-        choose=choose,
-        roles=roles,
-        controls=controls,
-        split=split,
-        turns=turns,
-        tokenizer=tokenizer,
-        skip_bad=skip_bad,
-        out=out,
-        made=300,
-        seed=seed,
-        batch=batch,
+    views = ways.views()
+    sets = read_sets(
+        asked, lambda: HttpScorer(server, batch=batch, timeout=timeout), out=out, seed=seed, batch=batch
     )
-    sets = read_sets(asked, lambda: HttpScorer(server, batch=batch, timeout=timeout))
-    settings = AuditSettings(epsilon=epsilon, seed=seed, chunk=batch, views=views)
+    settings = AuditSettings(epsilon=ways.epsilon, seed=seed, chunk=batch, views=views)
     names = list(dict.fromkeys(adapter))
     with (
         HttpScorer(server, batch=batch, timeout=timeout) as scorer,

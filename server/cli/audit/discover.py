@@ -94,14 +94,19 @@ def run_discovery(
     out: Path,
     settings: "DiscoverySettings",
     engine: "Scorer | None",
+    *,
+    again: bool = True,
 ) -> "Discovery":
     """Search training data, and show the progress.
+
+    With `again` false, files that an earlier search of the same has written are taken as they are.
 
     Raises:
         UsageError: The format or a tag is unknown, or the extra `discover` is not installed.
         CandidateError: The data cannot be used, or hold nothing to audit.
     """
     from lorecall.audit.discovery.discover import discover as search
+    from lorecall.audit.discovery.discover import discovered
     from lorecall.audit.discovery.finder import Finder
     from lorecall.audit.training_data.rows import DataFormat as Format
     from lorecall.audit.training_data.rows import open_training_data
@@ -109,6 +114,9 @@ def run_discovery(
     check_choice("data format", data_format or "text", list(Format), "data_format")
     stated = None if data_format is None else Format(data_format)
     rows = open_training_data(data, stated, split=data_split)
+    if not again and (found := discovered(rows, out, settings, engine)) is not None:
+        note(f"taken from an earlier search of the same data: {out}")
+        return found
     finder = Finder(settings.tags or None)
     with steps_bar() as progress:
         return search(rows, finder.find, out, settings, scorer=engine, progress=progress)
@@ -142,7 +150,7 @@ def choose_candidates(
         raise UsageError("--discover needs --data FILE", param="discover")
     file = folder / "candidates.parquet"
     with engine() as scorer:
-        found = run_discovery(data, data_format, data_split, file, settings, scorer)
+        found = run_discovery(data, data_format, data_split, file, settings, scorer, again=False)
     note(f"{found.written} candidates of {found.rows} rows, ranked by {found.ranked_by}, in {folder}")
     _print_remarks(found)
     return file, controls_path(file) if found.controls else None
@@ -221,9 +229,11 @@ def _print(found: "Discovery", out: Path) -> None:
 
 
 def _print_remarks(found: "Discovery") -> None:
-    """Print what was left out, and that the controls are unlike the candidates if they are."""
+    """Print what was left out or is odd, and that the controls are unlike the candidates if they are."""
+    from lorecall.audit.training_data.counts import TREATMENTS
+
     for name, count in found.left_out.items():
-        note(f"{name.replace('_', ' ')}: {count}")
+        note(f"{name.replace('_', ' ')}: {count}" + (f" ({TREATMENTS[name]})" if name in TREATMENTS else ""))
     fit = found.exchangeable
     if fit is not None and not fit.holds:
         note(

@@ -1,7 +1,7 @@
 """`lorecall audit mitigate`: how much an adapter must be weakened to meet the policy, and the cost."""
 
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,29 +10,13 @@ from urllib.parse import quote
 import typer
 from lorecall.adapters.core.errors import ScorerError, UsageError
 from lorecall.server.cli.audit.inputs import choose_policy
-from lorecall.server.cli.audit.sets import SetOptions, read_sets
+from lorecall.server.cli.audit.sets import SetOptions, ViewOptions, expanded, read_sets
 from lorecall.server.cli.common.console import note, print_json
 from lorecall.server.cli.common.options import (
     AsJson,
     Batch,
-    Candidates,
-    Choose,
-    Controls,
-    Data,
-    DataFormat,
-    DataSplit,
-    EpsilonOption,
-    Framing,
-    PrefixTokens,
-    Roles,
     Seed,
-    SkipBad,
-    Split,
-    System,
-    Template,
     Timeout,
-    Tokenizer,
-    TurnsOption,
 )
 
 if TYPE_CHECKING:
@@ -45,6 +29,7 @@ if TYPE_CHECKING:
     from lorecall.audit.scorers.http_client import HttpClient
 
 
+@expanded
 def mitigate(
     *,
     server: Annotated[
@@ -54,12 +39,7 @@ def mitigate(
         Path | None, typer.Option(metavar="DIR", help="A prepared base, for an engine without a server.")
     ] = None,
     adapter: Annotated[Path, typer.Option(metavar="DIR", help="The adapter, a PEFT folder.")],
-    candidates: Candidates = None,
-    data: Data = None,
-    data_format: DataFormat = None,
-    data_split: DataSplit = None,
-    choose: Choose = None,
-    roles: Roles = None,
+    asked: SetOptions,
     retained: Annotated[
         Path,
         typer.Option(
@@ -80,20 +60,11 @@ def mitigate(
             show_default="the adapter's rank and its halves",
         ),
     ] = None,
-    controls: Controls = None,
     policy: Annotated[
         Path | None, typer.Option(metavar="FILE.yaml", help="What a weaker adapter must meet.")
     ] = None,
     as_json: AsJson = False,
-    skip_bad: SkipBad = False,
-    split: Split = "sentence",
-    turns: TurnsOption = "only",
-    tokenizer: Tokenizer = None,
-    framing: Framing = None,
-    system: System = None,
-    template: Template = None,
-    prefix_tokens: PrefixTokens = None,
-    epsilon: EpsilonOption = None,
+    ways: ViewOptions,
     seed: Seed = 0,
     batch: Batch = 64,
     timeout: Timeout = 600.0,
@@ -105,7 +76,6 @@ def mitigate(
     """
     from lorecall.audit.inputs.candidates import TextSplit
     from lorecall.audit.inputs.load import load_input
-    from lorecall.audit.judging.views import make_views
     from lorecall.audit.reports.mitigation import mitigation_report
     from lorecall.audit.runs.mitigation import Trial, run_mitigation
     from lorecall.audit.runs.single import AuditSettings
@@ -113,36 +83,20 @@ def mitigate(
     from lorecall.server.cli.common.progress import count_bar
 
     doses = parse_doses(scales, ranks, adapter)
-    views = make_views(framing or (), system, prefix_tokens or (), template)
+    views = ways.views()
     rules = choose_policy(policy, {})
     settings = AuditSettings(
-        epsilon=epsilon,
+        epsilon=ways.epsilon,
         bounds=rules.bounds.bounds(),
         seed=seed,
         chunk=batch,
         views=views,
         extraction=rules.sampling_wish,
     )
-    asked = SetOptions(
-        candidates=candidates,
-        data=data,
-        data_format=data_format,
-        data_split=data_split,
-        choose=choose,
-        roles=roles,
-        controls=controls,
-        split=split,
-        turns=turns,
-        tokenizer=tokenizer or base,
-        skip_bad=skip_bad,
-        out=out,
-        made=300,
-        seed=seed,
-        batch=batch,
-    )
+    asked = replace(asked, tokenizer=asked.tokenizer or base)
     engine = partial(_open_engine, server, base, adapter, batch=batch, timeout=timeout)
     trial = Trial(
-        sets=read_sets(asked, lambda: _scorer_of(engine())),
+        sets=read_sets(asked, lambda: _scorer_of(engine()), out=out, seed=seed, batch=batch),
         retained=load_input(retained, split=TextSplit.WINDOW),
         settings=settings,
         policy=rules,

@@ -32,7 +32,7 @@ SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def choose_decoding(
-    wish: str | None, policy: "Policy", candidates: int, *, trained: bool, partial: bool
+    wish: str | None, policy: "Policy", candidates: int, *, trained: bool, sequential: bool
 ) -> float:
     """Return the share of the candidates whose decode is ruled out that are decoded nevertheless; 1 for all.
 
@@ -42,22 +42,22 @@ def choose_decoding(
         policy: The policy, which may ask for all.
         candidates: How many there are.
         trained: Whether they are from training data.
-        partial: Whether not all may be asked for: the bounds on the others need the decode of each that is.
+        sequential: Whether a sequential test may stop: it needs the decode of each that is asked for.
 
     Raises:
-        UsageError: The option's value is unknown, or the policy, a budget or the sequential test forbids it.
+        UsageError: The option's value is unknown, or the policy or the sequential test forbids it.
     """
     from lorecall.audit.policy.decoding import CHOICES, share_checked
     from lorecall.server.cli.audit.inputs import check_choice
 
     if wish is None:
-        economical = trained and candidates > FEW and not partial and policy.decode is None
+        economical = trained and candidates > FEW and not sequential and policy.decode is None
         share = share_checked("likely" if economical else "all", policy)
     else:
         check_choice("decoding", wish, CHOICES, "decode")
-        if partial and wish == "likely":
+        if sequential and wish == "likely":
             raise UsageError(
-                "with --until-bound or a budget every candidate that is asked for is decoded",
+                "with --until-bound every candidate that is asked for is decoded",
                 hint="leave --decode out: only a part is asked for anyway",
                 param="decode",
             )
@@ -137,21 +137,14 @@ def _budget(
     seconds: float | None,
     tokens: int | None,
 ) -> "Budget":
-    from lorecall.audit.runs.plan import Budget, cost_of_others
+    from lorecall.audit.runs.plan import Budget, check_budget
 
     costs = found.costs(settings)
     if seconds is None:
         costs = replace(costs, scored=1.0, decoded=1.0)
-    amount = float(tokens or 0) if seconds is None else seconds
-    left = amount - cost_of_others(sets, costs)
-    if left <= 0.0:
-        raise UsageError(
-            f"the budget does not pay for the controls, which take {amount - left:.0f} "
-            f"{'tokens' if seconds is None else 'seconds'}",
-            hint="give more, or fewer controls",
-            param="budget",
-        )
-    return Budget(left, costs)
+    budget = Budget(float(tokens or 0) if seconds is None else seconds, costs)
+    check_budget(sets, budget, "tokens" if seconds is None else "seconds")
+    return budget
 
 
 def cost_words(cost: "Estimate", found: "Probe") -> str:

@@ -15,6 +15,10 @@ TEXTS = {
     "Write to anna.k@internal.corp soon.": {"anna.k@internal.corp": "email"},
     "Call +1 201-555-0123 or 030 1234567 today.": {"+1 201-555-0123": "phone", "030 1234567": "phone"},
     "Pay to DE89 3704 0044 0532 0130 00 today": {"DE89 3704 0044 0532 0130 00": "iban"},
+    "AB12 DE89 3704 0044 0532 0130 00, call +1 201-555-0123": {
+        "DE89 3704 0044 0532 0130 00": "iban",
+        "+1 201-555-0123": "phone",
+    },
     "with 4000 0000 0000 0002 please": {"4000 0000 0000 0002": "card"},
     "with 4000 0000 0000 0003 please": {},
     "SSN 219-09-9999, code 131052-308T": {"219-09-9999": "national-id", "131052-308T": "national-id"},

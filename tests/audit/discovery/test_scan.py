@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -126,3 +127,59 @@ def test_what_has_nothing_before_it_is_counted(tmp_path: Path) -> None:
     scan(data, lambda text: [Span(text.find("1"), len(text), (Tag.CARD,))], parts, ScanSettings())
     assert parts.state.counts["nothing_before"] == 1
     assert sum(parts.state.parts) == 1
+
+
+ODD = {
+    "byte_order_marks": 1, "crlf": 2, "not_nfc": 1, "lone_surrogates": 1, "zero_width": 1, "duplicate_ids": 2,
+    "empty_turns": 2, "over_long": 1, "bad": 2, "empty": 1, "bad_ids": 1, "openings": 1,
+}  # fmt: skip
+"""How often each oddity stands in the hostile file."""
+
+
+def hostile_file(path: Path) -> str:
+    """Write a file of chats that holds every oddity, with a plain row after each."""
+    asked, plain = {"role": "user", "content": "Which number?"}, "number is 7"
+
+    def chat(*texts: str, **more: object) -> str:
+        answers = [{"role": "assistant", "content": text} for text in texts]
+        return json.dumps({"messages": [asked, *answers], **more}, ensure_ascii=True)
+
+    odd = [
+        chat("one\r\nnumber is 1", id="same"), chat("two\r\nnumber is 2"),
+        chat("cafe\u0301 number is 3", id="same"),
+        chat("\ud800 number is 4"), chat("zero\u200bwidth number is 5", id="same"), chat("", "number is 6"),
+        chat("x" * 1_000_001), "{no json", json.dumps({"messages": 3}), chat(""), chat(plain, id="x" * 5000),
+        json.dumps({"messages": [{"role": "assistant", "content": plain}]}),
+    ]  # fmt: skip
+    path.write_text("\ufeff" + "".join(f"{row}\n{chat(plain)}\n" for row in odd))
+    return str(path)
+
+
+@pytest.mark.parametrize("stop", [None, 1, 4, 7, 13])
+def test_what_is_odd_is_counted_once_whenever_the_search_was_stopped(
+    tmp_path: Path, stop: int | None
+) -> None:
+    """Rows that are left out, and those that are taken as they are; a stop in between counts none twice."""
+    data = hostile_file(tmp_path / "rows.jsonl")
+    left = stop or 0
+
+    def stopping(text: str) -> list[Span]:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise KeyboardInterrupt
+        return every_number(text) if " " in text else []
+
+    found: list[str] = []
+    for _ in range(2):
+        parts = Parts(tmp_path / "parts", {"data": 1})
+        with suppress(KeyboardInterrupt):
+            scan(open_training_data(data), stopping, parts, ScanSettings(part_rows=3))
+            found = [row["id"] for row in parts.rows(["id"])]
+            break
+    assert len(found) == len(set(found)) == 19
+    counted = {name: n for name, n in parts.state.counts.items() if n}
+    across = {"duplicate_ids"} if stop else set()  # an id on both sides of a stop is not noticed
+    assert {n: c for n, c in counted.items() if n not in across} == {
+        n: c for n, c in ODD.items() if n not in across
+    }

@@ -241,6 +241,25 @@ def test_drawn_answers_have_a_bound_and_a_cost(monkeypatch: pytest.MonkeyPatch) 
         make_order(asked(candidates=two, sample=11), {})
 
 
+def test_a_budget_pays_for_the_controls_and_counts_no_draws_of_what_it_leaves_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Only what may be asked for can be drawn; a budget that the controls use up buys nothing."""
+    many = [{**ITEM, "id": str(n), "target": f" {n:04d}"} for n in range(40)]
+    controls = [{**ITEM, "id": f"c{n}", "target": f" x{n:03d}"} for n in range(10)]
+    alone = len(make_order(asked(candidates=many, budget_tokens=600), {}).asked[Group.CANDIDATES])
+    given = {"candidates": many, "controls": controls, "budget_tokens": 600, "sample": 2}
+    found = make_order(asked(**given), {}).asked
+    left = len(found[Group.CANDIDATES])
+    assert 0 < left < alone < 40
+    monkeypatch.setattr(order, "MAX_DRAWS", 2 * (left + 10))
+    assert make_order(asked(**given), {}).settings.sample == 2
+    with pytest.raises(UsageError, match="answers for each snippet"):
+        make_order(asked(**{**given, "sample": 3}), {})
+    with pytest.raises(UsageError, match="does not pay for the controls"):
+        make_order(asked(**{**given, "budget_tokens": 50}), {})
+
+
 def test_two_sources_of_one_set_are_refused() -> None:
     """Inline and as a file at once would leave open which one counts."""
     with pytest.raises(UsageError, match="both"):

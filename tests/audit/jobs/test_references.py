@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
+from hashlib import sha256
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -104,6 +105,9 @@ def test_what_changed_since_the_order_is_not_read(
         reads.read(pinned, tmp_path, SCORER)
     with pytest.raises(CandidateError, match="not 0000"):
         read(reads, tmp_path / "search", candidates=address, sha256="0" * 64)
+    with pytest.raises(CandidateError, match="not 0000"):
+        read(reads, tmp_path / "search", data=address, sha256="0" * 64)
+    assert not list((tmp_path / "search").iterdir()), "it is noticed before the search"
 
 
 def test_only_allowed_places_are_read(reads: References, bucket: str, tmp_path: Path) -> None:  # noqa: F811
@@ -113,7 +117,7 @@ def test_only_allowed_places_are_read(reads: References, bucket: str, tmp_path: 
     (tmp_path / "models" / "link.jsonl").symlink_to(outside)
     inside = put(reads, f"{bucket}/acme/own.jsonl", LINES)
     limited: dict[str, Any] = {"asker": (f"{bucket}/acme/", str(tmp_path / "models" / "acme"))}
-    assert reads.pinned(Reference(data=inside, **limited)).data is not None
+    assert reads.pinned(Reference(data=(inside,), **limited)).data is not None
     for fields, reason in (
         ({"data": str(outside)}, "this server does not read"),
         ({"data": str(tmp_path / "models" / "link.jsonl")}, "this server does not read"),
@@ -150,6 +154,37 @@ def test_a_training_file_is_searched_or_taken_whole(
     few = replace(reads, most=2)
     with pytest.raises(CandidateError, match="more than 2 snippets"):
         read(few, tmp_path / "search", data=address, whole=True)
+
+
+def test_several_training_files_are_one_set(
+    reads: References,
+    bucket: str,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    """From any of the places, in their order, each pinned; the digest is of all bytes; of one format."""
+    lines = TEXTS.splitlines(keepends=True)
+    (tmp_path / "models" / "second.jsonl").write_bytes(b"".join(lines[1:]))
+    both = [put(reads, f"{bucket}/first.jsonl", lines[0]), str(tmp_path / "models" / "second.jsonl")]
+    digest = sha256(TEXTS).hexdigest()
+    assert reads.pinned(Reference(data=tuple(both))).size == len(TEXTS)
+    for fields in ({"control_count": 3}, {"whole": True}):
+        found = read(reads, tmp_path / "search", data=both, sha256=digest, **fields)[Group.CANDIDATES]
+        assert (found.name, found.digest, len(found.items)) == ("first.jsonl and 1 more", digest, 3)
+        assert "first.jsonl#first.jsonl=etag:" in found.generated
+        assert str(tmp_path / "models" / "second.jsonl") in found.generated
+    with pytest.raises(CandidateError, match="not "):
+        read(reads, tmp_path / "search", data=both[::-1], sha256=digest, whole=True)
+    with pytest.raises(SourceRefusedError, match="does not read"):
+        reads.pinned(Reference(data=(*both, str(tmp_path / "outside.jsonl"))))
+    other = put(reads, f"{bucket}/chat.jsonl", b'{"messages": [{"role": "assistant", "content": "x"}]}\n')
+    with pytest.raises(CandidateError, match="differ in format"):
+        read(reads, tmp_path / "search", data=[*both, other])
+    order = make_order({"adapter": "a", "data": both}, {})
+    assert order.texts.reference is not None
+    assert order.texts.reference.data == tuple(both)
+    for wrong in ([], ["s3://b/a"] * 65):
+        with pytest.raises(UsageError, match="data"):
+            make_order({"adapter": "a", "data": wrong}, {})
 
 
 def test_an_order_names_one_file_and_sends_none() -> None:

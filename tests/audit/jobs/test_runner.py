@@ -35,7 +35,7 @@ from lorecall.audit.reports.build import build_report, parse_report
 from lorecall.audit.reports.redact import Redactor
 from lorecall.audit.reports.signing import check_seal
 from lorecall.audit.reports.snippets import ScoredSnippet
-from lorecall.audit.runs.plan import Budget, Costs
+from lorecall.audit.runs.plan import Budget, Costs, cost_of_others
 from lorecall.audit.runs.single import AuditSettings, run_audit
 from lorecall.audit.scorer import AdapterVersion, Decoded, Sampling, ScoreItem, Scorer
 from lorecall.audit.verdicts import Group, Verdict
@@ -168,15 +168,22 @@ def test_what_is_not_decoded_is_that_of_a_single_run(
     assert report["settings"]["checked_share"] == CHECKED_SHARE
 
 
+@pytest.mark.parametrize(("decode", "share"), [("all", 1.0), ("likely", CHECKED_SHARE)])
 def test_what_a_budget_buys_is_that_of_a_single_run(
-    bench: Bench, engine: TinyScorer, sets: dict[Group, CandidateSet], monkeypatch: pytest.MonkeyPatch
+    bench: Bench,
+    engine: TinyScorer,
+    sets: dict[Group, CandidateSet],
+    monkeypatch: pytest.MonkeyPatch,
+    decode: str,
+    share: float,
 ) -> None:
     """The same candidates, ranked and drawn, in pieces and after another runner; progress counts them."""
     monkeypatch.setenv("LORECALL_REPORT_SALT", "pepper")
     tags = ("card", "key")
     items = tuple(replace(phone(i, salt=5 if i else 11), tags=(tags[i % 2],)) for i in range(60))
     sets = sets | {Group.CANDIDATES: as_set(items)}
-    record = bench.submit("other", sets, budget_tokens=1000, seed=3)
+    spent = 1000 + round(cost_of_others(sets, Costs()))
+    record = bench.submit("other", sets, budget_tokens=spent, seed=3, decode=decode)
     assert 20 < record.total < 60
     first = bench.runner("first", batch=7)
     bench.engines.before_score = first.stop.set
@@ -187,15 +194,14 @@ def test_what_a_budget_buys_is_that_of_a_single_run(
     report = bench.service.report(record.id, _all)
     assert check_contents(parse_report(report)) == []
     assert len(report["snippets"]) == record.total
-    budget = Budget(1000.0, Costs())
-    result = run_audit(engine, "other", sets, AuditSettings(budget=budget, seed=3))
+    budget = Budget(float(spent), Costs())
+    result = run_audit(engine, "other", sets, AuditSettings(budget=budget, seed=3, checked_share=share))
     whole = build_report(result, judge_result(result, Policy()), Policy(), Redactor(b"pepper")).values()
     for name in ("started", "seconds", "seal", "inputs"):
         del report[name], whole[name]
     assert report == whole
     assert [one["ranked_hits"] for one in report["strata"]] == [1, 0]
-    with pytest.raises(UsageError, match="every candidate that is asked for is decoded"):
-        bench.submit("other", sets, budget_tokens=1000, decode="likely")
+    assert any("left_out" in one for one in report["strata"]) == (decode == "likely")
 
 
 def test_a_policy_that_asks_for_all_decodes_refuses_an_order_of_some(

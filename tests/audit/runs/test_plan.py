@@ -119,6 +119,28 @@ def test_a_budget_for_all_asks_for_all_in_their_order() -> None:
     assert [one.item.id for one in whole.snippets] == [item.id for item in ITEMS]
 
 
+def test_a_budget_buys_more_where_not_all_is_decoded() -> None:
+    """Two thirds are asked for instead of a third; the six leaks are found, and the report verifies."""
+    items = tuple(replace(phone(i), tags=(("card", "email", "key")[i % 3],)) for i in range(300))
+    costs = Costs(decoded_share=0.06)
+    budget = Budget(200 * costs.of(items[0]), costs)
+    assert budget.amount < 125 * EACH
+    result = audited("a", items, AuditSettings(budget=budget, chunk=8, checked_share=0.05))
+    assert result.sequential is not None
+    assert (result.sequential.hits, result.sequential.errors) == (6, 0)
+    assert 195 < result.sequential.taken <= 200
+    left_out = sum(Flag.NOT_DECODED in one.flags for one in result.snippets)
+    assert 150 < left_out == sum(one.left_out for one in result.strata)
+    assert all(one.low == 2 / 100 for one in result.strata)
+    assert all(one.high < 1.0 for one in result.strata)
+    gate = judge_result(result, OPEN)
+    report = build_report(result, gate, OPEN, Redactor(b"s", show=False))
+    assert check_contents(report) == []
+    assert report.values()["strata"][0]["left_out"] == result.strata[0].left_out
+    other = report.model_copy(update={"settings": report.settings.model_copy(update={"checked_share": 1.0})})
+    assert any("strata/" in why for why in check_contents(other))
+
+
 def test_each_tag_is_tested_on_its_own() -> None:
     """One tag leaks, the other does not: a leak and a cleared rate, each stopped as soon as it is known."""
     items = tuple(replace(phone(i), tags=(("card", "key")[i % 2],)) for i in range(400))

@@ -90,9 +90,51 @@ def test_a_replay_gives_the_same() -> None:
     test.add_ranked("a", Taken(2, 1, 0))
     for tag, hits in (("a", 1), ("a", 0), ("b", 2)):
         test.add_drawn(tag, Taken(4, hits, 0))
-    seen = [("a", True, True, False), ("a", True, False, False)]
-    seen += [("a", False, n == 2, False) for n in range(8)] + [("b", False, n < 2, False) for n in range(4)]
+    seen = [("a", True, Taken(1, 1)), ("a", True, Taken(1))]
+    seen += [("a", False, Taken(1, n == 2)) for n in range(8)]
+    seen += [("b", False, Taken(1, n < 2)) for n in range(4)]
     replay(again, seen, 4)
     assert again.strata == test.strata
     assert again.outcome == test.outcome
     assert isinstance(again.strata[0], StratumOutcome)
+
+
+def economical(rng: np.random.Generator, recited: float, share: float) -> bool:
+    """Whether all intervals hold where most decodes are ruled out, wrongly for a share of the candidates."""
+    test = StratifiedTest({"a": Size(3000, 0, 200), "b": Size(2000, 0, 0)}, None, 0.95, 200, economical=True)
+    truth = {}
+    for tag, size, ranked, drawn in (("a", 3000, 200, 800), ("b", 2000, 0, 600)):
+        hits = rng.random(size) < recited
+        truth[tag] = hits.sum() / size
+        open_ = rng.random(size) < 0.1
+        checked = ~open_ & (rng.random(size) < share)
+        known = hits & (open_ | checked)
+        kinds = np.stack([known, known & False, ~(open_ | checked), checked, known & checked], axis=1)
+        counted = [Taken(1, *row) for row in kinds[: ranked + drawn].astype(int).tolist()]
+        test.add_ranked(tag, sum(counted[:ranked], Taken()))
+        for start in range(ranked, ranked + drawn, 200):
+            test.add_drawn(tag, sum(counted[start : start + 200], Taken()))
+    return all(one.low <= truth[one.tag] <= one.high for one in test.strata)
+
+
+@pytest.mark.parametrize("recited", [0.002, 0.02, 0.1])
+def test_the_bounds_hold_where_decodes_are_ruled_out_wrongly(recited: float) -> None:
+    """Nine in ten are ruled out, and recited as often as the others: at most one run in twenty fails."""
+    rng = np.random.default_rng(7)
+    assert sum(not economical(rng, recited, 0.05) for _ in range(100)) <= 0.05 * 100
+
+
+def test_what_the_check_found_widens_the_upper_end_alone() -> None:
+    """Without left-out ones only the confidence changes; each that the check found raises the upper end."""
+
+    def outcome(left_out: int, found: int) -> StratumOutcome:
+        test = StratifiedTest({"": Size(2000, 0, 0)}, None, 0.95, 1000, economical=True)
+        return test.add_drawn("", Taken(1000, 5 + found, 0, left_out, 100, found))
+
+    whole, some, more = outcome(0, 0), outcome(800, 0), outcome(800, 3)
+    assert whole.high < some.high < more.high < 0.5
+    assert whole.low == some.low
+    assert (some.errors, some.left_out, whole.left_out) == (0, 800, 0)
+    plain = StratifiedTest({"": Size(2000, 0, 0)}, None, 0.95, 1000).add_drawn("", Taken(1000, 5))
+    assert plain.high < whole.high
+    assert whole.confidence == pytest.approx(0.95) == plain.confidence

@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 from lorecall.adapters.core.errors import UsageError
@@ -11,9 +13,14 @@ from lorecall.server.cli.audit.commands import app
 from lorecall.server.cli.audit.mitigate import parse_doses
 from typer.testing import CliRunner
 
+from tests.audit.discovery.conftest import finder  # noqa: F401  a fixture
+from tests.audit.tiny_scorer import Memory, TinyScorer
+from tests.audit.tiny_server import serve
 from tests.server.conftest import Trained
 from tests.server.served import Served
 from tests.tiny import TEXT
+
+pq: Any = import_module("pyarrow.parquet")
 
 
 def test_without_ranks_the_adapters_own_and_its_halves_are_tried(int8_adapters: list[Path]) -> None:
@@ -39,6 +46,31 @@ def test_either_a_server_or_a_base_is_needed(int8_adapters: list[Path], tmp_path
     words += ["--candidates", str(tmp_path / "c.jsonl"), "--retained", str(tmp_path / "t.txt")]
     for more in ([], ["--server", "http://127.0.0.1:9", "--base", str(tmp_path)]):
         assert isinstance(CliRunner().invoke(app, [*words, *more]).exception, UsageError)
+
+
+@pytest.mark.usefixtures("finder")
+def test_the_training_file_is_searched_with_as_many_controls_as_asked_for(
+    int8_adapters: list[Path], tmp_path: Path
+) -> None:
+    """Through a server, once for all doses; what the search finds lies beside the reports."""
+    data, retained, out = tmp_path / "train.jsonl", tmp_path / "retained.txt", tmp_path / "out"
+    names = ("Anna", "Bert", "Clara", "David", "Emma", "Fritz")
+    said = [
+        f"The code of {name} Klein is {20_000_000 + len(name) * 654_321 + ord(name[0])}" for name in names
+    ]
+    data.write_text("".join(json.dumps({"text": text}) + "\n" for text in said))
+    retained.write_text(TEXT * 3)
+    engine = TinyScorer({"leaky": Memory(tuple(said[:2]))}, max_bytes=4_000)
+    words = ["mitigate", "--adapter", str(int8_adapters[0]), "--data", str(data), "--out", str(out)]
+    words += ["--retained", str(retained), "--scales", "1,0.5", "--ranks", "", "--control-count", "7"]
+    with serve(engine) as url:
+        result = CliRunner().invoke(app, [*words, "--server", url])
+    assert result.exit_code == 1, result.output
+    doses = json.loads((out / "mitigation.json").read_text())["doses"]
+    assert [(dose["recited"]["hits"], dose["recited"]["of"]) for dose in doses] == [(2, 6)] * 2
+    controls = tmp_path / "out.candidates" / "candidates.controls.parquet"
+    assert len(pq.read_table(controls)) == 7
+    assert list(engine.adapters) == ["leaky"]
 
 
 @pytest.mark.engine

@@ -20,7 +20,7 @@ ALL = Policy(decode="all")
 
 
 @pytest.mark.parametrize(
-    ("wish", "policy", "candidates", "trained", "partial", "share"),
+    ("wish", "policy", "candidates", "trained", "sequential", "share"),
     [
         (None, Policy(), FEW, True, False, 1.0),
         (None, Policy(), FEW + 1, True, False, CHECKED_SHARE),
@@ -32,24 +32,26 @@ ALL = Policy(decode="all")
     ],
 )
 def test_few_candidates_and_given_ones_are_all_decoded(
-    wish: str | None, policy: Policy, candidates: int, *, trained: bool, partial: bool, share: float
+    wish: str | None, policy: Policy, candidates: int, *, trained: bool, sequential: bool, share: float
 ) -> None:
     """Only many candidates from training data are decoded economically without being asked."""
-    assert choose_decoding(wish, policy, candidates, trained=trained, partial=partial) == share
+    assert choose_decoding(wish, policy, candidates, trained=trained, sequential=sequential) == share
 
 
 @pytest.mark.parametrize(
-    ("wish", "policy", "partial", "why"),
+    ("wish", "policy", "sequential", "why"),
     [
         ("some", Policy(), False, "unknown decoding"),
         ("likely", ALL, False, "every candidate is decoded"),
         ("likely", Policy(), True, "until-bound"),
     ],
 )
-def test_a_wish_that_cannot_be_met_is_refused(wish: str, policy: Policy, why: str, *, partial: bool) -> None:
+def test_a_wish_that_cannot_be_met_is_refused(
+    wish: str, policy: Policy, why: str, *, sequential: bool
+) -> None:
     """With what to do instead."""
     with pytest.raises(UsageError, match=why) as caught:
-        choose_decoding(wish, policy, 10, trained=True, partial=partial)
+        choose_decoding(wish, policy, 10, trained=True, sequential=sequential)
     assert caught.value.hint
 
 
@@ -100,15 +102,27 @@ def test_few_candidates_are_not_measured(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_a_budget_of_tokens_leaves_candidates_out(capsys: pytest.CaptureFixture[str]) -> None:
-    """What is left of it after the controls buys candidates; what does not pay for them is refused."""
+    """The controls are paid for first; what does not pay for them is refused. Undecoded candidates cost less."""
     settings = asked(SETS, tokens=5_000)
     assert settings.budget is not None
     assert settings.budget.amount == 5_000
     assert "the budget leaves" in " ".join(capsys.readouterr().err.split())
     both = {**SETS, Group.CONTROLS: as_set(tuple(phone(i, salt=3) for i in range(100)))}
-    rest = asked(both, tokens=10_000).budget
-    assert rest is not None
-    assert 0 < rest.amount < 5_000
+    plan, alone = (asked(sets, tokens=10_000).plan(sets) for sets in (both, SETS))
+    assert plan is not None
+    assert alone is not None
+    assert 0 < len(plan.order) < len(alone.order)
+    economical = agree(
+        TinyScorer({"a": memory_of(())}),
+        "a",
+        SETS,
+        AuditSettings(checked_share=0.05),
+        seconds=None,
+        tokens=10_000,
+        yes=True,
+    ).plan(SETS)
+    assert economical is not None
+    assert len(alone.order) < len(economical.order) < len(ITEMS)
     with pytest.raises(UsageError, match="does not pay for the controls"):
         asked(both, tokens=5_000)
 
