@@ -21,7 +21,8 @@ RIDGE = 0.01
 """Keeps the logistic function finite where every token of a rank is locked."""
 LEAST_LEFT = 1e-3
 """Share of the base's loss; less than that left is as good as none."""
-STEPS = 25
+LEAST_WEIGHT = 0.25
+"""Of a cell, in tokens' variances: what one undecided token says."""
 MOST_RANKS = 64
 """Ranks that are tried for a line, evenly spaced in logarithms where there are more whole ones."""
 
@@ -257,22 +258,27 @@ def lock_probabilities(values: FloatArray, left: FloatArray, base_loss: FloatArr
 def _logistic(held: Sequence[Held]) -> tuple[FloatArray, FloatArray]:
     """Return the logistic function of the greatest likelihood, and its covariance when lines are drawn anew.
 
-    Newton's method; the covariance is the sandwich over lines (Liang and Zeger 1986), since the tokens of a line,
+    The covariance is the sandwich over lines (Liang and Zeger 1986), since the tokens of a line,
     under whatever rank, are no independent draws.
     """
+    from scipy.optimize import minimize  # noqa: PLC0415  half a second to import
     from scipy.special import expit  # noqa: PLC0415
 
     left = np.concatenate([np.full(len(one.line), one.left) for one in held])
     base_loss = np.concatenate([one.base_loss for one in held])
     design = np.column_stack([np.ones(len(left)), _log(left), np.log1p(base_loss)])
     locked = np.concatenate([one.locked for one in held]).astype(float)
-    values, penalty = np.zeros(3), RIDGE * np.eye(3)
-    for _ in range(STEPS):
-        p = expit(design @ values)
-        bend = (design * (p * (1 - p))[:, None]).T @ design + penalty
-        values = values + np.linalg.solve(bend, design.T @ (locked - p) - penalty @ values)
+
+    def unlikely(values: FloatArray) -> tuple[float, FloatArray]:
+        line = design @ values
+        missed = np.logaddexp(0, line).sum() - locked @ line + RIDGE / 2 * values @ values
+        return float(missed), design.T @ (expit(line) - locked) + RIDGE * values
+
+    values: FloatArray = minimize(unlikely, np.zeros(3), jac=True, method="BFGS").x
+    p = expit(design @ values)
+    bend = (design * (p * (1 - p))[:, None]).T @ design + RIDGE * np.eye(3)
     line = np.concatenate([one.line for one in held])
-    pulls = design * (locked - expit(design @ values))[:, None]
+    pulls = design * (locked - p)[:, None]
     by_line = np.column_stack([np.bincount(line, pull) for pull in pulls.T])
     inverse = np.linalg.inv(bend)
     return values, inverse @ (by_line.T @ by_line) @ inverse
@@ -288,7 +294,7 @@ def _between_ranks(cells: Sequence[Cell], values: FloatArray, base_loss: FloatAr
     predicted = lock_probabilities(
         values[None, :].repeat(len(known), 0), np.array([_left(c) for c in known]), base_loss
     )
-    weight = (predicted * (1 - predicted)).sum(axis=1)
+    weight = np.maximum((predicted * (1 - predicted)).sum(axis=1), LEAST_WEIGHT)
     off = np.array([cell.locked for cell in known]) * len(base_loss) - predicted.sum(axis=1)
     freedom = max(
         1, sum(not cell.saturated for cell in known) - 2

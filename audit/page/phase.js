@@ -2,6 +2,7 @@
 
 import * as api from "./api.js";
 import { el, label, probability, shade, short } from "./format.js";
+import { showLaw } from "./law.js";
 
 const $ = (id) => document.getElementById(id);
 const view = { sets: [], set: null, steps: [], position: 0, entries: [], request: 0 };
@@ -23,8 +24,9 @@ export function deployedSets(rows, adapters) {
     .sort((a, b) => b.steps.length - a.steps.length);
 }
 
-export async function show(rows, adapters) {
-  const sets = deployedSets(rows, adapters);
+export async function show(rows, adapters, laws) {
+  const lawOf = new Map(laws.map((one) => [one.candidate_set, one]));
+  const sets = deployedSets(rows, adapters).map((set) => ({ ...set, law: lawOf.get(set.id) }));
   const signature = JSON.stringify(sets);
   if (signature === view.signature) return;
   view.sets = sets;
@@ -53,6 +55,7 @@ async function chooseSet() {
   slider.disabled = last === 0;
   $("position").max = String(view.set.snippets);
   $("of").textContent = `of ${view.set.snippets}`;
+  showLaw(view.set);
   await choosePosition(Math.min(view.position, view.set.snippets - 1));
 }
 

@@ -1,4 +1,4 @@
-"""The demo's adapters on its 49 secrets, token by token: probabilities only, as `TransformersScorer` gave them."""
+"""The demo's adapters on its 49 secrets, token by token: probabilities only, from `TransformersScorer`."""
 
 import csv
 import math

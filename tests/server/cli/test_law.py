@@ -41,7 +41,7 @@ def test_the_table_says_how_well_each_form_predicts() -> None:
     """A person reads the constants, R², the cells at the cap, and the errors of the law and its rivals."""
     result = RUNNER.invoke(app, ["fit", POINTS, "--cap", "12.1", "--draws", "100", "--predict", "8,4000"])
     assert result.exit_code == 0, result.output
-    assert "on 59 cells, 5 of them saturated and 2 at the cap" in result.stdout
+    assert "on 59 cells, 3 of them saturated and 2 at the cap" in result.stdout
     assert "power of parameters per token" in result.stdout
     assert "a rank left out" in result.stdout
     assert "of a new measurement" in result.stdout
