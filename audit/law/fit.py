@@ -156,10 +156,10 @@ def fit_law(cells: Sequence[Cell], *, form: Form = LAW, draws: int = 1000, seed:
         LawFitError: The cells do not determine the parameters.
     """
     if not determined(cells, form):
-        free = sum(not cell.saturated for cell in cells)
+        saturated = sum(cell.saturated for cell in cells)
         lengths = "" if form is ALONG_RANKS else f" and {MIN_LEVELS} lengths"
         raise LawFitError(
-            f"{len(cells)} cells, {len(cells) - free} of them saturated, do not determine the {form.name}",
+            f"{len(cells)} cells, {saturated} of them saturated, do not determine the {form.name}",
             hint=f"at least {len(form.names) + 1} that are not saturated, over {MIN_LEVELS} ranks{lengths}",
         )
     best = least_squares(form, cells)

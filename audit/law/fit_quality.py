@@ -86,7 +86,9 @@ def profile(law: Law, confidence: float) -> dict[str, Interval]:
         parameters.add(key, float(value))
 
     def residual(at: Any) -> FloatArray:
-        return np.minimum(form.curve(np.array([at[key].value for key in keys]), columns), caps) - gains
+        curve = form.curve(np.array([at[key].value for key in keys]), columns)
+        off: FloatArray = np.minimum(curve, caps) - gains
+        return off
 
     freedom = max(1, len(law.cells) - law.capped - len(keys))
 

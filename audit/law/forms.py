@@ -125,7 +125,8 @@ def least_squares(form: Form, cells: Sequence[Cell], start: FloatArray | None = 
     gains, caps = (np.array([getattr(cell, name) for cell in cells]) for name in ("delta_loss", "cap"))
 
     def residual(values: FloatArray) -> FloatArray:
-        return np.minimum(form.curve(values, columns), caps) - gains
+        off: FloatArray = np.minimum(form.curve(values, columns), caps) - gains
+        return off
 
     def jacobian(values: FloatArray) -> FloatArray:
         return form.jacobian(values, columns) * (form.curve(values, columns) < caps)[:, None]
@@ -146,7 +147,8 @@ def _starts(form: Form, columns: FloatArray, gains: FloatArray, caps: FloatArray
         free = np.ones_like(free)
     columns, gains = columns[free], gains[free]
     if not form.exponential:
-        return [np.linalg.lstsq(columns, gains, rcond=None)[0]]
+        straight: FloatArray = np.linalg.lstsq(columns, gains, rcond=None)[0].astype(np.float64)
+        return [straight]
     least, extent = float(gains.min()), float(np.ptp(gains)) or 1.0
     starts = []
     for share in OFFSETS:

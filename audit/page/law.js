@@ -14,10 +14,10 @@ function shape(name, attributes, title) {
   return made;
 }
 
-export function showLaw(set) {
-  const fitted = set.law?.law;
+export function showLaw(found) {
+  const fitted = found?.law;
   $("law").hidden = !fitted;
-  $("no-law").textContent = fitted ? "" : `No law for this set: ${set.law?.reason ?? "none was fitted"}.`;
+  $("no-law").textContent = fitted ? "" : `No law for this set: ${found?.reason ?? "none was fitted"}.`;
   if (!fitted) return;
   const ranks = fitted.curve.map((at) => at.rank);
   const [low, high] = [Math.log2(ranks[0]), Math.log2(ranks.at(-1))];

@@ -25,7 +25,7 @@ async function look() {
   clearTimeout(timer);
   let busy = false;
   try {
-    const [adapters, audits, { rows, laws }] = await Promise.all([api.adapters(), api.audits(), api.capacity()]);
+    const [adapters, audits, rows] = await Promise.all([api.adapters(), api.audits(), api.capacity()]);
     adapters.sort((a, b) => a.name.localeCompare(b.name, undefined, { numeric: true }));
     busy = audits.some((one) => one.state === "queued" || one.state === "running");
     $("notice").hidden = true;
@@ -33,7 +33,7 @@ async function look() {
     $("forget").hidden = !api.key();
     showAdapters(adapters, rows, choose);
     showAudits(audits, chosen, choose);
-    await phase.show(rows, adapters, laws);
+    await phase.show(rows, adapters);
     const one = audits.find((audit) => audit.id === chosen);
     $("one").hidden = !one;
     if (one) await detail.show(one, adapters);

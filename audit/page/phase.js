@@ -24,9 +24,8 @@ export function deployedSets(rows, adapters) {
     .sort((a, b) => b.steps.length - a.steps.length);
 }
 
-export async function show(rows, adapters, laws) {
-  const lawOf = new Map(laws.map((one) => [one.candidate_set, one]));
-  const sets = deployedSets(rows, adapters).map((set) => ({ ...set, law: lawOf.get(set.id) }));
+export async function show(rows, adapters) {
+  const sets = deployedSets(rows, adapters);
   const signature = JSON.stringify(sets);
   if (signature === view.signature) return;
   view.sets = sets;
@@ -39,6 +38,7 @@ export async function show(rows, adapters, laws) {
     ),
   );
   if (sets.some((set) => set.id === before)) $("sets").value = before;
+  view.laws = api.laws().catch(() => []); // a fit may take seconds; the rest of the page does not wait for it
   await chooseSet();
   view.signature = signature; // only now: what failed is tried again
 }
@@ -55,7 +55,8 @@ async function chooseSet() {
   slider.disabled = last === 0;
   $("position").max = String(view.set.snippets);
   $("of").textContent = `of ${view.set.snippets}`;
-  showLaw(view.set);
+  const { set } = view;
+  view.laws.then((laws) => set === view.set && showLaw(laws.find((one) => one.candidate_set === set.id)));
   await choosePosition(Math.min(view.position, view.set.snippets - 1));
 }
 
