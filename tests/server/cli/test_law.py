@@ -84,7 +84,7 @@ def write_report(folder: Path, rank: int, missed: int) -> str:
     weak = dict.fromkeys(range(missed), 0.1)
     memory = Memory(texts, 0.97, weak, len(items[0].prefix))
     scorer = TinyScorer({"a": memory}, ranks={"a": rank})
-    result = run_audit(scorer, "a", {Group.CANDIDATES: as_set(items)}, AuditSettings())
+    result = run_audit(scorer, "a", {Group.CANDIDATES: as_set(tuple(items))}, AuditSettings())
     gate = judge_result(result, Policy())
     report = build_report(result, gate, Policy(), Redactor(b"salt", show=False), scorer.token_texts)
     path = folder / f"r{rank}.json"
