@@ -16,6 +16,7 @@ from lorecall.audit.jobs.retention import describe_tombstone
 from lorecall.audit.jobs.runner import Engines
 from lorecall.audit.jobs.spool import Spool
 from lorecall.audit.jobs.store import ACTOR, OPEN, AuditStore, Entry
+from lorecall.audit.law.capacity import SetLaws
 from lorecall.audit.runs.single import refuse
 from lorecall.audit.scorer import AdapterVersion
 from lorecall.audit.verdicts import RECITED, Group
@@ -40,6 +41,7 @@ class AuditService:
         queued: Called when an audit was queued, to wake the worker.
         max_snippets: The most snippets of one audit that a caller asks for.
         references: Reads what orders name by address; None where they must send all.
+        laws: The laws fitted to the audits.
     """
 
     store: AuditStore
@@ -48,6 +50,7 @@ class AuditService:
     queued: Callable[[], None] = field(default=lambda: None)
     max_snippets: int = MAX_SNIPPETS
     references: References | None = None
+    laws: SetLaws = field(default_factory=SetLaws)
 
     def pinned(self, order: Order) -> Order:
         """Return an order whose files by address are those that lie there now.
@@ -206,6 +209,10 @@ class AuditService:
         """Return one row for each audit that is done, oldest first; see `capacity_row`."""
         done = self.store.audits(adapter=adapter, state=AuditState.DONE)
         return capacity_rows(record for record in reversed(done) if sees(record.adapter))
+
+    def set_laws(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return the law of each candidate set of `capacity`'s rows, or why there is none; see `SetLaws`."""
+        return self.laws.of(rows, lambda audit_id, limit: self.store.entries(audit_id, 0, limit))
 
 
 def describe(record: AuditRecord) -> dict[str, Any]:

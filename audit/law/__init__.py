@@ -1,3 +1,3 @@
-"""Fit the parametric memory law to the cells of a sweep, and draw it."""
+"""Fit the parametric memory law to the cells of a sweep, draw it, and predict what a rank recites."""
 
-__all__ = ["cells", "fit", "plot"]
+__all__ = ["capacity", "cells", "fit", "fit_quality", "forms", "plot", "recall"]

@@ -1,57 +1,40 @@
-"""The parametric memory law: how much loss an adapter can remove, by its rank and the length it memorises.
+"""Fit the parametric memory law to the cells of a sweep, with intervals, and predict between its cells.
 
-ΔL(r, l) = C * r^alpha * l^(-beta) + b, after Xu et al., "How LoRA Remembers?", arXiv 2605.30260. ΔL is the
-base's mean loss less the adapter's on the same target tokens (nats per token), r the LoRA rank, l the number
-of target tokens. ΔL is capped at the base's loss, so cells near the cap do not obey the law and are dropped.
 The law explains and predicts inside the swept grid; it never clears an adapter.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
-from lorecall.adapters.core.errors import LorecallError, UsageError
-from numpy.typing import NDArray
+from lorecall.adapters.core.errors import UsageError
+from lorecall.audit.law.forms import (
+    ALONG_RANKS,
+    LAW,
+    Cell,
+    FloatArray,
+    Form,
+    LawFitError,
+    capped,
+    least_squares,
+)
 
-PARAMETERS = ("C", "alpha", "beta", "b")
-MIN_CELLS = len(PARAMETERS) + 1
-MIN_LEVELS = 2  # of rank and of length: with one, its exponent is not determined
-
-FloatArray = NDArray[np.float64]
-
-
-class LawFitError(LorecallError):
-    """A grid that does not determine the law."""
-
-    exit_code = 2
-    status = 400
-    code = "law_not_determined"
+MIN_LEVELS = 2
+"""Of rank and of length: with one, its exponent is not determined."""
+MIN_SEEDS = 3
+"""With fewer seeds, new noise is drawn around the fitted law."""
+HULL_TOLERANCE = 1e-9
 
 
 class ExtrapolationError(UsageError):
-    """A prediction outside the ranks and lengths that were swept."""
+    """A prediction outside the cells that were measured."""
 
     code = "extrapolation_refused"
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
-    """One trained adapter of a sweep.
-
-    Attributes:
-        rank: LoRA rank, > 0.
-        length: Target tokens memorised, > 0.
-        delta_loss: Base loss less adapter loss, nats per target token.
-    """
-
-    rank: float
-    length: float
-    delta_loss: float
-
-
-@dataclass(frozen=True, slots=True)
 class Interval:
-    """A two-sided percentile interval of the bootstrap."""
+    """A two-sided interval; an end that the cells do not determine is infinite."""
 
     low: float
     high: float
@@ -59,11 +42,22 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """ΔL at one (rank, length), in nats per token; `interval` is of the mean, not of a new measurement."""
+    """ΔL at one (rank, length), in nats per token.
+
+    Attributes:
+        rank: LoRA rank.
+        length: Target tokens.
+        delta_loss: The fitted law, no more than the cap.
+        cap: The base's loss at that length, between those of the measured lengths; infinite if not known.
+        mean: Interval of the law's own value.
+        interval: Interval of a new measurement there.
+    """
 
     rank: float
     length: float
     delta_loss: float
+    cap: float
+    mean: Interval
     interval: Interval
 
 
@@ -72,162 +66,181 @@ class Law:
     """A fitted law and what it was fitted on.
 
     Attributes:
-        values: C, alpha, beta and b, in the order of `PARAMETERS`.
+        form: The law, or the law at one length.
+        values: Its parameters, in the order of `form.names`.
+        cells: The cells.
+        noise: Standard deviation of a cell around the law, where it is under its cap, nats per token.
         r_squared: 1 - residual over total sum of squares, on ΔL itself (not its logarithm).
-        cells: Cells used.
-        dropped: Saturated cells left out, those with ΔL over `max_delta`.
-        max_delta: The saturation line in nats per token; None where no cell was dropped for it.
-        ranks: Smallest and largest rank used.
-        lengths: Smallest and largest length used.
-        draws: Bootstrap parameters, shape (draws, 4), in the order of `PARAMETERS`.
-        confidence: Coverage that the intervals aim at.
-        seed: Seed of the bootstrap.
+        capped: Cells that the law puts at their cap.
+        draws: Bootstrap parameters, shape (draws, parameters).
+        freedom: Cells under their cap less parameters.
+        resampled: "seeds", or "noise" where there are fewer than `MIN_SEEDS` of them.
+        seed: Of the resampling.
     """
 
-    values: tuple[float, float, float, float]
+    form: Form
+    values: FloatArray
+    cells: tuple[Cell, ...]
+    noise: float
     r_squared: float
-    cells: int
-    dropped: int
-    max_delta: float | None
-    ranks: tuple[float, float]
-    lengths: tuple[float, float]
+    capped: int
     draws: FloatArray
-    confidence: float
+    freedom: int
+    resampled: str
     seed: int
 
-    def interval(self, parameter: str) -> Interval:
-        """Return the bootstrap interval of one of `PARAMETERS`."""
-        return _percentiles(self.draws[:, PARAMETERS.index(parameter)], self.confidence)
+    def delta_loss(self, cells: Sequence[Cell]) -> FloatArray:
+        """Return the fitted ΔL of cells, no more than their caps, shape (n,), in nats per token."""
+        return capped(self.form, self.values, cells)
 
-    def delta_loss(self, ranks: FloatArray, lengths: FloatArray) -> FloatArray:
-        """Return the fitted ΔL at each (rank, length), two arrays (n,), in nats per token."""
-        return _curve(_inner(np.array(self.values)), ranks, lengths)
+    def spread(self, cells: Sequence[Cell]) -> FloatArray:
+        """Return the bootstrap's ΔL of cells, no more than their caps, shape (draws, n)."""
+        return np.array([capped(self.form, draw, cells) for draw in self.draws])
 
-    def predict(self, rank: float, length: float) -> Prediction:
-        """Return ΔL at a rank and length inside the swept grid.
+    def measured(self, cells: Sequence[Cell]) -> FloatArray:
+        """Return what new measurements of cells would be: `spread` with a cell's noise, shape (draws, n)."""
+        rng = np.random.default_rng(self.seed + 1)
+        scale = noise_scales(self.noise, self.freedom, len(self.draws), rng)[:, None]
+        noise = scale * rng.normal(size=(len(self.draws), len(cells)))
+        return np.minimum(self.spread(cells) + noise, [cell.cap for cell in cells])
+
+    def bootstrap(self, parameter: str, confidence: float) -> Interval:
+        """Return the percentile interval of a parameter."""
+        return percentiles(self.draws[:, self.form.names.index(parameter)], confidence)
+
+    def cap(self, length: float) -> float:
+        """Return the base's loss at a length, between those of the measured lengths, in nats per token."""
+        lengths = sorted({cell.length for cell in self.cells})
+        caps = [np.mean([cell.cap for cell in self.cells if cell.length == at]) for at in lengths]
+        return float(np.interp(np.log(length), np.log(lengths), caps)) if np.isfinite(caps).all() else np.inf
+
+    def predict(self, rank: float, length: float, confidence: float = 0.95) -> Prediction:
+        """Return ΔL at a rank and length inside the convex hull of the measured cells (in logarithms).
 
         Raises:
-            ExtrapolationError: The rank or the length lies outside what was swept.
+            ExtrapolationError: The point lies outside.
         """
-        for name, value, (low, high) in (("rank", rank, self.ranks), ("length", length, self.lengths)):
-            if not low <= value <= high:
-                raise ExtrapolationError(
-                    f"{name} {value:g} lies outside the fitted cells",
-                    hint=f"the law holds only where it was measured: {name} {low:g} to {high:g}",
-                    param=name,
-                )
-        at = np.array([rank]), np.array([length])
-        draws = np.array([_curve(_inner(draw), *at)[0] for draw in self.draws])
-        point = float(self.delta_loss(*at)[0])
-        return Prediction(rank, length, point, _percentiles(draws, self.confidence))
+        if not (rank > 0 and length > 0 and _inside(self.cells, rank, length)):
+            ranks, lengths = ([getattr(cell, name) for cell in self.cells] for name in ("rank", "length"))
+            raise ExtrapolationError(
+                f"rank {rank:g} with length {length:g} lies outside the measured cells",
+                hint=f"the law holds only between them: rank {min(ranks):g} to {max(ranks):g}, length"
+                f" {min(lengths):g} to {max(lengths):g}, without corners that were not measured",
+                param="predict",
+            )
+        per_rank = self.cells[0].parameters / self.cells[0].rank
+        at = [Cell(rank, length, 0.0, self.cap(length), per_rank * rank)]
+        return Prediction(
+            rank,
+            length,
+            float(self.delta_loss(at)[0]),
+            at[0].cap,
+            percentiles(self.spread(at)[:, 0], confidence),
+            percentiles(self.measured(at)[:, 0], confidence),
+        )
 
 
-def fit_law(
-    cells: Sequence[Cell],
-    *,
-    max_delta: float | None = None,
-    draws: int = 1000,
-    confidence: float = 0.95,
-    seed: int = 0,
-) -> Law:
-    """Fit the law by least squares on ΔL, with percentile intervals from resampling the cells (Efron 1979).
+def fit_law(cells: Sequence[Cell], *, form: Form = LAW, draws: int = 1000, seed: int = 0) -> Law:
+    """Fit min(law, cap) by least squares on ΔL, and again for the bootstrap (Efron 1979).
+
+    The seeds are resampled, each with all its cells. With fewer than `MIN_SEEDS` of them, noise as large as the
+    residuals is put on the fitted cells instead.
 
     Args:
-        cells: The sweep; cells may repeat a (rank, length), such as for several seeds.
-        max_delta: Cells with ΔL over this many nats per token are saturated and dropped; None keeps all.
+        cells: The sweep, saturated cells included; cells may repeat a (rank, length), such as for several seeds.
+        form: The law, or the law at one length.
         draws: Bootstrap resamples, at least 1.
-        confidence: Coverage of the intervals, in (0, 1).
         seed: Seed of the resampling.
 
     Raises:
-        LawFitError: The cells kept do not determine four parameters.
+        LawFitError: The cells do not determine the parameters.
     """
-    kept = [cell for cell in cells if max_delta is None or cell.delta_loss <= max_delta]
-    grid = np.array([(cell.rank, cell.length, cell.delta_loss) for cell in kept], dtype=np.float64)
-    dropped = len(cells) - len(kept)
-    if len(kept) < MIN_CELLS or not _determined(grid):
+    if not determined(cells, form):
+        saturated = sum(cell.saturated for cell in cells)
+        lengths = "" if form is ALONG_RANKS else f" and {MIN_LEVELS} lengths"
         raise LawFitError(
-            f"{len(kept)} cells do not determine the law ({dropped} saturated ones dropped)",
-            hint=f"at least {MIN_CELLS} unsaturated cells over {MIN_LEVELS} ranks and {MIN_LEVELS} lengths",
+            f"{len(cells)} cells, {saturated} of them saturated, do not determine the {form.name}",
+            hint=f"at least {len(form.names) + 1} that are not saturated, over {MIN_LEVELS} ranks{lengths}",
         )
-    best = _least_squares(grid, _start(grid))
-    residual = _residual(best, grid)
-    total = grid[:, 2] - grid[:, 2].mean()
+    best = least_squares(form, cells)
+    fitted = capped(form, best, cells)
+    gains, caps = (np.array([getattr(cell, name) for cell in cells]) for name in ("delta_loss", "cap"))
+    residual, free = gains - fitted, fitted < caps
+    total = gains - gains.mean()
+    freedom = max(1, int(free.sum()) - len(best))  # of cells under their cap: the others fit by themselves
+    noise = float(np.sqrt((residual[free] ** 2).sum() / freedom))
+    rng = np.random.default_rng(seed)
+    by_seed = len({cell.seed for cell in cells}) >= MIN_SEEDS
+    scales = noise_scales(noise, freedom, draws, rng)
+    samples = _of_seeds(cells, form, draws, rng) if by_seed else _with_noise(cells, fitted, scales, rng)
     return Law(
-        values=_outer(best),
+        form=form,
+        values=best,
+        cells=tuple(cells),
+        noise=noise,
         r_squared=float(1 - residual @ residual / (total @ total)),
-        cells=len(kept),
-        dropped=dropped,
-        max_delta=max_delta,
-        ranks=(float(grid[:, 0].min()), float(grid[:, 0].max())),
-        lengths=(float(grid[:, 1].min()), float(grid[:, 1].max())),
-        draws=_bootstrap(grid, best, draws, np.random.default_rng(seed)),
-        confidence=confidence,
+        capped=int((~free).sum()),
+        draws=np.array([least_squares(form, sample, best) for sample in samples]),
+        freedom=freedom,
+        resampled="seeds" if by_seed else "noise",
         seed=seed,
     )
 
 
-def _determined(grid: FloatArray) -> bool:
-    """Whether cells (n, 3) hold enough different cells, ranks and lengths, and a ΔL that varies."""
-    levels = [len(np.unique(column)) for column in grid.T]
-    return min(levels) >= MIN_LEVELS and len(np.unique(grid, axis=0)) >= MIN_CELLS
+def noise_scales(noise: float, freedom: int, draws: int, rng: np.random.Generator) -> FloatArray:
+    """Return what a standard deviation may be that was estimated with few degrees of freedom, shape (draws,).
+
+    Normal noise of these scales follows Student's t.
+    """
+    return noise * np.sqrt(freedom / rng.chisquare(freedom, draws))
 
 
-def _bootstrap(grid: FloatArray, best: FloatArray, draws: int, rng: np.random.Generator) -> FloatArray:
-    """Refit on resampled cells, `draws` times; resamples that do not determine the law are drawn again."""
-    found: list[tuple[float, float, float, float]] = []
-    while len(found) < draws:
-        sample = grid[rng.integers(0, len(grid), len(grid))]
-        if _determined(sample):
-            found.append(_outer(_least_squares(sample, best)))
-    return np.array(found)
+def determined(cells: Sequence[Cell], form: Form = LAW) -> bool:
+    """Whether the cells hold enough different ones below their caps, ranks and lengths, and a ΔL that varies."""
+    free = {(cell.rank, cell.length, cell.delta_loss) for cell in cells if not cell.saturated}
+    levels = [len({one[axis] for one in free}) for axis in range(3)]
+    levels = [levels[0], levels[2]] if form is ALONG_RANKS else levels
+    return len(free) > len(form.names) and min(levels) >= MIN_LEVELS
 
 
-def _start(grid: FloatArray) -> FloatArray:
-    """Start from the law without its offset, which is linear in logarithms of the cells with a gain."""
-    gained = grid[grid[:, 2] > 0]
-    if len(gained) < MIN_CELLS:
-        return np.array([0.0, 0.5, 0.5, 0.0])
-    design = np.column_stack([np.ones(len(gained)), np.log(gained[:, 0]), -np.log(gained[:, 1])])
-    solution = np.linalg.lstsq(design, np.log(gained[:, 2]), rcond=None)[0]
-    return np.array([*solution, 0.0])
+def _of_seeds(
+    cells: Sequence[Cell], form: Form, draws: int, rng: np.random.Generator
+) -> Iterator[list[Cell]]:
+    """Yield the cells of resampled seeds; resamples that do not determine the parameters are drawn again."""
+    names = sorted({cell.seed for cell in cells})
+    clusters = [[cell for cell in cells if cell.seed == name] for name in names]
+    found = 0
+    while found < draws:
+        sample = [cell for index in rng.integers(0, len(names), len(names)) for cell in clusters[index]]
+        if determined(sample, form):
+            found += 1
+            yield sample
 
 
-def _least_squares(grid: FloatArray, start: FloatArray) -> FloatArray:
-    """Return (ln C, alpha, beta, b) that minimise the squared residuals of ΔL."""
-    from scipy.optimize import least_squares  # noqa: PLC0415  half a second to import
-
-    solution: FloatArray = least_squares(_residual, start, jac=_jacobian, x_scale="jac", args=(grid,)).x
-    return solution
-
-
-def _residual(inner: FloatArray, grid: FloatArray) -> FloatArray:
-    return _curve(inner, grid[:, 0], grid[:, 1]) - grid[:, 2]
-
-
-def _jacobian(inner: FloatArray, grid: FloatArray) -> FloatArray:
-    power = _curve(inner, grid[:, 0], grid[:, 1]) - inner[3]
-    return np.column_stack(
-        [power, power * np.log(grid[:, 0]), -power * np.log(grid[:, 1]), np.ones(len(grid))]
-    )
+def _with_noise(
+    cells: Sequence[Cell], fitted: FloatArray, scales: FloatArray, rng: np.random.Generator
+) -> Iterator[list[Cell]]:
+    """Yield cells measured anew: the fitted gain with noise of each scale, no more than the cap."""
+    for scale in scales:
+        gains = fitted + scale * rng.normal(size=len(cells))
+        yield [
+            replace(cell, delta_loss=min(float(gain), cell.cap))
+            for cell, gain in zip(cells, gains, strict=True)
+        ]
 
 
-def _curve(inner: FloatArray, rank: FloatArray, length: FloatArray) -> FloatArray:
-    """ΔL of (ln C, alpha, beta, b): ln C stays free where C must be positive."""
-    log_c, alpha, beta, offset = inner
-    curve: FloatArray = np.exp(log_c + alpha * np.log(rank) - beta * np.log(length)) + offset
-    return curve
+def _inside(cells: Sequence[Cell], rank: float, length: float) -> bool:
+    """Whether a point lies in the convex hull of the cells, in logarithms; on a line, between its ends."""
+    from scipy.spatial import Delaunay  # noqa: PLC0415
+
+    points = np.log([(cell.rank, cell.length) for cell in cells])
+    point = np.log([rank, length])
+    if min(len(set(axis)) for axis in points.T) < MIN_LEVELS:
+        return bool(((points.min(axis=0) <= point) & (point <= points.max(axis=0))).all())
+    return bool(Delaunay(points).find_simplex(point, tol=HULL_TOLERANCE) >= 0)
 
 
-def _outer(inner: FloatArray) -> tuple[float, float, float, float]:
-    log_c, alpha, beta, offset = (float(value) for value in inner)
-    return float(np.exp(log_c)), alpha, beta, offset
-
-
-def _inner(outer: FloatArray) -> FloatArray:
-    return np.array([np.log(outer[0]), *outer[1:]])
-
-
-def _percentiles(values: FloatArray, confidence: float) -> Interval:
+def percentiles(values: FloatArray, confidence: float) -> Interval:
+    """Return the interval that leaves out equal shares of the values at both ends."""
     low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(float(low), float(high))

@@ -1,24 +1,23 @@
 """Plot a fitted law: the cells of a sweep, and the curves of the law."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from lorecall.adapters.core.errors import UsageError
-from lorecall.audit.law.fit import Cell, Law
+from lorecall.audit.law.fit import Law
+from lorecall.audit.law.forms import Cell
 
 FORMATS = (".svg", ".png", ".pdf")
 POINTS = 50
 
 
-def plot_law(cells: Sequence[Cell], fitted: Law, path: Path) -> None:
+def plot_law(fitted: Law, path: Path) -> None:
     """Draw ΔL (nats per token) against rank, a colour for each length, and write it.
 
-    Cells that the fit dropped are drawn hollow. Lines run inside the fitted grid only.
+    Saturated cells are drawn hollow. Lines run between the least and the largest rank of each length only.
 
     Args:
-        cells: All cells of the sweep.
-        fitted: The law fitted to them.
+        fitted: The law, with its cells.
         path: The picture; its suffix is the format.
 
     Raises:
@@ -35,24 +34,24 @@ def plot_law(cells: Sequence[Cell], fitted: Law, path: Path) -> None:
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
-    low, high = fitted.lengths
-    for length in sorted({cell.length for cell in cells}):
-        here = [cell for cell in cells if cell.length == length]
-        kept = [fitted.max_delta is None or cell.delta_loss <= fitted.max_delta for cell in here]
-        ranks = np.geomspace(*fitted.ranks, POINTS if low <= length <= high else 0)
-        deltas = fitted.delta_loss(ranks, np.full(len(ranks), length))
-        line = axes.plot(ranks, deltas, label=f"{length:g} tokens")[0]
+    for length in sorted({cell.length for cell in fitted.cells}):
+        here = [cell for cell in fitted.cells if cell.length == length]
+        found = [cell.rank for cell in here]
+        ranks = np.geomspace(min(found), max(found), POINTS)
+        curve = [Cell(rank, length, 0.0, fitted.cap(length)) for rank in ranks]
+        line = axes.plot(ranks, fitted.delta_loss(curve), label=f"{length:g} tokens")[0]
         axes.scatter(
-            [cell.rank for cell in here],
+            found,
             [cell.delta_loss for cell in here],
             edgecolors=line.get_color(),
-            facecolors=[line.get_color() if keep else "none" for keep in kept],
+            facecolors=["none" if cell.saturated else line.get_color() for cell in here],
         )
     axes.set_xscale("log", base=2)
     axes.set_xlabel("LoRA rank r")
     axes.set_ylabel("ΔL (nats per token)")
     axes.set_title(
-        f"ΔL = C·r^alpha·l^(-beta) + b, R² {fitted.r_squared:.3f} on {fitted.cells} cells", fontsize=10
+        f"ΔL = min(C·r^alpha·l^(-beta) + b, base loss), R² {fitted.r_squared:.3f} on {len(fitted.cells)} cells",
+        fontsize=10,
     )
     axes.legend(title="length l")
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)

@@ -37,7 +37,8 @@ export async function adapters() {
 }
 export const audits = async () => (await json("audits?limit=200")).audits;
 export const audit = (id) => json(`audits/${id}`);
-export const capacity = async () => (await json("capacity")).rows;
+export const capacity = async () => (await json("capacity?law=false")).rows;
+export const laws = async () => (await json("capacity")).laws;
 export const snippets = async (id, offset, limit) =>
   (await json(`audits/${id}/snippets?offset=${offset}&limit=${limit}`)).snippets;
 export const diff = async (before, after, kind) => (await ask(`audits/${before}/diff/${after}.${kind}`)).blob();

@@ -2,6 +2,7 @@
 
 import * as api from "./api.js";
 import { el, label, probability, shade, short } from "./format.js";
+import { showLaw } from "./law.js";
 
 const $ = (id) => document.getElementById(id);
 const view = { sets: [], set: null, steps: [], position: 0, entries: [], request: 0 };
@@ -37,6 +38,7 @@ export async function show(rows, adapters) {
     ),
   );
   if (sets.some((set) => set.id === before)) $("sets").value = before;
+  view.laws = api.laws().catch(() => []); // a fit may take seconds; the rest of the page does not wait for it
   await chooseSet();
   view.signature = signature; // only now: what failed is tried again
 }
@@ -53,6 +55,8 @@ async function chooseSet() {
   slider.disabled = last === 0;
   $("position").max = String(view.set.snippets);
   $("of").textContent = `of ${view.set.snippets}`;
+  const { set } = view;
+  view.laws.then((laws) => set === view.set && showLaw(laws.find((one) => one.candidate_set === set.id)));
   await choosePosition(Math.min(view.position, view.set.snippets - 1));
 }
 

@@ -75,9 +75,13 @@ async def list_audits(
 
 
 @router.get("/v1/capacity")
-async def show_capacity(request: Request, adapter: Annotated[str | None, Query()] = None) -> Response:
-    """Return the recall of each candidate set by version and rank, oldest first."""
-    return JSONResponse({"rows": await asyncio.to_thread(service(request).capacity, sees, adapter)})
+async def show_capacity(
+    request: Request, adapter: Annotated[str | None, Query()] = None, *, law: Annotated[bool, Query()] = True
+) -> Response:
+    """Return the recall of each candidate set by version and rank, oldest first, and the law fitted to each."""
+    rows = await asyncio.to_thread(service(request).capacity, sees, adapter)
+    laws = await asyncio.to_thread(service(request).set_laws, rows) if law else []
+    return JSONResponse({"rows": rows, "laws": laws})
 
 
 @router.get("/v1/audits/{audit_id}")

@@ -166,10 +166,7 @@ def bulk(
         turns=turns,
         tokenizer=tokenizer or base,
         skip_bad=skip_bad,
-        out=out,
-        made=control_count,
-        seed=seed,
-        batch=batch,
+        control_count=control_count,
     )
     options = (
         candidates,
@@ -192,12 +189,12 @@ def bulk(
         plan = load_plan(folders.blocks, asked)
         if plan is None or not _can_go_on(plan, folders, out):
             plan = _begin(
-                asked, (candidates, data), inputs, engines, settings, folders.blocks, (together, block)
+                asked, (candidates, data), inputs, engines, settings, folders.blocks, (together, block), out
             )
         elif engines.served:
             _check(plan, engines)
         share = choose_decoding(
-            decode, rules, plan.sizes[Group.CANDIDATES], trained=data is not None, partial=False
+            decode, rules, plan.sizes[Group.CANDIDATES], trained=data is not None, sequential=False
         )
         settings = replace(settings, checked_share=share)
         count = actors * (len(engines.openers) if engines.served else 1)
@@ -285,6 +282,7 @@ def _begin(
     settings: "AuditSettings",
     blocks: Path,
     sizes: tuple[int, int],
+    out: Path,
 ) -> "BulkPlan":
     """Read the snippets, as an audit on one machine does, and write them down with what is asked of them."""
     from lorecall.audit.bulk.inputs import fetched
@@ -294,7 +292,7 @@ def _begin(
     with TemporaryDirectory(prefix="lorecall-") as folder:
         candidates, data = (None if one is None else fetched(one, Path(folder)) for one in addresses)
         options = replace(inputs, candidates=None if candidates is None else Path(candidates), data=data)
-        sets = read_sets(options, engines.openers[0])
+        sets = read_sets(options, engines.openers[0], out=out, seed=settings.seed, batch=settings.chunk)
         with engines.openers[0]() as scorer:
             adapters, engine = plan_adapters(scorer, engines.names, sets, settings), scorer.info()
         plan = BulkPlan(

@@ -1,11 +1,12 @@
 """The sweep's CSV is read whole or refused with the line that is wrong."""
 
+import math
 from pathlib import Path
 
 import pytest
 from lorecall.adapters.core.errors import UsageError
 from lorecall.audit.law.cells import read_cells
-from lorecall.audit.law.fit import Cell
+from lorecall.audit.law.forms import Cell
 
 
 def write(folder: Path, text: str) -> Path:
@@ -17,14 +18,29 @@ def write(folder: Path, text: str) -> Path:
 
 def test_columns_are_found_by_name(tmp_path: Path) -> None:
     """Order and further columns do not matter."""
-    path = write(tmp_path, "seed,deltaL,rank,length\n7,1.5,8,1000\n\n# a remark\n7,-0.25,2,500\n")
-    assert read_cells(path) == [Cell(8, 1000, 1.5), Cell(2, 500, -0.25)]
+    path = write(tmp_path, "steps,deltaL,rank,length\n7,1.5,8,1000\n\n# a remark\n7,-0.25,2,500\n")
+    found = read_cells(path, 3.0)
+    assert [(c.rank, c.length, c.delta_loss, c.cap) for c in found] == [(8, 1000, 1.5, 3), (2, 500, -0.25, 3)]
+
+
+def test_a_sweeps_own_columns_are_read(tmp_path: Path) -> None:
+    """A cell's cap is its base's loss, whatever cap is given for files without that column."""
+    columns = "rank,seed,length,deltaL,base_loss,tokens_over_half,effective_parameters"
+    path = write(tmp_path, f"{columns}\n8,7,1000,1.5,3.9,250,4096\n")
+    assert read_cells(path, 99.0) == [Cell(8, 1000, 1.5, 3.9, 4096, "7", 0.25)]
+
+
+def test_a_gain_over_the_bases_loss_is_named(tmp_path: Path) -> None:
+    """Nothing can lose more than it has; rounding is let through."""
+    path = write(tmp_path, "rank,length,deltaL,base_loss\n8,1000,3.9001,3.9\n8,1000,4.0,3.9\n")
+    with pytest.raises(UsageError, match=r"line 3: '8,1000,4\.0,3\.9' is not a cell"):
+        read_cells(path)
 
 
 def test_a_commented_header_with_a_remark_is_a_header(tmp_path: Path) -> None:
     """The form of the published points: a leading # and a remark in parentheses."""
     path = write(tmp_path, "# rank,length,deltaL (digitised)\n1,200,12.099\n")
-    assert read_cells(path) == [Cell(1, 200, 12.099)]
+    assert [(c.rank, c.length, c.delta_loss, c.cap) for c in read_cells(path)] == [(1, 200, 12.099, math.inf)]
 
 
 @pytest.mark.parametrize("text", ["", "rank,length\n1,2\n", "1,200,12.099\n"])

@@ -120,6 +120,27 @@ def test_the_slider_shows_the_phase_transition(page: Page) -> None:
     assert [height > 0.5 for height in heights] == [index != 6 for index in range(9)]
 
 
+def test_the_law_is_drawn_under_the_adapters(page: Page, service: AuditServe) -> None:
+    """A curve between the ranks with its band, and each adapter's measured share beside the law's."""
+    (law,) = service.get("/v1/capacity")["laws"]
+    assert [at["adapter"] for at in law["law"]["ranks"]] == [
+        "vault-r2",
+        "vault-r8",
+        "vault-r32",
+        "vault-r128",
+    ]
+    chart = page.locator("#law-chart")
+    expect(chart.locator("circle.measured")).to_have_count(4)
+    heights = chart.locator("circle").evaluate_all("all => all.map(one => Number(one.getAttribute('cy')))")
+    assert heights == sorted(heights, reverse=True)
+    assert heights[-1] == 0  # at the largest rank all tokens are locked
+    points = chart.locator("polyline.curve").get_attribute("points") or ""
+    assert len(points.split(" ")) == len(law["law"]["curve"])
+    assert "NaN" not in chart.inner_html()
+    expect(page.locator("#law-ranks li").last).to_contain_text("r = 128: 100 % of the tokens locked")
+    expect(page.locator("#law-note")).to_contain_text("over 4 adapters")
+
+
 def test_another_snippet_is_another_row(page: Page) -> None:
     """The next snippet of the set, which only the largest rank holds."""
     page.locator("#next").click()
