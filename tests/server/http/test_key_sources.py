@@ -22,6 +22,7 @@ from lorecall.server.http import adapters, keys
 from lorecall.server.http.gateway import Gateway
 from lorecall.server.lifecycle.control_plane import ControlPlane
 from lorecall.server.lifecycle.served_models import VersionedModels
+from lorecall.server.lifecycle.stopping import Stopping
 
 from tests.adapters import spoiling
 
@@ -64,6 +65,7 @@ def server(tmp_path: Path, registry: Registry) -> Iterator[TestClient]:
         metrics=metrics,
         open_metrics=False,
         max_body_bytes=1 << 20,
+        stopping=Stopping(),
     )
     with TestClient(app) as client:
         yield client

@@ -52,7 +52,8 @@ def test_routers_read_one_latest_series(monkeypatch: pytest.MonkeyPatch) -> None
     registry = CollectorRegistry()
     names = ["max_lora", "waiting_lora_adapters", "running_lora_adapters"]
 
-    def upstream(_self: object, scheduler_stats: SchedulerStats, *_others: object) -> None:
+    def upstream(self: object, scheduler_stats: SchedulerStats, *others: object) -> None:
+        del self, others
         running, waiting = scheduler_stats.running_lora_adapters, scheduler_stats.waiting_lora_adapters
         gauge.labels("2", ",".join(waiting), ",".join(running)).set_to_current_time()
 
