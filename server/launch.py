@@ -74,6 +74,24 @@ def flag_value(flags: Sequence[str], name: str) -> str | None:
     return found
 
 
+def replaced_flag(flags: Sequence[str], new: Sequence[str]) -> list[str]:
+    """Return a command line with `new`, a flag and its value or nothing, in the place of the same flag in it.
+
+    vLLM refuses a value that it does not know also where a later one takes its place.
+    """
+    kept: list[str] = []
+    following = False
+    for flag in flags:
+        key, equals, _value = flag.partition("=")
+        if following:
+            following = False
+        elif new and key.replace("_", "-") == new[0]:
+            following = not equals
+        else:
+            kept.append(flag)
+    return [*kept, *new]
+
+
 def engine_flags(model: str, served_name: str, port: int, extra: Sequence[str]) -> list[str]:
     """Return vLLM's command line: the caller's flags, and our defaults for flags that they leave out."""
     flags = ["--model", model, "--port", str(port)]
@@ -275,7 +293,7 @@ def serve(base: str, port: int, extra: Sequence[str]) -> None:
     check_packages(model)
     if flag_value(extra, "--dtype") is None:
         extra = [*extra, "--dtype", served_dtype(model)]
-    extra = [*extra, *slot_flags(model, extra, settings)]
+    extra = replaced_flag(extra, slot_flags(model, extra, settings))
     if settings.access_log and flag_value(extra, OTHER_ACCESS_LOG) is None:
         extra = [*extra, OTHER_ACCESS_LOG]
     flags = engine_flags(model, flag_value(extra, "--served-model-name") or served_name, port, extra)

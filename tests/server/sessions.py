@@ -66,9 +66,16 @@ def generated(http: httpx.Client, model: str) -> str:
 
 @contextmanager
 def asking(
-    url: str, key: str, model: str, sessions: int, ask: Callable[[httpx.Client, str], str], *, tries: int = 1
+    url: str,
+    key: str,
+    model: str,
+    sessions: int,
+    ask: Callable[[httpx.Client, str], str],
+    *,
+    tries: int = 1,
+    pause: float = 0.0,
 ) -> Iterator[list[Session]]:
-    """Ask without a break while the block runs; every session has an answer before it begins.
+    """Ask again and again while the block runs; every session has an answer before it begins.
 
     Args:
         url: Of the router.
@@ -77,6 +84,7 @@ def asking(
         sessions: How many callers.
         ask: What each does again and again.
         tries: How often a caller sends a request that failed before it counts as lost.
+        pause: Seconds that a caller waits between two requests.
     """
     callers, over = [Session(f"s{number}") for number in range(sessions)], threading.Event()
     begun = threading.Barrier(sessions + 1, timeout=LIMIT_S)
@@ -86,7 +94,7 @@ def asking(
         with httpx.Client(base_url=url, headers=headers, timeout=LIMIT_S) as http:
             _answered(session, http, model, ask, tries)
             begun.wait()
-            while not over.is_set():
+            while not over.wait(pause):
                 _answered(session, http, model, ask, tries)
 
     with ThreadPoolExecutor(sessions) as pool:

@@ -70,3 +70,13 @@ def test_a_rank_that_the_engine_lacks_is_rounded_up_with_a_word(
     pytest.importorskip("vllm.config.lora")
     assert launch.rounded_rank(["--max-lora-rank", stated]) == (["--max-lora-rank", taken] if taken else [])
     assert (f"the next, {taken}" in capsys.readouterr().err) is bool(taken)
+
+
+@pytest.mark.parametrize(
+    "stated", [["--max-lora-rank", "24"], ["--max-lora-rank=24"], ["--max_lora_rank", "24"]]
+)
+def test_a_rank_that_was_rounded_up_stands_alone(stated: list[str]) -> None:
+    """VLLM's parser refuses 24 wherever it stands."""
+    flags = launch.replaced_flag([*stated, "--max-loras", "2"], ["--max-lora-rank", "32"])
+    assert flags == ["--max-loras", "2", "--max-lora-rank", "32"]
+    assert launch.replaced_flag([*stated, "--seed=1"], []) == [*stated, "--seed=1"]

@@ -14,12 +14,13 @@ import httpx
 import pytest
 from lorecall.server.bench.processes.serving import free_port
 
-from tests.server.pair import wait_for
+from tests.server.pair import ADMIN, wait_for
 
 ROOT = Path(__file__).parents[3]
 HAPROXY = ROOT / "helm" / "routers" / "haproxy.cfg"
 VLLM_ROUTER = Path(sys.executable).with_name("vllm-router")
 NAMES = ("haproxy", "vllm-router")
+CHOSEN = "haproxy"
 
 
 @contextmanager
@@ -46,7 +47,8 @@ def running_router(name: str, servers: Sequence[str], log: Path) -> Iterator[str
 
 def _answers(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/health", timeout=5).is_success
+        headers = {"Authorization": f"Bearer {ADMIN}"}  # its own health says nothing of the servers behind it
+        return httpx.get(f"{url}/v1/models", headers=headers, timeout=5).is_success
     except httpx.TransportError:
         return False
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.server.fleet.balancers import NAMES, running_router
+from tests.server.fleet.balancers import CHOSEN, NAMES, running_router
 from tests.server.pair import ADMIN, Pair, wait_for
 from tests.server.served import Served
 from tests.server.sessions import Session, asking, generated, scored
@@ -15,7 +15,9 @@ pytestmark = pytest.mark.engine
 SESSIONS = 12  # so many that each server has one, whatever its address
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(
+    params=[pytest.param(name, marks=() if name == CHOSEN else pytest.mark.soak) for name in NAMES]
+)
 def router(request: pytest.FixtureRequest, pair: Pair, tmp_path: Path) -> Iterator[str]:
     """Each router in front of both servers; gives its URL."""
     with running_router(request.param, [pair.a.url, pair.b.url], tmp_path / "router.log") as url:
@@ -83,8 +85,8 @@ def test_a_stopped_server_loses_nothing_and_a_new_one_takes_its_place(
         body = {"name": f"kept-{number}", "source": source, "pin": number == 5}
         assert pair.a.post("/v1/adapters", body).status_code == 201
     with (
-        running_router("haproxy", [pair.a.url, pair.b.url], tmp_path / "router.log") as url,
-        asking(url, ADMIN, named, SESSIONS, generated) as callers,
+        running_router(CHOSEN, [pair.a.url, pair.b.url], tmp_path / "router.log") as url,
+        asking(url, ADMIN, named, SESSIONS, generated, pause=2.0) as callers,  # a server starts meanwhile
     ):
         assert wait_for(lambda: answered(pair.b, named) > 1)
         pair.restart_b()
