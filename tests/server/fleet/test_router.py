@@ -72,6 +72,7 @@ def test_a_swap_fails_no_request_and_no_session_goes_back(
     assert [one.tries for one in callers] == [len(one.versions) for one in callers]
 
 
+@pytest.mark.soak
 def test_a_stopped_server_loses_nothing_and_a_new_one_takes_its_place(
     pair: Pair, named: str, int8_adapters: list[Path], tmp_path: Path
 ) -> None:
