@@ -28,7 +28,9 @@ def router(request: pytest.FixtureRequest, pair: Pair, tmp_path: Path) -> Iterat
 def named(pair: Pair, int8_adapters: list[Path]) -> Iterator[str]:
     """An adapter that both servers have."""
     assert pair.a.post("/v1/adapters", {"name": "routed", "source": str(int8_adapters[0])}).is_success
-    assert wait_for(lambda: bool(version(pair.b, "routed")))
+    assert wait_for(
+        lambda: version(pair.b, "routed") == version(pair.a, "routed")
+    )  # not one that was removed
     yield "routed"
     pair.a.http.delete("/v1/adapters/routed")
 
