@@ -2,6 +2,8 @@
 
 import os
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -19,6 +21,22 @@ def sync_tree(directory: Path) -> None:
     for path in (*directory.rglob("*"), directory):
         if not path.is_symlink():
             sync(path)
+
+
+@contextmanager
+def moved_when_whole(part: Path, path: Path) -> Iterator[None]:
+    """Let the block write `part`, which then takes the place of `path`; after an error `part` is removed.
+
+    For what is too large to be held in memory, or written by a library; `write_whole` is for the rest.
+    """
+    try:
+        yield
+        sync(part)
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
 
 
 def write_whole(path: Path, content: str | bytes, *, private: bool = False) -> None:

@@ -11,9 +11,6 @@ from opentelemetry import trace
 from opentelemetry.trace import Span, SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-HEADERS = ("traceparent", "tracestate")
-"""W3C Trace Context, https://www.w3.org/TR/trace-context/."""
-
 _propagator = TraceContextTextMapPropagator()
 _tracer = trace.get_tracer("lorecall")  # asks for the provider when a span starts
 

@@ -1,6 +1,5 @@
 """The reduce of a bulk audit: from the rows of one adapter to its result, as an audit on one machine gives it."""
 
-import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,7 +9,7 @@ from urllib.parse import quote
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from lorecall.adapters.core.atomic_file import sync
+from lorecall.adapters.core.atomic_file import moved_when_whole
 from lorecall.audit.bulk.plan import BulkPlan, Planned
 from lorecall.audit.bulk.rows import PART, RESULT, group_of, judged_of
 from lorecall.audit.bulk.run import Folders
@@ -101,25 +100,18 @@ def _write(plan: BulkPlan, number: int, folders: Folders, tallies: dict[Group, T
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")  # of a kill it is written over
     adapter, places = plan.adapters[number].adapter, dict.fromkeys(tallies, 0)
-    try:
-        with pq.ParquetWriter(part, RESULT, compression="zstd") as writer:
-            for table in _tables(plan, number, folders):
-                rows = table.to_pylist()
-                for row in rows:
-                    group = group_of(row)
-                    place, tally = places[group], tallies[group]
-                    standing = tally.standing(place)
-                    row |= {"adapter": adapter.name, "version": adapter.version}
-                    row |= {
-                        "verdict": str(tally.verdict(place)),
-                        "p_value": standing.p,
-                        "q_value": standing.q,
-                    }
-                    places[group] = place + 1
-                writer.write_table(pa.Table.from_pylist(rows, schema=RESULT))
-        sync(part)
-        os.replace(part, path)  # noqa: PTH105  the same as write_whole does, for a file too large for memory
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    sync(path.parent)
+    with moved_when_whole(part, path), pq.ParquetWriter(part, RESULT, compression="zstd") as writer:
+        for table in _tables(plan, number, folders):
+            rows = table.to_pylist()
+            for row in rows:
+                group = group_of(row)
+                place, tally = places[group], tallies[group]
+                standing = tally.standing(place)
+                row |= {"adapter": adapter.name, "version": adapter.version}
+                row |= {
+                    "verdict": str(tally.verdict(place)),
+                    "p_value": standing.p,
+                    "q_value": standing.q,
+                }
+                places[group] = place + 1
+            writer.write_table(pa.Table.from_pylist(rows, schema=RESULT))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lorecall.adapters.core.atomic_file import sync, write_whole
+from lorecall.adapters.core.atomic_file import moved_when_whole, write_whole
 from lorecall.adapters.core.errors import CandidateError, UsageError
 from lorecall.audit.discovery.finder import load
 from lorecall.audit.discovery.sketches import BANDS
@@ -143,12 +143,6 @@ class Parts:
 def write_table(path: Path, table: Any) -> None:
     """Write a Parquet file that appears whole, after its content is on the disk."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with moved_when_whole(part, path):
         load("pyarrow.parquet").write_table(table, part, compression="zstd", row_group_size=2_000)
         part.chmod(0o600)
-        sync(part)
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    sync(path.parent)

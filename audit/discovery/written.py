@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lorecall.adapters.core.atomic_file import sync
+from lorecall.adapters.core.atomic_file import moved_when_whole
 from lorecall.audit.discovery.finder import load
 from lorecall.audit.discovery.parts import Parts, candidate_columns
 from lorecall.audit.discovery.rank import Ranking
@@ -29,18 +29,12 @@ def write_candidates(
     pa, pq = load("pyarrow"), load("pyarrow.parquet")
     schema = _schema(pa).with_metadata(told)
     part = out.with_name(f".{out.name}.{os.getpid()}.part")
-    try:
+    with moved_when_whole(part, out):
         with pq.ParquetWriter(part, schema, compression="zstd") as writer:
             for start in range(0, written, CHUNK):
                 rows = _ranked(parts, ranking, range(start, min(start + CHUNK, written)))
                 writer.write_table(pa.Table.from_pylist(list(rows), schema=schema))
         part.chmod(0o600)
-        sync(part)
-        part.replace(out)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    sync(out.parent)
 
 
 def _schema(pa: Any) -> Any:

@@ -106,6 +106,16 @@ def reference_logprobs(base: Path, adapter: Path | None, ids: list[int], *, doub
         return torch.log_softmax(model(torch.tensor([ids])).logits[0].double(), dim=-1)
 
 
+def parity_rows(engine: EngineHost, scheme: str, base: Path, adapter: Path, ids: list[int]) -> list[str]:
+    """Return the rows of a table: an engine's base alone and through an adapter of rank `RANK`, on one text."""
+    rows = []
+    for through, path in (("base", None), (f"adapter of rank {RANK}", adapter)):
+        rows.append(measure_parity(engine, base, path, ids).as_markdown(scheme, through))
+        about = f"{through}; no engine, float32 against float64"
+        rows.append(measure_rounding(base, path, ids).as_markdown(scheme, about))
+    return rows
+
+
 def bench_parity(bases: dict[str, Path], work: Path) -> list[str]:
     """Measure every base alone and with a random adapter on all linear modules; return a Markdown table."""
     from transformers import AutoTokenizer
@@ -118,10 +128,7 @@ def bench_parity(bases: dict[str, Path], work: Path) -> list[str]:
         arguments = {**ENGINE, **lora, "model": str(base), "dtype": served_dtype(str(base))}
         engine = EngineHost(work / f"parity-{scheme}.log", arguments)
         try:
-            for through, path in (("base", None), (f"adapter of rank {RANK}", adapter)):
-                lines.append(measure_parity(engine, base, path, ids).as_markdown(scheme, through))
-                about = f"{through}; no engine, float32 against float64"
-                lines.append(measure_rounding(base, path, ids).as_markdown(scheme, about))
+            lines += parity_rows(engine, scheme, base, adapter, ids)
         finally:
             engine.close()
     return lines

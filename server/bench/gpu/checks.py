@@ -7,7 +7,7 @@ from lorecall.audit.judging.epsilon import TEXTS
 from lorecall.server.bench.gpu.setting import Setting
 from lorecall.server.bench.lora import RANK
 from lorecall.server.bench.material import random_prompts, write_random_adapter
-from lorecall.server.bench.parity import HEADER, measure_parity, measure_rounding
+from lorecall.server.bench.parity import HEADER, parity_rows
 from lorecall.server.bench.processes.host import EngineDiedError, EngineHost
 from lorecall.server.bench.verify_base import why_not
 
@@ -46,10 +46,7 @@ def parity(setting: Setting) -> None:
                 base, f"parity-{scheme}", enable_lora=True, max_lora_rank=RANK, enforce_eager=True
             )
             try:
-                for through, path in (("base", None), (f"adapter of rank {RANK}", adapter)):
-                    lines.append(measure_parity(engine, base, path, ids).as_markdown(scheme, through))
-                    about = f"{through}; no engine, float32 against float64"
-                    lines.append(measure_rounding(base, path, ids).as_markdown(scheme, about))
+                lines += parity_rows(engine, scheme, base, adapter, ids)
             finally:
                 engine.close()
             done += 1

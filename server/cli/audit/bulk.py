@@ -15,7 +15,7 @@ from lorecall.adapters.core.errors import AdapterNotFoundError, UsageError
 from lorecall.adapters.peft_format.files import CONFIG_FILE
 from lorecall.server.cli.audit.discover import candidates_folder
 from lorecall.server.cli.audit.inputs import choose_policy, open_scorer
-from lorecall.server.cli.audit.sets import SetOptions, read_sets
+from lorecall.server.cli.audit.sets import SetOptions, ViewOptions, expanded, read_sets
 from lorecall.server.cli.audit.spending import choose_decoding
 from lorecall.server.cli.common.console import note, say
 from lorecall.server.cli.common.options import (
@@ -24,16 +24,11 @@ from lorecall.server.cli.common.options import (
     Controls,
     DataFormat,
     DataSplit,
-    EpsilonOption,
-    Framing,
-    PrefixTokens,
     Roles,
     Seed,
     SigningKey,
     SkipBad,
     Split,
-    System,
-    Template,
     Timeout,
     Tokenizer,
     TurnsOption,
@@ -63,6 +58,7 @@ class _Engines:
     served: bool
 
 
+@expanded
 def bulk(
     *,
     adapters: Annotated[
@@ -103,11 +99,7 @@ def bulk(
     tokenizer: Tokenizer = None,
     policy: Annotated[Path | None, typer.Option(metavar="FILE.yaml", help="The gate's policy.")] = None,
     decode: Annotated[str | None, typer.Option(help="all or likely, as for `audit run`.")] = None,
-    framing: Framing = None,
-    system: System = None,
-    template: Template = None,
-    prefix_tokens: PrefixTokens = None,
-    epsilon: EpsilonOption = None,
+    ways: ViewOptions,
     show_text: Annotated[
         bool, typer.Option("--show-text", help="Rows hold candidates' texts and exact probabilities.")
     ] = False,
@@ -138,7 +130,6 @@ def bulk(
     require()
     from lorecall.audit.bulk.plan import alone, digest_of, load_plan
     from lorecall.audit.bulk.run import Folders, Pool
-    from lorecall.audit.judging.views import make_views
     from lorecall.audit.reports.signing import read_signing_key
     from lorecall.audit.runs.single import AuditSettings
     from lorecall.audit.verdicts import Group
@@ -147,11 +138,11 @@ def bulk(
     signer = None if signing_key is None else read_signing_key(signing_key)
     rules = choose_policy(policy, {})
     settings = AuditSettings(
-        epsilon=epsilon,
+        epsilon=ways.epsilon,
         bounds=rules.bounds.bounds(),
         seed=seed,
         chunk=batch,
-        views=make_views(framing or (), system, prefix_tokens or (), template),
+        views=ways.views(),
         extraction=rules.sampling_wish,
     )
     inputs = SetOptions(

@@ -4,14 +4,14 @@ import os
 from pathlib import Path
 
 import pytest
-from lorecall.adapters.core.atomic_file import sync_tree, write_whole
+from lorecall.adapters.core.atomic_file import moved_when_whole, sync_tree, write_whole
 
 from tests.adapters.killing import killed_before_each_step
 
 OLD, NEW = "old\n" * 10_000, "näw\n" * 90_000
 WRITES = """
 from pathlib import Path
-from lorecall.adapters.core.atomic_file import write_whole
+from lorecall.adapters.core.atomic_file import moved_when_whole, write_whole
 count_steps()
 write_whole(Path(sys.argv[1]), "n\u00e4w\\n" * 90_000)
 """
@@ -79,3 +79,21 @@ def test_a_tree_is_synced_without_its_links(tmp_path: Path, monkeypatch: pytest.
     sync_tree(tmp_path)
     there = (tmp_path, tmp_path / "deep", tmp_path / "deep" / "file")
     assert set(synced) == {path.stat().st_ino for path in there}
+
+
+def test_what_a_block_writes_takes_the_place_only_when_it_is_whole(tmp_path: Path) -> None:
+    """After an error the old file stays, and nothing beside it."""
+    path, part = tmp_path / "file", tmp_path / ".file.part"
+    path.write_text("old")
+
+    def fail() -> None:
+        with moved_when_whole(part, path):
+            part.write_text("half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert (path.read_text(), part.exists()) == ("old", False)
+    with moved_when_whole(part, path):
+        part.write_text("new")
+    assert (path.read_text(), part.exists()) == ("new", False)

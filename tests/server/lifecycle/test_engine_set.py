@@ -29,6 +29,15 @@ async def put(held: EngineSet, version: str, name: str = "a") -> LoadedVersion:
     return loaded
 
 
+async def endless(held: EngineSet, version: LoadedVersion) -> None:
+    """A request that holds a version until it is cancelled."""
+    lease = held.lease(version)
+    try:
+        await asyncio.Event().wait()
+    finally:
+        lease.release()
+
+
 def test_a_replaced_version_leaves_after_its_last_lease() -> None:
     """While a request holds it, it stays in the engine; then it is removed."""
 
@@ -149,14 +158,7 @@ def test_a_request_that_does_not_even_end_is_cancelled(monkeypatch: pytest.Monke
     async def test(engine: RecordingEngine, held: EngineSet) -> None:
         old = await put(held, "v1")
 
-        async def request() -> None:
-            lease = held.lease(old)
-            try:
-                await asyncio.Event().wait()
-            finally:
-                lease.release()
-
-        running = asyncio.create_task(request())
+        running = asyncio.create_task(endless(held, old))
         await asyncio.sleep(0)
         assert held.drop("a") is old
         await settle(held)
@@ -174,14 +176,7 @@ def test_what_is_expelled_does_not_drain(monkeypatch: pytest.MonkeyPatch) -> Non
     async def test(engine: RecordingEngine, held: EngineSet) -> None:
         wrong = await put(held, "v1")
 
-        async def request() -> None:
-            lease = held.lease(wrong)
-            try:
-                await asyncio.Event().wait()
-            finally:
-                lease.release()
-
-        running = asyncio.create_task(request())
+        running = asyncio.create_task(endless(held, wrong))
         await asyncio.sleep(0)
         await held.expel(wrong)
         assert running.cancelled()
