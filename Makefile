@@ -40,7 +40,8 @@ test: $(STAMP) tools ## Run the tests, those against a real vLLM engine included
 	$(BIN)/python -m pytest -m "not soak and not engine" -n 2 --dist loadfile $(PYTEST_ARGS) $(NONE_IS_FINE)
 	$(BIN)/python -m pytest -m "engine and not soak" $(PYTEST_ARGS) $(NONE_IS_FINE)
 
-soak: $(STAMP) ## Run the long tests
+soak: $(STAMP) ## Run the long tests, and those over generated examples on new ones
+	[ -n '$(PYTEST_ARGS)' ] || $(BIN)/python -m pytest -m "hypothesis and not engine" --hypothesis-profile new -n 2
 	$(BIN)/python -m pytest -m soak --timeout 7200 $(PYTEST_ARGS)
 
 bench: $(STAMP) ## Measure what adapters, schemes, scoring and our server cost, side by side, into docs/benchmarks/ (BENCH_ARGS=)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from lorecall.audit.law.cells import read_cells
-from lorecall.audit.law.fit import ExtrapolationError, fit_law
+from lorecall.audit.law.fit import ExtrapolationError, determined, fit_law
 from lorecall.audit.law.fit_quality import errors, profile
 from lorecall.audit.law.forms import LAW, RIVALS, Cell, LawFitError
 
@@ -50,7 +50,9 @@ def test_constants_of_a_noiseless_capped_grid_are_recovered(
     truth: tuple[float, float, float, float], cap: float
 ) -> None:
     """Without noise, least squares finds the four constants that made the grid, whatever the cap hides."""
-    law = fit_law(synthetic(truth, noise=0, cap=cap), draws=1)
+    cells = synthetic(truth, noise=0, cap=cap)
+    assume(determined(cells))
+    law = fit_law(cells, draws=1)
     assert law.values == pytest.approx(truth, rel=1e-3, abs=1e-3)
     assert law.r_squared == pytest.approx(1)
 
