@@ -237,7 +237,11 @@ def open_scorer(
     if kind in ("lorecall", "completions"):
         if server is None:
             raise UsageError(f"the scorer {kind} needs --server URL", param="server")
+        from lorecall.server.cli.common.progress import waiting
+
         with _http_scorer(kind, server, folders, batch=batch, timeout=timeout) as scorer:
+            with waiting("asking the server; its first audit has it measure ε, which takes a while"):
+                scorer.info()
             yield scorer
     elif kind == "transformers":
         if base is None or not folders:

@@ -34,6 +34,13 @@ def _bar(*columns: TextColumn, transient: bool = False) -> Progress:
 
 
 @contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Show that something without a count is waited for; it is removed after the block."""
+    with Console(stderr=True).status(what):  # shows nothing where stderr is no terminal
+        yield
+
+
+@contextmanager
 def count_bar(what: str) -> Iterator[Callable[[int, int], None]]:
     """Yield a function that shows (done, total); the bar is removed after the block."""
     with _bar(transient=True) as bar:

@@ -2,7 +2,7 @@
 
 import pytest
 from lorecall.adapters.training.train import TrainingProgress
-from lorecall.server.cli.common.progress import steps_bar, training_bar
+from lorecall.server.cli.common.progress import steps_bar, training_bar, waiting
 
 
 def draw() -> None:
@@ -10,6 +10,8 @@ def draw() -> None:
         on_step(TrainingProgress(step=3, steps=9, loss=1.25, over_half=17, target_tokens=40))
     with steps_bar() as on_quantise:
         on_quantise("quantising", 5, 7)
+    with waiting("asking the server"):
+        pass
 
 
 def test_a_terminal_sees_loss_tokens_and_counts(
@@ -22,7 +24,7 @@ def test_a_terminal_sees_loss_tokens_and_counts(
     monkeypatch.setenv("TERM", "xterm")
     draw()
     out, err = capsys.readouterr()
-    for shown in ("3/9", "loss 1.250", "over 0.5: 17/40 tokens", "quantising", "5/7"):
+    for shown in ("3/9", "loss 1.250", "over 0.5: 17/40 tokens", "quantising", "5/7", "asking the server"):
         assert shown in err
     assert out == ""
 
