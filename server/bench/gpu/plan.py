@@ -38,6 +38,9 @@ STAGES: tuple[tuple[str, str, float, tuple[str, ...]], ...] = (
 )
 """Name, what it shows, its limit in seconds, and what it imports beside the engine; in order of importance."""
 
+GPU_ALONE = {"invariant": "vLLM's batch-invariant kernels are Triton's, which a CPU lacks"}
+"""Stages that no rehearsal can run, with the reason."""
+
 
 def gpu_stages(
     work: Path, *, rehearse: bool = False, attention: str = "", stretch: float = 1.0
@@ -62,6 +65,7 @@ def gpu_stages(
             stretch * limit,
             ((*run, name, "--work", str(work), "--out", "{out}", *flags),),
             needs,
+            GPU_ALONE.get(name, "") if rehearse else "",
         )
         for name, shows, limit, needs in STAGES
     ]

@@ -37,6 +37,7 @@ class Stage:
         limit: Seconds that it may take.
         commands: Its commands, run in order until one fails.
         needs: Top-level modules without which it is skipped.
+        why_not: Why it cannot run here, "" where it can.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Stage:
     limit: float
     commands: tuple[tuple[str, ...], ...]
     needs: tuple[str, ...] = ()
+    why_not: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +88,8 @@ def run_stages(
     results: list[StageResult] = []
     for stage in stages:
         left = end - time.monotonic()
-        if no_gpu:
-            results.append(StageResult(stage, "skipped", why=no_gpu))
+        if why_not := no_gpu or stage.why_not:
+            results.append(StageResult(stage, "skipped", why=why_not))
         elif missing := [name for name in stage.needs if find_spec(name) is None]:
             results.append(StageResult(stage, "skipped", why=f"not installed here: {', '.join(missing)}"))
         elif left < LEAST_SHARE * stage.limit:

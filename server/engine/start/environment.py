@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import get_args
 
 from lorecall.adapters.bases.prepare import read_base_manifest
-from lorecall.adapters.core.errors import AdapterError, BaseModelError
+from lorecall.adapters.core.errors import AdapterError, BaseModelError, UsageError
 from lorecall.server.engine.start.torch_companions import check_companions
 
 PLUGIN = "lorecall"
@@ -94,6 +94,7 @@ def prepare_environment() -> None:
 
     Raises:
         TorchCompanionError: An installed package does not fit torch; vLLM could not be imported.
+        UsageError: VLLM_BATCH_INVARIANT is set on a CPU; the first request would end the engine.
     """
     check_companions()
     discovered = [point.name for group in PLUGIN_GROUPS for point in entry_points(group=group)]
@@ -101,9 +102,15 @@ def prepare_environment() -> None:
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # no usage statistics leave the machine
     # A redirect would lead from a host of --allowed-media-domains to any other, private ones included.
     os.environ.setdefault("VLLM_MEDIA_URL_ALLOW_REDIRECTS", "0")
+    from vllm import envs
     from vllm.platforms import current_platform
 
     if current_platform.is_cpu():
+        if envs.VLLM_BATCH_INVARIANT:
+            raise UsageError(
+                "VLLM_BATCH_INVARIANT=1 needs a GPU: vLLM's kernels for it are Triton's, which a CPU lacks",
+                hint="unset it; an audit measures how far a batch moves an answer, and certifies by that",
+            )
         cores = sorted(os.sched_getaffinity(0))
         os.environ.update(cpu_environment(dict(os.environ), cores, openmp_library()))
 

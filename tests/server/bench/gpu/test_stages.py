@@ -102,9 +102,9 @@ def test_a_stage_whose_packages_are_missing_is_skipped(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def run_command(folder: Path) -> Result:
+def run_command(folder: Path, *options: str) -> Result:
     """Run the command with its page and its work under a folder."""
-    arguments = ["bench-gpu", "--out", str(folder / "out"), "--work", str(folder / "work")]
+    arguments = ["bench-gpu", "--out", str(folder / "out"), "--work", str(folder / "work"), *options]
     return CliRunner().invoke(app, arguments)
 
 
@@ -132,6 +132,21 @@ def test_the_command_writes_the_page_after_each_stage(
     rows = ("| good | shows good | ok |", "| bad | shows bad | failed:")
     for part in ("lorecall bench-gpu", "vllm", "Goals:", *rows, "## good"):
         assert part in page
+
+
+@pytest.mark.soak
+@pytest.mark.engine
+@pytest.mark.timeout(5400)
+def test_a_rehearsal_runs_every_stage(tmp_path: Path) -> None:
+    """Each stage's commands, servers and engines are the real ones, small and on a CPU, to their end."""
+    done = run_command(tmp_path, "--rehearse", "--seconds", "5400")
+    assert done.exit_code == 0, done.stderr
+    page = (tmp_path / "out/gpu-rehearsal.md").read_text()
+    rows = [line.split(" | ") for line in page.splitlines()]
+    states = {row[0].removeprefix("| "): row[2] for row in rows if len(row) == 4 and row[3].endswith(" |")}
+    for one in plan.gpu_stages(tmp_path, rehearse=True):
+        assert states[one.name] == (f"skipped: {one.why_not}" if one.why_not else "ok")
+        assert bool(one.why_not) is (f"## {one.name}" not in page)
 
 
 def test_a_page_names_the_stages_that_did_not_run_yet() -> None:

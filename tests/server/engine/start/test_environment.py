@@ -8,7 +8,7 @@ from unittest import mock
 import pytest
 import torch
 from lorecall.adapters.bases.prepare import BaseManifest
-from lorecall.adapters.core.errors import AdapterError, BaseModelError
+from lorecall.adapters.core.errors import AdapterError, BaseModelError, UsageError
 from lorecall.server.engine.start import environment
 from lorecall.server.engine.start.environment import plugin_names, rank_limit, served_dtype
 from vllm import platforms
@@ -90,6 +90,13 @@ def test_every_installed_plugin_is_named() -> None:
         environment.prepare_environment()
         named = os.environ["VLLM_PLUGINS"].split(",")
     assert {"lora_filesystem_resolver", "lora_hf_hub_resolver", "lorecall"} <= set(named)
+
+
+def test_a_cpu_refuses_batch_invariance_before_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """VLLM takes the variable on any platform, and its engine died of the first request."""
+    monkeypatch.setenv("VLLM_BATCH_INVARIANT", "1")
+    with pytest.raises(UsageError, match="VLLM_BATCH_INVARIANT=1 needs a GPU"):
+        environment.prepare_environment()
 
 
 def test_a_cpu_refuses_fp8_before_the_start(tmp_path: Path) -> None:
