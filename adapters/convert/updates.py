@@ -37,6 +37,7 @@ class Update:
 def less_initial(trained: Update, initial: Update) -> Update:
     """Return what PiSSA, OLoRA, CorDA or LoftQ is on the untouched base: s B A - s0 B0 A0, of both ranks.
 
+    With DoRA on top the magnitudes stay: its directions are those of the untouched base with that update.
     They take s0 B0 A0 out of the base's weights before the training (PEFT's `subtract_mutated_init`).
     """
     import torch  # noqa: PLC0415  # seconds to import
@@ -44,7 +45,8 @@ def less_initial(trained: Update, initial: Update) -> Update:
     share = initial.scaling / trained.scaling
     before = initial.b.to(trained.b.dtype) * -share
     a = torch.cat([trained.a, initial.a.to(trained.a.dtype)], dim=0)
-    return Update(a, torch.cat([trained.b, before], dim=1), trained.scaling, embedding=trained.embedding)
+    b = torch.cat([trained.b, before], dim=1)
+    return Update(a, b, trained.scaling, trained.magnitude, embedding=trained.embedding)
 
 
 def without_magnitude(
