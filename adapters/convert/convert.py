@@ -24,6 +24,7 @@ from lorecall.adapters.peft_format.training_record import read_training
 from lorecall.adapters.peft_format.weights import PREFIX
 from lorecall.adapters.validation.base_facts import read_base_facts
 from lorecall.adapters.validation.config_checks import is_harmless
+from lorecall.adapters.validation.weight_checks import not_finite
 
 
 @dataclass
@@ -89,6 +90,9 @@ def convert_adapter(
     result = Conversion(0, 0, read.steps)
     if any(update.magnitude is not None for update in read.updates.values()):
         result.error = _without_magnitudes(read, base, rank)
+    for name, update in read.updates.items():
+        if not (update.a.isfinite().all() and update.b.isfinite().all()):
+            raise not_finite(name)
     result.rank = max(update.rank for update in read.updates.values())
     result.modules = len(read.updates)
     training = read_training(source, follow_links=True)
@@ -116,6 +120,7 @@ def _without_initial(trained: Source, initial: Source, start: str) -> Source:
             raise WeightsRefusedError(
                 Reason.BAD_SHAPE,
                 f"{safe_repr(name)} has other widths in the initial adapter",
+                hint="--initial is the same adapter, before its training",
                 param="initial",
             )
     updates = {name: less_initial(one, initial.updates[name]) for name, one in trained.updates.items()}
@@ -143,7 +148,10 @@ def _without_magnitudes(source: Source, base: Path | None, rank: int | None) -> 
         weight = getattr(modules.get(name), "weight", None)
         if update.embedding or weight is None or weight.shape != (update.b.shape[0], update.a.shape[1]):
             raise BaseMismatchError(
-                Reason.UNKNOWN_MODULE, f"the base has no linear module {safe_repr(name)} of these widths"
+                Reason.UNKNOWN_MODULE,
+                f"the base has no linear module {safe_repr(name)} of these widths",
+                hint="name the base that it was trained on with --base",
+                param="base",
             )
         kept = min(rank or 2 * update.rank, *weight.shape)
         source.updates[name], lost, change = without_magnitude(

@@ -15,7 +15,7 @@ from lorecall.adapters.core.refusals import (
 )
 from lorecall.adapters.peft_format.config import wrong_setting
 from lorecall.adapters.peft_format.files import WEIGHTS_FILE
-from lorecall.adapters.validation.base_facts import BaseFacts
+from lorecall.adapters.validation.base_facts import NO_BASE, BaseFacts
 
 FUSED = {"gate_up_proj": (("gate_proj", "up_proj"), ("w1", "w3")), "down_proj": (("down_proj",), ("w2",))}
 """The tensors of all experts, in the order in which PEFT wraps them, and what a base has of each expert."""
@@ -61,7 +61,7 @@ class Parameters:
             )
         self._named = named
         self._modules = frozenset(modules)
-        self._base = base or BaseFacts(frozenset(), "", {}, frozenset())
+        self._base = base or NO_BASE
         self._experts: dict[str, int] = {}
         for match in filter(None, map(_EXPERT.fullmatch, self._base.modules)):
             self._experts[match[1]] = max(self._experts.get(match[1], 0), int(match[2]) + 1)

@@ -18,11 +18,11 @@ from lorecall.adapters.peft_format.patterns import Targets
 from lorecall.adapters.peft_format.weights import is_frozen, not_lora
 from lorecall.adapters.validation.base_facts import BaseFacts
 from lorecall.adapters.validation.config_checks import check_config
+from lorecall.adapters.validation.weight_checks import not_finite
 
 if TYPE_CHECKING:
     import torch
 
-MAX_BYTES = 8 << 30
 _ANY_RANK = 1 << 20
 _CONVERTED = {"use_dora": False, "init_lora_weights": True, "corda_config": None, "target_parameters": None}
 """What `check_config` would refuse, and a conversion takes out."""
@@ -57,7 +57,7 @@ def read_source(source: Path, base: BaseFacts | None = None) -> Source:
     files = weights_files(source)
     raw = read_json_bytes(source, CONFIG_FILE, follow_links=True).removeprefix(codecs.BOM_UTF8)
     config = parse_object(raw, CONFIG_FILE)
-    tensors = read_tensors(files, max_bytes=MAX_BYTES)
+    tensors = read_tensors(files)
     steps = [f"read from {len(files)} files"] if len(files) > 1 else []
     if files[0].suffix != ".safetensors":
         steps.append("read from PyTorch's format, without running code of it")
@@ -120,7 +120,14 @@ def _grouped(tensors: Mapping[str, "torch.Tensor"]) -> dict[str, dict[str, Any]]
         if kind == "float64":
             tensor = tensor.float()  # noqa: PLW2901  # the same tensor in a served precision
         elif kind not in _DTYPES:
-            raise WeightsRefusedError(Reason.BAD_DTYPE, f"{safe_repr(name)} is {kind}", param=WEIGHTS_FILE)
+            raise WeightsRefusedError(
+                Reason.BAD_DTYPE,
+                f"{safe_repr(name)} is {kind}",
+                hint="save it as float32, bfloat16 or float16",
+                param=WEIGHTS_FILE,
+            )
+        if not tensor.isfinite().all():
+            raise not_finite(name)
         if tensor.dim() != (1 if part.kind == "m" else 2) and not (part.kind == "m" and tensor.dim() == 2):
             raise WeightsRefusedError(
                 Reason.BAD_SHAPE,

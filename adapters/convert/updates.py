@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lorecall.adapters.validation.weight_checks import not_finite
+
 if TYPE_CHECKING:
     import torch
 
@@ -65,6 +67,9 @@ def without_magnitude(
 
     Returns:
         The LoRA with scaling 1, and the squared Frobenius norms of what it misses and of the whole change.
+
+    Raises:
+        WeightsRefusedError: The change has values that are no numbers, such as of a row of zeros.
     """
     import torch  # noqa: PLC0415
 
@@ -72,6 +77,8 @@ def without_magnitude(
     direction = before + update.scaling * (update.b.double() @ update.a.double())
     factor = magnitude.double().reshape(-1) / direction.norm(dim=1)
     change = factor[:, None] * direction - before
+    if not change.isfinite().all():
+        raise not_finite("the change of the weights")
     if min(change.shape) <= _EXACT_SVD:
         u, s, vh = torch.linalg.svd(change, full_matrices=False)
     else:

@@ -15,6 +15,7 @@ from lorecall.adapters.bases.served_model import load_served_model
 from lorecall.adapters.convert.convert import convert_adapter
 from lorecall.adapters.convert.lora_names import module_of_base
 from lorecall.adapters.convert.raw_files import read_tensors
+from lorecall.adapters.core.errors import BaseModelError
 from lorecall.adapters.core.refusals import Reason, RefusedError
 from lorecall.adapters.peft_format.files import CONFIG_FILE, WEIGHTS_FILE
 from lorecall.adapters.validation.base_facts import read_base_facts
@@ -271,6 +272,19 @@ def test_what_cannot_be_plain_is_refused(spoil: Any, words: str, good: Path, tmp
     with pytest.raises(RefusedError, match=words):
         convert_adapter(good, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_what_is_no_folder_and_what_is_no_base_are_named(good: Path, base: Path, tmp_path: Path) -> None:
+    """A path that is not there, a file, and a base that transformers cannot read."""
+    for wrong in (tmp_path / "nowhere", good / CONFIG_FILE):
+        with pytest.raises(RefusedError, match="is no folder that can be read"):
+            convert_adapter(wrong, tmp_path / "out")
+    dora = build_tiny_adapter(tmp_path / "dora", base, modules=("q_proj",), use_dora=True)
+    strange = Path(shutil.copytree(base, tmp_path / "strange"))
+    config = json.loads((strange / "config.json").read_text())
+    (strange / "config.json").write_text(json.dumps(config | {"model_type": "of-tomorrow"}))
+    with pytest.raises(BaseModelError, match="transformers cannot read"):
+        convert_adapter(dora, tmp_path / "out", base=strange)
 
 
 def test_values_stay_as_they_are(good: Path, tmp_path: Path) -> None:
