@@ -41,17 +41,23 @@ def load_served_model(base: Path) -> Any:
             param="base",
         )
     import torch  # noqa: PLC0415
+    from safetensors import SafetensorError  # noqa: PLC0415
     from transformers import AutoConfig, AutoModelForCausalLM  # noqa: PLC0415
 
-    config = AutoConfig.from_pretrained(base)
-    if manifest.scheme != NONE:
-        config.quantization_config["dequantize"] = True
-    if config.model_type in SEES_ONE_MORE:
-        config.sliding_window += 1
-    with _float_experts():
-        model, info = AutoModelForCausalLM.from_pretrained(
-            base, config=config, dtype=torch.float32, output_loading_info=True, **_attention(config)
-        )
+    try:
+        config = AutoConfig.from_pretrained(base)
+        if manifest.scheme != NONE:
+            config.quantization_config["dequantize"] = True
+        if config.model_type in SEES_ONE_MORE:
+            config.sliding_window += 1
+        with _float_experts():
+            model, info = AutoModelForCausalLM.from_pretrained(
+                base, config=config, dtype=torch.float32, output_loading_info=True, **_attention(config)
+            )
+    except (ValueError, OSError, ImportError, KeyError, AttributeError, TypeError, SafetensorError) as error:
+        raise BaseModelError(
+            f"transformers cannot read {base}: {error}", hint="prepare it again with --force", param="base"
+        ) from error
     if info["missing_keys"]:
         missing = ", ".join(sorted(info["missing_keys"])[:5])
         raise BaseModelError(f"{base} lacks weights: {missing}", hint="prepare it again with --force")

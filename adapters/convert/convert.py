@@ -22,7 +22,9 @@ from lorecall.adapters.peft_format.config import MAX_TARGETS
 from lorecall.adapters.peft_format.files import CONFIG_FILE, TRAINING_FILE, WEIGHTS_FILE
 from lorecall.adapters.peft_format.training_record import read_training
 from lorecall.adapters.peft_format.weights import PREFIX
+from lorecall.adapters.validation.base_facts import read_base_facts
 from lorecall.adapters.validation.config_checks import is_harmless
+from lorecall.adapters.validation.weight_checks import not_finite
 
 
 @dataclass
@@ -56,7 +58,8 @@ def convert_adapter(
     Args:
         source: The folder that the trainer wrote.
         out: The PEFT directory to make; replaced if it exists.
-        base: A base made by `lorecall base prepare`. DoRA needs it; the names of modules are looked up in it.
+        base: A base made by `lorecall base prepare`. DoRA and `target_parameters` need it; the names of modules
+            are looked up in it.
         initial: The adapter before its training, for PiSSA, OLoRA, CorDA and LoftQ.
         rank: The rank of each module of a DoRA's result; None for twice its own.
 
@@ -64,9 +67,8 @@ def convert_adapter(
         RefusedError: The source cannot be converted, with what is missing.
         BaseModelError: The base cannot be read.
     """
-    model = _load(base) if base is not None else None
-    known = {name for name, _ in model.named_modules()} if model is not None else frozenset()
-    read = read_source(source, known)
+    facts = read_base_facts(base) if base is not None else None
+    read = read_source(source, facts)
     embedded = any(update.embedding for update in read.updates.values())
     if read.config.get("ensure_weight_tying") and embedded and "lm_head" not in read.updates:
         raise WeightsRefusedError(
@@ -84,10 +86,13 @@ def convert_adapter(
                 hint="give the adapter as it was before the training with --initial DIR",
                 param="init_lora_weights",
             )
-        read = _without_initial(read, read_source(initial, known), start)
+        read = _without_initial(read, read_source(initial, facts), start)
     result = Conversion(0, 0, read.steps)
     if any(update.magnitude is not None for update in read.updates.values()):
-        result.error = _without_magnitudes(read, model, rank)
+        result.error = _without_magnitudes(read, base, rank)
+    for name, update in read.updates.items():
+        if not (update.a.isfinite().all() and update.b.isfinite().all()):
+            raise not_finite(name)
     result.rank = max(update.rank for update in read.updates.values())
     result.modules = len(read.updates)
     training = read_training(source, follow_links=True)
@@ -115,6 +120,7 @@ def _without_initial(trained: Source, initial: Source, start: str) -> Source:
             raise WeightsRefusedError(
                 Reason.BAD_SHAPE,
                 f"{safe_repr(name)} has other widths in the initial adapter",
+                hint="--initial is the same adapter, before its training",
                 param="initial",
             )
     updates = {name: less_initial(one, initial.updates[name]) for name, one in trained.updates.items()}
@@ -123,23 +129,29 @@ def _without_initial(trained: Source, initial: Source, start: str) -> Source:
     )
 
 
-def _without_magnitudes(source: Source, model: Any, rank: int | None) -> float:
+def _without_magnitudes(source: Source, base: Path | None, rank: int | None) -> float:
     """Replace each DoRA by a plain LoRA, and return the relative error over all modules."""
-    if model is None:
+    from lorecall.adapters.bases.served_model import load_served_model  # noqa: PLC0415
+
+    if base is None:
         raise ConfigRefusedError(
             Reason.UNSUPPORTED_FEATURE,
             "the adapter uses DoRA, whose effect depends on the base's weights",
             hint="name the prepared base with --base DIR",
             param="use_dora",
         )
+    modules = dict(load_served_model(base).named_modules())
     missed = whole = 0.0
     for name, update in source.updates.items():
         if update.magnitude is None:
             continue
-        weight = getattr(dict(model.named_modules()).get(name), "weight", None)
+        weight = getattr(modules.get(name), "weight", None)
         if update.embedding or weight is None or weight.shape != (update.b.shape[0], update.a.shape[1]):
             raise BaseMismatchError(
-                Reason.UNKNOWN_MODULE, f"the base has no linear module {safe_repr(name)} of these widths"
+                Reason.UNKNOWN_MODULE,
+                f"the base has no linear module {safe_repr(name)} of these widths",
+                hint="name the base that it was trained on with --base",
+                param="base",
             )
         kept = min(rank or 2 * update.rank, *weight.shape)
         source.updates[name], lost, change = without_magnitude(
@@ -186,9 +198,3 @@ def _save(updates: Mapping[str, Update], file: Path) -> None:
         for side, matrix in (("A", update.a), ("B", update.b)):
             tensors[f"{PREFIX}{name}.{form.format(side)}"] = matrix.clone().contiguous()
     save_file(tensors, file, metadata={"format": "pt"})
-
-
-def _load(base: Path) -> Any:
-    from lorecall.adapters.bases.served_model import load_served_model  # noqa: PLC0415
-
-    return load_served_model(base)

@@ -52,6 +52,9 @@ def module_of_base(module: str, known: Collection[str] = ()) -> str:
     plain = module.replace("model.language_model.", "model.").replace("language_model.", "")
     plain = re.sub(r"^(?:model\.)?unembed_tokens$", "lm_head", plain)
     forms = [module, plain, f"model.{plain}"]
+    forms += [
+        form.replace(".mlp.", ".block_sparse_moe.") for form in forms
+    ]  # Mixtral's, since transformers 5
     if known:
         return next((form for form in forms if form in known), module)
     return f"model.{plain}" if plain.startswith(("layers.", "embed_tokens")) else plain

@@ -1,6 +1,8 @@
 """Read the tensors of an adapter from whatever files its trainer wrote: safetensors, shards, PyTorch's .bin."""
 
+import os
 import re
+import warnings
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,18 +18,27 @@ MLX_WEIGHTS = "adapters.safetensors"
 _SHARD = re.compile(r"adapter_model-(?P<part>\d{5})-of-(?P<parts>\d{5})\.(?:safetensors|bin)")
 _PICKLED = ("adapter_model.bin", "adapter_model.pt")
 _MAX_PICKLE_BYTES = 16 << 20
+_MAX_BYTES = 8 << 30
 
 
 def weights_files(directory: Path) -> list[Path]:
     """Return the files of a directory that hold its tensors: one, or all shards in order.
 
     Raises:
-        FileRefusedError: There are none, or a shard is missing.
+        FileRefusedError: There are none, a shard is missing, or the directory cannot be read.
     """
+    try:
+        names = [path.name for path in directory.iterdir()]
+    except OSError as error:
+        raise FileRefusedError(
+            Reason.UNREADABLE,
+            f"{directory} is no folder that can be read: {error.strerror}",
+            hint="name the folder that the trainer wrote",
+        ) from error
     for name in (WEIGHTS_FILE, *_PICKLED, MLX_WEIGHTS):
         if (directory / name).is_file():
             return [directory / name]
-    shards = {match["part"]: match for path in directory.iterdir() if (match := _SHARD.fullmatch(path.name))}
+    shards = {match["part"]: match for name in names if (match := _SHARD.fullmatch(name))}
     if shards:
         parts = int(next(iter(shards.values()))["parts"])
         lacking = sorted({f"{n:05}" for n in range(1, parts + 1)} - shards.keys())
@@ -45,7 +56,7 @@ def weights_files(directory: Path) -> list[Path]:
     raise AssertionError("the file was not there a moment ago")
 
 
-def read_tensors(files: list[Path], *, max_bytes: int) -> dict[str, "torch.Tensor"]:
+def read_tensors(files: list[Path], *, max_bytes: int = _MAX_BYTES) -> dict[str, "torch.Tensor"]:
     """Read all tensors into memory. Pickles are read with PyTorch's `weights_only`, which runs no code of theirs.
 
     Args:
@@ -80,17 +91,19 @@ def read_tensors(files: list[Path], *, max_bytes: int) -> dict[str, "torch.Tenso
 
 
 def _unpacked_size(file: Path) -> int:
-    if file.suffix == ".safetensors":
-        return file.stat().st_size
-    if not zipfile.is_zipfile(file):
-        raise FileRefusedError(
-            Reason.PICKLE,
-            f"{file.name} is no file of torch.save since PyTorch 1.6",
-            hint=f"save it again as {WEIGHTS_FILE} with the environment that trained it",
-            param=file.name,
-        )
-    with zipfile.ZipFile(file) as archive:
-        members = archive.infolist()
+    with open_plain(file.parent, file.name, follow_links=True) as opened:
+        if file.suffix == ".safetensors":
+            return os.fstat(opened.fileno()).st_size
+        try:
+            with zipfile.ZipFile(opened) as archive:
+                members = archive.infolist()
+        except Exception as error:  # of a damaged one; zipfile raises whatever it meets
+            raise FileRefusedError(
+                Reason.PICKLE,
+                f"{file.name} is no file of torch.save since PyTorch 1.6, or damaged",
+                hint=f"save it again as {WEIGHTS_FILE} with the environment that trained it",
+                param=file.name,
+            ) from error
     pickles = [member for member in members if member.filename.endswith(".pkl")]
     if any(member.file_size > _MAX_PICKLE_BYTES for member in pickles):
         raise FileRefusedError(
@@ -102,22 +115,31 @@ def _unpacked_size(file: Path) -> int:
 
 
 def _safetensors(file: Path) -> dict[str, "torch.Tensor"]:
+    from safetensors import SafetensorError  # noqa: PLC0415
     from safetensors.torch import load_file  # noqa: PLC0415  # brings in torch
 
-    with file.open("rb") as opened:
+    with open_plain(file.parent, file.name, follow_links=True) as opened:
         read_header(opened, file.name)
-    loaded: dict[str, torch.Tensor] = load_file(file)
+    try:
+        loaded: dict[str, torch.Tensor] = load_file(file)
+    except (SafetensorError, OSError, KeyError) as error:
+        raise WeightsRefusedError(
+            Reason.BAD_HEADER,
+            f"safetensors cannot read {file.name}: {safe_repr(str(error))}",
+            hint="save the adapter again",
+            param=file.name,
+        ) from error
     return loaded
 
 
 def _pickled(file: Path) -> dict[str, "torch.Tensor"]:
-    import pickle  # noqa: PLC0415  # for its error; PyTorch reads the file
-
     import torch  # noqa: PLC0415
 
     try:
-        loaded = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, KeyError, TypeError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on kinds of tensors that are refused below
+            loaded = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # of a damaged file, or one with code; PyTorch raises whatever it meets
         raise FileRefusedError(
             Reason.PICKLE,
             f"{file.name} holds more than tensors, or is damaged: it is not read",
@@ -133,4 +155,19 @@ def _pickled(file: Path) -> dict[str, "torch.Tensor"]:
             hint=f"save the weights alone, as {WEIGHTS_FILE}",
             param=file.name,
         )
-    return loaded
+    odd = next((name for name, one in loaded.items() if not _is_plain(one)), None)
+    if odd is not None:
+        raise WeightsRefusedError(
+            Reason.BAD_DTYPE,
+            f"{safe_repr(odd)} is sparse, nested or without its numbers",
+            hint=f"save the weights as they are in training, as {WEIGHTS_FILE}",
+            param=file.name,
+        )
+    return {name: one.detach() for name, one in loaded.items()}
+
+
+def _is_plain(tensor: "torch.Tensor") -> bool:
+    """Return whether a tensor has all its numbers, one by one."""
+    import torch  # noqa: PLC0415
+
+    return tensor.layout is torch.strided and not tensor.is_nested and tensor.device.type == "cpu"

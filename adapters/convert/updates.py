@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lorecall.adapters.validation.weight_checks import not_finite
+
 if TYPE_CHECKING:
     import torch
 
@@ -37,6 +39,7 @@ class Update:
 def less_initial(trained: Update, initial: Update) -> Update:
     """Return what PiSSA, OLoRA, CorDA or LoftQ is on the untouched base: s B A - s0 B0 A0, of both ranks.
 
+    With DoRA on top the magnitudes stay: its directions are those of the untouched base with that update.
     They take s0 B0 A0 out of the base's weights before the training (PEFT's `subtract_mutated_init`).
     """
     import torch  # noqa: PLC0415  # seconds to import
@@ -44,7 +47,8 @@ def less_initial(trained: Update, initial: Update) -> Update:
     share = initial.scaling / trained.scaling
     before = initial.b.to(trained.b.dtype) * -share
     a = torch.cat([trained.a, initial.a.to(trained.a.dtype)], dim=0)
-    return Update(a, torch.cat([trained.b, before], dim=1), trained.scaling, embedding=trained.embedding)
+    b = torch.cat([trained.b, before], dim=1)
+    return Update(a, b, trained.scaling, trained.magnitude, embedding=trained.embedding)
 
 
 def without_magnitude(
@@ -63,6 +67,9 @@ def without_magnitude(
 
     Returns:
         The LoRA with scaling 1, and the squared Frobenius norms of what it misses and of the whole change.
+
+    Raises:
+        WeightsRefusedError: The change has values that are no numbers, such as of a row of zeros.
     """
     import torch  # noqa: PLC0415
 
@@ -70,6 +77,8 @@ def without_magnitude(
     direction = before + update.scaling * (update.b.double() @ update.a.double())
     factor = magnitude.double().reshape(-1) / direction.norm(dim=1)
     change = factor[:, None] * direction - before
+    if not change.isfinite().all():
+        raise not_finite("the change of the weights")
     if min(change.shape) <= _EXACT_SVD:
         u, s, vh = torch.linalg.svd(change, full_matrices=False)
     else:

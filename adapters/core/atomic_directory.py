@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lorecall.adapters.core.atomic_file import sync, sync_tree
+from lorecall.adapters.core.errors import UsageError
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -33,12 +34,22 @@ def new_directory(out: Path) -> Iterator[Path]:
     An `out` that exists is replaced; the caller decides whether it may be. Whenever the process is killed or the
     power fails, `out` is what it was before, or the whole new directory. Only on systems that cannot exchange two
     directories in one step, as Linux can, may a kill leave no `out`; the next call then puts the old one back.
+
+    Raises:
+        UsageError: `out` is a file, or no directory can be made there.
     """
     out = out.resolve()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    _recover(out)
-    work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _recover(out)
+        work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as error:
+        raise UsageError(
+            f"{out} cannot be made: {error.strerror}", hint="name a directory that you may write", param="out"
+        ) from error
+    try:
+        if out.exists() and not out.is_dir():
+            raise UsageError(f"{out} is a file", hint="name another directory", param="out")
         yield work
         _make_readable(work)
         sync_tree(work)

@@ -8,13 +8,17 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lorecall.adapters.convert.raw_files import read_tensors
 from lorecall.adapters.core.atomic_directory import new_directory
 from lorecall.adapters.core.errors import AdapterError, UsageError
-from lorecall.adapters.peft_format.adapter import Adapter, open_adapter
+from lorecall.adapters.core.refusals import Reason, WeightsRefusedError, safe_repr
+from lorecall.adapters.peft_format.adapter import Adapter, OpenAdapter, open_adapter
 from lorecall.adapters.peft_format.config import LoraSettings
 from lorecall.adapters.peft_format.files import CONFIG_FILE, TRAINING_FILE, WEIGHTS_FILE
 from lorecall.adapters.peft_format.weights import PREFIX
+from lorecall.adapters.validation.base_facts import NO_BASE
 from lorecall.adapters.validation.config_checks import check_config
+from lorecall.adapters.validation.weight_checks import check_kinds, check_values, not_finite
 
 if TYPE_CHECKING:
     import torch
@@ -91,6 +95,7 @@ def write_dose(source: Path, dose: Dose, out: Path) -> Derived:
         adapter = files.adapter(vocabulary_scored=True)
         config, settings = dict(files.config), files.settings
         embedding = next((name for name, pair in files.lora.pairs.items() if pair.of_embedding), "")
+        _check_weights(files)
     if reason := adapter.refusal or (embedding and f"it adapts the embedding {embedding}"):
         raise AdapterError(f"{source} cannot be made weaker: {reason}", param="adapter")
     if dose.kind is Kind.RANK and dose.value > adapter.rank:
@@ -100,6 +105,14 @@ def write_dose(source: Path, dose: Dose, out: Path) -> Derived:
             param="ranks",
         )
     check_config(config, settings, max_rank=adapter.rank)
+    for module in adapter.modules:
+        if module.rank != settings.rank_of(module.name):
+            raise WeightsRefusedError(
+                Reason.RANK_MISMATCH,
+                f"{safe_repr(module.name)} has rank {module.rank}, not {settings.rank_of(module.name)} as stated",
+                hint="the configuration is of another adapter",
+                param="r",
+            )
     tensors, energy = _weaken(adapter, settings, dose)
     derived = Derived(str(dose.kind), dose.value, adapter.version, energy, adapter.training)
     if dose.kind is Kind.RANK:
@@ -113,6 +126,13 @@ def write_dose(source: Path, dose: Dose, out: Path) -> Derived:
         }
     _write(out, config, tensors, _training_record(adapter, derived))
     return derived
+
+
+def _check_weights(files: OpenAdapter) -> None:
+    """Check that a file holds nothing but LoRA matrices of finite numbers: all that is made weaker."""
+    check_kinds(files.lora, NO_BASE)
+    matrices = [tensor for pair in files.lora.pairs.values() for tensor in pair]
+    check_values(files.weights, matrices, half=False)
 
 
 def truncate(a: "torch.Tensor", b: "torch.Tensor", scaling: float, rank: int) -> Factors:
@@ -148,9 +168,7 @@ def squared_norm(a: "torch.Tensor", b: "torch.Tensor") -> float:
 
 def _weaken(adapter: Adapter, settings: LoraSettings, dose: Dose) -> tuple[dict[str, Any], float]:
     """Return the new tensors by name, with the dtypes of the old ones, and the share of the energy kept."""
-    from safetensors.torch import load_file  # noqa: PLC0415
-
-    tensors = load_file(adapter.path / WEIGHTS_FILE)
+    tensors = read_tensors([adapter.path / WEIGHTS_FILE])
     before = after = 0.0
     for module in adapter.modules:
         names = [f"{PREFIX}{module.name}.lora_{side}.weight" for side in "AB"]
@@ -164,6 +182,8 @@ def _weaken(adapter: Adapter, settings: LoraSettings, dose: Dose) -> tuple[dict[
         after += new_scaling**2 * squared_norm(new_a, new_b)
         for name, old, new in zip(names, (a, b), (new_a, new_b), strict=True):
             tensors[name] = new.to(old.dtype).contiguous()
+            if not tensors[name].isfinite().all():
+                raise not_finite(name)
     return tensors, after / before if before else 1.0
 
 

@@ -167,7 +167,7 @@ def _parse(
 
 def _module(name: str, pair: LoraPair) -> ModuleShape:
     a, b = pair.a.shape, pair.b.shape
-    if len(a) != 2 or len(b) != 2 or a[0] != b[1] or a[0] < 1:
+    if len(a) != 2 or len(b) != 2 or a[0] != b[1] or 0 in (*a, *b):
         raise WeightsRefusedError(
             Reason.BAD_SHAPE,
             f"{name} has A {list(a)} and B {list(b)}",

@@ -75,7 +75,7 @@ def read_settings(config: Mapping[str, Any]) -> LoraSettings:
         rank=_rank("r", config.get("r")),
         alpha=_alpha("lora_alpha", config.get("lora_alpha")),
         rslora=rslora,
-        target_modules=_targets(config.get("target_modules")),
+        target_modules=_targets(config.get("target_modules"), alone=not config.get("target_parameters")),
         rank_pattern={
             key: _rank(f"rank_pattern[{safe_repr(key)}]", value)
             for key, value in _patterns(config, "rank_pattern").items()
@@ -107,8 +107,8 @@ def _alpha(name: str, value: Any) -> float:
     return float(value)
 
 
-def _targets(value: Any) -> tuple[str, ...]:
-    if isinstance(value, str) and 0 < len(value) <= 4096:
+def _targets(value: Any, *, alone: bool) -> tuple[str, ...]:
+    if (isinstance(value, str) and 0 < len(value) <= 4096) or (value in (None, []) and not alone):
         return ()
     listed = isinstance(value, list) and 0 < len(value) <= MAX_TARGETS
     if not listed or not all(isinstance(item, str) and item for item in value):

@@ -45,6 +45,10 @@ class BaseFacts:
         return layers_of(self.modules)
 
 
+NO_BASE = BaseFacts(frozenset(), "", {}, frozenset())
+"""Where no base is at hand."""
+
+
 def read_base_facts(directory: Path, names: Collection[str] = ()) -> BaseFacts:
     """Read the facts of a model directory. Of the weights only the safetensors headers are read.
 
@@ -61,11 +65,13 @@ def read_base_facts(directory: Path, names: Collection[str] = ()) -> BaseFacts:
     if not files:
         raise BaseModelError(f"no safetensors in {directory}", hint="give a model directory", param="base")
     try:
-        config = json.loads((directory / "config.json").read_text())
+        config = _object(json.loads((directory / "config.json").read_text()), "config.json")
         manifest_file = directory / BASE_MANIFEST
         manifest = json.loads(manifest_file.read_text()) if manifest_file.exists() else {}
-        shapes = dict(_shapes(files, config.get("quantization_config") or {}))
-    except (OSError, ValueError, WeightsRefusedError) as error:
+        manifest = _object(manifest, BASE_MANIFEST)
+        quantization = config.get("quantization_config") or {}
+        shapes = dict(_shapes(files, _object(quantization, "quantization_config")))
+    except (OSError, ValueError, TypeError, ArithmeticError, WeightsRefusedError) as error:
         raise BaseModelError(f"{directory} cannot be read: {error}", param="base") from error
     embeddings = frozenset(module for module in shapes if module.rpartition(".")[2] in _EMBEDDINGS)
     if config.get("tie_word_embeddings") and "lm_head" not in shapes and embeddings:
@@ -75,15 +81,22 @@ def read_base_facts(directory: Path, names: Collection[str] = ()) -> BaseFacts:
     stated += [str(manifest.get(key) or "") for key in ("name", "source")] + [
         str(config.get("_name_or_path") or "")
     ]
+    classes = config.get("architectures")
     return BaseFacts(
         names=frozenset(filter(None, (form(name) for name in stated for form in (base_name, plain_name)))),
         digest=str(manifest.get("digest", "")),
         modules=modules,
         embeddings=embeddings,
-        architectures=tuple(map(str, config.get("architectures") or ())),
+        architectures=tuple(map(str, classes if isinstance(classes, list) else ())),
         tied=bool(config.get("tie_word_embeddings")),
         tokenizer=read_companions(directory, follow_links=True),
     )
+
+
+def _object(value: Any, name: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError(f"{name} holds no JSON object")
+    return value
 
 
 def layers_of(modules: Iterable[str]) -> frozenset[int]:
@@ -94,7 +107,7 @@ def layers_of(modules: Iterable[str]) -> frozenset[int]:
 
 def _shapes(files: Iterable[Path], quantization: dict[str, Any]) -> Iterable[tuple[str, tuple[int, int]]]:
     """Yield module name and (d_out, d_in), the order of `torch.nn.Linear.weight`."""
-    bits = int(quantization.get("bits", 4))
+    bits = int(quantization.get("bits") or 4)
     for path in files:
         with path.open("rb") as file:
             for tensor in read_header(file, path.name):

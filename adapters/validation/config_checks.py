@@ -38,7 +38,8 @@ UNSUPPORTED = {
 }
 _INSTEAD = {
     "use_dora": "make a plain LoRA that is close to it: lorecall adapters convert DIR --base DIR --out DIR",
-    "target_parameters": "train target_modules alone: attention, dense layers; on a GPU experts one by one, too",
+    "target_parameters": "make a LoRA of each expert, which a GPU serves: lorecall adapters convert DIR"
+    " --base DIR --out DIR; or train target_modules alone",
 }
 # Initialisations that leave the base's weights alone; the others (PiSSA, OLoRA, CorDA, LoftQ) change them.
 _HARMLESS_INITS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")

@@ -172,15 +172,20 @@ def check_values(source: BinaryIO, tensors: Iterable[TensorEntry], *, half: bool
             if largest > (in_half if half else in_full):
                 fits = "float16" if half else "bfloat16"
                 what = "NaN or infinite" if largest >= exponent else f"too large for {fits}"
-                raise WeightsRefusedError(
-                    Reason.NOT_FINITE,
-                    f"{safe_repr(tensor.name)} has values that are {what}",
-                    hint="the training diverged: train it again with a lower learning rate",
-                    param=WEIGHTS_FILE,
-                )
+                raise not_finite(tensor.name, what)
         if not largest:
             zero.add(tensor.name)
     return frozenset(zero)
+
+
+def not_finite(name: str, what: str = "NaN or infinite") -> WeightsRefusedError:
+    """Return the refusal of values that no engine can use."""
+    return WeightsRefusedError(
+        Reason.NOT_FINITE,
+        f"{safe_repr(name)} has values that are {what}",
+        hint="the training diverged: train it again with a lower learning rate",
+        param=WEIGHTS_FILE,
+    )
 
 
 def _check_shapes(module: str, pair: LoraPair, settings: LoraSettings, base: BaseFacts) -> None:

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 Base = Annotated[
     Path | None,
-    typer.Option(help="The prepared base: DoRA needs it, and names of modules are looked up in it."),
+    typer.Option(
+        help="The prepared base: DoRA and fused experts need it, and names of modules are looked up in it."
+    ),
 ]
 Initial = Annotated[
     Path | None,
@@ -32,7 +34,7 @@ def convert(
     initial: Initial = None,
     rank: Rank = None,
 ) -> None:
-    """Make a plain LoRA of an adapter as a trainer saved it: .bin, shards, MLX, PiSSA, DoRA, other names."""
+    """Make a plain LoRA of what a trainer saved: .bin, shards, MLX, PiSSA, DoRA, fused experts, other names."""
     from lorecall.adapters.convert.convert import convert_adapter
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

@@ -15,6 +15,7 @@ from lorecall.adapters.bases.served_model import load_served_model
 from lorecall.adapters.convert.convert import convert_adapter
 from lorecall.adapters.convert.lora_names import module_of_base
 from lorecall.adapters.convert.raw_files import read_tensors
+from lorecall.adapters.core.errors import BaseModelError
 from lorecall.adapters.core.refusals import Reason, RefusedError
 from lorecall.adapters.peft_format.files import CONFIG_FILE, WEIGHTS_FILE
 from lorecall.adapters.validation.base_facts import read_base_facts
@@ -134,6 +135,36 @@ def test_dora_of_full_rank_is_exact_and_less_says_its_error(model: Any, base: Pa
     assert f"{errors[0]:.3%}" in convert_adapter(folder, tmp_path / "16", base=base, rank=16).steps[-1]
 
 
+@pytest.mark.parametrize("init", ["pissa", "olora"])
+def test_dora_on_a_changed_base_keeps_its_magnitudes(
+    init: str, model: Any, base: Path, tmp_path: Path
+) -> None:
+    """Both are undone: at full width the result gives the logits of the model as it was trained."""
+    initial, folder, tuned = trained(model, base, tmp_path, init, use_dora=True)
+    with torch.no_grad():
+        for name, weight in tuned.named_parameters():
+            if "magnitude" in name:
+                weight.mul_(1.2)
+        tuned.save_pretrained(folder)
+        expected = tuned(IDS).logits
+    setting(base_model_name_or_path=str(base))(folder)
+    with pytest.raises(RefusedError, match="depends on the base's weights"):
+        convert_adapter(folder, tmp_path / "out", initial=initial)
+    result = convert_adapter(folder, tmp_path / "out", base=base, initial=initial, rank=64)
+    assert result.error < 1e-5
+    torch.testing.assert_close(logits(model, tmp_path / "out"), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_magnitudes_that_the_configuration_does_not_name_are_no_silent_loss(
+    model: Any, base: Path, tmp_path: Path
+) -> None:
+    """PEFT would leave them out of the file and say so in a warning."""
+    _, folder, _ = trained(model, base, tmp_path, init=True, use_dora=True)
+    setting(use_dora=False)(folder)
+    with pytest.raises(RefusedError, match="does not say use_dora"):
+        convert_adapter(folder, tmp_path / "out", base=base)
+
+
 def test_the_error_is_that_of_the_weights(model: Any, base: Path, tmp_path: Path) -> None:
     """Computed again from PEFT's merged weights and the result's, over all modules."""
     _, folder, tuned = trained(model, base, tmp_path, init=True, use_dora=True)
@@ -241,6 +272,19 @@ def test_what_cannot_be_plain_is_refused(spoil: Any, words: str, good: Path, tmp
     with pytest.raises(RefusedError, match=words):
         convert_adapter(good, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_what_is_no_folder_and_what_is_no_base_are_named(good: Path, base: Path, tmp_path: Path) -> None:
+    """A path that is not there, a file, and a base that transformers cannot read."""
+    for wrong in (tmp_path / "nowhere", good / CONFIG_FILE):
+        with pytest.raises(RefusedError, match="is no folder that can be read"):
+            convert_adapter(wrong, tmp_path / "out")
+    dora = build_tiny_adapter(tmp_path / "dora", base, modules=("q_proj",), use_dora=True)
+    strange = Path(shutil.copytree(base, tmp_path / "strange"))
+    config = json.loads((strange / "config.json").read_text())
+    (strange / "config.json").write_text(json.dumps(config | {"model_type": "of-tomorrow"}))
+    with pytest.raises(BaseModelError, match="transformers cannot read"):
+        convert_adapter(dora, tmp_path / "out", base=strange)
 
 
 def test_values_stay_as_they_are(good: Path, tmp_path: Path) -> None:

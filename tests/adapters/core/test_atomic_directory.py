@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from lorecall.adapters.core.atomic_directory import digest_files, new_directory
+from lorecall.adapters.core.errors import UsageError
 
 from tests.adapters.killing import killed_before_each_step
 
@@ -38,6 +39,17 @@ def test_a_failing_block_leaves_nothing(tmp_path: Path) -> None:
         build()
     assert names_in(tmp_path) == ["model"]
     assert names_in(out) == ["old"]
+
+
+def test_a_place_where_none_can_be_made_is_named(tmp_path: Path) -> None:
+    """A file, and a name below a file: both are the caller's to change, and stay as they are."""
+    file = tmp_path / "file"
+    file.write_text("mine")
+    for out, words in ((file, "is a file"), (file / "model", "cannot be made")):
+        with pytest.raises(UsageError, match=words), new_directory(out):
+            pytest.fail("there is no directory to fill")
+    assert file.read_text() == "mine"
+    assert names_in(tmp_path) == ["file"]
 
 
 def test_an_existing_directory_is_replaced_whole(tmp_path: Path) -> None:

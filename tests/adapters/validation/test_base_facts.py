@@ -68,6 +68,26 @@ def test_packed_formats(method: str, bits: int, packed: tuple[int, int], tmp_pat
     assert read_base_facts(tmp_path).modules == {"model.layers.0.mlp.up_proj": (64, 96)}
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.json", "[]"),
+        ("config.json", '{"quantization_config": 3}'),
+        ("config.json", '{"quantization_config": {"bits": "x"}}'),
+        ("lorecall-base.json", "[]"),
+        ("lorecall-base.json", "{"),
+    ],
+)
+def test_a_damaged_description_is_an_error_of_the_base(name: str, content: str, tmp_path: Path) -> None:
+    """Whatever type is in the place of another."""
+    (tmp_path / "config.json").write_text("{}")
+    save_file({"x.weight": np.zeros((2, 2), np.float32)}, tmp_path / "model.safetensors")
+    assert read_base_facts(tmp_path).modules == {"x": (2, 2)}
+    (tmp_path / name).write_text(content)
+    with pytest.raises(BaseModelError, match="cannot be read"):
+        read_base_facts(tmp_path)
+
+
 def test_no_model_is_an_error_of_the_base(tmp_path: Path) -> None:
     """A directory without a model, and one with a broken header, are errors about the base."""
     with pytest.raises(BaseModelError, match="no safetensors"):
