@@ -1,4 +1,4 @@
-"""The chart's custom resources are what their CRDs take: those of the Gateway API, KEDA and the Prometheus operator.
+"""Custom resources of the chart are what their CRDs take: the Gateway API's, KEDA's, the Prometheus operator's.
 
 InferencePool is compared with its golden file alone: nobody packs its CRD.
 """
@@ -6,6 +6,7 @@ InferencePool is compared with its golden file alone: nobody packs its CRD.
 import json
 import shutil
 import subprocess
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +40,15 @@ def complaints(manifests: list[dict[str, Any]]) -> list[str]:
     return found
 
 
-def test_every_custom_resource_is_what_its_crd_takes() -> None:
-    """All four kinds, types and patterns of their fields, and none that the CRD does not have."""
-    manifests = [*rendered("--values", PROFILES["all"]), *rendered("--values", PROFILES["fleet"])]
-    manifests += rendered("--set", SETTINGS)
+@pytest.fixture(scope="module")
+def manifests() -> list[dict[str, Any]]:
+    """One of each kind, and another HTTPRoute: to the Service."""
+    found = [each for profile in ("all", "fleet") for each in rendered("--values", PROFILES[profile])]
+    return [*found, *rendered("--set", SETTINGS)]
+
+
+def test_every_custom_resource_is_what_its_crd_takes(manifests: list[dict[str, Any]]) -> None:
+    """Types and patterns of their fields, and no field that the CRD does not have."""
     assert {each["kind"] for each in manifests} == KINDS
     assert complaints(manifests) == []
 
@@ -64,12 +70,10 @@ def test_every_custom_resource_is_what_its_crd_takes() -> None:
     ],
 )
 def test_what_a_crd_refuses_is_found(
-    kind: str, path: tuple[str | int, ...], value: object, said: str
+    manifests: list[dict[str, Any]], kind: str, path: tuple[str | int, ...], value: object, said: str
 ) -> None:
     """A value of the wrong type or form, and a field that is written otherwise, each with its place."""
-    manifests = [*rendered("--values", PROFILES["all"]), *rendered("--values", PROFILES["fleet"])]
-    (spoiled,) = [each for each in manifests if each["kind"] == kind]
-    assert complaints([spoiled]) == []
+    spoiled = deepcopy(next(each for each in manifests if each["kind"] == kind))
     at: Any = spoiled
     for step in path[:-1]:
         at = at[step]
