@@ -108,10 +108,13 @@ async def build_serving(
 
 def served_chat(args: Namespace) -> Any:
     """Return vLLM's parameters of a chat as its own routes use them: the chat template and its arguments."""
-    from vllm.entrypoints.launchers.cli_args import resolve_default_chat_template_kwargs
     from vllm.renderers import ChatParams
     from vllm.renderers.chat_utils import load_chat_template
 
+    try:
+        from vllm.entrypoints.common.cli_args import resolve_default_chat_template_kwargs
+    except ImportError:  # vLLM 0.32
+        from vllm.entrypoints.launchers.cli_args import resolve_default_chat_template_kwargs
     return ChatParams(
         load_chat_template(args.chat_template),
         args.chat_template_content_format,
