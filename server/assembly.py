@@ -8,6 +8,7 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
+from lorecall.adapters.access.rate_limit import RateLimiter
 from lorecall.adapters.access.source_list import SourceList
 from lorecall.adapters.core.errors import UsageError
 from lorecall.adapters.intake.pipeline import AdapterPipeline
@@ -95,7 +96,7 @@ async def build_serving(
     plane.load_checks = LoadChecks(scoring.known_text, settings.load_checks, epsilon, metrics)
     await serving.limits.limiter.check()
     follower = Follower(plane, metrics, settings.poll_seconds, guard.reload)
-    background: Background = [follower.run(), stop_at_the_end(intake)]
+    background: Background = [follower.run(), close_at_the_end(intake, serving.limits.limiter)]
     try:
         await follower.catch_up()
         await follower.settled()
@@ -107,10 +108,13 @@ async def build_serving(
 
 def served_chat(args: Namespace) -> Any:
     """Return vLLM's parameters of a chat as its own routes use them: the chat template and its arguments."""
-    from vllm.entrypoints.launchers.cli_args import resolve_default_chat_template_kwargs
     from vllm.renderers import ChatParams
     from vllm.renderers.chat_utils import load_chat_template
 
+    try:
+        from vllm.entrypoints.common.cli_args import resolve_default_chat_template_kwargs
+    except ImportError:  # vLLM 0.32
+        from vllm.entrypoints.launchers.cli_args import resolve_default_chat_template_kwargs
     return ChatParams(
         load_chat_template(args.chat_template),
         args.chat_template_content_format,
@@ -118,12 +122,13 @@ def served_chat(args: Namespace) -> Any:
     )
 
 
-async def stop_at_the_end(intake: AdapterPipeline) -> None:
-    """Wait until the server stops, and end its downloads then: the process waits for their threads."""
+async def close_at_the_end(intake: AdapterPipeline, limiter: RateLimiter) -> None:
+    """Wait until the server stops; then end its downloads, whose threads it would wait for, and leave Redis."""
     try:
         await asyncio.Event().wait()
     finally:
         intake.stop()
+        await limiter.aclose()
 
 
 def build_audits(

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import redis
+
 
 class MissingRedisError(Exception):
     """Redis is not installed."""
@@ -34,6 +36,11 @@ class Redis:
     def url(self) -> str:
         """Its address."""
         return f"redis://127.0.0.1:{self.port}/0"
+
+    def connected(self) -> int:
+        """How many connections clients have to it, but this one's."""
+        with redis.Redis(port=self.port) as asking:
+            return len(asking.client_list()) - 1
 
     def start(self) -> None:
         """Start it, empty, and wait until it answers."""

@@ -111,6 +111,9 @@ class Buckets(Protocol):
             The seconds to wait for each; all 0 if everything was taken.
         """
 
+    async def aclose(self) -> None:
+        """Close the connections, if there are any."""
+
 
 class OwnBuckets:
     """The buckets of this process alone.
@@ -135,6 +138,9 @@ class OwnBuckets:
             if len(self._full_at) > self._prune_above:
                 self._prune(now)
         return waits
+
+    async def aclose(self) -> None:
+        """Do nothing: there are no connections."""
 
     def _prune(self, now: float) -> None:
         """Forget full buckets: one that is not known is full."""
@@ -185,6 +191,10 @@ class RateLimiter:
     async def check(self) -> None:
         """Ask the buckets for nothing: shared ones that do not answer are in the log from the start."""
         await self._buckets.take({})
+
+    async def aclose(self) -> None:
+        """Close the buckets' connections."""
+        await self._buckets.aclose()
 
     async def admit(
         self, limits: Mapping[str, RateLimits], *, requests: int = 1, tokens: int = 0

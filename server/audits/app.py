@@ -58,6 +58,7 @@ def make_app(server: str, registry: Registry, settings: ServerSettings, host: st
         yield
         follow.cancel()
         await asyncio.to_thread(parts.worker.close)
+        await limits.limiter.aclose()
         registry.close()
 
     app = FastAPI(title="lorecall audit", lifespan=lifespan)

@@ -243,6 +243,7 @@ def test_every_port_names_its_protocol(helm: Path, profile: str) -> None:
     ]
     assert ports
     assert {port["protocol"] for port in ports} == {"TCP"}
+    assert all(0 < port.get("port", port.get("containerPort")) < 1 << 16 for port in ports)
 
 
 @pytest.mark.parametrize(("profile", "secret"), [("all", "lorecall-key"), ("cpu", "lorecall-api-key")])
@@ -408,6 +409,9 @@ def test_the_rules_and_the_dashboards_reach_the_cluster_whole(helm: Path) -> Non
         ("limits.auditSnippets=many", "auditSnippets"),
         ("limits.port=0", "port"),
         ("server.extraEnv[0].name=A,server.extraEnv[0].value=5", "extraEnv"),
+        ("server.extraEnv[0].name=A,server.extraEnv[0].value=a,server.extraEnv[1].name=A", "extraEnv: A"),
+        ("server.extraEnv[0].name=LORECALL_STORE,server.extraEnv[0].value=/x", "extraEnv: LORECALL_STORE"),
+        ("server.extraEnv[0].name=A,server.extraEnv[1].name=A", "extraEnv"),
         ("audit.extraEnv[0].name=A,audit.extraEnv[0].value=true", "extraEnv"),
         ("server.tolerations[0].value=1", "tolerations"),
         ("audit.tolerations[0].value=1", "tolerations"),

@@ -113,13 +113,13 @@ def stock_engine(start_module_host: Callable[..., EngineHost], tiny: Callable[[s
 def served(tiny: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """One `lorecall serve` over the tiny INT8 base, shared by the session; tests name adapters of their own.
 
-    It logs all that it can, so that a test sees what it does not log.
+    It logs all that it can, so that a test sees what it does not log, and knows calls of tools.
     """
     talkative = {"VLLM_LOGGING_LEVEL": "DEBUG"}
     server = Served(
         tiny("int8-w8a8"),
         tmp_path_factory.mktemp("served"),
-        (*SMALL, "--uvicorn-log-level", "debug"),
+        (*SMALL, "--uvicorn-log-level", "debug", "--enable-auto-tool-choice", "--tool-call-parser", "hermes"),
         talkative,
     )
     yield server

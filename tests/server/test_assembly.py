@@ -1,5 +1,6 @@
 """A server is wired as its settings say."""
 
+import asyncio
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
@@ -7,6 +8,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from lorecall.adapters.access.fleet_limits import make_buckets
+from lorecall.adapters.access.rate_limit import RateLimiter
 from lorecall.adapters.core.refusals import RefusedError
 from lorecall.adapters.registry.audit_tables import AuditState
 from lorecall.adapters.registry.registry import Registry
@@ -14,7 +17,7 @@ from lorecall.adapters.validation.base_facts import read_base_facts
 from lorecall.audit.jobs.order import make_order
 from lorecall.audit.policy.policy import Policy
 from lorecall.audit.scorer import AdapterVersion, EngineInfo
-from lorecall.server.assembly import make_pipeline, watch_verdicts
+from lorecall.server.assembly import close_at_the_end, make_pipeline, watch_verdicts
 from lorecall.server.audits.admission import AuditGate
 from lorecall.server.audits.wiring import make_audits
 from lorecall.server.observability.metrics import AdapterLabels
@@ -22,6 +25,7 @@ from lorecall.server.settings import ServerSettings
 from prometheus_client import CollectorRegistry
 
 from tests.adapters import spoiling
+from tests.redis_server import MissingRedisError, Redis, running_redis
 
 
 def client(device: str, model_type: str = "llama") -> Any:
@@ -81,6 +85,28 @@ def test_the_settings_say_where_adapters_may_come_from(tmp_path: Path, *, keyed:
                 sources.check(source)
     finally:
         registry.close()
+
+
+def test_the_end_of_a_server_leaves_redis(tmp_path: Path) -> None:
+    """Its downloads are stopped, and no connection stays open."""
+    stopped: list[bool] = []
+    intake: Any = SimpleNamespace(stop=lambda: stopped.append(True))
+
+    async def run(server: Redis) -> None:
+        limiter = RateLimiter(make_buckets(server.url))
+        await limiter.check()
+        work = asyncio.create_task(close_at_the_end(intake, limiter))
+        await asyncio.sleep(0)
+        assert (server.connected(), stopped) == (1, [])
+        work.cancel()
+        await asyncio.wait([work])
+
+    try:
+        with running_redis(tmp_path) as server:
+            asyncio.run(run(server))
+            assert (server.connected(), stopped) == (0, [True])
+    except MissingRedisError as error:
+        pytest.skip(str(error))
 
 
 @pytest.mark.parametrize("renewing", [False, True])

@@ -145,6 +145,53 @@ valueFrom:
 {{- end }}
 {{- end }}
 
+{{- define "lorecall.baseEnv" -}}
+- {name: HOME, value: /tmp}
+- {name: HF_HOME, value: /data/hub}
+{{- include "lorecall.hubEnv" . }}
+{{- end }}
+
+{{- define "lorecall.serverEnv" -}}
+{{ include "lorecall.baseEnv" . }}
+- {name: LORECALL_STORE, value: /data/adapters}
+- {name: LORECALL_OPEN_METRICS, value: "true"}
+- name: LORECALL_ADMIN_KEY
+  {{- include "lorecall.keyEnv" . | nindent 2 }}
+{{ include "lorecall.limitsEnv" . }}
+{{- if .Values.registry.secret }}{{ include "lorecall.registryEnv" . | nindent 0 }}{{ end }}
+{{- include "lorecall.settingsEnv" .Values.settings }}
+{{- include "lorecall.filesEnv" . }}
+{{- include "lorecall.gateEnv" . }}
+{{- end }}
+
+{{- define "lorecall.auditEnv" -}}
+- {name: HOME, value: /tmp}
+- {name: LORECALL_AUDIT_SPOOL, value: /data/texts}
+- {name: LORECALL_OPEN_METRICS, value: "true"}
+- name: LORECALL_ADMIN_KEY
+  {{- include "lorecall.keyEnv" . | nindent 2 }}
+- name: LORECALL_API_KEY  # with which it asks the server
+  {{- include "lorecall.keyEnv" . | nindent 2 }}
+{{ include "lorecall.limitsEnv" . }}
+{{ include "lorecall.registryEnv" . }}
+{{- /* Local roots are folders of the server's pod. */ -}}
+{{- include "lorecall.settingsEnv" (omit .Values.settings "localRoots") }}
+{{- include "lorecall.filesEnv" . }}
+{{- end }}
+
+{{- /* A container's environment: the chart's, and extraEnv. A cluster refuses a value that is no string, and a name twice. */ -}}
+{{- define "lorecall.env" -}}
+{{- $own := first . }}
+{{- $seen := dict }}
+{{- range concat (fromYamlArray $own) (last .) }}
+{{- if and (hasKey . "value") (not (kindIs "string" .value)) }}{{ fail (printf "extraEnv: the value of %s is no string: quote it" .name) }}{{ end }}
+{{- if hasKey $seen .name }}{{ fail (printf "extraEnv: %s is there twice, or is the chart's own: leave one out, or use settings" .name) }}{{ end }}
+{{- $_ := set $seen .name true }}
+{{- end }}
+{{- $own }}
+{{- with last . }}{{ toYaml . | nindent 0 }}{{ end }}
+{{- end }}
+
 {{- define "lorecall.volume" -}}
 accessModes: {{- toYaml .Values.persistence.accessModes | nindent 2 }}
 {{- with .Values.persistence.storageClass }}

@@ -7,6 +7,8 @@ that the file does not have; experts on a CPU.
 
 from typing import Any
 
+from lorecall.server.engine.common.plugin import require_fields
+
 EXPERTS = "experts"
 """Stands for the projections of a mixture's experts."""
 
@@ -34,6 +36,8 @@ def adapted_modules(self: Any) -> list[str]:
 
 def apply() -> None:
     """Give the worker the method, which the server calls by name."""
+    from vllm.lora.model_manager import LoRAModelManager
     from vllm.v1.worker.worker_base import WorkerBase
 
+    require_fields(LoRAModelManager, "model", "modules", "packed_modules_mapping")
     WorkerBase.lorecall_adapted_modules = adapted_modules

@@ -10,7 +10,7 @@ looked at in the order of vLLM's queue, so one of a lower priority never holds u
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from lorecall.server.engine.common.plugin import require
+from lorecall.server.engine.common.plugin import require, require_fields
 
 if TYPE_CHECKING:
     from vllm.v1.core.sched.scheduler import Scheduler
@@ -83,7 +83,11 @@ def apply() -> None:
 
 def fair(scheduler: Any) -> Any:
     """Return a scheduler class of vLLM's with fair slots."""
+    from vllm.v1.request import Request
+
     require(scheduler, "schedule", ("self", "throttle_prefills"))
     require(scheduler, "_handle_blocked_waiting_request", ("self", "request"))
     require(scheduler, "_holds_kv_blocks", ("request",))
+    require_fields(scheduler, "running", "lora_config")
+    require_fields(Request, "lora_request", "num_preemptions", "priority")
     return type(f"Fair{scheduler.__name__}", (FairSlots, scheduler), {})

@@ -11,20 +11,22 @@ together; here there is the latest, which is the one that routers take.
 import functools
 from typing import Any
 
-from lorecall.server.engine.common.plugin import require
+from lorecall.server.engine.common.plugin import require, require_fields
 from lorecall.server.engine.common.version_names import public_name
 
 
 def apply() -> None:
     """Make vLLM count an adapter's requests by its public name, list it once, and keep one series."""
     from vllm.v1.metrics.loggers import PrometheusStatLogger
-    from vllm.v1.metrics.stats import LoRARequestStates
+    from vllm.v1.metrics.stats import LoRARequestStates, SchedulerStats
 
     update = require(
         LoRARequestStates, "_request_update", ("self", "req_id", "lora_name", "waiting", "running")
     )
     fill = require(LoRARequestStates, "update_scheduler_stats", ("self", "scheduler_stats"))
     record = require(PrometheusStatLogger, "record", ("self", "scheduler_stats"))
+    require_fields(SchedulerStats, "waiting_lora_adapters", "running_lora_adapters")
+    require_fields(PrometheusStatLogger, "gauge_lora_info")
 
     @functools.wraps(update)
     def update_by_public_name(self: Any, req_id: str, lora_name: str | None, **change: bool) -> None:

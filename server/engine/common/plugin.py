@@ -1,9 +1,11 @@
 """The `vllm.general_plugins` entry point: applies our fixes in every process that vLLM starts.
 
 Each fix is a module with an `apply()`. It first checks with `require` that the function at its patch point still
-has the expected signature, so that an upgrade of vLLM fails at the start and not during a request.
+has the expected signature, and with `require_fields` that the fields which it reads are there, so that an upgrade
+of vLLM fails at the start and not during a request.
 """
 
+import dis
 import importlib
 import inspect
 from collections.abc import Callable
@@ -39,6 +41,26 @@ def require(owner: Any, name: str, parameters: tuple[str, ...]) -> Callable[...,
             f"{where} takes {found} but {parameters} was expected", hint=f"install vllm {VLLM_VERSION}"
         )
     return target  # type: ignore[no-any-return]
+
+
+def require_fields(owner: type, *names: str) -> None:
+    """Check that objects of a class have attributes: of the class, annotated, or set by one of its methods.
+
+    Raises:
+        PatchPointError: One is missing.
+    """
+    found: set[str] = set()
+    for one in inspect.getmro(owner):
+        found.update(vars(one), vars(one).get("__annotations__", ()))
+        for method in filter(inspect.isfunction, vars(one).values()):
+            steps = dis.get_instructions(inspect.unwrap(method))
+            found.update(step.argval for step in steps if step.opname == "STORE_ATTR")
+    for name in names:
+        if name not in found:
+            raise PatchPointError(
+                f"{owner.__module__}.{owner.__qualname__}.{name} does not exist in this vLLM",
+                hint=f"install vllm {VLLM_VERSION}",
+            )
 
 
 def cpu_fixes() -> tuple[str, ...]:

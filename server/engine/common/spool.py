@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 from lorecall.adapters.intake.store import folder_for_links
-from lorecall.server.engine.common.plugin import require
+from lorecall.server.engine.common.plugin import require, require_fields
 
 FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin", "adapter_model.pt")
 """The files of an adapter that vLLM reads."""
@@ -87,11 +87,13 @@ def _present(source: Path) -> list[str]:
 
 def apply() -> None:
     """Make the worker load adapters from its own copies."""
+    from vllm.lora.request import LoRARequest
     from vllm.lora.worker_manager import WorkerLoRAManager
     from vllm.v1.worker.lora_model_runner_mixin import LoRAModelRunnerMixin
 
     load = require(WorkerLoRAManager, "_load_adapter", ("self", "lora_request"))
     remove = require(LoRAModelRunnerMixin, "remove_lora", ("self", "lora_id"))
+    require_fields(LoRARequest, "lora_int_id", "lora_path", "load_inplace")
     spool = AdapterSpool()
     atexit.register(spool.close)
 

@@ -6,6 +6,8 @@ engine dies. Our pin keeps an adapter in the worker's memory only, from which a 
 
 from typing import Any
 
+from lorecall.server.engine.common.plugin import require, require_fields
+
 
 def adapter_tiers(self: Any) -> dict[str, list[int]]:
     """Return the integer ids of the adapters in slots and in memory (those in slots included)."""
@@ -28,7 +30,17 @@ def pin_adapter(self: Any, lora_id: int, pinned: bool) -> bool:  # noqa: FBT001 
 
 def apply() -> None:
     """Give the worker the two methods, which the server calls by name."""
+    from vllm.lora.model_manager import AdapterLRUCache, LoRAModelManager
+    from vllm.lora.worker_manager import WorkerLoRAManager
+    from vllm.v1.worker.lora_model_runner_mixin import LoRAModelRunnerMixin
     from vllm.v1.worker.worker_base import WorkerBase
 
+    require_fields(LoRAModelRunnerMixin, "lora_manager")
+    require_fields(WorkerLoRAManager, "_adapter_manager")
+    require_fields(LoRAModelManager, "lora_index_to_id", "_registered_adapters")
+    require(LoRAModelManager, "list_adapters", ("self",))
+    require_fields(AdapterLRUCache, "pinned_items")
+    require(AdapterLRUCache, "pin", ("self", "key"))
+    require(AdapterLRUCache, "_unpin", ("self", "key"))
     WorkerBase.lorecall_adapter_tiers = adapter_tiers
     WorkerBase.lorecall_pin_adapter = pin_adapter

@@ -6,7 +6,7 @@ worker's start fails on numba's modules.
 
 from typing import Any
 
-from lorecall.server.engine.common.plugin import require
+from lorecall.server.engine.common.plugin import require, require_fields
 
 WRAPPER = "lorecall.server.engine.cpu.grouped_lora.GroupedPunicaWrapper"
 
@@ -19,6 +19,7 @@ def apply() -> None:
     require(CpuPlatform, "get_punica_wrapper", ())
     CpuPlatform.get_punica_wrapper = classmethod(lambda _cls: WRAPPER)
     activate = require(LoRAModelManager, "activate_adapter", ("self", "lora_id"))
+    require_fields(LoRAModelManager, "lora_index_to_id", "punica_wrapper_mapping")
 
     def activate_adapter(self: Any, lora_id: int) -> Any:
         activated = activate(self, lora_id)

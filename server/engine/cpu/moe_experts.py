@@ -7,7 +7,7 @@ routers. An adapter of experts is refused by validation, which asks the engine w
 
 from typing import Any
 
-from lorecall.server.engine.common.plugin import VLLM_VERSION, PatchPointError, require
+from lorecall.server.engine.common.plugin import require, require_fields
 
 
 def apply() -> None:
@@ -17,10 +17,7 @@ def apply() -> None:
     from vllm.model_executor.layers.fused_moe.config import FusedMoEConfig
 
     finish = require(FusedMoEConfig, "__post_init__", ("self",))
-    if "is_lora_enabled" not in FusedMoEConfig.__dataclass_fields__:
-        raise PatchPointError(
-            "FusedMoEConfig.is_lora_enabled does not exist in this vLLM", hint=f"install vllm {VLLM_VERSION}"
-        )
+    require_fields(FusedMoEConfig, "is_lora_enabled")
     supported = require(model_manager, "is_supported_lora_module", ("module_name", "module"))
 
     def without_lora(self: Any) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from lorecall.audit.scorer import Sampling
 from lorecall.audit.scorers.sampling import sampled_logprobs
-from lorecall.server.engine.common.plugin import require
+from lorecall.server.engine.common.plugin import require, require_fields
 
 SCORE_FROM = "lorecall_score_from"
 """The key in `SamplingParams.extra_args`: index of the first prompt token to score, at least 1."""
@@ -222,8 +222,16 @@ def prompt_logprobs_by_owner(
 
 def apply() -> None:
     """Give the CPU model runner target scores, and prompt log-probabilities through the right adapter."""
+    from vllm.v1.outputs import ModelRunnerOutput
     from vllm.v1.worker.cpu_model_runner import CPUModelRunner
+    from vllm.v1.worker.gpu_input_batch import CachedRequestState, InputBatch
 
+    require_fields(
+        CPUModelRunner, "num_prompt_logprobs", "requests", "input_batch", "query_start_loc", "model"
+    )
+    require_fields(InputBatch, "req_id_to_index", "request_lora_mapping")
+    require_fields(CachedRequestState, "req_id", "prompt_token_ids", "sampling_params", "num_computed_tokens")
+    require_fields(ModelRunnerOutput, "prompt_token_id_logprobs_dict")
     prompt_logprobs = require(
         CPUModelRunner, "_get_prompt_logprobs_dict", ("self", "hidden_states", "num_scheduled_tokens")
     )

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from lorecall.audit.scorer import Sampling
-from lorecall.server.engine.common.plugin import require
+from lorecall.server.engine.common.plugin import require, require_fields
 from lorecall.server.engine.cpu.target_scores import COLUMNS, SCORE_FROM, scheme_of, score_rows
 
 ROWS_AT_ONCE = 512
@@ -140,8 +140,15 @@ def score_step(
 
 def apply() -> None:
     """Give the second model runner's scoring of given tokens our columns, for the requests that are marked."""
-    from vllm.v1.worker.gpu.sample.prompt_logprob import PromptLogprobsWorker
+    from vllm.v1.worker.gpu.input_batch import InputBatch
+    from vllm.v1.worker.gpu.sample.prompt_logprob import PromptLogprobsWorker, _TokenIdScores
 
+    require_fields(PromptLogprobsWorker, "token_id_scores")
+    require_fields(_TokenIdScores, "token_ids", "start")
+    require_fields(
+        InputBatch, "req_ids", "idx_mapping_np", "num_computed_prefill_tokens_np", "prefill_len_np"
+    )
+    require_fields(InputBatch, "num_scheduled_tokens", "query_start_loc_np")
     add = require(PromptLogprobsWorker, "add_request", ("self", "req_id", "req_idx", "sampling_params"))
     remove = require(PromptLogprobsWorker, "remove_request", ("self", "req_id"))
     compute = require(
