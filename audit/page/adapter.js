@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { register } from "./adapters.js";
-import { ask, changed, say } from "./dialogs.js";
+import { ask, changed, goTo, say } from "./dialogs.js";
 import { el, short, state, thousands, when } from "./format.js";
 import { auditRow, cell, differs, eventRow, fill, linkTo } from "./tables.js";
 
@@ -80,9 +80,7 @@ const override = (name, version) =>
 
 async function remove({ name }) {
   const done = await ask({ title: `Remove ${name}?`, lead: "Running requests finish; then it is unloaded, and none of its versions can be rolled back to.", action: "Remove", danger: true, act: () => api.removeAdapter(name) });
-  if (!done) return;
-  say(`${name} was removed.`);
-  location.hash = "/adapters";
+  if (done) goTo("/adapters", `${name} was removed.`);
 }
 
 function versionRow(one, version) {
@@ -126,7 +124,7 @@ export function listen() {
   $("adapter-compare").addEventListener("submit", (event) => {
     event.preventDefault();
     const found = pair();
-    if (found) location.hash = new URLSearchParams({ audit: found.after.id, against: found.before.id });
+    if (found) goTo(new URLSearchParams({ audit: found.after.id, against: found.before.id }));
     else say("These versions have no two audits of the same candidates: audit the one with what the other was asked.");
   });
 }

@@ -1,7 +1,7 @@
 // The adapters that are served, a page of them at a time, searched on the server; and how one is registered.
 
 import * as api from "./api.js";
-import { ask, changed, say } from "./dialogs.js";
+import { ask, changed, goTo, say } from "./dialogs.js";
 import { el, short, state, thousands, when } from "./format.js";
 import { cell, fill, linkTo } from "./tables.js";
 
@@ -74,9 +74,10 @@ export async function register(name = "") {
     },
   });
   if (!done) return;
-  say(`${done.name}: version ${short(done.version)} is ${done.state}.`);
-  if (location.hash === `#${new URLSearchParams({ adapter: done.name })}`) changed();
-  else location.hash = new URLSearchParams({ adapter: done.name });
+  const said = `${done.name}: version ${short(done.version)} is ${done.state}.`;
+  if (!name) return goTo(new URLSearchParams({ adapter: done.name }), said);
+  say(said);
+  changed();
 }
 
 export function listen(failed) {

@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import * as compare from "./compare.js";
-import { ask, changed, say } from "./dialogs.js";
+import { ask, changed, goTo, say } from "./dialogs.js";
 import { el, label, nats, probability, shade, short, state, thousands, when } from "./format.js";
 import { linkTo } from "./tables.js";
 
@@ -145,7 +145,7 @@ async function save(kind) {
 export function listen(failed) {
   $("more").addEventListener("click", () => more().catch(failed));
   $("cancel-one").addEventListener("click", cancel);
-  compare.listen((against) => (location.hash = new URLSearchParams({ audit: view.id, ...(against ? { against } : {}) })), failed);
+  compare.listen((against) => goTo(new URLSearchParams({ audit: view.id, ...(against ? { against } : {}) })), failed);
   for (const button of document.querySelectorAll("button[data-report]")) {
     button.addEventListener("click", () => save(button.dataset.report).catch(failed));
   }

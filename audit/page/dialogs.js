@@ -9,6 +9,17 @@ export function say(text) {
   $("said").textContent = text;
 }
 
+// Go to another view, which says what was done.
+let next = "";
+export function goTo(place, said = "") {
+  next = said;
+  location.hash = place;
+}
+export function arrived() {
+  say(next);
+  next = "";
+}
+
 // Something on the server was changed from here: look again.
 export const changed = () => document.dispatchEvent(new Event("changed"));
 

@@ -6,6 +6,7 @@ import * as api from "./api.js";
 import * as audits from "./audits.js";
 import * as capacity from "./capacity.js";
 import * as detail from "./detail.js";
+import { arrived } from "./dialogs.js";
 import * as events from "./events.js";
 import * as keys from "./keys.js";
 import * as order from "./order.js";
@@ -97,7 +98,7 @@ $("forget").addEventListener("click", () => {
   location.reload();
 });
 addEventListener("hashchange", () => {
-  $("said").textContent = "";
+  arrived();
   look();
 });
 document.addEventListener("visibilitychange", () => !document.hidden && look());

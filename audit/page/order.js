@@ -1,7 +1,7 @@
 // A new audit: what to ask of which adapter, what that would cost, and the order.
 
 import * as api from "./api.js";
-import { say } from "./dialogs.js";
+import { goTo } from "./dialogs.js";
 import { el, thousands } from "./format.js";
 
 const $ = (id) => document.getElementById(id);
@@ -92,8 +92,7 @@ function words({ candidates, left_out: left, controls, scored_tokens: scored, de
 async function start(sent) {
   const made = await api.order(sent);
   forget();
-  say(`The audit of ${made.adapter} was ordered.`);
-  location.hash = new URLSearchParams({ audit: made.id });
+  goTo(new URLSearchParams({ audit: made.id }), `The audit of ${made.adapter} was ordered.`);
 }
 
 // An estimate holds for the form as it was.

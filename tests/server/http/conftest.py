@@ -30,7 +30,7 @@ class Visit(Protocol):
 
 @pytest.fixture
 def visit(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Visit]:
-    """Visits to the module's `site`; the page asks nobody else, and has no error, cookie or secret in an address."""
+    """Visits to the module's `site`; the page asks nobody else, has no error or cookie, no key in an address."""
     site: PageSite = request.getfixturevalue("site")
     contexts: list[BrowserContext] = []
     asked: list[str] = []
