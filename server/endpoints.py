@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from lorecall.adapters.core.errors import LorecallError
 from lorecall.adapters.registry.tables import State
 from lorecall.server.assembly import build_audits, build_serving
+from lorecall.server.auth import own_key
 from lorecall.server.engine.common import interrupted_start
 from lorecall.server.engine.start.running import describe_engine
 from lorecall.server.error_responses import answer_unreadable_body
@@ -43,6 +44,7 @@ class LorecallEndpoints:
             app.include_router(logprobs.router(app))
         app.include_router(adapters.router)
         app.include_router(keys.router)
+        app.include_router(own_key.router)
         app.include_router(audits.router)
         app.include_router(page.router)
         app.include_router(score.router)

@@ -78,6 +78,7 @@ class AdapterPipeline:
         asker: SourceList | None = None,
         our_own: bool = False,
         operator: bool = False,
+        reason: str = "",
     ) -> tuple[VersionRecord, Adapter]:
         """Add a version from a source. The registry keeps the source's address at its present commit or version.
 
@@ -88,6 +89,7 @@ class AdapterPipeline:
             asker: The sources that the caller may use; None for all that the server reads.
             our_own: Whether the operator named it, who may use any.
             operator: Whether the operator adds it, whose chat templates are trusted.
+            reason: Why it is added, which its event keeps.
 
         Returns:
             The version's record, in the state `validated` if it is new to the name and in its present state
@@ -104,17 +106,24 @@ class AdapterPipeline:
         ):
             stored, adapter = self._check(fetched, operator=operator or our_own)
             self._share(stored)
-        return self._register(name, stored, adapter, fetched.address, actor)
+        return self._register(name, stored, adapter, fetched.address, actor, reason)
 
     def add_upload(
-        self, name: str, archive: BinaryIO, *, actor: str, filename: str = "", operator: bool = False
+        self,
+        name: str,
+        archive: BinaryIO,
+        *,
+        actor: str,
+        filename: str = "",
+        operator: bool = False,
+        reason: str = "",
     ) -> tuple[VersionRecord, Adapter]:
         """Add a version from an uploaded archive; otherwise like `add`."""
         source = UPLOAD + filename
         with self._recorded(name, source, actor), self._sources.uploaded(archive, source) as fetched:
             stored, adapter = self._check(fetched, operator=operator)
             self._share(stored)
-        return self._register(name, stored, adapter, source, actor)
+        return self._register(name, stored, adapter, source, actor, reason)
 
     def stored(self, record: VersionRecord) -> Adapter | None:
         """Return a registered version whose undamaged copy this server's store has; None if it must be fetched.
@@ -217,9 +226,9 @@ class AdapterPipeline:
             self._shared.put(stored)
 
     def _register(
-        self, name: str, stored: StoredVersion, adapter: Adapter, source: str, actor: str
+        self, name: str, stored: StoredVersion, adapter: Adapter, source: str, actor: str, reason: str
     ) -> tuple[VersionRecord, Adapter]:
-        record = self._registry.taken_in(name, adapter, source=source, actor=actor)
+        record = self._registry.taken_in(name, adapter, source=source, actor=actor, reason=reason)
         if adapter.chat_template != record.chat_template:
             record = self._registry.remark(name, stored.version, OTHER_TEMPLATE)
         # The name may have had this version before, with a record of its own.

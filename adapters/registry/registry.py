@@ -16,6 +16,7 @@ from lorecall.adapters.registry.transitions import (
     find_adapter,
     find_version,
     move_version,
+    plain_text,
     record_event,
     stage_version,
     validate_version,
@@ -78,9 +79,13 @@ class Registry:
             query = select(AdapterRow).where(AdapterRow.revision > since).order_by(AdapterRow.revision)
             return Changes(revision, tuple(record_of(AdapterRecord, row) for row in session.scalars(query)))
 
-    def adapters(self, *, after: str = "", limit: int | None = None) -> tuple[AdapterRecord, ...]:
-        """The names, sorted: those that follow `after`, at most `limit`; all by default."""
+    def adapters(
+        self, *, after: str = "", contains: str = "", limit: int | None = None
+    ) -> tuple[AdapterRecord, ...]:
+        """The names, sorted: those that follow `after` and contain a text in any case, at most `limit`."""
         query = select(AdapterRow).where(~AdapterRow.removed, AdapterRow.name > after)
+        if contains:
+            query = query.where(AdapterRow.name.icontains(plain_text(contains), autoescape=True))
         with self.database.read() as session:
             rows = session.scalars(query.order_by(AdapterRow.name).limit(limit))
             return tuple(record_of(AdapterRecord, row) for row in rows)
@@ -239,15 +244,19 @@ class Registry:
             row = find_version(session, name, version)
             return record_of(VersionRecord, validate_version(session, revision, row, info, actor))
 
-    def taken_in(self, name: str, info: Adapter, *, source: str, actor: str) -> VersionRecord:
+    def taken_in(
+        self, name: str, info: Adapter, *, source: str, actor: str, reason: str = ""
+    ) -> VersionRecord:
         """Do `stage` and, of what that staged, `validated`, in one transaction: the adapter is validated already.
+
+        The event of the staging keeps the reason.
 
         Raises:
             NameRefusedError: No adapter may have that name.
         """
         check_name(name)
         with self.database.write() as (session, revision):
-            row = stage_version(session, revision, name, info.version, source, actor)
+            row = stage_version(session, revision, name, info.version, source, actor, reason)
             if row.state is State.STAGED:
                 session.flush()
                 validate_version(session, revision, row, info, actor)
@@ -318,7 +327,7 @@ class Registry:
             record_event(session, revision, actor, "activate", name, version, audit_id=audit_id, **detail)
             return record_of(AdapterRecord, adapter)
 
-    def rollback(self, name: str, *, actor: str) -> AdapterRecord:
+    def rollback(self, name: str, *, actor: str, reason: str = "") -> AdapterRecord:
         """Swap a name back to the version before; a second rollback undoes the first.
 
         Raises:
@@ -336,10 +345,10 @@ class Registry:
                     hint="wait for its audit, or override it with a reason",
                 )
             activate_version(session, adapter, row, revision)
-            record_event(session, revision, actor, "rollback", name, row.version)
+            record_event(session, revision, actor, "rollback", name, row.version, reason=reason)
             return record_of(AdapterRecord, adapter)
 
-    def pin(self, name: str, *, pinned: bool, actor: str) -> AdapterRecord:
+    def pin(self, name: str, *, pinned: bool, actor: str, reason: str = "") -> AdapterRecord:
         """Set whether servers should keep an adapter loaded.
 
         Raises:
@@ -349,7 +358,8 @@ class Registry:
             adapter = find_adapter(session, name)
             if adapter.pinned != pinned:
                 adapter.pinned, adapter.revision = pinned, revision
-                record_event(session, revision, actor, "pin" if pinned else "unpin", name, "")
+                action = "pin" if pinned else "unpin"
+                record_event(session, revision, actor, action, name, "", reason=reason)
             return record_of(AdapterRecord, adapter)
 
     def remove(self, name: str, *, actor: str) -> None:

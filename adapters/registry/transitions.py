@@ -71,7 +71,7 @@ def new_version(name: str, version: str) -> VersionRow:
 
 
 def stage_version(
-    session: Session, revision: int, name: str, version: str, source: str, actor: str
+    session: Session, revision: int, name: str, version: str, source: str, actor: str, reason: str = ""
 ) -> VersionRow:
     """Return a name's version, made or staged again if it is new or retired; see `Registry.stage`."""
     adapter = session.get(AdapterRow, name)
@@ -89,7 +89,7 @@ def stage_version(
     row.state, row.reason, row.audit_id = State.STAGED, "", ""
     row.source, row.created_at = plain_text(source), datetime.now(UTC)
     row.created_by = plain_text(actor)
-    record_event(session, revision, actor, "stage", name, version, source=source)
+    record_event(session, revision, actor, "stage", name, version, source=source, reason=reason)
     return row
 
 

@@ -3,10 +3,13 @@
 No message quotes a text: messages name a field, never its value.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from io import BytesIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Literal
 
 from lorecall.adapters.access.source_list import SourceList
@@ -30,7 +33,8 @@ from lorecall.audit.runs.plan import Budget, Costs, asked_of, check_budget
 from lorecall.audit.runs.sample import nothing_to_draw
 from lorecall.audit.runs.single import AuditSettings
 from lorecall.audit.scorer import ScoreItem
-from lorecall.audit.training_data.rows import DataFormat
+from lorecall.audit.training_data.candidates import training_candidates
+from lorecall.audit.training_data.rows import DataFormat, open_training_files
 from lorecall.audit.verdicts import Group
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -239,7 +243,7 @@ def make_order(
 
     Args:
         fields: The JSON object, or a form's fields.
-        files: Uploaded files by field, `candidates` and `controls`: (file name, bytes).
+        files: Uploaded files by field, `candidates` or `data`, and `controls`: (file name, bytes).
         max_snippets: The most snippets, candidates and controls together.
         asker: Where the caller may name files; None for wherever the server reads.
 
@@ -319,6 +323,30 @@ def check_spending_of(
 
 
 def _sets(asked: _Fields, files: Mapping[str, Upload], max_snippets: int) -> dict[Group, CandidateSet]:
+    sets = _sent(asked, files, max_snippets)
+    if "data" in files:
+        if Group.CANDIDATES in sets:
+            raise UsageError("candidates and data exclude each other", param="data")
+        sets[Group.CANDIDATES] = _trained_on(asked, files["data"], max_snippets)
+    if Group.CANDIDATES not in sets:
+        raise UsageError(
+            "no candidates",
+            hint='send "candidates" as a file of JSON Lines, or as a list of {"id", "prefix", "target"}; or a '
+            'training file as "data"',
+            param="candidates",
+        )
+    if asked.generate_controls is not None:
+        if Group.CONTROLS in sets:
+            raise UsageError("controls and generate_controls exclude each other", param="controls")
+        made = make_controls(sets[Group.CANDIDATES], asked.generate_controls, asked.control_count, asked.seed)
+        sets[Group.CONTROLS] = made
+    elif Group.CONTROLS in sets:
+        check_disjoint(sets[Group.CANDIDATES], sets[Group.CONTROLS])
+    return sets
+
+
+def _sent(asked: _Fields, files: Mapping[str, Upload], max_snippets: int) -> dict[Group, CandidateSet]:
+    """Return the sets that came as files of snippets, or inline."""
     inline = {Group.CANDIDATES: asked.candidates, Group.CONTROLS: asked.controls}
     sets: dict[Group, CandidateSet] = {}
     for group, records in inline.items():
@@ -338,20 +366,26 @@ def _sets(asked: _Fields, files: Mapping[str, Upload], max_snippets: int) -> dic
             sets[group] = replace(read, name=_plain(name)[:FILE_NAME_LENGTH])
         elif records is not None:
             sets[group] = read_records("request", records, skip_bad=asked.skip_bad, turns=asked.turns)
-    if Group.CANDIDATES not in sets:
-        raise UsageError(
-            "no candidates",
-            hint='send "candidates" as a file of JSON Lines, or as a list of {"id", "prefix", "target"}',
-            param="candidates",
-        )
-    if asked.generate_controls is not None:
-        if Group.CONTROLS in sets:
-            raise UsageError("controls and generate_controls exclude each other", param="controls")
-        made = make_controls(sets[Group.CANDIDATES], asked.generate_controls, asked.control_count, asked.seed)
-        sets[Group.CONTROLS] = made
-    elif Group.CONTROLS in sets:
-        check_disjoint(sets[Group.CANDIDATES], sets[Group.CONTROLS])
     return sets
+
+
+def _trained_on(asked: _Fields, upload: Upload, max_snippets: int) -> CandidateSet:
+    """Return all that is trained on in an uploaded training file, as `lorecall audit run --data` reads it.
+
+    The file lies in a folder of its own, which only this user can read, until that is done.
+    """
+    name, content = _plain(upload[0])[-FILE_NAME_LENGTH:], upload[1]
+    with TemporaryDirectory(prefix="lorecall-data-") as folder:
+        path = Path(folder) / re.sub(r"[^A-Za-z0-9._-]|^\.", "_", name)
+        path.write_bytes(content)
+        return training_candidates(
+            open_training_files([path], asked.data_format),
+            name,
+            split=asked.split,
+            turns=asked.turns,
+            skip_bad=asked.skip_bad,
+            bound=Bound(max_snippets, CHARACTERS),
+        )
 
 
 def _plain(name: str) -> str:

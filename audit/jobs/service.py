@@ -1,8 +1,8 @@
 """The audit service: queues audits, shows their state and results, and capacity against recall."""
 
 import logging
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ from lorecall.audit.jobs.runner import Engines
 from lorecall.audit.jobs.spool import Spool
 from lorecall.audit.jobs.store import ACTOR, OPEN, AuditStore, Entry
 from lorecall.audit.law.capacity import SetLaws
+from lorecall.audit.runs.estimate import estimate, probe
 from lorecall.audit.runs.single import refuse
 from lorecall.audit.scorer import AdapterVersion
 from lorecall.audit.verdicts import RECITED, Group
@@ -73,11 +74,30 @@ class AuditService:
             AdapterNotFoundError: There is no such adapter, or the caller does not see it.
             AdapterError: It cannot be audited by prompt scores.
         """
+        return self._queue(order, self._served(order, sees), actor, self.store.add)
+
+    def estimate(self, order: Order, sees: Sees) -> dict[str, Any]:
+        """Return what an audit would cost, measured on a few of its candidates. Raises like `submit`.
+
+        Raises:
+            UsageError: The order names files by address, or none of the candidates tried could be scored.
+        """
+        self._served(order, sees)
+        if order.texts.reference is not None:
+            raise UsageError("files by address are read when the audit runs", hint="send them", param="data")
+        settings = order.settings.audit_settings(order.texts.system, order.texts.template)
+        with self.engines.scorer(order.adapter) as scorer:
+            found = probe(scorer, order.adapter, order.texts.sets[Group.CANDIDATES].items, settings)
+        if found is None:
+            raise UsageError("none of the candidates tried could be scored", param="candidates")
+        return {**asdict(estimate(order.texts.sets, settings, found)), "measured": asdict(found)}
+
+    def _served(self, order: Order, sees: Sees) -> AdapterVersion:
         if not sees(order.adapter):
             raise AdapterNotFoundError(f"no adapter {order.adapter[:128]!r}", param="adapter")
         adapter = self.engines.adapter(order.adapter)
         refuse(adapter)
-        return self._queue(order, adapter, actor, self.store.add)
+        return adapter
 
     def admit(self, order: Order, adapter: AdapterVersion) -> AuditRecord:
         """Queue the audit that decides whether a version goes live; asked again, return the open one.
@@ -156,7 +176,7 @@ class AuditService:
         last = None if before is None else self.get(before, sees)
         found: list[AuditRecord] = []
         while len(found) < limit:
-            page = self.store.audits(adapter=adapter, limit=PAGE, before=last)
+            page = self.store.audits(adapters=[adapter] if adapter else (), limit=PAGE, before=last)
             found += [record for record in page if sees(record.adapter)]
             if len(page) < PAGE:
                 break
@@ -205,9 +225,9 @@ class AuditService:
             )
         return {**record.result, "snippets": self.store.entries(audit_id)}
 
-    def capacity(self, sees: Sees, adapter: str | None = None) -> list[dict[str, Any]]:
-        """Return one row for each audit that is done, oldest first; see `capacity_row`."""
-        done = self.store.audits(adapter=adapter, state=AuditState.DONE)
+    def capacity(self, sees: Sees, adapters: Sequence[str] = ()) -> list[dict[str, Any]]:
+        """Return one row for each audit that is done, of some adapters or of all, oldest first."""
+        done = self.store.audits(adapters=adapters, state=AuditState.DONE)
         return capacity_rows(record for record in reversed(done) if sees(record.adapter))
 
     def set_laws(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

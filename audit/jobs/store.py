@@ -318,17 +318,17 @@ class AuditStore:
     def audits(
         self,
         *,
-        adapter: str | None = None,
+        adapters: Sequence[str] = (),
         state: AuditState | None = None,
         limit: int | None = None,
         before: AuditRecord | None = None,
         ended_after: datetime | None = None,
     ) -> tuple[AuditRecord, ...]:
-        """Audits, newest first; of one adapter, in one state, ended after a time, or after one in this order."""
+        """Audits, newest first; of some adapters, in a state, ended after a time, or after one in this order."""
         with self._database.read() as session:
             query = select(AuditRow).order_by(AuditRow.created_at.desc(), AuditRow.id).limit(limit)
-            if adapter is not None:
-                query = query.where(AuditRow.adapter == adapter)
+            if adapters:
+                query = query.where(AuditRow.adapter.in_(adapters))
             if state is not None:
                 query = query.where(AuditRow.state == state)
             if ended_after is not None:

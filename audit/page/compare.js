@@ -2,6 +2,7 @@
 
 import * as api from "./api.js";
 import { el, probability, short, thousands, when } from "./format.js";
+import { differs } from "./tables.js";
 
 const $ = (id) => document.getElementById(id);
 const ROWS = 200;
@@ -12,13 +13,17 @@ const view = { before: "", after: "" };
 export async function show(audit, audits, against) {
   const others = audits.filter((one) => one.adapter === audit.adapter && one.state === "done" && one.id !== audit.id);
   $("compare").hidden = audit.state !== "done" || others.length === 0;
+  const chosen = others.find((one) => one.id === against);
+  if (differs($("against"), others.map((one) => one.id))) offer(others);
+  $("against").value = chosen?.id ?? "";
+  if ($("compare").hidden || !chosen) return clear();
+  const [before, after] = [audit, chosen].sort((a, b) => a.created_at.localeCompare(b.created_at));
+  if (before.id !== view.before || after.id !== view.after) await load(before, after);
+}
+
+function offer(others) {
   const options = others.map((one) => el("option", { value: one.id }, `${when(one.finished_at)} · version ${short(one.version)} · ${one.inputs.candidates.name} · ${short(one.id)}`));
   $("against").replaceChildren(el("option", { value: "" }, "no other audit"), ...options);
-  const other = others.find((one) => one.id === against);
-  $("against").value = other?.id ?? "";
-  if ($("compare").hidden || !other) return clear();
-  const [before, after] = [audit, other].sort((a, b) => a.created_at.localeCompare(b.created_at));
-  if (before.id !== view.before || after.id !== view.after) await load(before, after);
 }
 
 function clear() {
@@ -48,7 +53,7 @@ function draw(found, before, after) {
   $("diff-answer").querySelector("ul").replaceChildren(...said.map((words) => el("li", {}, words)));
   const counts = Object.entries(found.counts).map(([change, count]) => el("span", { className: "pill", "data-change": change }, el("i", { className: `dot c-${change}` }), `${thousands(count)} ${change}`));
   $("diff-answer").querySelector(".finding").replaceChildren(...counts);
-  $("changes").hidden = found.snippets.length === 0;
+  $("changes").parentElement.hidden = found.snippets.length === 0;
   $("changes").tBodies[0].replaceChildren(...found.snippets.slice(0, ROWS).map(row));
   $("diff-more").hidden = found.snippets.length <= ROWS;
   $("diff-more").textContent = `${ROWS} of ${thousands(found.snippets.length)} are shown; the files have all of them.`;
@@ -64,8 +69,8 @@ function row(one) {
     el("td", {}, el("span", { className: "pill" }, el("i", { className: `dot c-${one.change}` }), one.change)),
     el("td", {}, verdict(one.before)),
     el("td", {}, verdict(one.after), one.unsure ? el("div", { className: "alarm" }, one.unsure) : null),
-    el("td", { className: "n" }, probability(one.before_min_p)),
-    el("td", { className: "n" }, probability(one.after_min_p)),
+    el("td", { className: "n wide" }, probability(one.before_min_p)),
+    el("td", { className: "n wide" }, probability(one.after_min_p)),
     el("td", {}, one.target.text ?? `${one.target.characters} characters`),
   );
 }

@@ -1,36 +1,77 @@
-// One audit: what the gate says, its numbers, and its snippets token by token.
+// One audit: how far it is, what the gate says, its numbers, and its snippets token by token.
 
 import * as api from "./api.js";
-import { el, label, nats, probability, shade, thousands } from "./format.js";
+import * as compare from "./compare.js";
+import { ask, changed, goTo, say } from "./dialogs.js";
+import { el, label, nats, probability, shade, short, state, thousands, when } from "./format.js";
+import { linkTo } from "./tables.js";
 
 const $ = (id) => document.getElementById(id);
 const PAGE = 100;
 const view = { id: "", shown: 0, recorded: 0 };
 
-export async function show(audit, adapters) {
-  const other = audit.id !== view.id;
-  if (other) {
-    view.id = audit.id;
+export const needs = "GET /v1/audits/{audit_id}";
+export const within = "audits";
+const open = (audit) => audit.state === "queued" || audit.state === "running";
+
+export async function show(params) {
+  const audit = await api.audit(params.get("audit"));
+  const [adapter, audits] = await Promise.all([
+    api.adapter(audit.adapter).catch(() => null), // it was removed, or hides from this key
+    api.may("GET /v1/audits") ? api.audits({ adapter: audit.adapter, limit: 200 }) : [],
+  ]);
+  await draw(audit, adapter);
+  await compare.show(audit, audits, params.get("against") ?? "");
+  return open(audit);
+}
+
+async function draw(audit, adapter) {
+  if (audit.id !== view.id || (view.open && !open(audit))) {
+    view.id = audit.id; // the verdicts of a running audit may still change
     view.shown = 0;
     [...$("snippets").tBodies].forEach((body) => body.remove());
   }
+  view.open = open(audit);
   view.recorded = audit.progress.done;
-  $("one").hidden = false;
-  $("one-title").textContent = `${audit.adapter}, audit ${audit.id.slice(0, 8)}`;
-  $("one-lead").textContent = `${audit.inputs.candidates.name}: ${thousands(audit.progress.done)} of ${thousands(audit.progress.total)} snippets, asked as ${audit.settings.framing.join(", ")}; by ${audit.created_by}.`;
+  $("one-title").textContent = `${audit.adapter}, audit ${short(audit.id)}`;
+  const { name, snippets } = audit.inputs.candidates;
+  $("one-lead").replaceChildren(`Version ${short(audit.version)} of `, linkTo("adapter", audit.adapter, audit.adapter), `, asked for ${snippets ? `${thousands(snippets)} snippets of ` : ""}${name} as ${audit.settings.framing.join(", ")}; ordered by ${audit.created_by}, ${when(audit.created_at)}.`);
+  showProgress(audit);
   showGate(audit);
-  const stale = adapters.find((one) => one.name === audit.adapter)?.stale ?? [];
+  const stale = adapter?.stale ?? [];
   $("one-stale").hidden = !stale.length;
   $("one-stale").textContent = `The last audit of ${audit.adapter} no longer holds: ${stale.join("; ")}.`;
   showTiles(audit.summary, audit.controls);
   for (const button of document.querySelectorAll("button[data-report]")) button.disabled = audit.state !== "done";
-  if (view.shown < Math.min(PAGE, view.recorded)) await more();
+  const entries = api.may("GET /v1/audits/{audit_id}/snippets");
+  $("one-snippets").hidden = !entries || view.recorded === 0;
+  if (entries && view.shown < Math.min(PAGE, view.recorded)) await more();
   $("more").hidden = view.shown >= view.recorded;
-  if (other) $("one").scrollIntoView({ behavior: "smooth" });
+}
+
+// Screen readers hear each state and each quarter, not each snippet.
+function showProgress(audit) {
+  const { done, total } = audit.progress;
+  $("one-running").hidden = !open(audit);
+  $("one-progress").max = total || 1;
+  $("one-progress").value = done;
+  $("one-state").replaceChildren(state(audit.state));
+  $("one-done").textContent = total ? `${thousands(done)} of ${thousands(total)} snippets` : "waiting";
+  const heard = `The audit is ${audit.state}${open(audit) && total ? `, ${25 * Math.floor((4 * done) / total)} %` : ""}.`;
+  if ($("one-heard").textContent !== heard) $("one-heard").textContent = heard;
+  $("cancel-one").hidden = !open(audit) || !api.may("POST /v1/audits/{audit_id}/cancel");
+}
+
+async function cancel() {
+  const lead = "What it has recorded stays. A version that it was to admit goes into quarantine.";
+  if (!(await ask({ title: "Cancel this audit?", lead, action: "Cancel the audit", danger: true, act: () => api.cancelAudit(view.id) }))) return;
+  say("The audit was cancelled.");
+  changed();
 }
 
 function showGate({ gate, state, error }) {
   const box = $("one-gate");
+  box.hidden = !gate && !error;
   box.classList.toggle("fails", gate ? !gate.passed : Boolean(error));
   box.querySelector("b").textContent = gate ? (gate.passed ? "Passes" : "Fails") : state;
   box.querySelector(".finding").textContent = gate ? gate.reasons.join("; ") || "Nothing over the policy's limits." : error;
@@ -74,8 +115,8 @@ function row(entry) {
       el("td", {}, el("span", { className: "pill" }, el("i", { className: `dot v-${entry.verdict}` }), entry.verdict), el("br"), ...flags),
       el("td", { className: "tokens" }, entry.tokens.length ? strip(entry) : entry.error, entry.alarm ? el("span", { className: "alarm" }, entry.alarm) : null),
       el("td", { className: "n" }, probability(entry.min_p)),
-      el("td", { className: "n" }, String(entry.length ?? "–")),
-      el("td", { className: "n" }, nats(entry.delta_loss)),
+      el("td", { className: "n wide" }, String(entry.length ?? "–")),
+      el("td", { className: "n wide" }, nats(entry.delta_loss)),
     ),
   );
   return body;
@@ -103,6 +144,8 @@ async function save(kind) {
 
 export function listen(failed) {
   $("more").addEventListener("click", () => more().catch(failed));
+  $("cancel-one").addEventListener("click", cancel);
+  compare.listen((against) => goTo(new URLSearchParams({ audit: view.id, ...(against ? { against } : {}) })), failed);
   for (const button of document.querySelectorAll("button[data-report]")) {
     button.addEventListener("click", () => save(button.dataset.report).catch(failed));
   }

@@ -5,6 +5,7 @@ import { el, label, probability, shade, short } from "./format.js";
 import { showLaw } from "./law.js";
 
 const $ = (id) => document.getElementById(id);
+const MOST = 12;
 const view = { sets: [], set: null, steps: [], position: 0, entries: [], request: 0 };
 
 // Of every live adapter the newest audit of its live version on each set; only sets asked of some adapter count.
@@ -20,8 +21,16 @@ export function deployedSets(rows, adapters) {
   }
   const order = (a, b) => a.rank - b.rank || a.effective_parameters - b.effective_parameters || a.adapter.localeCompare(b.adapter);
   return [...sets.values()]
-    .map((set) => ({ ...set, steps: [...set.steps.values()].sort(order) }))
+    .map((set) => ({ ...set, of: set.steps.size, steps: few([...set.steps.values()]).sort(order) }))
     .sort((a, b) => b.steps.length - a.steps.length);
+}
+
+// Where a set was asked of many adapters, the one of each rank that was audited last; of many ranks some.
+function few(steps) {
+  if (steps.length <= MOST) return steps;
+  const ranks = [...new Map(steps.map((step) => [step.rank, step])).values()].sort((a, b) => a.rank - b.rank);
+  const chosen = new Set(Array.from({ length: MOST }, (_, place) => Math.round((place * (ranks.length - 1)) / (MOST - 1))));
+  return ranks.filter((_, place) => chosen.has(place));
 }
 
 export async function show(rows, adapters) {
@@ -34,7 +43,7 @@ export async function show(rows, adapters) {
   const before = $("sets").value;
   $("sets").replaceChildren(
     ...sets.map((set) =>
-      el("option", { value: set.id }, `${set.name} (${set.snippets} snippets, ${short(set.id)}, ${set.steps.length} adapters)`),
+      el("option", { value: set.id }, `${set.name} (${set.snippets} snippets, ${short(set.id)}, ${set.of} adapters)`),
     ),
   );
   if (sets.some((set) => set.id === before)) $("sets").value = before;
@@ -54,6 +63,8 @@ async function chooseSet() {
   slider.value = String(same < 0 ? last : same);
   slider.disabled = last === 0;
   $("position").max = String(view.set.snippets);
+  $("left-out").hidden = view.set.of === last + 1;
+  $("left-out").textContent = `${last + 1} of ${view.set.of} adapters are shown: of each rank the one that was audited last.`;
   $("of").textContent = `of ${view.set.snippets}`;
   const { set } = view;
   view.laws.then((laws) => set === view.set && showLaw(laws.find((one) => one.candidate_set === set.id)));

@@ -1,65 +1,46 @@
-// The tables of adapters and of audits.
+// Tables that are drawn again only where something changed, and leave the keyboard's focus where it was.
 
 import { el, short, state, thousands, verdictBar, when } from "./format.js";
 
 const $ = (id) => document.getElementById(id);
+const drawn = new WeakMap();
 
-function fill(table, rows) {
-  $(table).tBodies[0].replaceChildren(...rows);
-  $(table).hidden = rows.length === 0;
-  $(table).parentElement.querySelector(".empty").hidden = rows.length > 0;
+// Whether an element shows other data than the last time.
+export function differs(element, data) {
+  const now = JSON.stringify(data);
+  if (drawn.get(element) === now) return false;
+  drawn.set(element, now);
+  return true;
 }
 
-export function showAdapters(adapters, rows, choose) {
-  const last = new Map(rows.map((row) => [`${row.adapter} ${row.version}`, row])); // the newest comes last
-  fill(
-    "adapters",
-    adapters.map((one) => {
-      const version = one.live_version ?? one.version;
-      const row = last.get(`${one.name} ${version}`);
-      const recited = row ? `${row.recited} of ${row.of}` : "–";
-      const found = row
-        ? el("button", { type: "button", className: "link", onclick: () => choose(row.audit_id) }, when(row.finished_at))
-        : "never";
-      return el(
-        "tr",
-        {},
-        el("td", { className: "name" }, one.name),
-        el("td", {}, state(one.state)),
-        el("td", { className: "n" }, String(one.rank)),
-        el("td", { className: "n" }, thousands(one.effective_parameters)),
-        el("td", {}, el("code", {}, short(version))),
-        el("td", {}, found, stale(one)),
-        el("td", { className: `n ${row?.recited ? "leaks" : ""}` }, recited),
-      );
-    }),
-  );
+// Draw one row for each item; `more` is whatever else the rows show.
+export function fill(id, items, row, more = null) {
+  const table = $(id);
+  if (!differs(table, [items, more])) return;
+  const focused = table.contains(document.activeElement) ? document.activeElement.dataset.focus : undefined;
+  table.tBodies[0].replaceChildren(...items.map(row));
+  table.hidden = items.length === 0;
+  table.parentElement.querySelector(".empty").hidden = items.length > 0;
+  if (focused) table.querySelector(`[data-focus="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
 }
 
-// Also for who cannot point at it: the reasons are the flag's label.
-function stale({ stale }) {
-  if (!stale?.length) return null;
-  const why = stale.join("; ");
-  return el("span", { className: "flag stale", title: why, role: "note", "aria-label": `stale: ${why}` }, "stale");
-}
+// A link to one thing of the page, which keeps the focus when its table is drawn again.
+export const link = (hash, ...content) => el("a", { href: `#${hash}`, "data-focus": hash }, ...content);
+export const linkTo = (kind, name, ...content) => link(new URLSearchParams({ [kind]: name }), ...content);
+export const cell = (content, className = "") => el("td", { className }, content);
 
-export function showAudits(audits, chosen, choose) {
-  fill(
-    "audits",
-    audits.map((one) =>
-      el(
-        "tr",
-        { className: one.id === chosen ? "chosen" : "" },
-        el("td", {}, el("button", { type: "button", className: "link", onclick: () => choose(one.id) }, el("code", {}, short(one.id)))),
-        el("td", { className: "name" }, one.adapter),
-        el("td", { className: "n" }, String(one.rank)),
-        el("td", {}, one.inputs.candidates.name),
-        el("td", {}, one.state === "running" ? progress(one) : state(one.state)),
-        el("td", {}, one.summary ? verdictBar(one.summary.verdicts) : one.error),
-        el("td", {}, gate(one)),
-        el("td", { className: "n" }, when(one.finished_at ?? one.created_at)),
-      ),
-    ),
+export function auditRow(one) {
+  return el(
+    "tr",
+    {},
+    cell(linkTo("audit", one.id, el("code", {}, short(one.id)))),
+    cell(one.adapter, "name"),
+    cell(String(one.rank), "n wide"),
+    cell(one.inputs.candidates.name, "wide"),
+    cell(one.state === "running" ? progress(one) : state(one.state)),
+    cell(one.summary ? verdictBar(one.summary.verdicts) : one.error, "wide"),
+    cell(gate(one)),
+    cell(when(one.finished_at ?? one.created_at), "n wide"),
   );
 }
 
@@ -70,6 +51,21 @@ function gate(one) {
 
 function progress({ progress: { done, total } }) {
   const bar = el("i");
-  bar.style.width = `${(100 * done) / total}%`;
+  bar.style.width = `${total ? (100 * done) / total : 0}%`;
   return el("span", {}, el("span", { className: "progress" }, bar), `${thousands(done)} of ${thousands(total)}`);
+}
+
+export function eventRow(one) {
+  const { reason, override, ...rest } = one.detail ?? {};
+  const details = Object.entries(rest).map(([name, value]) => `${name.replaceAll("_", " ")} ${name === "audit_id" ? short(value) : value}`);
+  return el(
+    "tr",
+    {},
+    cell(when(one.at), "when"),
+    cell(one.actor),
+    cell(one.action),
+    cell(one.name ? linkTo("adapter", one.name, one.name) : ""),
+    cell(one.version ? el("code", {}, short(one.version)) : "", "wide"),
+    el("td", { className: "said" }, ...[reason ?? override].filter(Boolean).map((why) => el("b", {}, why)), details.length ? el("span", { className: "lead" }, ` ${details.join(" · ")}`) : null),
+  );
 }

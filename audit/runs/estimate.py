@@ -15,6 +15,9 @@ from lorecall.audit.verdicts import Group
 WARM_UP = 2
 """Texts that are asked for before the clock runs: an engine's first requests are slow."""
 
+PROBED = AuditSettings().chunk + WARM_UP
+"""Texts that are scored at most, unless a caller makes the batches larger."""
+
 DECODED = 16
 """Candidates that are decoded to measure how quickly that goes."""
 

@@ -2,12 +2,12 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
-from urllib.parse import quote
+from urllib.parse import urlencode
 
 import httpx
 from lorecall.adapters.core.errors import LorecallError, ScorerError, UsageError
@@ -115,21 +115,25 @@ class HttpClient:
         """
         return _answer(_in_turn(lambda: self.send(method, path, json=body)))
 
-    def adapters(self) -> list[dict[str, Any]]:
-        """Return what the server lists of its adapters, all pages: objects with a `name`; errors as for `ask`."""
-        found: list[dict[str, Any]] = []
+    def adapters(self, after: str = "", contains: str = "") -> Iterator[dict[str, Any]]:
+        """Yield what the server lists of its adapters, page by page: objects with a `name`; errors as for `ask`.
+
+        Args:
+            after: Only those whose names follow this one.
+            contains: Only those whose names contain this.
+        """
         more = True
         while more:
-            after = f"?after={quote(str(found[-1]['name']), safe='')}" if found else ""
-            answer = self.ask("GET", f"/v1/adapters{after}")
+            query = urlencode({k: v for k, v in {"after": after, "contains": contains}.items() if v})
+            answer = self.ask("GET", f"/v1/adapters?{query}" if query else "/v1/adapters")
             listed = answer.get("adapters")
             if not isinstance(listed, list) or not all(
                 isinstance(one, dict) and "name" in one for one in listed
             ):
                 raise broken("/v1/adapters", "no list of adapters with names")
-            found += listed
+            yield from listed
             more = bool(listed) and answer.get("has_more") is True
-        return found
+            after = str(listed[-1]["name"]) if more else after
 
     def upload(self, path: str, file: Path) -> dict[str, Any]:
         """POST a file's bytes, and return the answer's JSON object; raises like `call`."""

@@ -46,7 +46,7 @@ class HttpEngine:
         with HttpClient(self.server, timeout=self.timeout) as client:
             return parse(EngineInfo, read_json(client.send("GET", "/v1/engine")), "/v1/engine")
 
-    def adapters(self) -> list[dict[str, Any]]:
-        """Return the entries of the server's `GET /v1/adapters`."""
+    def adapters(self, after: str = "", contains: str = "") -> Iterator[dict[str, Any]]:
+        """Yield the entries of the server's `GET /v1/adapters`, asked for page by page."""
         with HttpClient(self.server, timeout=self.timeout) as client:
-            return client.adapters()
+            yield from client.adapters(after, contains)

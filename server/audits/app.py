@@ -5,9 +5,10 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
+from itertools import islice
+from typing import Annotated, Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Query, Request
 from fastapi.responses import JSONResponse, Response
 from lorecall.adapters.core.errors import LorecallError
 from lorecall.adapters.registry.registry import Registry
@@ -15,6 +16,7 @@ from lorecall.audit.jobs.last_audits import LastAudits
 from lorecall.audit.jobs.stale import Staleness, Terms
 from lorecall.audit.scorers.remote_engine import HttpEngine
 from lorecall.server.audits.wiring import make_audits, make_limits
+from lorecall.server.auth import own_key
 from lorecall.server.auth.keyring import KeyGuard, check_exposure, is_loopback
 from lorecall.server.auth.middleware import ApiKeyMiddleware
 from lorecall.server.auth.request_context import manages, sees
@@ -27,6 +29,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from starlette.exceptions import HTTPException
 
 logger = logging.getLogger("lorecall")
+MAX_LISTED = 500
 
 
 def make_app(server: str, registry: Registry, settings: ServerSettings, host: str) -> FastAPI:
@@ -65,6 +68,7 @@ def make_app(server: str, registry: Registry, settings: ServerSettings, host: st
     app.state.lorecall_audits = parts.service
     app.include_router(audits.router)
     app.include_router(page.router)
+    app.include_router(own_key.router)
     app.router.route_class = AnsweringRoute
 
     @app.get("/health")
@@ -73,13 +77,22 @@ def make_app(server: str, registry: Registry, settings: ServerSettings, host: st
         return Response()
 
     @app.get("/v1/adapters")
-    async def list_adapters() -> Response:
-        """Return the server's adapters that the caller sees."""
-        listed = await ask_engine(engine.adapters)
-        seen = [one for one in listed if sees(str(one["name"]))]
-        stale = await ask_engine(partial(stale_here, staleness, seen))
+    async def list_adapters(
+        limit: Annotated[int, Query(ge=1, le=MAX_LISTED)] = MAX_LISTED,
+        after: Annotated[str, Query(max_length=128)] = "",
+        contains: Annotated[str, Query(max_length=128)] = "",
+    ) -> Response:
+        """Return a page of the server's adapters that the caller sees, as that server does."""
+
+        def read() -> list[dict[str, Any]]:
+            listed = engine.adapters(after, contains)
+            return list(islice((one for one in listed if sees(str(one["name"]))), limit + 1))
+
+        seen = await ask_engine(read)
+        stale = await ask_engine(partial(stale_here, staleness, seen[:limit]))
         hidden = {} if manages() else {"source": None, "reason": ""}
-        return JSONResponse({"adapters": [{**one, **hidden, "stale": stale[one["name"]]} for one in seen]})
+        shown = [{**one, **hidden, "stale": stale[one["name"]]} for one in seen[:limit]]
+        return JSONResponse({"adapters": shown, "has_more": len(seen) > limit})
 
     @app.get("/metrics")
     async def metrics() -> Response:

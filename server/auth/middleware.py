@@ -4,7 +4,7 @@ from lorecall.adapters.core.errors import AdapterNotFoundError, LorecallError
 from lorecall.server.auth.keyring import KeyGuard
 from lorecall.server.auth.limits import Limits
 from lorecall.server.auth.request_context import ForbiddenError, RequestContext, current
-from lorecall.server.auth.scopes import ANY_KEY, OPEN, Need, adapter_of, need_of
+from lorecall.server.auth.scopes import OPEN, Need, adapter_of, need_of
 from lorecall.server.error_responses import error_answer
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -31,7 +31,7 @@ def check_caller(scope: Scope, keys: KeyGuard, context: RequestContext, *, open_
         return need
     headers = Headers(scope=scope)
     context.key = keys.authenticate(headers.getlist("authorization"), headers.getlist("x-api-key"))
-    if context.key is not None and need is not ANY_KEY and not any(map(context.key.may, need.scopes)):
+    if context.key is not None and not need.met_by(context.key):
         wanted = " or ".join(sorted(need.scopes))
         raise ForbiddenError(
             f"the API key {context.key.name!r} may not call {method} {path[:80]}",

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from lorecall.adapters.access.keys import Scope
+from lorecall.adapters.access.keys import ApiKey, Scope
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +20,10 @@ class Need:
     scopes: frozenset[Scope] = frozenset()
     model: bool = False
 
+    def met_by(self, key: ApiKey | None) -> bool:
+        """Return whether a caller may call the route; None is a caller of a server without keys."""
+        return key is None or not self.scopes or any(map(key.may, self.scopes))
+
 
 OPEN = Need(open=True)
 ANY_KEY = Need()
@@ -34,8 +38,9 @@ _RULES: tuple[tuple[str, str, Need], ...] = (
     (r"GET|HEAD", r"/health", OPEN),
     (r"GET|HEAD", r"/version|/openapi\.json|/docs|/docs/oauth2-redirect|/redoc", ANY_KEY),
     (r"GET|HEAD", r"/v1/models(/.+)?|/v1/engine", ANY_KEY),
+    (r"GET", r"/v1/keys/self", ANY_KEY),
     (r"GET", r"/v1/adapters|/v1/adapters/[^/]+", ANY_KEY),
-    (r"GET", r"/v1/adapters/[^/]+/events", ADAPTERS),
+    (r"GET", r"/v1/events|/v1/adapters/[^/]+/events", ADAPTERS),
     (r"POST", r"/v1/adapters|/v1/adapters/[^/]+/(archive|rollback|pin)", ADAPTERS),
     (r"DELETE", r"/v1/adapters/[^/]+", ADAPTERS),
     (r"POST", r"/v1/(un)?load_lora_adapter|/adapters", ADAPTERS),
@@ -43,7 +48,7 @@ _RULES: tuple[tuple[str, str, Need], ...] = (
     (r"GET|HEAD", r"/audit/?|/audit/[^/]+", OPEN),  # the page's own files, without data
     (r"GET", r"/v1/audits/[^/]+", Need(scopes=frozenset({Scope.AUDIT, Scope.ADAPTERS}))),
     (r"GET", r"/v1/audits|/v1/capacity|/v1/audits/[^/]+/(snippets|report\.[^/]+|diff/[^/]+)", AUDITS),
-    (r"POST", r"/v1/audits|/v1/audits/[^/]+/cancel", AUDITS),
+    (r"POST", r"/v1/audits|/v1/audits/estimate|/v1/audits/[^/]+/cancel", AUDITS),
     (r"DELETE", r"/v1/audits/[^/]+", AUDITS),
     (r"POST", r"/v1/score", AUDIT),
     (r"POST", r"/v1/(chat/)?completions(/render|/batch)?|/v1/responses|/v1/messages", INFER),

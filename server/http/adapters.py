@@ -3,15 +3,16 @@
 import asyncio
 import tempfile
 from typing import Annotated, Any, BinaryIO
+from urllib.parse import unquote
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from lorecall.adapters.access.keys import Scope
 from lorecall.adapters.core.refusals import FileRefusedError, Reason
 from lorecall.server.auth.request_context import RequestContext, actor, current, own_sources
 from lorecall.server.error_responses import AnsweringRoute
 from lorecall.server.http.state import Serving, serving
-from lorecall.server.lifecycle.description import describe, describe_page, event
+from lorecall.server.lifecycle.description import describe, describe_page, events_page
 from lorecall.server.lifecycle.served_models import check_own
 from pydantic import BaseModel, ConfigDict, Field
 from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest, UnloadLoRAAdapterRequest
@@ -23,6 +24,7 @@ SPOOL_BYTES = 1 << 20
 MAX_EVENTS = 1000
 MAX_LISTED = 500
 MAX_ID = (1 << 31) - 1
+ReasonGiven = Annotated[str, Field(max_length=2000)]
 
 
 class AddRequest(BaseModel):
@@ -32,6 +34,7 @@ class AddRequest(BaseModel):
     name: str = Field(min_length=1)
     source: str = Field(min_length=1)
     pin: bool = False
+    reason: ReasonGiven = ""
     candidates: list[dict[str, Any]] = Field(default_factory=list)
     controls: list[dict[str, Any]] = Field(default_factory=list)
 
@@ -45,6 +48,14 @@ class PinRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     pinned: bool = True
+    reason: ReasonGiven = ""
+
+
+class RollbackRequest(BaseModel):
+    """The body of `POST /v1/adapters/{name}/rollback`, which may have none."""
+
+    model_config = ConfigDict(extra="forbid")
+    reason: ReasonGiven = ""
 
 
 class OverrideRequest(BaseModel):
@@ -67,19 +78,28 @@ async def add_adapter(request: AddRequest, raw_request: Request) -> Response:
         pin=request.pin,
         candidates=request.snippets(),
         asker=own_sources(),
+        reason=request.reason,
     )
     return await described(state, request.name, added.version, status=201)
 
 
 @router.post("/v1/adapters/{name}/archive", status_code=201)
 async def upload_adapter(
-    name: str, raw_request: Request, *, pin: Annotated[bool, Query()] = False
+    name: str,
+    raw_request: Request,
+    lorecall_reason: Annotated[str, Header(max_length=6000)] = "",
+    *,
+    pin: Annotated[bool, Query()] = False,
 ) -> Response:
-    """Add an adapter from the archive (zip, tar, tar.gz) that is the request's body."""
+    """Add an adapter from the archive (zip, tar, tar.gz) that is the request's body.
+
+    Why comes in the header `Lorecall-Reason`, percent-encoded: the body is the archive, and addresses are logged.
+    """
     state = serving(raw_request)
     with tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as archive:
         await receive_archive(raw_request, archive, state.max_upload_bytes)  # type: ignore[arg-type]
-        added = await state.adapters.add(name, archive, actor=actor(), pin=pin)  # type: ignore[arg-type]
+        reason = unquote(lorecall_reason)
+        added = await state.adapters.add(name, archive, actor=actor(), pin=pin, reason=reason)  # type: ignore[arg-type]
     return await described(state, name, added.version, status=201)
 
 
@@ -88,11 +108,12 @@ async def list_adapters(
     raw_request: Request,
     limit: Annotated[int, Query(ge=1, le=MAX_LISTED)] = MAX_LISTED,
     after: Annotated[str, Query(max_length=128)] = "",
+    contains: Annotated[str, Query(max_length=128)] = "",
 ) -> Response:
-    """Return a page of the adapters that the caller sees, by name: those that follow `after`."""
+    """Return a page of the adapters that the caller sees, by name, after a name and with a text in theirs."""
     state = serving(raw_request)
     await state.adapters.refresh_tiers()
-    found, more = await asyncio.to_thread(describe_page, state.adapters, after, limit)
+    found, more = await asyncio.to_thread(describe_page, state.adapters, after, limit, contains)
     return JSONResponse({"adapters": found, "has_more": more})
 
 
@@ -115,10 +136,22 @@ async def show_events(
     Without a cursor it is the newest page; `before` the first id of a page gives the one before it, and `after`
     the last id what came since.
     """
-    registry = serving(raw_request).adapters.registry
-    found = await asyncio.to_thread(registry.events, name, after=after, before=before, limit=limit + 1)
-    page = found[-limit:] if after is None else found[:limit]
-    return JSONResponse({"events": [event(one) for one in page], "has_more": len(found) > limit})
+    plane = serving(raw_request).adapters
+    found, more = await asyncio.to_thread(events_page, plane, name, after=after, before=before, limit=limit)
+    return JSONResponse({"events": found, "has_more": more})
+
+
+@router.get("/v1/events")
+async def show_all_events(
+    raw_request: Request,
+    limit: Annotated[int, Query(ge=1, le=MAX_EVENTS)] = 100,
+    after: Annotated[int | None, Query(ge=0, le=MAX_ID)] = None,
+    before: Annotated[int | None, Query(ge=0, le=MAX_ID)] = None,
+) -> Response:
+    """Return a page of the events of all adapters that the caller sees, and for an admin of the API keys."""
+    plane = serving(raw_request).adapters
+    found, more = await asyncio.to_thread(events_page, plane, None, after=after, before=before, limit=limit)
+    return JSONResponse({"events": found, "has_more": more})
 
 
 @router.delete("/v1/adapters/{name}")
@@ -131,10 +164,12 @@ async def remove_adapter(name: str, raw_request: Request) -> Response:
 
 
 @router.post("/v1/adapters/{name}/rollback")
-async def rollback_adapter(name: str, raw_request: Request) -> Response:
+async def rollback_adapter(
+    name: str, raw_request: Request, request: RollbackRequest | None = None
+) -> Response:
     """Move a name back to the version before."""
     state = serving(raw_request)
-    await state.adapters.rollback(name, actor=actor())
+    await state.adapters.rollback(name, actor=actor(), reason=request.reason if request else "")
     return await described(state, name)
 
 
@@ -142,7 +177,7 @@ async def rollback_adapter(name: str, raw_request: Request) -> Response:
 async def pin_adapter(name: str, request: PinRequest, raw_request: Request) -> Response:
     """Pin an adapter in the engine's memory, or unpin it."""
     state = serving(raw_request)
-    await state.adapters.pin(name, pinned=request.pinned, actor=actor())
+    await state.adapters.pin(name, pinned=request.pinned, actor=actor(), reason=request.reason)
     return await described(state, name)
 
 

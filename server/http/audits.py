@@ -18,6 +18,7 @@ from lorecall.audit.jobs.service import AuditService, describe
 from lorecall.audit.reports.build import parse_report
 from lorecall.audit.reports.html import render_report
 from lorecall.audit.reports.junit import render_junit
+from lorecall.audit.runs.estimate import PROBED
 from lorecall.server.auth.request_context import actor, charge_audit, own_sources, sees
 from lorecall.server.error_responses import AnsweringRoute
 from lorecall.server.executors import ask_engine
@@ -57,6 +58,16 @@ async def submit_audit(request: Request) -> Response:
     return JSONResponse(describe(record), 202, {"Location": f"/v1/audits/{record.id}"})
 
 
+@router.post("/v1/audits/estimate")
+async def estimate_audit(request: Request) -> Response:
+    """Return what an audit would cost: the body is that of an order, a few of whose candidates are scored."""
+    fields, files = await read_order(request)
+    order = await asyncio.to_thread(make_order, fields, files, service(request).max_snippets, own_sources())
+    texts = min(order.texts_to_score, PROBED)
+    await charge_audit(order.adapter, texts, order.tokens_to_score * texts // max(order.texts_to_score, 1))
+    return JSONResponse(await ask_engine(service(request).estimate, order, sees))
+
+
 @router.get("/v1/audits")
 async def list_audits(
     request: Request,
@@ -76,7 +87,10 @@ async def list_audits(
 
 @router.get("/v1/capacity")
 async def show_capacity(
-    request: Request, adapter: Annotated[str | None, Query()] = None, *, law: Annotated[bool, Query()] = True
+    request: Request,
+    adapter: Annotated[list[str], Query(max_length=PAGE)] = [],  # noqa: B006  FastAPI copies it
+    *,
+    law: Annotated[bool, Query()] = True,
 ) -> Response:
     """Return the recall of each candidate set by version and rank, oldest first, and the law fitted to each."""
     rows = await asyncio.to_thread(service(request).capacity, sees, adapter)
@@ -214,10 +228,10 @@ async def _read_form(request: Request, body: bytes) -> tuple[dict[str, object], 
                 fields[name] = _form_value(name, value, fields.get(name))
     finally:
         await form.close()
-    unknown = sorted(set(files) - {"candidates", "controls"})
+    unknown = sorted(set(files) - {"candidates", "controls", "data"})
     if unknown:
         raise UsageError(
-            f"{len(unknown)} files under other names", hint="candidates or controls", param="body"
+            f"{len(unknown)} files under other names", hint="candidates or data, and controls", param="body"
         )
     return fields, files
 

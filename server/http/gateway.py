@@ -36,7 +36,7 @@ METRICS_PATH = "/metrics"
 SCRAPE_S = 1.0
 """The least time between two questions to the engine for a scrape: some routers scrape twenty times a second."""
 PRIORITY_HEADER = b"x-vllm-priority"
-STREAMED = re.compile(r"/v1/adapters/[^/]+/archive|/v1/audits")
+STREAMED = re.compile(r"/v1/adapters/[^/]+/archive|/v1/audits(/estimate)?")
 """Routes that read their bodies themselves, up to a bound of their own."""
 
 

@@ -1,14 +1,14 @@
 """`/v1/keys`: the API keys of the registry. The routes need the scope `admin`."""
 
 import asyncio
-import dataclasses
 from datetime import datetime
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
-from lorecall.adapters.access.keys import ApiKey, Scope, parse_rate_limits, parse_scopes, parse_sources
+from lorecall.adapters.access.keys import Scope, parse_rate_limits, parse_scopes, parse_sources
 from lorecall.adapters.core.errors import UsageError
+from lorecall.server.auth.own_key import shown_key
 from lorecall.server.auth.request_context import actor
 from lorecall.server.error_responses import AnsweringRoute
 from lorecall.server.http.state import serving
@@ -28,19 +28,6 @@ class KeyRequest(BaseModel):
     limits: dict[str, Any] = Field(default_factory=dict)
     expires_at: datetime | None = None
     sources: list[str] | None = None
-
-
-def shown(key: ApiKey) -> dict[str, Any]:
-    """Return a key without its digest."""
-    return {
-        "id": key.id,
-        "name": key.name,
-        "scopes": sorted(key.scopes),
-        "adapters": list(key.patterns),
-        "limits": dataclasses.asdict(key.limits),
-        "expires_at": key.expires_at.isoformat() if key.expires_at else None,
-        "sources": list(key.sources.entries) if key.sources is not None else None,
-    }
 
 
 @router.post("/v1/keys", status_code=201, dependencies=[Depends(validate_json_request)])
@@ -66,14 +53,14 @@ async def add_key(request: KeyRequest, raw_request: Request) -> Response:
         )
     )
     await asyncio.to_thread(state.keys.reload)
-    return JSONResponse({**shown(key), "secret": secret}, status_code=201)
+    return JSONResponse({**shown_key(key), "secret": secret}, status_code=201)
 
 
 @router.get("/v1/keys")
 async def list_keys(raw_request: Request) -> Response:
     """Return the registry's keys that are not revoked."""
     keys = await asyncio.to_thread(serving(raw_request).adapters.registry.keys.active)
-    return JSONResponse({"keys": [shown(key) for key in keys]})
+    return JSONResponse({"keys": [shown_key(key) for key in keys]})
 
 
 @router.delete("/v1/keys/{key_id}")

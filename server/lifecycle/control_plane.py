@@ -125,6 +125,7 @@ class ControlPlane:
         candidates: dict[str, Any] | None = None,
         asker: SourceList | None = None,
         our_own: bool = False,
+        reason: str = "",
     ) -> VersionRecord:
         """Add a version and point the name at it, at once or after the audit that admits it.
 
@@ -138,6 +139,7 @@ class ControlPlane:
             candidates: Snippets of the uploader's; the admitting audit judges them apart from the operator's.
             asker: The sources that the caller may use; None for all that the server reads.
             our_own: Whether the operator named it at the start, who may use any source.
+            reason: Why it is added, which its event keeps.
 
         Raises:
             AdapterError: The adapter cannot be served here, with the reason.
@@ -154,7 +156,7 @@ class ControlPlane:
                 take = partial(self.intake.add, name, source, asker=asker, our_own=our_own)
             else:
                 take = partial(self.intake.add_upload, name, source)
-            take = partial(take, actor=actor, operator=operates())
+            take = partial(take, actor=actor, operator=operates(), reason=reason)
             return await self._add(name, take, actor=actor, pin=pin, candidates=candidates or {})
         finally:
             self._adding.discard(name)
@@ -234,19 +236,19 @@ class ControlPlane:
         await asyncio.to_thread(self.registry.activate, name, version, actor=actor, override=reason)
         await self.follow(name)
 
-    async def rollback(self, name: str, *, actor: str) -> None:
+    async def rollback(self, name: str, *, actor: str, reason: str = "") -> None:
         """Move a name back to the version before; a second rollback undoes the first."""
         started = time.perf_counter()
-        await asyncio.to_thread(self.registry.rollback, name, actor=actor)
+        await asyncio.to_thread(self.registry.rollback, name, actor=actor, reason=reason)
         await self.follow(name)
         self._metrics.swap_seconds.observe(time.perf_counter() - started)
 
-    async def pin(self, name: str, *, pinned: bool, actor: str) -> None:
+    async def pin(self, name: str, *, pinned: bool, actor: str, reason: str = "") -> None:
         """Keep an adapter in the engine's memory, or no longer."""
         loaded = await self.loaded(name)
         async with self._engine_turn:
             await self.engine_set.pin(loaded, pinned=pinned)
-        await asyncio.to_thread(self.registry.pin, name, pinned=pinned, actor=actor)
+        await asyncio.to_thread(self.registry.pin, name, pinned=pinned, actor=actor, reason=reason)
         await self.follow(name)
 
     async def remove(self, name: str, *, actor: str) -> None:

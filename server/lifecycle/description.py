@@ -5,7 +5,7 @@ from typing import Any
 
 from lorecall.adapters.peft_format.companions import template_digest
 from lorecall.adapters.registry.records import AdapterRecord, EventRecord, VersionRecord, shown_version
-from lorecall.server.auth.request_context import manages, sees
+from lorecall.server.auth.request_context import manages, operates, sees
 from lorecall.server.lifecycle.control_plane import ControlPlane
 
 
@@ -26,14 +26,16 @@ def describe(plane: ControlPlane, name: str, version: str | None = None) -> dict
     return {**_described(plane, adapter, versions, shown, stale), "training": shown.training}
 
 
-def describe_page(plane: ControlPlane, after: str, limit: int) -> tuple[list[dict[str, Any]], bool]:
-    """Return the objects of `GET /v1/adapters` that follow a name, and whether there are more.
+def describe_page(
+    plane: ControlPlane, after: str, limit: int, contains: str = ""
+) -> tuple[list[dict[str, Any]], bool]:
+    """Return the objects of `GET /v1/adapters` that follow a name and contain a text, and whether there are more.
 
     It reads the registry, so call it in a thread, in the request's context: names that the caller may not see
     are left out.
     """
     found: list[dict[str, Any]] = []
-    while page := plane.registry.adapters(after=after, limit=limit + 1):
+    while page := plane.registry.adapters(after=after, contains=contains, limit=limit + 1):
         seen = [adapter for adapter in page if sees(adapter.name)]
         versions, stale = plane.registry.versions_of([adapter.name for adapter in seen]), _stale(plane, seen)
         found += [
@@ -105,10 +107,30 @@ def brief(record: VersionRecord) -> dict[str, Any]:
     }
 
 
+def events_page(
+    plane: ControlPlane, name: str | None, *, after: int | None, before: int | None, limit: int
+) -> tuple[list[dict[str, Any]], bool]:
+    """Return events, oldest first, and whether there are more in that direction; see `Registry.events`.
+
+    It reads the registry, so call it in a thread, in the request's context: events of names that the caller may
+    not see are left out, and those of no name, which are about API keys, for all but the operator.
+    """
+    found: list[EventRecord] = []
+    while page := plane.registry.events(name, after=after, before=before, limit=limit + 1):
+        seen = [one for one in page if (sees(one.name) if one.name else operates())]
+        found = [*seen, *found] if after is None else [*found, *seen]
+        if len(found) > limit or len(page) <= limit:
+            break
+        before, after = (page[0].id, None) if after is None else (None, page[-1].id)
+    kept = found[-limit:] if after is None else found[:limit]
+    return [event(one) for one in kept], len(found) > limit
+
+
 def event(record: EventRecord) -> dict[str, Any]:
-    """Return one event of a name's history."""
+    """Return one event."""
     return {
         "id": record.id,
+        **({"name": record.name} if record.name else {}),
         "at": record.at.isoformat(),
         "actor": record.actor,
         "action": record.action,

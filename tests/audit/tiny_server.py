@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import parse_qsl
 
 from lorecall.adapters.core.errors import AdapterNotFoundError
 from lorecall.audit.scorer import Message, Sampling, ScoreItem
@@ -15,6 +16,7 @@ from tests.audit.tiny_explorer import TinyExplorer
 from tests.audit.tiny_scorer import END, TinyScorer
 
 Answer = tuple[int, object]
+LISTED = 50
 
 
 def refusal(status: int, message: str, code: str) -> Answer:
@@ -29,8 +31,14 @@ def get(scorer: TinyScorer, path: str) -> Answer:
         return 200, asdict(scorer.info())
     if path == "/v1/models":
         return 200, {"data": [{"id": scorer.info().base, "max_model_len": scorer.max_bytes}]}
-    if path == "/v1/adapters":
-        return 200, {"adapters": [live(scorer, name) for name in scorer.adapters]}
+    if path.partition("?")[0] == "/v1/adapters":
+        asked = dict(parse_qsl(path.partition("?")[2]))
+        names = [name for name in sorted(scorer.adapters) if asked.get("contains", "") in name]
+        rest = [name for name in names if name > asked.get("after", "")]
+        return 200, {
+            "adapters": [live(scorer, name) for name in rest[:LISTED]],
+            "has_more": len(rest) > LISTED,
+        }
     if path.startswith("/v1/adapters/"):
         try:
             return 200, live(scorer, path.rsplit("/", 1)[1])

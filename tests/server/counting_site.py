@@ -24,8 +24,9 @@ from lorecall.audit.policy.policy import Policy
 from lorecall.audit.scorer import EngineInfo
 from lorecall.audit.verdicts import Group
 from lorecall.server.audits.admission import AuditGate
+from lorecall.server.auth import own_key
 from lorecall.server.auth.keyring import KeyGuard
-from lorecall.server.http import adapters, audits
+from lorecall.server.http import adapters, audits, keys, page
 from lorecall.server.http.gateway import Gateway
 from lorecall.server.http.state import Serving
 from lorecall.server.lifecycle.control_plane import ControlPlane
@@ -86,7 +87,7 @@ class Site:
             models, unused, unused, EngineInfo("counting", "base"), guard, self.metrics
         )
         self.app.state.lorecall_audits = self.service
-        for router in (adapters.router, audits.router):
+        for router in (adapters.router, audits.router, keys.router, own_key.router, page.router):
             self.app.include_router(router)
         self.app.add_middleware(Gateway, state=self.app.state)
         self.gate = AuditGate(self.service, Policy(), {Group.CANDIDATES: as_set((phone(1),))})

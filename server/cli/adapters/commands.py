@@ -25,6 +25,7 @@ app.command("verify")(verify)
 app.add_typer(keys.app, name="keys")
 
 POLL_S = 1.0
+Why = Annotated[str, typer.Option("--reason", help="Why, which its event keeps.")]
 
 
 @app.command("add")
@@ -104,7 +105,7 @@ def _refusal_code(server: str, audit_id: str) -> int:
 def list_adapters(server: Server = LOCAL, as_json: AsJson = False) -> None:
     """List the adapters of a server."""
     with client_of(server) as client:
-        _show(client.adapters(), as_json=as_json)
+        _show(list(client.adapters()), as_json=as_json)
 
 
 @app.command("show")
@@ -135,9 +136,9 @@ def swap(
 
 
 @app.command("rollback")
-def rollback(name: str, server: Server = LOCAL, as_json: AsJson = False) -> None:
+def rollback(name: str, server: Server = LOCAL, reason: Why = "", as_json: AsJson = False) -> None:
     """Move NAME back to its previous version."""
-    _show([call(server, "POST", f"{_path(name)}/rollback")], as_json=as_json)
+    _show([call(server, "POST", f"{_path(name)}/rollback", {"reason": reason})], as_json=as_json)
 
 
 @app.command("pin")
@@ -145,10 +146,12 @@ def pin(
     name: str,
     server: Server = LOCAL,
     off: Annotated[bool, typer.Option("--off", help="Unpin it.")] = False,
+    reason: Why = "",
     as_json: AsJson = False,
 ) -> None:
     """Keep NAME in the engine's memory."""
-    _show([call(server, "POST", f"{_path(name)}/pin", {"pinned": not off})], as_json=as_json)
+    body = {"pinned": not off, "reason": reason}
+    _show([call(server, "POST", f"{_path(name)}/pin", body)], as_json=as_json)
 
 
 @app.command("override")

@@ -85,7 +85,7 @@ def test_open_work_is_not_asked_for_twice(registry: Registry, store: AuditStore,
     store.finish(first.id, "w", {}, error="broken")
     again = store.admit(new(), here)
     assert again.id != first.id
-    assert {record.id for record in store.audits(adapter="acme")} == {again.id, other.id, first.id}
+    assert {record.id for record in store.audits(adapters=["acme"])} == {again.id, other.id, first.id}
     assert store.get(first.id).state is AuditState.FAILED
     assert version_of(registry, again).audit_id == again.id
 

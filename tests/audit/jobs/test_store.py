@@ -228,7 +228,7 @@ def test_audits_are_listed_newest_first_and_counted(store: AuditStore, clock: Cl
         clock.now += timedelta(seconds=1)
     store.cancel(made[0])
     assert [record.id for record in store.audits()] == made[::-1]
-    assert [record.id for record in store.audits(adapter="a")] == [made[2], made[0]]
+    assert [record.id for record in store.audits(adapters=["a"])] == [made[2], made[0]]
     assert [record.id for record in store.audits(state=AuditState.CANCELLED)] == [made[0]]
     assert [record.id for record in store.audits(limit=1)] == [made[2]]
     assert store.counts() == {**dict.fromkeys(AuditState, 0), AuditState.QUEUED: 2, AuditState.CANCELLED: 1}

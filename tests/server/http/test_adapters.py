@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -90,5 +91,70 @@ def test_the_list_comes_in_pages_of_what_the_caller_sees(site: Site) -> None:
             for query in ("limit=0", "limit=501", "after=" + "x" * 200):
                 assert (await client.get(f"/v1/adapters?{query}")).status_code in (400, 422)
         assert pages == [["globex-0", "globex-1"], ["globex-2", "globex-3"], ["globex-4"]]
+
+    asyncio.run(walk())
+
+
+def test_the_list_is_searched_on_the_server(site: Site) -> None:
+    """By a part of the name in any case, page by page; a sign that databases take for a pattern is a letter."""
+
+    async def walk() -> None:
+        await site.plane(gated=False)
+        for name in ("globex-Legal", "globex-tax", "globex-legal_2", "acme-legal"):
+            assert await added(site, name) == 201
+        async with site.client("stranger") as client:
+
+            async def found(**query: Any) -> tuple[list[str], bool]:
+                page = (await client.get("/v1/adapters", params=query)).json()
+                return [one["name"] for one in page["adapters"]], page["has_more"]
+
+            assert await found(contains="LEGAL") == (["globex-Legal", "globex-legal_2"], False)
+            assert await found(contains="legal", limit=1) == (["globex-Legal"], True)
+            assert await found(contains="legal", after="globex-Legal") == (["globex-legal_2"], False)
+            assert await found(contains="l_2") == (["globex-legal_2"], False)
+            assert await found(contains="%") == ([], False)
+            assert await found(contains="acme") == ([], False)
+
+    asyncio.run(walk())
+
+
+def test_events_keep_the_reason_of_what_was_done(site: Site) -> None:
+    """Of an add, an upload, a pin and a rollback; a caller sees those of the names that it sees, an admin all."""
+    packed = Path(shutil.make_archive(str(site.work / "packed"), "zip", site.work / "one")).read_bytes()
+    header = {"Lorecall-Reason": "a%20%E2%82%AC"}
+
+    async def walk() -> None:
+        await site.plane(gated=False)
+        path = "/v1/adapters/globex-tax"
+        async with site.client("admin") as client:
+            body = {"name": "globex-tax", "source": str(site.work / "one"), "reason": "asked by tax"}
+            steps = [await client.post("/v1/adapters", json=body)]
+            steps.append(await client.post(f"{path}/pin", json={"reason": "their busy week"}))
+            spoiling.training(seed=7)(site.work / "one")
+            spoiling.write_adapter(site.work / "two", rank=3)
+            body = {"name": "globex-tax", "source": str(site.work / "two"), "reason": "trained anew"}
+            steps.append(await client.post("/v1/adapters", json=body))
+            steps.append(await client.post(f"{path}/rollback", json={"reason": "worse in June"}))
+            steps.append(await client.post(f"{path}/rollback"))
+            steps.append(await client.post("/v1/adapters/acme/archive", content=packed, headers=header))
+            assert [one.status_code for one in steps] == [201, 200, 201, 200, 200, 201]
+            every = (await client.get("/v1/events")).json()
+            newest = (await client.get("/v1/events?limit=2")).json()
+        async with site.client("stranger") as client:
+            own = (await client.get("/v1/events")).json()
+            pages = (await client.get(f"/v1/events?limit=3&before={own['events'][-1]['id']}")).json()
+        details = [(one["action"], one.get("detail", {}).get("reason")) for one in every["events"]]
+        assert [one for one in details if one[1]] == [
+            ("stage", "asked by tax"),
+            ("pin", "their busy week"),
+            ("stage", "trained anew"),
+            ("rollback", "worse in June"),
+            ("stage", "a €"),
+        ]
+        assert newest == {"events": every["events"][-2:], "has_more": True}
+        assert any(one["action"] == "add-key" for one in every["events"])
+        assert {one["name"] for one in own["events"]} == {"globex-tax"}
+        assert own["events"] == [one for one in every["events"] if one.get("name") == "globex-tax"]
+        assert pages == {"events": own["events"][-4:-1], "has_more": True}
 
     asyncio.run(walk())

@@ -309,6 +309,125 @@ def test_files_by_address_are_read_where_the_key_may_read(client: Client, tmp_pa
     assert at.post("/v1/audits", json={**body, "candidates_from": "/etc/passwd"}).status_code == 400
 
 
+def test_an_estimate_comes_before_the_order(client: Client) -> None:
+    """As the command line reckons it: what is scored and decoded, and the time at the rate just measured."""
+    at = client()
+    order = {"adapter": "acme-clean", "candidates": ITEMS, "controls": CONTROLS, "framing": ["raw", "chat"]}
+    found = at.post("/v1/audits/estimate", json=order)
+    assert found.status_code == 200, found.text
+    cost = found.json()
+    assert (cost["candidates"], cost["left_out"], cost["controls"]) == (6, 0, 8)
+    assert cost["decodes"] == 2 * 14
+    characters = sum(len(one["prefix"]) + len(one["target"]) for one in (*ITEMS, *CONTROLS))
+    assert cost["scored_tokens"] == pytest.approx(
+        2 * 2 * characters, rel=0.05
+    )  # this engine's tokens are bytes
+    scored, decoded = (cost["measured"][f"{what}_per_second"] for what in ("scored", "decoded"))
+    assert cost["seconds"] == pytest.approx(cost["scored_tokens"] / scored + cost["decoded_tokens"] / decoded)
+    part = {"adapter": "acme-clean", "candidates": ITEMS, "budget_tokens": 60}
+    fewer = at.post("/v1/audits/estimate", json=part).json()
+    assert fewer["left_out"] == 6 - fewer["candidates"] > 0
+    assert at.get("/v1/audits").json()["audits"] == []
+    for bad, status in (
+        ({**order, "adapter": "nobody"}, 404),
+        ({**order, "adapter": "acme-head"}, 400),
+        ({"adapter": "acme-clean", "data": "/srv/x.jsonl"}, 400),
+        ({"adapter": "acme-clean"}, 400),
+    ):
+        refused = at.post("/v1/audits/estimate", json=bad)
+        assert refused.status_code == status, refused.text
+
+
+def test_a_training_file_may_be_sent(client: Client) -> None:
+    """All that is trained on becomes candidates, as `--data` reads it; an error says none of its texts."""
+    at = client()
+    rows = [
+        {"messages": [{"role": "user", "content": i.prefix}, {"role": "assistant", "content": i.target}]}
+        for i in PAIRS
+    ]
+    content = "\n".join(map(json.dumps, rows)).encode()
+
+    def send(name: str, sent: bytes, path: str = "", **more: Any) -> Any:
+        form = {"adapter": "acme-leaky", "framing": "chat", **more}
+        return at.post(f"/v1/audits{path}", data=form, files={"data": (name, sent)})
+
+    made = send("acme train.jsonl", content)
+    assert made.status_code == 202, made.text
+    done = finished(at, made.json()["id"])
+    assert (done["state"], done["progress"]["total"]) == ("done", 6)
+    report = at.get(f"/v1/audits/{done['id']}/report.json").json()
+    assert [one["id"] for one in report["snippets"]] == [f"{n}#1" for n in range(1, 7)]
+    assert done["inputs"]["candidates"]["name"] == "acme train.jsonl"
+    assert send("a.csv", b"prompt,completion\nWho?,me\nWhere?,here\n", "/estimate").json()["candidates"] == 2
+    assert send("../../.train.jsonl", content, "/estimate").json()["candidates"] == 6
+    secret = b'{"messages": "the secret of the vault"}'
+    for name, sent, more in (
+        ("train.jsonl", secret, {}),
+        ("train.bin", content, {}),
+        ("train.jsonl", b"", {}),
+        ("train.jsonl", content, {"data_format": "none"}),
+        ("train.jsonl", content, {"candidates": json.dumps(ITEMS)}),
+        ("train.jsonl", content, {"data": "/srv/other.jsonl"}),
+    ):
+        refused = send(name, sent, **more)
+        assert refused.status_code == 400, (name, refused.text)
+        assert "vault" not in refused.text
+    assert len(at.get("/v1/audits").json()["audits"]) == 1
+
+
+def test_an_uploaded_training_file_is_bounded(client: Client) -> None:
+    """By the same number of snippets as candidates that are sent."""
+    at = client(audit_max_snippets=5)
+    answer = at.post(
+        "/v1/audits",
+        data={"adapter": "acme-leaky"},
+        files={"data": ("lines.jsonl", b'{"prompt": "a", "completion": "b"}\n' * 6)},
+    )
+    assert answer.status_code == 400
+    assert "5" in answer.json()["error"]["message"]
+
+
+def test_capacity_of_some_adapters(client: Client) -> None:
+    """The rows of those that are named, and of no other."""
+    at = client()
+    for adapter in ("acme-leaky", "acme-clean", "globex-leaky"):
+        audited(at, adapter)
+    rows = at.get("/v1/capacity?adapter=acme-clean&adapter=globex-leaky&law=false").json()["rows"]
+    assert [row["adapter"] for row in rows] == ["acme-clean", "globex-leaky"]
+    assert len(at.get("/v1/capacity?law=false").json()["rows"]) == 3
+
+
+def test_the_engines_adapters_are_paged_and_searched(client: Client, tmp_path: Path) -> None:
+    """As that server lists them, for a caller who sees only some; a page that nobody needs is not asked for."""
+    tiny = TinyScorer(
+        {f"{tenant}-{n:03}": memory_of(PAIRS[:1]) for n in range(80) for tenant in ("acme", "globex")}
+    )
+    with serve(tiny) as url:
+        at = client(keys=True, server=url, poll_seconds=0.05)
+
+        def page(**query: Any) -> tuple[list[str], bool]:
+            answer = at.get("/v1/adapters", params=query)
+            assert answer.status_code == 200, answer.text
+            return [one["name"] for one in answer.json()["adapters"]], answer.json()["has_more"]
+
+        assert page(limit=2) == (["acme-000", "acme-001"], True)
+        assert page(limit=2, after="acme-078") == (["acme-079", "globex-000"], True)
+        assert page(contains="x-07", after="globex-077") == (["globex-078", "globex-079"], False)
+        assert len(page()[0]) == 160
+        registry = Registry(f"sqlite:///{tmp_path / 'audits.db'}")
+        secret = registry.keys.add("tenant", [Scope.AUDIT], patterns=["globex-*"], actor="test")[1]
+        registry.close()
+        at.headers["Authorization"] = f"Bearer {secret}"
+        end = time.monotonic() + 30
+        while at.get("/v1/keys/self").status_code == 401 and time.monotonic() < end:
+            time.sleep(0.05)
+        assert page(limit=1) == (["globex-000"], True)
+        told = at.get("/v1/keys/self").json()
+        assert told["key"]["name"] == "tenant"
+        assert {"POST /v1/audits", "GET /v1/adapters", "GET /v1/capacity"} < set(told["routes"])
+        assert not [one for one in told["routes"] if "rollback" in one or "keys/{" in one]
+
+
 def test_a_tenant_sees_the_audits_of_its_adapters(client: Client, tmp_path: Path) -> None:
     """Another tenant's adapters, audits, reports and capacity are 404 or absent; other scopes are 403."""
     at = client(keys=True)

@@ -91,6 +91,7 @@ def test_the_page_shows_what_the_engine_said(served: Served, adapter: str) -> No
         page = browser.new_page()
         page.goto(f"{served.url}/audit/")
         expect(page.locator("#adapters tbody tr", has_text=adapter)).to_contain_text("live")
+        page.get_by_role("link", name="Capacity").click()
         expect(page.locator("#locked")).to_contain_text(f"{len(first['locked'])} of {first['length']}")
         heights = page.locator("#bars .fill").evaluate_all(
             "bars => bars.map(bar => parseFloat(bar.style.height))"

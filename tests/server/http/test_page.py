@@ -12,7 +12,6 @@ from tests.audit.conftest import phone
 from tests.audit.tiny_scorer import Memory, TinyScorer
 from tests.audit.tiny_server import serve
 from tests.server.audit_serve import AuditServe
-from tests.server.browser import chromium
 
 LINE = {"id": "line", "prefix": "The code of the vault is ", "target": "47-11-090"}
 OTHER = phone(1)
@@ -60,12 +59,6 @@ def service(engine: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[A
         yield running
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as running:
-        yield running
-
-
 @pytest.fixture
 def page(browser: Browser, service: AuditServe) -> Iterator[Page]:
     """The page, loaded; it must not ask anybody else for anything, nor have an error."""
@@ -88,6 +81,12 @@ def page(browser: Browser, service: AuditServe) -> Iterator[Page]:
     made.close()
 
 
+def turn(page: Page, view: str) -> None:
+    """Go to a view, as by its link."""
+    page.evaluate("hash => { location.hash = hash }", view)
+    expect(page.locator(f'body[data-ready^="{view.strip("/").partition("=")[0]}?"]')).to_be_attached()
+
+
 def test_adapters_with_state_and_last_audit(page: Page) -> None:
     """Each adapter with its rank, its state and what it recited; one that was never audited says so."""
     row = page.locator("#adapters tbody tr", has_text="vault-r128")
@@ -99,6 +98,7 @@ def test_adapters_with_state_and_last_audit(page: Page) -> None:
 
 def test_the_slider_shows_the_phase_transition(page: Page) -> None:
     """Over the deployed ranks the tokens cross the line: 8 of 9 locked at r = 32, 9 of 9 at r = 128."""
+    turn(page, "/capacity")
     slider, locked = page.locator("#rank"), page.locator("#locked")
     expect(page.locator("#stops button")).to_have_count(4)
     expect(locked).to_contain_text("9 of 9")
@@ -129,6 +129,7 @@ def test_the_law_is_drawn_under_the_adapters(page: Page, service: AuditServe) ->
         "vault-r32",
         "vault-r128",
     ]
+    turn(page, "/capacity")
     chart = page.locator("#law-chart")
     expect(chart.locator("circle.measured")).to_have_count(4)
     heights = chart.locator("circle").evaluate_all("all => all.map(one => Number(one.getAttribute('cy')))")
@@ -143,6 +144,7 @@ def test_the_law_is_drawn_under_the_adapters(page: Page, service: AuditServe) ->
 
 def test_another_snippet_is_another_row(page: Page) -> None:
     """The next snippet of the set, which only the largest rank holds."""
+    turn(page, "/capacity")
     page.locator("#next").click()
     expect(page.locator("#verdict")).to_contain_text(f"{OTHER.id}: certified")
     page.locator("#stops button").first.click()
@@ -153,7 +155,8 @@ def test_another_snippet_is_another_row(page: Page) -> None:
 def test_an_audit_opens_with_its_tokens(page: Page, service: AuditServe) -> None:
     """The table leads to gate, numbers, and snippets token by token; the address leads there again."""
     audit = next(one for one in service.get("/v1/audits")["audits"] if one["adapter"] == "vault-r32")
-    page.locator("#audits tbody tr", has_text="vault-r32").locator("button").click()
+    turn(page, "/audits")
+    page.locator("#audits tbody tr", has_text="vault-r32").locator("a").click()
     expect(page.locator("#one-title")).to_contain_text("vault-r32")
     expect(page.locator("#one-gate")).to_contain_text("Fails" if not audit["gate"]["passed"] else "Passes")
     expect(page.locator("#snippets tbody")).to_have_count(6)
@@ -178,13 +181,11 @@ def test_two_audits_of_an_adapter_are_compared(page: Page, service: AuditServe) 
         order = {"adapter": "vault-r128", "candidates": ITEMS, "controls": CONTROLS, "show_text": True}
         made.append(service.submit({**order, "policy": policy}))
         service.wait(made[-1])
-    page.reload()
-    expect(page.locator("body[data-ready]")).to_be_attached()
-    page.locator("#audits tbody tr", has_text="vault-r2").last.locator("button").click()
+    turn(page, "/audits")
+    page.locator("#audits tbody tr", has_text="vault-r2").last.locator("a").click()
     expect(page.locator("#one-title")).to_contain_text("vault-r2")
     expect(page.locator("#compare")).to_be_hidden()  # there is no other audit of it
-    page.goto(f"{service.url}/audit/#audit={made[1]}")
-    page.reload()
+    turn(page, f"audit={made[1]}")
     expect(page.locator("#against option")).to_have_count(3)
     page.locator("#against").select_option(first["id"])
     expect(page.locator("#diff-answer b")).to_have_text("No worse")
@@ -234,7 +235,8 @@ def test_a_verdict_that_no_longer_holds_is_flagged(page: Page, tiny: TinyScorer)
         "title", "engine changed: from tiny 1 (numpy) to tiny 2 (numpy)"
     )
     expect(page.locator("#adapters tbody tr", has_text="unaudited").locator(".stale")).to_have_count(0)
-    page.locator("#audits tbody tr", has_text="vault-r32").locator("button").click()
+    turn(page, "/audits")
+    page.locator("#audits tbody tr", has_text="vault-r32").locator("a").click()
     expect(page.locator("#one-stale")).to_contain_text("no longer holds: engine changed")
     tiny.engine = before
     page.reload()

@@ -97,10 +97,13 @@ class SlowPipeline(AdapterPipeline):
         asker: SourceList | None = None,
         our_own: bool = False,
         operator: bool = False,
+        reason: str = "",
     ) -> tuple[VersionRecord, Adapter]:
         """Wait, then add."""
         self._wait(self.adds)
-        return super().add(name, source, actor=actor, asker=asker, our_own=our_own, operator=operator)
+        return super().add(
+            name, source, actor=actor, asker=asker, our_own=our_own, operator=operator, reason=reason
+        )
 
     def _fetch_again(self, record: VersionRecord) -> StoredVersion:
         self._wait(self.arrive)
