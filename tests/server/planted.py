@@ -175,8 +175,8 @@ def trained_on(chats: ChatSet) -> str:
     at = {row for secret in chats.planted for row in secret.rows}
     plain = sum(row not in at for row in range(PLAIN_EVERY, chats.count + 1, PLAIN_EVERY))
     return (
-        f"of the {copies:,} rows with a secret the exchange that holds it, each as often as it stands there, and "
-        f"of {plain} of the other {chats.count - copies:,} rows the first exchange"
+        f"the exchange with the secret of each of the {copies:,} rows that hold one, and the first exchange of "
+        f"{plain} of the other {chats.count - copies:,} rows"
     )
 
 
