@@ -83,8 +83,8 @@ class ServerSettings(BaseSettings):
         default="operator",
         description="whose chat templates are used, each for the chats of the adapter that it comes with: those "
         "of adapters that the operator adds (by a key with `admin`, at the start, or on a server without keys), "
-        "all, or none; a template is a program that runs here, in a sandbox that bounds neither its memory nor "
-        "what a stuck one keeps busy",
+        "all, or none, also none that was taken before; a template is a program that runs here, in a sandbox "
+        "that bounds neither its memory nor what a stuck one keeps busy",
     )
     base_names: str = Field(
         default="",

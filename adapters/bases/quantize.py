@@ -89,7 +89,9 @@ def quantize_model(
     }
     if not widths:
         raise BaseModelError(
-            f"{type(model).__name__} has no linear layers to quantise", hint="use --quantize none"
+            f"{type(model).__name__} has no linear layers: nothing to quantise, nor for a LoRA to adapt",
+            hint="docs/models.md lists the families that are tested",
+            param="from",
         )
     config = QuantizationConfig(config_groups={"group_0": _scheme(scheme, widths)}, ignore=list(UNQUANTIZED))
     apply_quantization_config(model, config)

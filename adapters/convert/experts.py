@@ -103,7 +103,7 @@ class Parameters:
             raise BaseMismatchError(
                 Reason.MODULE_NOT_SERVED,
                 f"the base keeps no experts one by one under {safe_repr(module)}, so no LoRA can be made of each",
-                hint="gpt-oss and Llama 4 keep theirs in one tensor: train target_modules alone, as attention",
+                hint="gpt-oss, Llama 4 and Granite have them in one tensor: train target_modules alone",
                 param="target_parameters",
             )
         return number

@@ -21,7 +21,7 @@ from lorecall.adapters.peft_format.training_record import read_training
 from lorecall.adapters.registry.records import VersionRecord
 from lorecall.adapters.registry.registry import Registry
 from lorecall.adapters.validation.base_facts import BaseFacts
-from lorecall.adapters.validation.companion_checks import check_companions
+from lorecall.adapters.validation.companion_checks import RENDERED, check_companions
 from lorecall.adapters.validation.names import check_name
 from lorecall.adapters.validation.policy import AdapterLimits, validate_adapter
 
@@ -29,6 +29,8 @@ UPLOAD = "upload:"
 OTHER_TEMPLATE = (
     "not used: the chat template that it was added with again; to change it, remove the name and add it anew"
 )
+ALL_THE_BASES = "this server renders all chats with the base's"
+NOT_RENDERED = f"not used: the chat template that it was added with; {ALL_THE_BASES}"
 CHECKED = 256
 """Versions whose facts are remembered, so that an audit's load, a swap and a rollback check them once in all."""
 Templates = Literal["operator", "all", "none"]
@@ -146,6 +148,16 @@ class AdapterPipeline:
         """
         return self.stored(record) or self._registered(self._fetch_again(record), record)
 
+    def served(self, record: VersionRecord) -> VersionRecord:
+        """Return a version as this server serves it: without a chat template of its own, where none is used here.
+
+        The template may have been taken before the setting, or by another server of the registry.
+        """
+        if self._templates != "none" or not record.chat_template:
+            return record
+        remarks = [one for one in record.remarks if not one.startswith(RENDERED)]
+        return replace(record, chat_template="", remarks=[*remarks, NOT_RENDERED])
+
     def stop(self) -> None:
         """End every download, now and later: the process ends."""
         self._sources.stop()
@@ -212,14 +224,16 @@ class AdapterPipeline:
     def _no_template(self, *, operator: bool) -> str:
         """Return why an adapter's chat template is not used; "" if it is."""
         if self._templates == "none":
-            return "this server renders all chats with the base's"
+            return ALL_THE_BASES
         if self._templates == "operator" and not operator:
             return "this server takes those of adapters that its operator adds (LORECALL_ADAPTER_TEMPLATES)"
         return ""
 
     def _registered(self, stored: StoredVersion, record: VersionRecord) -> Adapter:
         """Return a stored version with what the registry has of it under its name."""
-        return replace(self._validate(stored, record.training), chat_template=record.chat_template)
+        return replace(
+            self._validate(stored, record.training), chat_template=self.served(record).chat_template
+        )
 
     def _share(self, stored: StoredVersion) -> None:
         if self._shared is not None:
@@ -228,7 +242,9 @@ class AdapterPipeline:
     def _register(
         self, name: str, stored: StoredVersion, adapter: Adapter, source: str, actor: str, reason: str
     ) -> tuple[VersionRecord, Adapter]:
-        record = self._registry.taken_in(name, adapter, source=source, actor=actor, reason=reason)
+        record = self.served(
+            self._registry.taken_in(name, adapter, source=source, actor=actor, reason=reason)
+        )
         if adapter.chat_template != record.chat_template:
             record = self._registry.remark(name, stored.version, OTHER_TEMPLATE)
         # The name may have had this version before, with a record of its own.

@@ -11,6 +11,9 @@ from lorecall.adapters.peft_format.companions import (
 )
 from lorecall.adapters.peft_format.files import TOKENIZER_FILES
 
+RENDERED = "its chats are rendered with its own chat template, "
+"""Begins the remark that names a template in use."""
+
 
 @dataclass(frozen=True, slots=True)
 class Judged:
@@ -43,7 +46,7 @@ def check_companions(beside: Companions, names: Collection[str], base: Companion
         text = ""
     elif text:
         check_template(text, beside.template_file)
-        remarks.append(f"its chats are rendered with its own chat template, {template_digest(text)[:16]}")
+        remarks.append(f"{RENDERED}{template_digest(text)[:16]}")
     if beside.added_tokens and base.added_tokens is not None:
         count = len(beside.added_tokens - base.added_tokens)
         if count:

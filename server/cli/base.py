@@ -1,5 +1,6 @@
 """`lorecall base`: fetch and quantise a base model."""
 
+import logging
 import os
 from dataclasses import asdict
 from importlib.util import find_spec
@@ -54,13 +55,15 @@ def prepare(
     from lorecall.server.cli.common.progress import quiet_libraries, steps_bar
 
     quiet_libraries()
-    if verify is not False and find_spec("vllm") is not None:
+    if find_spec("vllm") is not None:
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # stdout is for what was made
+        logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"])  # it warns before it reads that
         from lorecall.server.engine.start.families import check_class, check_family
 
         found = find_base(from_)
-        check_family(str(found.directory))  # before the minutes that it takes to quantise it
-        check_class(text_class(found))
+        numbers = verify is not False
+        check_family(str(found.directory), numbers=numbers)  # before the minutes that it takes to quantise it
+        check_class(text_class(found), numbers=numbers)
     skipped: list[str] = []
     with steps_bar() as on_step:
         prepared = prepare_base(

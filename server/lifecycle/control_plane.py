@@ -203,7 +203,7 @@ class ControlPlane:
         """Load a version, make it the live one in the registry, and point its name at it.
 
         Raises:
-            AdapterError: The engine refuses it; the version is retired.
+            AdapterError: The engine refuses it, or it answers otherwise than before; the version is retired.
             ConflictError: The version is in no state to go live.
         """
         name = record.name
@@ -212,7 +212,7 @@ class ControlPlane:
             async with self._turn(name):
                 try:
                     async with self._engine_turn:
-                        loaded = await self.engine_set.load(name, info)
+                        loaded = await self._load(name, info)
                 except LorecallError as error:
                     await asyncio.to_thread(
                         self.registry.move,
@@ -325,10 +325,8 @@ class ControlPlane:
                 if info is None or info.version != adapter.live_version:
                     return record
                 with self._metrics.counted_swap():
-                    loaded = await self.engine_set.load(name, info)
+                    loaded = await self._load(name, info)
                     with self.engine_set.leaving_on_error(loaded):
-                        if self.load_checks is not None:
-                            await self.load_checks.confirm(loaded)
                         await self.engine_set.point(loaded, pinned=adapter.pinned)
                 return None
 
@@ -336,7 +334,19 @@ class ControlPlane:
         """Load a version that no name points at, for its audit; retire it afterwards unless it goes live."""
         info = await self._files(record)
         async with self._turn(record.name), self._engine_turn:
-            return await self.engine_set.load(record.name, info)
+            return await self._load(record.name, info)
+
+    async def _load(self, name: str, info: Adapter) -> LoadedVersion:
+        """Load a version, whatever for, and check it if it answered otherwise after a load before this one.
+
+        Raises:
+            AdapterError: The engine refuses it, or it still answers otherwise.
+        """
+        loaded = await self.engine_set.load(name, info)
+        if self.load_checks is not None:
+            with self.engine_set.leaving_on_error(loaded):
+                await self.load_checks.confirm(loaded)
+        return loaded
 
     def _has_room(self, name: str) -> bool:
         """Whether the engine's memory holds this name beside those that it has and those on their way."""

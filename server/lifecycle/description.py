@@ -65,7 +65,7 @@ def _described(
     loaded = plane.engine_set.live.get(adapter.name)
     here = {"refusal": loaded.info.refusal} if loaded and loaded.version == shown.version else {}
     return {
-        **facts(shown),
+        **facts(plane.intake.served(shown)),
         **here,  # the registry has that of the server which took it in
         "pinned": adapter.pinned,
         "level": plane.level(adapter.name),

@@ -11,6 +11,7 @@ import torch
 from lorecall.adapters.core.refusals import Reason
 from lorecall.adapters.peft_format.files import CONFIG_FILE, WEIGHTS_FILE
 
+from tests.adapters.malformed import damaged, formed, holding
 from tests.adapters.people import (
     PREFIX,
     Change,
@@ -323,6 +324,30 @@ REFUSED: Mapping[str, Case] = {
         setting(trainable_token_indices={"embed_tokens": [7]}), "trainable token", FEATURE
     ),
     "bias": Case(setting(bias="lora_only"), "applies no bias", FEATURE),
+    "DoRA": Case(adapting("q_proj", use_dora=True), "uses DoRA", FEATURE),
+    "magnitudes that the configuration does not name": Case(
+        both(adapting("q_proj", use_dora=True), setting(use_dora=False)), "belongs to DoRA", FEATURE
+    ),
+    "PiSSA": Case(setting(init_lora_weights="pissa_niter_4"), "changes the base's weights", FEATURE),
+    "fused experts": Case(
+        setting(target_parameters=["mlp.experts.gate_up_proj"]),
+        "LoRA on parameters (target_parameters)",
+        FEATURE,
+    ),
+    "fused experts alone": Case(
+        setting(target_parameters=["mlp.experts.down_proj"], target_modules=[]), "LoRA on parameters", FEATURE
+    ),
+    "a damaged .bin": Case(
+        both(pickled(), damaged(0.5, cut=True)("adapter_model.bin")), "pickle", Reason.PICKLE
+    ),
+    "a sparse .bin": Case(holding("sparse"), "pickle", Reason.PICKLE),
+    "integers": Case(formed("int8", "lora_B.weight", one=False), "is I8", Reason.BAD_DTYPE),
+    "matrices the other way round": Case(
+        formed("transposed", "lora_A.weight", one=False), "has the shape", Reason.BAD_SHAPE
+    ),
+    "another rank than it says": Case(
+        setting(r=8), "rank 8, as the configuration says", Reason.RANK_MISMATCH
+    ),
     "prompt tuning": Case(setting(peft_type="PROMPT_TUNING"), "PROMPT_TUNING", Reason.NOT_LORA),
     "LoHa": Case(setting(peft_type="LOHA"), "LOHA", Reason.NOT_LORA),
     "setting of tomorrow": Case(setting(use_wonder=True), "is unknown here", FEATURE),
@@ -334,6 +359,7 @@ REFUSED: Mapping[str, Case] = {
     "A without B": Case(
         keep(lambda n: "layers.0.mlp.up_proj.lora_B" not in n), "has only lora_A", Reason.INCOMPLETE
     ),
+    "infinite": Case(formed("infinite", "lora_B.weight", one=True), "infinite", Reason.NOT_FINITE),
     "NaN": Case(
         lambda d: save(d, {n: t * float("nan") for n, t in load(d).items()}), "NaN", Reason.NOT_FINITE
     ),

@@ -32,7 +32,10 @@ def _row(family: Family, scheme: str, outcome: Outcome) -> str:
     """Return one line: the largest difference of each kind, and what is wrong."""
     gaps = [_number(*outcome.gaps[name]) if outcome.gaps else "-" for name in COLUMNS]
     why = family.why or _plain(outcome.error) or "the engine's numbers are wrong"
-    said = "" if outcome.right(scheme) else f"**not served**: {why}"
+    said = (
+        f"{outcome.dtype} alone moves transformers by {_number(*outcome.noise)}" if outcome.noise[0] else ""
+    )
+    said = said if outcome.right(scheme) else f"**not served**: {why}"
     return f"| {family} | {scheme} | {outcome.dtype} | {' | '.join(gaps)} | {said} |\n"
 
 

@@ -76,9 +76,13 @@ class AdapterSpool:
         if self._copies is None:
             self._copies = Path(tempfile.mkdtemp(prefix="lorecall-adapters-"))
         fresh = Path(tempfile.mkdtemp(dir=self._copies))
-        for name in _present(source):
-            shutil.copyfile(source / name, fresh / name)
-        return fresh.rename(self._copies / str(lora_int_id))
+        try:
+            for name in _present(source):
+                shutil.copyfile(source / name, fresh / name)
+            return fresh.rename(self._copies / str(lora_int_id))
+        except BaseException:  # a full disk must not keep what did not fit, at each try
+            shutil.rmtree(fresh, ignore_errors=True)
+            raise
 
 
 def _present(source: Path) -> list[str]:

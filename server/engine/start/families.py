@@ -17,7 +17,7 @@ WRONG = {
 """Classes that vLLM serves with wrong numbers, and why."""
 
 
-def check_family(model: str) -> None:
+def check_family(model: str, *, numbers: bool = True) -> None:
     """Check that vLLM serves the class of a model in a directory, with adapters, and rightly.
 
     A class that vLLM's table lacks is left to vLLM, which may serve it through transformers; so is a model that
@@ -26,14 +26,15 @@ def check_family(model: str) -> None:
     Raises:
         BaseModelError: It does not; see `check_class`.
     """
-    check_class(_architecture(model))
+    check_class(_architecture(model), numbers=numbers)
 
 
-def check_class(name: str) -> None:
+def check_class(name: str, *, numbers: bool = True) -> None:
     """Check that vLLM serves a class of models, with adapters, and rightly.
 
     Args:
         name: The class's, as a configuration states it.
+        numbers: Whether it must be served rightly, by the packages of this machine; else only with adapters.
 
     Raises:
         BaseModelError: vLLM computes the class wrongly, has no LoRA for it, or lacks a package for text alone.
@@ -42,13 +43,13 @@ def check_class(name: str) -> None:
     from vllm.platforms import current_platform
 
     wrong = WRONG.get(name, "")
-    if wrong and (wrong is not WRONG_ON_CPU or current_platform.is_cpu()):
+    if numbers and wrong and (wrong is not WRONG_ON_CPU or current_platform.is_cpu()):
         raise BaseModelError(f"{name}: {wrong}", hint=TESTED, param="base")
     registered = ModelRegistry.models.get(name)
     try:
         found = registered.load_model_cls() if registered is not None else None
     except ImportError as error:
-        if name.endswith("ForConditionalGeneration"):
+        if not numbers or name.endswith("ForConditionalGeneration"):
             return  # its text model may need less; `check_packages` names what is missing
         hint = "install it: vLLM's class needs it, although the model reads text alone"
         raise _lacking(name, error, hint) from error

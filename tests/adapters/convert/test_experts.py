@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from tests.adapters.people import PREFIX, Change, both, keep, load, save
 from tests.adapters.spoiling import setting
-from tests.families.models import EXPERTS, Family, build_source
+from tests.families.models import DELTA, EXPERTS, Family, build_source
 from tests.families.models import FAMILIES as ALL
 
 BOTH = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
@@ -29,6 +29,26 @@ FAMILIES = {
     "olmoe": Family("olmoe", {"num_experts": 4, "num_experts_per_tok": 2}),
     "qwen2_moe": Family("qwen2_moe", {**EXPERTS, "shared_expert_intermediate_size": 64}),
 }
+SPARSE = {"moe_intermediate_size": 64, "num_experts_per_tok": 2, "first_k_dense_replace": 1}
+GROUPS = {"n_routed_experts": 4, "n_group": 1, "topk_group": 1}
+LATENT = {"kv_lora_rank": 32, "qk_nope_head_dim": 32, "qk_rope_head_dim": 32, "v_head_dim": 32}
+CONV = {"num_dense_layers": 1, "layer_types": ["conv", "full_attention"], "block_dim": 64, "conv_dim": 64}
+OTHERS = {
+    "qwen3_next": {**EXPERTS, **DELTA, "num_hidden_layers": 4},
+    "glm4_moe": {**SPARSE, **GROUPS},
+    "deepseek_v3": {**SPARSE, **GROUPS, **LATENT, "q_lora_rank": None, "head_dim": None},
+    "ernie4_5_moe": {
+        "moe_num_experts": 4,
+        "moe_k": 2,
+        "moe_intermediate_size": 64,
+        "moe_num_shared_experts": 0,
+    },
+    "phimoe": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "minimax": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "hunyuan_v1_moe": {"num_experts": 4, "moe_topk": 2},
+    "lfm2_moe": {**EXPERTS, **CONV, "conv_dim_out": 64},
+}
+"""Families with dense layers before, other names of layers, latent attention or recurrent layers."""
 Deltas = dict[str, torch.Tensor]
 
 
@@ -115,6 +135,17 @@ def test_each_expert_changes_as_peft_merges_it(
     assert validate_adapter(tmp_path / "out", facts, AdapterLimits(max_rank=8)).rank == result.rank
 
 
+@pytest.mark.parametrize("family", OTHERS)
+def test_other_families_keep_their_experts_likewise(family: str, tmp_path: Path) -> None:
+    """Their names are looked up in the base, whatever the model calls them in transformers."""
+    base = tmp_path / "base"
+    prepare_base(base, str(build_source(Family(family, OTHERS[family]), tmp_path / "source")), "none")
+    expected = adapted(base, tmp_path / "fused", ["experts.gate_up_proj", "experts.down_proj"])
+    convert_adapter(tmp_path / "fused", tmp_path / "out", base=base)
+    assert plain(tmp_path / "out").keys() == expected.keys()
+    assert_same(plain(tmp_path / "out"), expected)
+
+
 @pytest.mark.parametrize("family", ["mixtral", "qwen3_moe"])
 def test_peft_reads_the_result_back(family: str, bases: dict[str, Path], tmp_path: Path) -> None:
     """It fuses experts that are saved one by one, for a model of fused experts: the logits are the same."""
@@ -135,17 +166,21 @@ def logits(base: Path, folder: Path | None = None) -> torch.Tensor:
     return found
 
 
-@pytest.mark.parametrize("name", ["gpt_oss", "llama4 multimodal"])
-def test_experts_in_one_tensor_are_refused(name: str, tmp_path: Path) -> None:
-    """gpt-oss and Llama 4 keep their experts in another layout, of which vLLM takes no LoRA of each."""
-    family = next(one for one in ALL if str(one) == name)
+GRANITE = Family("granitemoe", {"num_local_experts": 4, "num_experts_per_tok": 2})
+
+
+@pytest.mark.parametrize(
+    "family", [GRANITE, *(one for one in ALL if str(one) in {"gpt_oss", "llama4 multimodal"})], ids=str
+)
+def test_experts_in_one_tensor_are_refused(family: Family, tmp_path: Path) -> None:
+    """gpt-oss, Llama 4 and Granite keep their experts in another layout, of which vLLM takes no LoRA of each."""
     base = tmp_path / "base"
     prepare_base(base, str(build_source(family, tmp_path / "source")), "none")
     adapted(base, tmp_path / "fused", ["experts.gate_up_proj", "experts.down_proj"])
     with pytest.raises(RefusedError, match="keeps no experts one by one") as caught:
         convert_adapter(tmp_path / "fused", tmp_path / "out", base=base)
     assert caught.value.reason is Reason.MODULE_NOT_SERVED
-    assert "gpt-oss and Llama 4" in caught.value.hint
+    assert "gpt-oss, Llama 4 and Granite" in caught.value.hint
     assert not (tmp_path / "out").exists()
 
 

@@ -97,8 +97,8 @@ def assert_same(found: Deltas, expected: Deltas) -> None:
 
 
 def test_the_corpus_is_large_enough() -> None:
-    """Sixty forms and more, of each outcome some."""
-    assert len(people.CORPUS) >= 60
+    """Ninety forms and more, of each outcome some."""
+    assert len(people.CORPUS) >= 90
     assert min(map(len, (people.GOOD, people.REMARKED, people.CONVERTED, people.REFUSED))) >= 10
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from lorecall.adapters.access.source_list import SourceList
 from lorecall.adapters.core.refusals import Reason, RefusedError
-from lorecall.adapters.intake.pipeline import OTHER_TEMPLATE, AdapterPipeline, Templates
+from lorecall.adapters.intake.pipeline import NOT_RENDERED, OTHER_TEMPLATE, AdapterPipeline, Templates
 from lorecall.adapters.intake.sources import SourcePolicy, Sources
 from lorecall.adapters.intake.store import Store
 from lorecall.adapters.peft_format.companions import (
@@ -78,7 +78,18 @@ def test_whose_template_is_used(
     again = intake.stored(record)
     assert again is not None
     assert again.chat_template == record.chat_template
-    assert pipeline("none").materialise(record).chat_template == record.chat_template
+
+
+def test_a_server_without_templates_uses_none_that_was_taken_before(pipeline: Make, folder: Path) -> None:
+    """Neither from its store nor added again; the registry keeps it for others, and the owner is told."""
+    record, _ = pipeline("all").add("acme", str(folder), actor="test")
+    none = pipeline("none")
+    assert none.materialise(record).chat_template == ""
+    again, adapter = none.add("acme", str(folder), actor="test")
+    assert (adapter.chat_template, again.remarks) == ("", [NOT_RENDERED])
+    assert none.served(record).remarks == [NOT_RENDERED]
+    assert pipeline("all").materialise(record).chat_template == OWN
+    assert pipeline("operator").served(record) == record
 
 
 def test_the_same_bytes_with_another_template_keep_the_first(pipeline: Make, folder: Path) -> None:

@@ -15,7 +15,7 @@ from lorecall.server.cli.main import app
 from lorecall.server.engine.start import families
 from typer.testing import CliRunner, Result
 
-from tests.families.models import FAMILIES, build_source
+from tests.families.models import FAMILIES, Family, build_source
 from tests.packed4 import build_packed_base
 from tests.tiny import build_tiny_base
 
@@ -132,6 +132,31 @@ def test_what_cannot_be_served_here_is_refused_before_it_is_read(
     assert isinstance(result.exception, BaseModelError)
     assert re.search(said[family], str(result.exception))
     assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize("scheme", ["none", "int8"])
+@pytest.mark.parametrize(("model_type", "name"), [("gpt2", "GPT2LMHeadModel"), ("mamba", "MambaForCausalLM")])
+def test_without_a_verification_a_class_without_adapters_is_refused_still(
+    model_type: str, name: str, scheme: str, tmp_path: Path
+) -> None:
+    """In the sentence that says why, whatever the scheme: that GPT-2 has no linear layers is not it."""
+    source = str(build_source(Family(model_type), tmp_path / "source"))
+    result = prepare("--from", source, "--quantize", scheme, "--out", str(tmp_path / "base"))
+    assert isinstance(result.exception, BaseModelError)
+    assert result.exception.message == f"{name}: vLLM applies no adapters to models of this class"
+    assert not (tmp_path / "base").exists()
+
+
+def test_without_a_verification_a_base_for_another_machine_is_prepared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LFM2 for a GPU, and Qwen3.5 for where torchvision is: what is wrong is this machine's alone."""
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    for family in (LFM2, QWEN3_5):
+        source = build_source(family, tmp_path / f"{family.model_type}-source")
+        out = tmp_path / family.model_type
+        assert prepare("--from", str(source), "--quantize", "none", "--out", str(out)).exit_code == 0
+        assert read_base_manifest(out).verified is None
 
 
 @pytest.mark.engine

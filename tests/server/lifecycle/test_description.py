@@ -38,9 +38,12 @@ def plane() -> Any:
     adapter = SimpleNamespace(name="acme", live_version="v", previous_version=None, pinned=False)
     registry = SimpleNamespace(adapter=lambda _: adapter, versions=lambda _: [version])
     staleness = SimpleNamespace(shown=lambda live: {name: [f"{live[name]} is old"] for name in live})
-    engine_set = SimpleNamespace(live={})
     return SimpleNamespace(
-        registry=registry, engine_set=engine_set, level=lambda _: "disk", staleness=staleness
+        registry=registry,
+        engine_set=SimpleNamespace(live={}),
+        level=lambda _: "disk",
+        staleness=staleness,
+        intake=SimpleNamespace(served=lambda record: record),
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from lorecall.adapters.core.errors import AdapterError
+from lorecall.adapters.registry.tables import State
 from lorecall.server.lifecycle.control_plane import AdapterUnavailableError
 from lorecall.server.lifecycle.engine_set import Lease, LoadedVersion, ReplacedError
 from lorecall.server.lifecycle.load_checks import LoadChecks
@@ -140,6 +141,33 @@ def test_one_that_still_does_is_not_served(world: World) -> None:
         checked.answers.clear()
         await settle(plane.engine_set)
         assert (await plane.loaded("acme")).name == "acme"
+
+    run(test)
+
+
+def test_no_way_in_takes_one_that_still_does(world: World) -> None:
+    """Nor does another name go live with it, nor an audit judge it; once it answers as at first, both do."""
+
+    async def test() -> None:
+        checked = Checked(world)
+        plane, engine_set = checked.plane, checked.server.engine_set
+        record = await plane.add("acme", world.adapter(1), actor="test")
+        await checked.poll()
+        checked.answers |= dict.fromkeys(range(20), (-9.0, -9.0))
+        await checked.load_again(await plane.loaded("acme"))
+        with pytest.raises(AdapterError, match="answers otherwise"):
+            await plane.add("twin", world.adapter(1), actor="test")
+        assert plane.registry.version("twin", record.version).state is State.RETIRED
+        with pytest.raises(AdapterError, match="answers otherwise"):
+            await plane.candidate(record)
+        await settle(engine_set)
+        assert not checked.server.engine.held
+        checked.answers.clear()
+        assert (await plane.add("twin", world.adapter(1), actor="test")).state is State.LIVE
+        candidate = await plane.candidate(record)
+        assert candidate.name == "acme"
+        engine_set.retire(candidate)
+        await settle(engine_set)
 
     run(test)
 

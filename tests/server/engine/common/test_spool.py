@@ -1,5 +1,6 @@
 """An adapter whose files vanish must not take the engine along."""
 
+import errno
 import shutil
 import subprocess
 import sys
@@ -71,6 +72,34 @@ def test_a_copy_is_made_once_and_forgotten(tmp_path: Path, monkeypatch: pytest.M
     assert not kept.exists()
     spool.close()
     assert not list(root.iterdir())
+
+
+def test_a_copy_that_fails_half_way_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk: what was copied of it is deleted, and the next try copies it whole."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    source = tmp_path / "adapter"
+    source.mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (source / name).write_text(name)
+    copy, spool = shutil.copyfile, AdapterSpool()
+
+    def full(file: Path, target: Path) -> None:
+        if file.suffix == ".safetensors":
+            target.write_text("half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        copy(file, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copyfile", full)
+        for _ in range(2):
+            with pytest.raises(OSError, match="No space left"):
+                spool.path(7, str(source))
+    (copies,) = tmp_path.glob("lorecall-adapters-*")
+    assert list(copies.iterdir()) == []
+    kept = Path(spool.path(7, str(source)))
+    assert (kept / "adapter_model.safetensors").read_text() == "adapter_model.safetensors"
+    spool.close()
+    assert not copies.exists()
 
 
 def test_what_is_no_directory_is_left_to_vllm() -> None:
