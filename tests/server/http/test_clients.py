@@ -135,7 +135,7 @@ def test_vllm_bench_serve_measures_chats(served: Served, adapter: str, tmp_path:
         "--tokenizer": str(served.base_folder),
         "--dataset-name": "random",
         "--random-input-len": "12",
-        "--random-output-len": "6",
+        "--random-output-len": "48",
         "--num-prompts": "6",
         "--result-dir": str(tmp_path),
         "--result-filename": "bench.json",
@@ -150,7 +150,7 @@ def test_vllm_bench_serve_measures_chats(served: Served, adapter: str, tmp_path:
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads((tmp_path / "bench.json").read_text())
     assert (found["completed"], found["failed"]) == (6, 0), found["errors"]
-    assert found["output_lens"] == [6] * 6
+    assert found["output_lens"] == [48] * 6
 
 
 def test_lm_eval_sees_our_scores(served: Served, adapter: str) -> None:
