@@ -107,12 +107,12 @@ def test_openai_calls_a_tool(client: openai.OpenAI, plain: dict[str, float], cho
     asked = {**ASKED, "max_tokens": 200, "logit_bias": plain, "parallel_tool_calls": False}
     asked |= {"tools": [TOOL], "tool_choice": choice}
     answer = client.chat.completions.create(**asked)
-    (call,) = answer.choices[0].message.tool_calls or ()
+    (call,) = answer.choices[0].message.tool_calls or []
     assert call.type == "function"
     assert call.function.name == "take_arms"
     arguments = Mood.model_validate_json(call.function.arguments)
     with client.chat.completions.stream(**asked) as stream:
-        (streamed,) = stream.get_final_completion().choices[0].message.tool_calls or ()
+        (streamed,) = stream.get_final_completion().choices[0].message.tool_calls or []
     assert Mood.model_validate_json(streamed.function.arguments) == arguments
 
 
