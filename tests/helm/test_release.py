@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from kubernetes_validate import ValidationError
+from kubernetes_validate import ValidationError  # type: ignore[import-untyped]  # ships no types
 
 from tests.helm import test_chart
 from tests.helm.test_chart import CHART, PROFILES, ROOT, one, render, run, tool

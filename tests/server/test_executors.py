@@ -10,9 +10,9 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from lorecall.adapters.access.keys import ApiKey, Scope
-from lorecall.adapters.access.rate_limit import RateLimits
+from lorecall.adapters.access.rate_limit import RateLimiter, RateLimits
 from lorecall.server import executors
-from lorecall.server.assembly import stop_at_the_end
+from lorecall.server.assembly import close_at_the_end
 from lorecall.server.auth.request_context import RequestContext, current, sees
 from lorecall.server.http import audits
 
@@ -86,7 +86,7 @@ def test_the_end_of_the_server_ends_its_downloads() -> None:
     pipeline: Any = SimpleNamespace(stop=lambda: stopped.append(True))
 
     async def run() -> None:
-        task = asyncio.create_task(stop_at_the_end(pipeline))
+        task = asyncio.create_task(close_at_the_end(pipeline, RateLimiter()))
         await asyncio.sleep(0)
         assert not stopped
         task.cancel()

@@ -131,7 +131,8 @@ valueFrom:
 {{- define "lorecall.resources" -}}
 {{- $own := deepCopy (index .Values.resources .Values.profile) }}
 {{- if eq .Values.profile "gpu" }}
-{{- $gpus := int .Values.server.gpus }}
+{{- /* A string: an older API server applies no number. */}}
+{{- $gpus := int .Values.server.gpus | toString }}
 {{- $own = merge (dict "requests" (dict "nvidia.com/gpu" $gpus) "limits" (dict "nvidia.com/gpu" $gpus)) $own }}
 {{- end }}
 {{- toYaml $own }}

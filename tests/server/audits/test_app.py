@@ -12,6 +12,7 @@ from lorecall.adapters.access.rate_limit import RateLimits
 from lorecall.adapters.registry.registry import Registry
 from lorecall.server.audits.app import make_app
 from lorecall.server.settings import ServerSettings
+from pydantic import SecretStr
 
 from tests.audit.conftest import memory_of, phone
 from tests.audit.tiny_scorer import TinyScorer
@@ -37,7 +38,7 @@ def engine() -> Iterator[str]:
 def service(engine: str, folder: Path, **settings: Any) -> Iterator[TestClient]:
     """One audit service on the registry in a folder; a second one there has texts of its own."""
     registry = Registry(f"sqlite:///{folder / 'audits.db'}")
-    told = ServerSettings(store=folder / "store", admin_key="an-admin-key-of-twenty", **settings)
+    told = ServerSettings(store=folder / "store", admin_key=SecretStr("an-admin-key-of-twenty"), **settings)
     with TestClient(make_app(engine, registry, told, "127.0.0.1")) as client:
         yield client
 

@@ -10,12 +10,12 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lorecall.server.engine.common.deployment import PLUGIN
 from lorecall.server.engine.common.fair_slots import fair
 from lorecall.server.engine.common.plugin import (
     PatchPointError,
@@ -25,6 +25,7 @@ from lorecall.server.engine.common.plugin import (
     require,
     require_fields,
 )
+from lorecall.server.engine.start.environment import PLUGIN
 
 SERVER = Path(__file__).parents[3] / "server"
 
@@ -112,28 +113,27 @@ def name_of(node: ast.expr) -> str:
 def fixes() -> Iterator[str]:
     """What a fix, or a part of the server that takes the place of one of vLLM's, does not find."""
     for module in (*common_fixes(), *cpu_fixes(), *gpu_fixes()):
-        with told(module) as problems:
-            importlib.import_module(module).apply()
-        yield from problems
+        yield from told(module, partial(apply, module))
     for part, put in {
         "served_models": models,
         "chat_templates": templates,
         "fair_slots": slots,
         "stopping": end,
     }.items():
-        with told(part) as problems:
-            put()
-        yield from problems
+        yield from told(part, put)
 
 
-@contextmanager
-def told(what: str) -> Iterator[list[str]]:
-    """Collects what is said against the block."""
-    problems: list[str] = []
+def told(what: str, put: Callable[[], object]) -> Iterator[str]:
+    """What is said against a fix when it is put in its place."""
     try:
-        yield problems
+        put()
     except Exception as error:  # noqa: BLE001  whatever vLLM's change leads to
-        problems.append(f"{what}: {type(error).__name__}: {error}")
+        yield f"{what}: {type(error).__name__}: {error}"
+
+
+def apply(module: str) -> None:
+    """A fix of the engine's."""
+    importlib.import_module(module).apply()
 
 
 def models() -> None:

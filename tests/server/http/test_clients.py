@@ -107,12 +107,12 @@ def test_openai_calls_a_tool(client: openai.OpenAI, plain: dict[str, float], cho
     asked = {**ASKED, "max_tokens": 200, "logit_bias": plain, "parallel_tool_calls": False}
     asked |= {"tools": [TOOL], "tool_choice": choice}
     answer = client.chat.completions.create(**asked)
-    (call,) = answer.choices[0].message.tool_calls or ()
+    (call,) = answer.choices[0].message.tool_calls or []
     assert call.type == "function"
     assert call.function.name == "take_arms"
     arguments = Mood.model_validate_json(call.function.arguments)
     with client.chat.completions.stream(**asked) as stream:
-        (streamed,) = stream.get_final_completion().choices[0].message.tool_calls or ()
+        (streamed,) = stream.get_final_completion().choices[0].message.tool_calls or []
     assert Mood.model_validate_json(streamed.function.arguments) == arguments
 
 
@@ -135,7 +135,7 @@ def test_vllm_bench_serve_measures_chats(served: Served, adapter: str, tmp_path:
         "--tokenizer": str(served.base_folder),
         "--dataset-name": "random",
         "--random-input-len": "12",
-        "--random-output-len": "6",
+        "--random-output-len": "48",
         "--num-prompts": "6",
         "--result-dir": str(tmp_path),
         "--result-filename": "bench.json",
@@ -150,7 +150,7 @@ def test_vllm_bench_serve_measures_chats(served: Served, adapter: str, tmp_path:
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads((tmp_path / "bench.json").read_text())
     assert (found["completed"], found["failed"]) == (6, 0), found["errors"]
-    assert found["output_lens"] == [6] * 6
+    assert found["output_lens"] == [48] * 6
 
 
 def test_lm_eval_sees_our_scores(served: Served, adapter: str) -> None:
