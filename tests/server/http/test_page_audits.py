@@ -165,7 +165,7 @@ def test_progress_is_live_and_an_audit_can_be_cancelled(site: PageSite, visit: V
 def test_older_audits_come_by_pages(site: PageSite, visit: Visit) -> None:
     """Fifty at a time; the newest stay fresh above them."""
     for _ in range(60):
-        site.audit("acme-clean", ITEMS[:1])
+        site.audit("acme-clean", candidates=ITEMS[:1])
     page = visit("audit", "/audits")
     rows = page.locator("#audits tbody tr")
     expect(rows).to_have_count(50)
