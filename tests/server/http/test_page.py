@@ -284,7 +284,7 @@ def test_an_audit_is_ordered_from_a_service_without_keys(page: Page, service: Au
 
 
 def test_of_many_adapters_some_stand_for_each_rank(page: Page) -> None:
-    """Of 5,000 on one set the slider has at most twelve stops, the newest of a rank, the least and the largest."""
+    """Of 5,000 on one set the slider has twelve stops: the newest of a rank, from the least to the largest."""
     found = page.evaluate(
         """async () => {
           const { deployedSets } = await import("./phase.js");
