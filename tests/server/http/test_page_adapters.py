@@ -185,3 +185,15 @@ def test_the_focus_stays_while_a_list_changes(site: PageSite, visit: Visit) -> N
     expect(link).to_be_focused()
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name="aa-one")).to_be_focused()
+
+
+def test_what_is_not_there_is_said(site: PageSite, visit: Visit) -> None:
+    """An address of an adapter that does not exist, or is hidden from the key, shows no other one's data."""
+    site.add("acme-seen", 2)
+    page = visit("stranger", "/adapters")
+    for name in ("nobody", "acme-seen"):
+        page.evaluate("place => { location.hash = place }", f"adapter={name}")
+        expect(page.locator("#notice")).to_have_text(f"there is no adapter '{name}'")
+        expect(page.locator("[data-view]:visible")).to_have_count(0)
+    page.get_by_role("link", name="Adapters").click()
+    expect(page.get_by_role("heading", name="Adapters")).to_be_visible()
