@@ -90,7 +90,7 @@ def test_a_key_is_made_used_and_revoked(guarded: Served, visit: Visit) -> None:
     page.get_by_role("button", name="Make a key").click()
     dialog.get_by_label("Name").fill("for the page's test")
     dialog.get_by_role("button", name="Make it").click()
-    secret = page.get_by_label("The key for the page's test").input_value()
+    secret = dialog.get_by_label("The key for the page's test").input_value()
     mine = {"Authorization": f"Bearer {secret}"}
     told = guarded.http.get("/v1/keys/self", headers=mine).json()
     assert told["key"]["scopes"] == ["infer"]
