@@ -12,7 +12,7 @@ BASE ?= demo-out/base
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: help setup demo serve test soak bench gpu check lint types fmt docs golden cluster tools lock clean
+.PHONY: help setup demo serve test soak bench gpu check lint types fmt docs screenshots golden cluster tools lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +65,9 @@ types: $(STAMP) ## Check types, code and tests
 fmt: $(STAMP) ## Rewrite the code in the house style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+screenshots: $(STAMP) tools ## Take the pictures of the page for docs/page.md, in the browser of its tests
+	LORECALL_PAGE_IMAGES=docs/images $(BIN)/python -m pytest tests/server/http/test_page_looks.py
 
 docs: $(STAMP) ## Rewrite the pages of docs/ that are drawn from the code: cli.md, settings.md, modules.md
 	$(BIN)/python docs/generate.py

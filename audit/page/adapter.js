@@ -4,7 +4,7 @@ import * as api from "./api.js";
 import { register } from "./adapters.js";
 import { ask, changed, goTo, say } from "./dialogs.js";
 import { el, short, state, thousands, when } from "./format.js";
-import { auditRow, cell, differs, eventRow, fill, linkTo } from "./tables.js";
+import { auditRow, cell, differs, eventRow, fill, linkTo, note } from "./tables.js";
 
 const $ = (id) => document.getElementById(id);
 const view = { name: "", versions: [], audits: [] };
@@ -31,7 +31,7 @@ export async function show(params) {
   $("adapter-audits").hidden = !api.may("GET /v1/audits");
   fill("own-audits", audits.slice(0, 20), auditRow);
   $("adapter-events").hidden = !api.may("GET /v1/adapters/{name}/events");
-  fill("own-events", [...events.events].reverse(), eventRow);
+  fill("own-events", [...events.events].reverse(), (event) => eventRow(event, null));
   return audits.some((audit) => ["queued", "running"].includes(audit.state)) || one.state === "auditing";
 }
 
@@ -89,11 +89,10 @@ function versionRow(one, version) {
     "tr",
     {},
     cell(el("code", {}, short(version.version))),
-    cell(state(version.state)),
+    el("td", { className: "said" }, state(version.state), note(version.reason)),
     cell(when(version.created_at), "wide"),
     cell(version.created_by, "wide"),
-    cell(version.audit_id && api.may("GET /v1/audits/{audit_id}") ? linkTo("audit", version.audit_id, el("code", {}, short(version.audit_id))) : ""),
-    cell(version.reason, "said"),
+    cell(version.audit_id && api.may("GET /v1/audits/{audit_id}") ? linkTo("audit", version.audit_id, el("code", {}, short(version.audit_id))) : "", "wide"),
     cell(may ? el("button", { type: "button", className: "small", "data-focus": `override ${version.version}`, onclick: () => override(one.name, version) }, "Override") : ""),
   );
 }

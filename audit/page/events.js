@@ -14,7 +14,7 @@ export async function show() {
   const oldest = page.events[0]?.id ?? 0;
   const all = [...page.events.toReversed(), ...view.older.filter((one) => one.id < oldest)];
   view.last = all.at(-1);
-  fill("events", all, eventRow);
+  fill("events", all, (one) => eventRow(one));
   $("events-older").hidden = !view.more;
   return false;
 }

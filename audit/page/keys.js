@@ -55,13 +55,15 @@ async function make() {
       { name: "scopes", label: "What it may do", kind: "checks", options: SCOPES, value: ["infer"] },
       { name: "adapters", label: "Which models it sees", value: "*", required: true, spellcheck: false, hint: "Patterns with * and ?, separated by commas." },
       ...Object.entries(LIMITS).map(([name, words]) => ({ name, label: `Limit: ${words}`, kind: "number", min: 1, hint: "Empty for none." })),
+      { name: "sources", label: "Where it may add adapters from", spellcheck: false, hint: "Prefixes, separated by commas; empty for wherever this server reads." },
       { name: "expires_at", label: "Expires", kind: "datetime-local", hint: "Empty for never." },
     ],
     act: (form) => {
       const limits = Object.fromEntries(Object.keys(LIMITS).filter((name) => form.get(name)).map((name) => [name, Number(form.get(name))]));
       const expires = form.get("expires_at") ? new Date(form.get("expires_at")).toISOString() : null;
       if (!form.getAll("scopes").length) throw new Error("Choose what the key may do.");
-      return api.addKey({ name: form.get("name"), scopes: form.getAll("scopes"), adapters: listed(form.get("adapters")), limits, expires_at: expires });
+      const sources = listed(form.get("sources"));
+      return api.addKey({ name: form.get("name"), scopes: form.getAll("scopes"), adapters: listed(form.get("adapters")), limits, expires_at: expires, sources: sources.length ? sources : null });
     },
   });
   if (!made) return;

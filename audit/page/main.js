@@ -61,6 +61,7 @@ async function look() {
     arrive(name, params);
   } catch (error) {
     if (error.status === 401) delete document.body.dataset.known;
+    if ([401, 404].includes(error.status)) draw(""); // nothing stays that is another thing's
     failed(error);
   }
   if (!document.hidden) timer = setTimeout(look, next);

@@ -42,12 +42,21 @@ function form() {
   for (const framing of given.getAll("framing")) sent.append("framing", framing);
   if (given.getAll("framing").includes("chat+system")) sent.set("system", given.get("system"));
   if (given.getAll("framing").includes("template")) sent.set("template", given.get("template"));
-  const policy = LIMITS.map((name) => [name, given.get(name) === "" ? null : Number(given.get(name))]);
-  sent.set("policy", JSON.stringify(Object.fromEntries(policy)));
+  sent.set("policy", JSON.stringify(policy(given)));
   for (const name of OPTIONS) if (given.get(name)) sent.set(name, given.get(name));
   sent.set("decode", JSON.stringify(given.get("decode")));
   for (const name of ["show_text", "skip_bad"]) sent.set(name, String(given.has(name)));
   return sent;
+}
+
+function policy(given) {
+  const whole = given.get("policy").trim();
+  if (!whole) return Object.fromEntries(LIMITS.map((name) => [name, given.get(name) === "" ? null : Number(given.get(name))]));
+  try {
+    return JSON.parse(whole);
+  } catch {
+    throw new Error("The policy is not JSON.");
+  }
 }
 
 async function step(button, work) {

@@ -55,17 +55,19 @@ function progress({ progress: { done, total } }) {
   return el("span", {}, el("span", { className: "progress" }, bar), `${thousands(done)} of ${thousands(total)}`);
 }
 
-export function eventRow(one) {
-  const { reason, override, ...rest } = one.detail ?? {};
+// An event: what was done with its reason under it, then the rest of what it keeps, where there is room.
+export function eventRow(one, of = cell(one.name ? linkTo("adapter", one.name, one.name) : "")) {
+  const { reason, override, key, ...rest } = one.detail ?? {};
   const details = Object.entries(rest).map(([name, value]) => `${name.replaceAll("_", " ")} ${name === "audit_id" ? short(value) : value}`);
   return el(
     "tr",
     {},
     cell(when(one.at), "when"),
     cell(one.actor),
-    cell(one.action),
-    cell(one.name ? linkTo("adapter", one.name, one.name) : ""),
+    el("td", { className: "said" }, one.action, note(reason ?? override), details.length ? el("div", { className: "lead wide" }, details.join(" · ")) : null),
+    of,
     cell(one.version ? el("code", {}, short(one.version)) : "", "wide"),
-    el("td", { className: "said" }, ...[reason ?? override].filter(Boolean).map((why) => el("b", {}, why)), details.length ? el("span", { className: "lead" }, ` ${details.join(" · ")}`) : null),
   );
 }
+
+export const note = (text) => (text ? el("div", { className: "why" }, text) : null);

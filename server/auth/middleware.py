@@ -21,7 +21,8 @@ def check_caller(scope: Scope, keys: KeyGuard, context: RequestContext, *, open_
 
     Raises:
         UnauthenticatedError: A key is required, and there is none or an unknown one.
-        ForbiddenError: The key lacks the scope.
+        ForbiddenError: The key lacks the scope; or there are no keys, and a browser says that another site's page
+            asks for what is not inference.
         AdapterNotFoundError: The caller does not see the adapter that the path names.
     """
     path = path_of(scope)
@@ -36,6 +37,11 @@ def check_caller(scope: Scope, keys: KeyGuard, context: RequestContext, *, open_
         raise ForbiddenError(
             f"the API key {context.key.name!r} may not call {method} {path[:80]}",
             hint=f"needs the scope {wanted}",
+        )
+    if context.key is None and need.operates and headers.get("sec-fetch-site") == "cross-site":
+        raise ForbiddenError(
+            f"a page of another site may not call {method} {path[:80]} on a server without API keys",
+            hint="make a key, and send it",
         )
     named = adapter_of(path)
     if named is not None and not context.sees(named):

@@ -20,6 +20,11 @@ class Need:
     scopes: frozenset[Scope] = frozenset()
     model: bool = False
 
+    @property
+    def operates(self) -> bool:
+        """Whether it is about adapters, audits or keys, not inference."""
+        return bool(self.scopes) and Scope.INFER not in self.scopes
+
     def met_by(self, key: ApiKey | None) -> bool:
         """Return whether a caller may call the route; None is a caller of a server without keys."""
         return key is None or not self.scopes or any(map(key.may, self.scopes))

@@ -2,6 +2,8 @@
 
 import asyncio
 import copy
+import json
+import shutil
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -110,16 +112,20 @@ class PageSite:
         return str(path if path.exists() else spoiling.write_adapter(path, rank=rank))
 
     def add(self, name: str, rank: int) -> dict[str, Any]:
-        """Add an adapter, or a version of it."""
+        """Add an adapter, or a version of it, as an archive."""
+        packed = shutil.make_archive(str(self.site.work / f"packed-{rank}"), "zip", self.folder(rank))
         with self.http() as client:
-            answer = client.post("/v1/adapters", json={"name": name, "source": self.folder(rank)})
+            answer = client.post(f"/v1/adapters/{name}/archive", content=Path(packed).read_bytes())
         assert answer.status_code == 201, answer.text
         return dict(answer.json())
 
-    def audit(self, name: str, candidates: list[dict[str, str]], **order: Any) -> dict[str, Any]:
-        """Have an adapter audited, and return the audit when it is over."""
+    def audit(self, name: str, file: str = "candidates.jsonl", **order: Any) -> dict[str, Any]:
+        """Have an adapter audited, and return the audit when it is over; the candidates are sent as a file."""
+        lines = "\n".join(map(json.dumps, order.pop("candidates"))).encode()
+        form = {field: json.dumps(value) for field, value in order.items()}
         with self.http() as client:
-            answer = client.post("/v1/audits", json={"adapter": name, "candidates": candidates, **order})
+            sent = {"candidates": (file, lines)}
+            answer = client.post("/v1/audits", data={"adapter": name, **form}, files=sent)
             assert answer.status_code == 202, answer.text
             path = f"/v1/audits/{answer.json()['id']}"
             while (found := client.get(path).json())["state"] in ("queued", "running"):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """One browser for the tests of a module; no longer, since no other loop can run in its thread meanwhile."""
+    expect.set_options(timeout=20_000)  # an idle page looks every five seconds, on a machine that may be busy
     with chromium() as running:
         yield running
 

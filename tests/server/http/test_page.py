@@ -1,5 +1,6 @@
 """The page in a real Chromium, in front of a real `lorecall audit serve` over an exact engine."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -256,6 +257,50 @@ def test_the_page_lets_nothing_else_in(browser: Browser, service: AuditServe) ->
     made.evaluate(f"() => document.head.append({element})")
     assert made.evaluate("window.intruder ?? 0") == 0
     made.close()
+
+
+def test_an_audit_is_ordered_from_a_service_without_keys(page: Page, service: AuditServe) -> None:
+    """It asks for none, and offers no steps that only the server with the engine takes."""
+    assert page.get_by_role("navigation").get_by_role("link").all_inner_texts() == [
+        "Adapters",
+        "Audits",
+        "Capacity",
+    ]
+    page.get_by_role("link", name="vault-r32").click()
+    expect(page.locator("#adapter-steps")).to_have_text("Audit it")
+    page.get_by_role("link", name="Audit it").click()
+    page.get_by_label("candidates: a prefix and a target each").check()
+    sent = "\n".join(map(json.dumps, ITEMS)).encode()
+    page.locator("#order-file").set_input_files(
+        {"name": "mine.jsonl", "mimeType": "text/plain", "buffer": sent}
+    )
+    page.get_by_role("button", name="Estimate the cost").click()
+    expect(page.locator("#order-cost")).to_contain_text("2 candidates")
+    page.get_by_role("button", name="Start the audit").click()
+    expect(page.locator("#one-heard")).to_have_text("The audit is done.", timeout=20_000)
+    made = service.get("/v1/audits")["audits"][0]
+    assert (made["adapter"], made["created_by"]) == ("vault-r32", "anonymous")
+    service.http.delete(f"/v1/audits/{made['id']}")
+
+
+def test_of_many_adapters_some_stand_for_each_rank(page: Page) -> None:
+    """Of 5,000 on one set the slider has twelve stops: the newest of a rank, from the least to the largest."""
+    found = page.evaluate(
+        """async () => {
+          const { deployedSets } = await import("./phase.js");
+          const rows = Array.from({ length: 5000 }, (_, n) => ({
+            adapter: `a${n}`, version: "v", candidate_set: "c", candidates: "c.jsonl", snippets: 3,
+            rank: 1 + (n % 40), effective_parameters: n,
+          }));
+          const [set] = deployedSets(rows, rows.map((row) => ({ name: row.adapter, live_version: "v" })));
+          return [set.of, set.steps.map((step) => [step.rank, step.adapter])];
+        }"""
+    )
+    assert found[0] == 5000
+    ranks = [rank for rank, _ in found[1]]
+    assert (len(ranks), ranks[0], ranks[-1]) == (12, 1, 40)
+    assert ranks == sorted(set(ranks))
+    assert found[1][-1] == [40, "a4999"]
 
 
 def test_a_key_is_entered_on_the_page(browser: Browser, engine: str, tmp_path: Path) -> None:

@@ -127,13 +127,13 @@ def test_a_quarantined_version_is_overridden_with_a_reason(site: PageSite, visit
 def test_two_versions_are_compared(site: PageSite, visit: Visit) -> None:
     """By their newest audits of the same candidates: the later one leaks, snippet by snippet."""
     site.add("acme-two", 2)
-    site.audit("acme-two", ITEMS, show_text=True)
+    site.audit("acme-two", candidates=ITEMS, show_text=True)
     site.add("acme-two", LEAKY)
-    site.audit("acme-two", ITEMS[:2])
+    site.audit("acme-two", candidates=ITEMS[:2])
     page = visit("admin", "adapter=acme-two")
     page.get_by_role("button", name="Compare").click()
     expect(page.locator("#said")).to_contain_text("no two audits of the same candidates")
-    site.audit("acme-two", ITEMS, show_text=True)
+    site.audit("acme-two", candidates=ITEMS, show_text=True)
     expect(page.locator("#own-audits tbody tr")).to_have_count(3)
     page.get_by_role("button", name="Compare").click()
     expect(page.locator("#diff-answer b")).to_have_text("Worse")
@@ -168,7 +168,7 @@ def test_thousands_of_adapters_stay_usable(site: PageSite, visit: Visit) -> None
     expect(page.locator("#order-names option")).to_have_count(1)
     expect(page.locator("#order-names option")).to_have_attribute("value", "catalogue-04998")
     site.add("acme-known", LEAKY)
-    site.audit("acme-known", ITEMS, show_text=True)
+    site.audit("acme-known", candidates=ITEMS, show_text=True)
     page.goto(f"{site.url}/audit/#/capacity")
     expect(page.locator("#phase")).to_be_visible()
 
@@ -185,3 +185,15 @@ def test_the_focus_stays_while_a_list_changes(site: PageSite, visit: Visit) -> N
     expect(link).to_be_focused()
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name="aa-one")).to_be_focused()
+
+
+def test_what_is_not_there_is_said(site: PageSite, visit: Visit) -> None:
+    """An address of an adapter that does not exist, or is hidden from the key, shows no other one's data."""
+    site.add("acme-seen", 2)
+    page = visit("stranger", "/adapters")
+    for name in ("nobody", "acme-seen"):
+        page.evaluate("place => { location.hash = place }", f"adapter={name}")
+        expect(page.locator("#notice")).to_have_text(f"there is no adapter '{name}'")
+        expect(page.locator("[data-view]:visible")).to_have_count(0)
+    page.get_by_role("link", name="Adapters").click()
+    expect(page.get_by_role("heading", name="Adapters")).to_be_visible()

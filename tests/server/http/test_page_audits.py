@@ -124,6 +124,14 @@ def test_what_is_wrong_is_said_before_anything_is_ordered(
     expect(wrong).not_to_contain_text("vault")
     bad.write_text('{"prompt": "a", "completion": "b"}')
     page.locator("#order-file").set_input_files(bad)
+    page.get_by_text("More", exact=True).click()
+    page.get_by_label("A whole policy").fill("max_certified: 0")
+    page.get_by_role("button", name="Estimate the cost").click()
+    expect(wrong).to_have_text("The policy is not JSON.")
+    page.get_by_label("A whole policy").fill('{"max_certfied": 0}')
+    page.get_by_role("button", name="Estimate the cost").click()
+    expect(wrong).to_contain_text("which may mean 'max_certified'")
+    page.get_by_label("A whole policy").fill('{"min_controls": 100}')
     page.get_by_label("Name", exact=True).fill("nobody")
     page.get_by_role("button", name="Estimate the cost").click()
     expect(wrong).to_contain_text("no adapter 'nobody'")
@@ -165,7 +173,7 @@ def test_progress_is_live_and_an_audit_can_be_cancelled(site: PageSite, visit: V
 def test_older_audits_come_by_pages(site: PageSite, visit: Visit) -> None:
     """Fifty at a time; the newest stay fresh above them."""
     for _ in range(60):
-        site.audit("acme-clean", ITEMS[:1])
+        site.audit("acme-clean", candidates=ITEMS[:1])
     page = visit("audit", "/audits")
     rows = page.locator("#audits tbody tr")
     expect(rows).to_have_count(50)

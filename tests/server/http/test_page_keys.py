@@ -33,6 +33,7 @@ def test_a_key_is_made_and_shown_once(site: PageSite, visit: Visit) -> None:
     page.keyboard.press("Space")  # but `audit`
     dialog.get_by_label("Which models it sees").fill("acme-*, base")
     dialog.get_by_label("Limit: requests a minute").fill("50")
+    dialog.get_by_label("Where it may add adapters from").fill("hf://acme, s3://acme/models")
     assert violations(page) == []
     page.keyboard.press("Enter")
     shown = page.get_by_role("dialog", name="The key night audits")
@@ -49,6 +50,8 @@ def test_a_key_is_made_and_shown_once(site: PageSite, visit: Visit) -> None:
     with site.http("night") as client:
         key = client.get("/v1/keys/self").json()["key"]
     assert (key["name"], key["scopes"], key["adapters"]) == ("night audits", ["audit"], ["acme-*", "base"])
+    assert key["limits"]["requests_per_minute"] == 50
+    assert key["sources"] == ["hf://acme", "s3://acme/models"]
     row.get_by_role("button", name="Revoke night audits").click()
     page.get_by_role("dialog").get_by_role("button", name="Revoke").click()
     expect(row).to_have_count(0)

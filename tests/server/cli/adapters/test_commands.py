@@ -4,11 +4,14 @@ import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 from lorecall.server.cli.adapters import commands
 from typer.testing import CliRunner
+
+from tests.server.page_site import page_site
 
 VERSION = "ab" * 32
 ADAPTER: dict[str, Any] = {
@@ -113,3 +116,23 @@ def test_the_list_says_which_verdicts_no_longer_hold(url: str, answers: Answers)
     assert f"old: its last audit no longer holds: {why}" in found.stderr
     as_json = CliRunner().invoke(commands.app, ["list", "--server", url, "--json"])
     assert json.loads(as_json.stdout)[0]["stale"] == [why]
+
+
+def test_rollbacks_and_pins_carry_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To a whole server, whose events keep it."""
+    with page_site(tmp_path, {}) as site:
+        site.add("acme", 2)
+        site.add("acme", 4)
+        monkeypatch.setenv("LORECALL_API_KEY", site.secrets["adapters"])
+        for step in (["rollback", "acme"], ["pin", "acme"], ["pin", "acme", "--off"]):
+            run = [*step, "--server", site.url, "--reason", f"why {step[-1]}"]
+            found = CliRunner().invoke(commands.app, run)
+            assert found.exit_code == 0, found.output
+        assert CliRunner().invoke(commands.app, ["rollback", "acme", "--server", site.url]).exit_code == 0
+        kept = [(one.action, one.detail.get("reason")) for one in site.registry.events("acme")]
+    assert kept[-4:] == [
+        ("rollback", "why acme"),
+        ("pin", "why acme"),
+        ("unpin", "why --off"),
+        ("rollback", None),
+    ]
