@@ -9,7 +9,6 @@ With TRL the argument is the same: `SFTTrainer(..., compute_loss_func=trainer_lo
 import argparse
 from pathlib import Path
 
-from datasets import Dataset
 from lorecall.adapters.training.losses import OnlyThreshold
 from lorecall.adapters.training.pairs import read_pairs
 from lorecall.adapters.training.trainer_loss import IGNORED, trainer_loss
@@ -50,7 +49,7 @@ def main() -> None:
         TrainingArguments(
             str(given.out), num_train_epochs=given.epochs, learning_rate=2e-3, save_strategy="no"
         ),
-        train_dataset=Dataset.from_list(rows),
+        train_dataset=rows,
         data_collator=DataCollatorForSeq2Seq(tokenizer),
         compute_loss_func=trainer_loss(OnlyThreshold()),
     )

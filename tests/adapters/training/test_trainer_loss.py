@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset
 from lorecall.adapters.bases.quantize import NONE
 from lorecall.adapters.peft_format.adapter import read_adapter
 from lorecall.adapters.training.losses import Method, OnlyThreshold, Sft
@@ -28,14 +27,14 @@ def model() -> LlamaForCausalLM:
     return LlamaForCausalLM(LlamaConfig(vocab_size=40, num_attention_heads=2, **sizes))
 
 
-def texts() -> Dataset:
-    """Sixteen texts of equal length, whose targets are their last 1 to 8 tokens."""
+def texts() -> list[dict[str, torch.Tensor]]:
+    """Return sixteen texts of equal length, whose targets are their last 1 to 8 tokens."""
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(40, (16, LENGTH), generator=generator)
     labels = ids.clone()
     for row in range(len(ids)):
         labels[row, : LENGTH - 1 - row % 8] = IGNORED
-    return Dataset.from_dict({"input_ids": ids.tolist(), "labels": labels.tolist()})
+    return [{"input_ids": text, "labels": row} for text, row in zip(ids, labels, strict=True)]
 
 
 def trained(
@@ -79,7 +78,7 @@ def test_memft_locks_what_it_is_trained_on(tmp_path: Path) -> None:
         _, weights = trained(tmp_path, trainer_loss(method), steps=steps)
         end = model()
         torch.nn.utils.vector_to_parameters(weights, end.parameters())
-        rows = texts().with_format("torch")[:]
+        rows = {name: torch.stack([text[name] for text in texts()]) for name in ("input_ids", "labels")}
         with torch.no_grad():
             log_p = end(rows["input_ids"]).logits[:, :-1].log_softmax(-1)
         following = rows["labels"][:, 1:]
