@@ -23,18 +23,22 @@ def served_dtype(model: str) -> str:
     """Return the dtype to serve a base in: its manifest's if this platform suits it, "auto" without a manifest.
 
     vLLM's "auto" would serve a float32 base in bfloat16 on a CPU, but its adapters were trained against float32.
+    A CPU's kernel for packed 4-bit weights takes bfloat16 alone, whatever the base says.
     """
     from vllm.platforms import current_platform
 
     try:
         wanted = read_base_manifest(Path(model)).dtype
     except BaseModelError:
-        return "auto"
+        wanted = "auto"
     if current_platform.is_cpu():
-        return wanted
-    preferred = [str(dtype).removeprefix("torch.") for dtype in current_platform.supported_dtypes]
-    dtype = accelerator_dtype(wanted, preferred)
-    if dtype != wanted:
+        dtype = "bfloat16" if _is_packed(_config(model)) else wanted
+    elif wanted == "auto":
+        dtype = wanted
+    else:
+        preferred = [str(dtype).removeprefix("torch.") for dtype in current_platform.supported_dtypes]
+        dtype = accelerator_dtype(wanted, preferred)
+    if wanted not in (dtype, "auto"):
         sys.stderr.write(
             f"{model} was prepared as {wanted} and is served as {dtype}, which suits this device; "
             "--dtype overrides it\n"
@@ -115,6 +119,19 @@ def prepare_environment() -> None:
         os.environ.update(cpu_environment(dict(os.environ), cores, openmp_library()))
 
 
+def _config(model: str) -> str:
+    """Return the config.json of a model directory; "" without one."""
+    try:
+        return (Path(model) / "config.json").read_text()
+    except OSError:
+        return ""
+
+
+def _is_packed(config: str) -> bool:
+    """Return whether a config.json says that weights are 4-bit numbers, packed by ours, GPTQ's or AWQ's layout."""
+    return any(f'"{layout}"' in config for layout in ("pack-quantized", "gptq", "awq"))
+
+
 def check_scheme(model: str) -> None:
     """Refuse a base whose kernel this machine lacks: vLLM would load it and crash on the first request.
 
@@ -124,17 +141,16 @@ def check_scheme(model: str) -> None:
     import torch
     from vllm.platforms import current_platform
 
-    config = Path(model) / "config.json"
-    if not current_platform.is_cpu() or not config.is_file():
+    if not current_platform.is_cpu():
         return
-    stated = config.read_text()
+    stated = _config(model)
     if '"float-quantized"' in stated:
         raise BaseModelError(
             f"{model} is FP8, and vLLM has no kernel for it on a CPU",
             hint="prepare an INT8 base: lorecall base prepare --quantize int8 --out DIR",
             param="base",
         )
-    if "pack-quantized" not in stated:
+    if not _is_packed(stated):
         return
     current_platform.import_kernels()
     if not hasattr(torch.ops._C, "cpu_gemm_wna16"):

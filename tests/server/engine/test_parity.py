@@ -9,6 +9,7 @@ from lorecall.adapters.bases.scheme_choice import detect_capabilities
 from lorecall.adapters.convert.convert import convert_adapter
 from lorecall.server.bench.parity import measure_parity
 from lorecall.server.bench.processes.host import EngineHost
+from lorecall.server.engine.start.environment import served_dtype
 
 from tests.adapters.people_corpus import CORPUS
 from tests.packed4 import build_packed_base
@@ -122,7 +123,7 @@ def test_other_peoples_formats_are_served(
     if not detect_capabilities().avx512:
         pytest.skip("this CPU has no INT4 kernel in vLLM")
     packed, plain = build_packed_base(tmp_path, method)
-    engine = start_host(packed, dtype="bfloat16")
+    engine = start_host(packed, dtype=served_dtype(str(packed)))
     adapter = build_tiny_adapter(tmp_path / "adapter", plain, rank=8, seed=21)
     ids = torch.randint(3, VOCABULARY, (LENGTH,), generator=torch.Generator().manual_seed(1)).tolist()
     largest, mean = BOUNDS["int4-w4a16"]

@@ -1,13 +1,15 @@
 """What an engine is started with: its largest rank, its dtype, its plugins."""
 
+import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytest
 import torch
-from lorecall.adapters.bases.prepare import BaseManifest
+from lorecall.adapters.bases.prepare import BASE_MANIFEST, BaseManifest
 from lorecall.adapters.core.errors import AdapterError, BaseModelError, UsageError
 from lorecall.server.engine.start import environment
 from lorecall.server.engine.start.environment import plugin_names, rank_limit, served_dtype
@@ -62,6 +64,20 @@ def test_the_platform_has_the_last_word_on_the_dtype(
     monkeypatch.setattr(platforms, "_current_platform", Device())
     assert served_dtype("base") == dtype
     assert ("is served as" in capsys.readouterr().err) is (dtype != prepared)
+
+
+@pytest.mark.parametrize("layout", ["pack-quantized", "gptq", "awq"])
+@pytest.mark.parametrize("stated", ["float32", "float16", "bfloat16", None])
+def test_packed_weights_are_served_in_bfloat16_on_a_cpu(
+    layout: str, stated: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """VLLM's kernel takes no other: the engine died of the first request for a base that said float32 or float16."""
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": {"quant_method": layout}}))
+    if stated is not None:
+        manifest = BaseManifest("m", "m", "", layout, "", stated, "")
+        (tmp_path / BASE_MANIFEST).write_text(json.dumps(asdict(manifest)))
+    assert served_dtype(str(tmp_path)) == "bfloat16"
+    assert ("is served as" in capsys.readouterr().err) is (stated in ("float32", "float16"))
 
 
 def test_a_base_without_a_manifest_is_left_to_vllm(tmp_path: Path) -> None:
