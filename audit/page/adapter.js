@@ -23,7 +23,7 @@ export async function show(params) {
   Object.assign(view, { name, one, audits });
   $("adapter-name").textContent = name;
   if (differs($("adapter-facts"), one)) facts(one);
-  if (differs($("adapter-steps"), one)) steps(one);
+  if (differs($("adapter-steps"), [name, one.live_version, one.previous_version, one.pinned])) steps(one);
   const versions = one.versions ?? [];
   $("adapter-versions").hidden = versions.length === 0;
   fill("versions", versions, (version) => versionRow(one, version));

@@ -15,6 +15,7 @@ const $ = (id) => document.getElementById(id);
 const EVERY = { busy: 1000, idle: 5000 };
 const VIEWS = { adapters, adapter, audits, audit: detail, order, capacity, events, keys };
 let timer = 0;
+let looks = 0;
 let shown = "";
 
 // "#/adapters" is a view; "#adapter=acme" and "#audit=ID&against=ID" are one thing of a view.
@@ -49,17 +50,20 @@ function draw(name) {
 
 async function look() {
   clearTimeout(timer);
+  const turn = ++looks;
   let next = EVERY.idle;
   try {
     if (!document.body.dataset.known) await meet();
     const { name, params } = chosen();
     draw(name);
     const busy = name ? await VIEWS[name].show(params) : false;
+    if (turn !== looks) return; // a later look has taken over
     next = busy ? EVERY.busy : (VIEWS[name]?.every ?? EVERY.idle);
     $("notice").hidden = Boolean(name);
     if (!name) $("notice").textContent = "This key may see nothing that the page shows.";
     arrive(name, params);
   } catch (error) {
+    if (turn !== looks) return;
     if (error.status === 401) delete document.body.dataset.known;
     if ([401, 404].includes(error.status)) draw(""); // nothing stays that is another thing's
     failed(error);

@@ -51,10 +51,12 @@ def test_an_adapter_from_registration_to_removal(
     page.get_by_role("button", name="Swap to another version").click()
     dialog.get_by_label("Address").fill(str(int8_adapters[1]))
     dialog.get_by_role("button", name="Swap").click()
+    expect(dialog).to_be_hidden(timeout=60_000)
     expect(page.locator("#versions tbody tr")).to_have_count(2, timeout=60_000)
     page.get_by_role("button", name="Roll back").click()
     dialog.get_by_label("Reason").fill("a second thought")
     dialog.get_by_role("button", name="Roll back").click()
+    expect(dialog).to_be_hidden(timeout=60_000)
     expect(page.locator("#own-events tbody tr").first).to_contain_text("a second thought", timeout=60_000)
     assert violations(page) == []
 
