@@ -128,7 +128,7 @@ def _config(model: str) -> str:
 
 
 def _is_packed(config: str) -> bool:
-    """Return whether a config.json says that weights are 4-bit numbers, packed by ours, GPTQ's or AWQ's layout."""
+    """Return whether a config.json says that weights are 4-bit numbers, packed as ours, GPTQ's or AWQ's."""
     return any(f'"{layout}"' in config for layout in ("pack-quantized", "gptq", "awq"))
 
 

@@ -71,7 +71,7 @@ def test_the_platform_has_the_last_word_on_the_dtype(
 def test_packed_weights_are_served_in_bfloat16_on_a_cpu(
     layout: str, stated: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """VLLM's kernel takes no other: the engine died of the first request for a base that said float32 or float16."""
+    """VLLM's kernel takes no other: a base that said float32 or float16 ended the engine."""
     (tmp_path / "config.json").write_text(json.dumps({"quantization_config": {"quant_method": layout}}))
     if stated is not None:
         manifest = BaseManifest("m", "m", "", layout, "", stated, "")
