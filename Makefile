@@ -12,7 +12,7 @@ BASE ?= demo-out/base
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: help setup demo serve test soak bench gpu check lint types fmt docs screenshots golden cluster tools lock clean
+.PHONY: help setup demo serve test soak bench gpu check lint types fmt docs screenshots golden cluster images tools lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,7 +57,7 @@ check: lint types test ## What CI runs: lint, types, test
 lint: $(STAMP) ## Check style and shell scripts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/shellcheck demo.sh helm/tools.sh helm/cluster/*.sh requirements/apt.sh .ci/run
+	$(BIN)/shellcheck demo.sh helm/tools.sh helm/cluster/*.sh helm/images/*.sh requirements/apt.sh .ci/run
 
 types: $(STAMP) ## Check types, code and tests
 	$(BIN)/mypy .typing/lorecall tests
@@ -75,6 +75,10 @@ docs: $(STAMP) ## Rewrite the pages of docs/ that are drawn from the code: cli.m
 cluster: $(STAMP) tools ## Build a Kubernetes API server from Debian's source (9 minutes, once), and put the chart before it
 	bash helm/cluster/build.sh
 	$(BIN)/python -m pytest -m soak tests/helm/test_cluster.py $(PYTEST_ARGS)
+
+images: $(STAMP) tools ## As root on Debian: build the CPU image without a Docker engine (15 minutes), and do the main job in it
+	bash helm/images/build.sh
+	$(BIN)/python -m pytest -m soak tests/helm/test_image_runs.py $(PYTEST_ARGS)
 
 golden: tools ## Rewrite the rendered charts that tests compare with
 	for profile in cpu gpu all fleet; do \

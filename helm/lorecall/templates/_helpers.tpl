@@ -149,6 +149,9 @@ valueFrom:
 {{- define "lorecall.baseEnv" -}}
 - {name: HOME, value: /tmp}
 - {name: HF_HOME, value: /data/hub}
+- {name: XDG_CACHE_HOME, value: /data/cache}
+- {name: TRITON_HOME, value: /data/cache}
+- {name: TORCHINDUCTOR_CACHE_DIR, value: /data/cache/inductor}
 {{- include "lorecall.hubEnv" . }}
 {{- end }}
 
