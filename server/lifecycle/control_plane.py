@@ -305,12 +305,12 @@ class ControlPlane:
         async with self._turn(name):
             try:
                 adapter = await asyncio.to_thread(self.registry.adapter, name)
-            except AdapterNotFoundError:
+                record = await self._remember(name, adapter)
+            except AdapterNotFoundError:  # of either: it may be removed between the two
                 self._adapters.pop(name, None)
                 self._versions.pop(name, None)
                 self.engine_set.drop(name)
                 return None
-            record = await self._remember(name, adapter)
             if adapter.live_version is None:
                 self.engine_set.drop(name)
                 return None
