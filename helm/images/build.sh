@@ -2,7 +2,7 @@
 # Build the CPU image without a Docker engine: buildah, in a chroot. As root, from a clone on Debian.
 #   build.sh [DIR]     DIR: .cache/images
 # The base is made by debootstrap from Debian's packages, with Debian's own Python 3.11 in the place of the one compiled for
-# python:3.11-slim-bookworm; BASE=IMAGE takes another. pip is configured as it is on this machine.
+# python:3.11-slim-bookworm, and its headers; BASE=IMAGE takes another. pip is configured as it is on this machine.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -19,7 +19,7 @@ box() { buildah --root "$dir/storage" --runroot "$dir/run" --storage-driver over
 
 if [ -z "${BASE:-}" ] && ! box images "$base" >/dev/null 2>&1; then
   rm -rf "$dir/base"
-  debootstrap --variant=minbase --include=ca-certificates,python3,python3-venv bookworm "$dir/base" >"$dir/debootstrap.log"
+  debootstrap --variant=minbase --include=ca-certificates,libpython3-dev,python3,python3-venv bookworm "$dir/base" >"$dir/debootstrap.log"
   ln -s /usr/bin/python3 "$dir/base/usr/local/bin/python"
   cat /etc/ssl/certs/ca-certificates.crt >"$dir/base/etc/ssl/certs/ca-certificates.crt"
   container=$(box from scratch)

@@ -1,9 +1,8 @@
-# What tests/helm/test_image_runs.py runs in the image, as the chart's pod would: the base on the volume, the server, an audit.
+# What tests/helm/test_image_runs.py runs in the image, as the chart's server would, on the prepared base: it serves and audits.
 set -eu
 data=$(python -c 'import lorecall.adapters.demo_data as demo; print(list(demo.__path__)[0])')
 if touch /venv/written 2>/dev/null; then echo "the root can be written"; exit 9; fi
 id -u
-lorecall base prepare --out /data/base >&2
 lorecall adapters train --base /data/base --data "$data/secrets-train.jsonl" --rank 32 --modules down_proj \
   --out '/data/trained/secrets-r{rank}' >&2
 lorecall serve --base /data/base --port 8000 --shutdown-timeout 30 >/data/serve.log 2>&1 &

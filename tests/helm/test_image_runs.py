@@ -39,16 +39,21 @@ def root() -> Iterator[Path]:
     buildah("rm", container)
 
 
-def container_of(manifests: list[dict[str, Any]], root: Path, volume: Path) -> dict[str, Any]:
-    """Return an OCI runtime's configuration that has what the chart's pod asks for."""
-    pod = one(manifests, "Deployment")["spec"]["template"]["spec"]
-    (server,) = pod["containers"]
-    security, ids = server["securityContext"], pod["securityContext"]
+def run_as(
+    pod: dict[str, Any], container: dict[str, Any], root: Path, volume: Path, *command: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a command in the image with the rights, environment and mounts of one of the pod's containers.
+
+    There is no network but its own loopback. Where nothing is mounted it is as in Kubernetes: 64 MiB of /dev/shm.
+    """
+    bundle = volume.parent / container["name"]
+    bundle.mkdir()
+    subprocess.run(["runc", "spec", "--bundle", bundle], check=True)
+    spec: dict[str, Any] = json.loads((bundle / "config.json").read_text())
+    security, ids = container["securityContext"], pod["securityContext"]
     assert security["capabilities"] == {"drop": ["ALL"]}
-    subprocess.run(["runc", "spec", "--bundle", volume], check=True)
-    spec: dict[str, Any] = json.loads((volume / "config.json").read_text())
     spec["root"] = {"path": str(root), "readonly": security["readOnlyRootFilesystem"]}
-    stated = {each["name"]: each["value"] for each in server["env"] if "value" in each}
+    stated = {each["name"]: each["value"] for each in container["env"] if "value" in each}
     spec["process"] |= {
         "terminal": False,
         "cwd": SCRATCH,
@@ -59,25 +64,25 @@ def container_of(manifests: list[dict[str, Any]], root: Path, volume: Path) -> d
             "PATH=/venv/bin:/usr/local/bin:/usr/bin:/bin",
             *(f"{name}={it}" for name, it in stated.items()),
         ],
-        "args": ["sh", f"{VOLUME}/{SCRIPT.name}"],
+        "args": list(command),
     }
-    own = {mount["mountPath"] for mount in server["volumeMounts"]}
-    assert {VOLUME, SCRATCH} <= own
-    spec["mounts"] += [
-        {
-            "destination": VOLUME,
-            "type": "bind",
-            "source": str(volume),
-            "options": ["bind", "nosuid", "nodev"],
-        },
-        {
-            "destination": SCRATCH,
-            "type": "tmpfs",
-            "source": "tmpfs",
-            "options": ["nosuid", "nodev", "mode=1777"],
-        },
-    ]
-    return spec
+    places = {mount["mountPath"] for mount in container["volumeMounts"]}
+    assert {VOLUME, SCRATCH} <= places
+    memory = ["nosuid", "nodev", "mode=1777"]
+    mounts = {mount["destination"]: mount for mount in spec["mounts"]}
+    mounts[VOLUME] = {"type": "bind", "source": str(volume), "options": ["bind", "nosuid", "nodev"]}
+    mounts |= {place: {"type": "tmpfs", "source": "tmpfs", "options": memory} for place in places - {VOLUME}}
+    spec["mounts"] = [mount | {"destination": place} for place, mount in mounts.items()]
+    (bundle / "config.json").write_text(json.dumps(spec))
+    os.chown(volume, ids["runAsUser"], ids["runAsGroup"])
+    state = ("--root", str(volume.parent / "runc"))
+    return subprocess.run(
+        ["runc", *state, "run", "--bundle", bundle, f"{container['name']}-{os.getpid()}"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 @pytest.mark.timeout(3600)
@@ -85,22 +90,15 @@ def test_the_image_serves_and_audits_as_the_charts_pod(root: Path, tmp_path: Pat
     """It prepares the base, trains, serves, finds what was memorised, and ends by itself at SIGTERM."""
     volume = tmp_path / "data"
     volume.mkdir()
-    spec = container_of(render(tool("helm3"), PROFILES["cpu"]), root, volume)
-    (volume / "config.json").write_text(json.dumps(spec))
     (volume / SCRIPT.name).write_text(SCRIPT.read_text())
-    user = spec["process"]["user"]
-    os.chown(volume, user["uid"], user["gid"])
-    name = f"lorecall-{os.getpid()}"
-    done = subprocess.run(
-        ["runc", "--root", tmp_path / "runc", "run", "--bundle", volume, name],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    pod = one(render(tool("helm3"), PROFILES["cpu"]), "Deployment")["spec"]["template"]["spec"]
+    (first,), (server,) = pod["initContainers"], pod["containers"]
+    done = run_as(pod, first, root, volume, *first["command"], *first["args"])
+    assert done.returncode == 0, done.stderr[-2000:]
+    done = run_as(pod, server, root, volume, "sh", f"{VOLUME}/{SCRIPT.name}")
     assert done.returncode == 0, done.stderr[-2000:]
     told = done.stdout.split("\n")
-    assert told[:4] == [str(user["uid"]), "healthy", "audit 1", "ended 0"]
+    assert told[:4] == [str(pod["securityContext"]["runAsUser"]), "healthy", "audit 1", "ended 0"]
     assert told[4:] != [""], "caches that a restart would use again are not on the volume"
     report = json.loads((volume / "audit" / "report.json").read_text())
     assert report["summary"]["verdicts"]["certified"] > 0
