@@ -15,12 +15,13 @@ pytestmark = pytest.mark.engine
 
 TOKENS = 1900
 """Many seconds of decoding, beside a drain of a tenth of one."""
-MESSAGES = [{"role": "user", "content": "To be"}]
+MESSAGES = [{"role": "user", "content": "a"}]
+"""The tiny model's likeliest answer to it has no end: /v1/messages has no `ignore_eos`."""
 LONG = {"ignore_eos": True, "max_tokens": TOKENS}
 BODIES: dict[str, dict[str, Any]] = {
     "/v1/completions": {"prompt": "To be", **LONG},
     "/v1/chat/completions": {"messages": MESSAGES, **LONG},
-    "/v1/messages": {"messages": MESSAGES, "max_tokens": TOKENS},
+    "/v1/messages": {"messages": MESSAGES, "max_tokens": TOKENS, "temperature": 0.0},
     "/v1/responses": {"input": "To be", "max_output_tokens": TOKENS, "ignore_eos": True},
 }
 
