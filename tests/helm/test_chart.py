@@ -26,6 +26,7 @@ CUSTOM = {"HTTPRoute", "InferencePool", "PrometheusRule", "ScaledObject", "Servi
 FLEET = "server.replicas=2,registry.secret=r,settings.shared=s3://a"
 FIXED_SETTINGS = {"LORECALL_STORE", "LORECALL_OPEN_METRICS"}
 """The chart says where the volume is, and that the NetworkPolicy guards the metrics."""
+CACHES = {"XDG_CACHE_HOME", "TRITON_HOME", "TORCHINDUCTOR_CACHE_DIR"}
 OWN_SETTINGS = {*FIXED_SETTINGS, "LORECALL_AUDIT_SPOOL"}
 """Settings without a value in the chart. The texts of the server's audits lie in its store."""
 
@@ -341,7 +342,8 @@ def test_every_setting_can_be_set_or_is_the_charts_own(helm: Path) -> None:
     )
     assert settings - set(all_set) == OWN_SETTINGS - FIXED_SETTINGS
     assert {name for name in settings & set(all_set) if all_set[name] == none_set.get(name)} == FIXED_SETTINGS
-    assert set(all_set) - settings == {"HOME", "HF_HOME", "HF_HUB_OFFLINE"}
+    assert set(all_set) - settings == {"HOME", "HF_HOME", "HF_HUB_OFFLINE", *CACHES}
+    assert all(all_set[name]["value"].startswith("/data/cache") for name in CACHES), "on the volume"
 
 
 def test_a_setting_reaches_both_services_as_it_was_written(
