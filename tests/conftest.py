@@ -11,6 +11,7 @@ from hypothesis import settings
 from lorecall.adapters.registry.registry import Registry
 
 from tests.postgres import MissingPostgresError, Postgres, running_postgres
+from tests.redis_server import MissingRedisError, Redis, running_redis
 
 # A change is judged on the same examples each time; `make soak` looks for new ones.
 settings.register_profile("same", deadline=None, derandomize=True)
@@ -75,3 +76,13 @@ def registry(registry_url: str) -> Iterator[Registry]:
     opened = Registry(registry_url)
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[Redis]:
+    """An empty server."""
+    try:
+        with running_redis(tmp_path) as server:
+            yield server
+    except MissingRedisError as error:
+        pytest.skip(str(error))

@@ -4,9 +4,8 @@ import asyncio
 import logging
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,19 +14,9 @@ from lorecall.adapters.access.fleet_limits import FleetBuckets, make_buckets
 from lorecall.adapters.access.rate_limit import Bucket, OwnBuckets, RateLimitedError, RateLimiter, RateLimits
 from lorecall.adapters.core.errors import UsageError
 
-from tests.redis_server import MissingRedisError, Redis, running_redis
+from tests.redis_server import Redis
 
 HOUR = {"a": RateLimits(requests_per_minute=3, tokens_per_minute=100)}
-
-
-@pytest.fixture
-def redis(tmp_path: Path) -> Iterator[Redis]:
-    """An empty server."""
-    try:
-        with running_redis(tmp_path) as server:
-            yield server
-    except MissingRedisError as error:
-        pytest.skip(str(error))
 
 
 @asynccontextmanager

@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from tests.audit.conftest import memory_of, phone
 from tests.audit.tiny_scorer import TinyScorer
 from tests.audit.tiny_server import serve
-from tests.redis_server import MissingRedisError, Redis, running_redis
+from tests.redis_server import Redis
 
 ORDER = {
     "adapter": "acme",
@@ -68,16 +68,6 @@ def test_a_key_has_its_limits(engine: str, tmp_path: Path, limits: dict[str, flo
         assert int(refused.headers["Retry-After"]) >= 1
         assert {at.get("/v1/audits", headers=one).status_code for _ in range(20)} == {200}
         assert ordered(at, other) == 202
-
-
-@pytest.fixture
-def redis(tmp_path: Path) -> Iterator[Redis]:
-    """An empty server."""
-    try:
-        with running_redis(tmp_path) as server:
-            yield server
-    except MissingRedisError as error:
-        pytest.skip(str(error))
 
 
 def test_services_on_one_redis_count_together(engine: str, tmp_path: Path, redis: Redis) -> None:
