@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from tests.adapters.malicious_archives import GOOD, tar_of
 
 ATTEMPTS = 400
 MOST_ATTEMPTS = 20_000
+PAUSES = (*[0.0] * 20, 0.001, 0.01, 0.1)
 Swap = Callable[[Path, Path], None]
 
 
@@ -65,12 +67,17 @@ def _swap(place: Path, target: Path) -> None:
 
 @contextmanager
 def swapping(swap: Swap, own: Path, outside: Path) -> Iterator[None]:
-    """Swap without a pause during the block."""
+    """Swap again and again during the block; between swaps the inside is in place for PAUSES in turn, in seconds.
+
+    Without pauses it depends on the machine's threads whether a copy ever ends between two swaps.
+    """
     stop = threading.Event()
 
     def forever() -> None:
-        while not stop.is_set():
+        for pause in cycle(PAUSES):
             swap(own, outside)
+            if stop.wait(pause):
+                return
 
     thread = threading.Thread(target=forever)
     thread.start()
