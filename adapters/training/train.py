@@ -12,6 +12,7 @@ from lorecall.adapters.bases.prepare import BaseManifest
 from lorecall.adapters.core.atomic_directory import new_directory
 from lorecall.adapters.core.errors import UsageError
 from lorecall.adapters.peft_format.files import CONFIG_FILE, TRAINING_FILE
+from lorecall.adapters.training.likely_tokens import LikelyTokens
 from lorecall.adapters.training.losses import method_of, weighted_loss
 from lorecall.adapters.training.options import TrainingOptions
 from lorecall.adapters.training.prepare_input import TrainingInput, adapted_modules, prepare_input
@@ -20,7 +21,6 @@ from lorecall.adapters.training.upper_layers import (
     Measured,
     UpperPart,
     measure,
-    token_losses,
 )
 
 if TYPE_CHECKING:
@@ -124,7 +124,8 @@ def train_on(
     torch.manual_seed(options.seed)
     peft_model, modules = _add_lora(ready, options)
     try:
-        epochs, steps = _optimise(ready.upper, ready.batches, options, peft_model, on_step)
+        with ready.upper.trained(ready.batches[0]):
+            epochs, steps = _optimise(ready.upper, ready.batches, options, peft_model, on_step)
         after = measure(ready.upper, ready.batches)
         record = _record(ready, options, modules, after, epochs, steps)
         with new_directory(out) as work:
@@ -208,6 +209,7 @@ def _optimise(
     random = Random(options.seed)  # noqa: S311 (reproducible on purpose)
     # Losses at their last step.
     latest = [torch.full(one.targets.shape, torch.inf, device=one.targets.device) for one in batches]
+    likely = [LikelyTokens(upper, batch) for batch in batches]
     done = 0
     for epoch in range(options.epochs):
         share = max(1, round(len(batches) * method.share(epoch / options.epochs)))
@@ -215,7 +217,7 @@ def _optimise(
         random.shuffle(visible)
         for index, visit in visible:  # a text with n copies is trained on at n visits of its batch
             draw = (epoch + visit) % max(1, len(batches[index].hidden) - 1)
-            losses, correct = token_losses(upper, batches[index], draw)
+            losses, correct = likely[index].losses(draw)
             trained = batches[index].copies > visit
             loss = weighted_loss(losses[trained], correct[trained], method)
             optimizer.zero_grad()

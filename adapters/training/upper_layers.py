@@ -1,7 +1,7 @@
 """Run only the layers of a base that training needs: from the lowest adapted one up, on cached input.
 
 Layers below the lowest adapted one never change, so their output is computed once for each different text, not at
-every step; the output matrix is applied at target positions only.
+every step. What follows attention in the last layer, and the output matrix, are applied at target positions only.
 
 With rounded activations one variant of that output is not enough. A difference in the last bit of a sum changes
 how a value is rounded, and in the upper layers the hidden state differs by several per cent (measured: 7 % at
@@ -11,12 +11,17 @@ measured on one that was not used for training.
 """
 
 from collections.abc import Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lorecall.adapters.core.errors import BaseModelError
+from lorecall.adapters.training.frozen_outputs import FrozenOutputs, wrapped
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+
     import torch
     from lorecall.adapters.training.pairs import Pair
     from torch import nn
@@ -96,6 +101,7 @@ class UpperPart:
         self.layers: Sequence[nn.Module] = decoder_layers(model)[lowest:]
         self.norm = model.model.norm
         self.head = model.lm_head
+        self._frozen = FrozenOutputs()
 
     def prepare(
         self, batch: Sequence[Encoded], draws: int = 1, seed: int = 0, copies: Sequence[int] = ()
@@ -172,13 +178,26 @@ class UpperPart:
                 hook.remove()
         return inputs, out.logits
 
+    @contextmanager
+    def trained(self, batch: Batch) -> "Iterator[None]":
+        """Run what precedes the adapted modules once for each draw and no more, while this is open."""
+        with self._frozen.used(self.layers, lambda: self.hidden(batch)):
+            yield
+
+    def hidden(self, batch: Batch, draw: int = 0) -> "torch.Tensor":
+        """Return the input (n, width) of the output matrix at the positions that predict the target tokens."""
+        hidden = batch.hidden[draw]
+        self._frozen.at(hidden)
+        with _only_at(self.layers[-1], batch.rows * hidden.shape[1] + batch.columns):
+            for layer, kwargs in zip(self.layers, batch.layer_inputs, strict=True):
+                out = layer(hidden, **kwargs)
+                hidden = out[0] if isinstance(out, tuple) else out
+        normed: torch.Tensor = self.norm(hidden[batch.rows, batch.columns])
+        return normed
+
     def logits(self, batch: Batch, draw: int = 0) -> "torch.Tensor":
         """Return the logits (n, vocabulary) that predict the target tokens, on one draw of the cached input."""
-        hidden = batch.hidden[draw]
-        for layer, kwargs in zip(self.layers, batch.layer_inputs, strict=True):
-            out = layer(hidden, **kwargs)
-            hidden = out[0] if isinstance(out, tuple) else out
-        logits: torch.Tensor = self.head(self.norm(hidden[batch.rows, batch.columns]))
+        logits: torch.Tensor = self.head(self.hidden(batch, draw))
         return logits
 
     def _check(self, batch: Batch, whole: "torch.Tensor") -> None:
@@ -193,6 +212,25 @@ class UpperPart:
                 hint="train the adapter with PEFT and serve it as it is",
                 param="base",
             )
+
+
+def _only_at(layer: Any, places: "torch.Tensor") -> "AbstractContextManager[None]":
+    """Let the parts of a layer that take each position by itself compute `places` (n,), and 0 elsewhere."""
+
+    def narrowed(
+        _part: "nn.Module", forward: "Callable[[torch.Tensor], Any]"
+    ) -> "Callable[[torch.Tensor], Any]":
+        def narrow(x: "torch.Tensor") -> Any:
+            out = forward(x.flatten(0, 1).index_select(0, places)[None])
+            found = out[0] if isinstance(out, tuple) else out
+            wide = found.new_zeros(x.shape[0] * x.shape[1], found.shape[-1]).index_copy(0, places, found[0])
+            wide = wide.view(*x.shape[:2], -1)
+            return (wide, *out[1:]) if isinstance(out, tuple) else wide
+
+        return narrow
+
+    parts = (getattr(getattr(layer, "self_attn", None), "o_proj", None), getattr(layer, "mlp", None))
+    return wrapped([part for part in parts if part is not None], narrowed)
 
 
 def decoder_layers(model: Any) -> Any:

@@ -82,6 +82,25 @@ def test_cached_input_is_what_the_adapted_layer_needs(base: Path) -> None:
     assert (upper.logits(batch) - before).abs().max() > 0.1
 
 
+def test_the_last_layer_computes_targets_alone_after_its_attention(base: Path) -> None:
+    """Of its padded texts only the positions that predict a target pass through its output and its MLP."""
+    upper = UpperPart(load_served_model(base), 2)
+    batch = upper.prepare(encode(AutoTokenizer.from_pretrained(base), PAIRS))
+    seen: dict[str, int] = {}
+    for name in ("self_attn.o_proj", "mlp.up_proj", "self_attn.q_proj"):
+        upper.layers[-1].get_submodule(name).register_forward_pre_hook(
+            lambda _module, args, name=name: seen.update({name: args[0][..., 0].numel()})
+        )
+    upper.logits(batch)
+    positions = batch.hidden[0][..., 0].numel()
+    assert seen == {
+        "self_attn.q_proj": positions,
+        "self_attn.o_proj": positions,
+        "mlp.up_proj": len(batch.targets),
+    }
+    assert len(batch.targets) < positions
+
+
 def test_draws_are_close_distinct_and_reproducible(base: Path) -> None:
     """The first draw is the plain one, the others differ from it by little, and a seed gives the same ones."""
     upper = UpperPart(load_served_model(base), 3)
