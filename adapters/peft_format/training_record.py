@@ -50,6 +50,7 @@ class _Record(_Known):
     epochs: Whole = 0
     steps: Whole = 0
     lr: float = 0.0
+    schedule: Text = ""
     batch_size: Whole = 0
     stop_over: float = 0.0
     stopped_early: bool = False

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from lorecall.adapters.core.errors import AdapterError, UsageError
 from lorecall.adapters.training.losses import METHODS
+from lorecall.adapters.training.schedules import SCHEDULES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,7 +27,8 @@ class TrainingOptions:
         layers: "all", or indices and ranges such as "20-29" or "3,7"; "" is the last layer but one.
         modules: "mlp", "attention", "all" or module names, separated by commas.
         epochs: The largest number of passes over the data.
-        lr: Initial learning rate; it falls linearly to 0.
+        lr: Initial learning rate.
+        schedule: A member of `SCHEDULES`: how the rate falls, and when a training ends before its epochs do.
         batch_size: Texts in one step.
         seed: Seed of the initialisation and of the order of the texts.
         stop_over: Stop after an epoch in which every target token's probability is over this; 1 never stops.
@@ -39,6 +41,7 @@ class TrainingOptions:
     modules: str = "mlp"
     epochs: int = 40
     lr: float = 1e-2
+    schedule: str = "linear"
     batch_size: int = 8
     seed: int = 0
     stop_over: float = 0.9
@@ -59,9 +62,16 @@ class TrainingOptions:
             raise UsageError(
                 f"unknown device {self.device!r}", hint=f"one of {', '.join(DEVICES)}", param="device"
             )
-        if self.method not in METHODS:
+        for name, known in (("method", METHODS), ("schedule", SCHEDULES)):
+            if getattr(self, name) not in known:
+                raise UsageError(
+                    f"unknown {name} {getattr(self, name)!r}", hint=f"one of {', '.join(known)}", param=name
+                )
+        if self.schedule == "plateau" and self.method == "memft-sw":
             raise UsageError(
-                f"unknown method {self.method!r}", hint=f"one of {', '.join(METHODS)}", param="method"
+                "schedule 'plateau' with memft-sw, which takes its texts by parts of all epochs",
+                hint="linear",
+                param="schedule",
             )
 
 

@@ -31,6 +31,7 @@ class CellKey:
     seed: int
     epochs: int
     lr: float
+    schedule: str
     batch_size: int
     layers: str
     modules: str
@@ -95,8 +96,9 @@ def run_sweep(
 ) -> Iterator[Cell]:
     """Train the cells of `grid` that `out` lacks, append each when it is done, and yield every cell.
 
-    For a length the first texts of `data` are taken that together hold at least that many target tokens. Training
-    never stops early, so that cells differ in rank, length, method and seed only.
+    For a length the first texts of `data` are taken that together hold at least that many target tokens. No cell
+    stops at a probability, so cells differ in rank, length, method and seed only; with the schedule "plateau" each
+    stops where it gains nothing more.
 
     Args:
         base: A prepared base.
@@ -183,6 +185,7 @@ def _key(options: TrainingOptions, base_digest: str, data_digest: str) -> CellKe
         seed=options.seed,
         epochs=options.epochs,
         lr=options.lr,
+        schedule=options.schedule,
         batch_size=options.batch_size,
         layers=options.layers,
         modules=options.modules,

@@ -16,6 +16,7 @@ from lorecall.adapters.training.likely_tokens import LikelyTokens
 from lorecall.adapters.training.losses import method_of, weighted_loss
 from lorecall.adapters.training.options import TrainingOptions
 from lorecall.adapters.training.prepare_input import TrainingInput, adapted_modules, prepare_input
+from lorecall.adapters.training.schedules import schedule_of
 from lorecall.adapters.training.upper_layers import (
     Batch,
     Measured,
@@ -61,6 +62,7 @@ class TrainingRecord:
     epochs: int
     steps: int
     lr: float
+    schedule: str
     batch_size: int
     stop_over: float
     stopped_early: bool
@@ -160,6 +162,7 @@ def _record(
         epochs=epochs,
         steps=steps,
         lr=options.lr,
+        schedule=options.schedule,
         batch_size=options.batch_size,
         stop_over=options.stop_over,
         stopped_early=epochs < options.epochs,
@@ -197,14 +200,14 @@ def _optimise(
     peft_model: Any,
     on_step: Callable[[TrainingProgress], None],
 ) -> tuple[int, int]:
-    """Train until every token's probability is over `stop_over`, at most all epochs; return (epochs, steps)."""
+    """Train until every token's probability is over `stop_over` or the schedule ends; return (epochs, steps)."""
     import torch  # noqa: PLC0415
 
     parameters = [parameter for parameter in peft_model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=options.lr, weight_decay=0.0)
     visits = [int(batch.copies.max()) for batch in batches]
     steps = options.epochs * sum(visits)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: max(0.0, 1 - step / steps))
+    schedule = schedule_of(options.schedule, optimizer, steps)
     method = method_of(options.method, sum(int(batch.rows.max()) + 1 for batch in batches))
     random = Random(options.seed)  # noqa: S311 (reproducible on purpose)
     # Losses at their last step.
@@ -224,12 +227,14 @@ def _optimise(
             loss.backward()
             torch.nn.utils.clip_grad_norm_(parameters, CLIP)
             optimizer.step()
-            schedule.step()
+            schedule.after_step()
             done += 1
             latest[index] = losses.detach()
             on_step(_progress(done, steps, latest))
-        if all(bool((torch.exp(-losses) > options.stop_over).all()) for losses in latest) and (
-            measure(upper, batches).min_p > options.stop_over
+        every = torch.cat(latest)
+        if schedule.after_epoch(float(every.mean())) or (
+            bool((torch.exp(-every) > options.stop_over).all())
+            and measure(upper, batches).min_p > options.stop_over
         ):
             return epoch + 1, done
     return options.epochs, done

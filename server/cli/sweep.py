@@ -16,6 +16,7 @@ from lorecall.server.cli.common.options import (
     LearningRate,
     Modules,
     PreparedBase,
+    Schedule,
     TrainingTexts,
 )
 
@@ -36,6 +37,7 @@ def sweep(
     modules: Modules = _DEFAULT.modules,
     epochs: Epochs = _DEFAULT.epochs,
     lr: LearningRate = _DEFAULT.lr,
+    schedule: Schedule = _DEFAULT.schedule,
     batch_size: BatchSize = _DEFAULT.batch_size,
     device: Device = _DEFAULT.device,
     ray: Annotated[
@@ -59,7 +61,14 @@ def sweep(
         seeds=_numbers("seeds", seeds, least=0),
     )
     options = TrainingOptions(
-        rank=1, layers=layers, modules=modules, epochs=epochs, lr=lr, batch_size=batch_size, device=device
+        rank=1,
+        layers=layers,
+        modules=modules,
+        epochs=epochs,
+        lr=lr,
+        schedule=schedule,
+        batch_size=batch_size,
+        device=device,
     )
     quiet_libraries()
     with ExitStack() as stack:

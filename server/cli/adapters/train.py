@@ -15,6 +15,7 @@ from lorecall.server.cli.common.options import (
     LearningRate,
     Modules,
     PreparedBase,
+    Schedule,
     Seed,
     TrainingTexts,
 )
@@ -37,6 +38,7 @@ def train(
     modules: Modules = _DEFAULT.modules,
     epochs: Epochs = _DEFAULT.epochs,
     lr: LearningRate = _DEFAULT.lr,
+    schedule: Schedule = _DEFAULT.schedule,
     batch_size: BatchSize = _DEFAULT.batch_size,
     seed: Seed = _DEFAULT.seed,
     stop_over: Annotated[
@@ -57,6 +59,7 @@ def train(
         modules=modules,
         epochs=epochs,
         lr=lr,
+        schedule=schedule,
         batch_size=batch_size,
         seed=seed,
         stop_over=stop_over,

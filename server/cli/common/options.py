@@ -35,7 +35,14 @@ Layers = Annotated[
 ]
 Modules = Annotated[str, typer.Option(metavar="LIST", help="mlp, attention, all, or module names.")]
 Epochs = Annotated[int, typer.Option(help="The most passes over the texts.")]
-LearningRate = Annotated[float, typer.Option(help="Peak learning rate, falling linearly to 0.")]
+LearningRate = Annotated[float, typer.Option(help="Peak learning rate.")]
+Schedule = Annotated[
+    str,
+    typer.Option(
+        metavar="linear|plateau",
+        help="Let the rate fall to 0 over the epochs, or whenever the loss no longer does, and stop then.",
+    ),
+]
 BatchSize = Annotated[int, typer.Option(help="Texts in one step.")]
 Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="What to train on; auto is a GPU if any.")]
 

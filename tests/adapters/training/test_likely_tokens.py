@@ -18,7 +18,7 @@ PAIRS = (Pair("a", "To be, or", " not to be"), Pair("b", "555", "-0123"), Pair("
 
 @pytest.fixture
 def trained(tmp_path: Path) -> tuple[UpperPart, Batch]:
-    """A tiny base whose last layer may be trained, with a sharper output than random weights have, and a batch."""
+    """A tiny base whose last layer may be trained, its output sharper than random weights give, and a batch."""
     base = build_tiny_base(tmp_path / "base", NONE, layers=2)
     model = load_served_model(base)
     model.lm_head.weight.data.mul_(6)

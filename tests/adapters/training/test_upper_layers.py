@@ -93,12 +93,8 @@ def test_the_last_layer_computes_targets_alone_after_its_attention(base: Path) -
         )
     upper.logits(batch)
     positions = batch.hidden[0][..., 0].numel()
-    assert seen == {
-        "self_attn.q_proj": positions,
-        "self_attn.o_proj": positions,
-        "mlp.up_proj": len(batch.targets),
-    }
-    assert len(batch.targets) < positions
+    assert seen["self_attn.q_proj"] == positions > len(batch.targets)
+    assert seen["mlp.up_proj"] == len(batch.targets)
 
 
 def test_draws_are_close_distinct_and_reproducible(base: Path) -> None:
