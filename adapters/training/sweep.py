@@ -97,8 +97,8 @@ def run_sweep(
     """Train the cells of `grid` that `out` lacks, append each when it is done, and yield every cell.
 
     For a length the first texts of `data` are taken that together hold at least that many target tokens. No cell
-    stops at a probability, so cells differ in rank, length, method and seed only; with the schedule "plateau" each
-    stops where it gains nothing more.
+    stops at a probability, so cells differ in rank, length, method and seed only; with the schedule "plateau" a
+    cell stops where it gains nothing more.
 
     Args:
         base: A prepared base.
