@@ -59,6 +59,7 @@ class _Record(_Known):
     target_tokens: Whole = 0
     tokens_over_half: Whole = 0
     base_tokens_over_half: Whole = 0
+    texts_over_half: Whole = 0
     loss: float = 0.0
     base_loss: float = 0.0
     min_p: float = 0.0

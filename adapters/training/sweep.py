@@ -51,6 +51,8 @@ class CellResult:
         tokens_over_half: Number of them with a probability over 0.5.
         effective_parameters: Sum over the adapted modules of rank * (d_in + d_out).
         steps: Number of optimiser steps.
+        texts: Number of texts that they are in.
+        texts_over_half: Number of those whose every target token has a probability over 0.5.
     """
 
     length: int
@@ -60,6 +62,8 @@ class CellResult:
     tokens_over_half: int
     effective_parameters: int
     steps: int
+    texts: int
+    texts_over_half: int
 
 
 COLUMNS = tuple(field.name for part in (CellKey, CellResult) for field in fields(part))
@@ -203,6 +207,8 @@ def _result(record: TrainingRecord, effective_parameters: int) -> CellResult:
         tokens_over_half=record.tokens_over_half,
         effective_parameters=effective_parameters,
         steps=record.steps,
+        texts=record.pairs,
+        texts_over_half=record.texts_over_half,
     )
 
 

@@ -71,6 +71,7 @@ class TrainingRecord:
     target_tokens: int
     tokens_over_half: int
     base_tokens_over_half: int
+    texts_over_half: int
     loss: float
     base_loss: float
     min_p: float
@@ -171,6 +172,7 @@ def _record(
         target_tokens=sum(len(one.target) for one in ready.encoded),
         tokens_over_half=after.over_half,
         base_tokens_over_half=ready.before.over_half,
+        texts_over_half=after.texts_over_half,
         loss=after.loss,
         base_loss=ready.before.loss,
         min_p=after.min_p,

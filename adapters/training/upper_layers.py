@@ -31,10 +31,11 @@ MOVE = 1e-6  # relative change: a few units in the last place of float32
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Teacher-forced result on the training set: mean loss in nats, tokens over 0.5, smallest probability."""
+    """Teacher-forced result on the training set: mean loss in nats, tokens and texts over 0.5, smallest p."""
 
     loss: float
     over_half: int
+    texts_over_half: int
     min_p: float
 
 
@@ -262,8 +263,14 @@ def measure(upper: UpperPart, batches: list[Batch]) -> Measured:
     import torch  # noqa: PLC0415
 
     with torch.no_grad():
-        losses = torch.cat(
-            [token_losses(upper, batch, -1)[0].repeat_interleave(batch.copies) for batch in batches]
-        )
-    p = torch.exp(-losses)
-    return Measured(float(losses.mean()), int((p > 0.5).sum()), float(p.min()))
+        losses = [token_losses(upper, batch, -1)[0] for batch in batches]
+    texts = 0
+    for batch, loss in zip(batches, losses, strict=True):
+        under = set(batch.rows[torch.exp(-loss) <= 0.5].tolist())
+        copies = dict(zip(batch.rows.tolist(), batch.copies.tolist(), strict=True))
+        texts += sum(count for row, count in copies.items() if row not in under)
+    every = torch.cat(
+        [one.repeat_interleave(batch.copies) for batch, one in zip(batches, losses, strict=True)]
+    )
+    p = torch.exp(-every)
+    return Measured(float(every.mean()), int((p > 0.5).sum()), texts, float(p.min()))

@@ -31,25 +31,26 @@ def test_linear_falls_to_nothing_over_all_steps(optimizer: torch.optim.Optimizer
 
 
 def test_a_loss_that_falls_keeps_the_rate(optimizer: torch.optim.Optimizer) -> None:
-    """As long as four epochs bring 1 % together, nothing changes."""
+    """As long as twenty epochs bring 1 % together, nothing changes."""
     schedule = schedule_of("plateau", optimizer, 1)
     loss = 5.0
-    for _ in range(40):
-        loss *= 0.995
+    for _ in range(60):
+        loss *= 0.999
         assert not schedule.after_epoch(loss)
         schedule.after_step()
     assert rate(optimizer) == 0.1
 
 
 def test_a_loss_that_stays_ends_the_training(optimizer: torch.optim.Optimizer) -> None:
-    """The rate falls after each four epochs without a gain; the fifth fall is the end."""
+    """The rate falls after each twenty epochs without a gain; the third fall is the end."""
     schedule = schedule_of("plateau", optimizer, 1)
     stops, rates = [schedule.after_epoch(1.0)], []
     while not stops[-1]:
         stops.append(schedule.after_epoch(1.0))
         rates.append(rate(optimizer))
     assert len(rates) == Plateau.PATIENCE * Plateau.FALLS
-    assert rates[:8] == pytest.approx([0.1] * 3 + [0.03] * 4 + [0.009])
+    assert rates[Plateau.PATIENCE - 2 : Plateau.PATIENCE] == pytest.approx([0.1, 0.03])
+    assert rates[-1] == pytest.approx(0.1 * 0.3**Plateau.FALLS)
 
 
 def test_nothing_left_to_learn_ends_it_as_well(optimizer: torch.optim.Optimizer) -> None:

@@ -85,6 +85,7 @@ def test_what_was_trained_is_recalled_through_peft(
     before = probabilities(model, bases[scheme])
     after = probabilities(PeftModel.from_pretrained(model, out), bases[scheme])
     assert record.target_tokens == len(after) == sum(p > 0.5 for p in after) == record.tokens_over_half
+    assert record.texts_over_half == record.pairs == len(PAIRS)
     assert sum(p > 0.5 for p in before) == record.base_tokens_over_half < len(before) / 2
     exact = 1e-3 if scheme != INT8 else 0.05  # there the record is of another draw of the roundings
     assert -sum(map(math.log, after)) / len(after) == pytest.approx(record.loss, abs=exact)
