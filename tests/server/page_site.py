@@ -134,8 +134,11 @@ class PageSite:
 
 
 @contextmanager
-def page_site(work: Path, memories: Mapping[int, Memory]) -> Iterator[PageSite]:
-    """Run a server with a key of each scope; its audits are done two snippets at a time."""
+def page_site(work: Path, memories: Mapping[int, Memory], *, gated: bool = False) -> Iterator[PageSite]:
+    """Run a server with a key of each scope; its audits are done two snippets at a time.
+
+    Where it is gated, the audits that admit versions wait: no worker here loads what is not live.
+    """
     with contextmanager(make_site)(work) as site:
         engines = TinyEngines(site.registry, memories)
         settings = ServerSettings(store=work / "store", audit_batch=2)
@@ -144,7 +147,9 @@ def page_site(work: Path, memories: Mapping[int, Memory]) -> Iterator[PageSite]:
         site.app.state.lorecall_audits = site.service = parts.service
         port = free_port()
         server = uvicorn.Server(uvicorn.Config(site.app, port=port, log_level="warning", lifespan="off"))
-        thread = threading.Thread(target=lambda: asyncio.run(_serve(site, engines, parts, server)))
+        thread = threading.Thread(
+            target=lambda: asyncio.run(_serve(site, engines, parts, server, gated=gated))
+        )
         thread.start()
         try:
             while not server.started and thread.is_alive():
@@ -157,8 +162,10 @@ def page_site(work: Path, memories: Mapping[int, Memory]) -> Iterator[PageSite]:
             parts.worker.close()
 
 
-async def _serve(site: Site, engines: TinyEngines, parts: AuditParts, server: uvicorn.Server) -> None:
-    plane = await site.plane(gated=False)
+async def _serve(
+    site: Site, engines: TinyEngines, parts: AuditParts, server: uvicorn.Server, *, gated: bool
+) -> None:
+    plane = await site.plane(gated=gated)
     terms = Terms.of(engines.tiny.engine, None)
     plane.staleness = Staleness(LastAudits(site.registry.database), lambda: terms)
     parts.worker.start()
