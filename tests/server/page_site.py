@@ -21,6 +21,7 @@ from lorecall.audit.jobs.stale import Staleness, Terms
 from lorecall.audit.scorer import AdapterVersion, Scorer
 from lorecall.server.audits.wiring import AuditParts, make_audits
 from lorecall.server.bench.processes.serving import free_port
+from lorecall.server.lifecycle.follower import Follower
 from lorecall.server.observability.metrics import AdapterLabels
 from lorecall.server.settings import ServerSettings
 from prometheus_client import CollectorRegistry
@@ -169,4 +170,7 @@ async def _serve(
     terms = Terms.of(engines.tiny.engine, None)
     plane.staleness = Staleness(LastAudits(site.registry.database), lambda: terms)
     parts.worker.start()
+    keys = site.app.state.lorecall.keys
+    following = asyncio.create_task(Follower(plane, site.metrics, 0.2, keys.reload).run())
     await server.serve()
+    following.cancel()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from lorecall.adapters.registry.tables import State
-from lorecall.server.bench.catalogue.filling import fill_registry, unmade
+from lorecall.server.bench.catalogue.filling import fill_registry, fill_store, link_adapters
 from playwright.sync_api import Browser, Page, expect
 
 from tests.audit.conftest import memory_of, phone
@@ -189,8 +189,13 @@ def test_two_versions_are_compared(site: PageSite, visit: Visit) -> None:
 
 
 def test_thousands_of_adapters_stay_usable(site: PageSite, visit: Visit) -> None:
-    """5,000 more: the page asks for one page of them at a time, and the server finds a name among them."""
-    fill_registry(site.registry, unmade(0, 5000))
+    """5,000 more, each with files of its own: a page of them at a time, and the server finds a name among them.
+
+    One that no engine held is loaded by a step on the page.
+    """
+    made = link_adapters([Path(site.folder(2))], site.site.work / "catalogue", 5000, 2)
+    fill_store(site.site.work / "store", made)
+    fill_registry(site.registry, made)
     page = visit("admin", "/adapters")
     sizes: list[int] = []
     page.on("response", lambda one: sizes.append(len(one.body())) if "/v1/" in one.url else None)
@@ -206,6 +211,11 @@ def test_thousands_of_adapters_stay_usable(site: PageSite, visit: Visit) -> None
     expect(rows).to_have_count(1)
     expect(page.locator("#adapters-count")).to_have_text("1 to 1 of 1")
     assert max(sizes) < 50_000
+    page.get_by_role("link", name="catalogue-04999").click()
+    page.get_by_role("button", name="Pin", exact=True).click()
+    answer(page, "Pin", Reason="asked for by name")
+    expect(page.locator("#adapter-facts")).to_contain_text("memory, pinned")
+    page.get_by_role("link", name="Adapters", exact=True).click()
     page.get_by_label("Search by name").fill("nobody")
     expect(page.locator("#adapters-count")).to_have_text("No name contains “nobody”.")
     page.goto(f"{site.url}/audit/#/order")
