@@ -4,7 +4,7 @@
 #   node.sh import DIR ARCHIVE     an image (a docker-archive), for its pods
 # As root, with the controllers of cgroup v1 mounted. `start` waits until the node is ready. Pods have addresses of their own
 # on this machine, of 10.244.77.0/24; network policies are not enforced, and no service has an address that answers. Stops only
-# what it started: its containers, and processes by their ids. Everything is below DIR but the pods' logs (/var/log/pods).
+# what it started: its containers, and processes by their ids. Everything is below DIR but the pods' logs (/var/log/pods) and cgroups.
 set -euo pipefail
 
 dir=$(realpath "$2")
@@ -38,8 +38,10 @@ stop() {
     for one in $(containers containers ls --quiet); do containers containers rm "$one" || true; done >/dev/null 2>&1
   fi
   end containerd
-  cut -d ' ' -f 2 /proc/mounts | grep "^$node/" | sort -r | while read -r place; do umount -l "$place"; done
+  awk -v below="$node/" 'index($2, below) == 1 { print $2 }' /proc/mounts | sort -r |
+    while read -r place; do umount -l "$place"; done
   rm -rf "$node/kubelet" "$node/run" "$node/containerd.sock"
+  find /sys/fs/cgroup/*/kubepods -depth -type d -exec rmdir {} + 2>/dev/null || true
 }
 
 start() {
