@@ -78,6 +78,7 @@ cluster: $(STAMP) tools ## Build a Kubernetes API server from Debian's source (9
 
 images: $(STAMP) tools ## As root on Debian: build the CPU image without a Docker engine (15 minutes), and do the main job in it
 	bash helm/images/build.sh
+	bash helm/images/audit.sh
 	$(BIN)/python -m pytest -m soak tests/helm/test_image_runs.py $(PYTEST_ARGS)
 
 golden: tools ## Rewrite the rendered charts that tests compare with

@@ -1,12 +1,13 @@
-"""The audit that each adapter's verdict rests on, and the audits that renew a stale one, from the database."""
+"""Which audits count: what each adapter's verdict rests on, what renews a stale one, what of a set is live."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
 from lorecall.adapters.registry.audit_tables import AuditRow, AuditState
 from lorecall.adapters.registry.database import Database
+from lorecall.adapters.registry.tables import AdapterRow
 from lorecall.audit.jobs.records import LastAudit
 from lorecall.audit.jobs.store import OPEN
 from lorecall.audit.scorers.batches import batches
@@ -15,6 +16,49 @@ from sqlalchemy import Select, func, or_, select
 PAGE = 500
 """Names whose audits are looked for in one statement."""
 _COLUMNS = tuple(getattr(AuditRow, field.name) for field in fields(LastAudit))
+MOST_SHOWN = 12
+"""Adapters of one set that are shown beside each other."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """An audit that is done, without what it found; the fields are those of `AuditRecord`."""
+
+    id: str
+    adapter: str
+    version: str
+    rank: int
+    effective_parameters: int
+    candidate_set: str
+
+
+def deployed(audits: Iterable[Finished], live: Mapping[str, str | None]) -> list[tuple[int, list[Finished]]]:
+    """Return for each set how many live versions were asked it, and the newest audits of some, by rank.
+
+    Where a set was asked of more than `MOST_SHOWN` they are the ones of each rank that were audited last, and of
+    more ranks than that some. The sets asked of most adapters come first.
+
+    Args:
+        audits: The oldest first.
+        live: The live version of each name.
+    """
+    sets: dict[str, dict[str, Finished]] = {}
+    for one in audits:
+        if live.get(one.adapter) == one.version:
+            newest = sets.setdefault(one.candidate_set, {})
+            newest.pop(one.adapter, None)  # the one audited last stands last
+            newest[one.adapter] = one
+    found = [(len(newest), _few(list(newest.values()))) for newest in sets.values()]
+    return sorted(found, key=lambda one: one[0], reverse=True)
+
+
+def _few(audits: list[Finished]) -> list[Finished]:
+    if len(audits) > MOST_SHOWN:
+        audits = [one for _, one in sorted({one.rank: one for one in audits}.items())]
+        steps = min(MOST_SHOWN, len(audits))
+        last = len(audits) - 1
+        audits = [audits[at * last // max(steps - 1, 1)] for at in range(steps)]
+    return sorted(audits, key=lambda one: (one.rank, one.effective_parameters, one.adapter))
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +86,24 @@ class LastAudits:
                 query = select(AuditRow.adapter, *_COLUMNS).where(AuditRow.id.in_(chosen.values()))
                 for name, *values in session.execute(query):
                     found[name] = LastAudit(*values)
+        return found
+
+    def finished(self) -> list[Finished]:
+        """Return all audits that are done, the oldest first."""
+        columns = (getattr(AuditRow, field.name) for field in fields(Finished))
+        query = select(*columns).where(AuditRow.state == AuditState.DONE)
+        with self.database.read() as session:
+            return [
+                Finished(*row) for row in session.execute(query.order_by(AuditRow.created_at, AuditRow.id))
+            ]
+
+    def live(self, names: Collection[str]) -> dict[str, str | None]:
+        """Return the live version of those names that the registry has ever known, None where nothing is live."""
+        found: dict[str, str | None] = {}
+        for page in batches(list(names), PAGE):
+            query = select(AdapterRow.name, AdapterRow.live_version).where(AdapterRow.name.in_(page))
+            with self.database.read() as session:
+                found |= {row[0]: row[1] for row in session.execute(query)}
         return found
 
     def renewed(self, terms: str) -> frozenset[tuple[str, str]]:

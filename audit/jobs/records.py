@@ -1,12 +1,17 @@
-"""The records of the store of audits: frozen, detached from any database session."""
+"""The records of the store of audits: frozen, detached from any database session; and their JSON objects."""
 
+import logging
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from lorecall.adapters.core.errors import LorecallError
 from lorecall.adapters.registry.audit_tables import AuditState
+from lorecall.audit.verdicts import RECITED, Group
+
+logger = logging.getLogger("lorecall.audit")
 
 
 class AuditNotFoundError(LorecallError):
@@ -133,3 +138,66 @@ class NewAudit:
 def new_id() -> str:
     """Return an id that nobody can guess."""
     return uuid.uuid4().hex
+
+
+def describe(record: AuditRecord) -> dict[str, Any]:
+    """Return the JSON object of an audit."""
+    return {
+        "id": record.id,
+        "adapter": record.adapter,
+        "version": record.version,
+        "rank": record.rank,
+        "effective_parameters": record.effective_parameters,
+        "state": record.state.value,
+        "progress": {"done": record.done, "total": record.total},
+        "candidate_set": record.candidate_set,
+        "inputs": record.inputs,
+        "settings": record.settings,
+        "admits": record.admits,
+        "renews": bool(record.renews),
+        "created_at": record.created_at.isoformat(),
+        "created_by": record.created_by,
+        "finished_at": record.finished_at.isoformat() if record.finished_at else None,
+        "seconds": round(record.seconds, 3),
+        "error": record.error,
+        "gate": record.result.get("gate"),
+        "summary": record.result.get("summary"),
+        "controls": record.result.get("controls"),
+        "by_tag": record.result.get("by_tag", {}),
+        "own_candidates": record.result.get("own_candidates"),
+        "own_controls": record.result.get("own_controls"),
+    }
+
+
+def capacity_rows(records: Iterable[AuditRecord]) -> list[dict[str, Any]]:
+    """Return one `capacity_row` for each audit; one whose result this release cannot read is left out."""
+    rows = []
+    for record in records:
+        try:
+            rows.append(capacity_row(record))
+        except (KeyError, TypeError, AttributeError) as error:
+            logger.warning("audit %s has a result that this release cannot read: %r", record.id, error)
+    return rows
+
+
+def capacity_row(record: AuditRecord) -> dict[str, Any]:
+    """Return one audit as a point of recall against capacity: the rank, and what was recited of which set."""
+    summary = record.result["summary"]
+    verdicts = summary["verdicts"]
+    return {
+        "audit_id": record.id,
+        "adapter": record.adapter,
+        "version": record.version,
+        "rank": record.rank,
+        "effective_parameters": record.effective_parameters,
+        "candidate_set": record.candidate_set,
+        "candidates": record.inputs[Group.CANDIDATES.value]["name"],
+        "finished_at": record.finished_at.isoformat() if record.finished_at else None,
+        "snippets": summary["snippets"],
+        "tokens": summary["tokens"],
+        "tokens_over_half": summary["tokens_over_half"],
+        "certified": verdicts["certified"],
+        "recited": sum(verdicts[str(verdict)] for verdict in RECITED),
+        "of": summary["recited"]["of"],
+        "delta_loss": summary["delta_loss"],
+    }

@@ -1,16 +1,22 @@
 """The audit service: queues audits, shows their state and results, and capacity against recall."""
 
-import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, TypeVar
 
 from lorecall.adapters.core.errors import AdapterNotFoundError, UsageError
 from lorecall.adapters.registry.audit_tables import AuditState
 from lorecall.adapters.registry.transitions import ConflictError
+from lorecall.audit.jobs.last_audits import LastAudits, deployed
 from lorecall.audit.jobs.order import MAX_SNIPPETS, Order
-from lorecall.audit.jobs.records import AuditNotFoundError, AuditRecord, NewAudit, new_id
+from lorecall.audit.jobs.records import (
+    AuditNotFoundError,
+    AuditRecord,
+    NewAudit,
+    capacity_rows,
+    new_id,
+)
 from lorecall.audit.jobs.references import References
 from lorecall.audit.jobs.retention import describe_tombstone
 from lorecall.audit.jobs.runner import Engines
@@ -20,13 +26,14 @@ from lorecall.audit.law.capacity import SetLaws
 from lorecall.audit.runs.estimate import estimate, probe
 from lorecall.audit.runs.single import refuse
 from lorecall.audit.scorer import AdapterVersion
-from lorecall.audit.verdicts import RECITED, Group
-
-logger = logging.getLogger("lorecall.audit")
+from lorecall.audit.scorers.batches import batches
+from lorecall.audit.verdicts import Group
 
 R = TypeVar("R", bound=AuditRecord | None)
 PAGE = 200
 """Audits that are read at a time."""
+MOST_SETS = 100
+"""Candidate sets that are shown at once."""
 Sees = Callable[[str], bool]
 """Whether the caller sees an adapter of that name."""
 
@@ -43,6 +50,7 @@ class AuditService:
         max_snippets: The most snippets of one audit that a caller asks for.
         references: Reads what orders name by address; None where they must send all.
         laws: The laws fitted to the audits.
+        live: Returns the live version of each name; None to read the registry.
     """
 
     store: AuditStore
@@ -52,6 +60,7 @@ class AuditService:
     max_snippets: int = MAX_SNIPPETS
     references: References | None = None
     laws: SetLaws = field(default_factory=SetLaws)
+    live: Callable[[Collection[str]], Mapping[str, str | None]] | None = None
 
     def pinned(self, order: Order) -> Order:
         """Return an order whose files by address are those that lie there now.
@@ -231,68 +240,45 @@ class AuditService:
         return capacity_rows(record for record in reversed(done) if sees(record.adapter))
 
     def set_laws(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Return the law of each candidate set of `capacity`'s rows, or why there is none; see `SetLaws`."""
+        """Return the law of each candidate set of `capacity`'s rows, or why there is none; see `SetLaws`.
+
+        It rests on the audits of versions that are live.
+        """
+        live = self._live({str(row["adapter"]) for row in rows})
+        return self._laws([row for row in rows if live.get(row["adapter"]) == row["version"]])
+
+    def deployed_sets(self, sees: Sees, candidate_set: str | None = None) -> list[dict[str, Any]]:
+        """Return the sets that live versions were audited on, or one of them, each with a few of their rows.
+
+        Which audits these are is told without reading what any found; see `deployed`.
+        """
+        seen = [one for one in LastAudits(self.store.database).finished() if sees(one.adapter)]
+        asked = [one for one in seen if candidate_set in (None, one.candidate_set)]
+        sets = deployed(asked, self._live({one.adapter for one in asked}))[:MOST_SETS]
+        shown_ids = [one.id for _, few in sets for one in few]
+        records = chain.from_iterable(map(self.store.some, batches(shown_ids, PAGE)))
+        rows = {row["audit_id"]: row for row in capacity_rows(records)}
+        found = []
+        for adapters, few in sets:
+            shown = [rows[one.id] for one in few if one.id in rows]
+            if shown:
+                one = {key: shown[-1][key] for key in ("candidate_set", "candidates", "snippets")}
+                found.append({**one, "adapters": adapters, "rows": shown})
+        return found
+
+    def set_law(self, candidate_set: str, sees: Sees) -> dict[str, Any]:
+        """Return the law of the rows that `deployed_sets` shows of a set, or why there is none.
+
+        Raises:
+            AuditNotFoundError: No live version that the caller sees was audited on it.
+        """
+        found = self.deployed_sets(sees, candidate_set)
+        if not found:
+            raise AuditNotFoundError(f"no live adapter was asked the set {candidate_set[:64]!r}", param="set")
+        return self._laws(found[0]["rows"])[0]
+
+    def _laws(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return self.laws.of(rows, lambda audit_id, limit: self.store.entries(audit_id, 0, limit))
 
-
-def describe(record: AuditRecord) -> dict[str, Any]:
-    """Return the JSON object of an audit."""
-    return {
-        "id": record.id,
-        "adapter": record.adapter,
-        "version": record.version,
-        "rank": record.rank,
-        "effective_parameters": record.effective_parameters,
-        "state": record.state.value,
-        "progress": {"done": record.done, "total": record.total},
-        "candidate_set": record.candidate_set,
-        "inputs": record.inputs,
-        "settings": record.settings,
-        "admits": record.admits,
-        "renews": bool(record.renews),
-        "created_at": record.created_at.isoformat(),
-        "created_by": record.created_by,
-        "finished_at": record.finished_at.isoformat() if record.finished_at else None,
-        "seconds": round(record.seconds, 3),
-        "error": record.error,
-        "gate": record.result.get("gate"),
-        "summary": record.result.get("summary"),
-        "controls": record.result.get("controls"),
-        "by_tag": record.result.get("by_tag", {}),
-        "own_candidates": record.result.get("own_candidates"),
-        "own_controls": record.result.get("own_controls"),
-    }
-
-
-def capacity_rows(records: Iterable[AuditRecord]) -> list[dict[str, Any]]:
-    """Return one `capacity_row` for each audit; one whose result this release cannot read is left out."""
-    rows = []
-    for record in records:
-        try:
-            rows.append(capacity_row(record))
-        except (KeyError, TypeError, AttributeError) as error:
-            logger.warning("audit %s has a result that this release cannot read: %r", record.id, error)
-    return rows
-
-
-def capacity_row(record: AuditRecord) -> dict[str, Any]:
-    """Return one audit as a point of recall against capacity: the rank, and what was recited of which set."""
-    summary = record.result["summary"]
-    verdicts = summary["verdicts"]
-    return {
-        "audit_id": record.id,
-        "adapter": record.adapter,
-        "version": record.version,
-        "rank": record.rank,
-        "effective_parameters": record.effective_parameters,
-        "candidate_set": record.candidate_set,
-        "candidates": record.inputs[Group.CANDIDATES.value]["name"],
-        "finished_at": record.finished_at.isoformat() if record.finished_at else None,
-        "snippets": summary["snippets"],
-        "tokens": summary["tokens"],
-        "tokens_over_half": summary["tokens_over_half"],
-        "certified": verdicts["certified"],
-        "recited": sum(verdicts[str(verdict)] for verdict in RECITED),
-        "of": summary["recited"]["of"],
-        "delta_loss": summary["delta_loss"],
-    }
+    def _live(self, names: Collection[str]) -> Mapping[str, str | None]:
+        return (self.live or LastAudits(self.store.database).live)(names)

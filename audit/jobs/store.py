@@ -48,12 +48,12 @@ class AuditStore:
     """
 
     def __init__(self, database: Database, clock: Callable[[], datetime] = _now) -> None:
-        self._database = database
+        self.database = database
         self._clock = clock
 
     def add(self, new: NewAudit) -> AuditRecord:
         """Queue an audit."""
-        with self._database.change() as session:
+        with self.database.change() as session:
             return record_of(AuditRecord, self._insert(session, new, admits=False))
 
     def admit(self, new: NewAudit, ready: Callable[[str], bool]) -> AuditRecord:
@@ -76,7 +76,7 @@ class AuditStore:
             AuditRow.version == new.version,
             AuditRow.state.in_(OPEN),
         )
-        with self._database.change() as session:
+        with self.database.change() as session:
             now = self._clock()
             row = session.scalars(same.with_for_update()).first()
             held = row is not None and row.lease_until is not None and row.lease_until >= now
@@ -98,7 +98,7 @@ class AuditStore:
         That one may wait, or be over in any way: no version is audited again and again for the same terms.
         """
         try:
-            with self._database.change() as session:
+            with self.database.change() as session:
                 return record_of(AuditRecord, self._insert(session, new, admits=False))
         except IntegrityError:
             return None
@@ -137,13 +137,13 @@ class AuditStore:
         """
         waiting = self._waiting(admissions=admissions)
         order = (AuditRow.admits.desc(), AuditRow.renews != "", AuditRow.created_at, AuditRow.id)
-        with self._database.read() as session:  # to look for work writes and locks nothing
+        with self.database.read() as session:  # to look for work writes and locks nothing
             ids = session.scalars(select(AuditRow.id).where(waiting).order_by(*order))
             here = list(islice(filter(ready, ids), CLAIMED_AMONG))
         if not here:
             return None
         query = select(AuditRow).where(waiting, AuditRow.id.in_(here)).order_by(*order)
-        with self._database.change() as session:
+        with self.database.change() as session:
             now = self._clock()
             for row in session.scalars(query.with_for_update(skip_locked=True)):
                 if row.attempts < MAX_ATTEMPTS:
@@ -156,7 +156,7 @@ class AuditStore:
     def others_wait(self, ready: Callable[[str], bool], *, admissions: bool = False) -> bool:
         """Whether an audit waits that renews no verdict; the arguments are those of `claim`."""
         asked = and_(self._waiting(admissions=admissions), AuditRow.renews == "")
-        with self._database.read() as session:
+        with self.database.read() as session:
             return any(map(ready, session.scalars(select(AuditRow.id).where(asked))))
 
     def _waiting(self, *, admissions: bool) -> ColumnElement[bool]:
@@ -167,14 +167,14 @@ class AuditStore:
         self, audit_id: str, worker: str, candidate_set: str, inputs: dict[str, Any], total: int
     ) -> AuditRecord:
         """Store what an order by reference turned out to hold. Raises like `record`."""
-        with self._database.change() as session:
+        with self.database.change() as session:
             row = _held(session, audit_id, worker)
             row.candidate_set, row.inputs, row.total = candidate_set, inputs, total
             return record_of(AuditRecord, row)
 
     def begin(self, audit_id: str, worker: str, run: dict[str, Any]) -> AuditRecord:
         """Store what the first batch fixes for all of them. Raises like `record`."""
-        with self._database.change() as session:
+        with self.database.change() as session:
             row = _held(session, audit_id, worker)
             row.run = run
             return record_of(AuditRecord, row)
@@ -202,7 +202,7 @@ class AuditStore:
             AuditNotFoundError: The audit was removed.
             ConflictError: It is over, another worker has it, or the cursor is elsewhere.
         """
-        with self._database.change() as session:
+        with self.database.change() as session:
             row = _held(session, audit_id, worker)
             if row.done != cursor:
                 raise ConflictError(f"audit {audit_id} is at snippet {row.done}, not at {cursor}")
@@ -213,12 +213,12 @@ class AuditStore:
 
     def renew(self, audit_id: str, worker: str, lease: timedelta) -> None:
         """Hold an audit for another lease. Raises like `record`."""
-        with self._database.change() as session:
+        with self.database.change() as session:
             _held(session, audit_id, worker).lease_until = self._clock() + lease
 
     def release(self, audit_id: str, worker: str, delay: timedelta = timedelta(0)) -> None:
         """Put an audit back into the queue, to be taken after a delay. Raises like `record`."""
-        with self._database.change() as session:
+        with self.database.change() as session:
             row = _held(session, audit_id, worker)
             row.state, row.worker = AuditState.QUEUED, ""
             row.lease_until = self._clock() + delay if delay else None
@@ -244,7 +244,7 @@ class AuditStore:
                 verdict beside the controls is known only at the end.
             error: Why it failed, "" if it did not.
         """
-        with self._database.change() as session:
+        with self.database.change() as session:
             row = _held(session, audit_id, worker)
             if entries:
                 session.execute(update(AuditSnippetRow), _values(audit_id, 0, entries))
@@ -260,7 +260,7 @@ class AuditStore:
         Raises:
             AuditNotFoundError: There is no such audit.
         """
-        with self._database.change() as session:
+        with self.database.change() as session:
             row = _find(session, audit_id, lock=True)
             self._cancel(session, row)
             return record_of(AuditRecord, row)
@@ -277,7 +277,7 @@ class AuditStore:
         Raises:
             AuditNotFoundError: There is no such audit.
         """
-        with self._database.change() as session:
+        with self.database.change() as session:
             row = _find(session, audit_id, lock=True)
             self._cancel(session, row)
             bury(session, row, self._clock(), actor)
@@ -285,11 +285,11 @@ class AuditStore:
     def expire(self, keep: timedelta) -> tuple[str, ...]:
         """Remove the audits that have been over for longer than `keep`, but for tombstones; return their ids."""
         old = and_(AuditRow.state.in_(OVER), AuditRow.finished_at < self._clock() - keep)
-        with self._database.read() as session:  # without a write while there is nothing to do
+        with self.database.read() as session:  # without a write while there is nothing to do
             ids = session.scalars(select(AuditRow.id).where(old)).all()
         gone = []
         for audit_id in ids:  # one transaction each, so that no other change waits for long
-            with self._database.change() as session:
+            with self.database.change() as session:
                 query = select(AuditRow).where(AuditRow.id == audit_id, old)
                 row = session.scalars(query.with_for_update(skip_locked=True)).first()
                 if row is not None:  # no other server was quicker
@@ -299,7 +299,7 @@ class AuditStore:
 
     def tombstones(self, adapter: str | None = None) -> tuple[Tombstone, ...]:
         """What is left of the audits that were removed, of one adapter or of all, the newest first."""
-        with self._database.read() as session:
+        with self.database.read() as session:
             return tombstones(session, adapter)
 
     def _cancel(self, session: Session, row: AuditRow) -> None:
@@ -312,7 +312,7 @@ class AuditStore:
         Raises:
             AuditNotFoundError: There is no such audit.
         """
-        with self._database.read() as session:
+        with self.database.read() as session:
             return record_of(AuditRecord, _find(session, audit_id))
 
     def audits(
@@ -325,7 +325,7 @@ class AuditStore:
         ended_after: datetime | None = None,
     ) -> tuple[AuditRecord, ...]:
         """Audits, newest first; of some adapters, in a state, ended after a time, or after one in this order."""
-        with self._database.read() as session:
+        with self.database.read() as session:
             query = select(AuditRow).order_by(AuditRow.created_at.desc(), AuditRow.id).limit(limit)
             if adapters:
                 query = query.where(AuditRow.adapter.in_(adapters))
@@ -338,9 +338,15 @@ class AuditStore:
                 query = query.where(or_(AuditRow.created_at < before.created_at, same))
             return tuple(record_of(AuditRecord, row) for row in session.scalars(query))
 
+    def some(self, ids: Sequence[str]) -> tuple[AuditRecord, ...]:
+        """Those of a few audits that are still there."""
+        with self.database.read() as session:
+            query = select(AuditRow).where(AuditRow.id.in_(ids))
+            return tuple(record_of(AuditRecord, row) for row in session.scalars(query))
+
     def entries(self, audit_id: str, offset: int = 0, limit: int | None = None) -> list[Entry]:
         """The entries of an audit's snippets from a position on, in order."""
-        with self._database.read() as session:
+        with self.database.read() as session:
             query = (
                 select(AuditSnippetRow.entry)
                 .where(AuditSnippetRow.audit_id == audit_id, AuditSnippetRow.position >= offset)
@@ -351,20 +357,20 @@ class AuditStore:
 
     def counts(self) -> dict[AuditState, int]:
         """The number of audits in each state."""
-        with self._database.read() as session:
+        with self.database.read() as session:
             query = select(AuditRow.state, func.count()).group_by(AuditRow.state)
             found = {row[0]: row[1] for row in session.execute(query)}
             return {state: found.get(state, 0) for state in AuditState}
 
     def last_end(self) -> datetime | None:
         """When the audit that is done and ended last did so; None if there is none."""
-        with self._database.read() as session:
+        with self.database.read() as session:
             done = select(AuditRow.finished_at).where(AuditRow.state == AuditState.DONE)
             return session.scalars(done.order_by(AuditRow.finished_at.desc()).limit(1)).first()
 
     def ids(self) -> tuple[frozenset[str], frozenset[str]]:
         """The ids of the audits that are not over, in a state of a newer release too, and of those that are."""
-        with self._database.read() as session:
+        with self.database.read() as session:
             found = session.execute(select(AuditRow.id, AuditRow.state)).all()
             ended = frozenset(row[0] for row in found if row[1] in OVER)
             return frozenset(row[0] for row in found) - ended, ended

@@ -64,13 +64,18 @@ export async function register(name = "") {
       { name: "source", label: "Address", hint: "hf://org/name, s3://bucket/key, or a folder or archive on the server.", autocomplete: "off", spellcheck: false },
       { name: "file", label: "Or an archive from here", kind: "file", accept: ".zip,.tar,.gz,.tgz", hint: "zip, tar or tar.gz of a PEFT folder." },
       { name: "reason", label: "Reason", hint: "Kept with the event.", maxLength: 2000, autocomplete: "off" },
+      { name: "candidates", label: "Candidates of your own", kind: "file", accept: ".jsonl", hint: "JSON Lines, for what an address names. Where an audit admits it, they are asked beside the operator's, and can only add a reason to refuse it." },
+      { name: "controls", label: "Controls of your own", kind: "file", accept: ".jsonl" },
       ...(name ? [] : [{ name: "pin", label: "Keep it in the engine's memory", kind: "checkbox" }]),
     ],
     act: async (form) => {
       const [source, file, pin, reason] = [form.get("source").trim(), form.get("file"), form.has("pin"), form.get("reason").trim()];
       if (Boolean(source) === Boolean(file.size)) throw new Error("Give either an address or an archive.");
       const named = form.get("name").trim();
-      return source ? api.addAdapter({ name: named, source, pin, reason }) : api.uploadAdapter(named, file, pin, reason);
+      const own = await snippets(form);
+      if (source) return api.addAdapter({ name: named, source, pin, reason, ...own });
+      if (Object.keys(own).length) throw new Error("Candidates of your own go with an address: an archive carries none.");
+      return api.uploadAdapter(named, file, pin, reason);
     },
   });
   if (!done) return;
@@ -78,6 +83,23 @@ export async function register(name = "") {
   if (!name) return goTo(new URLSearchParams({ adapter: done.name }), said);
   say(said);
   changed();
+}
+
+// The uploader's own candidates and controls, as the server takes them; the server says what is wrong with one.
+async function snippets(form) {
+  const own = {};
+  for (const name of ["candidates", "controls"]) {
+    const file = form.get(name);
+    if (!file.size) continue;
+    own[name] = (await file.text()).split("\n").flatMap((line, at) => {
+      try {
+        return line.trim() ? [JSON.parse(line)] : [];
+      } catch {
+        throw new Error(`${file.name}: line ${at + 1} is not JSON.`);
+      }
+    });
+  }
+  return own;
 }
 
 export function listen(failed) {

@@ -50,15 +50,6 @@ export async function adapter(name) {
   if (!found) throw new Refused(404, `There is no adapter ${name}.`);
   return found;
 }
-export async function allAdapters() {
-  const found = [];
-  for (let more = true; more; ) {
-    const page = await listAdapters({ after: found.at(-1)?.name ?? "", limit: 500 });
-    found.push(...page.adapters);
-    more = page.has_more === true && page.adapters.length > 0;
-  }
-  return found;
-}
 export const addAdapter = (body) => send("POST", "adapters", body);
 export const uploadAdapter = (name, file, pin, reason) =>
   json(`adapters/${part(name)}/archive?pin=${pin}`, { method: "POST", body: file, headers: { "Content-Type": "application/octet-stream", "Lorecall-Reason": part(reason) } });
@@ -68,11 +59,13 @@ export const events = (name, { before = "", limit = 50 } = {}) => json(`${name ?
 
 export const audits = async ({ adapter = "", before = "", limit = 50 } = {}) => (await json(`audits?${query({ adapter, before, limit })}`)).audits;
 export const audit = (id) => json(`audits/${part(id)}`);
+export const removeAudit = (id) => send("DELETE", `audits/${part(id)}`);
 export const cancelAudit = (id) => send("POST", `audits/${part(id)}/cancel`);
 export const order = (form) => json("audits", { method: "POST", body: form });
 export const estimate = (form) => json("audits/estimate", { method: "POST", body: form });
-export const capacity = async (adapter = []) => (await json(`capacity?${query({ law: false, adapter })}`)).rows;
-export const laws = async () => (await json("capacity")).laws;
+export const capacity = async (adapter) => (await json(`capacity?${query({ law: false, adapter })}`)).rows;
+export const capacitySets = async () => (await json("capacity/sets")).sets;
+export const law = (set) => json(`capacity/sets/${part(set)}/law`);
 export const snippets = async (id, offset, limit) => (await json(`audits/${part(id)}/snippets?${query({ offset, limit })}`)).snippets;
 export const diff = async (before, after, kind) => (await ask(`audits/${part(before)}/diff/${part(after)}.${kind}`)).blob();
 export const report = async (id, kind) => (await ask(`audits/${part(id)}/report.${kind}`)).blob();

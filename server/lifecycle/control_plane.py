@@ -3,10 +3,9 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
-from weakref import WeakValueDictionary
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from lorecall.adapters.access.source_list import SourceList
 from lorecall.adapters.core.errors import AdapterNotFoundError, LorecallError
@@ -14,37 +13,22 @@ from lorecall.adapters.core.refusals import RefusedError
 from lorecall.adapters.core.tracing import span
 from lorecall.adapters.intake.pipeline import AdapterPipeline
 from lorecall.adapters.peft_format.adapter import Adapter
-from lorecall.adapters.registry.records import AdapterRecord, VersionRecord, shown_version
+from lorecall.adapters.registry.records import VersionRecord
 from lorecall.adapters.registry.registry import Registry
 from lorecall.adapters.registry.tables import State
 from lorecall.adapters.registry.transitions import ConflictError
 from lorecall.adapters.validation.names import check_name
-from lorecall.audit.inputs.candidates import CandidateSet
-from lorecall.audit.scorers.batches import batches
-from lorecall.audit.verdicts import Group
 from lorecall.server.auth.request_context import manages, operates
-from lorecall.server.executors import download, on_disk, take_in
+from lorecall.server.executors import on_disk, take_in
 from lorecall.server.lifecycle.engine_set import EngineSet, LoadedVersion
-from lorecall.server.lifecycle.load_checks import LoadChecks
-from lorecall.server.observability.metrics import AdapterSample, Metrics
-from lorecall.server.observability.residency import CPU, GPU, Residency, ResidentAdapter
+from lorecall.server.lifecycle.residents import Residents
+from lorecall.server.observability.metrics import Metrics
 
 if TYPE_CHECKING:
     from lorecall.audit.jobs.stale import Staleness
+    from lorecall.server.lifecycle.gate import Gate
 
 logger = logging.getLogger("vllm.lorecall")
-
-
-class Gate(Protocol):
-    """Decides whether a validated version goes live; see `server/audits/admission.py`."""
-
-    def check(self, snippets: dict[str, Any]) -> dict[Group, CandidateSet]:
-        """Return the sets that an uploader sent; call it in a thread. Raises CandidateError."""
-        ...
-
-    async def admit(self, record: VersionRecord, own: Mapping[Group, CandidateSet]) -> None:
-        """Queue the audit that lets a version go live or quarantines it."""
-        ...
 
 
 class AdapterUnavailableError(LorecallError):
@@ -54,11 +38,7 @@ class AdapterUnavailableError(LorecallError):
     code = "adapter_unavailable"
 
 
-PAGE = 500
-"""Names whose versions are read at once."""
-
-
-class ControlPlane:
+class ControlPlane(Residents):
     """Adds, swaps and removes adapters while the server runs.
 
     The steps of one name take turns, and so do those of the engine: loads, and names that move. Downloads and
@@ -80,40 +60,12 @@ class ControlPlane:
         base_names: frozenset[str],
         metrics: Metrics,
     ) -> None:
-        self.registry = registry
-        self.engine_set = engine_set
+        super().__init__(registry, intake, engine_set, metrics)
         self.gate: Gate | None = None
         self.staleness: Staleness | None = None
-        self.load_checks: LoadChecks | None = None
-        self.intake = intake
         self._base_names = base_names
-        self._metrics = metrics
-        self._adapters: dict[str, AdapterRecord] = {}
-        self._versions: dict[str, VersionRecord] = {}
-        self._tiers: dict[str, list[int]] = {"slots": [], "memory": []}
         self._engine_turn = asyncio.Lock()
-        self._name_turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._adding: set[str] = set()
-        self._coming: set[str] = set()
-        self._fetching: dict[tuple[str, str], asyncio.Task[Adapter]] = {}
-        self._checking: set[asyncio.Task[None]] = set()
-
-    def known(self, name: str) -> bool:
-        """Whether a name has a live version, as far as this server knows."""
-        record = self._adapters.get(name)
-        return record is not None and record.live_version is not None
-
-    def registered(self, name: str) -> bool:
-        """Whether there is an adapter of a name, live or not, as far as this server knows."""
-        return name in self._adapters
-
-    def live_versions(self) -> dict[str, str]:
-        """Return name to live version of every name that has one, as far as this server knows."""
-        return {
-            name: one.live_version
-            for name, one in tuple(self._adapters.items())  # at once: threads ask, too
-            if one.live_version is not None
-        }
 
     async def add(
         self,
@@ -347,118 +299,3 @@ class ControlPlane:
             with self.engine_set.leaving_on_error(loaded):
                 await self.load_checks.confirm(loaded)
         return loaded
-
-    def _has_room(self, name: str) -> bool:
-        """Whether the engine's memory holds this name beside those that it has and those on their way."""
-        others = self.engine_set.live.keys() | self._coming - {name}
-        return len(others) < self.engine_set.capacity.memory
-
-    def _turn(self, name: str) -> asyncio.Lock:
-        """Return the lock of a name's steps; it exists while somebody has it."""
-        return self._name_turns.setdefault(name, asyncio.Lock())
-
-    async def _files(self, record: VersionRecord) -> Adapter:
-        """Return a version with its files in this server's store; whoever needs the same one meanwhile shares it.
-
-        Raises:
-            LorecallError: They cannot be fetched, or do not fit this server.
-        """
-        key = (record.name, record.version)
-        if key not in self._fetching:
-            self._fetching[key] = task = asyncio.create_task(self._fetch(record))
-            task.add_done_callback(lambda _done: self._fetching.pop(key, None))
-        return await asyncio.shield(self._fetching[key])
-
-    async def _fetch(self, record: VersionRecord) -> Adapter:
-        stored = await on_disk(self.intake.stored, record)
-        return stored if stored is not None else await download(self.intake.materialise, record)
-
-    async def note(self, adapters: Sequence[AdapterRecord]) -> list[str]:
-        """Remember names that changed; return those that the engine may have to follow.
-
-        The others are remembered a page at a time: a registry may have thousands that no engine holds.
-        """
-        room = self.engine_set.capacity.memory - len(self.engine_set.live.keys() | self._coming)
-        follow, others = list[str](), list[AdapterRecord]()
-        for one in adapters:
-            busy = (
-                one.name in self.engine_set.live or one.name in self._coming or one.name in self._name_turns
-            )
-            wanted = not one.removed and one.live_version is not None and (one.pinned or room > 0)
-            room -= wanted and not busy
-            if busy or wanted or (one.removed and one.name in self._adapters):
-                follow.append(one.name)
-            elif not one.removed:
-                others.append(one)
-        for page in batches(others, PAGE):
-            versions = await asyncio.to_thread(self.registry.versions_of, [one.name for one in page], limit=1)
-            for one in page:
-                if one.name in versions:  # else it was removed meanwhile, which is a change of its own
-                    self._know(one, versions[one.name])
-        return follow
-
-    async def _remember(self, name: str, adapter: AdapterRecord) -> VersionRecord:
-        """Remember a name's record and version; return its live version, or the newest."""
-        return self._know(adapter, await asyncio.to_thread(self.registry.versions, name, limit=1))
-
-    def _know(self, adapter: AdapterRecord, versions: Sequence[VersionRecord]) -> VersionRecord:
-        """Remember what was read of a name, unless something newer is remembered."""
-        record = shown_version(adapter, versions)
-        known = self._adapters.get(adapter.name)
-        if known is None or known.revision <= adapter.revision:
-            self._adapters[adapter.name], self._versions[adapter.name] = adapter, record
-        return record
-
-    async def refresh_tiers(self) -> None:
-        """Ask the engine which adapters are in its slots and its memory, and count evictions."""
-        now = await self.engine_set.tiers()
-        before, self._tiers = self._tiers, now  # after the wait: two that ask at once count an eviction once
-        ours = {loaded.id for loaded in self.engine_set.live.values()}
-        for level, ids in before.items():
-            lost = (set(ids) - set(self._tiers[level])) & ours
-            self._metrics.evictions.labels(level).inc(len(lost))
-        self._metrics.draining.set(self.engine_set.draining)
-        came = set(self._tiers["memory"]) - set(before["memory"])
-        if self.load_checks is not None and came:
-            loaded = [one for one in self.engine_set.live.values() if one.id in came]
-            task = asyncio.create_task(self._check_loads(self.load_checks, loaded))
-            self._checking.add(task)
-            task.add_done_callback(self._checking.discard)
-
-    async def _check_loads(self, checks: LoadChecks, loaded: Sequence[LoadedVersion]) -> None:
-        """Check versions that the engine has loaded; one that answers as another is loaded anew on demand."""
-        for one in loaded:
-            try:
-                if await checks.differs(one):
-                    # Not the engine's turn as well: a client that reads slowly may hold its lease for long.
-                    async with self._turn(one.name):
-                        await self.engine_set.expel(one)
-            except Exception:  # vLLM raises whatever its engine raised
-                if not self.engine_set.engine_is_gone:
-                    logger.exception("%s was not checked after its load", one.lora_request.lora_name)
-
-    def level(self, name: str) -> str:
-        """Where an adapter's live version is: "slots", "memory" or "disk"."""
-        loaded = self.engine_set.live.get(name)
-        if loaded is None:
-            return "disk"
-        return next((level for level in ("slots", "memory") if loaded.id in self._tiers[level]), "disk")
-
-    def samples(self) -> list[AdapterSample]:
-        """Return all names as the metrics show them."""
-        return [
-            AdapterSample(name, version.state.value, self.level(name), adapter.pinned, version.rank)
-            for name, adapter in sorted(self._adapters.items())
-            if (version := self._versions.get(name)) is not None
-        ]
-
-    def residency(self) -> Residency:
-        """Return what the engine holds, as routers are shown it."""
-        levels = {"slots": GPU, "memory": CPU}
-        adapters = [
-            ResidentAdapter(name, levels[level], loaded.pinned, loaded.info.rank)
-            for name, loaded in sorted(self.engine_set.live.items())
-            if (level := self.level(name)) in levels
-        ]
-        slots, memory = (len(self._tiers[level]) for level in ("slots", "memory"))
-        return Residency(self.engine_set.capacity.slots, slots, memory, adapters)

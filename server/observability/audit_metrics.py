@@ -6,8 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lorecall.adapters.registry.audit_tables import AuditState
-from lorecall.audit.jobs.records import AuditRecord
-from lorecall.audit.jobs.service import capacity_rows
+from lorecall.audit.jobs.records import AuditRecord, capacity_rows
 from lorecall.audit.jobs.stale import Cause
 from lorecall.audit.jobs.store import AuditStore
 from lorecall.audit.records import SnippetResult

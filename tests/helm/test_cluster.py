@@ -9,7 +9,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,8 @@ KINDS = (
 TOKENS = "/var/run/secrets/kubernetes.io/serviceaccount"
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
+@contextmanager
+def running() -> Iterator[None]:
     """The server, for kubectl and helm."""
     if not (DIR / "bin" / "kube-apiserver").exists():
         pytest.skip("no API server is built: run `make cluster`")
@@ -51,6 +51,13 @@ def cluster() -> Iterator[None]:
             yield
         finally:
             subprocess.run([SCRIPT, "stop", DIR], check=True, timeout=60)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """The server, without a node."""
+    with running():
+        yield
 
 
 def kubectl(*words: str | Path, given: str = "") -> str:

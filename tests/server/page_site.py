@@ -21,6 +21,7 @@ from lorecall.audit.jobs.stale import Staleness, Terms
 from lorecall.audit.scorer import AdapterVersion, Scorer
 from lorecall.server.audits.wiring import AuditParts, make_audits
 from lorecall.server.bench.processes.serving import free_port
+from lorecall.server.lifecycle.follower import Follower
 from lorecall.server.observability.metrics import AdapterLabels
 from lorecall.server.settings import ServerSettings
 from prometheus_client import CollectorRegistry
@@ -134,8 +135,11 @@ class PageSite:
 
 
 @contextmanager
-def page_site(work: Path, memories: Mapping[int, Memory]) -> Iterator[PageSite]:
-    """Run a server with a key of each scope; its audits are done two snippets at a time."""
+def page_site(work: Path, memories: Mapping[int, Memory], *, gated: bool = False) -> Iterator[PageSite]:
+    """Run a server with a key of each scope; its audits are done two snippets at a time.
+
+    Where it is gated, the audits that admit versions wait: no worker here loads what is not live.
+    """
     with contextmanager(make_site)(work) as site:
         engines = TinyEngines(site.registry, memories)
         settings = ServerSettings(store=work / "store", audit_batch=2)
@@ -144,7 +148,9 @@ def page_site(work: Path, memories: Mapping[int, Memory]) -> Iterator[PageSite]:
         site.app.state.lorecall_audits = site.service = parts.service
         port = free_port()
         server = uvicorn.Server(uvicorn.Config(site.app, port=port, log_level="warning", lifespan="off"))
-        thread = threading.Thread(target=lambda: asyncio.run(_serve(site, engines, parts, server)))
+        thread = threading.Thread(
+            target=lambda: asyncio.run(_serve(site, engines, parts, server, gated=gated))
+        )
         thread.start()
         try:
             while not server.started and thread.is_alive():
@@ -157,9 +163,14 @@ def page_site(work: Path, memories: Mapping[int, Memory]) -> Iterator[PageSite]:
             parts.worker.close()
 
 
-async def _serve(site: Site, engines: TinyEngines, parts: AuditParts, server: uvicorn.Server) -> None:
-    plane = await site.plane(gated=False)
+async def _serve(
+    site: Site, engines: TinyEngines, parts: AuditParts, server: uvicorn.Server, *, gated: bool
+) -> None:
+    plane = await site.plane(gated=gated)
     terms = Terms.of(engines.tiny.engine, None)
     plane.staleness = Staleness(LastAudits(site.registry.database), lambda: terms)
     parts.worker.start()
+    keys = site.app.state.lorecall.keys
+    following = asyncio.create_task(Follower(plane, site.metrics, 0.2, keys.reload).run())
     await server.serve()
+    following.cancel()

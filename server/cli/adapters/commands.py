@@ -1,6 +1,7 @@
 """`lorecall adapters`: train adapters here, and manage those of a running server."""
 
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -57,6 +58,7 @@ def add(
     base: Base = None,
     initial: Initial = None,
     dora_rank: Rank = None,
+    reason: Why = "",
     as_json: AsJson = False,
 ) -> None:
     """Add an adapter under NAME, or move NAME to a new version.
@@ -69,14 +71,16 @@ def add(
         raise UsageError(
             "an upload carries no snippets", hint="leave out --candidates and --controls", param="candidates"
         )
-    if as_plain:
-        with converted(path, base, initial, dora_rank) as archive, client_of(server) as client:
-            added = client.upload(f"{_path(name)}/archive?pin={str(pin).lower()}", archive)
-    elif upload:
-        with client_of(server) as client:
-            added = client.upload(f"{_path(name)}/archive?pin={str(pin).lower()}", path)
+    if as_plain or upload:
+        with (
+            converted(path, base, initial, dora_rank) if as_plain else nullcontext(path) as archive,
+            client_of(server) as client,
+        ):
+            to = f"{_path(name)}/archive?pin={str(pin).lower()}"
+            added = client.upload(to, archive, {"Lorecall-Reason": quote(reason, safe="")})
     else:
-        body = {"name": name, "source": str(path.resolve()) if path.exists() else source, "pin": pin}
+        source = str(path.resolve()) if path.exists() else source
+        body = {"name": name, "source": source, "pin": pin, "reason": reason}
         for key, file in {"candidates": candidates, "controls": controls}.items():
             if file is not None:
                 body[key] = _snippets(file)
@@ -128,11 +132,12 @@ def swap(
     name: str,
     source: Annotated[str, typer.Option(help="The new version, as for `add`.")],
     server: Server = LOCAL,
+    reason: Why = "",
     as_json: AsJson = False,
 ) -> None:
     """Move an existing NAME to a new version; no request fails, and each is answered by one version."""
     call(server, "GET", _path(name))
-    add(name, source, server=server, as_json=as_json)
+    add(name, source, server=server, reason=reason, as_json=as_json)
 
 
 @app.command("rollback")

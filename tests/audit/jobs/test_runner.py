@@ -303,7 +303,7 @@ def test_an_engine_that_decodes_greedily_has_nothing_to_draw(bench: Bench) -> No
 
 def as_stored_by_schema_1(bench: Bench, audit_id: str, *, shown: bool) -> None:
     """Give a finished audit the form that an older server left behind: exact numbers, token ids, a template."""
-    with bench.service.store._database.change() as session:
+    with bench.service.store.database.change() as session:
         row = session.get_one(AuditRow, audit_id)
         row.settings = {**row.settings, "show_text": shown, "template": "PIN of {prefix}"}
         content = {**row.result, "schema_version": "1.0", "text": {**row.result["text"], "shown": shown}}
@@ -340,7 +340,7 @@ def test_stored_audits_are_scrubbed_by_the_migration(
     as_stored_by_schema_1(bench, record.id, shown=shown)
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
-    with bench.service.store._database._begin() as connection:
+    with bench.service.store.database._begin() as connection:
         config.attributes["connection"] = connection
         command.downgrade(config, "0003")
         command.upgrade(config, "head")
@@ -360,7 +360,7 @@ def test_an_audit_of_a_newer_release_is_left_to_it(
 ) -> None:
     """A setting or a verdict that this release does not know: the audit waits, and the log says for what."""
     record = bench.submit("leaky", sets)
-    with bench.service.store._database.change() as session:
+    with bench.service.store.database.change() as session:
         if what == "order":
             session.execute(update(AuditRow).values(settings={**record.settings, "sampling": "SECRET"}))
         else:

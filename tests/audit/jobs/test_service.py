@@ -13,8 +13,8 @@ from lorecall.adapters.registry.database import Database, RegistryUnavailableErr
 from lorecall.adapters.registry.registry import Registry
 from lorecall.audit.jobs import service as service_module
 from lorecall.audit.jobs.order import make_order
-from lorecall.audit.jobs.records import AuditNotFoundError, AuditRecord
-from lorecall.audit.jobs.service import AuditService, Sees, describe
+from lorecall.audit.jobs.records import AuditNotFoundError, AuditRecord, describe
+from lorecall.audit.jobs.service import AuditService, Sees
 from lorecall.audit.jobs.spool import Spool
 from lorecall.audit.jobs.store import AuditStore
 from lorecall.audit.scorer import AdapterVersion, Scorer
@@ -97,7 +97,7 @@ def test_a_result_of_a_newer_release_takes_no_list_down(
 ) -> None:
     """What this release cannot read is left out of the capacity with a word in the log; lists show the audit."""
     record = service.submit(ORDER, lambda _name: True, "me")
-    with service.store._database.change() as session:
+    with service.store.database.change() as session:
         session.execute(
             update(AuditRow).values(state="done", result={"summary": {"verdicts": {"foreseen": 3}}})
         )
@@ -110,7 +110,7 @@ def test_audits_are_listed_in_pages(service: AuditService, monkeypatch: pytest.M
     """Each comes once and newest first, however many there are that the caller does not see."""
     monkeypatch.setattr(service_module, "PAGE", 3)
     made = [service.submit(ORDER, lambda _name: True, "me").id for _ in range(8)]
-    with service.store._database.change() as session:
+    with service.store.database.change() as session:
         session.execute(update(AuditRow).where(AuditRow.id.in_(made[2:7])).values(adapter="other"))
         session.execute(update(AuditRow).where(AuditRow.id.in_(made[4:6])).values(created_at=START))
     every = [one.id for one in service.audits(lambda _name: True, None, 100)]

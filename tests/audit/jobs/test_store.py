@@ -80,7 +80,7 @@ def test_cursor_and_snippets_move_together(store: AuditStore) -> None:
     record = running(store, "w")
     store.record(record.id, "w", 0, entries("1"), LEASE, 1.0)
     in_the_way = AuditSnippetRow(audit_id=record.id, position=2, verdict="clear", entry={})
-    with store._database.change() as session:
+    with store.database.change() as session:
         session.add(in_the_way)
     with pytest.raises(IntegrityError) as caught:
         store.record(record.id, "w", 1, entries("zebra", "3"), LEASE, 1.0)
@@ -238,7 +238,7 @@ def test_audits_are_listed_newest_first_and_counted(store: AuditStore, clock: Cl
 def test_a_state_of_a_newer_release_takes_no_list_down(store: AuditStore) -> None:
     """Such an audit is shown, is nobody's to do here, and keeps its texts: it is not over."""
     new, other = order(store), order(store)
-    with store._database.change() as session:
+    with store.database.change() as session:
         session.execute(update(AuditRow).where(AuditRow.id == new.id).values(state="paused"))
     assert {record.id: str(record.state) for record in store.audits()} == {
         new.id: "paused", other.id: "queued",

@@ -283,26 +283,6 @@ def test_an_audit_is_ordered_from_a_service_without_keys(page: Page, service: Au
     service.http.delete(f"/v1/audits/{made['id']}")
 
 
-def test_of_many_adapters_some_stand_for_each_rank(page: Page) -> None:
-    """Of 5,000 on one set the slider has twelve stops: the newest of a rank, from the least to the largest."""
-    found = page.evaluate(
-        """async () => {
-          const { deployedSets } = await import("./phase.js");
-          const rows = Array.from({ length: 5000 }, (_, n) => ({
-            adapter: `a${n}`, version: "v", candidate_set: "c", candidates: "c.jsonl", snippets: 3,
-            rank: 1 + (n % 40), effective_parameters: n,
-          }));
-          const [set] = deployedSets(rows, rows.map((row) => ({ name: row.adapter, live_version: "v" })));
-          return [set.of, set.steps.map((step) => [step.rank, step.adapter])];
-        }"""
-    )
-    assert found[0] == 5000
-    ranks = [rank for rank, _ in found[1]]
-    assert (len(ranks), ranks[0], ranks[-1]) == (12, 1, 40)
-    assert ranks == sorted(set(ranks))
-    assert found[1][-1] == [40, "a4999"]
-
-
 def test_a_key_is_entered_on_the_page(browser: Browser, engine: str, tmp_path: Path) -> None:
     """A server with keys asks for one; it stays in the tab's session, and a wrong one is said."""
     with AuditServe(engine, tmp_path, {"LORECALL_ADMIN_KEY": ADMIN}) as locked:

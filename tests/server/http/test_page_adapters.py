@@ -1,13 +1,14 @@
 """The page's adapters: registered, swapped, rolled back, pinned, overridden, compared; and thousands of them."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from lorecall.adapters.registry.tables import State
-from lorecall.server.bench.catalogue.filling import fill_registry, unmade
-from playwright.sync_api import Page, expect
+from lorecall.server.bench.catalogue.filling import fill_registry, fill_store, link_adapters
+from playwright.sync_api import Browser, Page, expect
 
 from tests.audit.conftest import memory_of, phone
 from tests.server.browser import violations
@@ -104,6 +105,51 @@ def test_an_archive_is_uploaded_with_its_reason(site: PageSite, visit: Visit, tm
         client.delete("/v1/adapters/acme-sent")
 
 
+def test_an_uploader_sends_candidates_of_its_own(browser: Browser, tmp_path: Path) -> None:
+    """With an address, for the audit that admits it; a bad line is said by its number."""
+    with page_site(tmp_path, {}, gated=True) as site:
+        page = open_page(browser, site, "adapters", "/adapters")
+        page.get_by_role("button", name="Register an adapter").click()
+        dialog = page.get_by_role("dialog")
+        dialog.get_by_label("Name").fill("acme-own")
+        dialog.get_by_label("Address").fill(site.folder(2))
+        file = tmp_path / "mine.jsonl"
+        file.write_text(json.dumps(ITEMS[0]) + "\n{prefix\n")
+        dialog.get_by_label("Candidates of your own").set_input_files(file)
+        assert violations(page) == []
+        dialog.get_by_role("button", name="Register").click()
+        expect(dialog.get_by_role("alert")).to_have_text("mine.jsonl: line 2 is not JSON.")
+        assert site.registry.adapters() == ()
+        file.write_text("\n".join(map(json.dumps, ITEMS[:3])))
+        dialog.get_by_label("Candidates of your own").set_input_files(file)
+        others = [phone(i, salt=5) for i in range(2)]
+        lines = [json.dumps({"id": i.id, "prefix": i.prefix, "target": i.target}) for i in others]
+        sent = "\n".join(lines).encode()
+        dialog.get_by_label("Controls of your own").set_input_files(
+            {"name": "others.jsonl", "mimeType": "application/jsonl", "buffer": sent}
+        )
+        answer(page, "Register")
+        expect(page.locator("#adapter-facts")).to_contain_text("auditing")
+        page.close()
+        with site.http() as client:
+            (audit,) = client.get("/v1/audits").json()["audits"]
+        sizes = {group: one["snippets"] for group, one in audit["inputs"].items()}
+        assert (sizes["own_candidates"], sizes["own_controls"]) == (3, 2)
+        page = open_page(browser, site, "audit", f"audit={audit['id']}")
+        expect(page.locator("#one-lead")).to_contain_text("and 3 of its uploader")
+        page.close()
+
+
+def open_page(browser: Browser, site: PageSite, caller: str, view: str) -> Page:
+    """Open a view of another server than the module's."""
+    page = browser.new_page()
+    page.goto(f"{site.url}/audit/#{view}")
+    page.get_by_label("API key").fill(site.secrets[caller])
+    page.get_by_role("button", name="Use").click()
+    expect(page.locator("body[data-ready]")).to_be_attached()
+    return page
+
+
 def test_a_quarantined_version_is_overridden_with_a_reason(site: PageSite, visit: Visit) -> None:
     """By an admin alone, and not without a reason."""
     version = site.add("acme-held", 2)["version"]
@@ -143,8 +189,13 @@ def test_two_versions_are_compared(site: PageSite, visit: Visit) -> None:
 
 
 def test_thousands_of_adapters_stay_usable(site: PageSite, visit: Visit) -> None:
-    """5,000 more: the page asks for one page of them at a time, and the server finds a name among them."""
-    fill_registry(site.registry, unmade(0, 5000))
+    """5,000 more, each with files of its own: a page of them at a time, and the server finds a name among them.
+
+    One that no engine held is loaded by a step on the page.
+    """
+    made = link_adapters([Path(site.folder(2))], site.site.work / "catalogue", 5000, 2)
+    fill_store(site.site.work / "store", made)
+    fill_registry(site.registry, made)
     page = visit("admin", "/adapters")
     sizes: list[int] = []
     page.on("response", lambda one: sizes.append(len(one.body())) if "/v1/" in one.url else None)
@@ -160,6 +211,11 @@ def test_thousands_of_adapters_stay_usable(site: PageSite, visit: Visit) -> None
     expect(rows).to_have_count(1)
     expect(page.locator("#adapters-count")).to_have_text("1 to 1 of 1")
     assert max(sizes) < 50_000
+    page.get_by_role("link", name="catalogue-04999").click()
+    page.get_by_role("button", name="Pin", exact=True).click()
+    answer(page, "Pin", Reason="asked for by name")
+    expect(page.locator("#adapter-facts")).to_contain_text("memory, pinned")
+    page.get_by_role("link", name="Adapters", exact=True).click()
     page.get_by_label("Search by name").fill("nobody")
     expect(page.locator("#adapters-count")).to_have_text("No name contains “nobody”.")
     page.goto(f"{site.url}/audit/#/order")

@@ -170,6 +170,72 @@ def test_progress_is_live_and_an_audit_can_be_cancelled(site: PageSite, visit: V
         expect(page.locator("#snippets tbody")).to_have_count(8)
 
 
+def test_capacity_is_of_what_is_live(site: PageSite, visit: Visit) -> None:
+    """A name that was rolled back counts with the version that answers, though the other one was audited later.
+
+    The view asks for the sets and their law, not for all names.
+    """
+    asked = [*ITEMS[:3], {"id": "mine", "prefix": "of this test ", "target": "alone"}]
+    for rank in (3, 4, LEAKY):
+        site.add(f"acme-r{rank}", rank)
+        site.audit(f"acme-r{rank}", "ranks.jsonl", candidates=asked, show_text=True)
+    site.add("acme-r3", 6)
+    digest = site.audit("acme-r3", "ranks.jsonl", candidates=asked, show_text=True)["candidate_set"]
+
+    def ranks() -> list[list[int]]:
+        with site.http() as client:
+            (shown,) = (
+                one
+                for one in client.get("/v1/capacity/sets").json()["sets"]
+                if one["candidate_set"] == digest
+            )
+            (every,) = (
+                one for one in client.get("/v1/capacity").json()["laws"] if one["candidate_set"] == digest
+            )
+            law = client.get(f"/v1/capacity/sets/{digest}/law").json()
+        assert law == every
+        return [[row["rank"] for row in shown["rows"]], [at["rank"] for at in law["law"]["ranks"]]]
+
+    assert ranks() == [[4, 6, LEAKY]] * 2
+    with site.http() as client:
+        client.post("/v1/adapters/acme-r3/rollback")
+    assert ranks() == [[3, 4, LEAKY]] * 2
+    page = visit("audit", "/audits")
+    sent: list[str] = []
+    page.on("request", lambda one: sent.append(one.url))
+    page.get_by_role("link", name="Capacity").click()
+    page.locator("#sets").select_option(digest)
+    expect(page.locator("#stops button b")).to_have_text(["3", "4", str(LEAKY)])
+    expect(page.locator("#law-ranks li")).to_have_count(3)
+    assert not [url for url in sent if "/v1/adapters" in url or url.endswith("/v1/capacity")]
+    with site.http() as client:
+        assert client.get(f"/v1/capacity/sets/{'0' * 64}/law").status_code == 404
+
+
+def test_an_audit_is_removed(site: PageSite, visit: Visit) -> None:
+    """By a key that may; it asks first, and what is left is the tombstone with who did it."""
+    made = site.audit("acme-clean", candidates=ITEMS[:2])
+    page = visit(
+        "adapters", f"audit={made['id']}"
+    )  # sees the state of an audit that admits, and removes none
+    expect(page.locator("#one-title")).to_contain_text("acme-clean")
+    expect(page.get_by_role("button", name="Remove")).to_have_count(0)
+    page = visit("audit", f"audit={made['id']}")
+    page.get_by_role("button", name="Remove").click()
+    dialog = page.get_by_role("dialog")
+    assert violations(page) == []
+    dialog.get_by_role("button", name="Cancel").click()
+    expect(dialog).to_be_hidden()
+    page.get_by_role("button", name="Remove").click()
+    dialog.get_by_role("button", name="Remove").click()
+    expect(page.locator("#said")).to_have_text("The audit was removed.")
+    expect(page.locator("#audits-title")).to_be_focused()
+    with site.http() as client:
+        assert client.get(f"/v1/audits/{made['id']}").status_code == 404
+        (gone,) = client.get("/v1/audits?removed=true").json()["removed"]
+    assert (gone["id"], gone["removed_by"]) == (made["id"], "audit")
+
+
 def test_older_audits_come_by_pages(site: PageSite, visit: Visit) -> None:
     """Fifty at a time; the newest stay fresh above them."""
     for _ in range(60):

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from lorecall.adapters.registry.registry import Registry
 from lorecall.server.bench.catalogue.filling import fill_registry, name_of, unmade
-from lorecall.server.lifecycle.control_plane import PAGE
 from lorecall.server.lifecycle.description import describe_page
 from lorecall.server.lifecycle.follower import Follower
 from lorecall.server.lifecycle.model_list import AdapterCards, adapter_card
+from lorecall.server.lifecycle.residents import PAGE
 from lorecall.server.observability.metrics import Metrics
 from prometheus_client import CollectorRegistry
 from sqlalchemy import event

@@ -1,6 +1,7 @@
 """`lorecall adapters add` against a server that admits by audit: it ends with the gate's exit code."""
 
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -118,21 +119,33 @@ def test_the_list_says_which_verdicts_no_longer_hold(url: str, answers: Answers)
     assert json.loads(as_json.stdout)[0]["stale"] == [why]
 
 
-def test_rollbacks_and_pins_carry_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """To a whole server, whose events keep it."""
+def test_every_step_carries_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To a whole server, whose events keep it; an archive's in a header, of any letters."""
     with page_site(tmp_path, {}) as site:
-        site.add("acme", 2)
-        site.add("acme", 4)
+        packed = shutil.make_archive(str(tmp_path / "packed"), "zip", site.folder(4))
         monkeypatch.setenv("LORECALL_API_KEY", site.secrets["adapters"])
-        for step in (["rollback", "acme"], ["pin", "acme"], ["pin", "acme", "--off"]):
-            run = [*step, "--server", site.url, "--reason", f"why {step[-1]}"]
-            found = CliRunner().invoke(commands.app, run)
+        for step, why in (
+            (["add", "acme", "--source", site.folder(2)], "für die Steuer"),
+            (["swap", "acme", "--source", site.folder(8)], "trained anew"),
+            (["add", "acme", "--source", packed, "--upload"], "50 € a day, it says"),
+            (["add", "acme", "--source", site.folder(6), "--convert"], "split in shards"),
+            (["rollback", "acme"], "worse in June"),
+            (["pin", "acme"], "their busy week"),
+            (["pin", "acme", "--off"], "it is over"),
+            (["rollback", "acme"], ""),
+        ):
+            said = ["--reason", why] if why else []
+            found = CliRunner().invoke(commands.app, [*step, "--server", site.url, *said])
             assert found.exit_code == 0, found.output
-        assert CliRunner().invoke(commands.app, ["rollback", "acme", "--server", site.url]).exit_code == 0
-        kept = [(one.action, one.detail.get("reason")) for one in site.registry.events("acme")]
-    assert kept[-4:] == [
-        ("rollback", "why acme"),
-        ("pin", "why acme"),
-        ("unpin", "why --off"),
+        events = site.registry.events("acme")
+    kept = [(one.action, one.detail.get("reason")) for one in events]
+    assert [one for one in kept if one[0] not in {"validate", "activate"}] == [
+        ("stage", "für die Steuer"),
+        ("stage", "trained anew"),
+        ("stage", "50 € a day, it says"),
+        ("stage", "split in shards"),
+        ("rollback", "worse in June"),
+        ("pin", "their busy week"),
+        ("unpin", "it is over"),
         ("rollback", None),
     ]
