@@ -182,11 +182,11 @@ def test_a_version_is_on_the_disk_before_it_has_its_name(
 ) -> None:
     """Files and folder are synced while no name shows them; for one that is there, no disk is waited for."""
     synced: list[tuple[str, bool]] = []
-    sync, there = os.fsync, lambda: bool(store.versions())
+    sync = os.fsync
 
     def note(handle: int) -> None:
         sync(handle)
-        synced.append((Path(f"/proc/self/fd/{handle}").resolve().name, there()))
+        synced.append((Path(f"/proc/self/fd/{handle}").resolve().name, bool(store.versions())))
 
     monkeypatch.setattr(os, "fsync", note)
     store.ingest(source)
