@@ -58,7 +58,7 @@ class Swapped:
 
     def round(self) -> dict[str, float]:
         """Swap some times to each kind; return the medians in milliseconds, and of ours those of the parts."""
-        found = {}
+        found = dict[str, float]()
         for kind in KINDS:
             swaps = [self._swap(kind) for _ in range(SWAPS)]
             found |= {f"{kind} {part}": statistics.median(one[part] for one in swaps) for part in swaps[0]}
