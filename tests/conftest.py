@@ -1,4 +1,4 @@
-"""For all tests: databases for the registry, SQLite and a real PostgreSQL; no time is asserted anywhere."""
+"""For all tests: databases for the registry, Redis and Ray; no time is asserted anywhere."""
 
 import os
 import sys
@@ -86,3 +86,14 @@ def redis(tmp_path: Path) -> Iterator[Redis]:
             yield server
     except MissingRedisError as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def ray_address() -> Iterator[str]:
+    """The address of one small Ray for the session, of two cores, which command lines connect to."""
+    import ray  # noqa: PLC0415  to import it and to start one takes seconds
+    from lorecall.audit.bulk.cluster import LOCAL, started  # noqa: PLC0415
+
+    # Ray's workers have the lowest priority otherwise, and starve beside other tests
+    with mock.patch.dict(os.environ, {"RAY_worker_niceness": "0"}), started(LOCAL, cpus=2):
+        yield ray.get_runtime_context().gcs_address

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from lorecall.adapters.core.atomic_file import sync
+from lorecall.adapters.core.atomic_file import sync, sync_tree
 from lorecall.adapters.core.beneath import Folder
 from lorecall.adapters.core.errors import AdapterNotFoundError
 from lorecall.adapters.core.refusals import FileRefusedError, Reason, StoreFullError
@@ -68,8 +68,9 @@ class Store:
         """Copy an adapter directory into the store; the same bytes again give the same version.
 
         Only the configuration and the weights are copied: what the digest is computed from, as it is written. The
-        source is read once. If the version exists already, its copy is verified, and replaced if damaged. The
-        training record is not here, since several names may share a version: the registry has one for each.
+        source is read once. If the version exists already, its copy is verified, and replaced if damaged; the
+        disk is waited for only where it does not. The training record is not here, since several names may share
+        a version: the registry has one for each.
 
         Raises:
             FileRefusedError: A file is missing, a pickle, a link out, not a regular file, or too large.
@@ -209,9 +210,7 @@ class Store:
         with open_plain(source, WEIGHTS_FILE) as weights:
             self._check_room(len(config) + os.fstat(weights.fileno()).st_size)
             _write(staged / CONFIG_FILE, config)
-            version = digest_of(config, self._copy_chunks(weights, staged / WEIGHTS_FILE))
-        sync(staged)
-        return version
+            return digest_of(config, self._copy_chunks(weights, staged / WEIGHTS_FILE))
 
     def _copy_chunks(self, source: BinaryIO, target: Path) -> Iterator[bytes]:
         copied = 0
@@ -221,8 +220,6 @@ class Store:
                 self._check_size(copied)  # the file may have grown since its size was read
                 sink.write(chunk)
                 yield chunk
-            sink.flush()
-            os.fsync(sink.fileno())
             os.fchmod(sink.fileno(), 0o444)
 
     def _publish(self, staged: Path, version: str) -> StoredVersion:
@@ -234,6 +231,7 @@ class Store:
                 self.remove(version)
             except AdapterNotFoundError:  # another process has just deleted it
                 pass
+        sync_tree(staged)
         os.utime(staged, ns=(time.time_ns(),) * 2)
         added = staged.stat().st_mtime_ns
         try:
@@ -288,8 +286,6 @@ def _new_locked(staging: Path) -> tuple[Path, int]:
 def _write(path: Path, content: bytes) -> None:
     with path.open("xb") as sink:
         sink.write(content)
-        sink.flush()
-        os.fsync(sink.fileno())
         os.fchmod(sink.fileno(), 0o444)
 
 

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,9 +23,11 @@ class Session:
         versions: The version that answered, request by request.
         failures: What was no whole answer, after the caller's last try.
         tries: How many requests were sent.
+        pause: Seconds that it waits between two requests; may be changed while it asks.
     """
 
     name: str
+    pause: float = 0.0
     versions: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     tries: int = 0
@@ -65,6 +67,16 @@ def generated(http: httpx.Client, model: str) -> str:
 
 
 @contextmanager
+def slowly(callers: Sequence[Session]) -> Iterator[None]:
+    """Make callers ask seldom while the block runs: an engine that is asked takes the cores of another start."""
+    for one in callers:
+        one.pause = 2.0 * len(callers)
+    yield
+    for one in callers:
+        one.pause = 0.0
+
+
+@contextmanager
 def asking(
     url: str,
     key: str,
@@ -73,7 +85,6 @@ def asking(
     ask: Callable[[httpx.Client, str], str],
     *,
     tries: int = 1,
-    pause: float = 0.0,
 ) -> Iterator[list[Session]]:
     """Ask again and again while the block runs; every session has an answer before it begins.
 
@@ -84,7 +95,6 @@ def asking(
         sessions: How many callers.
         ask: What each does again and again.
         tries: How often a caller sends a request that failed before it counts as lost.
-        pause: Seconds that a caller waits between two requests.
     """
     callers, over = [Session(f"s{number}") for number in range(sessions)], threading.Event()
     begun = threading.Barrier(sessions + 1, timeout=LIMIT_S)
@@ -94,7 +104,7 @@ def asking(
         with httpx.Client(base_url=url, headers=headers, timeout=LIMIT_S) as http:
             _answered(session, http, model, ask, tries)
             begun.wait()
-            while not over.wait(pause):
+            while not over.wait(session.pause):
                 _answered(session, http, model, ask, tries)
 
     with ThreadPoolExecutor(sessions) as pool:

@@ -177,6 +177,26 @@ def test_disk_that_fills_up_is_reported(
     assert (store.versions(), staged(store)) == ((), [])
 
 
+def test_a_version_is_on_the_disk_before_it_has_its_name(
+    store: Store, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files and folder are synced while no name shows them; for one that is there, no disk is waited for."""
+    synced: list[tuple[str, bool]] = []
+    sync = os.fsync
+
+    def note(handle: int) -> None:
+        sync(handle)
+        synced.append((Path(f"/proc/self/fd/{handle}").resolve().name, bool(store.versions())))
+
+    monkeypatch.setattr(os, "fsync", note)
+    store.ingest(source)
+    assert {name for name, named in synced if not named} > {CONFIG_FILE, WEIGHTS_FILE}
+    assert synced[-1] == (store.root.name, True)
+    synced.clear()
+    store.ingest(source)
+    assert synced == []
+
+
 def test_size_limit(tmp_path: Path, source: Path) -> None:
     """An adapter over the size limit is refused with the limit named."""
     with pytest.raises(FileRefusedError, match="larger than 2000000 bytes") as caught:

@@ -1,13 +1,12 @@
 """Three servers behind each router: a kill under load, a new server in its place, and half an hour of churn.
 
-`make soak` runs it. `LORECALL_TEST_CHURN_SECONDS` shortens the churn.
+`make soak` runs it. `CHURN_SECONDS` shortens the churn.
 """
 
 import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -16,14 +15,14 @@ import pytest
 
 from tests.postgres import MissingPostgresError, running_postgres
 from tests.server.fleet.balancers import NAMES, running_router
-from tests.server.fleet.test_router import answered, lost, version
+from tests.server.fleet.test_router import answered, further, lost, version
 from tests.server.pair import ADMIN, start, wait_for
 from tests.server.served import Served
-from tests.server.sessions import asking, generated, scored
+from tests.server.sessions import asking, generated, scored, slowly
 
 pytestmark = [pytest.mark.engine, pytest.mark.soak]
 
-CHURN_S = float(os.environ.get("LORECALL_TEST_CHURN_SECONDS", "1800"))
+CHURN_S = float(os.environ.get("CHURN_SECONDS", "1800"))
 SESSIONS, TRIES, COUNT = 9, 8, 3
 NAME = "routed"
 
@@ -79,9 +78,9 @@ def trio(
             work = tmp_path_factory.mktemp("trio")
             (work / "shared").mkdir()
             three = Trio(tiny("int8-w8a8"), work, database.new_database())
-            with ThreadPoolExecutor(COUNT) as pool:
-                three.servers += pool.map(lambda _number: three.start(), range(COUNT))
             try:
+                for _ in range(COUNT):  # one after the other: each has a limit to be up, whatever the cores
+                    three.servers.append(three.start())
                 added = three.servers[0].post("/v1/adapters", {"name": NAME, "source": str(int8_adapters[0])})
                 assert added.is_success, added.text
                 assert wait_for(lambda: all(version(one, NAME) for one in three.servers))
@@ -104,9 +103,9 @@ def test_a_killed_server_costs_a_retry_at_most_and_a_new_one_serves(
     ):
         assert wait_for(lambda: answered(trio.servers[1], NAME) > 1)
         trio.end(1, signal.SIGKILL)
-        had = {one.name: len(one.versions) for one in callers}
-        assert wait_for(lambda: all(len(one.versions) > had[one.name] + 3 for one in callers))
-        new = trio.replace(1)
+        assert wait_for(further(callers))
+        with slowly(callers):
+            new = trio.replace(1)
         assert wait_for(lambda: answered(new, NAME) > 0)
     assert lost(callers) == []
 
@@ -114,7 +113,8 @@ def test_a_killed_server_costs_a_retry_at_most_and_a_new_one_serves(
 def test_churn_loses_no_request(trio: Trio, int8_adapters: list[Path], tmp_path: Path) -> None:
     """Swaps at any server, one stopped or killed and replaced, again and again: all callers have all answers.
 
-    After each round every server answers with the version that the registry says.
+    After each round every server answers with the version that the registry says. No session goes back to the
+    version before, unless the server died that it was at.
     """
     end, turn = time.monotonic() + CHURN_S, 0
     with (
@@ -123,15 +123,20 @@ def test_churn_loses_no_request(trio: Trio, int8_adapters: list[Path], tmp_path:
     ):
         while time.monotonic() < end:
             turn += 1
+            had = [len(one.versions) for one in callers]
             at, source = trio.servers[turn % COUNT], int8_adapters[turn % 3]
             swapped = at.post("/v1/adapters", {"name": NAME, "source": str(source)})
             assert swapped.is_success, swapped.text
             if turn % 4 == 0:
                 away = turn // 4 % COUNT
                 trio.end(away, signal.SIGKILL if turn % 8 == 0 else signal.SIGTERM)
-                trio.replace(away)
+                with slowly(callers):
+                    trio.replace(away)
             wanted = swapped.json()["version"]
             assert wait_for(lambda: {version(one, NAME) for one in trio.servers} == {wanted})  # noqa: B023  waited for here
             assert wait_for(lambda: all(one.versions[-1] == wanted for one in callers))  # noqa: B023  likewise
+            if turn % 4:
+                seen = [one.versions[before:] for one, before in zip(callers, had, strict=True)]
+                assert {answer for one in seen for answer in one[one.index(wanted) :]} == {wanted}
     assert lost(callers) == []
     assert turn

@@ -1,6 +1,6 @@
 """Servers on one registry behind a real router: a swap, a stop, a new server and a lost registry fail nobody."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -8,7 +8,7 @@ import pytest
 from tests.server.fleet.balancers import CHOSEN, NAMES, running_router
 from tests.server.pair import ADMIN, Pair, wait_for
 from tests.server.served import Served
-from tests.server.sessions import Session, asking, generated, scored
+from tests.server.sessions import Session, asking, generated, scored, slowly
 
 pytestmark = pytest.mark.engine
 
@@ -55,6 +55,14 @@ def lost(callers: list[Session]) -> list[str]:
     return [failure for one in callers for failure in one.failures]
 
 
+def further(callers: list[Session], answers: int = 4) -> Callable[[], bool]:
+    """Return what says whether each caller has had so many answers from now on."""
+    had = [len(one.versions) for one in callers]
+    return lambda: all(
+        len(one.versions) >= before + answers for one, before in zip(callers, had, strict=True)
+    )
+
+
 def test_a_swap_fails_no_request_and_no_session_goes_back(
     router: str, named: str, pair: Pair, int8_adapters: list[Path]
 ) -> None:
@@ -89,10 +97,13 @@ def test_a_stopped_server_loses_nothing_and_a_new_one_takes_its_place(
         assert pair.a.post("/v1/adapters", body).status_code == 201
     with (
         running_router(CHOSEN, [pair.a.url, pair.b.url], tmp_path / "router.log") as url,
-        asking(url, ADMIN, named, SESSIONS, generated, pause=2.0) as callers,  # a server starts meanwhile
+        asking(url, ADMIN, named, SESSIONS, generated) as callers,
     ):
         assert wait_for(lambda: answered(pair.b, named) > 1)
-        pair.restart_b()
+        pair.b.close()
+        assert wait_for(further(callers))
+        with slowly(callers):
+            pair.start_b()
         assert wait_for(lambda: answered(pair.b, named) > 0)
     assert lost(callers) == []
     for number in range(6):
