@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { el, label, probability, shade, short } from "./format.js";
-import { showLaw } from "./law.js";
+import { markRank, showSet } from "./law.js";
 
 const $ = (id) => document.getElementById(id);
 const view = { sets: [], set: null, steps: [], position: 0, entries: [], request: 0 };
@@ -39,8 +39,13 @@ async function chooseSet() {
   $("left-out").textContent = `${last + 1} of ${view.set.adapters} adapters are shown: of each rank the one that was audited last.`;
   $("of").textContent = `of ${view.set.snippets}`;
   const { set } = view;
-  const shown = (found) => set === view.set && showLaw(found);
-  api.law(set.candidate_set).then(shown, () => shown(null)); // a fit may take seconds: the rest does not wait for it
+  const shown = (found) => {
+    if (set !== view.set) return;
+    showSet(set.rows, found);
+    markRank(set.rows[Number(slider.value)].rank);
+  };
+  shown(null);
+  api.law(set.candidate_set).then(shown, () => shown({ reason: "none was fitted" })); // it may take seconds: nothing waits for it
   await choosePosition(Math.min(view.position, view.set.snippets - 1));
 }
 
@@ -65,7 +70,9 @@ function build() {
       const base = el("i", { className: "base", title: `base p ${probability(token.base_p)}` });
       base.style.bottom = `${100 * (token.base_p ?? 0)}%`;
       const well = el("div", { className: "well" }, el("div", { className: "fill" }), base);
-      return el("figure", {}, well, el("figcaption", {}, label(token, index), el("small", {})));
+      const from = lockedFrom(index);
+      const order = el("small", { className: "from", title: from ? `locked from rank ${from} on` : "not locked at the largest rank" }, from ? `r ${from}` : "–");
+      return el("figure", {}, well, el("figcaption", {}, label(token, index), el("small", { className: "p" }), order));
     }),
   );
   $("stops").replaceChildren(
@@ -79,6 +86,16 @@ function build() {
       return stop;
     }),
   );
+}
+
+// The rank from which on a token is locked, at every larger one too: the order in which tokens lock.
+function lockedFrom(token) {
+  let from = null;
+  for (const [index, step] of view.steps.entries()) {
+    if (!view.entries[index]?.locked?.includes(token)) from = null;
+    else from ??= step.rank;
+  }
+  return from;
 }
 
 export function count(entry) {
@@ -97,12 +114,13 @@ function draw() {
     fill.className = `fill s${shade(p)}`;
     fill.style.height = `${100 * p}%`;
     figure.classList.toggle("is-locked", held.has(at));
-    figure.querySelector("small").textContent = probability(token?.p);
+    figure.querySelector(".p").textContent = probability(token?.p);
     figure.title = token ? `token ${at + 1} · p ${probability(token.p)} · rank ${token.rank}` : "";
   });
   $("bars").setAttribute("aria-label", `${locked} of ${of} tokens locked at rank ${step.rank}`);
   $("locked").replaceChildren(`${locked} of ${of}`, el("small", {}, "locked"));
   $("locked").classList.toggle("all", of > 0 && locked === of);
+  markRank(step.rank);
   $("locked-note").textContent = `${step.adapter}, r = ${step.rank}, ${step.effective_parameters.toLocaleString("en-US")} parameters: recites ${step.recited} of ${step.of} snippets`;
   $("rank").setAttribute("aria-valuetext", `rank ${step.rank}: ${locked} of ${of} locked`);
   [...$("stops").children].forEach((stop, at) => stop.setAttribute("aria-current", String(at === index)));

@@ -60,6 +60,15 @@ class TinyEngines:
         self.tiny = VersionScorer({})
         self.hold.set()
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Answer nothing until `hold` is set, at the latest by the end of the block, also after a failure."""
+        self.hold.clear()
+        try:
+            yield
+        finally:
+            self.hold.set()
+
     def adapter(self, name: str) -> AdapterVersion:
         """The live version of a name."""
         version = self.registry.adapter(name).live_version

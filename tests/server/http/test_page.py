@@ -121,6 +121,43 @@ def test_the_slider_shows_the_phase_transition(page: Page) -> None:
     assert [height > 0.5 for height in heights] == [index != 6 for index in range(9)]
 
 
+def test_tokens_say_from_which_rank_on_they_are_locked(page: Page, service: AuditServe) -> None:
+    """Under each token of the shown snippet stands the smallest rank that locks it, as all larger ones do."""
+    turn(page, "/capacity")
+    expect(page.locator("#locked")).to_contain_text("9 of 9")
+    rows = [row for row in service.get("/v1/capacity")["rows"] if row["adapter"].startswith("vault-r")]
+    assert [row["rank"] for row in rows] == [2, 8, 32, 128]
+    locked = [
+        service.get(f"/v1/audits/{row['audit_id']}/snippets?limit=1")["snippets"][0]["locked"] for row in rows
+    ]
+    assert [len(one) for one in locked] == [0, 4, 8, 9]
+    first = [
+        next(row["rank"] for row, held in zip(rows, locked, strict=True) if at in held) for at in range(9)
+    ]
+    assert page.locator("#bars .from").all_inner_texts() == [f"r {rank}" for rank in first]
+
+
+def test_the_whole_set_is_a_staircase(page: Page, service: AuditServe) -> None:
+    """A step at each rank, as high as its share of recited snippets; the slider's rank is marked in it."""
+    turn(page, "/capacity")
+    rows = [row for row in service.get("/v1/capacity")["rows"] if row["adapter"].startswith("vault-r")]
+    chart = page.locator("#law-chart")
+    expect(chart.locator("circle.measured")).to_have_count(4)
+    steps = [
+        tuple(map(float, step.split(",")))
+        for step in (chart.locator(".stairs").get_attribute("points") or "").split(" ")
+    ]
+    assert [1 - y / 180 for _, y in steps[1::2]] == pytest.approx(
+        [row["recited"] / row["of"] for row in rows], abs=0.01
+    )
+    assert [before for _, before in steps[2::2]] == [after for _, after in steps[1:-1:2]]
+    page.locator("#stops button").nth(1).click()
+    assert float(chart.locator(".here").get_attribute("x1") or "nan") == pytest.approx(steps[2][0], abs=0.1)
+    expect(page.locator("#law-ranks li").last).to_contain_text(
+        f"{rows[-1]['recited']} of {rows[-1]['of']} snippets recited"
+    )
+
+
 def test_the_law_is_drawn_under_the_adapters(page: Page, service: AuditServe) -> None:
     """A curve between the ranks with its band, and each adapter's measured share beside the law's."""
     (law,) = service.get("/v1/capacity")["laws"]

@@ -146,8 +146,7 @@ def progress(page: Page) -> float:
 
 def test_progress_is_live_and_an_audit_can_be_cancelled(site: PageSite, visit: Visit) -> None:
     """Without a click the page follows; a screen reader hears states and quarters; what was recorded stays."""
-    site.engines.hold.clear()
-    with site.http() as client:
+    with site.engines.held(), site.http() as client:
         made = client.post("/v1/audits", json={"adapter": "acme-leaky", "candidates": ITEMS}).json()
         page = visit("audit", f"audit={made['id']}")
         expect(page.locator("#one-heard")).to_contain_text("The audit is")
