@@ -93,9 +93,9 @@ class ServerSettings(BaseSettings):
     )
     shared: str = Field(
         default="",
-        description="address such as `s3://bucket/adapters` where every adapter that is added is kept for "
-        "the registry's other servers; empty where there are none, where they share the store, or where all "
-        "adapters come from the hub or S3 and stay there",
+        description="address such as `s3://bucket/adapters`, or a folder that all of them mount, where every "
+        "adapter that is added is kept for the registry's other servers; empty where there are none, where they "
+        "share the store, or where all adapters come from the hub or S3 and stay there",
     )
     max_adapter_bytes: int = Field(default=8 << 30, ge=1, description="the largest adapter, in bytes")
     download_seconds: float = Field(

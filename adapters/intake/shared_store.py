@@ -1,14 +1,16 @@
 """Copies of the adapters, kept where all servers can fetch them whatever becomes of their sources."""
 
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import fsspec
-from lorecall.adapters.access.source_list import read_place
+from lorecall.adapters.access.source_list import LOCAL, read_place
 from lorecall.adapters.core.refusals import Reason, SourceRefusedError, safe_repr
-from lorecall.adapters.intake.store import StoredVersion
+from lorecall.adapters.intake.store import Store, StoredVersion
 from lorecall.adapters.peft_format.files import CONFIG_FILE, WEIGHTS_FILE
 
 
@@ -17,7 +19,7 @@ class SharedStore:
     """A content-addressed folder on any fsspec file system, shared by the servers of one registry.
 
     Attributes:
-        address: The folder, with its scheme, such as `s3://bucket/adapters`.
+        address: The folder: an absolute path, or with its scheme, such as `s3://bucket/adapters`.
         options: fsspec's storage options for it.
 
     Raises:
@@ -48,7 +50,7 @@ class SharedStore:
     def put(self, stored: StoredVersion) -> None:
         """Copy a version to the folder, unless it is there already.
 
-        The configuration is copied last: readers ignore a directory without it.
+        The configuration is copied last: readers ignore a directory without it. Below a path it appears whole.
 
         Raises:
             SourceRefusedError: It could not be written.
@@ -57,12 +59,16 @@ class SharedStore:
         if self.has(stored.version):
             return
         with self._failing("written"):
+            place = read_place(self.address)
+            if place.scheme == LOCAL:
+                Store(Path(place.address), max_bytes=sys.maxsize).ingest(stored.path)
+                return
             files = self._files()
             for name in (WEIGHTS_FILE, CONFIG_FILE):
                 files.put_file(str(stored.path / name), f"{target}/{name}")
 
     def _files(self) -> Any:
-        files = fsspec.filesystem(self.address.split("://")[0], **self.options)
+        files = fsspec.filesystem(read_place(self.address).scheme, **self.options)
         files.invalidate_cache()
         return files
 

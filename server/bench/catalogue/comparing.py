@@ -79,9 +79,6 @@ def catalogue_servers(
     made = [
         write_random_adapter(work / "weights" / str(n), base, rank, n) for n in range(min(WEIGHTS, count))
     ]
-    for one in made:  # vLLM's resolver takes what names the served base
-        config = json.loads((one / "adapter_config.json").read_text())
-        (one / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "base"}))
     entries = link_adapters(made, work / "adapters", count, rank)
     with ExitStack() as started:
         found = {

@@ -240,10 +240,11 @@ def test_another_server_fetches_for_itself(
     assert other.materialise(record).version == info.version
 
 
-@pytest.fixture
-def shared() -> SharedStore:
-    """A shared store in memory, one of fsspec's file systems."""
-    return SharedStore(f"memory://shared-{uuid.uuid4().hex}")
+@pytest.fixture(params=["memory://shared", "", "file://"])
+def shared(request: pytest.FixtureRequest, tmp_path: Path) -> SharedStore:
+    """A shared store in memory, one of fsspec's file systems; and a folder, by its path and with the scheme."""
+    kind, name = str(request.param), uuid.uuid4().hex
+    return SharedStore(f"{kind}{name}" if "memory" in kind else f"{kind}{tmp_path}/{name}")
 
 
 def test_what_only_one_server_has_goes_to_the_shared_store(

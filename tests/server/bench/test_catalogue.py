@@ -1,5 +1,6 @@
 """The comparison of many adapters with few and with stock vLLM, over servers that stand in for the real ones."""
 
+import asyncio
 import json
 import os
 import sqlite3
@@ -18,6 +19,7 @@ from lorecall.server.bench.catalogue import comparing
 from lorecall.server.bench.catalogue.comparing import FEW, MANY, STOCK
 from lorecall.server.bench.catalogue.filling import link_adapters, name_of
 from lorecall.server.bench.catalogue.watching import at_rest, cpu_seconds, memory_mib
+from vllm.plugins.lora_resolvers.filesystem_resolver import FilesystemResolver
 
 from tests.adapters import spoiling
 from tests.tiny import build_tiny_base
@@ -104,7 +106,8 @@ def test_the_servers_have_what_is_compared(base: Path, tmp_path: Path) -> None:
     (_, ours, _), _, (_, theirs, stock) = StandIn.started
     assert ours == {"A": "1", "LORECALL_STORE": str(work / MANY / "store")}
     assert stock
-    assert theirs["VLLM_LORA_RESOLVER_CACHE_DIR"] == str(work / "adapters")
+    resolver = FilesystemResolver(theirs["VLLM_LORA_RESOLVER_CACHE_DIR"])
+    assert asyncio.run(resolver.resolve_lora(str(base), name_of(39)))  # vLLM asks with what `--model` says
     assert "| requests per second | 2 | 2 | 1.000 | 1.000 to 1.000 | 1 | 2.000 | 2.000 to 2.000 |" in page
     assert "| first token | 3 | 3 | 1.000 | 1.000 to 1.000 | no |  |  |" in page
     assert "| names registered | 60 | 4 | no |" in page
