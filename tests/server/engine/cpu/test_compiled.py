@@ -9,7 +9,7 @@ import os, torch
 before = torch.get_num_threads()
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # as vLLM binds a worker's main thread
 import numba, numba.np.ufunc.parallel  # as vLLM's own imports do
-from lorecall.server.engine.cpu import int8_kernel, row_kernel
+from lorecall.server.engine.cpu import int8_kernel
 print(before, torch.get_num_threads(), numba.get_num_threads(), numba.threading_layer())
 """
 
