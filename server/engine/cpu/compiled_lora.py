@@ -30,8 +30,14 @@ LANES, BLOCK = 16, 32
 RANKS_AT_ONCE = 2
 """Packed ranks are padded with zeros to a multiple, since bfloat16 factors are packed in pairs."""
 
-HALVES = (torch.bfloat16, torch.float32)
-"""What the kernel takes as rows and as factors."""
+ROW_TYPES = (torch.bfloat16, torch.float32)
+
+FLOAT32, PAIRS, ROUNDED = 0, 1, 2
+"""How the kernel multiplies: float32 factors; bfloat16 factors and float32 inputs; both in bfloat16.
+
+Sums are float32. The second loses nothing: it is for float32 adapters whose numbers are all bfloat16. The third is
+for `--lora-dtype bfloat16`; a CPU without AVX512_BF16 does the second there.
+"""
 
 
 def _compiler() -> str:
@@ -85,8 +91,7 @@ def kernel() -> Callable[..., None]:
     """Return the kernel as a function.
 
     Its arguments are the addresses of the inputs and the outputs, the distances of their rows, the addresses of
-    a step and of a module, whether the rows are bfloat16 and whether the factors are (otherwise float32), and the
-    scale.
+    a step and of a module, whether the rows are bfloat16 (otherwise float32), how to multiply, and the scale.
     """
     found = ctypes.CDLL(str(library())).lora_add
     address, number = ctypes.c_void_p, ctypes.c_ssize_t

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from lorecall.server.engine.cpu.compiled_lora import HALVES, ROWS_AT_ONCE, kernel
+from lorecall.server.engine.cpu.compiled_lora import ROW_TYPES, ROWS_AT_ONCE, kernel
 from lorecall.server.engine.cpu.module_factors import ModuleFactors
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
@@ -171,7 +171,7 @@ def add_step(y: torch.Tensor, x: torch.Tensor, step: StepRows, module: ModuleFac
         )
     if not len(step.slots):
         return
-    direct = x.dtype == y.dtype and x.dtype in HALVES and x.stride(1) == y.stride(1) == 1
+    direct = x.dtype == y.dtype and x.dtype in ROW_TYPES and x.stride(1) == y.stride(1) == 1
     inputs, outputs = (x, y) if direct else (x.float().contiguous(), y.float())
     kernel()(
         inputs.data_ptr(),
@@ -181,7 +181,7 @@ def add_step(y: torch.Tensor, x: torch.Tensor, step: StepRows, module: ModuleFac
         step.address,
         module.address,
         inputs.dtype == torch.bfloat16,
-        module.dtype == torch.bfloat16,
+        module.arithmetic,
         scale,
     )
     if not direct:

@@ -5,6 +5,9 @@
 // outputs do not fit into them. The sums of a row are added in the same order whatever the other rows are.
 
 #include <omp.h>
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
 
 #include <algorithm>
 #include <array>
@@ -38,13 +41,18 @@ inline Floats load(const float* from) { return *(const Floats*)from; }
 inline Floats load(const Half* from) { return (Floats)(__builtin_convertvector(*(const Halves*)from, Words) << 16); }
 inline void store(float* to, Floats value) { *(Floats*)to = value; }
 inline void store(Half* to, Floats value) {
+#ifdef __AVX512BF16__
+  __m256bh rounded = _mm512_cvtneps_pbh((__m512)value);
+  memcpy(to, &rounded, sizeof(rounded));
+  return;
+#endif
   Words bits = (Words)value;
   *(Halves*)to = __builtin_convertvector((bits + 0x7fff + ((bits >> 16) & 1)) >> 16, Halves);
 }
 
 // How a step of a sum multiplies: DEPTH numbers of the inputs with DEPTH x WIDTH packed factors.
 struct Single {
-  typedef float Factor;
+  typedef float Factor, Input;
   static constexpr int DEPTH = 1;
   Floats factors;
   Single() = default;
@@ -54,6 +62,7 @@ struct Single {
 
 struct Pair {
   typedef Half Factor;  // two bfloat16 of neighbouring ranks or inputs in each word
+  typedef float Input;
   static constexpr int DEPTH = 2;
   Floats low, high;
   Pair() = default;
@@ -63,6 +72,23 @@ struct Pair {
   }
   void add(Floats& sum, const float* x) const { sum += x[0] * low, sum += x[1] * high; }
 };
+
+#ifdef __AVX512BF16__
+struct Rounded {  // as Pair, with inputs and shrunk rows rounded to bfloat16: one instruction for both products
+  typedef Half Factor, Input;
+  static constexpr int DEPTH = 2;
+  __m512i factors;
+  Rounded() = default;
+  explicit Rounded(const Half* from) : factors(_mm512_loadu_si512(from)) {}
+  void add(Floats& sum, const Half* x) const {
+    int pair;
+    memcpy(&pair, x, sizeof(pair));
+    sum = (Floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32(pair), (__m512bh)factors);
+  }
+};
+#else
+typedef Pair Rounded;
+#endif
 
 struct Step {
   const int64_t *groups, *sizes, *slots, count;
@@ -88,7 +114,7 @@ struct Fetch {
 // out[row][column] = scale * x[row] * a, for V tiles of columns. SIDE parts of the sum are computed side by side, which
 // few rows need to keep the processor busy; they are added in the same order one after the other.
 template <class K, int R, int V, int SIDE>
-inline void shrink(const float* const* x, const typename K::Factor* a, int64_t steps, int64_t columns, float scale,
+inline void shrink(const typename K::Input* const* x, const typename K::Factor* a, int64_t steps, int64_t columns, float scale,
                    float* out, Fetch& fetch) {
   constexpr int N = V * LANES / WIDTH;
   Floats total[R][N];
@@ -122,7 +148,7 @@ inline void shrink(const float* const* x, const typename K::Factor* a, int64_t s
 
 // y[row][.] += shrunk[row] * b, for a block of columns.
 template <class K, class Number, int R>
-inline void expand(const float* shrunk, int64_t columns, const typename K::Factor* b, int64_t steps, Number* const* y) {
+inline void expand(const typename K::Input* shrunk, int64_t columns, const typename K::Factor* b, int64_t steps, Number* const* y) {
   constexpr int N = AVX512 ? BLOCK / WIDTH : LANES / WIDTH;
   for (int low = 0; low < BLOCK; low += N * WIDTH) {
     Floats sum[R][N];
@@ -139,27 +165,27 @@ inline void expand(const float* shrunk, int64_t columns, const typename K::Facto
   }
 }
 
-// Return a row as float32, padded with zeros to `padded` numbers: itself where it is so already.
-inline const float* widened(const float* row, int64_t count, int64_t padded, float* room) {
-  if (count == padded) return row;
-  room[padded - 1] = 0;
-  return (const float*)memcpy(room, row, count * sizeof(float));
-}
-
-inline const float* widened(const Half* row, int64_t count, int64_t padded, float* room) {
+// Return a row in the type that is multiplied, padded with zeros to `padded` numbers: itself where it is so already.
+template <class Input, class Number>
+inline const Input* prepared(const Number* row, int64_t count, int64_t padded, Input* room) {
+  constexpr bool same = std::is_same<Input, Number>::value;
+  if (same && count == padded) return (const Input*)row;
   room[padded - 1] = 0;
   int64_t i = 0;
   for (; i + WIDTH <= count; i += WIDTH) store(room + i, load(row + i));
-  for (; i < count; i++) {
-    uint32_t bits = uint32_t(row[i]) << 16;
-    memcpy(room + i, &bits, sizeof(bits));
-  }
+  if (i == count) return room;
+  Number from[WIDTH] = {};
+  Input to[WIDTH];
+  memcpy(from, row + i, (count - i) * sizeof(Number));
+  store(to, load(from));
+  memcpy(room + i, to, (count - i) * sizeof(Input));
   return room;
 }
 
 template <class K, class Number>
 struct Kernel {
   typedef typename K::Factor Factor;
+  typedef typename K::Input Input;
   const Number* x;
   Number* y;
   int64_t x_stride, y_stride;
@@ -174,19 +200,20 @@ struct Kernel {
     const int64_t *rows = step.groups + index * ROWS + first, slot = step.slots[index], rank = m.ranks[slot];
     int64_t steps = (m.d_in + K::DEPTH - 1) / K::DEPTH, padded = steps * K::DEPTH;
     int64_t columns = (m.slices * rank + LANES - 1) / LANES * LANES;
-    room.resize(R * (columns + padded));
+    room.resize(R * (2 * columns + padded));
     float* shrunk = room.data();
-    const float* inputs[R];
+    Input *spare = (Input*)(shrunk + R * columns), *own = spare + R * columns;
+    const Input* inputs[R];
     for (int r = 0; r < R; r++)
-      inputs[r] = widened(x + rows[r] * x_stride, m.d_in, padded, shrunk + R * columns + r * padded);
+      inputs[r] = prepared(x + rows[r] * x_stride, m.d_in, padded, own + r * padded);
     bool cold = !index || step.slots[index - 1] != slot;
     Fetch factors((const Factor*)m.b + slot * m.b_size, cold ? m.b_size * sizeof(Factor) : 0, steps);
     shrink_all<R>(inputs, (const Factor*)m.a + slot * m.a_size, steps, columns, shrunk, factors);
-    expand_all<R>(index, rows, part, columns, shrunk);
+    expand_all<R>(index, rows, part, columns, prepared(shrunk, R * columns, R * columns, spare));
   }
 
   template <int R>
-  void shrink_all(const float* const* from, const Factor* a, int64_t steps, int64_t columns, float* out,
+  void shrink_all(const Input* const* from, const Factor* a, int64_t steps, int64_t columns, float* out,
                   Fetch& fetch) const {
     constexpr int SIDE = R <= 2 ? PARTS : 1;
     int64_t low = 0;
@@ -201,7 +228,7 @@ struct Kernel {
   }
 
   template <int R>
-  void expand_all(int64_t index, const int64_t* rows, int64_t part, int64_t columns, const float* shrunk) const {
+  void expand_all(int64_t index, const int64_t* rows, int64_t part, int64_t columns, const Input* shrunk) const {
     int64_t slot = step.slots[index], rank = m.ranks[slot], block = 0;
     int64_t mine = std::max<int64_t>(m.starts[m.slices] / BLOCK / parts, 1);
     bool more = index + 1 < step.count;
@@ -255,9 +282,13 @@ void add(const void* x, void* y, int64_t x_stride, int64_t y_stride, const Step&
 
 }  // namespace
 
+template <class Number>
+constexpr auto chosen(int arithmetic) {
+  return arithmetic == 0 ? add<Single, Number> : arithmetic == 1 ? add<Pair, Number> : add<Rounded, Number>;
+}
+
 extern "C" void lora_add(const void* x, void* y, int64_t x_stride, int64_t y_stride, const Step* step, const Module* m,
-                         int half_rows, int half_factors, float scale) {
-  auto chosen = half_rows ? (half_factors ? add<Pair, Half> : add<Single, Half>)
-                          : (half_factors ? add<Pair, float> : add<Single, float>);
-  chosen(x, y, x_stride, y_stride, *step, *m, scale);
+                         int half_rows, int arithmetic, float scale) {
+  auto add = half_rows ? chosen<Half>(arithmetic) : chosen<float>(arithmetic);
+  add(x, y, x_stride, y_stride, *step, *m, scale);
 }

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from lorecall.server.engine.cpu.compiled_lora import BLOCK, LANES, RANKS_AT_ONCE
+from lorecall.server.engine.cpu.compiled_lora import BLOCK, FLOAT32, LANES, PAIRS, RANKS_AT_ONCE, ROUNDED
 
 
 def used_rank(a: torch.Tensor, b: torch.Tensor) -> int:
@@ -116,6 +116,13 @@ class ModuleFactors:
             packed = torch.cat([_pack(one, BLOCK, depth) for one in b])
             self.b[slot, : len(packed)] = packed
         self.stale = set()
+
+    @property
+    def arithmetic(self) -> int:
+        """How the kernel multiplies: see `compiled_lora.py`."""
+        if self.dtype == torch.float32:
+            return FLOAT32
+        return ROUNDED if self.a_stacks[0].dtype == torch.bfloat16 else PAIRS
 
     def _make_room(self, rank: int) -> None:
         slots, self.largest = len(self.ranks), rank
