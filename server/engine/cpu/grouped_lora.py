@@ -6,14 +6,25 @@ through some adapter. Here the rows of a step are grouped by adapter, and one ca
 (`lora_kernel.cpp`) computes all groups of a module. Rows without an adapter are never touched.
 """
 
+import ctypes
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from lorecall.server.engine.cpu.compiled_lora import ROW_TYPES, ROWS_AT_ONCE, kernel
+from lorecall.server.engine.cpu.compiled import function
 from lorecall.server.engine.cpu.module_factors import ModuleFactors
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
+
+ROWS_AT_ONCE = 8
+"""Rows of one slot that are computed together; ROWS in the kernel."""
+
+ROW_TYPES = (torch.bfloat16, torch.float32)
+
+_ROWS = (*[ctypes.c_void_p] * 2, *[ctypes.c_ssize_t] * 2)
+KERNEL = ("lora_kernel", "lora_add", *_ROWS, *[ctypes.c_void_p] * 2, *[ctypes.c_int] * 2, ctypes.c_float)
+"""The kernel and its arguments: inputs and outputs, the distances of their rows, a step, a module, whether the
+rows are bfloat16, how to multiply, and the scale."""
 
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -69,7 +80,7 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        kernel()  # compiled at the start, not by the first request
+        function(*KERNEL)  # compiled at the start, not by the first request
         nothing = split_rows(np.empty(0, dtype=np.int64))
         self._token_rows = nothing
         self._sampler_rows = nothing
@@ -173,7 +184,7 @@ def add_step(y: torch.Tensor, x: torch.Tensor, step: StepRows, module: ModuleFac
         return
     direct = x.dtype == y.dtype and x.dtype in ROW_TYPES and x.stride(1) == y.stride(1) == 1
     inputs, outputs = (x, y) if direct else (x.float().contiguous(), y.float())
-    kernel()(
+    function(*KERNEL)(
         inputs.data_ptr(),
         outputs.data_ptr(),
         inputs.stride(0),

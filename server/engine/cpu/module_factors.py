@@ -9,7 +9,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from lorecall.server.engine.cpu.compiled_lora import BLOCK, FLOAT32, LANES, PAIRS, RANKS_AT_ONCE, ROUNDED
+
+LANES, BLOCK = 16, 32
+"""Packed columns of A are a multiple of the first, those of a slice of B of the second; as in the kernel."""
+
+RANKS_AT_ONCE = 2
+"""Packed ranks are padded with zeros to a multiple, since bfloat16 factors are packed in pairs."""
+
+FLOAT32, PAIRS, ROUNDED = 0, 1, 2
+"""How the kernel multiplies: float32 factors; bfloat16 factors and float32 inputs; both in bfloat16.
+
+Sums are float32. The second loses nothing: it is for float32 adapters whose numbers are all bfloat16. The third
+is for `--lora-dtype bfloat16`; a CPU without AVX512_BF16 does the second there.
+"""
 
 
 def used_rank(a: torch.Tensor, b: torch.Tensor) -> int:
@@ -119,7 +131,7 @@ class ModuleFactors:
 
     @property
     def arithmetic(self) -> int:
-        """How the kernel multiplies: see `compiled_lora.py`."""
+        """How the kernel multiplies: FLOAT32, PAIRS or ROUNDED."""
         if self.dtype == torch.float32:
             return FLOAT32
         return ROUNDED if self.a_stacks[0].dtype == torch.bfloat16 else PAIRS
