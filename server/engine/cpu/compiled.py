@@ -1,25 +1,75 @@
-"""Configures numba for our kernels: as many threads as torch has, and AVX2.
+"""Compiles our kernels, the C++ files beside this one, for the CPU on which they run.
 
-Only the kernels import it, and late: vLLM 0.32 scans all imported modules for Triton kernels at a worker's start,
-and fails on numba's.
+It takes a second or two, once; what comes out is kept below XDG_CACHE_HOME. The kernels run on the OpenMP threads
+of torch: both ask for the same library, which the process has loaded already.
 """
 
+import ctypes
+import functools
+import hashlib
 import os
 import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
-import numba
-import torch
-from numba.np.ufunc import parallel
+from lorecall.adapters.core.errors import UsageError
 
-# numba counts the cores of the importing thread, which vLLM binds to one core, and passes that count to the
-# OpenMP runtime that torch shares: without this the whole engine would run on one core
-os.environ["NUMBA_NUM_THREADS"] = str(torch.get_num_threads())
-numba.config.reload_config()
-parallel.NUM_THREADS = numba.config.NUMBA_NUM_THREADS
+FLAGS = ("-O3", "-march=native", "-std=gnu++17", "-ffp-contract=fast", "-fopenmp", "-fPIC", "-shared")
 
-numba.config.THREADING_LAYER = "omp"  # torch's runtime, so that both share one pool of threads
 
-if platform.machine() == "x86_64":
-    # vLLM requires AVX2 anyway; AVX-512 was measured, and did not speed the kernels up on a Zen 4
-    numba.config.CPU_NAME = "haswell"
-    numba.config.CPU_FEATURES = "+avx,+avx2,+fma,+bmi,+bmi2,+f16c,+lzcnt,+movbe,+popcnt"
+def _compiler() -> str:
+    found = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
+    if found is None:
+        raise UsageError(
+            "no C++ compiler was found, and the kernels of a CPU engine are compiled where they run",
+            hint="install g++, or name a compiler in CXX",
+            param="CXX",
+        )
+    return found
+
+
+def _processor() -> str:
+    """Return what tells this processor's instructions from another's."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return "".join(sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))}))
+
+
+def library(name: str) -> Path:
+    """Return the compiled `name`.cpp, compiling it if that was not done for this source, compiler and CPU.
+
+    Raises:
+        UsageError: There is no compiler, or it fails.
+    """
+    compiler = _compiler()
+    version = subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout  # noqa: S603  (a compiler)
+    source = Path(__file__).with_name(f"{name}.cpp")
+    made_of = (source.read_bytes(), " ".join(FLAGS).encode(), version, _processor().encode())
+    digest = hashlib.sha256(b"\0".join(made_of)).hexdigest()[:32]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lorecall" / "kernels"
+    cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+    made = cache / f"{digest}.so"
+    if not made.is_file():
+        with tempfile.TemporaryDirectory(dir=cache) as work:
+            out = Path(work) / made.name
+            ended = subprocess.run(  # noqa: S603  (a compiler)
+                [compiler, *FLAGS, str(source), "-o", str(out)], capture_output=True, check=False, text=True
+            )
+            if ended.returncode:
+                raise UsageError(f"{compiler} failed: {ended.stderr[-500:]}", hint="set CXX", param="CXX")
+            out.replace(made)
+    return made
+
+
+@functools.cache
+def function(name: str, symbol: str, *arguments: Any) -> Callable[..., None]:
+    """Return `symbol` of `name`.cpp, which takes `arguments` (types of ctypes) and returns nothing."""
+    found = getattr(ctypes.CDLL(str(library(name))), symbol)
+    found.argtypes, found.restype = arguments, None
+    return found  # type: ignore[no-any-return]

@@ -3,17 +3,28 @@
 vLLM 0.32 copies the adapter's matrices for every token, which takes tokens x rank x width of memory and fails on
 long prompts. It also reads the index -1 (no adapter) as the last slot, so requests to the base are answered
 through some adapter. Here the rows of a step are grouped by adapter, and one call of a compiled kernel
-(`row_kernel.py`) computes all groups of a module. Rows without an adapter are never touched.
+(`lora_kernel.cpp`) computes all groups of a module. Rows without an adapter are never touched.
 """
 
+import ctypes
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
+from lorecall.server.engine.cpu.compiled import function
 from lorecall.server.engine.cpu.module_factors import ModuleFactors
-from lorecall.server.engine.cpu.row_kernel import ROWS_AT_ONCE, Addresses, add_rows
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
+
+ROWS_AT_ONCE = 8
+"""Rows of one slot that are computed together; ROWS in the kernel."""
+
+ROW_TYPES = (torch.bfloat16, torch.float32)
+
+_ROWS = (*[ctypes.c_void_p] * 2, *[ctypes.c_ssize_t] * 2)
+KERNEL = ("lora_kernel", "lora_add", *_ROWS, *[ctypes.c_void_p] * 2, *[ctypes.c_int] * 2, ctypes.c_float)
+"""The kernel and its arguments: inputs and outputs, the distances of their rows, a step, a module, whether the
+rows are bfloat16, how to multiply, and the scale."""
 
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -27,18 +38,22 @@ class StepRows:
         sizes: How many rows each group has, int64 [n].
         slots: The slot of each group, int64 [n].
         count: How many rows the step has, with and without an adapter.
-        addresses: Pointers to the three arrays and their length, for the row kernel.
+        record: Pointers to the three arrays and their length, as the kernel takes them.
+        address: Where the record is.
     """
 
     groups: IntArray
     sizes: IntArray
     slots: IntArray
     count: int
-    addresses: Addresses = field(init=False)
+    record: IntArray = field(init=False)
+    address: int = field(init=False)
 
     def __post_init__(self) -> None:
         arrays = (self.groups, self.sizes, self.slots)
-        object.__setattr__(self, "addresses", (*(array.ctypes.data for array in arrays), len(self.slots)))
+        record = np.array([*(array.ctypes.data for array in arrays), len(self.slots)], dtype=np.int64)
+        object.__setattr__(self, "record", record)
+        object.__setattr__(self, "address", record.ctypes.data)
 
 
 def split_rows(slots: IntArray) -> StepRows:
@@ -65,6 +80,7 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        function(*KERNEL)  # compiled at the start, not by the first request
         nothing = split_rows(np.empty(0, dtype=np.int64))
         self._token_rows = nothing
         self._sampler_rows = nothing
@@ -164,10 +180,20 @@ def add_step(y: torch.Tensor, x: torch.Tensor, step: StepRows, module: ModuleFac
             f"a step of {step.count} rows and a module of {module.d_in} x {module.d_out} were given inputs of "
             f"{rows} x {d_in} and outputs of {out_rows} x {d_out}"
         )
-    plain = x.dtype == y.dtype == torch.float32 and x.is_contiguous() and y.is_contiguous()
-    if plain and d_out == module.d_out:
-        add_rows(x, y, step.addresses, module.dtype, module.addresses, scale)
-    elif len(step.slots):
-        share = torch.zeros(rows, module.d_out)
-        add_rows(x.float().contiguous(), share, step.addresses, module.dtype, module.addresses, scale)
-        y[:rows, : module.d_out] += share.to(y.dtype)
+    if not len(step.slots):
+        return
+    direct = x.dtype == y.dtype and x.dtype in ROW_TYPES and x.stride(1) == y.stride(1) == 1
+    inputs, outputs = (x, y) if direct else (x.float().contiguous(), y.float())
+    function(*KERNEL)(
+        inputs.data_ptr(),
+        outputs.data_ptr(),
+        inputs.stride(0),
+        outputs.stride(0),
+        step.address,
+        module.address,
+        inputs.dtype == torch.bfloat16,
+        module.arithmetic,
+        scale,
+    )
+    if not direct:
+        y.copy_(outputs)

@@ -2,9 +2,10 @@
 
 Without VNNI oneDNN adds pairs of products in 16 bits. Sums that do not fit saturate, and the outputs of a real
 layer are wrong by as much as their own size. vLLM 0.32 serves these numbers, at 8 tokens a second where float32
-gives 20. Where a probe finds that oneDNN saturates, W8A8 layers use exact products instead (`int8_kernel.py`).
+gives 20. Where a probe finds that oneDNN saturates, W8A8 layers use exact products instead (`int8_kernel.cpp`).
 """
 
+import ctypes
 import functools
 import platform
 from dataclasses import dataclass
@@ -15,10 +16,18 @@ import numpy.typing as npt
 import torch
 from lorecall.adapters.core.errors import UsageError
 from lorecall.server.engine.common.plugin import require
+from lorecall.server.engine.cpu.compiled import function
 from lorecall.server.settings import read_settings
 
 PROBE = 64
 """Width of the probe's product; its factors are all 127, so that pairs of products overflow 16 bits."""
+
+
+OUTPUTS = 16
+"""Outputs of a tile, as in the kernel."""
+
+KERNEL = ("int8_kernel", "int8_product", *[ctypes.c_void_p] * 5, *[ctypes.c_ssize_t] * 3)
+"""The kernel and its arguments: inputs, weights, both scales, outputs; rows, pairs of inputs, outputs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +35,7 @@ class ExactWeight:
     """One layer's weight in the kernel's layout.
 
     Attributes:
-        tiles: int8, as `int8_kernel.pack` returns it.
+        tiles: int8, as `pack` returns it.
         scale: One float32 per output, padded to whole tiles.
         d_in: Columns of the inputs.
         d_out: Columns of the outputs.
@@ -38,10 +47,18 @@ class ExactWeight:
     d_out: int
 
 
+def pack(weight: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return int8 `weight` [d_out, d_in] as tiles, padded with zeros: [tiles, pairs of d_in, OUTPUTS, 2]."""
+    d_out, d_in = weight.shape
+    tiles, pairs = -(-d_out // OUTPUTS), -(-d_in // 2)
+    padded = np.zeros((tiles * OUTPUTS, 2 * pairs), np.int8)
+    padded[:d_out, :d_in] = weight
+    return np.ascontiguousarray(padded.reshape(tiles, OUTPUTS, pairs, 2).transpose(0, 2, 1, 3))
+
+
 def pack_weight(weight: torch.Tensor, scale: torch.Tensor) -> ExactWeight:
     """Pack an int8 `weight` [d_out, d_in] with one scale per output, float32 [d_out]."""
-    from lorecall.server.engine.cpu.int8_kernel import OUTPUTS, pack
-
+    function(*KERNEL)  # compiled at the start, not by the first request
     tiles = pack(weight.numpy())
     padded = np.zeros(len(tiles) * OUTPUTS, np.float32)
     padded[: len(weight)] = scale.numpy()
@@ -113,7 +130,6 @@ def exact_product(x: torch.Tensor, weight: ExactWeight, bias: torch.Tensor | Non
 
     The activations are rounded by vLLM's own kernel, one scale per row.
     """
-    from lorecall.server.engine.cpu.int8_kernel import int8_product
     from vllm import _custom_ops as ops
 
     flat = x.reshape(-1, weight.d_in).contiguous()
@@ -121,7 +137,9 @@ def exact_product(x: torch.Tensor, weight: ExactWeight, bias: torch.Tensor | Non
     if weight.d_in % 2:
         quantised = torch.nn.functional.pad(quantised, (0, 1))
     out = torch.empty(len(flat), weight.d_out, dtype=torch.float32)
-    int8_product(quantised.short().numpy(), weight.tiles, scale.flatten().numpy(), weight.scale, out.numpy())
+    inputs, pairs = quantised.short(), quantised.shape[1] // 2
+    arrays = (weight.tiles.ctypes.data, scale.data_ptr(), weight.scale.ctypes.data, out.data_ptr())
+    function(*KERNEL)(inputs.data_ptr(), *arrays, len(out), pairs, weight.d_out)
     if bias is not None:
         out += bias
     return out.to(x.dtype).reshape(*x.shape[:-1], weight.d_out)

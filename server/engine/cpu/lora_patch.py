@@ -1,7 +1,6 @@
 """Replaces vLLM's CPU LoRA kernels by the grouped ones of `grouped_lora.py`.
 
-The wrapper is named and not imported, because it needs numba, and vLLM 0.32's scan for Triton kernels at a
-worker's start fails on numba's modules.
+The wrapper is named and not imported: vLLM imports it where adapters are on, and only there is it compiled.
 """
 
 from typing import Any

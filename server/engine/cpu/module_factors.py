@@ -1,4 +1,4 @@
-"""The low-rank factors of one module, packed: only the ranks in use, in the row kernel's layout.
+"""The low-rank factors of one module, packed: only the ranks in use, in the kernel's layout.
 
 They are packed in bfloat16 where that is exact. This halves the bytes to read, and reading factors is most of
 what a decode step with many adapters costs.
@@ -9,7 +9,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from lorecall.server.engine.cpu.row_kernel import RANKS_AT_ONCE, Addresses
+
+LANES, BLOCK = 16, 32
+"""Packed columns of A are a multiple of the first, those of a slice of B of the second; as in the kernel."""
+
+RANKS_AT_ONCE = 2
+"""Packed ranks are padded with zeros to a multiple, since bfloat16 factors are packed in pairs."""
+
+FLOAT32, PAIRS, ROUNDED = 0, 1, 2
+"""How the kernel multiplies: float32 factors; bfloat16 factors and float32 inputs; both in bfloat16.
+
+Sums are float32. The second loses nothing: it is for float32 adapters whose numbers are all bfloat16. The third
+is for `--lora-dtype bfloat16`; a CPU without AVX512_BF16 does the second there.
+"""
 
 
 def used_rank(a: torch.Tensor, b: torch.Tensor) -> int:
@@ -23,6 +35,24 @@ def is_bfloat16(numbers: torch.Tensor) -> bool:
     return bool((numbers.bfloat16().to(numbers.dtype) == numbers).all())
 
 
+def _ranks(factor: torch.Tensor, rank: int) -> torch.Tensor:
+    """Return the first `rank` rows of a factor, with zeros below where it has fewer."""
+    return torch.nn.functional.pad(factor[:rank], (0, 0, 0, max(0, rank - len(factor))))
+
+
+def _pack(factor: torch.Tensor, block: int, depth: int) -> torch.Tensor:
+    """Pack a factor [outputs, inputs], padded with zeros: flat [blocks, inputs / depth, block, depth].
+
+    Args:
+        factor: What a sum over the inputs multiplies.
+        block: Outputs that stand together.
+        depth: Inputs of an output that stand together.
+    """
+    outputs, inputs = factor.shape
+    padded = torch.nn.functional.pad(factor, (0, -inputs % depth, 0, -outputs % block))
+    return padded.reshape(-1, block, padded.shape[1] // depth, depth).transpose(1, 2).flatten()
+
+
 @dataclass(slots=True)
 class ModuleFactors:
     """One module's factors over all slots, made from vLLM's zero-padded stacks.
@@ -34,12 +64,14 @@ class ModuleFactors:
             the adapter leaves the module alone.
         exact: By slot, whether its factors are bfloat16 numbers, bool [slots].
         dtype: Of the packed factors: bfloat16 if that is exact for every slot, else float32.
-        a: Packed and transposed, [slots, slices, d_in, largest rank in use].
-        b: Likewise, the slices side by side: [slots, largest rank in use, d_out].
+        a: Packed by slot, the ranks of all slices side by side: [slots, room for the largest rank in use].
+        b: Packed by slot, in blocks of BLOCK columns, slice after slice: likewise.
         starts: First column of each slice, and the end of the last, int64 [slices + 1].
         d_in: Columns of the inputs.
         d_out: Columns of the outputs, those of all slices.
-        addresses: Pointers and sizes of this module, for the row kernel.
+        largest: The largest rank in use.
+        record: Pointers and sizes of this module, as the kernel takes them.
+        address: Where the record is.
         idle: Whether no adapter changes this module.
         stale: Slots whose adapter changed since they were packed.
     """
@@ -54,7 +86,9 @@ class ModuleFactors:
     b: torch.Tensor = field(init=False)
     d_in: int = field(init=False)
     d_out: int = field(init=False)
-    addresses: Addresses = field(init=False)
+    largest: int = field(init=False, default=0)
+    record: np.ndarray[Any, np.dtype[np.int64]] = field(init=False)
+    address: int = field(init=False)
     idle: bool = field(init=False, default=True)
     stale: set[int] = field(init=False)
 
@@ -68,11 +102,6 @@ class ModuleFactors:
         self._make_room(0)
         self.stale = set(range(slots))
 
-    @property
-    def columns(self) -> list[slice]:
-        """The output columns of each slice."""
-        return [slice(int(low), int(high)) for low, high in zip(self.starts, self.starts[1:], strict=False)]
-
     def refresh(self) -> None:
         """Pack the slots whose adapter changed."""
         for slot in self.stale:
@@ -83,23 +112,37 @@ class ModuleFactors:
         largest = int(self.ranks.max())
         self.idle = largest == 0
         dtype = torch.bfloat16 if self.exact.all() else torch.float32
-        if largest > self.a.shape[3] or (largest == 0 and self.a.numel()) or dtype != self.dtype:
+        if largest > self.largest or (largest == 0 and self.largest) or dtype != self.dtype:
             self.dtype = dtype
             self._make_room(largest)
             self.stale = set(range(len(self.ranks)))
+        depth = 2 if self.dtype == torch.bfloat16 else 1  # two bfloat16 fill a word
         for slot in self.stale:
             rank = int(self.ranks[slot])
-            for piece, columns in enumerate(self.columns):
-                a, b = self.a_stacks[piece][slot, 0, :rank], self.b_stacks[piece][slot, 0, :, :rank]
-                self.a[slot, piece, :, : len(a)] = a.t()
-                self.a[slot, piece, :, len(a) :] = 0
-                self.b[slot, : len(a), columns] = b.t()
-                self.b[slot, len(a) :, columns] = 0
+            if not rank:
+                continue  # the kernel reads nothing of it
+            a = torch.cat([_ranks(stack[slot, 0], rank) for stack in self.a_stacks])
+            b = [_ranks(stack[slot, 0].t(), rank).t() for stack in self.b_stacks]
+            packed = _pack(a, -(-len(a) // LANES) * LANES, depth)
+            self.a[slot, : len(packed)] = packed
+            packed = torch.cat([_pack(one, BLOCK, depth) for one in b])
+            self.b[slot, : len(packed)] = packed
         self.stale = set()
 
+    @property
+    def arithmetic(self) -> int:
+        """How the kernel multiplies: FLOAT32, PAIRS or ROUNDED."""
+        if self.dtype == torch.float32:
+            return FLOAT32
+        return ROUNDED if self.a_stacks[0].dtype == torch.bfloat16 else PAIRS
+
     def _make_room(self, rank: int) -> None:
-        slots = len(self.ranks)
-        self.a = torch.zeros(slots, len(self.a_stacks), self.d_in, rank, dtype=self.dtype)
-        self.b = torch.zeros(slots, rank, self.d_out, dtype=self.dtype)
+        slots, self.largest = len(self.ranks), rank
+        d_in = self.d_in + self.d_in % 2
+        blocks = int((-(-np.diff(self.starts) // BLOCK)).sum())
+        self.a = torch.zeros(slots, d_in * -(-rank * len(self.a_stacks) // LANES) * LANES, dtype=self.dtype)
+        self.b = torch.zeros(slots, rank * blocks * BLOCK, dtype=self.dtype)
         pointers = (self.a.data_ptr(), self.b.data_ptr(), self.ranks.ctypes.data, self.starts.ctypes.data)
-        self.addresses = (*pointers, *self.a.shape, self.d_out)
+        sizes = (self.a.shape[1], self.b.shape[1], len(self.a_stacks), self.d_in)
+        self.record = np.array([*pointers, *sizes], dtype=np.int64)
+        self.address = self.record.ctypes.data

@@ -1,26 +1,67 @@
-"""Our kernels run on the threads that torch has, and leave torch with them."""
+"""Our kernels are compiled once for a CPU, on torch's threads, and it is said where that cannot be."""
 
 import os
 import subprocess
 import sys
+from pathlib import Path
 
-AS_IN_A_WORKER = """
+import pytest
+from lorecall.adapters.core.errors import UsageError
+from lorecall.server.engine.cpu import compiled
+
+THREADS = """
 import os, torch
 before = torch.get_num_threads()
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # as vLLM binds a worker's main thread
-import numba, numba.np.ufunc.parallel  # as vLLM's own imports do
-from lorecall.server.engine.cpu import int8_kernel, row_kernel
-print(before, torch.get_num_threads(), numba.get_num_threads(), numba.threading_layer())
+from lorecall.server.engine.cpu import grouped_lora, int8_exact
+from lorecall.server.engine.cpu.compiled import function
+function(*grouped_lora.KERNEL)
+function(*int8_exact.KERNEL)
+torch.ones(512, 512) @ torch.ones(512, 512)
+maps = {line.split()[-1] for line in open("/proc/self/maps") if "/lib" in line and "omp" in line.split("/")[-1]}
+print(before, torch.get_num_threads(), len(maps))
 """
 
 
-def test_a_bound_main_thread_leaves_torch_its_threads() -> None:
-    """Numba sees one core where vLLM has bound the main thread, and must not tell OpenMP so."""
+def test_torch_keeps_its_threads_and_its_runtime() -> None:
+    """The kernels change no number of threads, and bring no second OpenMP runtime into the process."""
     ended = subprocess.run(
-        [sys.executable, "-c", AS_IN_A_WORKER],
+        [sys.executable, "-c", THREADS],
         capture_output=True,
         check=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "2"},
     )
-    assert ended.stdout.split() == ["2", "2", "2", "omp"]
+    assert ended.stdout.split() == ["2", "2", "1"]
+
+
+@pytest.fixture(autouse=True)
+def _fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Give every test a cache of its own, as in a process that has compiled nothing."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
+def test_it_is_compiled_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A second process takes what the first has made; other flags make another."""
+    made = compiled.library("lora_kernel")
+    assert made.is_relative_to(tmp_path)
+    before = made.stat().st_mtime_ns
+    assert compiled.library("lora_kernel") == made
+    assert made.stat().st_mtime_ns == before
+    monkeypatch.setattr(compiled, "FLAGS", (*compiled.FLAGS, "-g0"))
+    assert compiled.library("lora_kernel") != made
+    assert len(list(made.parent.iterdir())) == 2
+
+
+def test_a_machine_without_a_compiler_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a compiler the engine does not start, and the message says what to install."""
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(UsageError, match="no C\\+\\+ compiler"):
+        compiled.library("lora_kernel")
+
+
+def test_a_compiler_that_fails_is_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the compiler said is in the message."""
+    monkeypatch.setattr(compiled, "FLAGS", (*compiled.FLAGS, "-fno-such-flag"))
+    with pytest.raises(UsageError, match="no-such-flag"):
+        compiled.library("lora_kernel")

@@ -153,11 +153,16 @@ def test_stock_does_not_start_lora_over_int8(
 
 
 def test_rows_are_grouped_by_slot() -> None:
-    """Four rows of a slot go together, wherever they stand; rows without an adapter are in no group."""
-    step = split_rows(np.array([-1, 2, 2, 0, 2, -1, 1, 1, 1, 1, 2, 2]))
-    assert step.groups.tolist() == [[3, 3, 3, 3], [6, 7, 8, 9], [1, 2, 4, 10], [11, 11, 11, 11]]
-    assert step.sizes.tolist() == [1, 4, 4, 1]
-    assert step.slots.tolist() == [0, 1, 2, 2]
+    """Eight rows of a slot go together, wherever they stand; rows without an adapter are in no group."""
+    step = split_rows(np.array([-1, 2, 2, 0, 2, -1, *[1] * 8, 2, 2, 1]))
+    assert step.groups.tolist() == [
+        [3] * 8,
+        [6, 7, 8, 9, 10, 11, 12, 13],
+        [16] * 8,
+        [1, 2, 4, 14, 15, 15, 15, 15],
+    ]
+    assert step.sizes.tolist() == [1, 8, 1, 5]
+    assert step.slots.tolist() == [0, 1, 1, 2]
     assert len(split_rows(np.array([-1, -1])).groups) == 0
 
 
@@ -169,7 +174,13 @@ def test_padding_of_the_rank_is_found() -> None:
     assert used_rank(a, b) == 3
 
 
-def stacks(ranks: list[int], d_in: int, widths: tuple[int, ...], largest: int = 12) -> ModuleFactors:
+def stacks(
+    ranks: list[int],
+    d_in: int,
+    widths: tuple[int, ...],
+    largest: int = 12,
+    dtype: torch.dtype = torch.float32,
+) -> ModuleFactors:
     """Return the factors of one module with a random adapter of each rank in each slot."""
     generator = torch.Generator().manual_seed(sum(ranks))
     a = tuple(torch.zeros(len(ranks), 1, largest, d_in) for _ in widths)
@@ -178,44 +189,84 @@ def stacks(ranks: list[int], d_in: int, widths: tuple[int, ...], largest: int = 
         for piece in range(len(widths)):
             a[piece][slot, 0, :rank] = torch.randn(rank, d_in, generator=generator)
             b[piece][slot, 0, :, :rank] = torch.randn(widths[piece], rank, generator=generator)
-    return ModuleFactors(a, b)
+    return ModuleFactors(tuple(one.to(dtype) for one in a), tuple(one.to(dtype) for one in b))
 
 
 @settings(max_examples=60, derandomize=True)
 @given(
     slots=st.lists(st.integers(-1, 3), min_size=1, max_size=40),
+    rows=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
     dtype=st.sampled_from([torch.float32, torch.bfloat16]),
 )
-def test_shares_equal_their_definition(slots: list[int], dtype: torch.dtype) -> None:
-    """The kernel adds x·Aᵀ·Bᵀ of each row's own adapter, of whatever rank, and nothing to other rows."""
-    module = stacks([3, 0, 12, 20], 20, (40, 4), largest=20)
+def test_shares_equal_their_definition(slots: list[int], rows: torch.dtype, dtype: torch.dtype) -> None:
+    """The kernel adds x·Aᵀ·Bᵀ of each row's own adapter, of whatever rank, and nothing to other rows.
+
+    A share is off by roundings of its summands, so the bound is that of the sum of their absolute values.
+    """
+    module = stacks([3, 0, 12, 20], 20, (40, 4), largest=20, dtype=dtype)
     module.refresh()
-    x = torch.randn(len(slots), 20, generator=torch.Generator().manual_seed(1)).to(dtype).float()
-    found, expected = torch.zeros(len(slots), 44, dtype=dtype), torch.zeros(len(slots), 44)
-    add_step(found, x.to(dtype), split_rows(np.array(slots)), module, 0.5)
+    x = torch.randn(len(slots), 20, generator=torch.Generator().manual_seed(1)).to(rows).double()
+    found, expected = torch.zeros(len(slots), 44, dtype=rows), torch.zeros(len(slots), 44, dtype=torch.double)
+    size = torch.zeros_like(expected)
+    add_step(found, x.to(rows), split_rows(np.array(slots)), module, 0.5)
     for row, slot in enumerate(slots):
         if slot >= 0:
-            shares = [
-                x[row] @ a[slot, 0].t() @ b[slot, 0].t()
+            pairs = [
+                (a[slot, 0].t().double(), b[slot, 0].t().double())
                 for a, b in zip(module.a_stacks, module.b_stacks, strict=True)
             ]
-            expected[row] = 0.5 * torch.cat(shares)
-    rounding = 1e-5 if dtype == torch.float32 else 1e-2
-    torch.testing.assert_close(found.float(), expected, atol=20 * rounding, rtol=rounding)
+            expected[row] = 0.5 * torch.cat([x[row] @ a @ b for a, b in pairs])
+            size[row] = 0.5 * torch.cat([x[row].abs() @ a.abs() @ b.abs() for a, b in pairs])
+    unit = max(torch.finfo(one).eps for one in (rows, dtype))
+    assert (found.double() - expected).abs().le(3 * unit * size).all()
 
 
-def test_company_changes_no_bit() -> None:
-    """A row gets the same bits alone, with one, two or three others of its slot, and beside other slots."""
-    module = stacks([3, 12, 5], 37, (19, 5))
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_company_changes_no_bit(dtype: torch.dtype, stored: torch.dtype) -> None:
+    """A row gets the same bits alone, with up to seven others of its slot, and beside other slots."""
+    module = stacks([3, 12, 5], 37, (19, 5), dtype=stored)
+    for stack in (*module.a_stacks, *module.b_stacks):
+        stack.copy_(stack.to(dtype))
     module.refresh()
-    slots = np.array([1, 0, 1, 1, 2, 0, -1, 1, 1, 2, 2, 1, 1])
+    slots = np.array([1, 0, 1, 1, 2, 0, -1, 1, 1, 2, 2, *[1] * 9])
     x = torch.randn(len(slots), 37, generator=torch.Generator().manual_seed(2))
     together = torch.ones(len(slots), 24)
     add_step(together, x, split_rows(slots), module, 0.5)
     for row in range(len(slots)):
-        alone = torch.ones(1, 24)
-        add_step(alone, x[row : row + 1], split_rows(slots[row : row + 1]), module, 0.5)
-        assert torch.equal(alone[0], together[row])
+        for company in range(1, 8):
+            few = torch.ones(company, 24)
+            add_step(few, x[[row] * company], split_rows(slots[[row] * company]), module, 0.5)
+            assert torch.equal(few, together[[row] * company])
+
+
+def test_threads_change_no_bit() -> None:
+    """More threads than groups, and than cores, share a group's columns: the same bits as on one thread."""
+    module = stacks([12, 5], 37, (300, 5, 40))
+    module.refresh()
+    x = torch.randn(9, 37, generator=torch.Generator().manual_seed(5))
+    step, before, found = split_rows(np.array([0, 0, 1, -1, 0, 0, 0, 1, 1])), torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 13, 40):
+            torch.set_num_threads(threads)
+            found.append(torch.ones(9, 345))
+            add_step(found[-1], x, step, module, 0.5)
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(found[0], one) for one in found)
+    assert not torch.equal(found[0], torch.ones(9, 345))
+
+
+def test_rows_may_be_parts_of_wider_ones() -> None:
+    """Rows that stand apart in memory, in and out, get their shares; what lies between them is left alone."""
+    module = stacks([4], 6, (5,))
+    module.refresh()
+    x, y, step = torch.randn(3, 8), torch.zeros(3, 9), split_rows(np.array([0, 0, 0]))
+    expected = torch.zeros(3, 5)
+    add_step(expected, x[:, :6].contiguous(), step, module, 1.0)
+    add_step(y[:, 2:7], x[:, :6], step, module, 1.0)
+    assert torch.equal(y[:, 2:7], expected)
+    assert not y[:, [0, 1, 7, 8]].any()
 
 
 @pytest.mark.parametrize("add_inputs", [True, False])

@@ -5,11 +5,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lorecall.server.engine.cpu.int8_exact import exact_product, onednn_is_exact, pack_weight
-from lorecall.server.engine.cpu.int8_kernel import ROWS
 from vllm import _custom_ops as ops
 from vllm.platforms import current_platform
 
 pytestmark = pytest.mark.skipif(not current_platform.is_cpu(), reason="the CPU kernels of vLLM are not here")
+
+ROWS = 128
+"""That the kernel multiplies with a tile together."""
 
 WIDTH, OUT = 1601, 43  # an odd pair, and a tile that is not full
 
