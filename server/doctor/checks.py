@@ -13,6 +13,7 @@ from lorecall.adapters.bases.scheme_choice import Capabilities, choose_scheme, d
 from lorecall.adapters.core.errors import LorecallError
 from lorecall.adapters.registry.database import schema_revisions
 from lorecall.server.doctor.findings import Finding, Status
+from lorecall.server.engine.cpu.compiled import compiler
 from lorecall.server.engine.start.environment import KV_CACHE_GIB, check_scheme, openmp_library
 from lorecall.server.engine.start.families import check_family, check_packages
 from lorecall.server.engine.start.torch_companions import check_companions
@@ -45,6 +46,7 @@ def run_checks(base: str | None = None, host: str | None = None, port: int = 800
     yield from _found("device", lambda: _device(machine))
     if not machine.gpu:
         yield from _found("OpenMP", _openmp)
+        yield from _found("C++ compiler", lambda: Finding("C++ compiler", Status.OK, compiler()))
         yield from _found("memory", lambda: _memory(base))
     settings: list[ServerSettings] = []
     yield from _found("settings", lambda: _settings(settings))

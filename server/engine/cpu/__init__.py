@@ -1,3 +1,3 @@
 """Fixes and kernels for vLLM's CPU engine."""
 
-__all__ = ["target_scores"]
+__all__ = ["compiled", "target_scores"]

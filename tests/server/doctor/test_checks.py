@@ -188,3 +188,11 @@ def test_too_little_memory_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "100000")
     found = finding("memory")
     assert (found.status, "VLLM_CPU_KVCACHE_SPACE" in found.change) == (Status.ADVICE, True)
+
+
+def test_a_machine_without_a_compiler_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernels of a CPU engine are compiled where they run: without a compiler adapters are not served."""
+    assert finding("C++ compiler").status is Status.OK
+    monkeypatch.setenv("PATH", "")
+    found = finding("C++ compiler")
+    assert (found.status, found.change) == (Status.WRONG, "install g++, or name a compiler in CXX")
