@@ -46,7 +46,7 @@ def run_checks(base: str | None = None, host: str | None = None, port: int = 800
     yield from _found("device", lambda: _device(machine))
     if not machine.gpu:
         yield from _found("OpenMP", _openmp)
-        yield from _found("compiler", lambda: Finding("compiler", Status.OK, compiler()))
+        yield from _found("C++ compiler", lambda: Finding("C++ compiler", Status.OK, compiler()))
         yield from _found("memory", lambda: _memory(base))
     settings: list[ServerSettings] = []
     yield from _found("settings", lambda: _settings(settings))

@@ -22,7 +22,7 @@ FLAGS = ("-O3", "-march=native", "-std=gnu++17", "-ffp-contract=fast", "-fopenmp
 
 
 def compiler() -> str:
-    """Return the path of the C++ compiler.
+    """Return the C++ compiler to use: the one in CXX, g++ or clang++.
 
     Raises:
         UsageError: There is none.
@@ -52,8 +52,8 @@ def library(name: str) -> Path:
     Raises:
         UsageError: There is no compiler, or it fails.
     """
-    program = compiler()
-    version = subprocess.run([program, "--version"], capture_output=True, check=True).stdout  # noqa: S603  (a compiler)
+    using = compiler()
+    version = subprocess.run([using, "--version"], capture_output=True, check=True).stdout  # noqa: S603  (a compiler)
     source = Path(__file__).with_name(f"{name}.cpp")
     made_of = (source.read_bytes(), " ".join(FLAGS).encode(), version, _processor().encode())
     digest = hashlib.sha256(b"\0".join(made_of)).hexdigest()[:32]
@@ -64,10 +64,10 @@ def library(name: str) -> Path:
         with tempfile.TemporaryDirectory(dir=cache) as work:
             out = Path(work) / made.name
             ended = subprocess.run(  # noqa: S603  (a compiler)
-                [program, *FLAGS, str(source), "-o", str(out)], capture_output=True, check=False, text=True
+                [using, *FLAGS, str(source), "-o", str(out)], capture_output=True, check=False, text=True
             )
             if ended.returncode:
-                raise UsageError(f"{program} failed: {ended.stderr[-500:]}", hint="set CXX", param="CXX")
+                raise UsageError(f"{using} failed: {ended.stderr[-500:]}", hint="set CXX", param="CXX")
             out.replace(made)
     return made
 

@@ -20,7 +20,7 @@ namespace {
 
 constexpr int ROWS = 8;    // rows of a group, as the groups are made in Python
 constexpr int LANES = 16;  // packed columns of A are a multiple
-constexpr int BLOCK = 32;  // packed columns of B that stand together
+constexpr int BLOCK = 48;  // packed columns of B that stand together
 constexpr int PARTS = 4;   // of the sum over d_in: long chains of additions wait for each other
 constexpr int AHEAD = 64;  // columns of the outputs
 constexpr int LINE = 64;   // bytes

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-LANES, BLOCK = 16, 32
+LANES, BLOCK = 16, 48
 """Packed columns of A are a multiple of the first, those of a slice of B of the second; as in the kernel."""
 
 RANKS_AT_ONCE = 2
