@@ -17,8 +17,6 @@ from lorecall.adapters.capacity.cards import CARDS
 BENCHMARK = Path(__file__).with_name("benchmarks") / "cpu.json"
 RANK = 16
 """Of the adapters of that benchmark."""
-BULK = BENCHMARK.with_name("bulk.json")
-"""What docs/measure_bulk.py measured."""
 
 # Measured on this project's two cores: the run of a million rows against the deterministic test scorer.
 WORKER_S = 385e-6
@@ -218,20 +216,6 @@ def checks() -> Iterator[tuple[str, float, float]]:
         one, many = 1.0 / rates[scheme, 1], 16.0 / rates[scheme, 16]
         step = one + (many - one) * 3.0 / 15.0
         yield f"decode tok/s, {scheme}, 4 at a time, from 1 and 16", 4.0 / step, rates[scheme, 4]
-    yield bulk_check(json.loads(BULK.read_text(encoding="utf-8")))
-
-
-def bulk_check(found: dict[str, dict[str, float]]) -> tuple[str, float, float]:
-    """Return a bulk audit's seconds as the sum of its parts, and as measured.
-
-    The parts: the command on next to nothing, and the tokens that are scored and decoded at what they cost on a
-    sample, where a prompt that is decoded is read first.
-    """
-    scoring, decoding, fixed, bulk = (found[part] for part in ("scoring", "decoding", "fixed", "bulk"))
-    read = scoring["seconds"] / scoring["prompt"]
-    written = (decoding["seconds"] - read * decoding["prompt"]) / decoding["generated"]
-    total = fixed["seconds"] + read * bulk["prompt"] + written * bulk["generated"]
-    return "`audit bulk`, s, from a token scored and one decoded", total, bulk["seconds"]
 
 
 def check_rows() -> Iterator[list[str]]:
