@@ -1,4 +1,4 @@
-// LoRA on all rows of a step, whatever their adapters: y += scale * x * A * B, compiled by compiled_lora.py.
+// LoRA on all rows of a step, whatever their adapters: y += scale * x * A * B, compiled by compiled.py.
 //
 // Eight rows of one slot go together, so that a factor is read once for all of them. While one part is computed, the
 // memory of the next is fetched: a decode step finds its caches full of the base's weights, and a prefill's inputs and
