@@ -91,7 +91,8 @@ def summed(found: dict[str, dict[str, float]]) -> float:
     scoring, decoding, fixed, bulk = (found[part] for part in ("scoring", "decoding", "fixed", "bulk"))
     read = scoring["seconds"] / scoring["prompt"]
     written = (decoding["seconds"] - read * decoding["prompt"]) / decoding["generated"]
-    return fixed["seconds"] + read * bulk["prompt"] + written * bulk["generated"]
+    scored = scoring["generated"] / scoring["prompt"] * bulk["prompt"]  # a scored text counts one
+    return fixed["seconds"] + read * bulk["prompt"] + written * (bulk["generated"] - scored)
 
 
 def different(rows: Sequence[dict[str, Any]], report: dict[str, Any]) -> list[str]:
