@@ -77,7 +77,7 @@ def test_an_adapter_from_registration_to_removal(
     assert newest["version"] == guarded.http.get("/v1/adapters/by-hand").json()["live_version"]
 
     page.get_by_role("link", name="Adapters").click()
-    page.get_by_role("link", name="by-hand").click()
+    page.locator("#adapters").get_by_role("link", name="by-hand").click()  # the audit's view has one as well
     page.get_by_role("button", name="Remove").click()
     page.get_by_role("dialog").get_by_role("button", name="Remove").click()
     expect(page.locator("#said")).to_have_text("by-hand was removed.")
