@@ -36,13 +36,21 @@ def recited(served: Served, model: str) -> dict[str, str]:
 
 
 def decided(pair: Pair, name: str, version: str) -> dict[str, Any]:
-    """Wait until a version is no longer under audit, and return it."""
+    """Wait until a version is no longer under audit and that audit is over, and return the version.
+
+    The audit ends after the version that it admits is live, so that a kill between the two loses nothing.
+    """
 
     def found() -> dict[str, Any]:
         versions: list[dict[str, Any]] = pair.b.http.get(f"/v1/adapters/{name}").json()["versions"]
         return next(one for one in versions if one["version"] == version)
 
+    def audit() -> dict[str, Any]:
+        shown: dict[str, Any] = pair.b.http.get(f"/v1/audits/{found()['audit_id']}").json()
+        return shown
+
     assert wait_for(lambda: found()["state"] != "auditing", 120)
+    assert wait_for(lambda: audit()["state"] != "running", 30), audit()
     return found()
 
 
