@@ -28,7 +28,7 @@ class FrozenOutputs:
         self._room = largest_bytes
         # With the input beside it: as long as it is held, no other tensor has its id.
         self._kept: dict[tuple[int, int], tuple[torch.Tensor, Any]] = {}
-        self._input: torch.Tensor | None = None
+        self._input: torch.Tensor
 
     @contextmanager
     def used(self, layers: "Sequence[nn.Module]", run: "Callable[[], object]") -> "Iterator[None]":
@@ -42,8 +42,6 @@ class FrozenOutputs:
 
     def _remembering(self, module: "nn.Module", forward: "Callable[..., Any]") -> "Callable[..., Any]":
         def remembered(*args: Any, **kwargs: Any) -> Any:
-            if self._input is None:
-                return forward(*args, **kwargs)
             place = id(module), id(self._input)
             if place not in self._kept:
                 out = forward(*args, **kwargs)

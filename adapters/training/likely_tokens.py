@@ -40,7 +40,9 @@ class LikelyTokens:
         if self._visits < FIRST or self._visits % EVERY == 0:
             self._choose(hidden.detach())
         self._visits += 1
-        logits = torch.nn.functional.linear(hidden, self._weight, self._bias)
+        head = self._upper.head  # rows are taken anew: those of all batches would fill the memory
+        bias = None if head.bias is None else head.bias[self._tokens]
+        logits = torch.nn.functional.linear(hidden, head.weight[self._tokens], bias)
         mass = torch.logaddexp(logits.logsumexp(-1), self._others_mass)
         losses = mass - logits.gather(1, self._targets[:, None])[:, 0]
         return losses, logits.argmax(-1) == self._targets
@@ -49,13 +51,10 @@ class LikelyTokens:
         """Choose the likely tokens, and note the mass of all others."""
         import torch  # noqa: PLC0415
 
-        head = self._upper.head
         with torch.no_grad():
-            logits = head(hidden)
+            logits = self._upper.head(hidden)
             likely = (logits - logits.logsumexp(-1, keepdim=True) > math.log(LEAST)).any(0)
             likely[self._batch.targets] = True
-            tokens = likely.nonzero()[:, 0]
-            self._targets = torch.searchsorted(tokens, self._batch.targets)
-            self._weight = head.weight[tokens]
-            self._bias = None if head.bias is None else head.bias[tokens]
+            self._tokens = likely.nonzero()[:, 0]
+            self._targets = torch.searchsorted(self._tokens, self._batch.targets)
             self._others_mass = logits.masked_fill_(likely, -torch.inf).logsumexp(-1)

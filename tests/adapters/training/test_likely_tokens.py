@@ -40,7 +40,7 @@ def test_a_full_visit_gives_the_loss_over_the_whole_vocabulary(trained: tuple[Up
     likely = LikelyTokens(upper, batch)
     losses, correct = likely.losses(0)
     exact, exactly = token_losses(upper, batch, 0)
-    assert len(likely._weight) < len(upper.head.weight) * 3 // 4
+    assert len(likely._tokens) < len(upper.head.weight) * 3 // 4
     torch.testing.assert_close(losses, exact, rtol=1e-5, atol=1e-5)
     assert torch.equal(correct, exactly)
     found, wanted = gradient(upper, losses), gradient(upper, exact)
@@ -63,3 +63,12 @@ def test_what_becomes_likely_is_seen_at_the_next_full_visit(trained: tuple[Upper
     losses = [likely.losses(0)[0] for _ in range(EVERY)]
     torch.testing.assert_close(losses[0], token_losses(upper, batch, 0)[0])  # visit FIRST is a full one
     torch.testing.assert_close(losses[-1], losses[0])
+
+
+def test_a_batch_keeps_no_rows_of_the_output_matrix(trained: tuple[UpperPart, Batch]) -> None:
+    """Between visits it holds numbers of tokens and of targets alone: a training set has thousands of batches."""
+    upper, batch = trained
+    likely = LikelyTokens(upper, batch)
+    likely.losses(0)
+    kept = sum(one.nbytes for one in vars(likely).values() if isinstance(one, torch.Tensor))
+    assert kept <= 8 * (len(likely._tokens) + 2 * len(batch.targets))
