@@ -11,7 +11,7 @@ from lorecall.server.bench.processes.host import EngineDiedError, EngineHost
 from lorecall.server.engine.start.environment import served_dtype
 
 RANK = 16
-ENGINE = {"max_model_len": 1024, "enable_prefix_caching": False, "enforce_eager": True}
+ENGINE = {"max_model_len": 1024, "enable_prefix_caching": False}
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ REQUESTS = 24
 CONCURRENT = 8
 PROMPT = 64
 GENERATE = 24
-FLAGS = ("--max-model-len", "1024", "--no-enable-prefix-caching", "--enforce-eager", "--no-enable-lora")
+FLAGS = ("--max-model-len", "1024", "--no-enable-prefix-caching", "--no-enable-lora")
 
 
 def bench_overhead(base: Path, work: Path, rounds: int) -> list[Row]:
