@@ -26,12 +26,12 @@ def logprobs(engine: EngineHost, adapters: dict[int, dict[str, Any]]) -> list[li
 def test_a_compiled_model_scores_as_an_eager_one_and_is_kept(
     tiny: Callable[[str], Path],
     adapters: dict[int, dict[str, Any]],
-    start_host: Callable[..., EngineHost],
     tmp_path: Path,
 ) -> None:
-    """Base and four adapters; a second start loads what the first compiled, another choice of modules does not."""
+    """Base and four adapters; a second start loads what the first compiled, with other modules it does not."""
     environ = {"VLLM_CACHE_ROOT": str(tmp_path), "VLLM_LOGGING_LEVEL": "INFO"}
-    found, loaded = [], []
+    found: list[list[list[float]]] = []
+    loaded = []
     for own in ({}, COMPILED, COMPILED, {**COMPILED, "lora_target_modules": ["q_proj", "down_proj"]}):
         arguments = {**ENGINE, "model": str(tiny("none")), **own}
         log = tmp_path / f"log-{len(found)}"
