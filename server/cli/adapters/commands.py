@@ -79,6 +79,12 @@ def add(
             to = f"{_path(name)}/archive?pin={str(pin).lower()}"
             added = client.upload(to, archive, {"Lorecall-Reason": quote(reason, safe="")})
     else:
+        if not path.exists() and not path.is_absolute() and "://" not in source:
+            raise UsageError(
+                f"{source!r} is not there",
+                hint="a folder of this machine, or an address such as hf://org/name or s3://bucket/adapter",
+                param="source",
+            )
         source = str(path.resolve()) if path.exists() else source
         body = {"name": name, "source": source, "pin": pin, "reason": reason}
         for key, file in {"candidates": candidates, "controls": controls}.items():

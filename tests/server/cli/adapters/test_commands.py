@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lorecall.adapters.core.errors import UsageError
 from lorecall.server.cli.adapters import commands
 from typer.testing import CliRunner
 
@@ -94,6 +95,16 @@ def test_a_version_that_is_admitted_ends_with_0(
     assert CliRunner().invoke(commands.app, [*command, "--no-wait"]).exit_code == 0
     answers["/v1/adapters/acme"] = (200, {**ADAPTER, "versions": [{**ADAPTER, "state": "live"}]})
     assert CliRunner().invoke(commands.app, command).exit_code == 0
+
+
+def test_a_folder_that_is_not_there_is_named_as_such() -> None:
+    """Nothing is asked of the server, which would say that the path is not absolute."""
+    done = CliRunner().invoke(
+        commands.app, ["add", "acme", "--source", "out/acme", "--server", "http://[::1]:9"]
+    )
+    assert isinstance(done.exception, UsageError)
+    assert done.exception.message == "'out/acme' is not there"
+    assert "hf://org/name" in done.exception.hint
 
 
 def test_the_list_says_which_verdicts_no_longer_hold(url: str, answers: Answers) -> None:
