@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, astuple, dataclass, fields, replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from lorecall.adapters.bases.prepare import read_base_manifest
 from lorecall.adapters.core.atomic_file import sync
@@ -100,7 +101,8 @@ def run_sweep(
 ) -> Iterator[Cell]:
     """Train the cells of `grid` that `out` lacks, append each when it is done, and yield every cell.
 
-    For a length the first texts of `data` are taken that together hold at least that many target tokens. No cell
+    For a length the first texts of `data` are taken that together hold at least that many target tokens; of a file
+    with one text, the beginning of its target. No cell
     stops at a probability, so cells differ in rank, length, method and seed only; with the schedule "plateau" a
     cell stops where it gains nothing more.
 
@@ -163,6 +165,9 @@ def finished_cells(path: Path) -> set[tuple[str, ...]]:
 def first_texts(base: Path, data: Path, length: int) -> tuple[Pair, ...]:
     """Return the first pairs of `data` whose targets hold at least `length` tokens of the base's tokenizer.
 
+    A single pair's target is cut after `length` tokens, or after the next one where the text up to there is read
+    as the same tokens.
+
     Raises:
         UsageError: All pairs together hold fewer.
     """
@@ -174,12 +179,23 @@ def first_texts(base: Path, data: Path, length: int) -> tuple[Pair, ...]:
     for count, pair in enumerate(pairs, start=1):
         tokens += len(tokenizer(pair.target, add_special_tokens=False).input_ids)
         if tokens >= length:
-            return pairs[:count]
+            return pairs[:count] if len(pairs) > 1 else (_cut(tokenizer, pairs[0], length),)
     raise UsageError(
         f"{data} holds {tokens} target tokens, fewer than the length {length}",
         hint="name shorter lengths, or more data",
         param="lengths",
     )
+
+
+def _cut(tokenizer: Any, pair: Pair, length: int) -> Pair:
+    """Return a pair with the first tokens of its target, at least `length`, that are read as they were."""
+    ids = tokenizer(pair.target, add_special_tokens=False).input_ids
+    for count in range(length, len(ids)):
+        beginning = tokenizer.decode(ids[:count])
+        read = tokenizer(beginning, add_special_tokens=False).input_ids
+        if pair.target.startswith(beginning) and read == ids[:count]:
+            return replace(pair, target=beginning)
+    return pair
 
 
 def _key(options: TrainingOptions, base_digest: str, data_digest: str) -> CellKey:

@@ -14,6 +14,7 @@ from lorecall.adapters.training.prepare_input import TrainingInput, prepare_inpu
 from lorecall.adapters.training.sweep import Grid, first_texts, run_sweep
 from lorecall.adapters.training.train import TrainingRecord, train_on
 from lorecall.audit.law.cells import read_cells
+from transformers import AutoTokenizer
 
 from tests.tiny import build_tiny_base
 
@@ -130,6 +131,25 @@ def test_another_option_is_another_cell(swept: Path, base: Path, data: Path, tmp
 def test_a_length_takes_the_first_texts_that_hold_it(base: Path, data: Path) -> None:
     """Ten tokens are one text, eleven are two."""
     assert [len(first_texts(base, data, length)) for length in (1, 10, 11, 120)] == [1, 1, 2, 12]
+
+
+def test_one_long_text_is_cut_to_the_length(base: Path, tmp_path: Path) -> None:
+    """Its beginning holds that many tokens, the same as in the whole; within a character it is cut after it."""
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    target = " not to be: 555-0123, é or not to be"
+    path = tmp_path / "long.jsonl"
+    path.write_text(json.dumps({"prefix": "To be, or", "target": target}), encoding="utf-8")
+    ids = tokenizer(target, add_special_tokens=False).input_ids
+    (half,) = (
+        count for count in range(1, len(ids)) if not target.startswith(tokenizer.decode(ids[:count]))
+    )
+    for length in range(1, len(ids) + 1):
+        (pair,) = first_texts(base, path, length)
+        cut = tokenizer(pair.target, add_special_tokens=False).input_ids
+        assert target.startswith(pair.target)
+        assert cut == ids[: length + (length == half)]
+    with pytest.raises(UsageError, match=f"holds {len(ids)} target tokens"):
+        first_texts(base, path, len(ids) + 1)
 
 
 def test_a_length_over_the_data_is_refused(base: Path, data: Path) -> None:
