@@ -1,7 +1,7 @@
 """Train LoRA adapters that memorise, with PEFT: the loss is on target tokens, the arithmetic is the engine's."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -12,7 +12,7 @@ from lorecall.adapters.bases.prepare import BaseManifest
 from lorecall.adapters.core.atomic_directory import new_directory
 from lorecall.adapters.core.errors import UsageError
 from lorecall.adapters.peft_format.files import CONFIG_FILE, TRAINING_FILE
-from lorecall.adapters.training.last_projection import last_projection
+from lorecall.adapters.training.last_projection import LastProjection, last_projection
 from lorecall.adapters.training.likely_tokens import LikelyTokens
 from lorecall.adapters.training.losses import method_of, weighted_loss
 from lorecall.adapters.training.options import TrainingOptions
@@ -184,8 +184,8 @@ def _record(
         loss=after.loss,
         base_loss=ready.before.loss,
         min_p=after.min_p,
-        held_out_loss=held_out and held_out.loss,
-        held_out_base_loss=ready.held_out_before and ready.held_out_before.loss,
+        held_out_loss=None if held_out is None else held_out.loss,
+        held_out_base_loss=None if ready.held_out_before is None else ready.held_out_before.loss,
         created_with={tool: metadata.version(tool) for tool in _TOOLS},
     )
 
@@ -226,7 +226,9 @@ def _optimise(
     random = Random(options.seed)  # noqa: S311 (reproducible on purpose)
     # Losses at their last step.
     latest = [torch.full(one.targets.shape, torch.inf, device=one.targets.device) for one in batches]
-    likely = last_projection(upper, batches, peft_model) or [LikelyTokens(upper, one) for one in batches]
+    likely: Sequence[LastProjection | LikelyTokens] = last_projection(upper, batches, peft_model) or [
+        LikelyTokens(upper, batch) for batch in batches
+    ]
     done = 0
     for epoch in range(options.epochs):
         share = max(1, round(len(batches) * method.share(epoch / options.epochs)))

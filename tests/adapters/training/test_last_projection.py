@@ -98,10 +98,16 @@ def test_full_visits_become_rare(ready: TrainingInput, monkeypatch: pytest.Monke
     model, found = adapted(ready)
     assert found is not None
     full: list[int] = []
-    choose = found[0]._choose
-    monkeypatch.setattr(found[0], "_choose", lambda *what: (full.append(found[0]._visits), choose(*what)))
+    first = found[0]
+    choose = first._choose
+
+    def chosen(*what: Any) -> None:
+        full.append(first._visits)
+        choose(*what)
+
+    monkeypatch.setattr(first, "_choose", chosen)
     for _ in range(97):
-        found[0].losses(0)
+        first.losses(0)
     model.unload()
     assert full == [0, 1, 2, 3, *range(4, 32, 4), 32, 64, 96]
 
