@@ -30,7 +30,7 @@ from lorecall.adapters.training.sweep import first_texts
 from lorecall.adapters.training.train import train_on
 from lorecall.adapters.training.upper_layers import measure
 
-SEEDS, LENGTH, RANK, EPOCHS = (0, 1, 2), 320, 8, 400
+SEEDS, LENGTH, RANK, EPOCHS = (0, 1, 2), 200, 8, 400
 DOSES = (
     *(Dose(Kind.SCALE, value) for value in (0.75, 0.5, 0.375, 0.25, 0.125)),
     *(Dose(Kind.RANK, value) for value in (6, 4, 2, 1)),
@@ -39,7 +39,8 @@ COLUMNS = (
     "defence", "value", "seed", "length", "tokens_over_half", "texts", "texts_over_half",
     "base_loss", "loss", "held_out_base_loss", "held_out_loss",
 )  # fmt: skip
-USUAL = (("rank", "rank", RANK), ("epochs", "epochs", EPOCHS), ("dropout", "dropout", 0))
+USUAL = {"rank": RANK, "epochs": EPOCHS, "dropout": 0}
+TICKS = (2.5, 3, 4, 5, 6, 8, 10, 12)
 Row = dict[str, Any]
 
 
@@ -91,11 +92,16 @@ def measured(ready: TrainingInput, folder: Path) -> Row:
 
 def trainings(path: Path) -> Iterator[Row]:
     """Yield the rows of a sweep, each under the name of what differs from the undefended training."""
+    for row in read_rows(path):
+        changed = [(name, row[name]) for name, usual in USUAL.items() if float(row[name]) != usual]
+        ((name, value),) = changed or [("none", RANK)]
+        yield {**row, "defence": name, "value": float(value)}
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Return the lines of a table."""
     with path.open(encoding="utf-8") as lines:
-        for row in csv.DictReader(lines):
-            changed = [(name, row[column]) for name, column, usual in USUAL if float(row[column]) != usual]
-            ((name, value),) = changed or [("none", RANK)]
-            yield {**row, "defence": name, "value": float(value)}
+        return list(csv.DictReader(lines))
 
 
 def interval(values: list[float]) -> tuple[float, float]:
@@ -132,6 +138,8 @@ def draw(rows: list[Row], picture: Path) -> None:
     axes.axvline(base, color="grey", lw=0.8)
     axes.annotate("the base", (base, 1), rotation=90, va="top", ha="right", color="grey")
     axes.set_xscale("log")
+    axes.set_xticks(TICKS, [f"{tick:g}" for tick in TICKS])
+    axes.minorticks_off()
     axes.set_xlabel("loss on held-out lines (nats per token)")
     axes.set_ylabel("share of trained tokens over 0.5")
     axes.legend()
@@ -158,9 +166,7 @@ def main() -> None:
             writer.writeheader()
             writer.writerows(found)
     else:
-        with asked.after.open(encoding="utf-8") as lines:
-            after = list(csv.DictReader(lines))
-        draw([*trainings(asked.sweep), *after], asked.picture)
+        draw([*trainings(asked.sweep), *read_rows(asked.after)], asked.picture)
 
 
 if __name__ == "__main__":
