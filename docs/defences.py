@@ -14,7 +14,6 @@ import argparse
 import csv
 import json
 import math
-import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
@@ -170,4 +169,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
