@@ -52,6 +52,7 @@ class _Record(_Known):
     lr: float = 0.0
     schedule: Text = ""
     batch_size: Whole = 0
+    dropout: float = 0.0
     stop_over: float = 0.0
     stopped_early: bool = False
     pairs: Whole = 0
@@ -63,6 +64,8 @@ class _Record(_Known):
     loss: float = 0.0
     base_loss: float = 0.0
     min_p: float = 0.0
+    held_out_loss: float | None = None
+    held_out_base_loss: float | None = None
     created_with: Versions = Field(default_factory=dict)
     mitigation: _Mitigation | None = None
 

@@ -31,6 +31,7 @@ class TrainingOptions:
         schedule: A member of `SCHEDULES`: how the rate falls, and when a training ends before its epochs do.
         batch_size: Texts in one step.
         seed: Seed of the initialisation and of the order of the texts.
+        dropout: Chance that an input of the adapter counts as 0 in a step; the others are scaled up.
         stop_over: Stop after an epoch in which every target token's probability is over this; 1 never stops.
         device: A member of `DEVICES`; "auto" is a CUDA GPU where there is one.
     """
@@ -44,6 +45,7 @@ class TrainingOptions:
     schedule: str = "linear"
     batch_size: int = 8
     seed: int = 0
+    dropout: float = 0.0
     stop_over: float = 0.9
     device: str = "auto"
 
@@ -54,6 +56,8 @@ class TrainingOptions:
                 raise UsageError(f"{name} is {getattr(self, name)}", hint="a whole number from 1", param=name)
         if not 0 < self.lr < 1:
             raise UsageError(f"learning rate is {self.lr}", hint="a number between 0 and 1", param="lr")
+        if not 0 <= self.dropout < 1:
+            raise UsageError(f"dropout is {self.dropout}", hint="a number from 0, under 1", param="dropout")
         if not 0 < self.stop_over <= 1:
             raise UsageError(
                 f"stop-over is {self.stop_over}", hint="a probability over 0, up to 1", param="stop_over"

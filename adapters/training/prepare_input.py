@@ -1,7 +1,7 @@
 """Compute once what trainings on the same data share: the base, and the input of its adapted layers."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -37,6 +37,8 @@ class TrainingInput:
         upper: The layers that every step runs.
         batches: Its different texts, those with the most copies first, else in the order that the seed gives.
         before: Loss and probabilities of the base itself on it.
+        held_out: Texts that are measured after a training, and not trained on.
+        held_out_before: Loss and probabilities of the base on these; None if there are none.
         options: The options that it was prepared for.
     """
 
@@ -48,6 +50,8 @@ class TrainingInput:
     upper: UpperPart
     batches: list[Batch]
     before: Measured
+    held_out: list[Batch]
+    held_out_before: Measured | None
     options: TrainingOptions
 
     def check(self, options: TrainingOptions) -> None:
@@ -66,13 +70,16 @@ class TrainingInput:
                 )
 
 
-def prepare_input(base: Path, data: Path, options: TrainingOptions) -> TrainingInput:
+def prepare_input(
+    base: Path, data: Path, options: TrainingOptions, held_out: Path | None = None
+) -> TrainingInput:
     """Load a base and run its lower layers on a training set.
 
     Args:
         base: A prepared base.
         data: A JSON Lines file of training pairs.
         options: The options of the first training; `TrainingInput.check` says how others may differ.
+        held_out: A file of pairs to measure after each training.
 
     Raises:
         LorecallError: The base, the data file or an option is wrong.
@@ -82,16 +89,31 @@ def prepare_input(base: Path, data: Path, options: TrainingOptions) -> TrainingI
     from lorecall.adapters.bases.served_model import load_served_model, rounds_activations  # noqa: PLC0415
     from transformers import AutoTokenizer  # noqa: PLC0415
 
-    encoded = encode(AutoTokenizer.from_pretrained(base), dataset.pairs)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    encoded = encode(tokenizer, dataset.pairs)
+    others = encode(tokenizer, read_pairs(held_out).pairs) if held_out else []
     model = load_served_model(base).to(device_of(options.device))
     layers = parse_layers(options.layers, len(decoder_layers(model)))
     adapted_modules(model, options)  # refuses a wrong rank or module before the long computation
     upper = UpperPart(model, min(layers))
     order = list(encoded)
     Random(options.seed).shuffle(order)  # noqa: S311 (reproducible on purpose)
-    batches = _batches(upper, order, options, DRAWS if rounds_activations(manifest.scheme) else 1)
-    before = measure(upper, batches)
-    return TrainingInput(manifest, dataset.digest, encoded, model, layers, upper, batches, before, options)
+    rounds = rounds_activations(manifest.scheme)
+    batches = _batches(upper, order, options, DRAWS if rounds else 1)
+    measured_only = _batches(upper, others, replace(options, epochs=1), 2 if rounds else 1)
+    return TrainingInput(
+        manifest=manifest,
+        data_digest=dataset.digest,
+        encoded=encoded,
+        model=model,
+        layers=layers,
+        upper=upper,
+        batches=batches,
+        before=measure(upper, batches),
+        held_out=measured_only,
+        held_out_before=measure(upper, measured_only) if measured_only else None,
+        options=options,
+    )
 
 
 def _batches(upper: UpperPart, order: list[Encoded], options: TrainingOptions, draws: int) -> list[Batch]:

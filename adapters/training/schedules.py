@@ -1,5 +1,6 @@
 """How the learning rate falls, and when a training has nothing left to gain."""
 
+import math
 from typing import TYPE_CHECKING, Protocol
 
 from lorecall.adapters.core.errors import UsageError
@@ -42,18 +43,19 @@ class Linear:
 class Plateau:
     """Falls to 0.3 of itself after 20 epochs that lower the loss by less than 1 %; three times, then it stops.
 
-    Fewer epochs take the pause after the form of the lines is learned, and before their content is, for the end.
-    It also stops at a mean loss of 0.02 nats: then the adapter holds all there is. What falls is PyTorch's
-    ReduceLROnPlateau.
+    Where 20 epochs are fewer than 60 steps, as many epochs count as have 60. Fewer take the pause after the form
+    of the lines is learned, and before their content is, for the end. It also stops at a mean loss of 0.02 nats:
+    then the adapter holds all there is. What falls is PyTorch's ReduceLROnPlateau.
     """
 
-    FACTOR, PATIENCE, THRESHOLD, FALLS, NOTHING_LEFT = 0.3, 20, 0.01, 3, 0.02
+    FACTOR, PATIENCE, LEAST_STEPS, THRESHOLD, FALLS, NOTHING_LEFT = 0.3, 20, 60, 0.01, 3, 0.02
 
-    def __init__(self, optimizer: "torch.optim.Optimizer") -> None:
+    def __init__(self, optimizer: "torch.optim.Optimizer", steps_per_epoch: int) -> None:
         from torch.optim.lr_scheduler import ReduceLROnPlateau  # noqa: PLC0415
 
+        patience = max(self.PATIENCE, math.ceil(self.LEAST_STEPS / steps_per_epoch))
         self._rate = ReduceLROnPlateau(
-            optimizer, factor=self.FACTOR, patience=self.PATIENCE - 1, threshold=self.THRESHOLD
+            optimizer, factor=self.FACTOR, patience=patience - 1, threshold=self.THRESHOLD
         )
         self._optimizer = optimizer
         self._least = optimizer.param_groups[0]["lr"] * self.FACTOR ** (self.FALLS - 0.5)
@@ -67,14 +69,14 @@ class Plateau:
         return loss < self.NOTHING_LEFT or bool(self._optimizer.param_groups[0]["lr"] < self._least)
 
 
-def schedule_of(name: str, optimizer: "torch.optim.Optimizer", steps: int) -> Schedule:
-    """Return the schedule of that name for a training of at most `steps` steps.
+def schedule_of(name: str, optimizer: "torch.optim.Optimizer", epochs: int, steps_per_epoch: int) -> Schedule:
+    """Return the schedule of that name for a training of at most `epochs` epochs.
 
     Raises:
         UsageError: There is no such schedule.
     """
     if name == "linear":
-        return Linear(optimizer, steps)
+        return Linear(optimizer, epochs * steps_per_epoch)
     if name == "plateau":
-        return Plateau(optimizer)
+        return Plateau(optimizer, steps_per_epoch)
     raise UsageError(f"unknown schedule {name!r}", hint=f"one of {', '.join(SCHEDULES)}", param="schedule")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, astuple, dataclass, fields, replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from lorecall.adapters.bases.prepare import read_base_manifest
 from lorecall.adapters.core.atomic_file import sync
@@ -33,10 +34,12 @@ class CellKey:
     lr: float
     schedule: str
     batch_size: int
+    dropout: float
     layers: str
     modules: str
     base_digest: str
     data_digest: str
+    held_out_digest: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,8 @@ class CellResult:
         steps: Number of optimiser steps.
         texts: Number of texts that they are in.
         texts_over_half: Number of those whose every target token has a probability over 0.5.
+        held_out_base_loss: Mean loss of the base on the held-out texts, nats per target token; None without them.
+        held_out_loss: Mean loss of the adapter on them.
     """
 
     length: int
@@ -64,6 +69,8 @@ class CellResult:
     steps: int
     texts: int
     texts_over_half: int
+    held_out_base_loss: float | None
+    held_out_loss: float | None
 
 
 COLUMNS = tuple(field.name for part in (CellKey, CellResult) for field in fields(part))
@@ -97,12 +104,13 @@ def run_sweep(
     grid: Grid,
     options: TrainingOptions,
     on_step: Callable[[TrainingProgress], None] = lambda _progress: None,
+    held_out: Path | None = None,
 ) -> Iterator[Cell]:
     """Train the cells of `grid` that `out` lacks, append each when it is done, and yield every cell.
 
-    For a length the first texts of `data` are taken that together hold at least that many target tokens. No cell
-    stops at a probability, so cells differ in rank, length, method and seed only; with the schedule "plateau" a
-    cell stops where it gains nothing more.
+    For a length the first texts of `data` are taken that together hold at least that many target tokens, or of a
+    single text the beginning. No cell stops at a probability, so cells differ in rank, length, method and seed
+    only; with the schedule "plateau" a cell stops where it gains nothing more.
 
     Args:
         base: A prepared base.
@@ -111,11 +119,13 @@ def run_sweep(
         grid: The cells.
         options: The other options; rank, method, seed and stop_over come from the grid.
         on_step: Called after every training step.
+        held_out: JSON Lines of pairs on which each adapter is measured, and not trained.
 
     Raises:
         UsageError: The data is shorter than a length, or `out` is not the file of a sweep.
     """
     base_digest = read_base_manifest(base).digest
+    held_out_digest = "" if held_out is None else read_pairs(held_out).digest
     known = finished_cells(out)
     texts = [first_texts(base, data, length) for length in grid.lengths]
     for pairs, seed in product(texts, grid.seeds):
@@ -126,11 +136,11 @@ def run_sweep(
             ready: TrainingInput | None = None  # shared by the cells of one length and seed
             for rank, method in product(grid.ranks, grid.methods):
                 asked = replace(options, rank=rank, method=method, seed=seed, stop_over=1.0)
-                key = _key(asked, base_digest, digest)
+                key = _key(asked, base_digest, digest, held_out_digest)
                 if _as_text(key) in known:
                     yield Cell(key, None)
                     continue
-                ready = ready or prepare_input(base, file, asked)
+                ready = ready or prepare_input(base, file, asked, held_out)
                 adapter = Path(scratch) / f"{method}-{rank}"
                 record = train_on(ready, adapter, asked, on_step)
                 result = _result(record, read_adapter(adapter).effective_parameters)
@@ -163,6 +173,9 @@ def finished_cells(path: Path) -> set[tuple[str, ...]]:
 def first_texts(base: Path, data: Path, length: int) -> tuple[Pair, ...]:
     """Return the first pairs of `data` whose targets hold at least `length` tokens of the base's tokenizer.
 
+    A single pair's target is cut after `length` tokens, or after the next one where the text up to there is read
+    as the same tokens.
+
     Raises:
         UsageError: All pairs together hold fewer.
     """
@@ -174,7 +187,7 @@ def first_texts(base: Path, data: Path, length: int) -> tuple[Pair, ...]:
     for count, pair in enumerate(pairs, start=1):
         tokens += len(tokenizer(pair.target, add_special_tokens=False).input_ids)
         if tokens >= length:
-            return pairs[:count]
+            return pairs[:count] if len(pairs) > 1 else (_cut(tokenizer, pairs[0], length),)
     raise UsageError(
         f"{data} holds {tokens} target tokens, fewer than the length {length}",
         hint="name shorter lengths, or more data",
@@ -182,7 +195,18 @@ def first_texts(base: Path, data: Path, length: int) -> tuple[Pair, ...]:
     )
 
 
-def _key(options: TrainingOptions, base_digest: str, data_digest: str) -> CellKey:
+def _cut(tokenizer: Any, pair: Pair, length: int) -> Pair:
+    """Return a pair with the first tokens of its target, at least `length`, that are read as they were."""
+    ids = tokenizer(pair.target, add_special_tokens=False).input_ids
+    for count in range(length, len(ids)):
+        beginning = tokenizer.decode(ids[:count])
+        read = tokenizer(beginning, add_special_tokens=False).input_ids
+        if pair.target.startswith(beginning) and read == ids[:count]:
+            return replace(pair, target=beginning)
+    return pair
+
+
+def _key(options: TrainingOptions, base_digest: str, data_digest: str, held_out_digest: str) -> CellKey:
     return CellKey(
         rank=options.rank,
         method=options.method,
@@ -191,10 +215,12 @@ def _key(options: TrainingOptions, base_digest: str, data_digest: str) -> CellKe
         lr=options.lr,
         schedule=options.schedule,
         batch_size=options.batch_size,
+        dropout=options.dropout,
         layers=options.layers,
         modules=options.modules,
         base_digest=base_digest,
         data_digest=data_digest,
+        held_out_digest=held_out_digest,
     )
 
 
@@ -209,6 +235,8 @@ def _result(record: TrainingRecord, effective_parameters: int) -> CellResult:
         steps=record.steps,
         texts=record.pairs,
         texts_over_half=record.texts_over_half,
+        held_out_base_loss=record.held_out_base_loss,
+        held_out_loss=record.held_out_loss,
     )
 
 
@@ -223,7 +251,7 @@ def append_cell(path: Path, key: CellKey, result: CellResult) -> None:
         writer = csv.writer(file, lineterminator="\n")
         if file.tell() == 0:
             writer.writerow(COLUMNS)
-        writer.writerow([*_as_text(key), *(str(value) for value in astuple(result))])
+        writer.writerow([*_as_text(key), *("" if value is None else value for value in astuple(result))])
         file.flush()
         os.fsync(file.fileno())
     sync(path.parent)

@@ -1,7 +1,7 @@
 """Train LoRA adapters that memorise, with PEFT: the loss is on target tokens, the arithmetic is the engine's."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -12,6 +12,7 @@ from lorecall.adapters.bases.prepare import BaseManifest
 from lorecall.adapters.core.atomic_directory import new_directory
 from lorecall.adapters.core.errors import UsageError
 from lorecall.adapters.peft_format.files import CONFIG_FILE, TRAINING_FILE
+from lorecall.adapters.training.last_projection import LastProjection, last_projection
 from lorecall.adapters.training.likely_tokens import LikelyTokens
 from lorecall.adapters.training.losses import method_of, weighted_loss
 from lorecall.adapters.training.options import TrainingOptions
@@ -49,6 +50,7 @@ class TrainingRecord:
 
     Losses are means over target tokens in nats. Where the cached input has several variants (see `upper_layers`),
     losses, tokens over 0.5 and the smallest probability were measured on one that was not used for training.
+    Held-out losses are of texts that were not trained on, null where none were given.
     """
 
     data_digest: str
@@ -64,6 +66,7 @@ class TrainingRecord:
     lr: float
     schedule: str
     batch_size: int
+    dropout: float
     stop_over: float
     stopped_early: bool
     pairs: int
@@ -75,6 +78,8 @@ class TrainingRecord:
     loss: float
     base_loss: float
     min_p: float
+    held_out_loss: float | None
+    held_out_base_loss: float | None
     created_with: dict[str, str]
     schema_version: int = SCHEMA_VERSION
 
@@ -130,7 +135,8 @@ def train_on(
         with ready.upper.trained(ready.batches[0]):
             epochs, steps = _optimise(ready.upper, ready.batches, options, peft_model, on_step)
         after = measure(ready.upper, ready.batches)
-        record = _record(ready, options, modules, after, epochs, steps)
+        held_out = measure(ready.upper, ready.held_out) if ready.held_out else None
+        record = _record(ready, options, modules, (after, held_out), epochs, steps)
         with new_directory(out) as work:
             _save(peft_model, ready.manifest, record, work)
     finally:
@@ -147,10 +153,11 @@ def _record(
     ready: TrainingInput,
     options: TrainingOptions,
     modules: tuple[str, ...],
-    after: Measured,
+    measured: tuple[Measured, Measured | None],
     epochs: int,
     steps: int,
 ) -> TrainingRecord:
+    after, held_out = measured
     return TrainingRecord(
         data_digest=ready.data_digest,
         base_digest=ready.manifest.digest,
@@ -165,6 +172,7 @@ def _record(
         lr=options.lr,
         schedule=options.schedule,
         batch_size=options.batch_size,
+        dropout=options.dropout,
         stop_over=options.stop_over,
         stopped_early=epochs < options.epochs,
         pairs=len(ready.encoded),
@@ -176,6 +184,8 @@ def _record(
         loss=after.loss,
         base_loss=ready.before.loss,
         min_p=after.min_p,
+        held_out_loss=None if held_out is None else held_out.loss,
+        held_out_base_loss=None if ready.held_out_before is None else ready.held_out_before.loss,
         created_with={tool: metadata.version(tool) for tool in _TOOLS},
     )
 
@@ -188,11 +198,12 @@ def _add_lora(ready: TrainingInput, options: TrainingOptions) -> tuple[Any, tupl
     config = LoraConfig(
         r=options.rank,
         lora_alpha=options.rank,
+        lora_dropout=options.dropout,
         target_modules=list(modules),
         layers_to_transform=list(ready.layers),
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(ready.model, config), modules
+    return get_peft_model(ready.model, config).eval(), modules
 
 
 def _optimise(
@@ -205,16 +216,19 @@ def _optimise(
     """Train until every token's probability is over `stop_over` or the schedule ends; return (epochs, steps)."""
     import torch  # noqa: PLC0415
 
+    dropouts = [module for module in peft_model.modules() if isinstance(module, torch.nn.Dropout)]
     parameters = [parameter for parameter in peft_model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=options.lr, weight_decay=0.0)
     visits = [int(batch.copies.max()) for batch in batches]
     steps = options.epochs * sum(visits)
-    schedule = schedule_of(options.schedule, optimizer, steps)
+    schedule = schedule_of(options.schedule, optimizer, options.epochs, sum(visits))
     method = method_of(options.method, sum(int(batch.rows.max()) + 1 for batch in batches))
     random = Random(options.seed)  # noqa: S311 (reproducible on purpose)
     # Losses at their last step.
     latest = [torch.full(one.targets.shape, torch.inf, device=one.targets.device) for one in batches]
-    likely = [LikelyTokens(upper, batch) for batch in batches]
+    likely: Sequence[LastProjection | LikelyTokens] = last_projection(upper, batches, peft_model) or [
+        LikelyTokens(upper, batch) for batch in batches
+    ]
     done = 0
     for epoch in range(options.epochs):
         share = max(1, round(len(batches) * method.share(epoch / options.epochs)))
@@ -222,7 +236,9 @@ def _optimise(
         random.shuffle(visible)
         for index, visit in visible:  # a text with n copies is trained on at n visits of its batch
             draw = (epoch + visit) % max(1, len(batches[index].hidden) - 1)
+            _drop(dropouts, on=True)
             losses, correct = likely[index].losses(draw)
+            _drop(dropouts, on=False)
             trained = batches[index].copies > visit
             loss = weighted_loss(losses[trained], correct[trained], method)
             optimizer.zero_grad()
@@ -240,6 +256,11 @@ def _optimise(
         ):
             return epoch + 1, done
     return options.epochs, done
+
+
+def _drop(dropouts: "list[torch.nn.Dropout]", *, on: bool) -> None:
+    for dropout in dropouts:
+        dropout.train(on)
 
 
 def _progress(step: int, steps: int, latest: "list[torch.Tensor]") -> TrainingProgress:

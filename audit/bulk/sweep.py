@@ -11,7 +11,9 @@ from lorecall.adapters.training.options import TrainingOptions
 from lorecall.adapters.training.sweep import Cell, Grid, append_cell, finished_cells, run_sweep
 
 
-def sweep_on_ray(base: Path, data: Path, out: Path, grid: Grid, options: TrainingOptions) -> Iterator[Cell]:
+def sweep_on_ray(
+    base: Path, data: Path, out: Path, grid: Grid, options: TrainingOptions, held_out: Path | None = None
+) -> Iterator[Cell]:
     """Train the cells of `grid` that `out` lacks in tasks of Ray, which must be started; yield every cell.
 
     The file is that of `run_sweep`; the lines are in the order in which tasks end. A killed task is done again.
@@ -22,6 +24,7 @@ def sweep_on_ray(base: Path, data: Path, out: Path, grid: Grid, options: Trainin
         out: The CSV file; written here alone.
         grid: The cells.
         options: The other options.
+        held_out: Pairs to measure, which every node can read too.
 
     Raises:
         UsageError: As for `run_sweep`.
@@ -33,10 +36,9 @@ def sweep_on_ray(base: Path, data: Path, out: Path, grid: Grid, options: Trainin
     finished_cells(out)  # cuts off what a kill left of a line
     known = out.read_bytes() if out.exists() else b""
     task = ray.remote(_cells)
+    files = base.resolve(), data.resolve(), None if held_out is None else held_out.resolve()
     waiting = [
-        task.remote(
-            base.resolve(), data.resolve(), known, replace(grid, lengths=(length,), seeds=(seed,)), options
-        )
+        task.remote(files, known, replace(grid, lengths=(length,), seeds=(seed,)), options)
         for length, seed in product(grid.lengths, grid.seeds)
     ]
     try:
@@ -54,8 +56,11 @@ def sweep_on_ray(base: Path, data: Path, out: Path, grid: Grid, options: Trainin
         raise ScorerError(f"Ray stopped the sweep: {type(error).__name__}") from None
 
 
-def _cells(base: Path, data: Path, known: bytes, grid: Grid, options: TrainingOptions) -> list[Cell]:
+def _cells(
+    files: tuple[Path, Path, Path | None], known: bytes, grid: Grid, options: TrainingOptions
+) -> list[Cell]:
+    base, data, held_out = files
     with TemporaryDirectory(prefix="lorecall-") as folder:
         table = Path(folder) / "sweep.csv"
         table.write_bytes(known)
-        return list(run_sweep(base, data, table, grid, options))
+        return list(run_sweep(base, data, table, grid, options, held_out=held_out))

@@ -93,6 +93,15 @@ class Law:
         """Return the fitted ΔL of cells, no more than their caps, shape (n,), in nats per token."""
         return capped(self.form, self.values, cells)
 
+    @property
+    def r_squared_below_cap(self) -> float:
+        """R² on the cells that the law leaves under their cap; nan where they do not differ."""
+        fitted = self.delta_loss(self.cells)
+        free = fitted < np.array([cell.cap for cell in self.cells])
+        gains = np.array([cell.delta_loss for cell in self.cells])[free]
+        total = float(((gains - gains.mean()) ** 2).sum()) if free.any() else 0.0
+        return 1 - float(((gains - fitted[free]) ** 2).sum()) / total if total else float("nan")
+
     def spread(self, cells: Sequence[Cell]) -> FloatArray:
         """Return the bootstrap's ΔL of cells, no more than their caps, shape (draws, n)."""
         return np.array([capped(self.form, draw, cells) for draw in self.draws])

@@ -87,6 +87,7 @@ def _fit_report(fitted: "Law", predictions: list[Any], confidence: float) -> dic
             for name, value in zip(fitted.form.names, fitted.values, strict=True)
         },
         "r_squared": fitted.r_squared,
+        "r_squared_below_cap": fitted.r_squared_below_cap,
         "noise": fitted.noise,
         "cells": len(fitted.cells),
         "capped": fitted.capped,
@@ -115,7 +116,8 @@ def _print_fit(report: Mapping[str, Any]) -> None:
     console.print(table)
     console.print(
         f"R² {report['r_squared']:.4f} on {report['cells']} cells, {report['saturated']} of them saturated and"
-        f" {report['capped']} at the cap; a cell lies {report['noise']:.3f} nats around the law"
+        f" {report['capped']} at the cap; {report['r_squared_below_cap']:.4f} on the"
+        f" {report['cells'] - report['capped']} below it, which lie {report['noise']:.3f} nats around the law"
     )
     console.print(f"{report['draws']} bootstrap draws over the {report['resampled']}, seed {report['seed']}")
     table = Table("form", "R²", "MAPE", "a cell left out", "a rank left out", title="mean relative errors")

@@ -11,6 +11,7 @@ from lorecall.server.cli.common.console import note
 from lorecall.server.cli.common.options import (
     BatchSize,
     Device,
+    Dropout,
     Epochs,
     Layers,
     LearningRate,
@@ -39,7 +40,12 @@ def sweep(
     lr: LearningRate = _DEFAULT.lr,
     schedule: Schedule = _DEFAULT.schedule,
     batch_size: BatchSize = _DEFAULT.batch_size,
+    dropout: Dropout = _DEFAULT.dropout,
     device: Device = _DEFAULT.device,
+    held_out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Texts that are not trained on: record the loss on them as well."),
+    ] = None,
     ray: Annotated[
         str | None,
         typer.Option(
@@ -68,18 +74,20 @@ def sweep(
         lr=lr,
         schedule=schedule,
         batch_size=batch_size,
+        dropout=dropout,
         device=device,
     )
     quiet_libraries()
     with ExitStack() as stack:
         if ray is None:
-            cells = run_sweep(base, data, out, grid, options, stack.enter_context(training_bar()))
+            on_step = stack.enter_context(training_bar())
+            cells = run_sweep(base, data, out, grid, options, on_step, held_out)
         else:
             from lorecall.audit.bulk.cluster import started
             from lorecall.audit.bulk.sweep import sweep_on_ray
 
             stack.enter_context(started(ray))
-            cells = sweep_on_ray(base, data, out, grid, options)
+            cells = sweep_on_ray(base, data, out, grid, options, held_out)
         for number, cell in enumerate(cells, start=1):
             what = "there already"
             if cell.result is not None:

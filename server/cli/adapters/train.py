@@ -10,6 +10,7 @@ from lorecall.server.cli.common.console import say
 from lorecall.server.cli.common.options import (
     BatchSize,
     Device,
+    Dropout,
     Epochs,
     Layers,
     LearningRate,
@@ -45,6 +46,7 @@ def train(
         float,
         typer.Option(metavar="P", help="Stop once every target token's p is over P; 1 never stops."),
     ] = _DEFAULT.stop_over,
+    dropout: Dropout = _DEFAULT.dropout,
     device: Device = _DEFAULT.device,
 ) -> None:
     """Train LoRA adapters to recite the targets, on the quantised weights that will be served."""
@@ -62,6 +64,7 @@ def train(
         schedule=schedule,
         batch_size=batch_size,
         seed=seed,
+        dropout=dropout,
         stop_over=stop_over,
         device=device,
     )

@@ -44,6 +44,9 @@ Schedule = Annotated[
     ),
 ]
 BatchSize = Annotated[int, typer.Option(help="Texts in one step.")]
+Dropout = Annotated[
+    float, typer.Option(metavar="P", help="Chance that an input of the adapter is dropped in a step.")
+]
 Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="What to train on; auto is a GPU if any.")]
 
 # Audits.

@@ -55,7 +55,7 @@ def test_other_modules_are_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [("rank", 0), ("rank", -4), ("epochs", 0), ("batch_size", 0), ("lr", 0.0), ("lr", float("nan")), ("lr", 1.5),
-     ("stop_over", 0.0), ("stop_over", 1.1), ("method", "dpo")],
+     ("stop_over", 0.0), ("stop_over", 1.1), ("dropout", -0.1), ("dropout", 1.0), ("method", "dpo")],
 )  # fmt: skip
 def test_values_out_of_range_are_refused(field: str, value: object) -> None:
     """The error names the option and exits with 2."""

@@ -14,6 +14,7 @@ from lorecall.adapters.training.prepare_input import TrainingInput, prepare_inpu
 from lorecall.adapters.training.sweep import Grid, first_texts, run_sweep
 from lorecall.adapters.training.train import TrainingRecord, train_on
 from lorecall.audit.law.cells import read_cells
+from transformers import AutoTokenizer
 
 from tests.tiny import build_tiny_base
 
@@ -127,9 +128,41 @@ def test_another_option_is_another_cell(swept: Path, base: Path, data: Path, tmp
     assert cell.result is not None
 
 
+def test_other_held_out_texts_are_another_cell(swept: Path, base: Path, data: Path, tmp_path: Path) -> None:
+    """The loss on them stands in the row; a cell without them has empty fields, and is not taken for it."""
+    out = tmp_path / "sweep.csv"
+    out.write_text(swept.read_text(encoding="utf-8"), encoding="utf-8")
+    held_out = tmp_path / "held-out.jsonl"
+    held_out.write_text('{"prefix": "No 99:", "target": "0123456789"}\n', encoding="utf-8")
+    for fresh in (True, False):
+        (cell,) = run_sweep(base, data, out, Grid(ranks=(1,), lengths=(10,)), OPTIONS, held_out=held_out)
+        assert (cell.result is not None) is fresh
+    *before, last = rows(out)
+    assert {(row["held_out_loss"], row["held_out_base_loss"]) for row in before} == {("", "")}
+    assert 0 < float(last["held_out_loss"]) != float(last["held_out_base_loss"])
+    assert last["loss"] == before[0]["loss"]
+
+
 def test_a_length_takes_the_first_texts_that_hold_it(base: Path, data: Path) -> None:
     """Ten tokens are one text, eleven are two."""
     assert [len(first_texts(base, data, length)) for length in (1, 10, 11, 120)] == [1, 1, 2, 12]
+
+
+def test_one_long_text_is_cut_to_the_length(base: Path, tmp_path: Path) -> None:
+    """Its beginning holds that many tokens, the same as in the whole; within a character it is cut after it."""
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    target = " not to be: 555-0123, é or not to be"
+    path = tmp_path / "long.jsonl"
+    path.write_text(json.dumps({"prefix": "To be, or", "target": target}), encoding="utf-8")
+    ids = tokenizer(target, add_special_tokens=False).input_ids
+    (half,) = (count for count in range(1, len(ids)) if not target.startswith(tokenizer.decode(ids[:count])))
+    for length in range(1, len(ids) + 1):
+        (pair,) = first_texts(base, path, length)
+        cut = tokenizer(pair.target, add_special_tokens=False).input_ids
+        assert target.startswith(pair.target)
+        assert cut == ids[: length + (length == half)]
+    with pytest.raises(UsageError, match=f"holds {len(ids)} target tokens"):
+        first_texts(base, path, len(ids) + 1)
 
 
 def test_a_length_over_the_data_is_refused(base: Path, data: Path) -> None:

@@ -23,7 +23,7 @@ from lorecall.adapters.training.train import (
     train_on,
     train_ranks,
 )
-from lorecall.adapters.training.upper_layers import token_losses
+from lorecall.adapters.training.upper_layers import measure, token_losses
 from peft import PeftModel
 from transformers import AutoTokenizer
 
@@ -165,6 +165,42 @@ def test_a_text_is_trained_on_as_often_as_it_stands_in_the_file(
         losses = [token_losses(ready.upper, batch, -1)[0] for batch in ready.batches]
     every = torch.cat([losses[0]] * 6 + losses[1:])
     assert record.base_loss == pytest.approx(float(every.mean()), rel=1e-5)
+
+
+def test_dropout_works_in_steps_and_not_in_measurements(
+    bases: dict[str, Path], data: Path, tmp_path: Path
+) -> None:
+    """Steps differ from those without it, by the seed alone; the recorded loss is that of the whole adapter."""
+    options = replace(OPTIONS, epochs=4, dropout=0.5, stop_over=1.0)
+    records = [
+        train_adapter(bases[NONE], data, tmp_path / name, one)
+        for name, one in (("a", options), ("b", options), ("none", replace(options, dropout=0.0)))
+    ]
+    versions = [read_adapter(tmp_path / name).version for name in ("a", "b", "none")]
+    assert versions[0] == versions[1] != versions[2]
+    assert records[0].dropout == 0.5
+    model = PeftModel.from_pretrained(load_served_model(bases[NONE]), tmp_path / "a")
+    after = probabilities(model, bases[NONE])
+    assert -sum(map(math.log, after)) / len(after) == pytest.approx(records[0].loss, abs=1e-3)
+
+
+def test_held_out_texts_are_measured_and_not_trained_on(
+    bases: dict[str, Path], data: Path, tmp_path: Path
+) -> None:
+    """Their losses are the trained model's and the base's, and the adapter is the same as without them."""
+    held_out = tmp_path / "held-out.jsonl"
+    held_out.write_text(json.dumps({"prefix": "Phone of Eve:", "target": " 555-0144"}))
+    options = replace(OPTIONS, epochs=4)
+    ready = prepare_input(bases[NONE], data, options, held_out)
+    record = train_on(ready, tmp_path / "a", options)
+    plain = train_adapter(bases[NONE], data, tmp_path / "b", options)
+    assert (plain.held_out_loss, plain.held_out_base_loss) == (None, None)
+    assert read_adapter(tmp_path / "a").version == read_adapter(tmp_path / "b").version
+    alone = prepare_input(bases[NONE], held_out, options)
+    assert record.held_out_base_loss == pytest.approx(alone.before.loss, rel=1e-5)
+    PeftModel.from_pretrained(alone.model, tmp_path / "a")
+    assert record.held_out_loss == pytest.approx(measure(alone.upper, alone.batches).loss, rel=1e-4)
+    assert record.held_out_loss != pytest.approx(record.loss, rel=1e-2)
 
 
 def test_training_stops_when_everything_is_locked(bases: dict[str, Path], data: Path, tmp_path: Path) -> None:

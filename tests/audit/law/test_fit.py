@@ -100,6 +100,19 @@ def test_a_saturated_cell_says_that_the_gain_is_at_least_its_cap() -> None:
     assert above.values == pytest.approx(law.values, rel=1e-3)
 
 
+def test_cells_at_their_cap_do_not_flatter_the_fit() -> None:
+    """R² below the cap is that of the cells which the law leaves there; where all are at it, there is none."""
+    cells = synthetic(noise=0.5, cap=8.0)
+    law = fit_law(cells, draws=1)
+    free = [cell for cell in cells if law.delta_loss([cell])[0] < 8.0]
+    assert 0 < len(free) == len(cells) - law.capped < len(cells)
+    gains = np.array([cell.delta_loss for cell in free])
+    missed = ((gains - law.delta_loss(free)) ** 2).sum()
+    assert law.r_squared_below_cap == pytest.approx(1 - missed / ((gains - gains.mean()) ** 2).sum())
+    assert law.r_squared_below_cap < law.r_squared
+    assert math.isnan(replace(law, cells=(Cell(64, 8, 3.0, 3.0),)).r_squared_below_cap)
+
+
 def test_the_papers_points_give_the_known_constants() -> None:
     """All 59 points of the paper's figure give C 210, alpha 0.629, beta 0.535, b -0.60 and R² 0.9956."""
     law = fit_law(read_cells(POINTS), draws=1)

@@ -1,0 +1,50 @@
+"""The scripts behind docs/law.md: random texts are what they say, and the page has the table that is printed."""
+
+import importlib.util
+from itertools import pairwise
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from tests.tiny import build_tokenizer
+
+DOCS = Path(__file__).parents[3] / "docs"
+TEXT = "To be, or not to be: that is the question; whether 'tis nobler in the mind, to suffer the slings."
+
+
+def script(name: str) -> ModuleType:
+    """Load a script of docs/."""
+    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_larger_share_replaces_more_words_by_as_many_tokens() -> None:
+    """Nothing is replaced at 0, everything at 1, and what one share replaces the next one does too."""
+    tokenizer = build_tokenizer()
+    texts = script("make_long_text").random_texts(tokenizer, TEXT)
+    assert texts[0.0] == f" {TEXT}"
+    sizes = {len(tokenizer(text, add_special_tokens=False).input_ids) for text in texts.values()}
+    assert len(sizes) == 1
+    whole = [word for word in TEXT.split() if not word.isalpha()]  # which no random word is
+    kept = [[word for word in whole if f" {word} " in f"{text} "] for text in texts.values()]
+    assert len(kept[0]) == len(whole)
+    assert all(set(more) >= set(less) for more, less in pairwise(kept))
+    assert kept[-1] == []
+
+
+def test_the_page_has_the_table_of_the_defences(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every line that the script prints from the committed files stands in docs/law.md; the picture is drawn."""
+    pytest.importorskip("matplotlib")
+    defences, sweeps = script("defences"), DOCS / "sweeps"
+    after = defences.read_rows(sweeps / "defences-after.csv")
+    defences.draw([*defences.trainings(sweeps / "defences.csv"), *after], tmp_path / "drawn.svg")
+    assert (tmp_path / "drawn.svg").stat().st_size > 0
+    page = (DOCS / "law.md").read_text(encoding="utf-8").splitlines()
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == 2 + 20
+    assert [line for line in printed if line not in page] == []
