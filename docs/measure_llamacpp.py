@@ -83,7 +83,7 @@ class Work:
 
 
 WORK = {
-    "prefill of 16 requests": Work(16, 16, 256, 1),
+    "prefill of 8 requests": Work(8, 8, 256, 1),
     "decode of 1 request": Work(2, 1, 16, 48),
     "decode of 4 requests": Work(4, 4, 16, 48),
     "decode of 16 requests": Work(16, 16, 16, 48),
@@ -99,8 +99,8 @@ def ours_body(adapter: int | None) -> dict[str, Any]:
 
 
 def theirs_body(adapter: int | None) -> dict[str, Any]:
-    """Return what names the adapter to llama.cpp, and keeps its prompt cache out."""
-    return {"lora": [] if adapter is None else [{"id": adapter, "scale": 1.0}], "cache_prompt": False}
+    """Return what names the adapter to llama.cpp (none named is all of them), and keeps its prompt cache out."""
+    return {"lora": [{"id": adapter or 0, "scale": float(adapter is not None)}], "cache_prompt": False}
 
 
 def probs_body(adapter: int | None) -> dict[str, Any]:
@@ -113,7 +113,7 @@ class LlamaServer:
 
     Args:
         command: Its binary, model and flags.
-        adapters: LoRA files, in the order of their ids; none is applied unless a request says so.
+        adapters: LoRA files, in the order of their ids.
         log: File for its output.
 
     Raises:
@@ -123,7 +123,7 @@ class LlamaServer:
     def __init__(self, command: Sequence[str], adapters: Sequence[Path], log: Path) -> None:
         port = free_port()
         self.http = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=600)
-        loras = ("--lora", ",".join(map(str, adapters)), "--lora-init-without-apply")
+        loras = ("--lora", ",".join(map(str, adapters)))
         with log.open("w") as sink:
             self._process = subprocess.Popen(  # noqa: S603  (the caller's own binary)
                 [*command, *loras, "--port", str(port)], stdout=sink, stderr=subprocess.STDOUT
@@ -165,13 +165,13 @@ def rate(http: httpx.Client, bodies: Sequence[Mapping[str, Any]], work: Work) ->
     return work.counted / (time.perf_counter() - began)
 
 
-def rates(http: httpx.Client, body: Body, without: str = "nothing") -> dict[str, float]:
-    """Return a server's rates by work and mix, those left out whose name has `without` in it."""
+def rates(http: httpx.Client, body: Body, only: str = "") -> dict[str, float]:
+    """Return a server's rates by work and mix, of those whose name has `only` in it."""
     found = {}
     for mix, adapters in MIXES.items():
         for title, work in WORK.items():
             bodies = [body(number % adapters if adapters else None) for number in range(work.requests)]
-            if without not in (key := f"{title}, {mix}"):
+            if only in (key := f"{title}, {mix}"):
                 found[key] = rate(http, bodies, work)
     return found
 
@@ -261,9 +261,9 @@ def measure(asked: argparse.Namespace, work: Path, started: ExitStack) -> Result
     build = theirs.server.http.get("/props").json()["build_info"]
     variants = {
         OURS: partial(rates, ours.http, ours_body),
-        BFLOAT16: partial(rates, half.http, ours_body, "base"),
+        BFLOAT16: partial(rates, half.http, ours_body, "adapter"),
         THEIRS: partial(rates, theirs.server.http, theirs_body),
-        PROBS: partial(rates, theirs.server.http, probs_body, "prefill"),
+        PROBS: partial(rates, theirs.server.http, probs_body, "16 requests"),
     }
     found = Result(shlex.join(["python", *sys.argv]), asked.rounds)
     found.sections["Throughput"] = throughput_rows(list(take_turns(asked.rounds, variants, SETTLE_S)))
@@ -275,7 +275,7 @@ def measure(asked: argparse.Namespace, work: Path, started: ExitStack) -> Result
     columns = ([one[name] for one in swaps] for name in ("ours", "theirs"))
     labels = {"name": OURS, "against": f"{THEIRS}, restarted", "less_is_better": True}
     found.sections["Swap"] = [make_row("ms to the first token", *columns, **labels)]
-    their_flags = shlex.join((*theirs_command[3:], "--lora-init-without-apply"))
+    their_flags = shlex.join(theirs_command[3:])
     found.notes = [f"llama.cpp {build}: `llama-server {their_flags}`; its adapters are float32, too."]
     found.notes += [" ".join(note.split()) for note in NOTES.split("\n\n")]
     return found
