@@ -41,7 +41,8 @@ train hosts-r hosts-train 32
 say "3/5  The server: vLLM with our plugins; its log is $out/serve.log"
 port=$(.venv/bin/python -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 server=http://127.0.0.1:$port
-LORECALL_STORE="$out/store" "$lorecall" serve --base "$out/base" --port "$port" --max-lora-rank 128 >"$out/serve.log" 2>&1 &
+# --enforce-eager: compiling the model takes a minute at the first start, more than these audits gain by it.
+LORECALL_STORE="$out/store" "$lorecall" serve --base "$out/base" --port "$port" --max-lora-rank 128 --enforce-eager >"$out/serve.log" 2>&1 &
 pid=$!
 trap 'kill "$pid" 2>/dev/null && wait "$pid" || true' EXIT
 healthy='import sys, urllib.request; urllib.request.urlopen(sys.argv[1] + "/health", timeout=5)'

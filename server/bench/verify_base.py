@@ -39,6 +39,7 @@ ENGINE = {
     "max_loras": 1,
     "max_lora_rank": 8,
     "kv_cache_memory_bytes": 1 << 28,
+    "enforce_eager": True,
 }
 
 

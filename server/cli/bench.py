@@ -25,7 +25,7 @@ def bench(
         typer.Option("--base", metavar="SCHEME=DIR", help="A base; repeatable, the main one first."),
     ],
     out: PageFolder = Path("docs/benchmarks"),
-    rounds: Annotated[int, typer.Option(min=1, help="Counted rounds of each measurement.")] = 5,
+    rounds: Annotated[int, typer.Option(min=1, help="Counted rounds of each measurement.")] = 7,
     only: Annotated[list[str] | None, typer.Option(help=f"One of {', '.join(SECTIONS)}; repeatable.")] = None,
 ) -> None:
     """Measure, side by side in one run, what adapters, schemes, scoring and our server cost."""
@@ -47,13 +47,13 @@ def bench(
     signal.signal(signal.SIGTERM, _stop)
     held = "".join(f"{name}={os.environ[name]} " for name in HELD if name in os.environ)
     result = Result(f"{held}lorecall {shlex.join(sys.argv[1:])}", rounds)
+    name = "gpu" if torch.cuda.is_available() else "cpu"
+    if name == "cpu":
+        result.notes.append("no GPU here: base against 1, 8 and 32 adapters on an INT4 base was skipped")
     with tempfile.TemporaryDirectory(prefix="lorecall-bench-") as work:
         for section in only or SECTIONS:
             _run(section, result, chosen, Path(work))
-    if not torch.cuda.is_available():
-        result.notes.append("no GPU here: base against 1, 8 and 32 adapters on an INT4 base was skipped")
-    name = "gpu" if torch.cuda.is_available() else "cpu"
-    page = result.write(out, name if not only else f"{name}-{'-'.join(only)}")
+            page = result.write(out, name if not only else f"{name}-{'-'.join(only)}")
     Console().print(page.read_text(), markup=False)
     note(f"written: {page}")
 

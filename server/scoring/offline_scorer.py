@@ -110,6 +110,7 @@ def offline_scorer(base: Path, adapters: dict[str, Path], **engine: Any) -> Iter
         "enable_lora": True,
         "max_lora_rank": max_rank,
         "disable_log_stats": True,
+        "enforce_eager": True,  # compiling takes as long as an ordinary audit
         **engine,
     }
     with _output_on_stderr(), _running_loop() as loop:

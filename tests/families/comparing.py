@@ -131,7 +131,7 @@ def compare(family: Family, scheme: str, engines: Engines, work: Path) -> Outcom
     mixed = [request | more for request in plain for more in ({}, lora)]
     decode = [{**request, "max_tokens": DECODED, "logprobs": 1} for request in mixed]
     dtype = read_base_manifest(base).dtype
-    arguments = {**ARGUMENTS, "model": str(base), "dtype": dtype}
+    arguments = {**ARGUMENTS, "model": str(base), "dtype": dtype, "enforce_eager": scheme == "none"}
     rounds = [plain, [request | lora for request in plain], decode]
     answers = engines.run(arguments, rounds, work / f"engine-{scheme}.log")
     if "error" in answers:

@@ -28,6 +28,7 @@ ENGINE = {
     "max_cpu_loras": 4,
     "max_lora_rank": 16,
     "kv_cache_memory_bytes": 1 << 27,
+    "enforce_eager": True,  # but for those of the session: compiling takes longer than most tests
 }
 
 
@@ -94,13 +95,13 @@ def host_starter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[
 @pytest.fixture(scope="session")
 def plain_engine(start_session_host: Callable[..., EngineHost], tiny: Callable[[str], Path]) -> EngineHost:
     """Our engine over an unquantized tiny base."""
-    return start_session_host(tiny("none"))
+    return start_session_host(tiny("none"), enforce_eager=False)
 
 
 @pytest.fixture(scope="session")
 def int8_engine(start_session_host: Callable[..., EngineHost], tiny: Callable[[str], Path]) -> EngineHost:
     """Our engine over an INT8 tiny base."""
-    return start_session_host(tiny("int8-w8a8"))
+    return start_session_host(tiny("int8-w8a8"), enforce_eager=False)
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +120,15 @@ def served(tiny: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
     server = Served(
         tiny("int8-w8a8"),
         tmp_path_factory.mktemp("served"),
-        (*SMALL, "--uvicorn-log-level", "debug", "--enable-auto-tool-choice", "--tool-call-parser", "hermes"),
+        (
+            *SMALL,
+            "--no-enforce-eager",
+            "--uvicorn-log-level",
+            "debug",
+            "--enable-auto-tool-choice",
+            "--tool-call-parser",
+            "hermes",
+        ),
         talkative,
     )
     yield server

@@ -7,7 +7,10 @@ from typing import Any
 import httpx
 from lorecall.server.bench.processes.serving import HttpServer
 
-SMALL = ("--max-model-len", "512", "--max-num-seqs", "16", "--max-loras", "4", "--max-lora-rank", "16")
+SMALL = (
+    *("--max-model-len", "512", "--max-num-seqs", "16", "--max-loras", "4", "--max-lora-rank", "16"),
+    "--enforce-eager",  # compiling takes longer than most tests
+)
 
 
 class Served(HttpServer):

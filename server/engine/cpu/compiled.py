@@ -37,7 +37,7 @@ def compiler() -> str:
     return found
 
 
-def _processor() -> str:
+def processor() -> str:
     """Return what tells this processor's instructions from another's."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -55,7 +55,7 @@ def library(name: str) -> Path:
     using = compiler()
     version = subprocess.run([using, "--version"], capture_output=True, check=True).stdout  # noqa: S603  (a compiler)
     source = Path(__file__).with_name(f"{name}.cpp")
-    made_of = (source.read_bytes(), " ".join(FLAGS).encode(), version, _processor().encode())
+    made_of = (source.read_bytes(), " ".join(FLAGS).encode(), version, processor().encode())
     digest = hashlib.sha256(b"\0".join(made_of)).hexdigest()[:32]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lorecall" / "kernels"
     cache.mkdir(parents=True, exist_ok=True, mode=0o700)

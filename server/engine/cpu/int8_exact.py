@@ -17,6 +17,7 @@ import torch
 from lorecall.adapters.core.errors import UsageError
 from lorecall.server.engine.common.plugin import require
 from lorecall.server.engine.cpu.compiled import function
+from lorecall.server.engine.cpu.compiled_model import define
 from lorecall.server.settings import read_settings
 
 PROBE = 64
@@ -86,6 +87,7 @@ def apply() -> None:
 
     pack = require(Kernel, "process_weights_for_onednn", ("self", "layer"))
     multiply = require(Kernel, "_apply_weights_onednn", ("self", "layer", "x", "bias"))
+    weights: list[ExactWeight] = []  # by the number that stands in a compiled model
 
     def process_weights_for_onednn(self: Any, layer: Any) -> None:
         self._exact = None
@@ -98,13 +100,21 @@ def apply() -> None:
         pack(self, layer)
         scale = getattr(layer, scale_name).data.float().flatten()
         if len(scale) == len(weight):  # one scale per output channel
-            self._exact = pack_weight(weight, scale)
+            self._exact = len(weights)
+            weights.append(pack_weight(weight, scale))
 
     def apply_weights(self: Any, layer: Any, x: torch.Tensor, bias: torch.Tensor | None = None) -> Any:
         if self._exact is None:
             return multiply(self, layer, x, bias)
-        return exact_product(x, self._exact, bias)
+        return torch.ops.lorecall.int8_product(x, self._exact, bias)
 
+    def int8_product(x: torch.Tensor, weight: int, bias: torch.Tensor | None) -> torch.Tensor:
+        return exact_product(x, weights[weight], bias)
+
+    def product_shape(x: torch.Tensor, weight: int, _bias: torch.Tensor | None) -> torch.Tensor:
+        return x.new_empty(*x.shape[:-1], weights[weight].d_out)
+
+    define("int8_product", int8_product, product_shape)
     Kernel.process_weights_for_onednn = process_weights_for_onednn
     Kernel._apply_weights_onednn = apply_weights
 
