@@ -263,7 +263,7 @@ def measure(asked: argparse.Namespace, work: Path, started: ExitStack) -> Result
         OURS: partial(rates, ours.http, ours_body),
         BFLOAT16: partial(rates, half.http, ours_body, "adapter"),
         THEIRS: partial(rates, theirs.server.http, theirs_body),
-        PROBS: partial(rates, theirs.server.http, probs_body, "16 requests"),
+        PROBS: partial(rates, theirs.server.http, probs_body, "16 requests, base"),
     }
     found = Result(shlex.join(["python", *sys.argv]), asked.rounds)
     found.sections["Throughput"] = throughput_rows(list(take_turns(asked.rounds, variants, SETTLE_S)))
