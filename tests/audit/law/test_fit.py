@@ -133,7 +133,7 @@ def test_the_committed_grid_prefers_the_law_to_each_rival() -> None:
 
 
 def test_at_the_plateau_the_law_meets_its_goals_mostly_by_its_caps() -> None:
-    """R² over 0.98 and a rank left out under 5 %, better than each rival; 84 of the 105 cells are at their cap."""
+    """R² over 0.98 and a rank left out under 5 %, better than each rival; 84 of 105 cells are at their cap."""
     cells = read_cells(SWEEPS / "phonebook-plateau.csv")
     fitted = fit_law(cells, draws=1)
     assert (len(cells), fitted.capped) == (105, 84)
