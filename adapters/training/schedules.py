@@ -69,14 +69,14 @@ class Plateau:
         return loss < self.NOTHING_LEFT or bool(self._optimizer.param_groups[0]["lr"] < self._least)
 
 
-def schedule_of(name: str, optimizer: "torch.optim.Optimizer", epochs: int, steps_per_epoch: int) -> Schedule:
-    """Return the schedule of that name for a training of at most `epochs` epochs.
+def schedule_of(name: str, optimizer: "torch.optim.Optimizer", steps: int, steps_per_epoch: int) -> Schedule:
+    """Return the schedule of that name for a training of at most `steps` steps.
 
     Raises:
         UsageError: There is no such schedule.
     """
     if name == "linear":
-        return Linear(optimizer, epochs * steps_per_epoch)
+        return Linear(optimizer, steps)
     if name == "plateau":
         return Plateau(optimizer, steps_per_epoch)
     raise UsageError(f"unknown schedule {name!r}", hint=f"one of {', '.join(SCHEDULES)}", param="schedule")

@@ -220,9 +220,12 @@ def _optimise(
     parameters = [parameter for parameter in peft_model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=options.lr, weight_decay=0.0)
     visits = [int(batch.copies.max()) for batch in batches]
-    steps = options.epochs * sum(visits)
-    schedule = schedule_of(options.schedule, optimizer, options.epochs, sum(visits))
     method = method_of(options.method, sum(int(batch.rows.max()) + 1 for batch in batches))
+    shares = [
+        max(1, round(len(batches) * method.share(epoch / options.epochs))) for epoch in range(options.epochs)
+    ]
+    steps = sum(sum(visits[:share]) for share in shares)
+    schedule = schedule_of(options.schedule, optimizer, steps, sum(visits))
     random = Random(options.seed)  # noqa: S311 (reproducible on purpose)
     # Losses at their last step.
     latest = [torch.full(one.targets.shape, torch.inf, device=one.targets.device) for one in batches]
@@ -230,8 +233,7 @@ def _optimise(
         LikelyTokens(upper, batch) for batch in batches
     ]
     done = 0
-    for epoch in range(options.epochs):
-        share = max(1, round(len(batches) * method.share(epoch / options.epochs)))
+    for epoch, share in enumerate(shares):
         visible = [(index, visit) for index in range(share) for visit in range(visits[index])]
         random.shuffle(visible)
         for index, visit in visible:  # a text with n copies is trained on at n visits of its batch

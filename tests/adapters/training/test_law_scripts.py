@@ -48,3 +48,35 @@ def test_the_page_has_the_table_of_the_defences(tmp_path: Path, capsys: pytest.C
     printed = capsys.readouterr().out.splitlines()
     assert len(printed) == 2 + 20
     assert [line for line in printed if line not in page] == []
+
+
+def test_the_page_has_the_tables_of_the_methods(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every line that the script prints from the committed files stands in docs/law.md."""
+    files = [str(DOCS / "sweeps" / name) for name in ("memft.csv", "memft-steps.csv")]
+    monkeypatch.setattr("sys.argv", ["compare_methods.py", *files])
+    script("compare_methods").main()
+    page = (DOCS / "law.md").read_text(encoding="utf-8").splitlines()
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == 6 + 3
+    assert [line for line in printed if line not in page] == []
+
+
+def test_methods_are_compared_seed_by_seed() -> None:
+    """Two seeds, a method one and three tokens ahead: 2 ± t(0.975, 1) * 1; all is held where every token is."""
+    compared = script("compare_methods")
+
+    def row(method: str, seed: int, locked: int, steps: int = 30) -> dict[str, str]:
+        values = {"length": 50, "rank": 2, "steps": steps, "method": method, "seed": seed, "lr": 0.05}
+        values |= {"tokens_over_half": locked, "texts_over_half": 0, "deltaL": locked / 10}
+        return {name: str(value) for name, value in values.items()}
+
+    rows = [row("sft", 0, 20), row("sft", 1, 40), row("memft-ot", 1, 43), row("memft-ot", 0, 21)]
+    plain, other = compared.at_equal_steps(rows)
+    assert plain.endswith("| 30.0 ± 127.1 | 0.0 ± 0.0 | 3.00 ± 12.71 |  |")
+    assert other.endswith("| 2.0 ± 12.7 |")
+    tried = [row("sft", 0, 49), row("sft", 0, 50, 90), row("sft", 0, 50, 60), row("sft", 1, 50, 80)]
+    assert list(compared.steps_to_hold_all(tried)) == ["| 2 | 50 | `sft` | 70 ± 127 | 60, 80 |"]
+    (never,) = compared.steps_to_hold_all([*tried, row("sft", 2, 49)])
+    assert never == "| 2 | 50 | `sft` | in 2 of 3 seeds | 60, 80, - |"

@@ -32,7 +32,7 @@ def test_linear_falls_to_nothing_over_all_steps(optimizer: torch.optim.Optimizer
 
 def test_a_loss_that_falls_keeps_the_rate(optimizer: torch.optim.Optimizer) -> None:
     """As long as twenty epochs bring 1 % together, nothing changes."""
-    schedule = schedule_of("plateau", optimizer, 500, 3)
+    schedule = schedule_of("plateau", optimizer, 1500, 3)
     loss = 5.0
     for _ in range(60):
         loss *= 0.999
@@ -43,7 +43,7 @@ def test_a_loss_that_falls_keeps_the_rate(optimizer: torch.optim.Optimizer) -> N
 
 def test_a_loss_that_stays_ends_the_training(optimizer: torch.optim.Optimizer) -> None:
     """The rate falls after each twenty epochs without a gain; the third fall is the end."""
-    schedule = schedule_of("plateau", optimizer, 500, 3)
+    schedule = schedule_of("plateau", optimizer, 1500, 3)
     stops, rates = [schedule.after_epoch(1.0)], []
     while not stops[-1]:
         stops.append(schedule.after_epoch(1.0))
@@ -57,7 +57,7 @@ def test_twenty_epochs_of_few_steps_are_not_enough(optimizer: torch.optim.Optimi
     """With one step an epoch the rate stays for sixty epochs without a gain, with two for thirty."""
     for steps, epochs in ((1, 60), (2, 30), (7, 20)):
         optimizer.param_groups[0]["lr"] = 0.1
-        schedule = schedule_of("plateau", optimizer, 500, steps)
+        schedule = schedule_of("plateau", optimizer, 500 * steps, steps)
         rates = []
         for _ in range(epochs + 1):
             schedule.after_epoch(1.0)
@@ -67,7 +67,7 @@ def test_twenty_epochs_of_few_steps_are_not_enough(optimizer: torch.optim.Optimi
 
 def test_nothing_left_to_learn_ends_it_as_well(optimizer: torch.optim.Optimizer) -> None:
     """A mean loss under 0.02 nats needs no further epoch, however fast it falls."""
-    schedule = schedule_of("plateau", optimizer, 500, 3)
+    schedule = schedule_of("plateau", optimizer, 1500, 3)
     assert not schedule.after_epoch(0.021)
     assert schedule.after_epoch(0.019)
 

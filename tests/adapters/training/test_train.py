@@ -224,10 +224,12 @@ def test_the_methods_that_aim_at_the_line_train_too(
 
 
 def test_the_curriculum_takes_few_texts_first(bases: dict[str, Path], data: Path, tmp_path: Path) -> None:
-    """In the first two fifths of memft-sw one of two batches is trained on, then both."""
+    """In the first three fifths of memft-sw one of two batches is trained on, then both; the sum is foreseen."""
     options = replace(OPTIONS, method="memft-sw", epochs=5, stop_over=1.0)
-    record = train_adapter(bases[NONE], data, tmp_path / "a", options)
+    seen: list[TrainingProgress] = []
+    record = train_adapter(bases[NONE], data, tmp_path / "a", options, seen.append)
     assert record.steps == 1 + 1 + 1 + 2 + 2
+    assert {now.steps for now in seen} == {record.steps}
 
 
 def test_progress_is_reported_for_every_step(bases: dict[str, Path], data: Path, tmp_path: Path) -> None:
