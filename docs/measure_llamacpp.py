@@ -29,6 +29,7 @@ from typing import Any
 
 import httpx
 from lorecall.server.bench.catalogue.filling import link_adapters
+from lorecall.server.bench.lora import Load
 from lorecall.server.bench.material import random_prompts
 from lorecall.server.bench.paired import SETTLE_S, Row, make_row, take_turns
 from lorecall.server.bench.processes.serving import HttpServer, free_port
@@ -68,25 +69,17 @@ was answering.
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """Requests to time: how many, how many at a time, and each one's tokens in and out."""
+class Work(Load):
+    """A load, and how many of its requests are sent at a time."""
 
-    requests: int
     together: int
-    prompt: int
-    generate: int
-
-    @property
-    def counted(self) -> int:
-        """Tokens that the rate counts: those of the prompts where one is generated, else those generated."""
-        return self.requests * (self.prompt if self.generate == 1 else self.generate)
 
 
 WORK = {
-    "prefill of 8 requests": Work(8, 8, 256, 1),
-    "decode of 1 request": Work(2, 1, 16, 48),
-    "decode of 4 requests": Work(4, 4, 16, 48),
-    "decode of 16 requests": Work(16, 16, 16, 48),
+    "prefill of 8 requests": Work(8, 256, 1, together=8),
+    "decode of 1 request": Work(2, 16, 48, together=1),
+    "decode of 4 requests": Work(4, 16, 48, together=4),
+    "decode of 16 requests": Work(16, 16, 48, together=16),
 }
 MIXES = {"base alone": 0, "1 adapter": 1, "8 adapters mixed": ADAPTERS}
 Body = Callable[[int | None], dict[str, Any]]
