@@ -1,6 +1,6 @@
 """Compiles our kernels, the C++ files beside this one, for the CPU on which they run.
 
-It takes a second or two, once; what comes out is kept below XDG_CACHE_HOME. The kernels run on the OpenMP threads
+It takes a few seconds, once; what comes out is kept below XDG_CACHE_HOME. The kernels run on the OpenMP threads
 of torch: both ask for the same library, which the process has loaded already.
 """
 
@@ -16,9 +16,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from lorecall.adapters.core.errors import UsageError
 
-FLAGS = ("-O3", "-march=native", "-std=gnu++17", "-ffp-contract=fast", "-fopenmp", "-fPIC", "-shared")
+FLAGS = ("-O3", "-march=native", "-std=gnu++20", "-ffp-contract=fast", "-fopenmp", "-fPIC", "-shared")
+TORCH = Path(torch.__file__).parent
 
 
 def compiler() -> str:
@@ -55,7 +57,14 @@ def library(name: str) -> Path:
     using = compiler()
     version = subprocess.run([using, "--version"], capture_output=True, check=True).stdout  # noqa: S603  (a compiler)
     source = Path(__file__).with_name(f"{name}.cpp")
-    made_of = (source.read_bytes(), " ".join(FLAGS).encode(), version, processor().encode())
+    flags = (*FLAGS, "-I", str(TORCH / "include"), "-L", str(TORCH / "lib"), "-ltorch_cpu")
+    made_of = (
+        source.read_bytes(),
+        " ".join(flags).encode(),
+        torch.__version__.encode(),
+        version,
+        processor().encode(),
+    )
     digest = hashlib.sha256(b"\0".join(made_of)).hexdigest()[:32]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lorecall" / "kernels"
     cache.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -64,7 +73,7 @@ def library(name: str) -> Path:
         with tempfile.TemporaryDirectory(dir=cache) as work:
             out = Path(work) / made.name
             ended = subprocess.run(  # noqa: S603  (a compiler)
-                [using, *FLAGS, str(source), "-o", str(out)], capture_output=True, check=False, text=True
+                [using, str(source), *flags, "-o", str(out)], capture_output=True, check=False, text=True
             )
             if ended.returncode:
                 raise UsageError(f"{using} failed: {ended.stderr[-500:]}", hint="set CXX", param="CXX")
@@ -78,3 +87,8 @@ def function(name: str, symbol: str, *arguments: Any) -> Callable[..., None]:
     found = getattr(ctypes.CDLL(str(library(name))), symbol)
     found.argtypes, found.restype = arguments, None
     return found  # type: ignore[no-any-return]
+
+
+def load_operators(name: str) -> None:
+    """Define the operators of `name`.cpp below `torch.ops.lorecall`."""
+    torch.ops.load_library(str(library(name)))

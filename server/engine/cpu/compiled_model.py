@@ -19,18 +19,17 @@ _layers: list[Any] = []
 """The layers with adapters, by the numbers that stand in a compiled model: alike for the same configuration."""
 
 
-def define(name: str, function: Any, shapes: Any, mutates: list[str] | None = None) -> None:
+def define(name: str, function: Any, shapes: Any) -> None:
     """Define `torch.ops.lorecall.NAME` for CPU tensors.
 
     Args:
         name: The operator's name.
         function: What it does; its annotations are its schema.
         shapes: Returns an empty result for inputs without data.
-        mutates: The arguments that it changes.
     """
     from vllm.utils.torch_utils import direct_register_custom_op
 
-    direct_register_custom_op(name, function, mutates, shapes, OPERATORS, "CPU")
+    direct_register_custom_op(name, function, None, shapes, OPERATORS, "CPU")
 
 
 def apply() -> None:
@@ -44,6 +43,7 @@ def apply() -> None:
 
 def _number_layers() -> None:
     from vllm.lora.layers import BaseLayerWithLoRA
+    from vllm.lora.layers.base_linear import BaseLinearLayerWithLoRA
 
     set_mapping = require(BaseLayerWithLoRA, "set_mapping", ("self", "punica_wrapper"))
 
@@ -51,20 +51,21 @@ def _number_layers() -> None:
         set_mapping(self, punica_wrapper)
         self.lorecall_number = len(_layers)
         _layers.append(self)
+        if isinstance(self, BaseLinearLayerWithLoRA):
+            module = punica_wrapper.factors(self.lora_a_stacked, self.lora_b_stacked)
+            addresses = (module.record.ctypes.data, punica_wrapper.step.ctypes.data)
+            torch.ops.lorecall.set_layer(self.lorecall_number, *addresses)
 
     BaseLayerWithLoRA.set_mapping = set_and_number
 
 
 def _call_operators() -> None:
-    """Make what adapters add to linear layers and embeddings an operator, while a model is traced."""
+    """Make what adapters add to linear layers and embeddings operators, one of C++ and one of Python."""
     from vllm.lora.layers import VocabParallelEmbeddingWithLoRA
     from vllm.lora.layers.base_linear import BaseLinearLayerWithLoRA
 
-    linear = require(BaseLinearLayerWithLoRA, "_apply_lora_to_output", ("self", "x", "output"))
+    require(BaseLinearLayerWithLoRA, "_apply_lora_to_output", ("self", "x", "output"))
     embedding = require(VocabParallelEmbeddingWithLoRA, "forward", ("self", "x"))
-
-    def add_lora(output: torch.Tensor, x: torch.Tensor, layer: int) -> None:
-        linear(_layers[layer], x, output)
 
     def embed(ids: torch.Tensor, layer: int) -> torch.Tensor:
         return embedding(_layers[layer], ids)
@@ -73,9 +74,7 @@ def _call_operators() -> None:
         weight = _layers[layer].base_layer.weight
         return ids.new_empty((*ids.shape, weight.shape[1]), dtype=weight.dtype)
 
-    def apply_lora(self: Any, x: torch.Tensor, output: torch.Tensor) -> Any:
-        if not torch.compiler.is_compiling():
-            return linear(self, x, output)
+    def apply_lora(self: Any, x: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
         torch.ops.lorecall.add_lora(output, x, self.lorecall_number)
         return output
 
@@ -84,7 +83,6 @@ def _call_operators() -> None:
             return embedding(self, x)
         return torch.ops.lorecall.embed(x, self.lorecall_number)
 
-    define("add_lora", add_lora, lambda _output, _x, _layer: None, mutates=["output"])
     define("embed", embed, embedded)
     BaseLinearLayerWithLoRA._apply_lora_to_output = apply_lora
     VocabParallelEmbeddingWithLoRA.forward = forward

@@ -6,25 +6,18 @@ through some adapter. Here the rows of a step are grouped by adapter, and one ca
 (`lora_kernel.cpp`) computes all groups of a module. Rows without an adapter are never touched.
 """
 
-import ctypes
+import functools
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from lorecall.server.engine.cpu.compiled import function
+from lorecall.server.engine.cpu.compiled import load_operators
 from lorecall.server.engine.cpu.module_factors import ModuleFactors
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
 ROWS_AT_ONCE = 8
 """Rows of one slot that are computed together; ROWS in the kernel."""
-
-ROW_TYPES = (torch.bfloat16, torch.float32)
-
-_ROWS = (*[ctypes.c_void_p] * 2, *[ctypes.c_ssize_t] * 2)
-KERNEL = ("lora_kernel", "lora_add", *_ROWS, *[ctypes.c_void_p] * 2, *[ctypes.c_int] * 2, ctypes.c_float)
-"""The kernel and its arguments: inputs and outputs, the distances of their rows, a step, a module, whether the
-rows are bfloat16, how to multiply, and the scale."""
 
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -38,8 +31,7 @@ class StepRows:
         sizes: How many rows each group has, int64 [n].
         slots: The slot of each group, int64 [n].
         count: How many rows the step has, with and without an adapter.
-        record: Pointers to the three arrays and their length, as the kernel takes them.
-        address: Where the record is.
+        record: Pointers to the three arrays, their length and `count`, as the kernel takes them, int64 [5].
     """
 
     groups: IntArray
@@ -47,13 +39,10 @@ class StepRows:
     slots: IntArray
     count: int
     record: IntArray = field(init=False)
-    address: int = field(init=False)
 
     def __post_init__(self) -> None:
-        arrays = (self.groups, self.sizes, self.slots)
-        record = np.array([*(array.ctypes.data for array in arrays), len(self.slots)], dtype=np.int64)
-        object.__setattr__(self, "record", record)
-        object.__setattr__(self, "address", record.ctypes.data)
+        pointers = (array.ctypes.data for array in (self.groups, self.sizes, self.slots))
+        object.__setattr__(self, "record", np.array([*pointers, len(self.slots), self.count], dtype=np.int64))
 
 
 def split_rows(slots: IntArray) -> StepRows:
@@ -75,28 +64,37 @@ def split_rows(slots: IntArray) -> StepRows:
     )
 
 
+@functools.cache
+def load_kernel() -> None:
+    """Define the kernel's operators, below `torch.ops.lorecall`."""
+    load_operators("lora_kernel")
+    torch.library.register_fake("lorecall::add_lora", lambda _y, _x, _layer: None)
+
+
 class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]
     """vLLM's CPU LoRA kernels with the products done per run of rows."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        function(*KERNEL)  # compiled at the start, not by the first request
-        nothing = split_rows(np.empty(0, dtype=np.int64))
-        self._token_rows = nothing
-        self._sampler_rows = nothing
+        load_kernel()  # compiled at the start, not by the first request
+        self._token_rows = self._sampler_rows = split_rows(np.empty(0, dtype=np.int64))
         self._logits_slots: IntArray | None = None
         self._modules: dict[int, ModuleFactors] = {}
+        self.step = self._token_rows.record.copy()
+        """The record of the step's rows; it stays where it is."""
 
-    def forget_slot(self, slot: int) -> None:
-        """Drop the packed factors of a slot; called when another adapter is loaded into it."""
+    def pack_slot(self, slot: int) -> None:
+        """Pack the factors of a slot; called when another adapter has been loaded into it."""
         for module in self._modules.values():
             module.stale.add(slot)
+            module.refresh()
 
     def update_metadata(self, *args: Any, **kwargs: Any) -> None:
         """Take the step's mapping of rows to slots, and group its rows."""
         super().update_metadata(*args, **kwargs)
         self._token_rows = split_rows(self.token_lora_indices.numpy())
         self._sampler_rows = split_rows(self.sampler_indices.numpy())
+        self.step[:] = self._token_rows.record
 
     def set_logits_rows(self, slots: IntArray | None) -> None:
         """Set the slots of the next logits' rows: one per row, or one for all of them (-1: no adapter).
@@ -113,7 +111,6 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]
         if module is None:
             # ModuleFactors holds the stacks, so that no other object can get this id
             module = self._modules[id(a_stacks[0])] = ModuleFactors(a_stacks, b_stacks)
-        if module.stale:
             module.refresh()
         return module
 
@@ -128,9 +125,7 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]
         **_: Any,
     ) -> None:
         """Add every adapter's share to `y` [rows, d_out] in place, from `x` [rows, d_in]."""
-        step = self._token_rows
-        if len(step.slots):
-            add_step(y, x, step, self.factors(lora_a_stacked, lora_b_stacked), scale)
+        add_step(y, x, self._token_rows, self.factors(lora_a_stacked, lora_b_stacked), scale)
 
     def add_lora_logits(
         self,
@@ -172,28 +167,5 @@ def add_step(y: torch.Tensor, x: torch.Tensor, step: StepRows, module: ModuleFac
     Raises:
         RuntimeError: The step or the module does not fit the tensors; the kernel would write out of bounds.
     """
-    if module.idle:
-        return
-    (rows, d_in), (out_rows, d_out) = x.shape, y.shape
-    if step.count > min(rows, out_rows) or d_in != module.d_in or d_out < module.d_out:
-        raise RuntimeError(
-            f"a step of {step.count} rows and a module of {module.d_in} x {module.d_out} were given inputs of "
-            f"{rows} x {d_in} and outputs of {out_rows} x {d_out}"
-        )
-    if not len(step.slots):
-        return
-    direct = x.dtype == y.dtype and x.dtype in ROW_TYPES and x.stride(1) == y.stride(1) == 1
-    inputs, outputs = (x, y) if direct else (x.float().contiguous(), y.float())
-    function(*KERNEL)(
-        inputs.data_ptr(),
-        outputs.data_ptr(),
-        inputs.stride(0),
-        outputs.stride(0),
-        step.address,
-        module.address,
-        inputs.dtype == torch.bfloat16,
-        module.arithmetic,
-        scale,
-    )
-    if not direct:
-        y.copy_(outputs)
+    load_kernel()
+    torch.ops.lorecall.add_step(y, x, step.record.ctypes.data, module.record.ctypes.data, scale)

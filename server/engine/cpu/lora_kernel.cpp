@@ -1,10 +1,14 @@
-// LoRA on all rows of a step, whatever their adapters: y += scale * x * A * B, compiled by compiled.py.
+// LoRA on all rows of a step, whatever their adapters: y += scale * x * A * B, compiled by compiled.py, as operators of
+// torch: a call from Python for each layer of each step would cost more than the products of a few rows.
 //
 // Eight rows of one slot go together, so that a factor is read once for all of them. While one part is computed, the
 // memory of the next is fetched: a decode step finds its caches full of the base's weights, and a prefill's inputs and
 // outputs do not fit into them. The sums of a row are added in the same order whatever the other rows are.
 
 #include <omp.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
 #ifdef __AVX512BF16__
 #include <immintrin.h>
 #endif
@@ -90,13 +94,15 @@ struct Rounded {  // as Pair, with inputs and shrunk rows rounded to bfloat16: o
 typedef Pair Rounded;
 #endif
 
-struct Step {
-  const int64_t *groups, *sizes, *slots, count;
+struct Step {  // as in grouped_lora.py
+  const int64_t *groups, *sizes, *slots;
+  int64_t count, rows;
 };
 
-struct Module {
+struct Module {  // as in module_factors.py
   const void *a, *b;
-  const int64_t *ranks, *starts, a_size, b_size, slices, d_in;
+  const int64_t *ranks, *starts;
+  int64_t a_size, b_size, slices, d_in, d_out, largest, arithmetic;
 };
 
 // Memory that is fetched into the cache a few lines at a time, in a number of times.
@@ -280,15 +286,80 @@ void add(const void* x, void* y, int64_t x_stride, int64_t y_stride, const Step&
   }
 }
 
-}  // namespace
-
 template <class Number>
-constexpr auto chosen(int arithmetic) {
+constexpr auto chosen(int64_t arithmetic) {
   return arithmetic == 0 ? add<Single, Number> : arithmetic == 1 ? add<Pair, Number> : add<Rounded, Number>;
 }
 
-extern "C" void lora_add(const void* x, void* y, int64_t x_stride, int64_t y_stride, const Step* step, const Module* m,
-                         int half_rows, int arithmetic, float scale) {
-  auto add = half_rows ? chosen<Half>(arithmetic) : chosen<float>(arithmetic);
-  add(x, y, x_stride, y_stride, *step, *m, scale);
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// Rows of a tensor [..., width] whose leading dimensions are one.
+struct Rows {
+  int64_t width, count, stride;
+  bool even;
+  explicit Rows(const Tensor& of) : width(of.size(of.dim() - 1)), count(width ? of.numel() / width : 0) {
+    int64_t last = of.dim() - 1;
+    stride = last ? of.stride(last - 1) : width;
+    even = of.stride(last) == 1;
+    for (int64_t d = last - 2; d >= 0; d--) even &= of.size(d) == 1 || of.stride(d) == of.stride(d + 1) * of.size(d + 1);
+  }
+};
+
+void add_rows(Tensor y, const Tensor& x, const Step& step, const Module& module, float scale) {
+  if (!module.largest) return;
+  Rows in(x), out(y);
+  STD_TORCH_CHECK(
+      step.rows <= std::min(in.count, out.count) && in.width == module.d_in && out.width >= module.d_out, "a step of ",
+      step.rows, " rows and a module of ", module.d_in, " x ", module.d_out, " were given inputs of ", in.count, " x ",
+      in.width, " and outputs of ", out.count, " x ", out.width);
+  if (!step.count) return;
+  ScalarType type = x.scalar_type();
+  bool half = type == ScalarType::BFloat16;
+  if (type != y.scalar_type() || !(half || type == ScalarType::Float) || !in.even || !out.even) {
+    Tensor inputs = torch::stable::contiguous(torch::stable::to(x, ScalarType::Float));
+    Tensor outputs = torch::stable::contiguous(torch::stable::to(y, ScalarType::Float));
+    add_rows(outputs, inputs, step, module, scale);
+    torch::stable::copy_(y, outputs);
+    return;
+  }
+  auto add = half ? chosen<Half>(module.arithmetic) : chosen<float>(module.arithmetic);
+  add(x.data_ptr(), y.mutable_data_ptr(), in.stride, out.stride, step, module, scale);
+}
+
+struct Layer {
+  const Module* module;
+  const Step* step;
+};
+
+std::vector<Layer> layers;
+
+void set_layer(int64_t number, int64_t module, int64_t step) {
+  layers.resize(std::max<size_t>(layers.size(), number + 1));
+  layers[number] = {(const Module*)module, (const Step*)step};
+}
+
+void add_step(Tensor y, const Tensor x, int64_t step, int64_t module, double scale) {
+  add_rows(y, x, *(const Step*)step, *(const Module*)module, scale);
+}
+
+void add_lora(Tensor y, const Tensor x, int64_t layer) {
+  const Layer& of = layers.at(layer);
+  if (of.step->count) add_rows(y, x, *of.step, *of.module, 1);
+}
+
+}  // namespace
+
+// Steps and modules by address: arrays of numpy that their owners keep.
+STABLE_TORCH_LIBRARY_FRAGMENT(lorecall, m) {
+  m.def("set_layer(int number, int module, int step) -> ()");
+  m.def("add_step(Tensor(a!) y, Tensor x, int step, int module, float scale) -> ()");
+  m.def("add_lora(Tensor(a!) y, Tensor x, int layer) -> ()");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(lorecall, CompositeExplicitAutograd, m) { m.impl("set_layer", TORCH_BOX(&set_layer)); }
+
+STABLE_TORCH_LIBRARY_IMPL(lorecall, CPU, m) {
+  m.impl("add_step", TORCH_BOX(&add_step));
+  m.impl("add_lora", TORCH_BOX(&add_lora));
 }

@@ -11,7 +11,7 @@ WRAPPER = "lorecall.server.engine.cpu.grouped_lora.GroupedPunicaWrapper"
 
 
 def apply() -> None:
-    """Make the CPU platform use the grouped wrapper, and notify it when a slot gets another adapter."""
+    """Make the CPU platform use the grouped wrapper, and have it pack what a slot gets."""
     from vllm.lora.model_manager import LoRAModelManager
     from vllm.platforms.cpu import CpuPlatform
 
@@ -25,7 +25,7 @@ def apply() -> None:
         if activated:
             slot = self.lora_index_to_id.index(lora_id)
             for wrapper in self.punica_wrapper_mapping.values():
-                wrapper.forget_slot(slot)
+                wrapper.pack_slot(slot)
         return activated
 
     LoRAModelManager.activate_adapter = activate_adapter

@@ -70,9 +70,7 @@ class ModuleFactors:
         d_in: Columns of the inputs.
         d_out: Columns of the outputs, those of all slices.
         largest: The largest rank in use.
-        record: Pointers and sizes of this module, as the kernel takes them.
-        address: Where the record is.
-        idle: Whether no adapter changes this module.
+        record: Pointers and sizes of this module, as the kernel takes them, int64 [11]; it stays where it is.
         stale: Slots whose adapter changed since they were packed.
     """
 
@@ -88,8 +86,6 @@ class ModuleFactors:
     d_out: int = field(init=False)
     largest: int = field(init=False, default=0)
     record: np.ndarray[Any, np.dtype[np.int64]] = field(init=False)
-    address: int = field(init=False)
-    idle: bool = field(init=False, default=True)
     stale: set[int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -99,6 +95,7 @@ class ModuleFactors:
         self.exact = np.ones(slots, dtype=np.bool_)
         self.starts = np.concatenate([[0], np.cumsum(widths)]).astype(np.int64)
         self.d_in, self.d_out = self.a_stacks[0].shape[3], sum(widths)
+        self.record = np.zeros(11, dtype=np.int64)
         self._make_room(0)
         self.stale = set(range(slots))
 
@@ -110,7 +107,6 @@ class ModuleFactors:
             self.ranks[slot] = -(-rank // RANKS_AT_ONCE) * RANKS_AT_ONCE
             self.exact[slot] = all(is_bfloat16(a[:rank]) and is_bfloat16(b[:, :rank]) for a, b in stacks)
         largest = int(self.ranks.max())
-        self.idle = largest == 0
         dtype = torch.bfloat16 if self.exact.all() else torch.float32
         if largest > self.largest or (largest == 0 and self.largest) or dtype != self.dtype:
             self.dtype = dtype
@@ -143,6 +139,5 @@ class ModuleFactors:
         self.a = torch.zeros(slots, d_in * -(-rank * len(self.a_stacks) // LANES) * LANES, dtype=self.dtype)
         self.b = torch.zeros(slots, rank * blocks * BLOCK, dtype=self.dtype)
         pointers = (self.a.data_ptr(), self.b.data_ptr(), self.ranks.ctypes.data, self.starts.ctypes.data)
-        sizes = (self.a.shape[1], self.b.shape[1], len(self.a_stacks), self.d_in)
-        self.record = np.array([*pointers, *sizes], dtype=np.int64)
-        self.address = self.record.ctypes.data
+        sizes = (self.a.shape[1], self.b.shape[1], len(self.a_stacks), self.d_in, self.d_out, rank)
+        self.record[:] = (*pointers, *sizes, self.arithmetic)
