@@ -4,17 +4,13 @@ It takes a few seconds, once; what comes out is kept below XDG_CACHE_HOME. The k
 of torch: both ask for the same library, which the process has loaded already.
 """
 
-import ctypes
-import functools
 import hashlib
 import os
 import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from lorecall.adapters.core.errors import UsageError
@@ -79,14 +75,6 @@ def library(name: str) -> Path:
                 raise UsageError(f"{using} failed: {ended.stderr[-500:]}", hint="set CXX", param="CXX")
             out.replace(made)
     return made
-
-
-@functools.cache
-def function(name: str, symbol: str, *arguments: Any) -> Callable[..., None]:
-    """Return `symbol` of `name`.cpp, which takes `arguments` (types of ctypes) and returns nothing."""
-    found = getattr(ctypes.CDLL(str(library(name))), symbol)
-    found.argtypes, found.restype = arguments, None
-    return found  # type: ignore[no-any-return]
 
 
 def load_operators(name: str) -> None:

@@ -5,7 +5,6 @@ layer are wrong by as much as their own size. vLLM 0.32 serves these numbers, at
 gives 20. Where a probe finds that oneDNN saturates, W8A8 layers use exact products instead (`int8_kernel.cpp`).
 """
 
-import ctypes
 import functools
 import platform
 from dataclasses import dataclass
@@ -16,8 +15,7 @@ import numpy.typing as npt
 import torch
 from lorecall.adapters.core.errors import UsageError
 from lorecall.server.engine.common.plugin import require
-from lorecall.server.engine.cpu.compiled import function
-from lorecall.server.engine.cpu.compiled_model import define
+from lorecall.server.engine.cpu.compiled import load_operators
 from lorecall.server.settings import read_settings
 
 PROBE = 64
@@ -27,9 +25,6 @@ PROBE = 64
 OUTPUTS = 16
 """Outputs of a tile, as in the kernel."""
 
-KERNEL = ("int8_kernel", "int8_product", *[ctypes.c_void_p] * 5, *[ctypes.c_ssize_t] * 3)
-"""The kernel and its arguments: inputs, weights, both scales, outputs; rows, pairs of inputs, outputs."""
-
 
 @dataclass(frozen=True, slots=True)
 class ExactWeight:
@@ -38,14 +33,18 @@ class ExactWeight:
     Attributes:
         tiles: int8, as `pack` returns it.
         scale: One float32 per output, padded to whole tiles.
-        d_in: Columns of the inputs.
         d_out: Columns of the outputs.
+        number: That the kernel knows it by: the count of those before it.
     """
 
     tiles: npt.NDArray[Any]
     scale: npt.NDArray[Any]
-    d_in: int
     d_out: int
+    number: int
+
+
+_weights: list[ExactWeight] = []
+"""All that the kernel knows, by their numbers: it reads their arrays."""
 
 
 def pack(weight: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -57,13 +56,27 @@ def pack(weight: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return np.ascontiguousarray(padded.reshape(tiles, OUTPUTS, pairs, 2).transpose(0, 2, 1, 3))
 
 
+@functools.cache
+def load_kernel() -> None:
+    """Define the kernel's operators, below `torch.ops.lorecall`."""
+
+    def product_shape(x: torch.Tensor, weight: int, _bias: torch.Tensor | None) -> torch.Tensor:
+        return x.new_empty(*x.shape[:-1], _weights[weight].d_out)
+
+    load_operators("int8_kernel")
+    torch.library.register_fake("lorecall::int8_product", product_shape)
+
+
 def pack_weight(weight: torch.Tensor, scale: torch.Tensor) -> ExactWeight:
-    """Pack an int8 `weight` [d_out, d_in] with one scale per output, float32 [d_out]."""
-    function(*KERNEL)  # compiled at the start, not by the first request
+    """Pack an int8 `weight` [d_out, d_in] with one scale per output, float32 [d_out], for the process's life."""
+    load_kernel()
+    d_out, d_in = weight.shape
     tiles = pack(weight.numpy())
     padded = np.zeros(len(tiles) * OUTPUTS, np.float32)
-    padded[: len(weight)] = scale.numpy()
-    return ExactWeight(tiles, padded, weight.shape[1], weight.shape[0])
+    padded[:d_out] = scale.numpy()
+    number = torch.ops.lorecall.add_int8_weight(tiles.ctypes.data, padded.ctypes.data, d_in, d_out)
+    _weights.append(ExactWeight(tiles, padded, d_out, number))
+    return _weights[-1]
 
 
 @functools.cache
@@ -87,7 +100,6 @@ def apply() -> None:
 
     pack = require(Kernel, "process_weights_for_onednn", ("self", "layer"))
     multiply = require(Kernel, "_apply_weights_onednn", ("self", "layer", "x", "bias"))
-    weights: list[ExactWeight] = []  # by the number that stands in a compiled model
 
     def process_weights_for_onednn(self: Any, layer: Any) -> None:
         self._exact = None
@@ -100,21 +112,13 @@ def apply() -> None:
         pack(self, layer)
         scale = getattr(layer, scale_name).data.float().flatten()
         if len(scale) == len(weight):  # one scale per output channel
-            self._exact = len(weights)
-            weights.append(pack_weight(weight, scale))
+            self._exact = pack_weight(weight, scale)
 
     def apply_weights(self: Any, layer: Any, x: torch.Tensor, bias: torch.Tensor | None = None) -> Any:
         if self._exact is None:
             return multiply(self, layer, x, bias)
-        return torch.ops.lorecall.int8_product(x, self._exact, bias)
+        return exact_product(x, self._exact, bias)
 
-    def int8_product(x: torch.Tensor, weight: int, bias: torch.Tensor | None) -> torch.Tensor:
-        return exact_product(x, weights[weight], bias)
-
-    def product_shape(x: torch.Tensor, weight: int, _bias: torch.Tensor | None) -> torch.Tensor:
-        return x.new_empty(*x.shape[:-1], weights[weight].d_out)
-
-    define("int8_product", int8_product, product_shape)
     Kernel.process_weights_for_onednn = process_weights_for_onednn
     Kernel._apply_weights_onednn = apply_weights
 
@@ -138,18 +142,6 @@ def use_exact() -> bool:
 def exact_product(x: torch.Tensor, weight: ExactWeight, bias: torch.Tensor | None) -> torch.Tensor:
     """Return the W8A8 product of `x` [..., d_in] with `weight`: shape [..., d_out].
 
-    The activations are rounded by vLLM's own kernel, one scale per row.
+    The activations are rounded as by vLLM's own kernel, one scale per row. Exactness is of the whole numbers.
     """
-    from vllm import _custom_ops as ops
-
-    flat = x.reshape(-1, weight.d_in).contiguous()
-    quantised, scale, _ = ops.onednn_scaled_int8_quant(flat)
-    if weight.d_in % 2:
-        quantised = torch.nn.functional.pad(quantised, (0, 1))
-    out = torch.empty(len(flat), weight.d_out, dtype=torch.float32)
-    inputs, pairs = quantised.short(), quantised.shape[1] // 2
-    arrays = (weight.tiles.ctypes.data, scale.data_ptr(), weight.scale.ctypes.data, out.data_ptr())
-    function(*KERNEL)(inputs.data_ptr(), *arrays, len(out), pairs, weight.d_out)
-    if bias is not None:
-        out += bias
-    return out.to(x.dtype).reshape(*x.shape[:-1], weight.d_out)
+    return torch.ops.lorecall.int8_product(x, weight.number, bias)

@@ -14,9 +14,8 @@ import os, torch
 before = torch.get_num_threads()
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # as vLLM binds a worker's main thread
 from lorecall.server.engine.cpu import grouped_lora, int8_exact
-from lorecall.server.engine.cpu.compiled import function
 grouped_lora.load_kernel()
-function(*int8_exact.KERNEL)
+int8_exact.load_kernel()
 torch.ones(512, 512) @ torch.ones(512, 512)
 maps = {line.split()[-1] for line in open("/proc/self/maps") if "/lib" in line and "omp" in line.split("/")[-1]}
 print(before, torch.get_num_threads(), len(maps))

@@ -55,6 +55,20 @@ def test_products_have_the_bits_of_onednn(rows: int) -> None:
     assert torch.equal(exact_product(x, pack_weight(weight, scale), None), expected)
 
 
+def test_inputs_are_rounded_as_vllm_does() -> None:
+    """A weight of one's gives back what the inputs were rounded to: vLLM's numbers, ties and extremes too."""
+    x = (
+        torch.randn(3000, 64, generator=torch.Generator().manual_seed(7))
+        * torch.logspace(-30, 30, 3000)[:, None]
+    )
+    x[0], x[1, :63] = 0, torch.arange(63) - 31.5
+    x[1, 63] = 127
+    quantised, x_scale, _ = ops.onednn_scaled_int8_quant(x)
+    quantised[0] = 0  # vLLM's are any numbers where the scale is zero
+    found = exact_product(x, pack_weight(torch.eye(64).to(torch.int8), torch.ones(64)), None)
+    assert torch.equal(found, quantised.float() * x_scale)
+
+
 def test_company_changes_no_bit() -> None:
     """A row gives the same alone and among others: prefill and decode share one arithmetic."""
     x, weight, scale = operands(ROWS + 5, 1)
