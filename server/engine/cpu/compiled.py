@@ -12,11 +12,9 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-import torch
 from lorecall.adapters.core.errors import UsageError
 
 FLAGS = ("-O3", "-march=native", "-std=gnu++20", "-ffp-contract=fast", "-fopenmp", "-fPIC", "-shared")
-TORCH = Path(torch.__file__).parent
 
 
 def compiler() -> str:
@@ -50,10 +48,12 @@ def library(name: str) -> Path:
     Raises:
         UsageError: There is no compiler, or it fails.
     """
-    using = compiler()
+    import torch  # not by those who look for a compiler only
+
+    using, home = compiler(), Path(torch.__file__).parent
     version = subprocess.run([using, "--version"], capture_output=True, check=True).stdout  # noqa: S603  (a compiler)
     source = Path(__file__).with_name(f"{name}.cpp")
-    flags = (*FLAGS, "-I", str(TORCH / "include"), "-L", str(TORCH / "lib"), "-ltorch_cpu")
+    flags = (*FLAGS, "-I", str(home / "include"), "-L", str(home / "lib"), "-ltorch_cpu")
     made_of = (
         source.read_bytes(),
         " ".join(flags).encode(),
@@ -79,4 +79,6 @@ def library(name: str) -> Path:
 
 def load_operators(name: str) -> None:
     """Define the operators of `name`.cpp below `torch.ops.lorecall`."""
+    import torch
+
     torch.ops.load_library(str(library(name)))
