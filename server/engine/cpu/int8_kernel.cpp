@@ -21,6 +21,9 @@ namespace {
 constexpr int OUTPUTS = 16;  // of a tile: two vectors of eight int32
 constexpr int ROWS = 128;    // that are multiplied with a tile together, and stay in a core's cache
 
+// In place: GCC 12 puts all products of a step before the sums, has no registers left, and keeps sums in memory.
+inline void add(__m256i& sum, __m256i products) { asm("vpaddd %1, %0, %0" : "+x"(sum) : "x"(products)); }
+
 // y[row][.] = (x[row] * weight) * weight_scale * x_scale[row], in oneDNN's order, for a tile of outputs.
 template <int R>
 void tile(const int16_t* x, const int8_t* weight, int64_t pairs, const float* x_scale, const float* weight_scale,
@@ -30,15 +33,17 @@ void tile(const int16_t* x, const int8_t* weight, int64_t pairs, const float* x_
     __m256i factors[2];
     for (int half = 0; half < 2; half++)
       factors[half] = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)(weight + pair * 2 * OUTPUTS + half * 16)));
+#pragma GCC unroll 8
     for (int r = 0; r < R; r++) {
       int both;
       memcpy(&both, x + (r * pairs + pair) * 2, sizeof(both));
       for (int half = 0; half < 2; half++)
-        sums[r][half] =
-            _mm256_add_epi32(sums[r][half], _mm256_madd_epi16(_mm256_set1_epi32(both), factors[half]));
+        add(sums[r][half], _mm256_madd_epi16(_mm256_set1_epi32(both), factors[half]));
     }
   }
+#pragma GCC unroll 8
   for (int r = 0; r < R; r++)
+#pragma GCC unroll 2
     for (int half = 0; half < 2; half++) {
       __m256 scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(sums[r][half]), _mm256_loadu_ps(weight_scale + half * 8));
       _mm256_storeu_ps(y + r * y_stride + half * 8, _mm256_mul_ps(scaled, _mm256_set1_ps(x_scale[r])));
@@ -87,9 +92,9 @@ void multiply(const float* x, const Weight& weight, float* y, int64_t rows) {
       const int8_t* factors = weight.tiles + task % tiles * pairs * OUTPUTS * 2;
       bool whole = low + OUTPUTS <= d_out;
       for (int64_t row = first, done; row < last; row += done) {
-        float spare[4 * OUTPUTS], *out = whole ? y + row * d_out + low : spare;
-        done = last - row >= 4 ? 4 : last - row >= 2 ? 2 : 1;
-        auto product = done == 4 ? tile<4> : done == 2 ? tile<2> : tile<1>;
+        float spare[6 * OUTPUTS], *out = whole ? y + row * d_out + low : spare;
+        done = last - row >= 6 ? 6 : last - row >= 4 ? 4 : last - row >= 2 ? 2 : 1;
+        auto product = done == 6 ? tile<6> : done == 4 ? tile<4> : done == 2 ? tile<2> : tile<1>;
         product(inputs.data() + row * pairs * 2, factors, pairs, scales.data() + row, weight.scale + low, out,
                 whole ? d_out : OUTPUTS);
         for (int64_t r = 0; r < done && !whole; r++)
