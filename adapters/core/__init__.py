@@ -7,6 +7,7 @@ __all__ = [
     "canonical_json",
     "errors",
     "field_errors",
+    "locked_folders",
     "refusals",
     "strict_json",
     "tracing",

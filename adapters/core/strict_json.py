@@ -4,6 +4,8 @@ import codecs
 import json
 import math
 import re
+from collections.abc import Iterable
+from itertools import chain
 from typing import Any
 
 from lorecall.adapters.core.refusals import ConfigRefusedError, Reason, safe_repr
@@ -76,20 +78,25 @@ def _check_parts(value: dict[str, Any], name: str) -> None:
     Raises:
         ConfigRefusedError: It nests too deeply, or holds a number that is not finite or half of a character.
     """
-    waiting: list[tuple[Any, int]] = [(value, 1)]
-    problem = ""
-    while waiting and not problem:
-        part, depth = waiting.pop()
-        if isinstance(part, dict | list):
-            inner = [*part.keys(), *part.values()] if isinstance(part, dict) else part
-            waiting += [(one, depth + 1) for one in inner]
-            problem = f"nests deeper than {MAX_DEPTH}" if depth > MAX_DEPTH else ""
-        elif isinstance(part, float) and not math.isfinite(part):
+    level: list[Any] = [value]
+    depth, problem = 0, ""
+    while level and not problem:  # level by level: a header has thousands of parts
+        depth += 1
+        inner = [one for part in level for one in _inside(part)]
+        texts = "".join([one for one in inner if type(one) is str])
+        if depth > MAX_DEPTH:
+            problem = f"nests deeper than {MAX_DEPTH}"
+        elif not all(math.isfinite(one) for one in inner if type(one) is float):
             problem = "has a number that is not finite"
-        elif isinstance(part, str) and SURROGATE.search(part):
+        elif not texts.isascii() and SURROGATE.search(texts):
             problem = "has half of a surrogate pair, which is no character"
+        level = [one for one in inner if type(one) is dict or type(one) is list]
     if problem:
         raise ConfigRefusedError(Reason.BAD_JSON, f"{name} {problem}", hint="save it again", param=name)
+
+
+def _inside(part: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return part if isinstance(part, list) else chain(part, part.values())
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

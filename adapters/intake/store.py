@@ -1,12 +1,10 @@
 """The content-addressed store: the path of a version contains its digest, so it never holds other bytes."""
 
 import errno
-import fcntl
 import os
 import re
 import shutil
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -16,6 +14,7 @@ from typing import BinaryIO
 from lorecall.adapters.core.atomic_file import sync, sync_tree
 from lorecall.adapters.core.beneath import Folder
 from lorecall.adapters.core.errors import AdapterNotFoundError
+from lorecall.adapters.core.locked_folders import delete_unlocked, lock_folder, new_locked
 from lorecall.adapters.core.refusals import FileRefusedError, Reason, StoreFullError
 from lorecall.adapters.peft_format.digest import chunks_of, digest_of, version_digest
 from lorecall.adapters.peft_format.files import (
@@ -152,7 +151,7 @@ class Store:
     def _remove_if(self, stored: StoredVersion, unused: Callable[[int], bool]) -> bool:
         """Delete a version if its last use passes a test. Its lock keeps others from using it meanwhile."""
         with self._staged() as staged:
-            handle = _lock(stored.path)
+            handle = lock_folder(stored.path)
             if handle is None:  # in use at this moment, or gone
                 return False
             try:
@@ -169,7 +168,7 @@ class Store:
         Raises:
             AdapterNotFoundError: It has just been deleted.
         """
-        handle = _lock(stored.path, wait=True)
+        handle = lock_folder(stored.path, wait=True)
         if handle is None:
             raise AdapterNotFoundError(
                 f"version {stored.version[:12]} has just left the store", param="version"
@@ -186,19 +185,12 @@ class Store:
         Returns:
             How many were deleted.
         """
-        deleted = 0
-        for path in self._staging.iterdir():
-            handle = _lock(path)
-            if handle is not None:
-                shutil.rmtree(path, ignore_errors=True)  # a cleaner of old files may be faster
-                os.close(handle)
-                deleted += not path.exists()
-        return deleted
+        return delete_unlocked(self._staging.iterdir())
 
     @contextmanager
     def _staged(self) -> Iterator[Path]:
         """Yield a new, locked directory; delete it at the end if it still exists."""
-        path, handle = _new_locked(self._staging)
+        path, handle = new_locked(self._staging)
         try:
             yield path
         finally:
@@ -270,36 +262,10 @@ def folder_for_links(version: Path) -> Path | None:
     staging = version.parent / _STAGING
     if not _VERSION.fullmatch(version.name) or not staging.is_dir():
         return None
-    return _new_locked(staging)[0]  # the handle stays open: it holds the lock
-
-
-def _new_locked(staging: Path) -> tuple[Path, int]:
-    """Return a new directory and the handle that locks it."""
-    handle = None
-    while handle is None:  # `delete_leftovers` may delete the directory before it is locked
-        path = staging / uuid.uuid4().hex
-        path.mkdir()
-        handle = _lock(path)
-    return path, handle
+    return new_locked(staging)[0]  # the handle stays open: it holds the lock
 
 
 def _write(path: Path, content: bytes) -> None:
     with path.open("xb") as sink:
         sink.write(content)
         os.fchmod(sink.fileno(), 0o444)
-
-
-def _lock(path: Path, *, wait: bool = False) -> int | None:
-    """Lock a directory while the returned handle is open; None if it is gone, or held and we do not wait."""
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        if os.fstat(handle).st_ino == path.stat().st_ino:
-            return handle
-    except (BlockingIOError, FileNotFoundError):
-        pass
-    os.close(handle)
-    return None

@@ -1,7 +1,8 @@
 """Checks of the weights: every tensor is one half of a LoRA pair that fits a module of the base."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import BinaryIO
 
@@ -31,7 +32,7 @@ _VOCABULARY = re.compile(
     re.escape(PREFIX) + r"(?P<module>(?:.+\.)?(?:embed_tokens|lm_head))\.(?:base_layer\.)?weight"
 )
 _EXPERT = re.compile(r"\.experts\.\d+\.")
-_CHUNK_BYTES = 1 << 22
+_CHUNK_BYTES = 1 << 18
 
 
 def check_kinds(lora: LoraTensors, base: BaseFacts) -> None:
@@ -159,23 +160,38 @@ def check_values(source: BinaryIO, tensors: Iterable[TensorEntry], *, half: bool
     Raises:
         WeightsRefusedError: NaN, an infinity, or with `half` a magnitude over 65504.
     """
-    zero = set()
-    for tensor in tensors:
-        integer, exponent, in_half, in_full = _FLOATS[tensor.dtype]
-        magnitude_bits = np.dtype(integer).type((1 << (8 * np.dtype(integer).itemsize - 1)) - 1)
-        source.seek(tensor.begin)
-        left, largest = tensor.end - tensor.begin, 0
-        while left:
-            raw = source.read(min(left, _CHUNK_BYTES))
-            left -= len(raw)
-            largest = max(largest, int((np.frombuffer(raw, integer) & magnitude_bits).max()))
-            if largest > (in_half if half else in_full):
+    found: dict[str, int] = {}
+    for pieces in _pieces(tensors):
+        integer, exponent, in_half, in_full = _FLOATS[pieces[0].dtype]
+        kind = np.dtype(integer)
+        source.seek(pieces[0].begin)
+        values = np.frombuffer(source.read(pieces[-1].end - pieces[0].begin), kind)
+        starts = [(piece.begin - pieces[0].begin) // kind.itemsize for piece in pieces]
+        largest = np.maximum.reduceat(values & kind.type((1 << (8 * kind.itemsize - 1)) - 1), starts)
+        for piece, bits in zip(pieces, largest.tolist(), strict=True):
+            if bits > (in_half if half else in_full):
                 fits = "float16" if half else "bfloat16"
-                what = "NaN or infinite" if largest >= exponent else f"too large for {fits}"
-                raise not_finite(tensor.name, what)
-        if not largest:
-            zero.add(tensor.name)
-    return frozenset(zero)
+                what = "NaN or infinite" if bits >= exponent else f"too large for {fits}"
+                raise not_finite(piece.name, what)
+            found[piece.name] = max(bits, found.get(piece.name, 0))
+    return frozenset(name for name, bits in found.items() if not bits)
+
+
+def _pieces(tensors: Iterable[TensorEntry]) -> Iterator[list[TensorEntry]]:
+    """Yield what is read at once, up to `_CHUNK_BYTES`: neighbours of one dtype, or a part of a large tensor."""
+    group: list[TensorEntry] = []
+    for tensor in tensors:
+        parts = range(tensor.begin, tensor.end, _CHUNK_BYTES)
+        for begin in parts:
+            end = min(begin + _CHUNK_BYTES, tensor.end)
+            piece = tensor if len(parts) == 1 else replace(tensor, begin=begin, end=end)
+            apart = group and (piece.begin, piece.dtype) != (group[-1].end, group[-1].dtype)
+            if group and (apart or piece.end - group[0].begin > _CHUNK_BYTES):
+                yield group
+                group = []
+            group.append(piece)
+    if group:
+        yield group
 
 
 def not_finite(name: str, what: str = "NaN or infinite") -> WeightsRefusedError:

@@ -2,7 +2,8 @@
 
 vLLM 0.32 reads an evicted adapter again from the path it was given; if the path is gone, the step fails and the
 engine with it. What the worker keeps lasts from the first load until the adapter is removed: hard links to a
-version in our store, which take no room in any number of workers, and copies of what lies elsewhere.
+version in our store, which take no room in any number of workers, and copies of what lies elsewhere. Both are in
+locked folders while the worker lives: what a killed one left goes with the next store, and with the next start.
 """
 
 import atexit
@@ -12,11 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from lorecall.adapters.core.locked_folders import delete_unlocked, new_locked
 from lorecall.adapters.intake.store import folder_for_links
 from lorecall.server.engine.common.plugin import require, require_fields
 
 FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin", "adapter_model.pt")
 """The files of an adapter that vLLM reads."""
+
+COPIES = "lorecall-adapters-"
+"""Begins the names of the folders of copies, in the temporary directory."""
 
 
 class AdapterSpool:
@@ -74,7 +79,7 @@ class AdapterSpool:
 
     def _copied(self, lora_int_id: int, source: Path) -> Path:
         if self._copies is None:
-            self._copies = Path(tempfile.mkdtemp(prefix="lorecall-adapters-"))
+            self._copies, _ = new_locked(Path(tempfile.gettempdir()), COPIES, 0o700)  # the handle stays open
         fresh = Path(tempfile.mkdtemp(dir=self._copies))
         try:
             for name in _present(source):
@@ -89,6 +94,11 @@ def _present(source: Path) -> list[str]:
     return [name for name in FILES if (source / name).is_file()]
 
 
+def delete_leftovers() -> int:
+    """Delete the copies of workers that were killed; return of how many."""
+    return delete_unlocked(Path(tempfile.gettempdir()).glob(f"{COPIES}*"))
+
+
 def apply() -> None:
     """Make the worker load adapters from its own copies."""
     from vllm.lora.request import LoRARequest
@@ -98,6 +108,7 @@ def apply() -> None:
     load = require(WorkerLoRAManager, "_load_adapter", ("self", "lora_request"))
     remove = require(LoRAModelRunnerMixin, "remove_lora", ("self", "lora_id"))
     require_fields(LoRARequest, "lora_int_id", "lora_path", "load_inplace")
+    delete_leftovers()
     spool = AdapterSpool()
     atexit.register(spool.close)
 

@@ -1,6 +1,7 @@
 """An adapter whose files vanish must not take the engine along."""
 
 import errno
+import os
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 from lorecall.adapters.intake.store import Store
 from lorecall.server.bench.processes.host import EngineDiedError, EngineHost
-from lorecall.server.engine.common.spool import AdapterSpool
+from lorecall.server.engine.common.spool import AdapterSpool, delete_leftovers
 
 from tests.tiny import build_tiny_adapter
 
@@ -148,6 +149,30 @@ def test_links_of_a_killed_worker_go_with_the_next_store(tmp_path: Path) -> None
     assert len(spooled(store.root)) == 1
     Store(store.root)
     assert not spooled(store.root)
+
+
+def test_copies_of_a_killed_worker_go_with_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its folder in the temporary directory is deleted; that of a worker which lives is left alone."""
+    temporary, adapter = tmp_path / "temporary", tmp_path / "adapter"
+    temporary.mkdir()
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text("{}")
+    code = (
+        "import os, signal, sys; from lorecall.server.engine.common.spool import AdapterSpool; "
+        "AdapterSpool().path(1, sys.argv[1]); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    environ = {**os.environ, "TMPDIR": str(temporary)}
+    subprocess.run([sys.executable, "-c", code, str(adapter)], env=environ, check=False)
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    spool = AdapterSpool()
+    kept = Path(spool.path(1, str(adapter)))
+    assert len(list(temporary.iterdir())) == 2
+    assert delete_leftovers() == 1
+    assert (kept / "adapter_config.json").read_text() == "{}"
+    spool.close()
+    assert not list(temporary.iterdir())
 
 
 def test_a_store_that_cannot_be_written_to_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
