@@ -20,8 +20,8 @@ from lorecall.server.engine.common.plugin import require, require_fields
 FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin", "adapter_model.pt")
 """The files of an adapter that vLLM reads."""
 
-COPIES = "lorecall-adapters-"
-"""Begins the names of the folders of copies, in the temporary directory."""
+COPIES = "lorecall-copies-"
+"""Begins the names of the folders of copies, in the temporary directory; an earlier name was of folders without a lock."""
 
 
 class AdapterSpool:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from lorecall.adapters.intake.store import Store
 from lorecall.server.bench.processes.host import EngineDiedError, EngineHost
-from lorecall.server.engine.common.spool import AdapterSpool, delete_leftovers
+from lorecall.server.engine.common.spool import COPIES, AdapterSpool, delete_leftovers
 
 from tests.tiny import build_tiny_adapter
 
@@ -95,7 +95,7 @@ def test_a_copy_that_fails_half_way_leaves_nothing(tmp_path: Path, monkeypatch: 
         for _ in range(2):
             with pytest.raises(OSError, match="No space left"):
                 spool.path(7, str(source))
-    (copies,) = tmp_path.glob("lorecall-adapters-*")
+    (copies,) = tmp_path.glob(f"{COPIES}*")
     assert list(copies.iterdir()) == []
     kept = Path(spool.path(7, str(source)))
     assert (kept / "adapter_model.safetensors").read_text() == "adapter_model.safetensors"
