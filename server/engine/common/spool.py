@@ -21,7 +21,7 @@ FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 """The files of an adapter that vLLM reads."""
 
 COPIES = "lorecall-copies-"
-"""Begins the names of the folders of copies, in the temporary directory; an earlier one was of unlocked folders."""
+"""Begins the names of the folders of copies, in the temporary directory; an earlier one was of unlocked ones."""
 
 
 class AdapterSpool:
