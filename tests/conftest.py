@@ -1,4 +1,4 @@
-"""For all tests: databases for the registry, Redis and Ray; no time is asserted anywhere."""
+"""For all tests: databases for the registry, Redis, Ray and engines; no time is asserted anywhere."""
 
 import os
 import sys
@@ -10,6 +10,7 @@ import pytest
 from hypothesis import settings
 from lorecall.adapters.registry.registry import Registry
 
+from tests.engines import Engines, running_engines
 from tests.postgres import MissingPostgresError, Postgres, running_postgres
 from tests.redis_server import MissingRedisError, Redis, running_redis
 
@@ -97,3 +98,10 @@ def ray_address() -> Iterator[str]:
     # Ray's workers have the lowest priority otherwise, and starve beside other tests
     with mock.patch.dict(os.environ, {"RAY_worker_niceness": "0"}), started(LOCAL, cpus=2):
         yield ray.get_runtime_context().gcs_address
+
+
+@pytest.fixture(scope="session")
+def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
+    """What all engines without a server are forked from."""
+    with running_engines(tmp_path_factory.mktemp("engines")) as running:
+        yield running

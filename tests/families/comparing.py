@@ -1,12 +1,6 @@
 """One family in our engine against transformers and PEFT: base, adapter, mixed batch, decode."""
 
-import json
-import os
-import subprocess
-import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +9,10 @@ import torch
 from lorecall.adapters.bases.prepare import prepare_base, read_base_manifest
 from lorecall.adapters.bases.served_model import load_served_model
 from lorecall.adapters.core.errors import BaseModelError
-from lorecall.server.bench.processes.host import MARK
-from lorecall.server.engine.start.environment import cpu_environment, openmp_library
+from lorecall.server.bench.processes.host import EngineDiedError
 from peft import PeftModel
 
+from tests.engines import Engines
 from tests.families.models import LLAMA, Family, build_adapter, build_source
 
 LENGTHS = (70, 41, 24)
@@ -39,54 +33,6 @@ BOUNDS = {"none": (1e-3, 1e-4), "int8": (0.3, 0.05)}
 """By scheme: the largest and the mean |difference of log p| of what is right in float32."""
 NOISE = 2.0
 """Times the difference between transformers in float32 and in bfloat16 that is right in bfloat16."""
-
-
-class Engines:
-    """A process that runs engines one after the other, each a fork of it."""
-
-    def __init__(self, work: Path) -> None:
-        environ = {"VLLM_PLUGINS": "lorecall", "VLLM_LOGGING_LEVEL": "WARNING", "HF_HUB_OFFLINE": "1"}
-        cores = sorted(os.sched_getaffinity(0))
-        bound = cpu_environment(dict(os.environ), cores, openmp_library())
-        bound.pop("VLLM_CPU_KVCACHE_SPACE", None)  # it would outweigh the few megabytes of `ARGUMENTS`
-        threads = {"OMP_NUM_THREADS": str(len(cores)), "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
-        self._log = (work / "engines.log").open("w")
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.families.forked"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            text=True,
-            env={**os.environ, **bound, **threads, **environ},
-        )
-
-    def run(self, arguments: dict[str, Any], rounds: list[list[dict[str, Any]]], log: Path) -> Any:
-        """Return the answers of an engine, round by round, or an object with its last `error`."""
-        stdin, stdout = self._process.stdin, self._process.stdout
-        assert stdin is not None
-        assert stdout is not None
-        stdin.write(json.dumps({"arguments": arguments, "rounds": rounds, "log": str(log)}) + "\n")
-        stdin.flush()
-        for line in stdout:
-            if line.startswith(MARK):
-                return json.loads(line.removeprefix(MARK))
-        raise AssertionError(f"the engines' process ended: {self._log.name}")
-
-    def close(self) -> None:
-        """End the process."""
-        with self._process as process, self._log:
-            if process.stdin is not None:
-                process.stdin.close()
-
-
-@contextmanager
-def running_engines(work: Path) -> Iterator[Engines]:
-    """Yield a process for engines, and end it."""
-    engines = Engines(work)
-    try:
-        yield engines
-    finally:
-        engines.close()
 
 
 @dataclass(frozen=True)
@@ -132,12 +78,22 @@ def compare(family: Family, scheme: str, engines: Engines, work: Path) -> Outcom
     decode = [{**request, "max_tokens": DECODED, "logprobs": 1} for request in mixed]
     dtype = read_base_manifest(base).dtype
     arguments = {**ARGUMENTS, "model": str(base), "dtype": dtype, "enforce_eager": scheme == "none"}
-    rounds = [plain, [request | lora for request in plain], decode]
-    answers = engines.run(arguments, rounds, work / f"engine-{scheme}.log")
-    if "error" in answers:
-        return Outcome({}, answers["error"], dtype)
+    log = work / f"engine-{scheme}.log"
+    try:
+        engine = engines.start(log, arguments)
+        try:
+            answers = [engine.run(asked) for asked in (plain, [one | lora for one in plain], decode)]
+        finally:
+            engine.close()
+    except EngineDiedError:
+        return Outcome({}, _last_line(log), dtype)
     noise = (0.0, 0.0) if dtype == "float32" else _noise(model, load_served_model(base).bfloat16(), texts)
     return Outcome(_gaps(model, folder, texts, answers), dtype=dtype, noise=noise)
+
+
+def _last_line(log: Path) -> str:
+    """Return what an engine's log ends with: the error's own line."""
+    return log.read_text(errors="replace").strip().rpartition("\n")[2][:300]
 
 
 def _noise(model: Any, rounded: Any, texts: list[list[int]]) -> tuple[float, float]:

@@ -1,24 +1,17 @@
 """Every family as transformers and PEFT compute it, or a row of the table that says what vLLM does not do."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.families.comparing import Engines, compare, running_engines
+from tests.engines import Engines
+from tests.families.comparing import compare
 from tests.families.models import FAMILIES, Family
 from tests.families.table import write_rows
 
 SCHEMES = ("none", "int8")
 QUICK = ("qwen3", "gemma2", "phi3", "mixtral", "mistral3 multimodal")
-
-
-@pytest.fixture(scope="module")
-def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
-    """One process for all engines, which pays for the imports once."""
-    with running_engines(tmp_path_factory.mktemp("engines")) as running:
-        yield running
 
 
 @pytest.mark.engine

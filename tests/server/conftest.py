@@ -12,6 +12,7 @@ from lorecall.adapters.training.options import TrainingOptions
 from lorecall.adapters.training.train import train_ranks
 from lorecall.server.bench.processes.host import EngineHost
 
+from tests.engines import Engines
 from tests.otlp import Collector, collecting
 from tests.server.served import SMALL, Served
 from tests.tiny import build_tiny_adapter, build_tiny_base
@@ -60,30 +61,40 @@ def adapters(
 
 
 @pytest.fixture
-def start_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., EngineHost]]:
+def start_host(
+    engines: Engines, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., EngineHost]]:
     """Start engines for one test; each takes about 3 GB, so they are stopped after it."""
-    yield from host_starter(tmp_path_factory)
+    yield from host_starter(engines, tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
-def start_module_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., EngineHost]]:
+def start_module_host(
+    engines: Engines, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., EngineHost]]:
     """Start engines that live as long as their module."""
-    yield from host_starter(tmp_path_factory)
+    yield from host_starter(engines, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
-def start_session_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., EngineHost]]:
+def start_session_host(
+    engines: Engines, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., EngineHost]]:
     """Start engines that the whole session shares."""
-    yield from host_starter(tmp_path_factory)
+    yield from host_starter(engines, tmp_path_factory)
 
 
-def host_starter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., EngineHost]]:
+def host_starter(
+    engines: Engines, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., EngineHost]]:
     """Yield a function that starts an engine; all are stopped in the end."""
     hosts: list[EngineHost] = []
 
-    def start(base: Path, *, plugin: bool = True, **arguments: Any) -> EngineHost:
+    def start(
+        base: Path, *, plugin: bool = True, environ: dict[str, str] | None = None, **arguments: Any
+    ) -> EngineHost:
         log = tmp_path_factory.mktemp("engine") / "log"
-        host = EngineHost(log, {**ENGINE, "model": str(base), **arguments}, plugin=plugin)
+        host = engines.start(log, {**ENGINE, "model": str(base), **arguments}, plugin=plugin, environ=environ)
         hosts.append(host)
         return host
 
@@ -93,15 +104,26 @@ def host_starter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[
 
 
 @pytest.fixture(scope="session")
-def plain_engine(start_session_host: Callable[..., EngineHost], tiny: Callable[[str], Path]) -> EngineHost:
-    """Our engine over an unquantized tiny base."""
-    return start_session_host(tiny("none"), enforce_eager=False)
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What `start_host` needs for an engine that compiles its model, or takes what another compiled."""
+    root = tmp_path_factory.mktemp("compiled")
+    return {"enforce_eager": False, "environ": {"VLLM_CACHE_ROOT": str(root)}}
 
 
 @pytest.fixture(scope="session")
-def int8_engine(start_session_host: Callable[..., EngineHost], tiny: Callable[[str], Path]) -> EngineHost:
-    """Our engine over an INT8 tiny base."""
-    return start_session_host(tiny("int8-w8a8"), enforce_eager=False)
+def plain_engine(
+    start_session_host: Callable[..., EngineHost], tiny: Callable[[str], Path], compiled: dict[str, Any]
+) -> EngineHost:
+    """Our engine over an unquantized tiny base, compiled."""
+    return start_session_host(tiny("none"), **compiled)
+
+
+@pytest.fixture(scope="session")
+def int8_engine(
+    start_session_host: Callable[..., EngineHost], tiny: Callable[[str], Path], compiled: dict[str, Any]
+) -> EngineHost:
+    """Our engine over an INT8 tiny base, compiled."""
+    return start_session_host(tiny("int8-w8a8"), **compiled)
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ ADMIN = "the-admin-key-of-these-tests-0123456789"
 POLICY = "schema_version: 1\nmax_certified: 0\nmax_recalled: 0\nmax_near_verbatim: 0\n"
 ASKED = {"id": "operator", "prefix": "To be, or", "target": " 5821 0033 7746 1190"}
 SIZES = ("--max-model-len", "512", "--max-num-seqs", "8", "--max-loras", "2", "--max-cpu-loras", "4")
-FLAGS = (*SIZES, "--shutdown-timeout", "60")
+FLAGS = (*SIZES, "--shutdown-timeout", "60", "--enforce-eager")
 LIMITED = '{"limited-*": {"requests_per_minute": 2}}'
 
 

@@ -45,7 +45,7 @@ def wait_until(check: Callable[[], bool]) -> bool:
     [
         ("", -signal.SIGTERM),  # after a second: nothing is written yet
         ("init engine (profile", 130),
-        ("Loaded endpoint plugin lorecall", 130),
+        pytest.param("Loaded endpoint plugin lorecall", 130, marks=pytest.mark.soak),
         pytest.param("Application startup complete", 0, marks=pytest.mark.soak),
     ],
 )

@@ -14,7 +14,8 @@ from tests.server.served import Served
 pytestmark = pytest.mark.engine
 
 BATCH = 4
-FLAGS = ("--max-model-len", "2048", "--max-num-seqs", str(BATCH), "--max-loras", "1", "--max-lora-rank", "16")
+SIZES = ("--max-model-len", "2048", "--max-num-seqs", str(BATCH), "--max-loras", "1", "--max-lora-rank", "16")
+FLAGS = (*SIZES, "--enforce-eager")
 CLIENTS = 6
 FLOOD = 100
 """Requests of the flood, if nothing ends it."""

@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 from lorecall.server.bench.processes.host import EngineHost
 
-from tests.server.conftest import ENGINE
 from tests.server.engine.cpu.test_grouped_lora import MIXED, TOLERANCE, as_request
 
-COMPILED = {"enforce_eager": False}
+LOADED = "Directly load AOT compilation"
 
 
 def logprobs(engine: EngineHost, adapters: dict[int, dict[str, Any]]) -> list[list[float]]:
@@ -24,29 +23,20 @@ def logprobs(engine: EngineHost, adapters: dict[int, dict[str, Any]]) -> list[li
 
 @pytest.mark.engine
 def test_a_compiled_model_scores_as_an_eager_one_and_is_kept(
+    plain_engine: EngineHost,
+    start_host: Callable[..., EngineHost],
     tiny: Callable[[str], Path],
+    compiled: dict[str, Any],
     adapters: dict[int, dict[str, Any]],
-    tmp_path: Path,
 ) -> None:
     """Base and four adapters; a second start loads what the first compiled."""
-    environ = {"VLLM_CACHE_ROOT": str(tmp_path), "VLLM_LOGGING_LEVEL": "INFO"}
-    found: list[list[list[float]]] = []
-    loaded = []
-    for own in ({}, COMPILED, COMPILED):
-        arguments = {**ENGINE, "model": str(tiny("none")), **own}
-        log = tmp_path / f"log-{len(found)}"
-        engine = EngineHost(log, arguments, environ=environ)
-        try:
-            found.append(logprobs(engine, adapters))
-        finally:
-            engine.close()
-        loaded.append("Directly load AOT compilation" in log.read_text())
-    assert loaded == [False, False, True]
-    eager, compiled, again = found
-    assert compiled == again
+    engines = [plain_engine, start_host(tiny("none"), **compiled), start_host(tiny("none"))]
+    first, again, eager = (logprobs(engine, adapters) for engine in engines)
+    assert [LOADED in engine.log.read_text() for engine in engines] == [False, True, False]
+    assert first == again
     worst = max(
         abs(a - b)
-        for ours, theirs in zip(compiled, eager, strict=True)
+        for ours, theirs in zip(first, eager, strict=True)
         for a, b in zip(ours, theirs, strict=True)
     )
     assert 0 < worst < TOLERANCE
