@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import BinaryIO
 
@@ -106,16 +107,19 @@ class Store:
             AdapterNotFoundError: The store has no such version.
             FileRefusedError: Its bytes do not have its digest.
         """
+        return self._checked(version, lambda path: _digest(path) == version)
+
+    def _checked(self, version: str, is_whole: Callable[[Path], bool]) -> StoredVersion:
         stored = self.get(version)
         self._mark_used(stored)
         try:
-            found = version_digest((stored.path / CONFIG_FILE).read_bytes(), stored.path / WEIGHTS_FILE)
+            whole = is_whole(stored.path)
         except FileNotFoundError:
-            found = "a missing file"
-        if found != version:
+            whole = False
+        if not whole:
             raise FileRefusedError(
                 Reason.CORRUPT_STORE,
-                f"the stored copy of version {version[:12]} is damaged: it holds {found[:14]}",
+                f"the stored copy of version {version[:12]} is damaged",
                 hint="add the adapter again from its source: the store then replaces the copy",
                 param="version",
             )
@@ -217,8 +221,8 @@ class Store:
     def _publish(self, staged: Path, version: str) -> StoredVersion:
         target = self.root / version
         if target.exists():
-            try:
-                return self.verify(version)
+            try:  # the fresh copy has just been hashed: the other one is whole if it is the same
+                return self._checked(version, lambda path: _same(staged, path))
             except FileRefusedError:
                 self.remove(version)
             except AdapterNotFoundError:  # another process has just deleted it
@@ -263,6 +267,19 @@ def folder_for_links(version: Path) -> Path | None:
     if not _VERSION.fullmatch(version.name) or not staging.is_dir():
         return None
     return new_locked(staging)[0]  # the handle stays open: it holds the lock
+
+
+def _digest(version: Path) -> str:
+    return version_digest((version / CONFIG_FILE).read_bytes(), version / WEIGHTS_FILE)
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Whether two copies of an adapter have the same bytes."""
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        with (one / name).open("rb") as a, (other / name).open("rb") as b:
+            if any(x != y for x, y in zip_longest(chunks_of(a), chunks_of(b))):
+                return False
+    return True
 
 
 def _write(path: Path, content: bytes) -> None:

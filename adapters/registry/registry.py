@@ -15,7 +15,9 @@ from lorecall.adapters.registry.transitions import (
     activate_version,
     find_adapter,
     find_version,
+    is_safe_identifier,
     move_version,
+    no_adapter,
     plain_text,
     record_event,
     stage_version,
@@ -62,6 +64,7 @@ class Registry:
         self.database = Database(url)
         self.keys = Keys(self.database)
         self._keep = keep
+        self._counted: tuple[object, int] = (None, 0)
 
     def close(self) -> None:
         """Close the database's connections."""
@@ -69,8 +72,11 @@ class Registry:
 
     def revision(self) -> int:
         """The number of changes so far, those of keys included; cheap enough to poll."""
-        with self.database.read() as session:
-            return session.scalars(select(CounterRow.value)).one()
+        changed = self.database.changed()
+        if changed != self._counted[0]:
+            with self.database.read() as session:
+                self._counted = changed, session.scalars(select(CounterRow.value)).one()
+        return self._counted[1]
 
     def changes(self, since: int) -> Changes:
         """The names changed after a revision; 0 for all. A change may come twice, but is never left out."""
@@ -98,6 +104,26 @@ class Registry:
         """
         with self.database.read() as session:
             return record_of(AdapterRecord, find_adapter(session, name))
+
+    def shown(self, name: str) -> tuple[AdapterRecord, VersionRecord]:
+        """One name and the version that stands for it: the live one, or the newest; read in one statement.
+
+        Raises:
+            AdapterNotFoundError: There is no such name.
+        """
+        live = VersionRow.version == func.coalesce(AdapterRow.live_version, "")
+        query = (
+            select(AdapterRow, VersionRow)
+            .join(VersionRow, VersionRow.name == AdapterRow.name)
+            .where(AdapterRow.name == name, ~AdapterRow.removed)
+            .order_by(live.desc(), VersionRow.created_at.desc())
+            .limit(1)
+        )
+        with self.database.read() as session:
+            found = session.execute(query).first() if is_safe_identifier(name) else None
+        if found is None:
+            raise no_adapter(name)
+        return record_of(AdapterRecord, found[0]), record_of(VersionRecord, found[1])
 
     def wanted_versions(self) -> frozenset[str]:
         """The versions, of any name, that are not retired, or that `rollback` would go back to.

@@ -37,8 +37,13 @@ def find_adapter(session: Session, name: str) -> AdapterRow:
     """
     adapter = session.get(AdapterRow, name) if is_safe_identifier(name) else None
     if adapter is None or adapter.removed:
-        raise AdapterNotFoundError(f"there is no adapter {safe_repr(name)}", param="name")
+        raise no_adapter(name)
     return adapter
+
+
+def no_adapter(name: str) -> AdapterNotFoundError:
+    """The error of a name that does not exist."""
+    return AdapterNotFoundError(f"there is no adapter {safe_repr(name)}", param="name")
 
 
 def find_version(session: Session, name: str, version: str) -> VersionRow:

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from lorecall.loadtest.scenario import Scenario
+    from lorecall.loadtest.scenario import Scenario, Traffic
 
 app = typer.Typer(help="Load tests: vLLM's own client, adapters that change, audits.", no_args_is_help=True)
 
@@ -142,6 +142,7 @@ def _with_stock(chosen: "Scenario", base: Path, work: Path, out: Path, rounds: i
 
 def _catalogue(chosen: "Scenario", base: Path, work: Path, out: Path, rounds: int) -> Path:
     """Compare a server with all adapters, one with few, and a stock one; return the page."""
+    from lorecall.loadtest.mix import draw_models
     from lorecall.loadtest.run import METRICS, Measurement, RunOptions, run
     from lorecall.loadtest.target import Target
     from lorecall.server.bench.catalogue.comparing import (
@@ -162,6 +163,9 @@ def _catalogue(chosen: "Scenario", base: Path, work: Path, out: Path, rounds: in
         found = stack.enter_context(catalogue_servers(base, work, sizes, adapters.rank, flags, environ))
         names = next(iter(found.values())).names
 
+        def round_of(number: int) -> "Traffic":
+            return replace(chosen.traffic, seed=chosen.traffic.seed + number)
+
         def runs_of(name: str, one: Served) -> Callable[[], Measurement]:
             target = stack.enter_context(Target(one.server.url))
             options = RunOptions(work / name, str(base), served=one.names, bench=BENCH)
@@ -169,14 +173,14 @@ def _catalogue(chosen: "Scenario", base: Path, work: Path, out: Path, rounds: in
             rounds_run = count()
 
             def once() -> Measurement:
-                seed = chosen.traffic.seed + next(rounds_run)
                 with _translated():
-                    return run(replace(chosen, traffic=replace(chosen.traffic, seed=seed)), target, options)
+                    return run(replace(chosen, traffic=round_of(next(rounds_run))), target, options)
 
             return once
 
         runs = {name: runs_of(name, one) for name, one in found.items()}
-        measured = run_rounds(found, rounds, many.idle_s, runs)
+        asked = {name for number in range(rounds + 1) for name in draw_models(round_of(number), "", names)}
+        measured = run_rounds(found, rounds, many.idle_s, runs, sorted(asked - {""}))
         return write_catalogue(out, asdict(chosen), METRICS, found, measured, _command(), machine())
 
 

@@ -181,7 +181,7 @@ class ControlPlane(Residents):
                     )
                     async with self._engine_turn:
                         await self.engine_set.point(loaded, pinned=adapter.pinned)
-                return await self._remember(name, adapter)
+                return (await self._read(name))[1]
 
     async def override(self, name: str, version: str, *, reason: str, actor: str) -> None:
         """Let a quarantined version go live for a stated reason, which is recorded."""
@@ -256,11 +256,9 @@ class ControlPlane(Residents):
         """
         async with self._turn(name):
             try:
-                adapter = await asyncio.to_thread(self.registry.adapter, name)
-                record = await self._remember(name, adapter)
-            except AdapterNotFoundError:  # of either: it may be removed between the two
-                self._adapters.pop(name, None)
-                self._versions.pop(name, None)
+                adapter, record = await self._read(name)
+            except AdapterNotFoundError:
+                self._forget(name)
                 self.engine_set.drop(name)
                 return None
             if adapter.live_version is None:

@@ -2,7 +2,8 @@
 
 vLLM puts versions out of its memory and loads them again as requests ask for them. What it holds then may not be
 what it held: a damaged copy on the worker's disk, or another adapter in the slot. So a short text is scored once
-after a version's first load, and again after some of its later ones.
+after a version's first load, and again after some of its later ones. Where more versions come and go than can be
+checked in time (see `residents`), that is after the first load at which its turn comes.
 """
 
 import asyncio
@@ -50,6 +51,10 @@ class LoadChecks:
         self._first: dict[str, Logprobs] = {}
         self._suspect: dict[str, float] = {}
 
+    def knows(self, loaded: LoadedVersion) -> bool:
+        """Whether there is a first answer that the version can be compared with."""
+        return loaded.version in self._first
+
     async def differs(self, loaded: LoadedVersion) -> bool:
         """Check a version that was just loaded, if its turn comes; return whether it answers as another one.
 
@@ -57,7 +62,7 @@ class LoadChecks:
         """
         if not self._share or loaded.info.refusal:
             return False
-        known = loaded.version in self._first
+        known = self.knows(loaded)
         if known and random.random() >= self._share:  # noqa: S311  not for secrets
             return False
         lease = Lease(loaded, asyncio.current_task())

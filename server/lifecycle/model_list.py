@@ -19,17 +19,17 @@ class AdapterCards:
 
     def __init__(self, parent_of: Callable[[str], str]) -> None:
         self._parent_of = parent_of
-        self._live: dict[str, str] = {}
+        self._live: Mapping[str, str] = {}
         self._cards: dict[str, bytes] = {}
 
     def of(self, live: Mapping[str, str]) -> Mapping[str, bytes]:
-        """Return name to JSON; `live` has the live version of each name."""
-        if live != self._live:
+        """Return name to JSON; `live` has the live version of each name, and is not changed afterwards."""
+        if live is not self._live and live != self._live:
             self._cards = {
                 name: self._cards[name] if self._live.get(name) == version else self._made(name, version)
                 for name, version in sorted(live.items())
             }
-            self._live = dict(live)
+        self._live = live
         return self._cards
 
     def _made(self, name: str, version: str) -> bytes:

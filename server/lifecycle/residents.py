@@ -2,11 +2,12 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
 from weakref import WeakValueDictionary
 
 from lorecall.adapters.intake.pipeline import AdapterPipeline
-from lorecall.adapters.registry.records import AdapterRecord
+from lorecall.adapters.registry.records import AdapterRecord, shown_version
 from lorecall.adapters.registry.registry import Registry
 from lorecall.audit.scorers.batches import batches
 from lorecall.server.lifecycle.engine_set import EngineSet, LoadedVersion
@@ -19,6 +20,10 @@ logger = logging.getLogger("vllm.lorecall")
 
 PAGE = 500
 """Names whose versions are read at once."""
+CHECKS_SHARE = 0.02
+"""Share of the time in which loads are checked, however many there are; what left the memory meanwhile is not."""
+MOST_REST_S = 15.0
+"""The longest time between two checks of loads."""
 
 
 class Residents(KnownAdapters):
@@ -41,6 +46,7 @@ class Residents(KnownAdapters):
         self._tiers: dict[str, list[int]] = {"slots": [], "memory": []}
         self._name_turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._coming: set[str] = set()
+        self._unchecked: dict[int, LoadedVersion] = {}
         self._checking: set[asyncio.Task[None]] = set()
 
     async def note(self, adapters: Sequence[AdapterRecord]) -> list[str]:
@@ -64,7 +70,7 @@ class Residents(KnownAdapters):
             versions = await asyncio.to_thread(self.registry.versions_of, [one.name for one in page], limit=1)
             for one in page:
                 if one.name in versions:  # else it was removed meanwhile, which is a change of its own
-                    self._know(one, versions[one.name])
+                    self._know(one, shown_version(one, versions[one.name]))
         return follow
 
     def _has_room(self, name: str) -> bool:
@@ -85,21 +91,33 @@ class Residents(KnownAdapters):
             lost = (set(ids) - set(self._tiers[level])) & ours
             self._metrics.evictions.labels(level).inc(len(lost))
         self._metrics.draining.set(self.engine_set.draining)
-        came = set(self._tiers["memory"]) - set(before["memory"])
-        if self.load_checks is not None and came:
-            loaded = [one for one in self.engine_set.live.values() if one.id in came]
-            task = asyncio.create_task(self._check_loads(self.load_checks, loaded))
-            self._checking.add(task)
-            task.add_done_callback(self._checking.discard)
+        if self.load_checks is not None:
+            memory = set(self._tiers["memory"])
+            due = memory - set(before["memory"]) | self._unchecked.keys() & memory
+            self._unchecked = {one.id: one for one in self.engine_set.live.values() if one.id in due}
+            if self._unchecked and not self._checking:
+                task = asyncio.create_task(self._check_loads(self.load_checks))
+                self._checking.add(task)
+                task.add_done_callback(self._checking.discard)
 
-    async def _check_loads(self, checks: LoadChecks, loaded: Sequence[LoadedVersion]) -> None:
-        """Check versions that the engine has loaded; one that answers as another is loaded anew on demand."""
-        for one in loaded:
+    async def _check_loads(self, checks: LoadChecks) -> None:
+        """Check versions that the engine has loaded, in `CHECKS_SHARE` of the time; one at a time.
+
+        One that has a first answer comes before those that have none yet, of these the last that was loaded. One
+        that answers as another is loaded anew on demand.
+        """
+        while self._unchecked:
+            one = max(self._unchecked.values(), key=lambda held: (checks.knows(held), held.id))
+            del self._unchecked[one.id]
+            began = time.monotonic()
             try:
-                if await checks.differs(one):
+                different = await checks.differs(one)
+                rest = (time.monotonic() - began) / CHECKS_SHARE
+                if different:
                     # Not the engine's turn as well: a client that reads slowly may hold its lease for long.
                     async with self._turn(one.name):
                         await self.engine_set.expel(one)
+                await asyncio.sleep(min(rest, MOST_REST_S))
             except Exception:  # vLLM raises whatever its engine raised
                 if not self.engine_set.engine_is_gone:
                     logger.exception("%s was not checked after its load", one.lora_request.lora_name)

@@ -112,6 +112,7 @@ class AuditMetrics(Collector):
 
     def __init__(self, registry: CollectorRegistry, label: AdapterLabels) -> None:
         self._label = label
+        self._changed: object = None
         self._counts: dict[AuditState, int] = {}
         self._ended: tuple[int, datetime | None] = (0, None)
         self._done: list[AuditRecord] = []
@@ -154,6 +155,9 @@ class AuditMetrics(Collector):
         Returns:
             A value that compares unequal after an audit was queued, begun, ended or removed.
         """
+        changed = store.database.changed()
+        if changed == self._changed:
+            return self._counts, self._ended
         self._counts = store.counts()
         (before, last), ended = self._ended, (self._counts[AuditState.DONE], store.last_end())
         if ended != self._ended:
@@ -164,6 +168,7 @@ class AuditMetrics(Collector):
             by_time = sorted([*map(_slim, new), *known], key=lambda one: one.created_at, reverse=True)
             self._done, self._ended = by_time[:NEWEST_AUDITS], ended
             self._findings = findings(self._done)
+        self._changed = changed
         return self._counts, ended
 
     def collect(self) -> Iterator[GaugeMetricFamily]:

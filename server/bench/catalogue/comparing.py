@@ -11,7 +11,7 @@ from typing import Any
 from lorecall.adapters.core.atomic_file import write_whole
 from lorecall.adapters.registry.registry import Registry
 from lorecall.server.bench.catalogue.filling import Entry, fill_registry, fill_store, link_adapters, unmade
-from lorecall.server.bench.catalogue.watching import at_rest, list_times, memory_mib
+from lorecall.server.bench.catalogue.watching import at_rest, list_times, memory_mib, use_all
 from lorecall.server.bench.comparison import Measured, Metrics
 from lorecall.server.bench.material import write_random_adapter
 from lorecall.server.bench.paired import make_row, show, take_turns
@@ -24,7 +24,9 @@ WEIGHTS = 16
 
 
 METHOD = (
-    "One round uncounted, then {rounds} counted ones in alternating order, each with other draws. The traffic"
+    "First each adapter that the rounds ask for is asked for one token, twice: what its first use costs is below,"
+    " and the rounds ask for none that is new to the server. One round uncounted, then {rounds} counted ones in"
+    " alternating order, each with other draws. The traffic"
     " over {beside} adapters asks for the one at the same place by the least recent use, so that the slots hold"
     " it as often. Medians of the rounds; a ratio is the first column's by the other's, with a 95 % percentile"
     " bootstrap interval over the rounds. Stock vLLM serves the same folders by its `lora_filesystem_resolver`."
@@ -133,18 +135,27 @@ def _ours(
 
 
 def run_rounds(
-    found: Mapping[str, Served], rounds: int, idle_s: float, runs: Mapping[str, Callable[[], Measured]]
+    found: Mapping[str, Served],
+    rounds: int,
+    idle_s: float,
+    runs: Mapping[str, Callable[[], Measured]],
+    asked: Sequence[str],
 ) -> list[dict[str, Measured]]:
-    """Measure memory, then the rounds in turns, then memory and rest; the facts are put into `found`.
+    """Measure memory and first uses, then the rounds in turns, then memory and rest; `found` gets the facts.
 
     Args:
         found: The servers.
         rounds: Counted rounds.
         idle_s: Seconds of rest that are watched.
         runs: Sends one round's traffic to each server.
+        asked: The adapters that the rounds ask for, more than there are slots; all of those of a server that has
+            fewer.
     """
     for one in found.values():
         one.facts["memory before traffic, MiB"] = memory_mib(one.server.pid)
+        used = [name for name in one.names if name in asked] if len(one.names) > len(asked) else one.names
+        for row in ("first use of an adapter at rest, median, ms", "a later cold load at rest, median, ms"):
+            one.facts[row] = use_all(one.server, used)
     measured = list(take_turns(rounds, runs))
     time.sleep(5)  # the worker spins for a second after an answer, and a server looks at its slots every 15
     for one in found.values():

@@ -1,9 +1,10 @@
-"""What a server costs from outside: its memory, its processor time at rest, its database's writes, its lists."""
+"""What a server costs from outside: memory, processor time at rest, database writes, its lists, first uses."""
 
 import os
 import sqlite3
+import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -17,6 +18,9 @@ LISTS: Mapping[str, str] = {
     "a page of 100 adapters, ms": "/v1/adapters?limit=100",
 }
 """Row to route; in this order, since the first one makes what the second one has."""
+
+PROMPT = list(range(1000, 1032))
+"""Any 32 tokens."""
 
 
 def memory_mib(pid: int) -> float:
@@ -70,6 +74,17 @@ def list_times(server: HttpServer) -> dict[str, float]:
         server.http.get(route).raise_for_status()
         found[row] = 1000 * (time.perf_counter() - began)
     return found
+
+
+def use_all(server: HttpServer, names: Sequence[str]) -> float:
+    """Ask each adapter for one token, one after the other; return the median time in milliseconds."""
+    times = []
+    for name in names:
+        began = time.perf_counter()
+        body = {"model": name, "prompt": PROMPT, "max_tokens": 1, "temperature": 0}
+        server.http.post("/v1/completions", json=body).raise_for_status()
+        times.append(1000 * (time.perf_counter() - began))
+    return statistics.median(times)
 
 
 def _group(pid: int) -> list[int]:

@@ -73,6 +73,7 @@ def cpu_fixes() -> tuple[str, ...]:
         "lorecall.server.engine.cpu.target_scores",
         "lorecall.server.engine.cpu.kept_memory",
         "lorecall.server.engine.cpu.moe_experts",
+        "lorecall.server.engine.cpu.gloo_device",
     )
 
 

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from alembic import command
@@ -23,6 +24,9 @@ from lorecall.adapters.registry.tables import Model, State
 from sqlalchemy import select, text
 
 from tests.postgres import Postgres
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 MIGRATIONS = Path(__file__).parents[3] / "adapters" / "registry" / "migrations"
 NEWEST = max(path.name[:4] for path in (MIGRATIONS / "versions").glob("0*.py"))
@@ -198,6 +202,36 @@ def test_a_newer_database_is_left_alone(registry_url: str) -> None:
     with database._begin() as connection:
         assert connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar_one() == "9999"
     database.close()
+
+
+def change_unfollowed(database: Database) -> None:
+    """Change a row as audits change theirs: the revision stays."""
+    with database.change() as session:
+        session.execute(text("UPDATE adapters SET pinned = true"))
+
+
+def test_a_commit_by_anybody_is_seen_and_nothing_else(registry_url: str) -> None:
+    """By this process or by another one, with or without a revision; on PostgreSQL each answer is another one."""
+    registry, other = Registry(registry_url), Registry(registry_url)
+    seen = registry.database.changed()
+    if registry_url.startswith("postgresql"):
+        assert registry.database.changed() != seen
+    else:
+        for read in (registry.revision, other.revision, registry.adapters):
+            read()
+            assert registry.database.changed() == seen
+        changes: list[Callable[[], object]] = [
+            lambda: registry.stage("acme", "a" * 64, source="x", actor="ann"),
+            lambda: other.stage("acme", "b" * 64, source="x", actor="ann"),
+            lambda: change_unfollowed(other.database),
+        ]
+        for change in changes:
+            change()
+            before, seen = seen, registry.database.changed()
+            assert before != seen
+            assert registry.database.changed() == seen
+    registry.close()
+    other.close()
 
 
 def test_many_first_starts_at_once(registry_url: str) -> None:

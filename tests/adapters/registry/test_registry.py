@@ -442,6 +442,20 @@ def test_the_list_of_versions_is_bounded(registry: Registry) -> None:
     assert shown == [names[5], names[4], names[1], names[0]]
 
 
+def test_the_live_version_stands_for_a_name_or_the_newest(registry: Registry) -> None:
+    """Read with the name's record; a name that is removed, or cannot exist, is not found."""
+    bring(registry, "acme", A, State.VALIDATED)
+    bring(registry, "acme", B, State.VALIDATED)
+    bring(registry, "other", C, State.LIVE)
+    assert registry.shown("acme") == (registry.adapter("acme"), registry.version("acme", B))
+    registry.activate("acme", A, actor="test")
+    assert registry.shown("acme") == (registry.adapter("acme"), registry.version("acme", A))
+    registry.remove("acme", actor="test")
+    for name in ("acme", "nobody", "\x00"):
+        with pytest.raises(AdapterNotFoundError):
+            registry.shown(name)
+
+
 def test_names_come_in_pages_with_their_versions(registry: Registry) -> None:
     """Sorted by name; removed names have neither, and versions of many names are those of each."""
     names = [f"name-{number}" for number in range(7)]

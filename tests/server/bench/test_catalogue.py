@@ -55,6 +55,10 @@ class StandIn:
         self.asked.append(route)
         return self
 
+    def post(self, _route: str, json: dict[str, Any]) -> Any:
+        """Note which model is asked."""
+        return self.get(json["model"])
+
     def raise_for_status(self) -> None:
         """All is well."""
 
@@ -89,7 +93,11 @@ def test_the_servers_have_what_is_compared(base: Path, tmp_path: Path) -> None:
             assert len(store.versions()) == count
         runs = {name: lambda: Run(requests_per_s=2.0, hit_ttft_p50_ms=3.0) for name in (MANY, FEW)}
         runs[STOCK] = lambda: Run(requests_per_s=1.0)
-        measured = comparing.run_rounds(found, 2, 0.01, runs)
+        measured = comparing.run_rounds(
+            found, 2, 0.01, runs, [name_of(number) for number in (3, 7, 20, 30, 39)]
+        )
+        stand_ins: dict[str, Any] = {name: one.server for name, one in found.items()}
+        used = {name: [one for one in server.asked if "-" in one] for name, server in stand_ins.items()}
         assert found[MANY].facts["database writes at rest"] == 0
         scenario = {
             "name": "catalogue",
@@ -106,6 +114,8 @@ def test_the_servers_have_what_is_compared(base: Path, tmp_path: Path) -> None:
     (_, ours, _), _, (_, theirs, stock) = StandIn.started
     assert ours == {"A": "1", "LORECALL_STORE": str(work / MANY / "store")}
     assert stock
+    assert used[MANY] == used[STOCK] == [name_of(number) for number in (3, 7, 20, 30, 39)] * 2
+    assert used[FEW] == [name_of(number) for number in range(4)] * 2  # it has no more
     resolver = FilesystemResolver(theirs["VLLM_LORA_RESOLVER_CACHE_DIR"])
     assert asyncio.run(resolver.resolve_lora(str(base), name_of(39)))  # vLLM asks with what `--model` says
     assert "| requests per second | 2 | 2 | 1.000 | 1.000 to 1.000 | 1 | 2.000 | 2.000 to 2.000 |" in page

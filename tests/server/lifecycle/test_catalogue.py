@@ -37,7 +37,7 @@ def counted(registry: Registry) -> Iterator[list[str]]:
     event.remove(registry.database._engine, "before_cursor_execute", note)
 
 
-def test_a_start_and_its_pages_take_few_statements_and_an_idle_server_one(
+def test_a_start_and_its_pages_take_few_statements_and_an_idle_server_one_or_none(
     registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The names are read at once, their versions by the page; a page of a list takes as many as a short list."""
@@ -62,7 +62,7 @@ def test_a_start_and_its_pages_take_few_statements_and_an_idle_server_one(
     with counted(registry) as idle:
         for _ in range(5):
             asyncio.run(follower.catch_up())
-    assert len(idle) == 5
+    assert len(idle) == (0 if registry.database._engine.dialect.name == "sqlite" else 5)
     assert all(one.startswith("SELECT") for one in idle)
 
 

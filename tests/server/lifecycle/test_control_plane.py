@@ -125,30 +125,6 @@ def test_a_name_is_removed_while_its_next_version_is_fetched(world: World) -> No
     run(test)
 
 
-def test_a_name_is_removed_between_two_reads_of_the_registry(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its record is read, another server removes it, and its versions are asked for: it is gone here as well."""
-
-    async def test() -> None:
-        server = world.server("one")
-        await server.plane.add("acme", world.adapter(1), actor="test")
-        versions = world.registry.versions
-
-        def after_a_removal(name: str, **page: int) -> Any:
-            world.registry.remove(name, actor="another server")
-            return versions(name, **page)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(world.registry, "versions", after_a_removal)
-            await server.plane.follow("acme")
-        await settle(server.engine_set)
-        assert not server.plane.known("acme")
-        assert server.engine.held == set()
-
-    run(test)
-
-
 @pytest.mark.parametrize(
     "error", [OperationalError("INSERT", {}, Exception("disk I/O error")), RuntimeError()]
 )
@@ -221,7 +197,7 @@ def test_thousands_of_cold_names_are_noted_in_few_reads(
         await server.plane.add("name-05", world.adapter(7), actor="test")
         await server.plane.note([one for one in changes.adapters if one.name == "name-06"])
         stale = next(one for one in changes.adapters if one.name == "name-05")
-        server.plane._know(stale, [world.registry.version("name-05", before)])
+        server.plane._know(stale, world.registry.version("name-05", before))
         assert server.plane.live_versions()["name-05"] != before
         assert await server.plane.note([stale]) == ["name-05"]  # the engine has it: it is followed
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -237,6 +238,45 @@ def test_what_is_no_number_is_different(world: World) -> None:
         checked.answers[loaded.id] = (-1.0, math.nan)
         await checked.load_again(loaded)
         assert checked.count("different") == 1
+
+    run(test)
+
+
+def test_many_loads_take_a_small_share_of_the_time(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits is checked as time allows: first what has an answer to compare with; what was evicted is not."""
+
+    async def test() -> None:
+        checked, rests = Checked(world), list[float]()
+        loaded = {}
+        for number in (1, 2, 3, 4):
+            name = f"acme-{number}"
+            await checked.plane.add(name, world.adapter(number), actor="test")
+            loaded[number] = checked.server.engine_set.live[name]
+        known, checks = loaded[1], checked.plane.load_checks
+        assert checks is not None
+        assert not await checks.differs(known)
+        order = list[int]()
+
+        async def score(request: Any) -> tuple[float, ...]:
+            order.append(request.lora_int_id)
+            clock[0] += 0.1
+            return (-1.0, -2.0)
+
+        async def rest(seconds: float) -> None:
+            rests.append(seconds)
+            if len(rests) == 2:  # evicted before its turn
+                checked.server.engine.held.discard(loaded[2].id)
+                checked.server.engine_set._used = True
+                await checked.plane.refresh_tiers()
+
+        clock = [0.0]
+        checks._score = score
+        with monkeypatch.context() as patch:
+            patch.setattr(time, "monotonic", lambda: clock[0])
+            patch.setattr(asyncio, "sleep", rest)
+            await checked.poll()
+        assert order == [known.id, loaded[4].id, loaded[3].id]
+        assert rests == pytest.approx([5.0, 5.0, 5.0])
 
     run(test)
 
