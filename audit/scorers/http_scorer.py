@@ -30,6 +30,7 @@ GREEDY: dict[str, object] = {
     "presence_penalty": 0.0,
     "frequency_penalty": 0.0,
     "return_token_ids": True,
+    "logprobs": None,  # our server would add them
 }
 
 T = TypeVar("T")

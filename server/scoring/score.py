@@ -16,6 +16,7 @@ from lorecall.audit.scorers.splits import Split, worst_first
 from lorecall.server.auth.engine_guard import unguarded
 from lorecall.server.engine.cpu.target_scores import COLUMNS, SAMPLING, SCORE_FROM
 from lorecall.server.executors import off_loop
+from lorecall.server.scoring.base_scores import BaseScores, key_of
 from lorecall.server.scoring.throttle import Background
 
 AT_ONCE = 256
@@ -41,6 +42,7 @@ class EngineScoring:
         chat_params: vLLM's `ChatParams` of the server: its chat template and the template's arguments; None for
             those of the model.
         background: Throttles scores and the audits' decoding while there is live traffic.
+        base_scores: The base's scores of texts that were asked for before.
     """
 
     engine_client: Any
@@ -49,6 +51,7 @@ class EngineScoring:
     chat_params: Any = None
     second_runner: bool = False
     background: Background = field(init=False)
+    base_scores: BaseScores = field(default_factory=BaseScores)
 
     def __post_init__(self) -> None:
         on_cpu = self.fixed_token_scores and not self.second_runner
@@ -151,8 +154,13 @@ class EngineScoring:
         problem = self._problem(split)
         if problem:
             return ItemScore(item_id, boundary_exact=split.exact, error=problem)
-        async with self.background.turn():
-            rows = await self._rows(split, lora, sampling)
+        key = None if lora is not None else key_of(split, sampling)
+        rows = None if key is None else self.base_scores.get(key)
+        if rows is None:
+            async with self.background.turn():
+                rows = await self._rows(split, lora, sampling)
+            if key is not None:
+                self.base_scores.put(key, rows)
         return _item_score(item_id, split, rows)
 
     def _problem(self, split: Split) -> str:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 FEW = 1_000
 """Candidates of which all are decoded unless something else is asked for."""
 
-SMALL = 256
+SMALL = 512
 """Snippets of an audit that is so short that nothing is measured before it, unless it has a budget."""
 
 LONG = 60.0
