@@ -38,6 +38,7 @@ from lorecall.server.lifecycle.load_checks import LoadChecks
 from lorecall.server.lifecycle.served_models import VersionedModels
 from lorecall.server.observability.metering import meter
 from lorecall.server.observability.metrics import Metrics
+from lorecall.server.scoring.base_scores import MOST_ROWS, BaseScores
 from lorecall.server.scoring.score import EngineScoring, fast_scores
 from lorecall.server.settings import ServerSettings
 from prometheus_client import REGISTRY
@@ -74,6 +75,7 @@ async def build_serving(
         **fast_scores(config),
         by_priority=config.scheduler_config.policy == "priority",
         chat_params=served_chat(args),
+        base_scores=BaseScores(MOST_ROWS if config.cache_config.enable_prefix_caching else 0),
     )
     guard_engine(engine_client, engine_set.hold, shared_cache=settings.prefix_cache == "shared")
     serving = Serving(

@@ -1,7 +1,8 @@
 """The base's latest scores, in memory: audits of several adapters, one after the other, ask for the same texts.
 
 A base does not change while a server runs, so what one audit scored holds for the next. Each key has scores of
-its own, as it has a prefix cache of its own: speed tells nobody what others asked.
+its own, as it has a prefix cache of its own: speed tells nobody what others asked. A server without a prefix
+cache (`--no-enable-prefix-caching`) remembers no scores either: what is asked for again is computed again.
 """
 
 import hashlib
@@ -24,7 +25,7 @@ class BaseScores:
     """Remembers the rows of scored texts; the least recently used are forgotten first.
 
     Attributes:
-        most: Rows that are kept at most.
+        most: Rows that are kept at most; with 0 none are.
     """
 
     most: int = MOST_ROWS

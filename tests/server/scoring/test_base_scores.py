@@ -92,6 +92,13 @@ def test_rows_come_back_as_they_were_and_the_longest_unused_are_forgotten() -> N
     assert kept.get(b"a") == ROWS
 
 
+def test_without_room_nothing_is_remembered() -> None:
+    """As on a server without a prefix cache."""
+    kept = BaseScores(most=0)
+    kept.put(b"a", ROWS)
+    assert kept.get(b"a") is None
+
+
 def test_a_text_in_another_split_or_under_another_scheme_is_another() -> None:
     """The keys differ, and say nothing of the text."""
     token = current.set(RequestContext())
