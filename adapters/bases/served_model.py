@@ -105,7 +105,8 @@ def round_per_token(x: "torch.Tensor") -> "torch.Tensor":
     """
     detached = x.detach()
     scale = detached.abs().amax(-1, keepdim=True).clamp_min(1e-12) / INT8_MAX
-    return x + ((detached / scale).round() * scale - detached)
+    rounded = (detached / scale).round_().mul_(scale)
+    return x + (rounded - detached) if x.requires_grad else rounded
 
 
 def round_to_fp8(x: "torch.Tensor") -> "torch.Tensor":

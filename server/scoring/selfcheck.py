@@ -4,6 +4,7 @@ The same tokens are scored alone, in mixed batches as large as those of audits, 
 chunk edge, and decoded. `audit/judging/epsilon.py` says what is compared and what ε is.
 """
 
+import asyncio
 import math
 import uuid
 from collections.abc import Sequence
@@ -87,7 +88,9 @@ async def check_engine(scoring: EngineScoring, models: dict[str, Any], *, chunk_
         reverse = (await _scores(scoring, texts[::-1]))[::-1]
         moves["mixed"] += _moves(alone, mixed[:ALONE])
         moves["reversed"] += _moves(mixed, reverse)
-    moves["decoded"] = [await _decoded(scoring, text, loras[n % len(loras)]) for n, text in enumerate(TEXTS)]
+    moves["decoded"] = await asyncio.gather(
+        *(_decoded(scoring, text, loras[n % len(loras)]) for n, text in enumerate(TEXTS))
+    )
     if chunk_edge:
         moves["chunk_edge"] = await _across_chunk_edge(scoring, texts, loras[-1])
     checks = {name: spread(found) for name, found in moves.items()}

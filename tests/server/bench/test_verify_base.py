@@ -63,7 +63,7 @@ def test_what_depends_on_the_batch_is_refused(
 def test_an_engine_that_does_not_start_is_quoted(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its last errors, without the name of a log that is gone by then."""
 
-    def fail(log: Path, _arguments: dict[str, Any]) -> Any:
+    def fail(log: Path, _arguments: dict[str, Any], **_more: Any) -> Any:
         raise EngineDiedError(
             f"the engine died; its log is {log}, its last errors: ValueError: no such layer"
         )
