@@ -35,9 +35,10 @@ serve: $(STAMP) ## Serve the demo's base (BASE=, PORT=)
 	$(BIN)/lorecall serve --base $(BASE) --port $(PORT)
 
 # Those without an engine in two processes, the others in one, which shares its engines. PYTEST_ARGS may choose none of either.
+# Reordered, files of few tests come last, and those of few long ones keep one process waiting for the other.
 NONE_IS_FINE = $(if $(PYTEST_ARGS),|| [ $$? -eq 5 ])
 test: $(STAMP) tools ## Run the tests, those against a real vLLM engine included (PYTEST_ARGS=)
-	$(BIN)/python -m pytest -m "not soak and not engine" -n 2 --dist loadfile $(PYTEST_ARGS) $(NONE_IS_FINE)
+	$(BIN)/python -m pytest -m "not soak and not engine" -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS) $(NONE_IS_FINE)
 	$(BIN)/python -m pytest -m "engine and not soak" $(PYTEST_ARGS) $(NONE_IS_FINE)
 
 soak: $(STAMP) ## Run the long tests, and those over generated examples on new ones

@@ -106,7 +106,7 @@ def test_an_audit_of_a_large_file_takes_bounded_memory(
     monkeypatch.setattr(base_cache, "REMEMBERED", 300)
     monkeypatch.setattr(item_store, "IN_MEMORY", 300)
     peaks = []
-    for count in (1500, 4500):
+    for count in (600, 1800):
         path = tmp_path / f"{count}.jsonl"
         path.write_text("".join(f'{{"prefix": "a{i} ", "target": "x"}}\n' for i in range(count)))
         scorer, settings = Forgetful({"leaky": memory_of(())}), AuditSettings(keep=50, chunk=200)

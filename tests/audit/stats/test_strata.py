@@ -28,9 +28,14 @@ def run(seed: int, bound: float | None, batch: int) -> tuple[StratifiedTest, boo
     return test, held
 
 
-def test_all_bounds_hold_at_once_with_the_confidence() -> None:
-    """Over 200 runs with a look after every ten: an interval loses its rate in one of twenty at most."""
-    runs = [run(seed, None, 10) for seed in range(200)]
+MANY = [60, pytest.param(200, marks=pytest.mark.soak)]
+"""Runs of which at most one in twenty may go wrong."""
+
+
+@pytest.mark.parametrize("count", MANY)
+def test_all_bounds_hold_at_once_with_the_confidence(count: int) -> None:
+    """With a look after every ten: an interval loses its rate in one run of twenty at most."""
+    runs = [run(seed, None, 10) for seed in range(count)]
     truth = sum(map(sum, LEAKS.values())) / sum(size.of for size in SIZES.values())
     assert sum(not held for _, held in runs) <= 0.05 * len(runs)
     assert all(test.outcome.low - 1e-12 <= truth <= test.outcome.high + 1e-12 for test, held in runs if held)
@@ -38,13 +43,14 @@ def test_all_bounds_hold_at_once_with_the_confidence() -> None:
     assert all(test.outcome.low == pytest.approx(truth) for test, _ in runs)  # all taken: the rate itself
 
 
-def test_a_stratum_is_decided_wrongly_in_at_most_one_of_twenty() -> None:
+@pytest.mark.parametrize("count", MANY)
+def test_a_stratum_is_decided_wrongly_in_at_most_one_of_twenty(count: int) -> None:
     """Stopped at the first decision against 3 %: cards at 4 %, addresses at 1.6 %, keys at 3.3 %."""
     wrong = 0
-    for seed in range(200):
+    for seed in range(count):
         sides = {one.tag: (one.low > 0.03, one.high <= 0.03) for one in run(seed, 0.03, 5)[0].strata}
         wrong += sides["card"][1] or sides["email"][0] or sides["key"][1]
-    assert wrong <= 0.05 * 200
+    assert wrong <= 0.05 * count
 
 
 def test_a_clean_stratum_is_cleared_beside_a_leaking_one() -> None:
@@ -117,11 +123,12 @@ def economical(rng: np.random.Generator, recited: float, share: float) -> bool:
     return all(one.low <= truth[one.tag] <= one.high for one in test.strata)
 
 
+@pytest.mark.parametrize("count", [40, pytest.param(100, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("recited", [0.002, 0.02, 0.1])
-def test_the_bounds_hold_where_decodes_are_ruled_out_wrongly(recited: float) -> None:
+def test_the_bounds_hold_where_decodes_are_ruled_out_wrongly(recited: float, count: int) -> None:
     """Nine in ten are ruled out, and recited as often as the others: at most one run in twenty fails."""
     rng = np.random.default_rng(7)
-    assert sum(not economical(rng, recited, 0.05) for _ in range(100)) <= 0.05 * 100
+    assert sum(not economical(rng, recited, 0.05) for _ in range(count)) <= 0.05 * count
 
 
 def test_what_the_check_found_widens_the_upper_end_alone() -> None:

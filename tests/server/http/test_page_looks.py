@@ -87,8 +87,15 @@ def picture(page: Page, name: str) -> None:
         page.screenshot(path=Path(folder) / f"page-{name}.png", full_page=True)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1200, 390])
+@pytest.mark.parametrize(
+    ("scheme", "width"),
+    [
+        ("light", 1200),
+        ("dark", 390),
+        pytest.param("dark", 1200, marks=pytest.mark.soak),
+        pytest.param("light", 390, marks=pytest.mark.soak),
+    ],
+)
 def test_every_view_is_for_all(site: PageSite, visit: Visit, scheme: str, width: int) -> None:
     """In each view axe finds nothing, no line runs out of the window, and one heading says where one is."""
     page = visit("admin", "/adapters", color_scheme=scheme, viewport={"width": width, "height": 900})

@@ -34,33 +34,38 @@ def test_torch_keeps_its_threads_and_its_runtime() -> None:
     assert ended.stdout.split() == ["2", "2", "1"]
 
 
-@pytest.fixture(autouse=True)
-def _fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Give every test a cache of its own, as in a process that has compiled nothing."""
+@pytest.fixture
+def _tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A kernel that is compiled in no time, and a cache of its own, as in a process that has compiled nothing."""
+    (tmp_path / "tiny.cpp").write_text("int one() { return 1; }")
+    monkeypatch.setattr(compiled, "__file__", str(tmp_path / "compiled.py"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
 
+@pytest.mark.usefixtures("_tiny")
 def test_it_is_compiled_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A second process takes what the first has made; other flags make another."""
-    made = compiled.library("lora_kernel")
+    made = compiled.library("tiny")
     assert made.is_relative_to(tmp_path)
     before = made.stat().st_mtime_ns
-    assert compiled.library("lora_kernel") == made
+    assert compiled.library("tiny") == made
     assert made.stat().st_mtime_ns == before
     monkeypatch.setattr(compiled, "FLAGS", (*compiled.FLAGS, "-g0"))
-    assert compiled.library("lora_kernel") != made
+    assert compiled.library("tiny") != made
     assert len(list(made.parent.iterdir())) == 2
 
 
+@pytest.mark.usefixtures("_tiny")
 def test_a_machine_without_a_compiler_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a compiler the engine does not start, and the message says what to install."""
     monkeypatch.setenv("PATH", "")
     with pytest.raises(UsageError, match="no C\\+\\+ compiler"):
-        compiled.library("lora_kernel")
+        compiled.library("tiny")
 
 
+@pytest.mark.usefixtures("_tiny")
 def test_a_compiler_that_fails_is_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the compiler said is in the message."""
     monkeypatch.setattr(compiled, "FLAGS", (*compiled.FLAGS, "-fno-such-flag"))
     with pytest.raises(UsageError, match="no-such-flag"):
-        compiled.library("lora_kernel")
+        compiled.library("tiny")
