@@ -223,7 +223,7 @@ class EngineScoring:
         ]
 
 
-def fast_scores(vllm_config: Any) -> dict[str, bool]:
+def fast_scores(vllm_config: Any) -> dict[str, Any]:
     """Return the arguments of `EngineScoring` that say how this engine scores given tokens.
 
     vLLM's first model runner on a GPU has no scoring of given tokens, and with fast prefill it would be wrong.
