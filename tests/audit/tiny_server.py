@@ -77,7 +77,9 @@ def post(scorer: TinyScorer, path: str, body: dict[str, Any]) -> Answer:  # noqa
         return 200, {**told, "items": [asdict(score) for score in scores]}
     if path == "/tokenize":
         return 200, {"tokens": list(tokenized(scorer, body))}
-    if path == "/v1/completions" and {"logprobs", "prompt_logprobs"} & body.keys():
+    if path == "/v1/completions" and any(
+        body.get(key) is not None for key in ("logprobs", "prompt_logprobs")
+    ):
         return 200, {"choices": explored(TinyExplorer(scorer), body)}
     if path == "/v1/completions":
         if body["temperature"]:
