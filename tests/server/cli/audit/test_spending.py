@@ -77,7 +77,7 @@ def test_two_budgets_exclude_each_other() -> None:
         read_budget("10m", 1000)
 
 
-ITEMS = tuple(phone(i) for i in range(300))
+ITEMS = tuple(phone(i) for i in range(600))
 SETS = {Group.CANDIDATES: as_set(ITEMS)}
 
 
@@ -90,7 +90,7 @@ def test_the_cost_is_said_before_anything_runs(capsys: pytest.CaptureFixture[str
     """Tokens, decodes, time and what they were measured on; nothing is asked of a short audit."""
     assert asked(SETS) == AuditSettings()
     said = " ".join(capsys.readouterr().err.split())
-    assert "cost: 300 candidates; about 12,000 tokens to score and 300 answers to decode" in said
+    assert "cost: 600 candidates; about 24,000 tokens to score and 600 answers to decode" in said
     assert "measured on 64 candidates" in said
 
 
