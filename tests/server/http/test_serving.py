@@ -70,7 +70,9 @@ def test_completions_carry_top1_logprobs(served: Served, client: openai.OpenAI, 
 
 def test_streaming_carries_top1_logprobs(client: openai.OpenAI, adapter: str) -> None:
     """A streamed chat brings its log-probabilities chunk by chunk."""
-    stream = client.chat.completions.create(model=adapter, messages=MESSAGES, max_tokens=6, stream=True)
+    stream = client.chat.completions.create(
+        model=adapter, messages=MESSAGES, max_tokens=6, stream=True, extra_body={"ignore_eos": True}
+    )
     tokens = [
         token
         for chunk in stream
