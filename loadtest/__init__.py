@@ -1,3 +1,3 @@
 """Load tests of a running server over HTTP; imports nothing of the other folders."""
 
-__all__ = ["errors", "report", "run", "scenario", "target"]
+__all__ = ["errors", "mix", "report", "run", "scenario", "target"]

@@ -1,3 +1,3 @@
 """Teacher-forced scores and greedy decodes through the engine of this process."""
 
-__all__ = ["engine_scorer", "offline_scorer", "score", "selfcheck"]
+__all__ = ["base_scores", "engine_scorer", "offline_scorer", "score", "selfcheck"]

@@ -80,6 +80,11 @@ class Store:
     def __init__(self, *records: AuditRecord) -> None:
         self.records = list(records)
         self.read = 0
+        self.database = self
+
+    def changed(self) -> object:
+        """Always unequal, as PostgreSQL's answer: the gauges must not rest on it alone."""
+        return object()
 
     def counts(self) -> dict[AuditState, int]:
         """How many are done."""
