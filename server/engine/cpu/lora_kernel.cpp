@@ -60,7 +60,11 @@ struct Single {
   static constexpr int DEPTH = 1;
   Floats factors;
   Single() = default;
-  explicit Single(const float* from) : factors(load(from)) {}
+  explicit Single(const float* from) : factors(load(from)) {
+#ifdef __x86_64__
+    asm("" : "+v"(factors));  // GCC 12 reads them from memory again for each row, and waits for that
+#endif
+  }
   void add(Floats& sum, const float* x) const { sum += *x * factors; }
 };
 
