@@ -15,6 +15,7 @@ from lorecall.server.cli.main import app
 from lorecall.server.engine.start import families
 from typer.testing import CliRunner, Result
 
+from tests.engines import Engines
 from tests.families.models import FAMILIES, Family, build_source
 from tests.packed4 import build_packed_base
 from tests.tiny import build_tiny_base
@@ -161,10 +162,11 @@ def test_without_a_verification_a_base_for_another_machine_is_prepared(
 
 @pytest.mark.engine
 def test_a_family_that_the_engine_computes_wrongly_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engines: Engines
 ) -> None:
     """LFM2, as if it were not known: the refusal says by how much; nothing is left on disk."""
     monkeypatch.setattr(families, "WRONG", {})
+    monkeypatch.setattr(verify_base, "EngineHost", engines.start)
     source = build_source(LFM2, tmp_path / "lfm2")
     result = prepare("--from", str(source), "--out", str(tmp_path / "base"), verify="--verify")
     assert isinstance(result.exception, BaseModelError)

@@ -76,6 +76,7 @@ def test_what_people_bring_equals_the_reference(
 
 
 @pytest.mark.engine
+@pytest.mark.usefixtures("engines")
 @pytest.mark.parametrize("scheme", ["none", "int8-w8a8"])
 @pytest.mark.filterwarnings("ignore:.*(tie_word_embeddings|save_embedding_layers|tied)")
 def test_head_and_embeddings_equal_the_reference(
