@@ -19,19 +19,6 @@ _layers: list[Any] = []
 """The layers with adapters, by the numbers that stand in a compiled model: alike for the same configuration."""
 
 
-def define(name: str, function: Any, shapes: Any) -> None:
-    """Define `torch.ops.lorecall.NAME` for CPU tensors.
-
-    Args:
-        name: The operator's name.
-        function: What it does; its annotations are its schema.
-        shapes: Returns an empty result for inputs without data.
-    """
-    from vllm.utils.torch_utils import direct_register_custom_op
-
-    direct_register_custom_op(name, function, None, shapes, OPERATORS, "CPU")
-
-
 def apply() -> None:
     """Compile models with adapters where vLLM compiles those without, and load what was compiled before."""
     _number_layers()
@@ -63,6 +50,7 @@ def _call_operators() -> None:
     """Make what adapters add to linear layers and embeddings operators, one of C++ and one of Python."""
     from vllm.lora.layers import VocabParallelEmbeddingWithLoRA
     from vllm.lora.layers.base_linear import BaseLinearLayerWithLoRA
+    from vllm.utils.torch_utils import direct_register_custom_op
 
     require(BaseLinearLayerWithLoRA, "_apply_lora_to_output", ("self", "x", "output"))
     embedding = require(VocabParallelEmbeddingWithLoRA, "forward", ("self", "x"))
@@ -83,7 +71,7 @@ def _call_operators() -> None:
             return embedding(self, x)
         return torch.ops.lorecall.embed(x, self.lorecall_number)
 
-    define("embed", embed, embedded)
+    direct_register_custom_op("embed", embed, None, embedded, OPERATORS, "CPU")
     BaseLinearLayerWithLoRA._apply_lora_to_output = apply_lora
     VocabParallelEmbeddingWithLoRA.forward = forward
 
