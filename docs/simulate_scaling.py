@@ -14,7 +14,7 @@ from pathlib import Path
 
 from lorecall.adapters.capacity.cards import CARDS
 
-BENCHMARK = Path(__file__).with_name("benchmarks") / "cpu.json"
+BENCHMARKS = Path(__file__).with_name("benchmarks")
 RANK = 16
 """Of the adapters of that benchmark."""
 
@@ -194,12 +194,13 @@ def decoding_flops(base: Base, rank: int) -> float:
 
 
 def checks() -> Iterator[tuple[str, float, float]]:
-    """Yield what is predicted from one measurement of docs/benchmarks/cpu.md, and the one that it is held to.
+    """Yield what is predicted from one measurement of docs/benchmarks/, and the one that it is held to.
 
     An adapter's rate follows from the base's by their operations; that of four answers at a time from those of
-    one and of sixteen, as a step costs so much, and so much for each answer.
+    one and of sixteen, as a step costs so much, and so much for each answer. A bulk audit's time is the sum of its
+    parts, as `measure_bulk.py` measures them.
     """
-    sections = json.loads(BENCHMARK.read_text(encoding="utf-8"))["sections"]
+    sections = json.loads((BENCHMARKS / "avx2" / "cpu-lora-schemes.json").read_text(encoding="utf-8"))["sections"]
     prefill = scoring_flops(SMOL, 0, 256, 0) / scoring_flops(SMOL, RANK, 256, 0)
     decode = decoding_flops(SMOL, 0) / decoding_flops(SMOL, RANK)
     for row in sections["What adapters cost"]:
@@ -212,10 +213,12 @@ def checks() -> Iterator[tuple[str, float, float]]:
         if row["unit"].startswith("decode, "):
             count = int(row["unit"].split()[1])
             rates[row["name"], count], rates["none", count] = row["rate"], row["reference"]
-    for scheme in ("none", "int8", "int4"):
+    for scheme in dict.fromkeys(scheme for scheme, _ in rates):
         one, many = 1.0 / rates[scheme, 1], 16.0 / rates[scheme, 16]
         step = one + (many - one) * 3.0 / 15.0
         yield f"decode tok/s, {scheme}, 4 at a time, from 1 and 16", 4.0 / step, rates[scheme, 4]
+    bulk = json.loads((BENCHMARKS / "bulk.json").read_text(encoding="utf-8"))
+    yield "seconds of a bulk audit on a real engine, from its parts", bulk["bulk_summed"], bulk["bulk"]["seconds"]
 
 
 def check_rows() -> Iterator[list[str]]:

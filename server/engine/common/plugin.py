@@ -70,6 +70,7 @@ def cpu_fixes() -> tuple[str, ...]:
         "lorecall.server.engine.cpu.int8_exact",
         "lorecall.server.engine.cpu.lora_patch",
         "lorecall.server.engine.cpu.compiled_model",
+        "lorecall.server.engine.cpu.output_matrix",
         "lorecall.server.engine.cpu.target_scores",
         "lorecall.server.engine.cpu.kept_memory",
         "lorecall.server.engine.cpu.moe_experts",

@@ -6,14 +6,12 @@ through some adapter. Here the rows of a step are grouped by adapter, and one ca
 (`lora_kernel.cpp`) computes all groups of a module. Rows without an adapter are never touched.
 """
 
-import functools
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from lorecall.server.engine.cpu.compiled import load_operators
-from lorecall.server.engine.cpu.module_factors import ModuleFactors
+from lorecall.server.engine.cpu.module_factors import ModuleFactors, load_kernel
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
 ROWS_AT_ONCE = 8
@@ -62,13 +60,6 @@ def split_rows(slots: IntArray) -> StepRows:
         np.concatenate([empty, *owners], dtype=np.int64),
         len(slots),
     )
-
-
-@functools.cache
-def load_kernel() -> None:
-    """Define the kernel's operators, below `torch.ops.lorecall`."""
-    load_operators("lora_kernel")
-    torch.library.register_fake("lorecall::add_lora", lambda _y, _x, _layer: None)
 
 
 class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]

@@ -15,6 +15,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
@@ -104,7 +105,7 @@ struct Step {  // as in grouped_lora.py
 };
 
 struct Module {  // as in module_factors.py
-  const void *a, *b;
+  void *a, *b;
   const int64_t *ranks, *starts;
   int64_t a_size, b_size, slices, d_in, d_out, largest, arithmetic;
 };
@@ -159,7 +160,7 @@ inline void shrink(const typename K::Input* const* x, const typename K::Factor* 
 // y[row][.] += shrunk[row] * b, for a block of columns.
 template <class K, class Number, int R>
 inline void expand(const typename K::Input* shrunk, int64_t columns, const typename K::Factor* b, int64_t steps, Number* const* y) {
-  constexpr int N = AVX512 ? BLOCK / WIDTH : LANES / WIDTH;
+  constexpr int N = AVX512 || R == 1 ? BLOCK / WIDTH : LANES / WIDTH;
   for (int low = 0; low < BLOCK; low += N * WIDTH) {
     Floats sum[R][N];
     for (int r = 0; r < R; r++)
@@ -295,6 +296,102 @@ constexpr auto chosen(int64_t arithmetic) {
   return arithmetic == 0 ? add<Single, Number> : arithmetic == 1 ? add<Pair, Number> : add<Rounded, Number>;
 }
 
+struct Stacks {  // as in module_factors.py: vLLM's, by slice, [slots][rows][d_in] and [slots][width of the slice][rows]
+  const void *const *a, *const *b;
+  int64_t rows, type;
+};
+
+inline float wide(float x) { return x; }
+inline float wide(_Float16 x) { return x; }
+inline float wide(Half x) { return std::bit_cast<float>(uint32_t(x) << 16); }
+inline void narrow(float* to, float x) { *to = x; }
+inline void narrow(Half* to, float x) { *to = std::bit_cast<uint32_t>(x) >> 16; }
+inline bool is_half(float x) { return !(std::bit_cast<uint32_t>(x) & 0xffff); }
+
+// The adapter in one slot of vLLM's stacks.
+template <class S>
+struct Unpacked {
+  const Module& m;
+  const Stacks& stacks;
+  int64_t slot;
+
+  int64_t width(int64_t slice) const { return m.starts[slice + 1] - m.starts[slice]; }
+  float a(int64_t slice, int64_t k, int64_t i) const {
+    return wide(((const S*)stacks.a[slice])[(slot * stacks.rows + k) * m.d_in + i]);
+  }
+  float b(int64_t slice, int64_t o, int64_t k) const {
+    return wide(((const S*)stacks.b[slice])[(slot * width(slice) + o) * stacks.rows + k]);
+  }
+
+  bool used(int64_t slice, int64_t k) const {
+    bool in = false, out = false;
+    for (int64_t i = 0; i < m.d_in && !in; i++) in = a(slice, k, i) != 0;
+    for (int64_t o = 0; o < width(slice) && in && !out; o++) out = b(slice, o, k) != 0;
+    return out;
+  }
+
+  int64_t rank() const {
+    int64_t most = 0;
+    for (int64_t slice = 0; slice < m.slices; slice++)
+      for (int64_t k = stacks.rows; k > most; k--)
+        if (used(slice, k - 1)) most = k;
+    return most;
+  }
+
+  bool halves(int64_t rank) const {
+    bool all = true;
+    for (int64_t slice = 0; slice < m.slices && all; slice++) {
+      for (int64_t k = 0; k < rank; k++)
+        for (int64_t i = 0; i < m.d_in; i++) all &= is_half(a(slice, k, i));
+      for (int64_t o = 0; o < width(slice); o++)
+        for (int64_t k = 0; k < rank; k++) all &= is_half(b(slice, o, k));
+    }
+    return all;
+  }
+
+  template <class F>
+  void pack() const {
+    constexpr int64_t DEPTH = sizeof(float) / sizeof(F);
+    int64_t rank = m.ranks[slot], rows = std::min(rank, stacks.rows), columns = (m.slices * rank + LANES - 1) / LANES * LANES;
+    F *to_a = (F*)m.a + slot * m.a_size, *to_b = (F*)m.b + slot * m.b_size;
+    std::fill_n(to_a, m.a_size, F(0));
+    std::fill_n(to_b, m.b_size, F(0));
+    for (int64_t slice = 0; slice < m.slices; slice++) {
+      for (int64_t k = 0; k < rows; k++)
+        for (int64_t i = 0; i < m.d_in; i++)
+          narrow(to_a + (i / DEPTH * columns + slice * rank + k) * DEPTH + i % DEPTH, a(slice, k, i));
+      for (int64_t o = 0; o < width(slice); o++)
+        for (int64_t k = 0; k < rows; k++)
+          narrow(to_b + (o / BLOCK * rank + k / DEPTH * DEPTH) * BLOCK + o % BLOCK * DEPTH + k % DEPTH, b(slice, o, k));
+      to_b += (width(slice) + BLOCK - 1) / BLOCK * BLOCK * rank;
+    }
+  }
+};
+
+template <class Does>
+auto unpacked(int64_t module, int64_t stacks, int64_t slot, Does does) {
+  const Module& m = *(const Module*)module;
+  const Stacks& of = *(const Stacks*)stacks;
+  if (of.type == 0) return does(Unpacked<float>{m, of, slot});
+  if (of.type == 1) return does(Unpacked<Half>{m, of, slot});
+  return does(Unpacked<_Float16>{m, of, slot});
+}
+
+int64_t used_rank(int64_t module, int64_t stacks, int64_t slot) {
+  return unpacked(module, stacks, slot, [](auto adapter) { return adapter.rank(); });
+}
+
+bool is_bfloat16(int64_t module, int64_t stacks, int64_t slot, int64_t rank) {
+  return unpacked(module, stacks, slot, [=](auto adapter) { return adapter.halves(rank); });
+}
+
+void pack_slot(int64_t module, int64_t stacks, int64_t slot) {
+  bool single = !((const Module*)module)->arithmetic;
+  unpacked(module, stacks, slot, [=](auto adapter) {
+    return single ? adapter.template pack<float>() : adapter.template pack<Half>();
+  });
+}
+
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
@@ -352,18 +449,53 @@ void add_lora(Tensor y, const Tensor x, int64_t layer) {
   if (of.step->count) add_rows(y, x, *of.step, *of.module, 1);
 }
 
+// y += x * packed, with factors as those of B in Pair: [blocks][d_in / 2][BLOCK][2].
+void add_product(Tensor y, const Tensor x, const Tensor packed) {
+  Rows in(x), out(y);
+  int64_t blocks = packed.size(0), steps = packed.size(1);
+  STD_TORCH_CHECK(in.width == 2 * steps && out.width == blocks * BLOCK && in.count == out.count && in.even && out.even,
+                  "a product of ", in.count, " x ", in.width, " with ", 2 * steps, " x ", blocks * BLOCK, " was given room for ",
+                  out.count, " x ", out.width);
+  auto factors = (const Half*)packed.data_ptr();
+  auto from = (const float*)x.data_ptr();
+  auto to = (float*)y.mutable_data_ptr();
+  auto rows = [&]<int R>(int64_t first, int64_t block) {
+    float* outputs[R];
+    for (int r = 0; r < R; r++) outputs[r] = to + (first + r) * out.stride + block * BLOCK;
+    expand<Pair, float, R>(from + first * in.stride, in.stride, factors + block * steps * BLOCK * 2, steps, outputs);
+    return R;
+  };
+#pragma omp parallel for schedule(static)
+  for (int64_t block = 0; block < blocks; block++)
+    for (int64_t done = 0, left; (left = in.count - done) > 0;)
+      done += AVX512 && left >= 8 ? rows.operator()<AVX512 ? 8 : 4>(done, block)
+              : left >= 4         ? rows.operator()<4>(done, block)
+              : left >= 2         ? rows.operator()<2>(done, block)
+                                  : rows.operator()<1>(done, block);
+}
+
 }  // namespace
 
 // Steps and modules by address: arrays of numpy that their owners keep.
 STABLE_TORCH_LIBRARY_FRAGMENT(lorecall, m) {
   m.def("set_layer(int number, int module, int step) -> ()");
+  m.def("used_rank(int module, int stacks, int slot) -> int");
+  m.def("is_bfloat16(int module, int stacks, int slot, int rank) -> bool");
+  m.def("pack_slot(int module, int stacks, int slot) -> ()");
   m.def("add_step(Tensor(a!) y, Tensor x, int step, int module, float scale) -> ()");
   m.def("add_lora(Tensor(a!) y, Tensor x, int layer) -> ()");
+  m.def("add_product(Tensor(a!) y, Tensor x, Tensor packed) -> ()");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(lorecall, CompositeExplicitAutograd, m) { m.impl("set_layer", TORCH_BOX(&set_layer)); }
+STABLE_TORCH_LIBRARY_IMPL(lorecall, CompositeExplicitAutograd, m) {
+  m.impl("set_layer", TORCH_BOX(&set_layer));
+  m.impl("used_rank", TORCH_BOX(&used_rank));
+  m.impl("is_bfloat16", TORCH_BOX(&is_bfloat16));
+  m.impl("pack_slot", TORCH_BOX(&pack_slot));
+}
 
 STABLE_TORCH_LIBRARY_IMPL(lorecall, CPU, m) {
   m.impl("add_step", TORCH_BOX(&add_step));
   m.impl("add_lora", TORCH_BOX(&add_lora));
+  m.impl("add_product", TORCH_BOX(&add_product));
 }

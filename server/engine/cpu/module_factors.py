@@ -4,17 +4,22 @@ They are packed in bfloat16 where that is exact. This halves the bytes to read, 
 what a decode step with many adapters costs.
 """
 
+import functools
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
+from lorecall.server.engine.cpu.compiled import load_operators
 
 LANES, BLOCK = 16, 48
 """Packed columns of A are a multiple of the first, those of a slice of B of the second; as in the kernel."""
 
 RANKS_AT_ONCE = 2
 """Packed ranks are padded with zeros to a multiple, since bfloat16 factors are packed in pairs."""
+
+TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+"""Of vLLM's stacks, as the kernel takes them."""
 
 FLOAT32, PAIRS, ROUNDED = 0, 1, 2
 """How the kernel multiplies: float32 factors; bfloat16 factors and float32 inputs; both in bfloat16.
@@ -24,33 +29,11 @@ is for `--lora-dtype bfloat16`; a CPU without AVX512_BF16 does the second there.
 """
 
 
-def used_rank(a: torch.Tensor, b: torch.Tensor) -> int:
-    """Return how many leading ranks of a padded pair (a [r, d_in], b [d_out, r]) are not all zero."""
-    used = torch.nonzero(a.any(dim=1) & b.any(dim=0))
-    return int(used[-1]) + 1 if used.numel() else 0
-
-
-def is_bfloat16(numbers: torch.Tensor) -> bool:
-    """Return whether bfloat16 can represent every number."""
-    return bool((numbers.bfloat16().to(numbers.dtype) == numbers).all())
-
-
-def _ranks(factor: torch.Tensor, rank: int) -> torch.Tensor:
-    """Return the first `rank` rows of a factor, with zeros below where it has fewer."""
-    return torch.nn.functional.pad(factor[:rank], (0, 0, 0, max(0, rank - len(factor))))
-
-
-def _pack(factor: torch.Tensor, block: int, depth: int) -> torch.Tensor:
-    """Pack a factor [outputs, inputs], padded with zeros: flat [blocks, inputs / depth, block, depth].
-
-    Args:
-        factor: What a sum over the inputs multiplies.
-        block: Outputs that stand together.
-        depth: Inputs of an output that stand together.
-    """
-    outputs, inputs = factor.shape
-    padded = torch.nn.functional.pad(factor, (0, -inputs % depth, 0, -outputs % block))
-    return padded.reshape(-1, block, padded.shape[1] // depth, depth).transpose(1, 2).flatten()
+@functools.cache
+def load_kernel() -> None:
+    """Define the kernel's operators, below `torch.ops.lorecall`."""
+    load_operators("lora_kernel")
+    torch.library.register_fake("lorecall::add_lora", lambda _y, _x, _layer: None)
 
 
 @dataclass(slots=True)
@@ -71,6 +54,8 @@ class ModuleFactors:
         d_out: Columns of the outputs, those of all slices.
         largest: The largest rank in use.
         record: Pointers and sizes of this module, as the kernel takes them, int64 [11]; it stays where it is.
+        addresses: Of the stacks, those of A first, uint64 [2 * slices].
+        stacks: Pointers to both halves of `addresses`, rows of a slot of A, and the stacks' type, int64 [4].
         stale: Slots whose adapter changed since they were packed.
     """
 
@@ -86,9 +71,14 @@ class ModuleFactors:
     d_out: int = field(init=False)
     largest: int = field(init=False, default=0)
     record: np.ndarray[Any, np.dtype[np.int64]] = field(init=False)
+    addresses: np.ndarray[Any, np.dtype[np.uint64]] = field(init=False)
+    stacks: np.ndarray[Any, np.dtype[np.int64]] = field(init=False)
     stale: set[int] = field(init=False)
 
     def __post_init__(self) -> None:
+        load_kernel()
+        if not all(stack.is_contiguous() for stack in (*self.a_stacks, *self.b_stacks)):
+            raise ValueError("the kernel reads contiguous stacks")
         slots = self.a_stacks[0].shape[0]
         widths = [stack.shape[2] for stack in self.b_stacks]
         self.ranks = np.zeros(slots, dtype=np.int64)
@@ -96,33 +86,30 @@ class ModuleFactors:
         self.starts = np.concatenate([[0], np.cumsum(widths)]).astype(np.int64)
         self.d_in, self.d_out = self.a_stacks[0].shape[3], sum(widths)
         self.record = np.zeros(11, dtype=np.int64)
+        self.addresses = np.array(
+            [one.data_ptr() for one in (*self.a_stacks, *self.b_stacks)], dtype=np.uint64
+        )
+        first, like = self.addresses.ctypes.data, self.a_stacks[0]
+        second = first + len(self.a_stacks) * self.addresses.itemsize
+        self.stacks = np.array([first, second, like.shape[2], TYPES[like.dtype]], dtype=np.int64)
         self._make_room(0)
         self.stale = set(range(slots))
 
     def refresh(self) -> None:
         """Pack the slots whose adapter changed."""
+        kernel, at = torch.ops.lorecall, (self.record.ctypes.data, self.stacks.ctypes.data)
         for slot in self.stale:
-            stacks = [(a[slot, 0], b[slot, 0]) for a, b in zip(self.a_stacks, self.b_stacks, strict=True)]
-            rank = max(used_rank(a, b) for a, b in stacks)
+            rank = kernel.used_rank(*at, slot)
             self.ranks[slot] = -(-rank // RANKS_AT_ONCE) * RANKS_AT_ONCE
-            self.exact[slot] = all(is_bfloat16(a[:rank]) and is_bfloat16(b[:, :rank]) for a, b in stacks)
+            self.exact[slot] = kernel.is_bfloat16(*at, slot, rank)
         largest = int(self.ranks.max())
         dtype = torch.bfloat16 if self.exact.all() else torch.float32
         if largest > self.largest or (largest == 0 and self.largest) or dtype != self.dtype:
             self.dtype = dtype
             self._make_room(largest)
             self.stale = set(range(len(self.ranks)))
-        depth = 2 if self.dtype == torch.bfloat16 else 1  # two bfloat16 fill a word
         for slot in self.stale:
-            rank = int(self.ranks[slot])
-            if not rank:
-                continue  # the kernel reads nothing of it
-            a = torch.cat([_ranks(stack[slot, 0], rank) for stack in self.a_stacks])
-            b = [_ranks(stack[slot, 0].t(), rank).t() for stack in self.b_stacks]
-            packed = _pack(a, -(-len(a) // LANES) * LANES, depth)
-            self.a[slot, : len(packed)] = packed
-            packed = torch.cat([_pack(one, BLOCK, depth) for one in b])
-            self.b[slot, : len(packed)] = packed
+            kernel.pack_slot(*at, slot)
         self.stale = set()
 
     @property

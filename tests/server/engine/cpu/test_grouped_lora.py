@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lorecall.server.bench.processes.host import EngineDiedError, EngineHost
 from lorecall.server.engine.cpu.grouped_lora import GroupedPunicaWrapper, add_step, split_rows
-from lorecall.server.engine.cpu.module_factors import ModuleFactors, used_rank
+from lorecall.server.engine.cpu.module_factors import ModuleFactors
 from vllm.lora.ops.torch_ops import sgmv_shrink
 
 from tests.server.conftest import ADAPTERS
@@ -168,10 +168,17 @@ def test_rows_are_grouped_by_slot() -> None:
 
 def test_padding_of_the_rank_is_found() -> None:
     """A rank is used where both halves of it are; a module that the adapter leaves alone has none."""
-    a, b = torch.zeros(8, 4), torch.zeros(6, 8)
-    assert used_rank(a, b) == 0
-    a[:3], b[:, :3] = 1.0, 1.0
-    assert used_rank(a, b) == 3
+    a, b = torch.zeros(1, 1, 8, 4), torch.zeros(1, 1, 6, 8)
+    module = ModuleFactors((a,), (b,))
+
+    def used() -> int:
+        return int(torch.ops.lorecall.used_rank(module.record.ctypes.data, module.stacks.ctypes.data, 0))
+
+    assert used() == 0
+    a[0, 0, :3], b[0, 0, :, :5] = 1.0, 1.0
+    assert used() == 3
+    b[0, 0, :, 2] = 0.0
+    assert used() == 2
 
 
 def stacks(
@@ -196,7 +203,7 @@ def stacks(
 @given(
     slots=st.lists(st.integers(-1, 3), min_size=1, max_size=40),
     rows=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
-    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
 )
 def test_shares_equal_their_definition(slots: list[int], rows: torch.dtype, dtype: torch.dtype) -> None:
     """The kernel adds x·Aᵀ·Bᵀ of each row's own adapter, of whatever rank, and nothing to other rows.
