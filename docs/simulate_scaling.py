@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 from lorecall.adapters.capacity.cards import CARDS
 
@@ -197,28 +198,35 @@ def checks() -> Iterator[tuple[str, float, float]]:
     """Yield what is predicted from one measurement of docs/benchmarks/, and the one that it is held to.
 
     An adapter's rate follows from the base's by their operations; that of four answers at a time from those of
-    one and of sixteen, as a step costs so much, and so much for each answer. A bulk audit's time is the sum of its
-    parts, as `measure_bulk.py` measures them.
+    one and of sixteen, as a step costs so much, and so much for each answer. A bulk audit's time is the sum of
+    its parts, as `measure_bulk.py` measures them.
     """
-    sections = json.loads((BENCHMARKS / "avx2" / "cpu-lora-schemes.json").read_text(encoding="utf-8"))["sections"]
+    sections = json.loads((BENCHMARKS / "avx2" / "cpu-lora-schemes.json").read_text(encoding="utf-8"))[
+        "sections"
+    ]
     prefill = scoring_flops(SMOL, 0, 256, 0) / scoring_flops(SMOL, RANK, 256, 0)
     decode = decoding_flops(SMOL, 0) / decoding_flops(SMOL, RANK)
     for row in sections["What adapters cost"]:
         if row["name"] == "1 adapter":
-            share = prefill if row["unit"].startswith("prefill") else decode
-            what = row["unit"].split(" requests")[0].rpartition(",")[0]
-            yield f"{what}, an adapter, from the base ({row['note']})", row["reference"] * share, row["rate"]
+            share = prefill if row["metric"].startswith("prefill") else decode
+            what = row["metric"].split(" requests")[0].rpartition(",")[0]
+            base, adapter = median(row["theirs"]), median(row["ours"])
+            yield f"{what}, an adapter, from the base ({row['note']})", base * share, adapter
     rates: dict[tuple[str, int], float] = {}
     for row in sections["Schemes"]:
-        if row["unit"].startswith("decode, "):
-            count = int(row["unit"].split()[1])
-            rates[row["name"], count], rates["none", count] = row["rate"], row["reference"]
+        if row["metric"].startswith("decode, "):
+            count = int(row["metric"].split()[1])
+            rates[row["name"], count], rates["none", count] = median(row["ours"]), median(row["theirs"])
     for scheme in dict.fromkeys(scheme for scheme, _ in rates):
         one, many = 1.0 / rates[scheme, 1], 16.0 / rates[scheme, 16]
         step = one + (many - one) * 3.0 / 15.0
         yield f"decode tok/s, {scheme}, 4 at a time, from 1 and 16", 4.0 / step, rates[scheme, 4]
     bulk = json.loads((BENCHMARKS / "bulk.json").read_text(encoding="utf-8"))
-    yield "seconds of a bulk audit on a real engine, from its parts", bulk["bulk_summed"], bulk["bulk"]["seconds"]
+    yield (
+        "seconds of a bulk audit on a real engine, from its parts",
+        bulk["bulk_summed"],
+        bulk["bulk"]["seconds"],
+    )
 
 
 def check_rows() -> Iterator[list[str]]:
