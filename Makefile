@@ -34,12 +34,13 @@ demo: $(STAMP) ## The main job on a real model: base, adapters, server, audit, r
 serve: $(STAMP) ## Serve the demo's base (BASE=, PORT=)
 	$(BIN)/lorecall serve --base $(BASE) --port $(PORT)
 
-# Two processes each: first those without an engine, by their files, then those with one, by the engine that they share. PYTEST_ARGS
-# may choose none of either. Reordered, files of few tests would come last, and those of few long ones keep one process waiting.
+# Those without an engine in two processes, the others in one, which shares its engines: two engines on two cores wait for each
+# other. PYTEST_ARGS may choose none of either. Reordered, files of few tests come last, and those of few long ones keep one
+# process waiting for the other.
 NONE_IS_FINE = $(if $(PYTEST_ARGS),|| [ $$? -eq 5 ])
 test: $(STAMP) tools ## Run the tests, those against a real vLLM engine included (PYTEST_ARGS=)
 	$(BIN)/python -m pytest -m "not soak and not engine" -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS) $(NONE_IS_FINE)
-	$(BIN)/python -m pytest -m "engine and not soak" -n 2 --dist loadgroup $(PYTEST_ARGS) $(NONE_IS_FINE)
+	$(BIN)/python -m pytest -m "engine and not soak" $(PYTEST_ARGS) $(NONE_IS_FINE)
 
 soak: $(STAMP) ## Run the long tests, and those over generated examples on new ones
 	[ -n '$(PYTEST_ARGS)' ] || $(BIN)/python -m pytest -m "hypothesis and not engine" --hypothesis-profile new -n 2

@@ -20,16 +20,6 @@ settings.register_profile("new", deadline=None)
 settings.load_profile("same")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say which tests with an engine share one, for processes that run them side by side."""
-    for item in items:
-        if item.get_closest_marker("engine"):
-            asked = item.fixturenames if isinstance(item, pytest.Function) else []
-            shared = next((name for name in ("served", "engines") if name in asked), "others")
-            item.add_marker(pytest.mark.xdist_group(shared))
-
-
 @pytest.fixture(scope="session", autouse=True)
 def _own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Give the tests and their processes an empty home folder, but the caches of the real one."""
