@@ -105,7 +105,7 @@ class LastProjection:
             self._choose(z.detach(), draw)
         self._visits += 1
         if draw not in self._likely:  # of each draw and choice once
-            self._likely[draw] = self._frozen_logits(draw)[:, self._tokens]
+            self._likely[draw] = self._frozen_logits(draw).index_select(1, self._tokens)
         logits = (self._likely[draw] + z @ (self._rows @ self._b).T) * self._inverse_rms(z, draw)
         mass = torch.logaddexp(logits.logsumexp(-1), self._others_mass)
         losses = mass - logits.gather(1, self._targets[:, None])[:, 0]
@@ -150,7 +150,7 @@ class LastProjection:
             likely = now if self._before is None else now | self._before
             self._before = now
             self._tokens = likely.nonzero()[:, 0]
-            self._rows = self._upper.head.weight[self._tokens] * self._upper.norm.weight
+            self._rows = self._upper.head.weight.index_select(0, self._tokens) * self._upper.norm.weight
             self._targets = torch.searchsorted(self._tokens, self._batch.targets)
             share = (logits[:, self._tokens].logsumexp(-1) - mass).exp()
             self._others_mass = mass + (1 - share).clamp_min(1e-7).log()
