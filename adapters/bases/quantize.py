@@ -120,9 +120,7 @@ def save_model(
     """
     compressor = None if scheme == NONE else quantize_model(model, scheme, on_module)
     if compressor is not None:
-        head = (
-            model.get_output_embeddings().weight
-        )  # a CPU's engine reads bfloat16 numbers in half of the time
+        head = model.get_output_embeddings().weight  # bfloat16 numbers: half of the bytes for a CPU to read
         head.data = head.data.bfloat16().to(head.dtype)
     model.save_pretrained(out)
     if compressor is not None:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import torch
     from lorecall.adapters.training.upper_layers import Batch, UpperPart
 
-LEAST = 1e-5
+LEAST = 1e-6
 FIRST, EVERY = 4, 4  # full visits: the first four, then every fourth
 
 

@@ -4,9 +4,13 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 from shutil import copytree
+from typing import Any
 
+import gguf
 import pytest
-from lorecall.adapters.bases.prepare import BASE_MANIFEST, prepare_base, read_base_manifest
+import torch
+from lorecall.adapters.bases.locate import find_base
+from lorecall.adapters.bases.prepare import BASE_MANIFEST, load_base, prepare_base, read_base_manifest
 from lorecall.adapters.bases.quantize import INT8, NONE
 from lorecall.adapters.core.errors import BaseModelError
 from safetensors.torch import load_file, save_file
@@ -160,3 +164,19 @@ def test_a_family_that_runs_in_bfloat16_alone_is_prepared_in_it(tmp_path: Path) 
     manifest = prepare_base(tmp_path / "base", str(source), "int8").manifest
     assert (manifest.dtype, manifest.scheme) == ("bfloat16", INT8)
     assert "bfloat16 alone" in manifest.reason
+
+
+def test_a_gguf_file_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tokenizer, configuration and weights of the default base, and the reader is gguf's own again after."""
+    read: list[object] = []
+
+    class Counting(gguf.GGUFReader):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            read.append(args)
+            super().__init__(*args, **kwargs)
+
+    monkeypatch.setattr(gguf, "GGUFReader", Counting)
+    model, tokenizer = load_base(find_base(None), torch.float32)
+    assert len(read) == 1
+    assert gguf.GGUFReader is Counting
+    assert model.config.vocab_size == len(tokenizer)
