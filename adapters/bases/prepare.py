@@ -220,6 +220,9 @@ def _build(work: Path, source: BaseFiles, choice: Choice, on_step: Callable[[str
     on_step("reading", 0, 0)
     model, tokenizer = load_base(source, choice.dtype)
     on_step("quantising", 0, 0)
+    if choice.scheme != quantize.NONE:
+        head = model.get_output_embeddings().weight  # bfloat16 numbers: half of the bytes for a CPU to read
+        head.data = head.data.bfloat16().to(head.dtype)
     quantize.save_model(model, choice.scheme, work, lambda done, total: on_step("quantising", done, total))
     tokenizer.save_pretrained(work)
 

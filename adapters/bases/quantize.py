@@ -1,6 +1,6 @@
 """Quantise a base model in standard formats, through the API of compressed-tensors.
 
-Three schemes, all round-to-nearest (data-free), with `lm_head` rounded to bfloat16 numbers:
+Three schemes, all round-to-nearest (data-free), with `lm_head` left as it is:
 
 - ``int8-w8a8``: symmetric int8 weights with one scale per output channel; activations quantised to symmetric
   int8 at run time with one scale per token.
@@ -119,9 +119,6 @@ def save_model(
         on_module: As for `quantize_model`.
     """
     compressor = None if scheme == NONE else quantize_model(model, scheme, on_module)
-    if compressor is not None:
-        head = model.get_output_embeddings().weight  # bfloat16 numbers: half of the bytes for a CPU to read
-        head.data = head.data.bfloat16().to(head.dtype)
     model.save_pretrained(out)
     if compressor is not None:
         ignored = [*compressor.quantization_config.ignore, *left_float(out)]

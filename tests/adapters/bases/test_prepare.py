@@ -13,6 +13,7 @@ from lorecall.adapters.bases.locate import find_base
 from lorecall.adapters.bases.prepare import BASE_MANIFEST, load_base, prepare_base, read_base_manifest
 from lorecall.adapters.bases.quantize import INT8, NONE
 from lorecall.adapters.core.errors import BaseModelError
+from lorecall.server.engine.cpu.output_matrix import pack_matrix
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
@@ -164,6 +165,16 @@ def test_a_family_that_runs_in_bfloat16_alone_is_prepared_in_it(tmp_path: Path) 
     manifest = prepare_base(tmp_path / "base", str(source), "int8").manifest
     assert (manifest.dtype, manifest.scheme) == ("bfloat16", INT8)
     assert "bfloat16 alone" in manifest.reason
+
+
+def test_the_head_is_one_that_a_cpu_packs_in_bfloat16(plain: str, int8: Path) -> None:
+    """Its numbers are rounded, by at most a step of bfloat16; the source's own are not such numbers."""
+    before, after = (
+        load_file(path / "model.safetensors")["model.embed_tokens.weight"] for path in (Path(plain), int8)
+    )
+    assert pack_matrix(before) is None
+    assert pack_matrix(after) is not None
+    assert torch.all((after - before).abs() <= before.abs() * 2**-8)
 
 
 def test_a_gguf_file_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
