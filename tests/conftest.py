@@ -93,10 +93,10 @@ def redis(tmp_path: Path) -> Iterator[Redis]:
 def ray_address() -> Iterator[str]:
     """The address of one small Ray for the session, of two cores, which command lines connect to."""
     import ray  # noqa: PLC0415  to import it and to start one takes seconds
-    from lorecall.audit.bulk.cluster import LOCAL, started  # noqa: PLC0415
+    from lorecall.audit.bulk.cluster import LOCAL, connected  # noqa: PLC0415
 
     # Ray's workers have the lowest priority otherwise, and starve beside other tests
-    with mock.patch.dict(os.environ, {"RAY_worker_niceness": "0"}), started(LOCAL, cpus=2):
+    with mock.patch.dict(os.environ, {"RAY_worker_niceness": "0"}), connected(LOCAL, cpus=2):
         yield ray.get_runtime_context().gcs_address
 
 

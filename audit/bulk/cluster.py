@@ -6,8 +6,9 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from lorecall.adapters.core.errors import ScorerError, UsageError
@@ -35,7 +36,18 @@ def require() -> None:
 
 
 @contextmanager
-def started(address: str, cpus: int | None = None) -> Iterator[None]:
+def started(address: str) -> Iterator[None]:
+    """Have Ray for the time of a command, whose standard output stays its own: see `connected`.
+
+    Ray prints there, in spite of its settings, that a worker died, which is mended: the worker starts again. What
+    the command has to print on it, it prints after the block.
+    """
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), connected(address):
+        yield
+
+
+@contextmanager
+def connected(address: str, cpus: int | None = None) -> Iterator[None]:
     """Connect to Ray for the time of the block; "local" starts one, and removes what it wrote.
 
     Nothing is uploaded: each node of a cluster has lorecall installed, and LORECALL_API_KEY in its environment.

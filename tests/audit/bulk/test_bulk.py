@@ -192,13 +192,14 @@ def test_the_rows_are_those_of_one_machine(
 def test_a_killed_worker_loses_and_repeats_nothing(
     files: tuple[Path, Path], ray_address: str, tmp_path: Path
 ) -> None:
-    """Ray starts it again, and its block is done again."""
+    """Ray starts it again, and its block is done again; what Ray has to say of it isn't printed."""
     engine, out = bulk_engine(), tmp_path / "out"
     with serve(engine) as url:
         killed = after(engine, 60, kill_a_worker)
         code, printed = run(command(files, [url], out, "--ray", ray_address))
     assert killed
     assert code == 1, printed
+    assert len(printed.splitlines()) == len(ADAPTERS) + 1, printed
     for adapter in ADAPTERS:
         assert_same(rows_of(out)[adapter], alone(bulk_engine(), adapter, files))
 
