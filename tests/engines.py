@@ -77,6 +77,7 @@ class Engines:
             "OMP_NUM_THREADS": str(len(cores)),
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
             "VLLM_LOGGING_LEVEL": "INFO",
+            "VLLM_USE_LAYERNAME": "0",  # as `prepare_environment` does before vLLM is imported
         }
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs, log.open("w") as sink:

@@ -77,9 +77,13 @@ def _call_operators() -> None:
 
 
 def _keep_mode() -> None:
-    """Keep the mode that vLLM takes back where there are adapters."""
+    """Keep the mode that vLLM takes back where there are adapters, and have C++ call a compiled model's parts.
+
+    Inductor's C++ cannot hand over vLLM's `LayerName` objects, so they are strings: `prepare_environment`.
+    """
     from vllm.config import CompilationMode
     from vllm.platforms.cpu import CpuPlatform
+    from vllm.utils.torch_utils import LayerNameType
 
     check = require(CpuPlatform, "check_and_update_config", ("vllm_config",))
 
@@ -89,6 +93,8 @@ def _keep_mode() -> None:
         check(vllm_config)
         if compiled and vllm_config.lora_config is not None:
             compilation.mode = CompilationMode.DYNAMO_TRACE_ONCE
+        if LayerNameType is str:
+            compilation.inductor_compile_config.setdefault("cpp_wrapper", True)
 
     CpuPlatform.check_and_update_config = classmethod(check_and_update_config)
 

@@ -106,6 +106,10 @@ def prepare_environment() -> None:
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # no usage statistics leave the machine
     # A redirect would lead from a host of --allowed-media-domains to any other, private ones included.
     os.environ.setdefault("VLLM_MEDIA_URL_ALLOW_REDIRECTS", "0")
+    import torch
+
+    if not torch.backends.cuda.is_built():  # vLLM reads it once, when it is imported: see compiled_model.py
+        os.environ.setdefault("VLLM_USE_LAYERNAME", "0")
     from vllm import envs
     from vllm.platforms import current_platform
 

@@ -29,10 +29,11 @@ def test_a_compiled_model_scores_as_an_eager_one_and_is_kept(
     compiled: dict[str, Any],
     adapters: dict[int, dict[str, Any]],
 ) -> None:
-    """Base and four adapters; a second start loads what the first compiled."""
+    """Base and four adapters, called from C++; a second start loads what the first compiled."""
     engines = [plain_engine, start_host(tiny("none"), **compiled), start_host(tiny("none"))]
     first, again, eager = (logprobs(engine, adapters) for engine in engines)
     assert [LOADED in engine.log.read_text() for engine in engines] == [False, True, False]
+    assert "'cpp_wrapper': True" in plain_engine.log.read_text()
     assert first == again
     worst = max(
         abs(a - b)
