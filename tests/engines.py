@@ -1,13 +1,14 @@
-"""Engines for tests, forked from one process: an engine's imports take longer than the rest of its start."""
+"""Engines and servers for tests, forked from one process: imports take longer than the rest of their start."""
 
 import json
 import os
 import select
+import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Self
@@ -15,20 +16,22 @@ from typing import IO, Any, Self
 from lorecall.server.bench.processes.host import EngineHost
 from lorecall.server.engine.start.environment import cpu_environment, openmp_library
 
+OF_HOSTS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+
 
 @dataclass
 class Fork:
-    """A forked host where `EngineHost` has a `subprocess.Popen`.
+    """A forked host or server where another one is a `subprocess.Popen`.
 
     Attributes:
         pid: Its process, and that of its group.
-        stdin: What it reads requests from.
-        stdout: What it writes answers to.
+        stdin: What a host reads requests from.
+        stdout: What a host writes answers to.
     """
 
     pid: int
-    stdin: IO[str]
-    stdout: IO[str]
+    stdin: IO[str] | None = None
+    stdout: IO[str] | None = None
     _handle: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -37,14 +40,24 @@ class Fork:
     def wait(self, timeout: float | None = None) -> None:
         """Wait for its end."""
         if not select.select([self._handle], [], [], timeout)[0]:
-            raise subprocess.TimeoutExpired("a forked host", timeout or 0)
+            raise subprocess.TimeoutExpired("a fork", timeout or 0)
+
+    def poll(self) -> str | None:
+        """Return None while it runs; nobody knows its exit status."""
+        return "some status" if select.select([self._handle], [], [], 0)[0] else None
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send it a signal, if it has not ended."""
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._handle, number)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.stdin.close()
-        self.stdout.close()
+        for stream in (self.stdin, self.stdout):
+            if stream is not None:
+                stream.close()
         self.wait()
         os.close(self._handle)
 
@@ -75,7 +88,6 @@ class Engines:
         bound.pop("VLLM_CPU_KVCACHE_SPACE", None)  # it would outweigh what an engine's arguments say
         own = {
             "OMP_NUM_THREADS": str(len(cores)),
-            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
             "VLLM_LOGGING_LEVEL": "INFO",
             "VLLM_USE_LAYERNAME": "0",  # as `prepare_environment` does before vLLM is imported
         }
@@ -99,15 +111,24 @@ class Engines:
     ) -> ForkedHost:
         """Start an engine; the arguments are those of `EngineHost`."""
         plugins = {"VLLM_PLUGINS": "lorecall" if plugin else "none"}
-        job = {"arguments": arguments, "environ": {**plugins, **(environ or {})}}
+        job = {"arguments": arguments, "environ": {**OF_HOSTS, **plugins, **(environ or {})}}
         its_stdin, requests = os.pipe()
         answers, its_stdout = os.pipe()
         with log.open("a") as sink:
-            socket.send_fds(self._socket, [json.dumps(job).encode()], [its_stdin, its_stdout, sink.fileno()])
+            pid = self._fork(job, [its_stdin, its_stdout, sink.fileno()])
         os.close(its_stdin)
         os.close(its_stdout)
-        pid = int(self._socket.recv(64) or -1)
         return ForkedHost(log, Fork(pid, os.fdopen(requests, "w"), os.fdopen(answers)))
+
+    def run(self, words: Sequence[str], environ: dict[str, str], log: Path) -> Fork:
+        """Run `lorecall` with some words, its output in a file."""
+        with log.open("w") as sink, Path(os.devnull).open() as nothing:
+            job = {"words": list(words), "environ": environ}
+            return Fork(self._fork(job, [nothing.fileno(), sink.fileno(), sink.fileno()]))
+
+    def _fork(self, job: dict[str, Any], files: list[int]) -> int:
+        socket.send_fds(self._socket, [json.dumps(job).encode()], files)
+        return int(self._socket.recv(64) or -1)
 
     def close(self) -> None:
         """End the process; engines that run go on."""

@@ -1,10 +1,12 @@
-"""The process that engines for tests are forked from: what an engine imports is imported once.
+"""The process that engines and servers for tests are forked from: what they import is imported once.
 
-Run as `python -m tests.forked` with a socket for stdin: a message holds the arguments of `vllm.LLM` and the
-environment of one more engine host, and comes with its stdin, stdout and stderr; the answer is its process id.
+Run as `python -m tests.forked` with a socket for stdin: a message holds the arguments of `vllm.LLM` for one more
+engine host, or the words of a command line for one more `lorecall`, and its environment. It comes with its
+stdin, stdout and stderr; the answer is its process id.
 """
 
 import json
+import multiprocessing
 import os
 import signal
 import socket
@@ -12,9 +14,11 @@ import sys
 import traceback
 from typing import Any
 
+import vllm.entrypoints.openai.api_server
 import vllm.v1.engine.core
-import vllm.v1.worker.cpu_worker  # noqa: F401  imported before the fork, for all engines
+import vllm.v1.worker.cpu_worker  # noqa: F401  imported before the fork, for all
 from lorecall.server.bench.processes import engine_host
+from lorecall.server.cli.main import main as command
 from vllm.model_executor.models import registry
 
 LONGEST = 1 << 16
@@ -22,7 +26,7 @@ LONGEST = 1 << 16
 
 
 def main() -> None:
-    """Fork an engine host for each message until there are no more."""
+    """Fork a process for each message until there are no more."""
     # vLLM looks at a model's class in a process of its own, which would import everything again for each family
     registry._run_in_subprocess = lambda look: look()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody here waits for an engine
@@ -34,23 +38,30 @@ def main() -> None:
         sys.stdout.flush()  # or the fork would write it again
         if not (child := os.fork()):
             jobs.close()
-            os._exit(_host(json.loads(message), files))
+            os._exit(_run(json.loads(message), files))
         for one in files:
             os.close(one)
         jobs.send(str(child).encode())
 
 
-def _host(job: dict[str, Any], files: list[int]) -> int:
-    """Be an engine host in this process; return the exit status."""
+def _run(job: dict[str, Any], files: list[int]) -> int:
+    """Be an engine host or a command in this process; return the exit status."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.setsid()
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
     os.environ.update(job["environ"])
-    sys.stdin, sys.argv = os.fdopen(0), ["engine_host", json.dumps(job["arguments"])]
+    sys.stdin = os.fdopen(0)
     try:
-        engine_host.main()
+        if "words" in job:
+            start = multiprocessing.get_context  # its engine and worker are forks too, as on a GPU
+            multiprocessing.get_context = lambda _method=None: start("fork")  # type: ignore[assignment]
+            sys.argv = ["lorecall", *job["words"]]
+            command()
+        else:
+            sys.argv = ["engine_host", json.dumps(job["arguments"])]
+            engine_host.main()
     except BaseException:  # noqa: BLE001  whatever ends it is in its log
         traceback.print_exc()
         return 1

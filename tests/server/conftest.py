@@ -166,7 +166,10 @@ def collector() -> Iterator[Collector]:
 
 @pytest.fixture(scope="session")
 def guarded(
-    tiny: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory, collector: Collector
+    tiny: Callable[[str], Path],
+    tmp_path_factory: pytest.TempPathFactory,
+    collector: Collector,
+    engines: Engines,
 ) -> Iterator[Served]:
     """A server with an admin key, which its client sends; a replaced version gets a tenth of a second."""
     admin = "the-admin-key-of-these-tests-0123456789"
@@ -179,7 +182,8 @@ def guarded(
     }
     traced = ("--otlp-traces-endpoint", collector.address)
     flags = ("--max-model-len", "2048", *SMALL[2:], "--enable-scale-out", *traced)
-    server = Served(tiny("int8-w8a8"), tmp_path_factory.mktemp("guarded"), flags, environ)
+    work = tmp_path_factory.mktemp("guarded")
+    server = Served(tiny("int8-w8a8"), work, flags, environ, engines=engines)
     server.http.headers["Authorization"] = f"Bearer {admin}"
     yield server
     server.close()

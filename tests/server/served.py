@@ -7,6 +7,8 @@ from typing import Any
 import httpx
 from lorecall.server.bench.processes.serving import HttpServer
 
+from tests.engines import Engines
+
 SMALL = (
     *("--max-model-len", "512", "--max-num-seqs", "16", "--max-loras", "4", "--max-lora-rank", "16"),
     "--enforce-eager",  # compiling takes longer than most tests
@@ -14,7 +16,11 @@ SMALL = (
 
 
 class Served(HttpServer):
-    """One running server of ours, with a store of its own under `work`."""
+    """One running server of ours, with a store of its own under `work`.
+
+    Args:
+        engines: What it is forked from; without it, it is a process of the console command.
+    """
 
     def __init__(
         self,
@@ -23,7 +29,9 @@ class Served(HttpServer):
         flags: Sequence[str] = SMALL,
         environ: dict[str, str] | None = None,
         port: int = 0,
+        engines: Engines | None = None,
     ) -> None:
+        self._engines = engines
         self.store, self.log = work / "store", work / "server.log"
         own = {
             "LORECALL_STORE": str(self.store),
@@ -34,6 +42,11 @@ class Served(HttpServer):
         super().__init__(base, self.log, flags, environ=own, port=port)
         self.base = self.model
         self.base_folder = base
+
+    def _start(self, command: Sequence[str], environ: dict[str, str], log: Path) -> Any:
+        if self._engines is None:
+            return super()._start(command, environ, log)
+        return self._engines.run(command[1:], environ, log)
 
     @property
     def draining(self) -> float:

@@ -58,20 +58,24 @@ class HttpServer:
         ours = [str(Path(sys.executable).with_name("lorecall")), "serve", "--base", str(base)]
         theirs = [sys.executable, "-m", ENTRY, "--model", str(base)]
         extra = {"VLLM_PLUGINS": "none" if stock else "lorecall", **(environ or {})}
-        with log.open("w") as sink:
-            self._process = subprocess.Popen(  # noqa: S603  (our own module)
-                [*(theirs if stock else ours), *model],
-                stdout=sink,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, **extra},
-                start_new_session=True,
-            )
+        self._process = self._start([*(theirs if stock else ours), *model], extra, log)
         self.http = httpx.Client(base_url=self.url, timeout=600)
         try:
             self._wait(log)
         except BaseException:  # also SIGTERM's SystemExit: no server may be left running
             self.close()
             raise
+
+    def _start(self, command: Sequence[str], environ: dict[str, str], log: Path) -> "subprocess.Popen[bytes]":
+        """Start the process, as the leader of a session of its own."""
+        with log.open("w") as sink:
+            return subprocess.Popen(  # noqa: S603  (our own module)
+                command,
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **environ},
+                start_new_session=True,
+            )
 
     def _wait(self, log: Path) -> None:
         for _ in range(START_S):

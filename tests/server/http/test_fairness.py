@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.engines import Engines
 from tests.server.pair import wait_for
 from tests.server.served import Served
 
@@ -22,9 +23,11 @@ FLOOD = 100
 
 
 @pytest.fixture(scope="module")
-def one_slot(tiny: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def one_slot(
+    tiny: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory, engines: Engines
+) -> Iterator[Served]:
     """A server with one slot and batches of four."""
-    server = Served(tiny("int8-w8a8"), tmp_path_factory.mktemp("one-slot"), FLAGS)
+    server = Served(tiny("int8-w8a8"), tmp_path_factory.mktemp("one-slot"), FLAGS, engines=engines)
     yield server
     server.close()
 

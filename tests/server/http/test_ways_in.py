@@ -12,6 +12,7 @@ from lorecall.adapters.peft_format.adapter import read_adapter
 from lorecall.adapters.registry.registry import Registry
 from lorecall.adapters.registry.tables import State
 
+from tests.engines import Engines
 from tests.server.routers import models, scrape
 from tests.server.served import SMALL, Served
 from tests.tiny import build_tiny_adapter
@@ -48,7 +49,10 @@ class Started:
 
 @pytest.fixture(scope="module")
 def started(
-    tmp_path_factory: pytest.TempPathFactory, int8_adapters: list[Path], tiny: object
+    tmp_path_factory: pytest.TempPathFactory,
+    int8_adapters: list[Path],
+    tiny: Callable[[str], Path],
+    engines: Engines,
 ) -> Iterator[Started]:
     """The server: vLLM's own adapter routes are on, and one name was quarantined before it started."""
     work = tmp_path_factory.mktemp("ways-in")
@@ -72,7 +76,7 @@ def started(
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
         "LORECALL_LOAD_CHECKS": "1",
     }
-    server = Served(tiny("int8-w8a8"), work, flags, environ)  # type: ignore[operator]
+    server = Served(tiny("int8-w8a8"), work, flags, environ, engines=engines)
     yield Started(server, work / "server.log")
     server.close()
 
