@@ -13,12 +13,14 @@ from lorecall.adapters.registry.registry import Registry
 from lorecall.adapters.registry.tables import State
 
 from tests.engines import Engines
+from tests.server.pair import wait_for
 from tests.server.routers import models, scrape
 from tests.server.served import SMALL, Served
 from tests.tiny import build_tiny_adapter
 
 pytestmark = pytest.mark.engine
 
+TRIES = 20
 ROUTES = {
     "/adapters": "SageMaker's; ends in VersionedModels.load_lora_adapter",
     "/adapters/{adapter_name}": "SageMaker's; ends in VersionedModels.unload_lora_adapter",
@@ -123,8 +125,9 @@ def test_routers_see_the_public_names(started: Started) -> None:
     http, asked = started.server.http, {"model": "plain", "prompt": "to be", "ignore_eos": True}
     body = {**asked, "max_tokens": 400, "stream": True}
     with http.stream("POST", "/v1/completions", json=body) as answer:
-        next(answer.iter_lines())
-        seen = scrape(http.get("/metrics").text)
+        next(answer.iter_lines())  # it may come before the engine has counted its step
+        scrapes = (scrape(http.get("/metrics").text) for _ in range(TRIES))
+        seen = next(one for one in scrapes if one.active)
     assert (set(seen.active), set(seen.waiting)) == ({"plain"}, set())
     assert seen.most_active == 4
     assert [seen.affinity(name) for name in ("plain", "json")] == [1.0, 0.8]
@@ -135,6 +138,7 @@ def test_routers_see_the_public_names(started: Started) -> None:
     assert set(seen.resident) <= set(listed)
     assert set(listed.values()) == {"base"}
     assert started.server.post("/v1/completions", {**asked, "max_tokens": 1}).is_success
+    assert wait_for(lambda: not scrape(http.get("/metrics").text).active)
     seen = scrape(http.get("/metrics").text)
     assert (seen.info_series, seen.resident["plain"]) == (1, "gpu")
     assert "plain" not in seen.active | seen.waiting
