@@ -38,6 +38,11 @@ def adapter(served: Served, int8_adapters: list[Path]) -> str:
     return "poet"
 
 
+def test_a_compiled_model_is_called_from_cpp(served: Served) -> None:
+    """The command sets what vLLM reads once, before it is imported."""
+    assert "'cpp_wrapper': True" in served.log.read_text()
+
+
 def test_chat_carries_top1_logprobs(client: openai.OpenAI, adapter: str) -> None:
     """Every chat token comes with the log-probability of the argmax, without asking; false turns it off."""
     asked: Any = {"model": adapter, "messages": MESSAGES, "max_tokens": 5, "temperature": 0}
