@@ -6,7 +6,6 @@ stdin, stdout and stderr; the answer is its process id.
 """
 
 import json
-import multiprocessing
 import os
 import signal
 import socket
@@ -55,8 +54,6 @@ def _run(job: dict[str, Any], files: list[int]) -> int:
     sys.stdin = os.fdopen(0)
     try:
         if "words" in job:
-            start = multiprocessing.get_context  # its engine and worker are forks too, as on a GPU
-            multiprocessing.get_context = lambda _method=None: start("fork")  # type: ignore[assignment]
             sys.argv = ["lorecall", *job["words"]]
             command()
         else:

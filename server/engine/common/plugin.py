@@ -75,6 +75,7 @@ def cpu_fixes() -> tuple[str, ...]:
         "lorecall.server.engine.cpu.kept_memory",
         "lorecall.server.engine.cpu.moe_experts",
         "lorecall.server.engine.cpu.gloo_device",
+        "lorecall.server.engine.cpu.forked_processes",
     )
 
 
@@ -83,6 +84,7 @@ def common_fixes() -> tuple[str, ...]:
     return (
         "lorecall.server.engine.common.deployment",
         "lorecall.server.engine.common.interrupted_start",
+        "lorecall.server.engine.common.parent_watch",
         "lorecall.server.engine.common.spool",
         "lorecall.server.engine.common.tiers",
         "lorecall.server.engine.common.adapted_modules",
