@@ -11,7 +11,7 @@ from lorecall.adapters.core.errors import LorecallError
 from lorecall.adapters.registry.tables import State
 from lorecall.server.assembly import build_audits, build_serving
 from lorecall.server.auth import own_key
-from lorecall.server.engine.common import interrupted_start
+from lorecall.server.engine.processes import interrupted_start
 from lorecall.server.engine.start.running import describe_engine
 from lorecall.server.error_responses import answer_unreadable_body
 from lorecall.server.executors import keep_for_short_calls

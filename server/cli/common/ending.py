@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import typer
 from lorecall.adapters.core.errors import LorecallError
 from lorecall.server.cli.common.console import show_error
-from lorecall.server.engine.common.interrupted_start import is_stopping
+from lorecall.server.engine.processes.interrupted_start import is_stopping
 
 INTERNAL = 3
 """A fault of ours, or an end that nobody chose: 1 is for leaks alone."""

@@ -75,7 +75,7 @@ def cpu_fixes() -> tuple[str, ...]:
         "lorecall.server.engine.cpu.kept_memory",
         "lorecall.server.engine.cpu.moe_experts",
         "lorecall.server.engine.cpu.gloo_device",
-        "lorecall.server.engine.cpu.forked_processes",
+        "lorecall.server.engine.processes.forked_processes",
     )
 
 
@@ -83,8 +83,8 @@ def common_fixes() -> tuple[str, ...]:
     """Return the modules of the fixes for every platform."""
     return (
         "lorecall.server.engine.common.deployment",
-        "lorecall.server.engine.common.interrupted_start",
-        "lorecall.server.engine.common.parent_watch",
+        "lorecall.server.engine.processes.interrupted_start",
+        "lorecall.server.engine.processes.parent_watch",
         "lorecall.server.engine.common.spool",
         "lorecall.server.engine.common.tiers",
         "lorecall.server.engine.common.adapted_modules",

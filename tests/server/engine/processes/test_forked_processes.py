@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from lorecall.server.engine.cpu import forked_processes
+from lorecall.server.engine.processes import forked_processes
 from lorecall.server.engine.start.environment import cpu_environment, load_openmp, openmp_library
 from vllm.platforms.cpu import CpuPlatform
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import zmq
-from lorecall.server.engine.common import interrupted_start
+from lorecall.server.engine.processes import interrupted_start
 from vllm.v1.engine import utils
 
 
