@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 from lorecall.server.bench.processes.serving import free_port
 
+from tests.server.pair import wait_for
 from tests.server.served import SMALL
 
 LIMIT_S = 240
 """How long a moment is waited for, and then the end; generous, for a loaded machine."""
-
 
 READY = "Application startup complete"
 
@@ -37,16 +37,22 @@ def session(leader: int) -> dict[int, str]:
     return found
 
 
-def wait_until(check: Callable[[], bool]) -> bool:
-    """Wait until something is so; return whether it is."""
-    end = time.monotonic() + LIMIT_S
-    while not check() and time.monotonic() < end:
-        time.sleep(0.05)
-    return check()
+@dataclass(frozen=True)
+class Started:
+    """A server that was started, its port and its log."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+    log: Path
+
+    def await_line(self, words: str) -> None:
+        """Wait until its log has some words, or it has ended."""
+        assert wait_for(lambda: words in self.log.read_text() or self.process.poll() is not None, LIMIT_S)
+        assert self.process.poll() is None, self.log.read_text()[-2000:]
 
 
 @contextmanager
-def started(base: Path, work: Path, environ: dict[str, str] | None = None) -> Iterator["Started"]:
+def started(base: Path, work: Path, environ: dict[str, str] | None = None) -> Iterator[Started]:
     """Start `lorecall serve` in a session of its own; nothing of it is left afterwards."""
     log, port = work / "log", free_port()
     command = [str(Path(sys.executable).with_name("lorecall")), "serve", "--base", str(base)]
@@ -70,20 +76,6 @@ def started(base: Path, work: Path, environ: dict[str, str] | None = None) -> It
         if server.poll() is None or session(server.pid):
             os.killpg(server.pid, signal.SIGKILL)
         server.wait()
-
-
-@dataclass(frozen=True)
-class Started:
-    """A server that was started, its port and its log."""
-
-    process: subprocess.Popen[bytes]
-    port: int
-    log: Path
-
-    def await_line(self, words: str) -> None:
-        """Wait until its log has some words, or it has ended."""
-        assert wait_until(lambda: words in self.log.read_text() or self.process.poll() is not None)
-        assert self.process.poll() is None, self.log.read_text()[-2000:]
 
 
 def libc_address(pid: int) -> str:
@@ -112,7 +104,7 @@ def test_sigterm_ends_the_server_and_its_engine(
         assert server.process.poll() is None, server.log.read_text()[-2000:]
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(LIMIT_S) == code, server.log.read_text()[-2000:]
-        assert wait_until(lambda: not session(server.process.pid)), session(server.process.pid)
+        assert wait_for(lambda: not session(server.process.pid), LIMIT_S), session(server.process.pid)
         assert "nanobind" not in server.log.read_text()
 
 
@@ -132,6 +124,6 @@ def test_a_killed_server_leaves_no_engine_and_a_free_port(
         assert same == {method == "fork"}
         server.process.kill()
         server.process.wait()
-        assert wait_until(lambda: not session(pid)), session(pid)
+        assert wait_for(lambda: not session(pid), LIMIT_S), session(pid)
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", server.port), timeout=5)

@@ -83,8 +83,8 @@ def cpu_environment(environ: dict[str, str], cores: Sequence[int], library: Path
     }
     if library is not None:
         wanted["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
-    if library is not None and "iomp" not in environ.get("LD_PRELOAD", ""):
-        wanted["LD_PRELOAD"] = ":".join(filter(None, [str(library), environ.get("LD_PRELOAD", "")]))
+        if "iomp" not in environ.get("LD_PRELOAD", ""):
+            wanted["LD_PRELOAD"] = ":".join(filter(None, [str(library), environ.get("LD_PRELOAD", "")]))
     return {key: value for key, value in wanted.items() if key == "LD_PRELOAD" or key not in environ}
 
 
