@@ -5,7 +5,8 @@ name moves to another version, the requests on both versions count under the one
 
 vLLM also lists each adapter that has a request both as running and as waiting, so that a router counts its slots
 twice; here it is listed where it has one. And vLLM keeps one series for every mix of adapters that ever ran
-together; here there is the latest, which is the one that routers take.
+together; here there is the latest, which is the one that routers take. It comes before the one that it replaces
+goes: a scrape has a thread of its own, and sees whatever is there.
 """
 
 import functools
@@ -42,9 +43,11 @@ def apply() -> None:
 
     @functools.wraps(record)
     def record_latest(self: Any, scheduler_stats: Any, *args: Any, **others: Any) -> None:
-        if scheduler_stats is not None and self.gauge_lora_info is not None:
-            self.gauge_lora_info.clear()
         record(self, scheduler_stats, *args, **others)
+        if scheduler_stats is not None and self.gauge_lora_info is not None:
+            (family,) = self.gauge_lora_info.collect()
+            for before in family.samples[:-1]:  # in the order in which they came
+                self.gauge_lora_info.remove(*before.labels.values())
 
     LoRARequestStates._request_update = update_by_public_name
     LoRARequestStates.update_scheduler_stats = fill_without_zeros

@@ -9,7 +9,7 @@ from prometheus_client.exposition import generate_latest
 from vllm.v1.metrics.loggers import PrometheusStatLogger
 from vllm.v1.metrics.stats import LoRARequestStates, SchedulerStats
 
-from tests.server.routers import scrape
+from tests.server.routers import Endpoint, scrape
 
 HELD = [
     ResidentAdapter("acme", GPU, pinned=True, rank=8),
@@ -42,7 +42,10 @@ def test_without_lora_there_is_none() -> None:
 
 
 def test_routers_read_one_latest_series(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An adapter is listed where it has a request, and mixes of adapters that ran before leave no series."""
+    """An adapter is listed where it has a request, and mixes of adapters that ran before leave no series.
+
+    A scrape that comes while a step is recorded sees the step before.
+    """
     for owner, name in (
         (LoRARequestStates, "_request_update"),
         (LoRARequestStates, "update_scheduler_stats"),
@@ -55,6 +58,7 @@ def test_routers_read_one_latest_series(monkeypatch: pytest.MonkeyPatch) -> None
     def upstream(self: object, scheduler_stats: SchedulerStats, *others: object) -> None:
         del self, others
         running, waiting = scheduler_stats.running_lora_adapters, scheduler_stats.waiting_lora_adapters
+        meanwhile.append(scrape(generate_latest(registry).decode()))
         gauge.labels("2", ",".join(waiting), ",".join(running)).set_to_current_time()
 
     monkeypatch.setattr(PrometheusStatLogger, "record", upstream)
@@ -63,6 +67,7 @@ def test_routers_read_one_latest_series(monkeypatch: pytest.MonkeyPatch) -> None
     logger.gauge_lora_info = gauge = Gauge("vllm:lora_requests_info", "x", names, registry=registry)
     Metrics(1, registry).show_residency(lambda: Residency(2, 1, 1, HELD[:1]), "base")
     states = LoRARequestStates(log_stats=True)
+    meanwhile: list[Endpoint] = []
 
     def recorded() -> tuple[set[str], set[str], float, int]:
         stats = SchedulerStats()
@@ -78,3 +83,4 @@ def test_routers_read_one_latest_series(monkeypatch: pytest.MonkeyPatch) -> None
     states.request_finished("1", "acme@" + "1" * 64)
     states.request_finished("2", "globex@" + "2" * 64)
     assert recorded() == (set(), set(), 0.8, 1)
+    assert [one.active | one.waiting for one in meanwhile] == [set(), {"acme"}, {"acme", "globex"}]
