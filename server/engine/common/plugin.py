@@ -66,10 +66,10 @@ def require_fields(owner: type, *names: str) -> None:
 def cpu_fixes() -> tuple[str, ...]:
     """Return the modules of the fixes for the CPU engine, in the order of application."""
     return (
-        "lorecall.server.engine.cpu.int8_lora",
         "lorecall.server.engine.cpu.int8_exact",
         "lorecall.server.engine.cpu.lora_patch",
         "lorecall.server.engine.cpu.compiled_model",
+        "lorecall.server.engine.cpu.attention",
         "lorecall.server.engine.cpu.output_matrix",
         "lorecall.server.engine.cpu.target_scores",
         "lorecall.server.engine.cpu.kept_memory",

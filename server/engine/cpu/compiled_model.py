@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from lorecall.server.engine.common.plugin import require
+from lorecall.server.engine.cpu.attention import numbered
 from lorecall.server.engine.cpu.compiled import processor
 from lorecall.server.settings import read_settings
 from torch.library import Library
@@ -124,6 +125,6 @@ def _tell_apart() -> None:
 
     def with_ours(vllm_config: Any) -> list[str]:
         layers = (f"{type(layer).__name__} {getattr(layer, 'layer_name', '')}" for layer in _layers)
-        return [*factors(vllm_config), *layers, read_settings().int8_kernel, processor()]
+        return [*factors(vllm_config), *layers, *numbered(), read_settings().int8_kernel, processor()]
 
     caching.aot_compile_hash_factors = with_ours

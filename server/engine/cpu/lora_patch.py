@@ -1,11 +1,19 @@
-"""Replaces vLLM's CPU LoRA kernels by the grouped ones of `grouped_lora.py`.
+"""Replaces vLLM's CPU LoRA kernels by the grouped ones of `grouped_lora.py`, and has INT8 bases take adapters.
 
 The wrapper is named and not imported: vLLM imports it where adapters are on, and only there is it compiled.
+
+vLLM 0.32 does not start with adapters over an INT8 (W8A8) base: its kernel for CPUs passes the weight to oneDNN
+and sets `layer.weight = None`; `_get_lora_device` then reads `None.device`. A CPU has one device, so the function
+can return it without the weight.
 """
 
+import importlib
+import pkgutil
 from typing import Any
 
+import torch
 from lorecall.server.engine.common.plugin import require, require_fields
+from torch import nn
 
 WRAPPER = "lorecall.server.engine.cpu.grouped_lora.GroupedPunicaWrapper"
 
@@ -29,3 +37,21 @@ def apply() -> None:
         return activated
 
     LoRAModelManager.activate_adapter = activate_adapter
+    _find_device_without_weight()
+
+
+def _find_device_without_weight() -> None:
+    """Replace vLLM's `_get_lora_device` in every LoRA layer's module that imported it."""
+    from vllm.lora import layers
+
+    upstream = require(layers.utils, "_get_lora_device", ("base_layer",))
+
+    def lora_device(base_layer: nn.Module) -> torch.device:
+        if hasattr(base_layer, "weight") and base_layer.weight is None:
+            return torch.device("cpu")
+        return upstream(base_layer)
+
+    for found in pkgutil.iter_modules(layers.__path__):
+        module = importlib.import_module(f"{layers.__name__}.{found.name}")
+        if hasattr(module, "_get_lora_device"):
+            vars(module)["_get_lora_device"] = lora_device

@@ -35,6 +35,11 @@ def test_a_compiled_model_scores_as_an_eager_one_and_is_kept(
     assert [LOADED in engine.log.read_text() for engine in engines] == [False, True, False]
     assert "'cpp_wrapper': True" in plain_engine.log.read_text()
     assert first == again
+    calls = "".join(
+        path.read_text() for path in Path(compiled["environ"]["VLLM_CACHE_ROOT"]).rglob("*.main.cpp")
+    )
+    assert all(f'"lorecall::{name}"' in calls for name in ("embed", "add_lora", "begin", "attend"))
+    assert "unified_attention" not in calls
     worst = max(
         abs(a - b)
         for ours, theirs in zip(first, eager, strict=True)

@@ -147,7 +147,7 @@ def test_stock_mixes_requests_up(stock_engine: EngineHost, adapters: dict[int, d
 def test_stock_does_not_start_lora_over_int8(
     start_host: Callable[..., EngineHost], tiny: Callable[[str], Path]
 ) -> None:
-    """Stock vLLM cannot serve LoRA over INT8 on CPU: when this fails, `int8_lora.py` can go."""
+    """Stock vLLM cannot serve LoRA over INT8 on CPU: when this fails, its part of `lora_patch.py` can go."""
     with pytest.raises(EngineDiedError):
         start_host(tiny("int8-w8a8"), plugin=False)
 
