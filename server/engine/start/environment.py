@@ -74,15 +74,16 @@ def cpu_environment(environ: dict[str, str], cores: Sequence[int], library: Path
     """Return the variables that a CPU engine needs and the caller did not set.
 
     They bind every core that this process may use and preload Intel's OpenMP runtime, because vLLM 0.32 leaves
-    cores idle otherwise; with it, the engine's processes can be forks (see `forked_processes.py`). The key/value
-    cache gets KV_CACHE_GIB.
+    cores idle otherwise; with it, the engine's processes can be forks (see `forked_processes.py`). By itself the
+    runtime binds a fork to the first core, where the worker computes; vLLM binds the worker's threads. The
+    key/value cache gets KV_CACHE_GIB.
     """
     wanted = {
         "VLLM_CPU_OMP_THREADS_BIND": ",".join(str(core) for core in cores),
         "VLLM_CPU_KVCACHE_SPACE": str(KV_CACHE_GIB),
     }
     if library is not None:
-        wanted["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
+        wanted |= {"VLLM_WORKER_MULTIPROC_METHOD": "fork", "KMP_AFFINITY": "none"}
         if "iomp" not in environ.get("LD_PRELOAD", ""):
             wanted["LD_PRELOAD"] = ":".join(filter(None, [str(library), environ.get("LD_PRELOAD", "")]))
     return {key: value for key, value in wanted.items() if key == "LD_PRELOAD" or key not in environ}

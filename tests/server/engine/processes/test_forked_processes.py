@@ -27,6 +27,23 @@ def test_the_runtime_is_loaded_before_torch_or_not_at_all(before: str, *, loaded
     assert said.split() == [str(loaded)] * 2
 
 
+def test_a_fork_has_the_cores_of_its_parent() -> None:
+    """By itself the runtime leaves it the first one, and a scheduler would take that from the worker."""
+    ask = (
+        "import os\n"
+        "from lorecall.server.engine.start.environment import cpu_environment, load_openmp, openmp_library\n"
+        "load_openmp()\n"
+        "import torch\n"
+        "os.environ.update(cpu_environment(dict(os.environ), [0], openmp_library()))\n"
+        "child = os.fork()\n"
+        "print(sorted(os.sched_getaffinity(0)), flush=True)\n"
+        "child and os.waitpid(child, 0)"
+    )
+    environ = {name: value for name, value in os.environ.items() if name != "KMP_AFFINITY"}
+    said = subprocess.check_output([sys.executable, "-c", ask], env=environ, text=True)
+    assert said.splitlines() == [str(sorted(os.sched_getaffinity(0)))] * 2
+
+
 def test_a_preloaded_runtime_is_torchs_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where torch is imported already, as it is here."""
     monkeypatch.setenv("LD_PRELOAD", str(openmp_library()))
