@@ -7,7 +7,7 @@ calls the same kernels; what they need to know of a step, it is told before the 
 It is for the layers of plain decoders. Other layers, and models that are not compiled, have vLLM's own operators.
 """
 
-from dataclasses import dataclass
+import weakref
 from functools import cache
 from typing import Any
 
@@ -19,29 +19,14 @@ from torch.library import Library
 OPERATORS = Library("lorecall", "FRAGMENT")  # lives as long as its operators do
 
 
-@dataclass(slots=True)
-class _Numbered:
-    """A layer by the number that stands in a compiled model.
-
-    Attributes:
-        layer: vLLM's layer.
-        model: What the layers of a model share.
-        first: The number of the model's first layer.
-        kv_cache: The keys and values of which the operator knows.
-    """
-
-    layer: Any
-    model: object
-    first: int
-    kv_cache: torch.Tensor | None = None
-
-
-_layers: list[_Numbered] = []
+_layers: list[weakref.ref[Any]] = []
+"""The layers by the numbers that stand in a compiled model; those of engines that are gone, too."""
 
 
 def numbered() -> list[str]:
     """Return the layers as they stand in a compiled model."""
-    return [f"attention {number} {one.layer.layer_name}" for number, one in enumerate(_layers)]
+    layers = ((number, found()) for number, found in enumerate(_layers))
+    return [f"attention {number} {layer.layer_name}" for number, layer in layers if layer is not None]
 
 
 def apply() -> None:
@@ -91,10 +76,13 @@ def number_layer(layer: Any, config: Any) -> None:
     """Give a new layer of the model of vLLM's `config` its number; None to one that the operator is not for."""
     layer.lorecall_number = None
     if _is_plain(layer, config):
-        model = config.compilation_config.static_forward_context
-        layer.lorecall_number = number = len(_layers)
-        layer.lorecall_first = _layers[-1].first if _layers and _layers[-1].model is model else number
-        _layers.append(_Numbered(layer, model, layer.lorecall_first))
+        layer.lorecall_number = layer.lorecall_first = len(_layers)
+        layer.lorecall_model = config.compilation_config.static_forward_context  # its layers share it
+        layer.lorecall_known_cache = None
+        before = _layers[-1]() if _layers else None
+        if before is not None and before.lorecall_model is layer.lorecall_model:
+            layer.lorecall_first = before.lorecall_first
+        _layers.append(weakref.ref(layer))
 
 
 def _is_plain(layer: Any, config: Any) -> bool:
@@ -145,15 +133,15 @@ def _begin(output: torch.Tensor, first: int) -> None:
     if context.attn_metadata is None:  # vLLM runs the model without requests
         return
     groups: dict[int, str] = {}  # one layer of each, by their metadata
-    for number, one in enumerate(_layers[first:], first):
-        if one.first != first:
+    for found in _layers[first:]:
+        layer = found()
+        if layer is None or layer.lorecall_first != first:
             break
-        name = one.layer.layer_name
-        group = id(context.attn_metadata[name])
-        groups.setdefault(group, name)
-        if one.kv_cache is not one.layer.kv_cache:
-            one.kv_cache = one.layer.kv_cache
-            _set_layer(number, one.layer, list(groups).index(group))
+        group = id(context.attn_metadata[layer.layer_name])
+        groups.setdefault(group, layer.layer_name)
+        if layer.lorecall_known_cache is not layer.kv_cache:
+            layer.lorecall_known_cache = layer.kv_cache
+            _set_layer(layer, list(groups).index(group))
     for name in groups.values():
         step = context.attn_metadata[name]
         torch.ops.lorecall.add_attention_group(
@@ -168,12 +156,12 @@ def _begin(output: torch.Tensor, first: int) -> None:
         )
 
 
-def _set_layer(number: int, layer: Any, group: int) -> None:
+def _set_layer(layer: Any, group: int) -> None:
     blocks, heads, tokens, _ = layer.kv_cache.shape
     keys, values = layer.kv_cache.view(blocks, heads, 2 * tokens, -1).chunk(2, dim=2)
     impl = layer.impl
     torch.ops.lorecall.set_attention_layer(
-        number,
+        layer.lorecall_number,
         keys,
         values,
         group,

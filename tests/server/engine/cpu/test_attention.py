@@ -1,5 +1,6 @@
 """Attention and the writing of keys and values as one operator, against vLLM's own two for each layer."""
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -7,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from lorecall.server.engine.cpu.attention import attend, load_kernel, number_layer
+from lorecall.server.engine.cpu.attention import attend, load_kernel, number_layer, numbered
 from vllm import _custom_ops as ops
 from vllm.forward_context import ForwardContext, override_forward_context
 from vllm.platforms import current_platform
@@ -18,6 +19,10 @@ TABLES = {"full": [[1, 2], [3, 4]], "window": [[6, 5], [2, 7]]}
 """Of two requests, the blocks of their tokens, in two groups of layers."""
 WINDOWS = {"full": -1, "window": 7}
 ORDER = ("full", "window", "full", "window")
+
+
+class Layer(SimpleNamespace):
+    """What is asked of a layer of vLLM's; it may be referred to weakly."""
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -51,7 +56,7 @@ def new_layer(name: str, group: str, **impl: Any) -> Any:
     }
     kernel = object.__new__(CPUAttentionBackendImpl)
     vars(kernel).update(own | impl)
-    return SimpleNamespace(
+    return Layer(
         layer_name=name,
         group=group,
         impl=kernel,
@@ -183,6 +188,18 @@ def test_layers_in_another_order_are_refused() -> None:
         pytest.raises(RuntimeError, match=r"do not run in the order .* --enforce-eager"),
     ):
         run(layers[1:2], rows[:1])
+
+
+def test_layers_of_engines_that_are_gone_are_let_go() -> None:
+    """A layer holds its cache, and those are most of what an engine holds."""
+    layers = new_model()
+    with step(layers, [0, 0], [1, 1]):
+        run(layers, [torch.randn(2, (HEADS + 2 * KV_HEADS) * SIZE) for _ in ORDER])
+    told = [f"attention {layer.lorecall_number} {layer.layer_name}" for layer in layers]
+    assert numbered()[-len(ORDER) :] == told
+    del layers
+    gc.collect()
+    assert not set(told) & set(numbered())
 
 
 @pytest.mark.parametrize(
