@@ -46,7 +46,12 @@ class Redis:
         """Start it, empty, and wait until it answers."""
         options = ("--bind", "127.0.0.1", "--port", str(self.port), "--save", "", "--appendonly", "no")
         command = [self.program, *options, "--dir", str(self.directory)]
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self._process = subprocess.Popen(
+            command,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # the kernel lets a stopped process go on when its group's shell ends
+        )
         end = time.monotonic() + 20
         while time.monotonic() < end:
             try:

@@ -36,8 +36,8 @@ def test_a_fork_has_the_cores_of_its_parent() -> None:
         "import torch\n"
         "os.environ.update(cpu_environment(dict(os.environ), [0], openmp_library()))\n"
         "child = os.fork()\n"
-        "print(sorted(os.sched_getaffinity(0)), flush=True)\n"
-        "child and os.waitpid(child, 0)"
+        "child and os.waitpid(child, 0)\n"
+        "print(sorted(os.sched_getaffinity(0)), flush=True)"
     )
     environ = {name: value for name, value in os.environ.items() if name != "KMP_AFFINITY"}
     said = subprocess.check_output([sys.executable, "-c", ask], env=environ, text=True)
