@@ -67,7 +67,7 @@ def until(happens: Callable[[], bool]) -> None:
     """Wait until something is so."""
     end = time.monotonic() + PATIENCE_S
     while True:
-        with suppress(httpx.TransportError):
+        with suppress(httpx.HTTPError):  # a Prometheus that is not ready refuses, or answers 503
             if happens():
                 return
         assert time.monotonic() < end, "it never happened"
@@ -85,7 +85,7 @@ def test_a_prometheus_fires_the_alert_on_a_leak(
     with prometheus(served, tmp_path) as client:
 
         def ask(path: str, **parameters: str) -> Any:
-            return client.get(path, params=parameters).json()["data"]
+            return client.get(path, params=parameters).raise_for_status().json()["data"]
 
         def firing() -> set[str]:
             found = ask("/alerts")["alerts"]
