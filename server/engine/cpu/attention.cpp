@@ -62,9 +62,15 @@ void attend(Tensor query, const Tensor key, const Tensor value, Tensor output, i
   if (groups.empty()) return;
   const Layer& layer = layers.at(number).value();
   const Step& step = groups.at(layer.group);
-  StableIValue written[] = {from(key),           from(value),           from(layer.keys),
-                            from(layer.values),  from(step.slot_mapping), from(layer.instructions),
-                            from(layer.key_scale), from(layer.value_scale), from(layer.cache_dtype)};
+  StableIValue written[] = {from(key),
+                            from(value),
+                            from(layer.keys),
+                            from(layer.values),
+                            from(step.slot_mapping),
+                            from(layer.instructions),
+                            from(layer.key_scale),
+                            from(layer.value_scale),
+                            from(layer.cache_dtype)};
   STABLE_TORCH_ERROR_CODE_CHECK(
       torch_call_dispatcher("_C::cpu_attn_reshape_and_cache", "", written, TORCH_ABI_VERSION));
   if (step.tokens < query.size(0)) {

@@ -18,7 +18,6 @@ from torch.library import Library
 
 OPERATORS = Library("lorecall", "FRAGMENT")  # lives as long as its operators do
 
-
 _layers: list[weakref.ref[Any]] = []
 """The layers by the numbers that stand in a compiled model; those of engines that are gone, too."""
 

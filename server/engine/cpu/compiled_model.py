@@ -9,12 +9,9 @@ from typing import Any
 
 import torch
 from lorecall.server.engine.common.plugin import require
-from lorecall.server.engine.cpu.attention import numbered
+from lorecall.server.engine.cpu.attention import OPERATORS, numbered
 from lorecall.server.engine.cpu.compiled import processor
 from lorecall.server.settings import read_settings
-from torch.library import Library
-
-OPERATORS = Library("lorecall", "DEF")  # lives as long as its operators do
 
 _layers: list[Any] = []
 """The layers with adapters, by the numbers that stand in a compiled model: alike for the same configuration."""
