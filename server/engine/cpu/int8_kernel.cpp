@@ -20,6 +20,9 @@ namespace {
 
 constexpr int OUTPUTS = 16;  // of a tile: two vectors of eight int32
 constexpr int ROWS = 128;    // that are multiplied with a tile together, and stay in a core's cache
+constexpr int FEW = 4;       // rows that each thread rounds for itself, which takes less than waiting for the others
+constexpr int AHEAD = 4096;  // bytes of the weight that are fetched early; a processor's own fetching ends at every page
+constexpr int LINE = 64;     // bytes
 
 // In place: GCC 12 puts all products of a step before the sums, has no registers left, and keeps sums in memory.
 inline void add(__m256i& sum, __m256i products) { asm("vpaddd %1, %0, %0" : "+x"(sum) : "x"(products)); }
@@ -30,6 +33,7 @@ void tile(const int16_t* x, const int8_t* weight, int64_t pairs, const float* x_
           float* y, int64_t y_stride) {
   __m256i sums[R][2] = {};
   for (int64_t pair = 0; pair < pairs; pair++) {
+    if (pair % (LINE / 2 / OUTPUTS) == 0) __builtin_prefetch(weight + pair * 2 * OUTPUTS + AHEAD);
     __m256i factors[2];
     for (int half = 0; half < 2; half++)
       factors[half] = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)(weight + pair * 2 * OUTPUTS + half * 16)));
@@ -76,17 +80,30 @@ struct Weight {
   int64_t d_in, d_out;
 };
 
+struct Rounded {  // rows of inputs
+  std::vector<int16_t> numbers;
+  std::vector<float> scales;
+  int64_t pairs;
+  Rounded(int64_t rows, int64_t pairs) : numbers(rows * 2 * pairs), scales(rows), pairs(pairs) {}
+  void take(const float* x, int64_t d_in, int64_t row) {
+    scales[row] = quantise(x + row * d_in, d_in, numbers.data() + row * 2 * pairs);
+  }
+};
+
 void multiply(const float* x, const Weight& weight, float* y, int64_t rows) {
   int64_t pairs = (weight.d_in + 1) / 2, d_out = weight.d_out;
   int64_t tiles = (d_out + OUTPUTS - 1) / OUTPUTS, blocks = (rows + ROWS - 1) / ROWS;
-  std::vector<int16_t> inputs(rows * 2 * pairs);
-  std::vector<float> scales(rows);
+  Rounded shared(rows > FEW ? rows : 0, pairs);
 #pragma omp parallel
   {
+    Rounded own(rows > FEW ? 0 : rows, pairs), &inputs = rows > FEW ? shared : own;
+    if (rows > FEW) {
 #pragma omp for schedule(static)
-    for (int64_t row = 0; row < rows; row++)
-      scales[row] = quantise(x + row * weight.d_in, weight.d_in, inputs.data() + row * 2 * pairs);
-#pragma omp for schedule(static)
+      for (int64_t row = 0; row < rows; row++) inputs.take(x, weight.d_in, row);
+    } else {
+      for (int64_t row = 0; row < rows; row++) inputs.take(x, weight.d_in, row);
+    }
+#pragma omp for schedule(static) nowait
     for (int64_t task = 0; task < blocks * tiles; task++) {
       int64_t first = task / tiles * ROWS, last = std::min(rows, first + ROWS), low = task % tiles * OUTPUTS;
       const int8_t* factors = weight.tiles + task % tiles * pairs * OUTPUTS * 2;
@@ -95,8 +112,8 @@ void multiply(const float* x, const Weight& weight, float* y, int64_t rows) {
         float spare[6 * OUTPUTS], *out = whole ? y + row * d_out + low : spare;
         done = last - row >= 6 ? 6 : last - row >= 4 ? 4 : last - row >= 2 ? 2 : 1;
         auto product = done == 6 ? tile<6> : done == 4 ? tile<4> : done == 2 ? tile<2> : tile<1>;
-        product(inputs.data() + row * pairs * 2, factors, pairs, scales.data() + row, weight.scale + low, out,
-                whole ? d_out : OUTPUTS);
+        product(inputs.numbers.data() + row * pairs * 2, factors, pairs, inputs.scales.data() + row, weight.scale + low,
+                out, whole ? d_out : OUTPUTS);
         for (int64_t r = 0; r < done && !whole; r++)
           memcpy(y + (row + r) * d_out + low, spare + r * OUTPUTS, (d_out - low) * sizeof(float));
       }
@@ -114,11 +131,16 @@ int64_t add_int8_weight(int64_t tiles, int64_t scale, int64_t d_in, int64_t d_ou
   return weights.size() - 1;
 }
 
+Tensor plain(const Tensor& x) {
+  if (x.scalar_type() == ScalarType::Float && x.is_contiguous()) return x;
+  return torch::stable::contiguous(torch::stable::to(x, ScalarType::Float));
+}
+
 Tensor int8_product(const Tensor x, int64_t number, std::optional<Tensor> bias) {
   const Weight& weight = weights.at(number);
   int64_t last = x.dim() - 1;
   STD_TORCH_CHECK(x.size(last) == weight.d_in, "a weight of ", weight.d_in, " inputs was given ", x.size(last));
-  Tensor inputs = torch::stable::contiguous(torch::stable::to(x, ScalarType::Float));
+  Tensor inputs = plain(x);
   std::vector<int64_t> shape;
   for (int64_t d = 0; d < last; d++) shape.push_back(x.size(d));
   shape.push_back(weight.d_out);
@@ -127,12 +149,12 @@ Tensor int8_product(const Tensor x, int64_t number, std::optional<Tensor> bias) 
   int64_t rows = x.numel() / weight.d_in;
   multiply((const float*)inputs.data_ptr(), weight, y, rows);
   if (bias) {
-    Tensor added = torch::stable::contiguous(torch::stable::to(*bias, ScalarType::Float));
+    Tensor added = plain(*bias);
     auto to_each = (const float*)added.data_ptr();
     for (int64_t row = 0; row < rows; row++)
       for (int64_t i = 0; i < weight.d_out; i++) y[row * weight.d_out + i] += to_each[i];
   }
-  return torch::stable::to(out, x.scalar_type());
+  return x.scalar_type() == ScalarType::Float ? out : torch::stable::to(out, x.scalar_type());
 }
 
 }  // namespace

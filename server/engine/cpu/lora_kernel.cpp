@@ -285,7 +285,7 @@ void add(const void* x, void* y, int64_t x_stride, int64_t y_stride, const Step&
 #pragma omp parallel
   {
     std::vector<float> room;
-#pragma omp for schedule(static)
+#pragma omp for schedule(static) nowait
     for (int64_t task = 0; task < step.count * parts; task++)
       if (m.ranks[step.slots[task / parts]]) kernel.rows_of(task / parts, task % parts, room);
   }
