@@ -85,3 +85,16 @@ def test_bias_and_shape_are_kept() -> None:
     flat = exact_product(x, packed, bias)
     assert torch.equal(flat, exact_product(x, packed, None) + bias)
     assert torch.equal(exact_product(x.reshape(2, 3, WIDTH), packed, bias), flat.reshape(2, 3, OUT))
+
+
+def test_any_layout_and_type_is_taken() -> None:
+    """Rows that do not stand together give the same; bfloat16 is multiplied as float32, and comes back."""
+    x, weight, scale = operands(6, 3)
+    packed = pack_weight(weight, scale)
+    columns = x.t().contiguous().t()
+    assert not columns.is_contiguous()
+    assert torch.equal(exact_product(columns, packed, None), exact_product(x, packed, None))
+    half = x.bfloat16()
+    found = exact_product(half, packed, None)
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found, exact_product(half.float(), packed, None).bfloat16())
